@@ -1,4 +1,6 @@
-"""The build step that `pyproject.toml` cannot describe: the workflow, which stays at the top, becomes package data."""
+"""The build step that `pyproject.toml` cannot describe: the workflow, which stays at the top,
+becomes package data.
+"""
 
 import shutil
 from pathlib import Path
@@ -17,7 +19,9 @@ WORKFLOW = (
 
 
 class BuildWithWorkflow(build_py):
-    """Copies the workflow to ``muse_pipeline/deployed``; an editable installation reads it from the repository."""
+    """Copies the workflow to ``muse_pipeline/deployed``; an editable installation reads it from the
+    repository.
+    """
 
     def run(self):
         """Build the package, then copy the workflow."""
@@ -34,7 +38,12 @@ class BuildWithWorkflow(build_py):
 
 def list_workflow():
     """The files of the workflow, relative to the top."""
-    return sorted(str(path.relative_to(TOP)) for pattern in WORKFLOW for path in TOP.glob(pattern) if path.is_file())
+    return sorted(
+        str(path.relative_to(TOP))
+        for pattern in WORKFLOW
+        for path in TOP.glob(pattern)
+        if path.is_file()
+    )
 
 
 setup(cmdclass={"build_py": BuildWithWorkflow})

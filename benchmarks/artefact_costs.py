@@ -1,4 +1,5 @@
-"""Processor seconds per mm2 of tissue of the search for artefacts: the measure of focus, and the whole search.
+"""Processor seconds per mm2 of tissue of the search for artefacts: the measure of focus, and the
+whole search.
 
     muse demo-slide demo --area-mm2 25 --mpp 0.25 && muse run demo/demo.svs -o results
     python benchmarks/artefact_costs.py results/demo
@@ -21,19 +22,25 @@ from muse_pipeline.tissue.mask import TissueMask
 
 def main() -> None:
     """Measure the part and the whole, and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("slide", type=Path, help="results of a slide, with its image")
     args = parser.parse_args()
     (store,) = map(open_store, args.slide.glob("image-*.zarr"))
     fit = read_colour(args.slide / "colour.json").macenko
     tissue = TissueMask.load(args.slide / "tissue.npz")
     image = store.at(artefacts.MPP)
-    n_cells = tuple(-(-side // round(artefacts.CELL_UM / image.mpp)) for side in image.size_px[::-1])
+    n_cells = tuple(
+        -(-side // round(artefacts.CELL_UM / image.mpp)) for side in image.size_px[::-1]
+    )
     parts = {
         "focus": lambda: artefacts.measure_focus(image, n_cells),
         "all": lambda: artefacts.find_artefacts(store, tissue, fit),
     }
-    seconds = {name: min(measure(run) for _ in range(3)) / tissue.area_mm2 for name, run in parts.items()}
+    seconds = {
+        name: min(measure(run) for _ in range(3)) / tissue.area_mm2 for name, run in parts.items()
+    }
     for name, each in seconds.items():
         print(f"{name} {each:.3f} s/mm2")
 

@@ -1,4 +1,5 @@
-"""Lossless codecs on real tissue: bytes and processor seconds per mm2 of a store's chunks, in one thread.
+"""Lossless codecs on real tissue: bytes and processor seconds per mm2 of a store's chunks, in one
+thread.
 
     python benchmarks/codecs.py PICTURE... [--mpp 0.5]
 
@@ -65,7 +66,10 @@ def main() -> None:
     blosc.use_threads = False
     chunks = read_chunks(args.pictures)
     mm2 = len(chunks) * (512 * args.mpp / 1000) ** 2
-    print(f"{len(chunks)} chunks, {mm2:.2f} mm2, raw {len(chunks) * chunks[0].nbytes / 1e6 / mm2:.1f} MB/mm2\n")
+    print(
+        f"{len(chunks)} chunks, {mm2:.2f} mm2, raw {len(chunks) * chunks[0].nbytes / 1e6 / mm2:.1f}"
+        " MB/mm2\n"
+    )
     print("| codec | MB/mm2 | write s/mm2 | read s/mm2 |\n|---|---|---|---|")
     for name, codec in CODECS.items():
         size, write, read = measure(codec, chunks, mm2)

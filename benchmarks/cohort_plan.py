@@ -2,9 +2,9 @@
 
     python benchmarks/cohort_plan.py OUT_DIR [--slides 1000 10000] [--output cohort_plan.json]
 
-The slides are files of zeros, because planning opens no slide. Every cohort is planned four times with `snakemake
---dry-run`: as a new cohort, in the first of ten batches of the report's inputs, with a sheet of a tenth of the slides,
-and with small slides, which are run in batches.
+The slides are files of zeros, because planning opens no slide. Every cohort is planned four times
+with `snakemake --dry-run`: as a new cohort, in the first of ten batches of the report's inputs,
+with a sheet of a tenth of the slides, and with small slides, which are run in batches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ SNAKEFILE = Path(__file__).parents[1] / "workflow/Snakefile"
 
 def main() -> None:
     """Plan every cohort, and print and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
     parser.add_argument("--slides", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--output", type=Path)
@@ -68,13 +70,25 @@ def resize(folder: Path, n_bytes: int) -> None:
 
 
 def plan(folder: Path, arguments: list[str]) -> dict:
-    """Costs of a dry run: processor seconds until its table of jobs and in total, peak memory, and number of jobs.
+    """Costs of a dry run: processor seconds until its table of jobs and in total, peak memory, and
+    number of jobs.
 
-    After the table, a dry run prints the details of every job; a real run prints them when the job starts.
+    After the table, a dry run prints the details of every job; a real run prints them when the job
+    starts.
     """
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", "config.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(SNAKEFILE),
+        "--configfile",
+        "config.yaml",
+    ]
     command += ["--cores", "1", "--dry-run", "--quiet", "rules", *arguments]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     planned, lines = 0.0, []
     for line in process.stdout:
         if line.startswith("Job stats:") and not planned:

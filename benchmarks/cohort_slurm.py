@@ -1,9 +1,11 @@
 """How many times Snakemake calls `sbatch` for a cohort on Slurm, and how long that takes.
 
-    python benchmarks/cohort_slurm.py OUT_DIR [--slides 100 500] [--per-job 1 50] [--output cohort_slurm.json]
+    python benchmarks/cohort_slurm.py OUT_DIR [--slides 100 500] [--per-job 1 50] [--output \
+        cohort_slurm.json]
 
-Slurm is set up as in the tests (tests/support/slurm.py), with the real commands and controller. Its nodes are drained,
-so that jobs are submitted but none starts; the slides are empty files. All jobs are submitted at once (`--jobs`).
+Slurm is set up as in the tests (tests/support/slurm.py), with the real commands and controller. Its
+nodes are drained, so that jobs are submitted but none starts; the slides are empty files. All jobs
+are submitted at once (`--jobs`).
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ SETTLED_S = 30  # seconds without a call after which submission counts as comple
 
 def main() -> None:
     """Submit every cohort, and print and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
     parser.add_argument("--slides", type=int, nargs="+", default=[100, 500])
     parser.add_argument("--per-job", type=int, nargs="+", default=[1, 50])
@@ -47,7 +51,9 @@ def main() -> None:
             for per_job in args.per_job:
                 draw_cohort(args.folder / str(n_slides), n_slides)
                 rows.append({"slides": n_slides, "slides_per_job": per_job})
-                rows[-1].update(submit(slurm, args.folder / str(n_slides), calls, n_slides, per_job))
+                rows[-1].update(
+                    submit(slurm, args.folder / str(n_slides), calls, n_slides, per_job)
+                )
                 print(json.dumps(rows[-1]), flush=True)
     finally:
         slurm.stop()
@@ -57,9 +63,13 @@ def main() -> None:
 
 
 def note_calls(slurm: Slurm) -> Path:
-    """Wrap `sbatch` in a script that appends the start time of every call to a file, and return that file."""
+    """Wrap `sbatch` in a script that appends the start time of every call to a file, and return
+    that file.
+    """
     calls, script = slurm.folder / "calls", slurm.folder / "bin/sbatch"
-    script.write_text(f'#!/bin/sh\ndate +%s.%N >> {calls}\nexec {shutil.which("sbatch")} "$@"\n', "ascii")
+    script.write_text(
+        f'#!/bin/sh\ndate +%s.%N >> {calls}\nexec {shutil.which("sbatch")} "$@"\n', "ascii"
+    )
     script.chmod(0o755)
     return calls
 
@@ -67,13 +77,26 @@ def note_calls(slurm: Slurm) -> Path:
 def submit(slurm: Slurm, folder: Path, calls: Path, n_slides: int, per_job: int) -> dict:
     """Submit a cohort, end the run once no further jobs are submitted, and return its figures."""
     calls.write_text("")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", "config.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(SNAKEFILE),
+        "--configfile",
+        "config.yaml",
+    ]
     command += ["--workflow-profile", str(TOP / "workflow/profiles/slurm"), "--jobs", str(n_slides)]
     command += ["--group-components", f"slide={per_job}"]
     started = time.time()
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            command, cwd=folder, env=slurm.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=folder,
+            env=slurm.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     times: list[float] = []
     while process.poll() is None and (not times or time.time() - times[-1] < SETTLED_S):

@@ -1,9 +1,11 @@
-"""Costs of detection beyond running the model on tissue: running it on halo and glass, and reading and cutting.
+"""Costs of detection beyond running the model on tissue: running it on halo and glass, and reading
+and cutting.
 
     python benchmarks/detection_costs.py RESULTS/SLIDE [--sides 512 1024 2048] [--threads 2]
 
-On a CPU, the model runs on the part of each window that contains tissue, with its halo. Larger windows have less halo,
-but the parts fit the tissue less closely. Seconds are processor seconds of detection with a network that does nothing.
+On a CPU, the model runs on the part of each window that contains tissue, with its halo. Larger
+windows have less halo, but the parts fit the tissue less closely. Seconds are processor seconds of
+detection with a network that does nothing.
 """
 
 from __future__ import annotations
@@ -31,8 +33,12 @@ from muse_pipeline.tissue.stain import IDENTITY
 
 
 def main() -> None:
-    """Print the area that the model runs on for each side of a window, then the seconds of three detections."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the area that the model runs on for each side of a window, then the seconds of three
+    detections.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, metavar="RESULTS/SLIDE")
     parser.add_argument("--model", default="compact")
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 768, 1024, 1536, 2048])
@@ -41,7 +47,10 @@ def main() -> None:
     files, predictor = SlideFiles(args.folder), Predictor(find_model(args.model))
     info = read_info(files.info)
     tissue = TissueMask.load(files.mask, info)
-    print(f"{tissue.area_mm2:.1f} mm2 of tissue\n\n| side of a window, px | windows | mm2 run |\n|---|---|---|")
+    print(
+        f"{tissue.area_mm2:.1f} mm2 of tissue\n\n| side of a window, px | windows | mm2 run"
+        " |\n|---|---|---|"
+    )
     for side in args.sides:
         n, mm2 = area_run(predictor, side, tissue, info)
         print(f"| {side} | {n:,} | {mm2:.1f} |")
@@ -50,7 +59,9 @@ def main() -> None:
     print(f"\ndetection without its network, s: {', '.join(f'{each:.2f}' for each in seconds)}")
 
 
-def area_run(predictor: Predictor, side_px: int, tissue: TissueMask, info: SlideInfo) -> tuple[int, float]:
+def area_run(
+    predictor: Predictor, side_px: int, tissue: TissueMask, info: SlideInfo
+) -> tuple[int, float]:
     """Number of windows with sides of ``side_px``, and the area in mm2 that the model runs on."""
     card = predictor.card
     predictor.card = replace(card, input_px=side_px)
@@ -76,7 +87,8 @@ def plan_windows(predictor: Predictor, tissue: TissueMask, size_px: tuple[int, i
         for i in range(len(windows))
     ]
     positions = [
-        (*grid.part_xy(window, part), part.width, part.height) for window, part in zip(windows, parts, strict=True)
+        (*grid.part_xy(window, part), part.width, part.height)
+        for window, part in zip(windows, parts, strict=True)
     ]
     return np.array(positions, int).reshape(-1, 4)
 
@@ -91,7 +103,10 @@ class Blind:
 
     def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Outputs without a nucleus in any window."""
-        return [np.zeros((len(inputs["density"]), 0, *self._shapes[name]), np.float32) for name in outputs]
+        return [
+            np.zeros((len(inputs["density"]), 0, *self._shapes[name]), np.float32)
+            for name in outputs
+        ]
 
 
 def time_without_network(predictor: Predictor, files: SlideFiles, threads: int) -> float:

@@ -1,10 +1,12 @@
-"""How long Snakemake takes if a cohort is finished, and until it starts the first job of a slide that is added.
+"""How long Snakemake takes if a cohort is finished, and until it starts the first job of a slide
+that is added.
 
-    python benchmarks/finished_cohort.py OUT_DIR [--slides 1000 10000] [--output finished_cohort.json]
+    python benchmarks/finished_cohort.py OUT_DIR [--slides 1000 10000] [--output \
+        finished_cohort.json]
 
-One synthetic slide is run. Its results are copied under other names, which replace the original name in the files;
-modification times are kept. A first run finds all slides finished and writes the report. Files that do not contain the
-name are hard links.
+One synthetic slide is run. Its results are copied under other names, which replace the original
+name in the files; modification times are kept. A first run finds all slides finished and writes the
+report. Files that do not contain the name are hard links.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ MOST_LINKS = 20_000  # maximum number of links to a file
 
 def main() -> None:
     """Measure every cohort, and print and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, metavar="OUT_DIR")
     parser.add_argument("--slides", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--output", type=Path)
@@ -66,13 +70,17 @@ def main() -> None:
 def write_rows(folder: Path, n_slides: int) -> None:
     """Write the sheet of ``n_slides`` slides."""
     names = [f"S{number:05d}" for number in range(n_slides)]
-    write_sheet(folder / "slides.tsv", [{"slide_id": name, "path": f"slides/{name}.tif"} for name in names])
+    write_sheet(
+        folder / "slides.tsv", [{"slide_id": name, "path": f"slides/{name}.tif"} for name in names]
+    )
 
 
 def copy_slide(folder: Path, n_slides: int) -> None:
     """Copy the first slide with its results, so that there are ``n_slides``."""
     first, links = folder / "results" / FIRST, {}
-    folders = [path.relative_to(first) for path in [first, *sorted(first.rglob("*"))] if path.is_dir()]
+    folders = [
+        path.relative_to(first) for path in [first, *sorted(first.rglob("*"))] if path.is_dir()
+    ]
     files = [path for path in first.rglob("*") if path.is_file()]
     named = {path: data for path in files if FIRST.encode() in (data := path.read_bytes())}
     named[first / "summary.json"] = (first / "summary.json").read_bytes()
@@ -94,7 +102,10 @@ def copy_slide(folder: Path, n_slides: int) -> None:
                 links[path] = shutil.copy(path, copy)
             keep_time(path, copy)
         # The summary contains the checksum of the nuclei, which changes with the slide's name.
-        summary, of_these = results / "summary.json", footer_checksum(results / "nuclei.parquet").encode()
+        summary, of_these = (
+            results / "summary.json",
+            footer_checksum(results / "nuclei.parquet").encode(),
+        )
         summary.write_bytes(summary.read_bytes().replace(checksum, of_these))
         keep_time(first / "summary.json", summary)
         for each in reversed(folders):
@@ -108,10 +119,14 @@ def keep_time(path: Path, copy: Path) -> None:
 
 
 def run(folder: Path, first_job: Path | None = None) -> dict[str, float]:
-    """Seconds and peak memory of one run, and seconds until ``first_job``, a file that its first job writes, exists."""
+    """Seconds and peak memory of one run, and seconds until ``first_job``, a file that its
+    first job writes, exists.
+    """
     started = time.monotonic()
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(snakemake_command(cores=None), cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            snakemake_command(cores=None), cwd=folder, stdout=output, stderr=subprocess.STDOUT
+        )
     begun = {}
     while first_job and not first_job.exists() and process.poll() is None:
         time.sleep(0.1)

@@ -1,13 +1,15 @@
-"""Time and peak memory of a million nuclei with all features: AnnData, SpatialData, neighbours, imported nuclei.
+"""Time and peak memory of a million nuclei with all features: AnnData, SpatialData, neighbours,
+imported nuclei.
 
     muse demo-slide demo --area-mm2 8 --mpp 0.25 && muse run demo/demo.svs -o results --features all
     python benchmarks/million.py results/demo --json benchmarks/million.json
-    python benchmarks/million.py --table                                  # prints the table of the committed figures
+    python benchmarks/million.py --table  # prints the table of the committed figures
 
-The nuclei of the slide are repeated side by side until there are a million. Their outlines stay where they are, which
-makes no difference to a writer. Every stage is a process with one thread, for which wall and processor seconds and
-the peak memory are measured. "near" finds the nuclei around each field of imported nuclei, and "near, all nuclei" is
-the control, which compares all nuclei with every field.
+The nuclei of the slide are repeated side by side until there are a million. Their outlines stay
+where they are, which makes no difference to a writer. Every stage is a process with one thread, for
+which wall and processor seconds and the peak memory are measured. "near" finds the nuclei around
+each field of imported nuclei, and "near, all nuclei" is the control, which compares all nuclei with
+every field.
 """
 
 from __future__ import annotations
@@ -46,13 +48,20 @@ ROWS = {  # title of each stage in the table, and the limit of its processor sec
 
 def main() -> None:
     """Write the table of nuclei, run every stage on it, and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "slide", type=Path, nargs="?", help="results of a slide with all features; with --stage, a table of nuclei"
+        "slide",
+        type=Path,
+        nargs="?",
+        help="results of a slide with all features; with --stage, a table of nuclei",
     )
     parser.add_argument("--nuclei", type=int, default=1_000_000, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
-    parser.add_argument("--table", action="store_true", help="print the table of the committed figures")
+    parser.add_argument(
+        "--table", action="store_true", help="print the table of the committed figures"
+    )
     parser.add_argument("--stage", choices=STAGES)
     args = parser.parse_args()
     if args.table:
@@ -68,7 +77,15 @@ def main() -> None:
         muse = [sys.executable, "-m", "muse_pipeline.cli.main"]
         commands = {
             "anndata": [*muse, "anndata", table, "-o", f"{folder}/nuclei.h5ad"],
-            "spatialdata": [*muse, "spatialdata", table, "--store", store, "-o", f"{folder}/slide.spatialdata.zarr"],
+            "spatialdata": [
+                *muse,
+                "spatialdata",
+                table,
+                "--store",
+                store,
+                "-o",
+                f"{folder}/slide.spatialdata.zarr",
+            ],
             **{stage: [sys.executable, __file__, table, "--stage", stage] for stage in STAGES},
         }
         stages = []
@@ -84,26 +101,40 @@ def render_table(found: dict) -> str:
     lines = ["| | processor s | aimed at | by the clock | peak MiB |", "|---|---|---|---|---|"]
     for one in found["stages"]:
         name, aim = ROWS[one["stage"]]
-        numbers = f"{one['processor_seconds']:.1f}", aim, f"{one['seconds']:.0f} s", str(one["peak_mib"])
+        numbers = (
+            f"{one['processor_seconds']:.1f}",
+            aim,
+            f"{one['seconds']:.0f} s",
+            str(one["peak_mib"]),
+        )
         lines.append(f"| {name} | {' | '.join(numbers)} |")
     return "\n".join(lines) + "\n"
 
 
 def repeat_table(source: Path, output: Path, n: int) -> int:
-    """Repeat the nuclei of ``source`` side by side until there are at least ``n``, and return their number."""
+    """Repeat the nuclei of ``source`` side by side until there are at least ``n``, and return
+    their number.
+    """
     table, provenance = pq.read_table(source), read_provenance(source).to_dict()
     n_copies = -(-n // len(table))
     x, y = (np.asarray(table[name]) for name in ("x", "y"))
     across = int(np.ceil(np.sqrt(n_copies)))
     provenance |= {"n_nuclei": n_copies * len(table)}
-    metadata = {b"geo": pq.read_metadata(source).metadata[b"geo"], PROVENANCE_KEY: json.dumps(provenance)}
-    with pq.ParquetWriter(output, table.schema.with_metadata(metadata), compression="zstd") as writer:
+    metadata = {
+        b"geo": pq.read_metadata(source).metadata[b"geo"],
+        PROVENANCE_KEY: json.dumps(provenance),
+    }
+    with pq.ParquetWriter(
+        output, table.schema.with_metadata(metadata), compression="zstd"
+    ) as writer:
         for copy in range(n_copies):
             row, column = divmod(copy, across)
             moved = table
             for name, values, step in (("x", x, column), ("y", y, row)):
                 place = values + step * (np.ptp(values) + GAP_PX)
-                moved = moved.set_column(table.column_names.index(name), table.schema.field(name), pa.array(place))
+                moved = moved.set_column(
+                    table.column_names.index(name), table.schema.field(name), pa.array(place)
+                )
             writer.write_table(moved.replace_schema_metadata(metadata), row_group_size=ROW_GROUP)
     return provenance["n_nuclei"]
 
@@ -124,13 +155,17 @@ def run_measured(command: list) -> dict[str, float]:
 
 
 def find_neighbours(table: Path) -> None:
-    """Measure the neighbours of all nuclei, one row of windows after the other, as in `muse stitch`."""
+    """Measure the neighbours of all nuclei, one row of windows after the other, as in `muse
+    stitch`.
+    """
     mpp = np.asarray(read_provenance(table).slide_mpp, float)
     nuclei = read_nuclei(table)
     column, row = (nuclei.xy * mpp // WINDOW_UM).astype(int).T
     window = row * (column.max() + 1) + column
     order = np.argsort(window, kind="stable")
-    slim = Nuclei(nuclei.xy[order], Frame.LEVEL0, rays=nuclei.rays[order], label=nuclei.label[order])
+    slim = Nuclei(
+        nuclei.xy[order], Frame.LEVEL0, rays=nuclei.rays[order], label=nuclei.label[order]
+    )
     cuts = np.flatnonzero(np.diff(window[order])) + 1
     parts = (slim[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(slim)], strict=True))
     classes = read_provenance(table).class_names

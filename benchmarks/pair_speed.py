@@ -1,10 +1,11 @@
-"""Views per second of pairs of H&E and a second stain, and seconds until many paired stores are open.
+"""Views per second of pairs of H&E and a second stain, and seconds until many paired stores are
+open.
 
     python benchmarks/pair_speed.py [--stores 1000] [--threads 2] [--global-px 224]
 
-The stores of a synthetic slide and its partner are copied, and each copy counts as a separate slide. Views of H&E and
-of partners are counted. Rates are estimated from processor time, as on an idle machine; views per second are also given
-by the clock.
+The stores of a synthetic slide and its partner are copied, and each copy counts as a separate
+slide. Views of H&E and of partners are counted. Rates are estimated from processor time, as on an
+idle machine; views per second are also given by the clock.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from muse_pipeline.training.method import Schedule
 
 def main() -> None:
     """Write and copy the stores, open them, make batches, and print the rates as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--stores", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batches", type=int, default=40)
@@ -52,12 +55,17 @@ def main() -> None:
         stage = TridentStage(config, Path(folder) / "run")
         processor, clock = time.process_time(), time.perf_counter()
         data = stage.open_data(lambda sentence: None)
-        opening = {"processor_s": time.process_time() - processor, "clock_s": time.perf_counter() - clock}
+        opening = {
+            "processor_s": time.process_time() - processor,
+            "clock_s": time.perf_counter() - clock,
+        }
         batches = stage.batches(data, torch.device("cpu"))
         batches(args.batches)  # the first batch is slower, as it allocates memory
         processor, clock = time.process_time(), time.perf_counter()
         with ThreadPoolExecutor(args.threads) as pool:
-            n_views = sum(pool.map(lambda number: count_views(batches(number)), range(args.batches)))
+            n_views = sum(
+                pool.map(lambda number: count_views(batches(number)), range(args.batches))
+            )
         processor, clock = time.process_time() - processor, time.perf_counter() - clock
     found = {
         "paired_stores": len(data.images),

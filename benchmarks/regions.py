@@ -3,9 +3,10 @@
     python benchmarks/regions.py map STORE MODEL.onnx --threads 2
     python benchmarks/regions.py attention --slides 1000 --tiles 10000 --measured 20
 
-``map`` does the work of `muse regions` on a store with slide.json and colour.json next to it. ``attention`` trains
-gated attention, as `slide_labels` does, on memory-mapped random features of ``--measured`` slides, and extrapolates the
-time to 5 epochs of all ``--slides``. On a busy machine rely on the processor seconds.
+``map`` does the work of `muse regions` on a store with slide.json and colour.json next to it.
+``attention`` trains gated attention, as `slide_labels` does, on memory-mapped random features of
+``--measured`` slides, and extrapolates the time to 5 epochs of all ``--slides``. On a busy machine
+rely on the processor seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ EPOCHS, FEATURES, HIDDEN, BAGS = 5, 256, 64, 4
 
 def main() -> None:
     """Measure and print one line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = parser.add_subparsers(dest="part", required=True)
     mapping = parts.add_parser("map")
     mapping.add_argument("store", type=Path)
@@ -48,7 +51,9 @@ def main() -> None:
 
 
 def map_slide(args: argparse.Namespace) -> str:
-    """A line with the time for maps and for files, without the start of the process, and with its peak memory."""
+    """A line with the time for maps and for files, without the start of the process, and with its
+    peak memory.
+    """
     predictor, folder = RegionPredictor(args.model), args.store.parent
     image, info = open_store(args.store), read_info(folder / "slide.json")
     mask, pixel_px = image.tissue
@@ -63,8 +68,8 @@ def map_slide(args: argparse.Namespace) -> str:
     (map_s, map_cpu), (write_s, write_cpu) = np.diff(times, axis=0) / mm2
     mib = peak_memory_mib()
     return (
-        f"{mm2:.1f} mm2 with {args.threads} threads: maps {map_s:.3f} s/mm2 ({map_cpu:.3f} processor s), files "
-        f"{write_s:.3f} s/mm2 ({write_cpu:.3f}), {mib} MiB"
+        f"{mm2:.1f} mm2 with {args.threads} threads: maps {map_s:.3f} s/mm2 ({map_cpu:.3f}"
+        f" processor s), files {write_s:.3f} s/mm2 ({write_cpu:.3f}), {mib} MiB"
     )
 
 
@@ -78,7 +83,9 @@ def train_attention(args: argparse.Namespace) -> str:
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.npy" for number in range(args.measured)]
         for path in paths:
-            np.save(path, rng.standard_normal((args.tiles, FEATURES), np.float32).astype(np.float16))
+            np.save(
+                path, rng.standard_normal((args.tiles, FEATURES), np.float32).astype(np.float16)
+            )
         started, cpu = time.perf_counter(), time.process_time()
         for start in range(0, args.measured, BAGS):
             some = [np.array(np.load(path, mmap_mode="r")) for path in paths[start : start + BAGS]]
@@ -90,8 +97,9 @@ def train_attention(args: argparse.Namespace) -> str:
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     factor = EPOCHS * args.slides / args.measured
     return (
-        f"{args.measured} slides of {args.tiles:,} tiles: {seconds:.2f} s, {cpu:.2f} processor s; {EPOCHS} epochs over "
-        f"{args.slides:,} slides, extrapolated: {seconds * factor / 60:.1f} min, {cpu * factor / 60:.1f} processor min"
+        f"{args.measured} slides of {args.tiles:,} tiles: {seconds:.2f} s, {cpu:.2f} processor s;"
+        f" {EPOCHS} epochs over {args.slides:,} slides, extrapolated: {seconds * factor / 60:.1f}"
+        f" min, {cpu * factor / 60:.1f} processor min"
     )
 
 

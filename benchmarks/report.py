@@ -1,11 +1,12 @@
-"""Size of the report of a cohort of thousands of slides, and the time that Chromium takes to show it.
+"""Size of the report of a cohort of thousands of slides, and the time that Chromium takes to show
+it.
 
     python benchmarks/report.py --output benchmarks/report.json       # measures
-    python benchmarks/report.py --table                               # prints the table of the committed figures
+    python benchmarks/report.py --table  # prints the table of the committed figures
 
-Summaries are synthetic, so that no slides are needed: figures, classes, regions, warnings, steps and provenance as in a
-run, without pictures. Seconds are counted from opening the file until the rows of the table of slides are on the
-screen, and until the whole page has loaded.
+Summaries are synthetic, so that no slides are needed: figures, classes, regions, warnings, steps
+and provenance as in a run, without pictures. Seconds are counted from opening the file until the
+rows of the table of slides are on the screen, and until the whole page has loaded.
 """
 
 from __future__ import annotations
@@ -35,15 +36,21 @@ CLASSES = {"Lymphocyte": (44, 92, 214), "Epithelial": (220, 38, 38), "Stroma": (
 REGIONS = ("Tumour", "Stroma", "Necrosis")
 FEATURES = [each.name for each in (*FIRST_COLUMNS, *features_of("basic", list(CLASSES)))]
 ROWS = "document.querySelectorAll('.slides tbody tr').length"
-DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
+DRAWN = (
+    "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
+)
 
 
 def main() -> None:
     """Measure, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slides", type=int, nargs="+", default=[500, 5000])
     parser.add_argument("--output", type=Path, default=MEASURED)
-    parser.add_argument("--keep", type=Path, help="folder for the pages (default: pages are deleted)")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for the pages (default: pages are deleted)"
+    )
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     if not args.table:
@@ -79,12 +86,30 @@ def draw_slide(number: int, folder: Path) -> SlideResult:
     n_by_class = random.multinomial(int(per_mm2 * mm2), random.dirichlet((2, 4, 3)))
     shares = random.dirichlet((4, 3, 1))
     regions = [
-        {"name": one, "area_mm2": round(float(share * mm2), 3), "n_nuclei": int(share * n_by_class.sum())}
-        | {"n_by_class": {kind: int(share * n) for kind, n in zip(CLASSES, n_by_class, strict=True)}}
+        {
+            "name": one,
+            "area_mm2": round(float(share * mm2), 3),
+            "n_nuclei": int(share * n_by_class.sum()),
+        }
+        | {
+            "n_by_class": {
+                kind: int(share * n) for kind, n in zip(CLASSES, n_by_class, strict=True)
+            }
+        }
         for one, share in zip(REGIONS, shares, strict=True)
     ]
-    info = SlideInfo(name, f"/slides/{name}.svs", "openslide", "aperio", (90_000, 60_000), (0.25, 0.25), "file",
-                     ((90_000, 60_000),), ((1.0, 1.0),), f"{number:032x}")  # fmt: skip
+    info = SlideInfo(
+        name,
+        f"/slides/{name}.svs",
+        "openslide",
+        "aperio",
+        (90_000, 60_000),
+        (0.25, 0.25),
+        "file",
+        ((90_000, 60_000),),
+        ((1.0, 1.0),),
+        f"{number:032x}",
+    )
     classes = [
         {"name": one, "color": list(color), "n_nuclei": int(n)}
         for (one, color), n in zip(CLASSES.items(), n_by_class, strict=True)
@@ -104,7 +129,10 @@ def draw_slide(number: int, folder: Path) -> SlideResult:
         "corrupt_level0": [],
         "provenance": draw_provenance(info, CLASSES),
     }
-    steps = [StepRecord(step, "ok", seconds=float(random.uniform(1, 90)), peak_memory_mib=900) for step in STEPS]
+    steps = [
+        StepRecord(step, "ok", seconds=float(random.uniform(1, 90)), peak_memory_mib=900)
+        for step in STEPS
+    ]
     return SlideResult(
         slide_id=name,
         path=info.path,
@@ -118,7 +146,11 @@ def draw_slide(number: int, folder: Path) -> SlideResult:
         info=info,
         tissue_mm2=mm2,
         summary=summary,
-        warnings=["the um per pixel of the file differs from that of the sheet"] if number % 10 == 0 else [],
+        warnings=(
+            ["the um per pixel of the file differs from that of the sheet"]
+            if number % 10 == 0
+            else []
+        ),
     )
 
 
@@ -147,12 +179,17 @@ def draw_provenance(info: SlideInfo, colors: dict[str, tuple[int, int, int]]) ->
         "appearance": {"verdict": "ok", "reasons": []},
         "colour": [[0.65, 0.7, 0.29, 1.5], [0.07, 0.99, 0.11, 1.2], [0.2, 0.1, 0.9, 0]],
         "nuclear_size": {"median_area_um2": 31.2, "mean_class_probability": 0.81, "doubt": ""},
-        "versions": {name: "1.2.3" for name in ("muse-pipeline", "numpy", "onnxruntime", "opencv", "pyarrow", "zarr")},
+        "versions": {
+            name: "1.2.3"
+            for name in ("muse-pipeline", "numpy", "onnxruntime", "opencv", "pyarrow", "zarr")
+        },
     }
 
 
 def open_page(page: Path, n_slides: int) -> dict[str, float]:
-    """Seconds until the table of slides is drawn, until the page has loaded and to sort it, and its number of nodes."""
+    """Seconds until the table of slides is drawn, until the page has loaded and to sort it, and
+    its number of nodes.
+    """
     from browsers import launched_chromium
 
     with launched_chromium() as browser:
@@ -172,7 +209,10 @@ def open_page(page: Path, n_slides: int) -> dict[str, float]:
         sort = time.monotonic() - started
         session = tab.context.new_cdp_session(tab)
         session.send("Performance.enable")
-        metrics = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+        metrics = {
+            each["name"]: each["value"]
+            for each in session.send("Performance.getMetrics")["metrics"]
+        }
         return {
             "first_table_seconds": round(first, 2),
             "loaded_seconds": round(whole, 2),
@@ -183,7 +223,10 @@ def open_page(page: Path, n_slides: int) -> dict[str, float]:
 
 def render_table(pages: list[dict]) -> str:
     """The figures as a Markdown table."""
-    rows = ["| | " + " | ".join(f"{page['slides']:,} slides" for page in pages) + " |", "|---|" + "---|" * len(pages)]
+    rows = [
+        "| | " + " | ".join(f"{page['slides']:,} slides" for page in pages) + " |",
+        "|---|" + "---|" * len(pages),
+    ]
     for what, name in (
         ("size without pictures", "{mb:.1f} MB"),
         ("table on the screen after", "{first_table_seconds:.1f} s"),

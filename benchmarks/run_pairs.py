@@ -1,12 +1,15 @@
-"""Seconds of `muse run` with several models or revisions, run in turn: medians, and their growth with the tissue.
+"""Seconds of `muse run` with several models or revisions, run in turn: medians, and their growth
+with the tissue.
 
-    muse demo-slide bench/7 --area-mm2 7 --mpp 0.25 && muse demo-slide bench/25 --area-mm2 25 --mpp 0.25
-    python benchmarks/run_pairs.py bench/7/demo.svs bench/25/demo.svs --models before.onnx compact-int8
+    muse demo-slide bench/7 --area-mm2 7 --mpp 0.25 && muse demo-slide bench/25 --area-mm2 25 \
+        --mpp 0.25
+    python benchmarks/run_pairs.py bench/7/demo.svs bench/25/demo.svs --models before.onnx \
+        compact-int8
     git worktree add ../before REVISION
     python benchmarks/run_pairs.py bench/7/demo.svs bench/25/demo.svs --trees ../before .
 
-Prints wall and processor seconds of the whole run, including start-up, and of each step. The viewer is not written. The
-machine should be idle.
+Prints wall and processor seconds of the whole run, including start-up, and of each step. The viewer
+is not written. The machine should be idle.
 """
 
 from __future__ import annotations
@@ -32,10 +35,25 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     """Run every model on every slide in turn; print each run, the medians and the fits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("slides", type=Path, nargs="+", metavar="SLIDE")
-    parser.add_argument("--models", nargs="+", default=["compact-int8"], metavar="MODEL", help="file or built-in name")
-    parser.add_argument("--trees", type=Path, nargs="+", default=[ROOT], metavar="FOLDER", help="checkouts to compare")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["compact-int8"],
+        metavar="MODEL",
+        help="file or built-in name",
+    )
+    parser.add_argument(
+        "--trees",
+        type=Path,
+        nargs="+",
+        default=[ROOT],
+        metavar="FOLDER",
+        help="checkouts to compare",
+    )
     parser.add_argument("--features", default="basic")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -45,7 +63,12 @@ def main() -> None:
     for _ in range(args.rounds):
         for (tree, model, slide), measured in runs.items():
             measured.append(measure(slide, tree.resolve(), model, args.features, args.threads))
-            print(json.dumps({"tree": str(tree), "model": model, "slide": str(slide), **measured[-1]}), flush=True)
+            print(
+                json.dumps(
+                    {"tree": str(tree), "model": model, "slide": str(slide), **measured[-1]}
+                ),
+                flush=True,
+            )
     for tree, model in rivals:
         rows = [median(runs[tree, model, slide]) for slide in args.slides]
         print(json.dumps({"tree": str(tree), "model": model, "medians": rows, "fit": fit(rows)}))
@@ -54,19 +77,47 @@ def main() -> None:
 def measure(slide: Path, tree: Path, model: str, features: str, threads: int) -> dict[str, float]:
     """Tissue area and seconds of one run into a new folder."""
     with tempfile.TemporaryDirectory() as results:
-        how = ["--model", model, "--features", features, "--threads", str(threads), "--no-viewer", "--profile"]
-        command = [sys.executable, "-m", "muse_pipeline.cli.main", "run", slide.resolve(), "-o", results, *how]
+        how = [
+            "--model",
+            model,
+            "--features",
+            features,
+            "--threads",
+            str(threads),
+            "--no-viewer",
+            "--profile",
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "muse_pipeline.cli.main",
+            "run",
+            slide.resolve(),
+            "-o",
+            results,
+            *how,
+        ]
         environment = {**os.environ, "PYTHONPATH": str(tree)}
         started, used = time.monotonic(), children_seconds()
-        ended = subprocess.run(command, cwd=results, env=environment, check=True, capture_output=True, text=True)
+        ended = subprocess.run(
+            command, cwd=results, env=environment, check=True, capture_output=True, text=True
+        )
         seconds, processor_seconds = time.monotonic() - started, children_seconds() - used
         (mask,) = Path(results).glob("*/tissue.npz")
         area = TissueMask.load(mask).area_mm2
     steps = re.findall(r"^(?!all)(\w+) +([\d.]+) s +([\d.]+) s", ended.stdout, re.MULTILINE)
     by_step = {}
     for name, by_clock, of_processor in steps:
-        by_step |= {f"{name}_seconds": float(by_clock), f"{name}_processor_seconds": float(of_processor)}
-    return {"tissue_mm2": area, "seconds": seconds, "processor_seconds": processor_seconds, **by_step}
+        by_step |= {
+            f"{name}_seconds": float(by_clock),
+            f"{name}_processor_seconds": float(of_processor),
+        }
+    return {
+        "tissue_mm2": area,
+        "seconds": seconds,
+        "processor_seconds": processor_seconds,
+        **by_step,
+    }
 
 
 def median(rows: list[dict[str, float]]) -> dict[str, float]:

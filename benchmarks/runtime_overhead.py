@@ -1,11 +1,13 @@
 """Overhead of running a model, compared with bare calls of ONNX Runtime: a ViT-S/16 at 512 px.
 
-    python benchmarks/runtime_overhead.py [--backbone muse_vit_s_16_512] [--threads 2] [--provider cpu] [--json FILE]
+    python benchmarks/runtime_overhead.py [--backbone muse_vit_s_16_512] [--threads 2] [--provider \
+        cpu] [--json FILE]
 
-All three ways run the same windows on the same number of threads. The first bare session uses all threads for one
-window at a time. The pipeline runs one window per thread, so that results do not depend on the number of threads. The
-second bare session does the same, and shows the cost of the pipeline itself. The ways are run in turn and the fastest
-round of each counts, because other work on the machine can only slow them down. The weights are random.
+All three ways run the same windows on the same number of threads. The first bare session uses all
+threads for one window at a time. The pipeline runs one window per thread, so that results do not
+depend on the number of threads. The second bare session does the same, and shows the cost of the
+pipeline itself. The ways are run in turn and the fastest round of each counts, because other work
+on the machine can only slow them down. The weights are random.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def write_untrained(path: Path, backbone: str, head: str, window_px: int) -> Non
         licence="CC0-1.0",
         training_data="none",
     )
-    write_model(trace(DetectionGraph(detector, card.threshold, card.capacity).eval(), card), card, path)
+    write_model(
+        trace(DetectionGraph(detector, card.threshold, card.capacity).eval(), card), card, path
+    )
 
 
 def open_bare(path: Path, n_threads: int, provider: str) -> onnxruntime.InferenceSession:
@@ -70,13 +74,17 @@ def seconds(run) -> float:
 
 def main() -> None:
     """Measure, print, and write the figures to ``--json`` if it is given."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--backbone", default="muse_vit_s_16_512")
     parser.add_argument("--head", default="dense")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--provider", default="cpu")
-    parser.add_argument("--windows", type=int, default=4, help="windows per round (default: %(default)s)")
+    parser.add_argument(
+        "--windows", type=int, default=4, help="windows per round (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -85,16 +93,25 @@ def main() -> None:
         path = Path(folder, "model.onnx")
         write_untrained(path, args.backbone, args.head, args.window)
         predictor = Predictor(path, args.provider)
-        together, alone = (open_bare(path, n_threads, args.provider) for n_threads in (args.threads, 1))
-        pixels = np.random.default_rng(0).integers(0, 256, (args.windows, 1, args.window, args.window, 3), np.uint8)
-        inputs = [{"pixels": np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), "colour": IDENTITY} for batch in pixels]
+        together, alone = (
+            open_bare(path, n_threads, args.provider) for n_threads in (args.threads, 1)
+        )
+        pixels = np.random.default_rng(0).integers(
+            0, 256, (args.windows, 1, args.window, args.window, 3), np.uint8
+        )
+        inputs = [
+            {"pixels": np.ascontiguousarray(batch.transpose(0, 3, 1, 2)), "colour": IDENTITY}
+            for batch in pixels
+        ]
 
         def bare() -> None:
             for feed in inputs:
                 together.run(list(OUTPUTS), feed)
 
         def bare_at_a_time() -> None:
-            for _ in map_in_order(lambda feed: alone.run(list(OUTPUTS), feed), inputs, args.threads):
+            for _ in map_in_order(
+                lambda feed: alone.run(list(OUTPUTS), feed), inputs, args.threads
+            ):
                 pass
 
         def pipeline() -> None:
@@ -102,7 +119,9 @@ def main() -> None:
                 pass
 
         ways = (bare, bare_at_a_time, pipeline)
-        times = [[seconds(way) for way in ways] for _ in range(args.rounds + 1)][1:]  # the first round warms up
+        times = [[seconds(way) for way in ways] for _ in range(args.rounds + 1)][
+            1:
+        ]  # the first round warms up
     fastest = np.array(times).min(0)
     area_mm2 = args.windows * (args.window * MPP / 1000) ** 2
     result = {

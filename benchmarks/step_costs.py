@@ -1,10 +1,11 @@
-"""Processor seconds and peak memory of every step of a slide, and the growth of the memory with the slide.
+"""Processor seconds and peak memory of every step of a slide, and the growth of the memory with the
+slide.
 
     python benchmarks/draw_slides.py big --areas-mm2 15 150 --sides-px 31623 100000
     python benchmarks/step_costs.py big/15mm2 big/150mm2 --threads 2 --output big/step_costs.json
 
-Every step is a separate process. The memory is the largest resident set of the process. Seconds are processor seconds,
-on which other work on the machine has little effect.
+Every step is a separate process. The memory is the largest resident set of the process. Seconds are
+processor seconds, on which other work on the machine has little effect.
 """
 
 from __future__ import annotations
@@ -26,11 +27,19 @@ from step_commands import step_commands
 
 
 def main() -> None:
-    """Measure and print the steps of every slide, and compare the memory of the last slide with that of the first."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="a folder written by draw_slides.py")
+    """Measure and print the steps of every slide, and compare the memory of the last slide with
+    that of the first.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="a folder written by draw_slides.py"
+    )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", nargs="+", help="measure only these; results of the other steps must exist")
+    parser.add_argument(
+        "--steps", nargs="+", help="measure only these; results of the other steps must exist"
+    )
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     slides = {folder.name: measure(folder, args.threads, args.steps) for folder in args.folders}
@@ -39,12 +48,15 @@ def main() -> None:
     print(json.dumps({"memory of the last over the first": ratios}))
     if args.output:
         args.output.write_text(
-            json.dumps({"threads": args.threads, "slides": slides, "ratios": ratios}, indent=1) + "\n"
+            json.dumps({"threads": args.threads, "slides": slides, "ratios": ratios}, indent=1)
+            + "\n"
         )
 
 
 def measure(folder: Path, threads: int, chosen: list[str] | None) -> dict[str, dict]:
-    """Costs of the steps of one slide by name; without ``chosen``, all steps are run into a new folder."""
+    """Costs of the steps of one slide by name; without ``chosen``, all steps are run into a new
+    folder.
+    """
     (row,) = read_sheet(folder / "slides.tsv")
     results = folder / "steps"
     if not chosen:
@@ -64,7 +76,10 @@ def measure(folder: Path, threads: int, chosen: list[str] | None) -> dict[str, d
             "seconds": round(time.monotonic() - started, 2),
             "MiB": round(usage.ru_maxrss / 1024),
         }
-        print(json.dumps({"slide": folder.name, "step": arguments[0], **costs[arguments[0]]}), flush=True)
+        print(
+            json.dumps({"slide": folder.name, "step": arguments[0], **costs[arguments[0]]}),
+            flush=True,
+        )
     return costs
 
 

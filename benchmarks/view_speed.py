@@ -1,11 +1,14 @@
-"""Views per second of the data pipeline of pretraining: sampling, reading, cropping, augmenting, matching nuclei.
+"""Views per second of the data pipeline of pretraining: sampling, reading, cropping, augmenting,
+matching nuclei.
 
-    python benchmarks/view_speed.py config/train/muse_pretrain.yaml --data ../shared/data [--threads 2] [--set batch=8]
+    python benchmarks/view_speed.py config/train/muse_pretrain.yaml --data ../shared/data \
+        [--threads 2] [--set batch=8]
 
-Rates are estimated from processor time, as on an idle machine; sets per second are also given by the clock. The cost of
-local views is the additional cost of batches with them over batches with only global views. For a GPU, the loader reads
-windows, and the GPU cuts the views; both are measured on the CPU. For stores, the chunks that a set of views shows and
-the chunks that are decoded for it are counted too.
+Rates are estimated from processor time, as on an idle machine; sets per second are also given by
+the clock. The cost of local views is the additional cost of batches with them over batches with
+only global views. For a GPU, the loader reads windows, and the GPU cuts the views; both are
+measured on the CPU. For stores, the chunks that a set of views shows and the chunks that are
+decoded for it are counted too.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ from muse_pipeline.training.recipe import load_run
 
 def main() -> None:
     """Open the sources of a config, make batches, and print the rates as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--threads", type=int, default=2)
@@ -43,7 +48,9 @@ def main() -> None:
     _, config = load_run(args.config, args.data, args.set, default="muse", only=MuseConfig)
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
-        data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, Path(folder))
+        data = read_pretrain_data(
+            config.sources, config.views.mpp[0], config.min_nuclei, Path(folder)
+        )
         opening = time.process_time() - started
         wide = dataclasses.replace(config, views=dataclasses.replace(config.views, n_local=0))
         few, all_views = (measure(one, data, args.batches, args.threads) for one in (wide, config))
@@ -70,7 +77,9 @@ def main() -> None:
     print(json.dumps({name: float(f"{value:.3g}") for name, value in found.items()}, indent=1))
 
 
-def measure(config: MuseConfig, data: PretrainData, n_batches: int, threads: int) -> dict[str, float]:
+def measure(
+    config: MuseConfig, data: PretrainData, n_batches: int, threads: int
+) -> dict[str, float]:
     """Processor and wall seconds for ``n_batches`` batches."""
     batches = make_batches(config, data)
     batches(n_batches)  # the first batch is slower, as it allocates memory
@@ -94,7 +103,9 @@ def measure_windows(config: MuseConfig, data: PretrainData, n_batches: int) -> t
 
 
 def count_chunks(config: MuseConfig, data: PretrainData) -> dict[str, float]:
-    """Mean numbers of the chunks that a set of views shows, and of the chunks decoded for each set of a batch."""
+    """Mean numbers of the chunks that a set of views shows, and of the chunks decoded for each
+    set of a batch.
+    """
     decoded, read_chunk = [], ShardFiles.read_chunk
     ShardFiles.read_chunk = lambda *given: decoded.append(given[1:]) or read_chunk(*given)
     try:
@@ -108,7 +119,10 @@ def count_chunks(config: MuseConfig, data: PretrainData) -> dict[str, float]:
             shown += len(set(decoded))
     finally:
         ShardFiles.read_chunk = read_chunk
-    return {"chunks_shown_per_set": shown / len(sets), "chunks_decoded_per_set": n_decoded / len(sets)}
+    return {
+        "chunks_shown_per_set": shown / len(sets),
+        "chunks_decoded_per_set": n_decoded / len(sets),
+    }
 
 
 if __name__ == "__main__":

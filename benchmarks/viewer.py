@@ -1,14 +1,17 @@
-"""Cost of the viewer of a large slide: seconds, memory and bytes per mm2, and the time of a frame in Chromium.
+"""Cost of the viewer of a large slide: seconds, memory and bytes per mm2, and the time of a frame
+in Chromium.
 
     python benchmarks/draw_slides.py big --areas-mm2 4 --repeat-px 48000
-    muse inspect, tissue and tile big/4mm2-repeated/demo.svs into big/results/demo      (as `muse run` does)
+    muse inspect, tissue and tile big/4mm2-repeated/demo.svs into big/results/demo  (as `muse run` \
+        does)
     python benchmarks/viewer.py big/results/demo --nuclei 1000000 --output benchmarks/viewer.json
-    python benchmarks/viewer.py --table                    # prints the table of the committed figures
+    python benchmarks/viewer.py --table  # prints the table of the committed figures
 
-The nuclei are synthetic, with uneven outlines at random positions: 5,000 per mm2 of tissue to write the page, then
---nuclei over the whole glass to view it. Writing is measured in processor seconds, on which other work on the machine
-has little effect. Frames are measured while the view pans and zooms: the time from one frame to the next, which depends
-on the load (recorded in the JSON), and the processor time of the whole browser per frame, which hardly does.
+The nuclei are synthetic, with uneven outlines at random positions: 5,000 per mm2 of tissue to write
+the page, then --nuclei over the whole glass to view it. Writing is measured in processor seconds,
+on which other work on the machine has little effect. Frames are measured while the view pans and
+zooms: the time from one frame to the next, which depends on the load (recorded in the JSON), and
+the processor time of the whole browser per frame, which hardly does.
 """
 
 from __future__ import annotations
@@ -62,8 +65,15 @@ WATCH = """async (umPerPx) => {
 
 def main() -> None:
     """Measure, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="results of a slide: slide.json, tissue.npz and its store")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        help="results of a slide: slide.json, tissue.npz and its store",
+    )
     parser.add_argument("--nuclei", type=int, default=1_000_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=MEASURED)
@@ -78,12 +88,16 @@ def main() -> None:
     draw_nuclei(args.folder, args.nuclei, np.ones_like(mask.mask))
     write_viewer(args.folder, args.threads)
     frames = measure_frames(args.folder / "viewer")
-    write_json(args.output, {"nuclei": args.nuclei, **made, **frames, "load": round(os.getloadavg()[0], 1)})
+    write_json(
+        args.output, {"nuclei": args.nuclei, **made, **frames, "load": round(os.getloadavg()[0], 1)}
+    )
     print(render_table(read_json(args.output)))
 
 
 def draw_nuclei(folder: Path, n_nuclei: int, mask: np.ndarray) -> None:
-    """Write a table of nuclei, from top to bottom, at random positions in ``mask``, of the shape of the tissue mask."""
+    """Write a table of nuclei, from top to bottom, at random positions in ``mask``, of the
+    shape of the tissue mask.
+    """
     from finished_slide import CLASSES, provenance
 
     from muse_pipeline.core.types import Frame
@@ -97,7 +111,9 @@ def draw_nuclei(folder: Path, n_nuclei: int, mask: np.ndarray) -> None:
     rows, columns = np.nonzero(mask)
     chosen = np.sort(random.integers(len(rows), size=n_nuclei))
     angles = 2 * np.pi * np.arange(32) / 32
-    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), provenance(info), n_rays=32) as writer:
+    with NucleiWriter(
+        folder / "nuclei.parquet", list(CLASSES), provenance(info), n_rays=32
+    ) as writer:
         for first in range(0, n_nuclei, BATCH):
             own = chosen[first : first + BATCH]
             cell = np.column_stack([columns[own], rows[own]])
@@ -127,7 +143,9 @@ def measure_making(folder: Path, threads: int, area_mm2: float) -> dict[str, flo
     size = sum(path.stat().st_size for path in files)
     return {
         "tissue_mm2": round(area_mm2, 1),
-        "image_mm2": round(tiles * (TILE_PX * read_provenance(folder / "nuclei.parquet").model_mpp / 1000) ** 2, 1),
+        "image_mm2": round(
+            tiles * (TILE_PX * read_provenance(folder / "nuclei.parquet").model_mpp / 1000) ** 2, 1
+        ),
         "cpu_seconds_per_mm2": round(cpu / area_mm2, 4),
         "wall_seconds_per_mm2": round(wall / area_mm2, 4),
         "mb_per_mm2": round(size / 1e6 / area_mm2, 3),
@@ -150,7 +168,9 @@ def measure_frames(viewer: Path) -> dict[str, object]:
             before = processor_seconds()
             times = np.array(tab.page.evaluate(WATCH, zoom))
             cost = 1000 * (processor_seconds() - before) / len(times)
-            frames[f"{zoom:g}"] = [round(float(each), 1) for each in (*np.percentile(times, (50, 95)), cost)]
+            frames[f"{zoom:g}"] = [
+                round(float(each), 1) for each in (*np.percentile(times, (50, 95)), cost)
+            ]
     return {"usable_seconds": round(usable, 2), "frames_ms": frames}
 
 
@@ -166,13 +186,22 @@ def render_table(found: dict) -> str:
     lines = [
         "| | |",
         "|---|---|",
-        f"| tissue, and image around it | {found['tissue_mm2']:g} mm2, {found['image_mm2']:g} mm2 |",
-        f"| processor seconds | {seconds:.3f} per mm2 of tissue, {per_image:.3f} per mm2 of image |",
+        (
+            f"| tissue, and image around it | {found['tissue_mm2']:g} mm2, {found['image_mm2']:g}"
+            " mm2 |"
+        ),
+        (
+            f"| processor seconds | {seconds:.3f} per mm2 of tissue, {per_image:.3f} per mm2 of"
+            " image |"
+        ),
         f"| peak memory | {found['peak_mib']:,} MiB |",
         f"| size | {found['mb_per_mm2']:.2f} MB per mm2 of tissue, {found['files']:,} files |",
     ]
     for zoom, (_, _, cost) in sorted(found["frames_ms"].items(), key=lambda item: -float(item[0])):
-        lines.append(f"| processor time of a frame of {found['nuclei']:,} nuclei, at {zoom} um/px | {cost:.0f} ms |")
+        lines.append(
+            f"| processor time of a frame of {found['nuclei']:,} nuclei, at {zoom} um/px |"
+            f" {cost:.0f} ms |"
+        )
     return "\n".join(lines)
 
 

@@ -1,8 +1,11 @@
-"""Training windows per second of the data pipeline: cropping, geometric and colour augmentation, targets of nuclei.
+"""Training windows per second of the data pipeline: cropping, geometric and colour augmentation,
+targets of nuclei.
 
-    python benchmarks/windows.py config/train/compact.yaml --data ../shared/data [--threads 2] [--set window_px=256]
+    python benchmarks/windows.py config/train/compact.yaml --data ../shared/data [--threads 2] \
+        [--set window_px=256]
 
-The rate by the clock is valid on an idle machine; the rate by processor time estimates it on a busy one.
+The rate by the clock is valid on an idle machine; the rate by processor time estimates it on a busy
+one.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from muse_pipeline.methods.detector.run import load_detector_config
 
 def main() -> None:
     """Read the labels of a config, make batches, and print the rates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--threads", type=int, default=2)
@@ -37,8 +42,8 @@ def main() -> None:
         windows(number)
     processor, wall = time.process_time() - processor, time.perf_counter() - wall
     print(
-        f"{n} windows of {config.window_px} px on {args.threads} threads: {n / wall:.0f} per second by the clock, "
-        f"{n * args.threads / processor:.0f} by processor time"
+        f"{n} windows of {config.window_px} px on {args.threads} threads: {n / wall:.0f} per second"
+        f" by the clock, {n * args.threads / processor:.0f} by processor time"
     )
 
 

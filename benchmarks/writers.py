@@ -1,7 +1,8 @@
 """Speed and memory of all work between detected rays and the files of a slide, on one core.
 
-Run ``python benchmarks/writers.py [N_NUCLEI]``. Nuclei are synthetic, with 32 rays and outlines as smooth as real ones.
-Seconds are processor seconds, on which other work on the machine has little effect.
+Run ``python benchmarks/writers.py [N_NUCLEI]``. Nuclei are synthetic, with 32 rays and outlines as
+smooth as real ones. Seconds are processor seconds, on which other work on the machine has little
+effect.
 """
 
 from __future__ import annotations
@@ -45,7 +46,16 @@ PROVENANCE = Provenance(
     tissue_sha256=None,
 )
 INFO = SlideInfo(
-    "drawn", "drawn.tif", "drawn", "drawn", (10**5, 10**5), MPP, "drawn", ((10**5, 10**5),), ((1, 1),), "0"
+    "drawn",
+    "drawn.tif",
+    "drawn",
+    "drawn",
+    (10**5, 10**5),
+    MPP,
+    "drawn",
+    ((10**5, 10**5),),
+    ((1, 1),),
+    "0",
 )
 
 
@@ -96,12 +106,17 @@ def main(n: int) -> None:
 
 def compare_levels(table: Path) -> None:
     """Print the time and the size of one batch with each level of zlib."""
-    text = FeatureRenderer(CLASSES, "drawn", (0, 0)).render(next(iterate_rows(table, BATCH, COLUMNS)))
+    text = FeatureRenderer(CLASSES, "drawn", (0, 0)).render(
+        next(iterate_rows(table, BATCH, COLUMNS))
+    )
     for level in range(1, 10):
         member = zlib.compressobj(level, zlib.DEFLATED, wbits=31)
         begin = time.process_time()
         size = len(member.compress(text) + member.flush())
-        print(f"zlib level {level}: {1e6 * (time.process_time() - begin) / BATCH:6.1f} us, {size / BATCH:4.0f} bytes")
+        print(
+            f"zlib level {level}: {1e6 * (time.process_time() - begin) / BATCH:6.1f} us,"
+            f" {size / BATCH:4.0f} bytes"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Cut the graphs of the built-in models: ``python docs/make_cut_graphs.py`` after a model was replaced.
+"""Cut the graphs of the built-in models: ``python docs/make_cut_graphs.py`` after a model was
+replaced.
 
-``muse export`` cuts the graphs of other models. The files of built-in models stay as they are, because ids of nuclei
-depend on their checksums. NAME.cut contains only the graph, and reads the weights from NAME.onnx.
+``muse export`` cuts the graphs of other models. The files of built-in models stay as they are,
+because ids of nuclei depend on their checksums. NAME.cut contains only the graph, and reads the
+weights from NAME.onnx.
 """
 
 from pathlib import Path
@@ -40,9 +42,14 @@ def write_densities(output: Path) -> None:
         helper.make_tensor_value_info(name, kind, ["n"])
         for name, kind in ((PIXELS, TensorProto.UINT8), (DENSITY, TensorProto.FLOAT))
     ]
-    numbers = [helper.make_tensor(*number) for number in (("one", 1, (), [1.0]), ("scale", 1, (), [1 / 256]))]
+    numbers = [
+        helper.make_tensor(*number)
+        for number in (("one", 1, (), [1.0]), ("scale", 1, (), [1 / 256]))
+    ]
     graph = helper.make_graph(nodes, DENSITY, ports[:1], ports[1:], numbers)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), output)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), output
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ METHODS = {
     "psm": "PSM, nuclei without labels: [label-free.md](guide/label-free.md).",
     "trident": "TriDeNT, pretraining with a partner: [trident.md](guide/trident.md).",
     "unit": "UNITPathSSL, translation between masks and tissue: [unit.md](guide/unit.md).",
-    "mil": "IKD-MIL, region models from labels of images or slides: [regions.md](guide/regions.md).",
+    "mil": (
+        "IKD-MIL, region models from labels of images or slides: [regions.md](guide/regions.md)."
+    ),
 }
 # Classes whose settings are listed without descriptions.
 INNER = {
@@ -38,8 +40,9 @@ INNER = {
 }
 HEAD = """# Reference
 
-All settings of training runs and proposers, each with its default; those without one must be given. The sheet and the
-settings of the workflow are in [config/README.md](../config/README.md), arguments of a verb in `muse help VERB`.
+All settings of training runs and proposers, each with its default; those without one must be given.
+The sheet and the settings of the workflow are in [config/README.md](../config/README.md), arguments
+of a verb in `muse help VERB`.
 `python docs/make_reference.py > docs/reference.md` writes this page.
 
 ## Settings of training runs
@@ -66,13 +69,17 @@ def print_reference() -> None:
         print_settings(PROPOSERS[name].Settings, documented, printed, f"proposer: {name}")
 
 
-def print_settings(kind: type, documented: dict[type, str], printed: dict[str, str], heading: str) -> None:
-    """Print the settings of a dataclass, and then those of its nested dataclasses that are not documented yet.
+def print_settings(
+    kind: type, documented: dict[type, str], printed: dict[str, str], heading: str
+) -> None:
+    """Print the settings of a dataclass, and then those of its nested dataclasses that are not
+    documented yet.
 
     Args:
         kind: Dataclass of settings.
         documented: Headings of the dataclasses that are documented; those printed are added.
-        printed: Heading above each line that is printed; a line is printed once, and later only its setting is named.
+        printed: Heading above each line that is printed; a line is printed once, and later only its
+            setting is named.
         heading: Heading above the settings.
     """
     lines = list_lines(kind)
@@ -81,14 +88,25 @@ def print_settings(kind: type, documented: dict[type, str], printed: dict[str, s
     if parent:
         inherited = list_lines(parent)
         lines = {name: line for name, line in lines.items() if line != inherited.get(name)}
-        print(f"\nAll settings of {link_to(documented[parent])}{', with these differences:' if lines else '.'}")
+        print(
+            "\nAll settings of"
+            f" {link_to(documented[parent])}{', with these differences:' if lines else '.'}"
+        )
     print_lines(lines, printed, heading)
     hints = typing.get_type_hints(kind).values()
-    for each in (inner for hint in hints for found in find_dataclasses(hint) for inner in (found, *list_kinds(found))):
+    for each in (
+        inner
+        for hint in hints
+        for found in find_dataclasses(hint)
+        for inner in (found, *list_kinds(found))
+    ):
         if each not in documented and each.__name__ in INNER:
             documented[each] = each.__name__
             names = ", ".join(f"`{describe_default(field)}`" for field in dataclasses.fields(each))
-            print(f"\n#### {each.__name__}\n\n{names}. See `python -m pydoc {each.__module__}.{each.__name__}`.")
+            print(
+                f"\n#### {each.__name__}\n\n{names}. See `python -m pydoc"
+                f" {each.__module__}.{each.__name__}`."
+            )
         elif each not in documented:
             print(f"\n#### {each.__name__}\n\n{as_prose(getdoc(each).split('Attributes:')[0])}")
             print_settings(each, documented, printed, each.__name__)
@@ -131,9 +149,13 @@ def read_attributes(kind: type) -> dict[str, str]:
     texts: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         section = (
-            re.search(r"^Attributes:\n(.*?)(?=^\S|\Z)", getdoc(each) or "", re.M | re.S) if each is not object else None
+            re.search(r"^Attributes:\n(.*?)(?=^\S|\Z)", getdoc(each) or "", re.M | re.S)
+            if each is not object
+            else None
         )
-        for name, text in re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section[1] if section else "", re.M | re.S):
+        for name, text in re.findall(
+            r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section[1] if section else "", re.M | re.S
+        ):
             texts[name] = " ".join(text.split())
     return texts
 
@@ -165,7 +187,9 @@ def list_changes(value: Any) -> dict[str, Any]:
     """Fields of nested settings that differ from their own defaults."""
     fields = {each.name: each for each in dataclasses.fields(value)}
     defaults = {
-        name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        name: (
+            each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        )
         for name, each in fields.items()
     }
     return {name: each for name, each in vars(value).items() if each != defaults[name]}

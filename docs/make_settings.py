@@ -1,4 +1,5 @@
-"""Write the files generated from the settings of a run: the config, its schema and the table of config/README.md.
+"""Write the files generated from the settings of a run: the config, its schema and the table of
+config/README.md.
 
     python docs/make_settings.py
 
@@ -22,13 +23,18 @@ BEGIN, END = f"<!-- settings: {NOTE} -->\n", "<!-- end of settings -->\n"
 def make_config() -> str:
     """Content of ``config/config.yaml``."""
     groups = ["\n".join(setting.yaml_line() for setting in group) for group in list_groups()]
-    head = "# Settings of a run with their defaults, explained in config/README.md. Leave out what suits you."
+    head = (
+        "# Settings of a run with their defaults, explained in config/README.md. Leave out what"
+        " suits you."
+    )
     return "\n\n".join([head, *groups]) + "\n"
 
 
 def make_schema() -> str:
     """Content of ``workflow/schemas/config.schema.yaml``."""
-    return f"# {NOTE[0].upper()}{NOTE[1:]}.\n" + yaml.safe_dump(schema_of(list_settings().values()), sort_keys=False)
+    return f"# {NOTE[0].upper()}{NOTE[1:]}.\n" + yaml.safe_dump(
+        schema_of(list_settings().values()), sort_keys=False
+    )
 
 
 def make_table(page: str) -> str:

@@ -1,6 +1,7 @@
 """Find, outline and classify the nuclei in H&E whole-slide images, for QuPath.
 
-The public names below are imported on first use, so that importing the package is fast and never imports torch.
+The public names below are imported on first use, so that importing the package is fast and never
+imports torch.
 """
 
 import importlib

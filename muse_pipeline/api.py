@@ -1,7 +1,8 @@
 """The Python API: from a slide or an image to tissue and nuclei as GeoDataFrames.
 
-The functions run the same code as the steps of the pipeline, so the nuclei are the same. All positions are in absolute
-level-0 px (x to the right, y down, origin at the corner of the first pixel); level 0 of an array is the array itself.
+The functions run the same code as the steps of the pipeline, so the nuclei are the same. All
+positions are in absolute level-0 px (x to the right, y down, origin at the corner of the first
+pixel); level 0 of an array is the array itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,12 +43,15 @@ from muse_pipeline.tissue.find import is_fluorescence
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.outline import trace_outline
 
-SEAM_REACH_UM = 4 * SLACK_UM + REACH_UM  # windows further from a box than this do not change the nuclei in it
+SEAM_REACH_UM = (
+    4 * SLACK_UM + REACH_UM
+)  # windows further from a box than this do not change the nuclei in it
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Tissue(TissueMask):
-    """The tissue of a slide and its stains, with all attributes of ``TissueMask``, such as ``area_mm2``.
+    """The tissue of a slide and its stains, with all attributes of ``TissueMask``, such as
+    ``area_mm2``.
 
     Attributes:
         info: header of the slide.
@@ -66,7 +70,9 @@ class Tissue(TissueMask):
         return f"<Tissue of '{self.info.slide_id}', {self.area_mm2:.4g} mm2>"
 
     def to_geodataframe(self) -> geopandas.GeoDataFrame:
-        """Return a row per polygon of the outline: ``area_mm2``, and ``geometry`` in absolute level-0 px (no CRS)."""
+        """Return a row per polygon of the outline: ``area_mm2``, and ``geometry`` in absolute
+        level-0 px (no CRS).
+        """
         parts = shapely.get_parts(trace_outline(self, self.info))
         area_mm2 = shapely.area(parts) * np.prod(self.info.mpp) / 1e6
         outline = geopandas.GeoDataFrame({"area_mm2": area_mm2}, geometry=parts)
@@ -75,7 +81,10 @@ class Tissue(TissueMask):
 
 
 def find_tissue(
-    image: SlideImage | np.ndarray, roi: BaseGeometry | Path | str | None = None, *, mpp: float | None = None
+    image: SlideImage | np.ndarray,
+    roi: BaseGeometry | Path | str | None = None,
+    *,
+    mpp: float | None = None,
 ) -> Tissue:
     """Find the tissue of a slide and measure its stains, as `muse tissue` does.
 
@@ -83,8 +92,8 @@ def find_tissue(
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
-        roi: area to which the tissue is limited: a polygon or multipolygon in absolute level-0 px, or a GeoJSON file of
-            annotations from QuPath.
+        roi: area to which the tissue is limited: a polygon or multipolygon in absolute level-0 px,
+            or a GeoJSON file of annotations from QuPath.
         mpp: um per pixel; only for an array.
 
     Raises:
@@ -114,9 +123,10 @@ def find_nuclei(
 ) -> geopandas.GeoDataFrame:
     """Find the nuclei in a slide, in a box of it, or in an array, as `muse run` does.
 
-    A box gives the same rows as the whole slide has there, because the slide's windows, tissue and stains are used.
-    Only ``cluster``, which exists for models of one class, depends on the searched area. The right and lower edges of
-    the box are excluded. Temporary files in ``$TMPDIR`` take about 12 MB per mm2 of tissue.
+    A box gives the same rows as the whole slide has there, because the slide's windows, tissue and
+    stains are used. Only ``cluster``, which exists for models of one class, depends on the searched
+    area. The right and lower edges of the box are excluded. Temporary files in ``$TMPDIR`` take
+    about 12 MB per mm2 of tissue.
 
     Args:
         image: an open slide, or an array (h, w, 3) uint8 RGB.
@@ -124,23 +134,28 @@ def find_nuclei(
         mpp: um per pixel; only for an array.
         tissue: result of ``find_tissue`` for this slide; None to call it.
         model: name of a built-in model, or path of an ONNX file with a card.
-        provider: cpu, cuda, tensorrt, openvino, torch, torch-cpu, or "auto": cuda if it starts here, otherwise cpu.
-        threads: number of cores to use, which does not change the result; None for all that this process may use.
+        provider: cpu, cuda, tensorrt, openvino, torch, torch-cpu, or "auto": cuda if it starts
+            here, otherwise cpu.
+        threads: number of cores to use, which does not change the result; None for all that this
+            process may use.
 
     Returns:
-        A row per nucleus: ``x, y`` (absolute level-0 px), ``class`` (categorical), ``score``, ``prob_<class>``, area,
-        axes and other measurements in um, ``geometry`` (the outline in absolute level-0 px, no CRS);
-        docs/guide/outputs.md lists all columns. ``attrs`` has ``slide_id``, ``mpp``, ``model`` and ``provenance``.
+        A row per nucleus: ``x, y`` (absolute level-0 px), ``class`` (categorical), ``score``,
+            ``prob_<class>``, area, axes and other measurements in um, ``geometry`` (the outline in
+            absolute level-0 px, no CRS); docs/guide/outputs.md lists all columns. ``attrs`` has
+            ``slide_id``, ``mpp``, ``model`` and ``provenance``.
 
     Raises:
         ArgumentError: ``image``, ``box``, ``tissue`` or ``threads`` cannot be used.
-        MppError: ``image`` is an array and ``mpp`` is missing, or the pixels are too coarse for the model.
+        MppError: ``image`` is an array and ``mpp`` is missing, or the pixels are too coarse for the
+            model.
         ModelError: there is no such model.
         ProviderError: the provider is not installed or does not start.
         SlideError: more than 1 % of the tissue cannot be decoded.
 
     Warns:
-        MuseWarning: the slide is unlike the model's training pictures, or some nuclei may be wrong or missing.
+        MuseWarning: the slide is unlike the model's training pictures, or some nuclei may be wrong
+            or missing.
     """
     slide, messages = to_slide(image, mpp)
     _require_box(box, slide.info)
@@ -166,28 +181,48 @@ def _search_tissue(slide: SlideImage, roi: BaseGeometry | Path | str | None = No
     with _opencv_threads_restored():
         search_result = search.find_tissue(slide, slide.info, area)
         is_dark = is_fluorescence(search_result.overview.pixels)
-        colour = measure_colour(slide, slide.info, search_result.tissue, is_dark, search_result.warnings)
+        colour = measure_colour(
+            slide, slide.info, search_result.tissue, is_dark, search_result.warnings
+        )
     mask = {field.name: getattr(search_result.tissue, field.name) for field in fields(TissueMask)}
     return Tissue(**{**mask, "roi_file": roi_file}, info=slide.info, colour=colour)
 
 
 def _run_steps(
-    slide: SlideImage, tissue: Tissue, predictor: Predictor, box: Box | None, threads: int, folder: Path
+    slide: SlideImage,
+    tissue: Tissue,
+    predictor: Predictor,
+    box: Box | None,
+    threads: int,
+    folder: Path,
 ) -> Path:
-    """Run `tile`, `detect` and `stitch`, and return the path of the table, which also has nuclei outside ``box``."""
+    """Run `tile`, `detect` and `stitch`, and return the path of the table, which also has nuclei
+    outside ``box``.
+    """
     card, info = predictor.card, slide.info
     files, shard = SlideFiles(folder), folder / "1-of-1.parquet"
     near, seen = None, None
     if box is not None:
-        grid = WindowGrid(work_size_px(info.size_px, info.mpp, card.mpp), card.input_px, card.halo_px)
+        grid = WindowGrid(
+            work_size_px(info.size_px, info.mpp, card.mpp), card.input_px, card.halo_px
+        )
         low, high = (level0_to_work(corner, info.mpp, card.mpp) for corner in box_corners(box))
         near = low - SEAM_REACH_UM / card.mpp, high + SEAM_REACH_UM / card.mpp
         # Windows whose core touches ``near`` also read the pixels in their halos.
         seen = grid.field_of_view(*near)
-    write_store(slide, info, tissue, files.store(card.mpp), mpp=card.mpp, threads=threads, within=seen)
+    write_store(
+        slide, info, tissue, files.store(card.mpp), mpp=card.mpp, threads=threads, within=seen
+    )
     try:
         finder, choice = ModelFinder.of_slide(predictor, tissue.colour), WindowChoice(within=near)
-        detect_shard(open_store(files.store(card.mpp)), finder, Shard(1, 1), shard, threads=threads, choice=choice)
+        detect_shard(
+            open_store(files.store(card.mpp)),
+            finder,
+            Shard(1, 1),
+            shard,
+            threads=threads,
+            choice=choice,
+        )
     finally:
         # The folder is deleted next, and files that are still open would keep their disk space.
         close_shards()
@@ -196,14 +231,24 @@ def _run_steps(
 
 
 def _read_roi(roi: BaseGeometry | Path | str, info: SlideInfo) -> tuple[BaseGeometry, dict | None]:
-    """Return the area in absolute level-0 px, and a description of the file if ``roi`` is a file."""
+    """Return the area in absolute level-0 px, and a description of the file if ``roi`` is a
+    file.
+    """
     if isinstance(roi, str | Path):
         area = read_roi(roi, info)
         return area, describe_roi(Path(roi), area, info)
-    if shapely.get_type_id(roi) not in (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON):
-        raise ArgumentError(f"roi is {type(roi).__name__}; give a polygon or multipolygon, or a GeoJSON file")
+    if shapely.get_type_id(roi) not in (
+        shapely.GeometryType.POLYGON,
+        shapely.GeometryType.MULTIPOLYGON,
+    ):
+        raise ArgumentError(
+            f"roi is {type(roi).__name__}; give a polygon or multipolygon, or a GeoJSON file"
+        )
     if not roi.is_valid or not roi.intersects(shapely.box(0, 0, *info.size_px)):
-        raise ArgumentError(f"roi is invalid or lies outside slide '{info.slide_id}'; give it in absolute level-0 px")
+        raise ArgumentError(
+            f"roi is invalid or lies outside slide '{info.slide_id}'; give it in absolute"
+            " level-0 px"
+        )
     return roi, None
 
 
@@ -213,7 +258,9 @@ def _require_box(box: Box | None, info: SlideInfo) -> None:
     low, high = box_corners(box)
     if (high <= 0).any() or (low >= info.size_px).any():
         width, height = info.size_px
-        raise ArgumentError(f"box {box} lies outside slide '{info.slide_id}' of {width} x {height} level-0 px")
+        raise ArgumentError(
+            f"box {box} lies outside slide '{info.slide_id}' of {width} x {height} level-0 px"
+        )
 
 
 def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
@@ -221,25 +268,38 @@ def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
         raise ArgumentError(f"tissue is {type(tissue).__name__}; give the result of find_tissue")
     if (tissue.fingerprint, tissue.slide_mpp) != (info.fingerprint, info.mpp):
         raise ArgumentError(
-            f"tissue belongs to slide '{tissue.info.slide_id}' at {tissue.info.mpp[0]:.4g} um/px, not to "
-            f"'{info.slide_id}' at {info.mpp[0]:.4g}; call find_tissue for this one"
+            f"tissue belongs to slide '{tissue.info.slide_id}' at {tissue.info.mpp[0]:.4g} um/px,"
+            f" not to '{info.slide_id}' at {info.mpp[0]:.4g}; call find_tissue for this one"
         )
 
 
 def _list_problems(nuclei: geopandas.GeoDataFrame, of_slide: Sequence[str]) -> Iterator[str]:
-    """Yield warnings that follow from the nuclei's provenance, except doubts that ``of_slide`` already contains."""
+    """Yield warnings that follow from the nuclei's provenance, except doubts that ``of_slide``
+    already contains.
+    """
     provenance = Provenance.from_dict(nuclei.attrs["provenance"])
     yield from provenance.verdict.sentences()
-    yield from (doubt for kind, doubt in find_doubts(provenance).items() if kind != "stain" and doubt not in of_slide)
+    yield from (
+        doubt
+        for kind, doubt in find_doubts(provenance).items()
+        if kind != "stain" and doubt not in of_slide
+    )
     if provenance.corrupt_fraction:
-        yield f"{provenance.corrupt_fraction:.2%} of the tissue cannot be decoded; nothing was found there"
+        yield (
+            f"{provenance.corrupt_fraction:.2%} of the tissue cannot be decoded; nothing was found"
+            " there"
+        )
     if full := len(provenance.full_windows):
-        yield f"{full} windows contain more nuclei than the model can report; some nuclei are missing"
+        yield (
+            f"{full} windows contain more nuclei than the model can report; some nuclei are missing"
+        )
 
 
 @contextmanager
 def _opencv_threads_restored() -> Iterator[None]:
-    """Restore OpenCV's number of threads after the block; the steps set it to 1 for the whole process."""
+    """Restore OpenCV's number of threads after the block; the steps set it to 1 for the whole
+    process.
+    """
     n_threads = cv2.getNumThreads()
     try:
         yield

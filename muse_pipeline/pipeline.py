@@ -1,8 +1,8 @@
 """Run the steps of a slide, from its file to nuclei, GeoJSON for QuPath and pictures.
 
-The steps are grouped into jobs (``plan.Plan.jobs``), which are also jobs of the workflow: ``make_image``, ``detect``,
-``make_nuclei`` and others. ``run_slide`` runs the jobs of a slide that are not current. The steps themselves are
-functions of ``steps.py``.
+The steps are grouped into jobs (``plan.Plan.jobs``), which are also jobs of the workflow:
+``make_image``, ``detect``, ``make_nuclei`` and others. ``run_slide`` runs the jobs of a slide that
+are not current. The steps themselves are functions of ``steps.py``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
     from muse_pipeline.settings import RunSettings
 
-Begin = Callable[[str], None]  # a function called with the name of each step just before the step starts
+Begin = Callable[
+    [str], None
+]  # a function called with the name of each step just before the step starts
 
 
 @dataclass(frozen=True)
@@ -39,24 +41,36 @@ class Models:
     predictor: Predictor  # the detection model
     # region model, for slides whose row does not name a file of drawn regions; None without a model
     regions: RegionPredictor | None = None
-    embedder: Embedder | None = None  # network that computes a vector of features for every nucleus; or None
+    embedder: Embedder | None = (
+        None  # network that computes a vector of features for every nucleus; or None
+    )
 
 
 def plan_slides(rows: Sequence[SheetRow], models: Models, settings: RunSettings) -> Plan:
     """Plan the jobs of slides."""
     predictor = models.predictor
-    model = {"name": predictor.card.name, "sha256": predictor.sha256, "provider": predictor.provider}
-    cells = {row.slide_id: {**row.to_dict(), "shards": row.shards or settings.shards} for row in rows}
+    model = {
+        "name": predictor.card.name,
+        "sha256": predictor.sha256,
+        "provider": predictor.provider,
+    }
+    cells = {
+        row.slide_id: {**row.to_dict(), "shards": row.shards or settings.shards} for row in rows
+    }
     for row in rows:
         if row.label:  # a column of cohort.h5ad
             cells[row.slide_id]["label"] = row.label
     return Plan(settings, cells, model)
 
 
-def run_slide(row: SheetRow, plan: Plan, models: Models, settings: RunSettings, begin: Begin = str) -> list[Job]:
-    """Run the jobs of a slide that are not current, write a ledger for each step, and return these jobs.
+def run_slide(
+    row: SheetRow, plan: Plan, models: Models, settings: RunSettings, begin: Begin = str
+) -> list[Job]:
+    """Run the jobs of a slide that are not current, write a ledger for each step, and return these
+    jobs.
 
-    If mapping regions fails, the slide gets its nuclei but no regions, and ``regions.json`` states the reason.
+    If mapping regions fails, the slide gets its nuclei but no regions, and ``regions.json`` states
+    the reason.
     """
     files = SlideFiles(Path(plan.folder(row.slide_id)))
     slide = FinishedSlide(files, settings, row.patient, models.embedder, settings.threads)
@@ -71,7 +85,12 @@ def run_slide(row: SheetRow, plan: Plan, models: Models, settings: RunSettings, 
 def _run_job(name: str, row: SheetRow, slide: FinishedSlide, models: Models, begin: Begin) -> None:
     from muse_pipeline.slides.remote import is_url
 
-    files, threads, mpp, is_remote = slide.files, slide.threads, models.predictor.card.mpp, is_url(row.path)
+    files, threads, mpp, is_remote = (
+        slide.files,
+        slide.threads,
+        models.predictor.card.mpp,
+        is_url(row.path),
+    )
     shards = [files.shard(shard) for shard in shard_names(row.shards or slide.settings["shards"])]
     areas = row.regions and Path(row.regions)
     if slide.settings["regions"] and not areas:
@@ -80,7 +99,9 @@ def _run_job(name: str, row: SheetRow, slide: FinishedSlide, models: Models, beg
         if is_remote:
             with _step(files, "fetch", begin):
                 fetch(row.path, files.fetched)
-        make_image(files.fetched if is_remote else Path(row.path), row, files, mpp, slide.settings, begin)
+        make_image(
+            files.fetched if is_remote else Path(row.path), row, files, mpp, slide.settings, begin
+        )
     elif name.startswith("detect-"):
         shard = name.removeprefix("detect-")
         with _step(files, "detect", begin, name) as warnings:
@@ -94,11 +115,15 @@ def _run_job(name: str, row: SheetRow, slide: FinishedSlide, models: Models, beg
     elif name == "nuclei":
         make_nuclei(shards, slide, areas, begin)
     else:
-        write_outputs(slide, [output for output in list_outputs(slide.settings) if output.job == name], begin)
+        write_outputs(
+            slide, [output for output in list_outputs(slide.settings) if output.job == name], begin
+        )
 
 
 def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin = str) -> None:
-    """Write outputs of a finished slide in order; all outputs of a step are written together, when the last is due."""
+    """Write outputs of a finished slide in order; all outputs of a step are written together, when
+    the last is due.
+    """
     return_large_arrays()
     last = {output.step: position for position, output in enumerate(outputs)}
     for step in sorted(last, key=last.__getitem__):
@@ -109,9 +134,16 @@ def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin 
 
 
 def make_image(
-    slide: Path, row: SheetRow, files: SlideFiles, mpp: float, settings: RunSettings, begin: Begin = str
+    slide: Path,
+    row: SheetRow,
+    files: SlideFiles,
+    mpp: float,
+    settings: RunSettings,
+    begin: Begin = str,
 ) -> None:
-    """Run the steps from a slide's file, or the folder with its copy, to its image at ``mpp`` (um per pixel)."""
+    """Run the steps from a slide's file, or the folder with its copy, to its image at ``mpp`` (um
+    per pixel).
+    """
     from muse_pipeline.slides.remote import is_url
 
     source, roi = row.path if is_url(row.path) else None, row.roi and Path(row.roi)
@@ -128,11 +160,14 @@ def make_image(
         warnings.extend(tile(slide, files.info, files.mask, files.store(mpp), mpp, *limits))
 
 
-def make_nuclei(shards: Sequence[Path], slide: FinishedSlide, regions: Path | None = None, begin: Begin = str) -> None:
-    """Run the steps from all shards of a slide to its nuclei and the outputs that are written with them.
+def make_nuclei(
+    shards: Sequence[Path], slide: FinishedSlide, regions: Path | None = None, begin: Begin = str
+) -> None:
+    """Run the steps from all shards of a slide to its nuclei and the outputs that are written with
+    them.
 
-    The region of every nucleus comes from ``regions``: a folder written by ``muse regions``, or a GeoJSON of areas with
-    classes.
+    The region of every nucleus comes from ``regions``: a folder written by ``muse regions``, or a
+    GeoJSON of areas with classes.
     """
     files, settings = slide.files, slide.settings
     _forget_steps(files, "stitch", *(output.step for output in list_outputs()))
@@ -141,13 +176,17 @@ def make_nuclei(shards: Sequence[Path], slide: FinishedSlide, regions: Path | No
     with _step(files, "stitch", begin) as warnings:
         pixels = _choose_pixels(shards, slide)
         results = files.info, files.mask, files.nuclei
-        warnings.extend(stitch(shards, *results, slide.threads, regions, pixels, settings["intensities"]))
+        warnings.extend(
+            stitch(shards, *results, slide.threads, regions, pixels, settings["intensities"])
+        )
     outputs = [output for output in list_outputs(settings, "nuclei") if output.step != "stitch"]
     write_outputs(slide, outputs, begin)
 
 
 def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | None:
-    """The image in which the nuclei were found, and what to measure in it; None if nothing is to be measured."""
+    """The image in which the nuclei were found, and what to measure in it; None if nothing is to be
+    measured.
+    """
     from muse_pipeline.inference.card import ModelCard
     from muse_pipeline.inference.shards import read_shard_facts
 
@@ -161,14 +200,18 @@ def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | Non
 
 
 @contextmanager
-def _step(files: SlideFiles, step: str, begin: Begin, ledger: str | None = None) -> Iterator[list[str]]:
+def _step(
+    files: SlideFiles, step: str, begin: Begin, ledger: str | None = None
+) -> Iterator[list[str]]:
     begin(step)
     with record_step(files.ledger(ledger or step), step) as warnings:
         yield warnings
 
 
 def _forget_steps(files: SlideFiles, *steps: str) -> None:
-    """Remove ledgers of an earlier run, so that a step that this run does not reach has no ledger."""
+    """Remove ledgers of an earlier run, so that a step that this run does not reach has no
+    ledger.
+    """
     for step in steps:
         with suppress(OSError):  # the first step reports a disk that cannot be written to
             files.ledger(step).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """The jobs of every slide, derived from the sheet and the config, for `muse run` and the workflow.
 
-Each cell of a row is a setting of the jobs that need it, but the sheet is not an input of any job, so editing one row
-reruns only its slide.
+Each cell of a row is a setting of the jobs that need it, but the sheet is not an input of any job,
+so editing one row reruns only its slide.
 """
 
 import hashlib
@@ -23,22 +23,38 @@ from muse_pipeline.outputs.base import Output, file_patterns, list_outputs
 from muse_pipeline.settings import list_settings
 
 NUCLEI = SlideFiles.nuclei
-REGIONS = SlideFiles.regions, SlideFiles.region_outlines, SlideFiles.region_picture, SlideFiles.region_map
-INTERMEDIATE = ("image-", "shards/", "proposals/", "partner/image-")  # names of images and shards begin like this
+REGIONS = (
+    SlideFiles.regions,
+    SlideFiles.region_outlines,
+    SlideFiles.region_picture,
+    SlideFiles.region_map,
+)
+INTERMEDIATE = (
+    "image-",
+    "shards/",
+    "proposals/",
+    "partner/image-",
+)  # names of images and shards begin like this
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The slides and settings of one run of the workflow; its methods take a slide_id as ``slide``."""
+    """The slides and settings of one run of the workflow; its methods take a slide_id as
+    ``slide``.
+    """
 
     config: Mapping[str, Any]  # the completed config
-    rows: Mapping[str, Mapping[str, Any]]  # rows of the resolved sheet, with ``shards``, keyed by slide_id
-    model: Mapping[str, Any] = field(default_factory=dict)  # description of the model from `muse model`
+    rows: Mapping[
+        str, Mapping[str, Any]
+    ]  # rows of the resolved sheet, with ``shards``, keyed by slide_id
+    model: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # description of the model from `muse model`
     # settings of the pretraining run that the model starts from, or {}
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     is_trained: bool = False  # True if the model is trained by this run
-    # inputs of the pretraining run: ``mpp`` and ``codec`` of its images, ``slides`` and ``partners``; {} without
-    # a pretraining run
+    # inputs of the pretraining run: ``mpp`` and ``codec`` of its images, ``slides`` and
+    # ``partners``; {} without a pretraining run
     pretraining_data: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -71,7 +87,9 @@ class Plan:
         return slide in self.rows and "://" in self.rows[slide]["path"]
 
     def state(self, slide: str, column: str) -> str:
-        """``state_of_files`` of the file named in ``column`` of the slide's row and, for MIRAX, of its pixel files."""
+        """``state_of_files`` of the file named in ``column`` of the slide's row and, for MIRAX, of
+        its pixel files.
+        """
         path = Path(self.row(slide).get(column) or "")
         pixels = sorted(path.with_suffix("").glob("*")) if path.suffix.lower() == ".mrxs" else []
         return state_of_files([path, *pixels])
@@ -79,7 +97,11 @@ class Plan:
     @property
     def embeddings(self) -> list[str]:
         """Name of the file of the model's features; empty unless the config requests it."""
-        return [SlideFiles(Path()).embeddings(self.model["name"]).name] if self.config["embedding"] else []
+        return (
+            [SlideFiles(Path()).embeddings(self.model["name"]).name]
+            if self.config["embedding"]
+            else []
+        )
 
     def image_settings(self, slide: str) -> dict[str, Any]:
         """All settings that affect the image of a slide."""
@@ -91,7 +113,9 @@ class Plan:
             "roi": version_of_file(row.get("roi")),
             "image mpp": self.config["mpp"],
             "max_corrupt": self.config["max_corrupt"],
-            "third_stain": self.config["third_stain"] or None,  # None, as in records of versions without this setting
+            "third_stain": (
+                self.config["third_stain"] or None
+            ),  # None, as in records of versions without this setting
         }
 
     def detection_settings(self, slide: str) -> dict[str, Any]:
@@ -110,10 +134,12 @@ class Plan:
         return self.config["regions"] == FROM_NUCLEI
 
     def nuclei_settings(self, slide: str) -> dict[str, Any]:
-        """All settings that a slide's nuclei and its pictures depend on, including those of earlier jobs.
+        """All settings that a slide's nuclei and its pictures depend on, including those of earlier
+        jobs.
 
-        Earlier jobs are included because a killed run with changed settings leaves old nuclei but no shards, and
-        Snakemake does not recreate missing inputs of a file that it considers up to date.
+        Earlier jobs are included because a killed run with changed settings leaves old nuclei but
+        no shards, and Snakemake does not recreate missing inputs of a file that it considers up to
+        date.
         """
         drawn = self.row(slide).get("regions")
         return {
@@ -121,7 +147,11 @@ class Plan:
             **self.detection_settings(slide),
             "shards": self.row(slide)["shards"],
             "regions": version_of_file(drawn or self.config["regions"]),
-            **{name: self.config[name] for name, setting in self.settings.items() if setting.job == "nuclei"},
+            **{
+                name: self.config[name]
+                for name, setting in self.settings.items()
+                if setting.job == "nuclei"
+            },
         }
 
     def proposals_settings(self, slide: str) -> dict[str, Any]:
@@ -156,27 +186,56 @@ class Plan:
         jobs = list(self._list_jobs(slide))
         if self.config["keep_stores"]:
             return jobs
-        return [replace(job, temporary=[name for name in job.writes if name.startswith(INTERMEDIATE)]) for job in jobs]
+        return [
+            replace(job, temporary=[name for name in job.writes if name.startswith(INTERMEDIATE)])
+            for job in jobs
+        ]
 
     def _list_jobs(self, slide: str) -> Iterator[Job]:
         header, pixels = [SlideFiles.info, SlideFiles.mask], [self.store, SlideFiles.colour]
         shards = shard_names(self.row(slide)["shards"])
-        steps = [*(["fetch"] if self.is_remote(slide) else []), "inspect", "tissue", f"tile-{self.store}"]
-        image, written = self.image_settings(slide), [*header, SlideFiles.picture, SlideFiles.outline, *pixels]
-        yield Job("image", image, writes=written, steps=steps, removes=[*written, SlideFiles.fetched])
+        steps = [
+            *(["fetch"] if self.is_remote(slide) else []),
+            "inspect",
+            "tissue",
+            f"tile-{self.store}",
+        ]
+        image, written = (
+            self.image_settings(slide),
+            [*header, SlideFiles.picture, SlideFiles.outline, *pixels],
+        )
+        yield Job(
+            "image", image, writes=written, steps=steps, removes=[*written, SlideFiles.fetched]
+        )
         for store, codec in self.other_stores(slide).items():
             yield Job(f"tile-{store}", {**image, "codec": codec}, header, [store])
         if slide in self.pretraining_data.get("partners", ()):
             store = f"partner/{store_name(self.pretraining_data['mpp'])}"
-            yield Job("partner", self.partner_settings(slide), header, [f"{SlideFiles.partner}/partner.json", store])
+            yield Job(
+                "partner",
+                self.partner_settings(slide),
+                header,
+                [f"{SlideFiles.partner}/partner.json", store],
+            )
         if self.config["proposals"]:
             yield from self._proposals_jobs(slide, header, pixels, shards)
         for name in shards:
-            yield Job(f"detect-{name}", self.detection_settings(slide), pixels, [f"shards/{name}.parquet"])
+            yield Job(
+                f"detect-{name}", self.detection_settings(slide), pixels, [f"shards/{name}.parquet"]
+            )
         if self.is_mapped(slide):
             of_nuclei = [f"shards/{name}.parquet" for name in shards] if self.maps_nuclei else []
-            settings = {"regions": version_of_file(self.config["regions"]), "provider": self.model["provider"]}
-            yield Job("regions", settings, [*header, *pixels, *of_nuclei], [SlideFiles.regions], removes=REGIONS)
+            settings = {
+                "regions": version_of_file(self.config["regions"]),
+                "provider": self.model["provider"],
+            }
+            yield Job(
+                "regions",
+                settings,
+                [*header, *pixels, *of_nuclei],
+                [SlideFiles.regions],
+                removes=REGIONS,
+            )
         yield self._nuclei_job(slide, header, pixels, shards)
         for output in self._requested:
             if output.job != "nuclei":
@@ -186,37 +245,57 @@ class Plan:
         """True if a job maps the tissue regions of a slide, for which the sheet names no areas."""
         return bool(self.config["regions"]) and not self.row(slide).get("regions")
 
-    def _proposals_jobs(self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]) -> Iterator[Job]:
-        settings, files = self.proposals_settings(slide), [f"proposals/{name}.parquet" for name in shards]
+    def _proposals_jobs(
+        self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]
+    ) -> Iterator[Job]:
+        settings, files = (
+            self.proposals_settings(slide),
+            [f"proposals/{name}.parquet" for name in shards],
+        )
         for name, file in zip(shards, files, strict=True):
             yield Job(f"propose-{name}", settings, [*pixels, SlideFiles.info], [file])
         table, removed = SlideFiles.proposals, [f"proposals.{kind}" for kind in TABLE_FILES]
         yield Job("stitch-proposals", settings, [*files, *header], [table], removes=removed)
         written = [SlideFiles.proposals_geojson, SlideFiles.proposals_provenance]
-        yield Job("geojson-proposals", {"frame": self.config["frame"]}, [table, SlideFiles.info], written)
+        yield Job(
+            "geojson-proposals", {"frame": self.config["frame"]}, [table, SlideFiles.info], written
+        )
 
-    def _nuclei_job(self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]) -> Job:
+    def _nuclei_job(
+        self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]
+    ) -> Job:
         read = [*header, *(f"shards/{name}.parquet" for name in shards)]
         read += pixels if self.reads_pixels else [self.store]
         read += [SlideFiles.regions] if self.is_mapped(slide) else []
         written = [NUCLEI, *self._paths(self.written_with_nuclei)]
         steps = ["stitch", *(output.step for output in self.written_with_nuclei)]
         removed = [*(f"nuclei.{kind}" for kind in TABLE_FILES), *file_patterns()]
-        return Job("nuclei", self.nuclei_settings(slide), read, written, steps=steps, removes=removed)
+        return Job(
+            "nuclei", self.nuclei_settings(slide), read, written, steps=steps, removes=removed
+        )
 
     def _output_job(self, slide: str, output: Output) -> Job:
         """The job of an output that is not written with the nuclei."""
         is_embedding = output.job == "embed"
         of_scverse = {"patient": self.row(slide).get("patient"), "embeddings": self.embeddings}
         settings = self.detection_settings(slide) if is_embedding else of_scverse
-        read = [NUCLEI, *(self.store for needed in (is_embedding, output.job == "spatialdata") if needed)]
+        read = [
+            NUCLEI,
+            *(self.store for needed in (is_embedding, output.job == "spatialdata") if needed),
+        ]
         read += [] if is_embedding else self.embeddings
         removed = output.removed_patterns()
-        return Job(output.job, settings, read, self._paths([output]), steps=[output.step], removes=removed)
+        return Job(
+            output.job, settings, read, self._paths([output]), steps=[output.step], removes=removed
+        )
 
     def unrequested_jobs(self, slide: str) -> list[Job]:
         """Jobs that are not requested, with those of their settings that come from the sheet."""
-        others = [output for output in list_outputs() if output.job != "nuclei" and output not in self._requested]
+        others = [
+            output
+            for output in list_outputs()
+            if output.job != "nuclei" and output not in self._requested
+        ]
         sheet = {"patient": self.row(slide).get("patient")}
         jobs = [replace(self._output_job(slide, output), settings=sheet) for output in others]
         unmapped = Job("regions", {"regions": None}, removes=REGIONS)
@@ -244,7 +323,9 @@ class Plan:
         return [name.rstrip("/") for name in self.names(outputs)]
 
     def other_stores(self, slide: str) -> dict[str, str]:
-        """The codec of every image of the slide in addition to ``store``, keyed by the image's name."""
+        """The codec of every image of the slide in addition to ``store``, keyed by the image's
+        name.
+        """
         mpps = self.config["extra_mpps"] if self.config["keep_stores"] else []
         stores = {store_name(mpp): "zstd" for mpp in mpps}
         if slide in self.pretraining_data.get("slides", ()):
@@ -253,28 +334,38 @@ class Plan:
 
 
 def find_replaced(records: Records) -> list[str]:
-    """Phrases for what has changed since a slide's nuclei were found; empty if the run does not replace any."""
-    is_replaced = (records.folder / NUCLEI).exists() and any(job.name == "nuclei" for job in records.outdated)
+    """Phrases for what has changed since a slide's nuclei were found; empty if the run does not
+    replace any.
+    """
+    is_replaced = (records.folder / NUCLEI).exists() and any(
+        job.name == "nuclei" for job in records.outdated
+    )
     return records.changes() if is_replaced else []
 
 
 def without_patterns(paths: Iterable[str]) -> list[str]:
-    """Those paths that Snakemake would not expand as patterns; the others cannot be inputs of a rule."""
+    """Those paths that Snakemake would not expand as patterns; the others cannot be inputs of a
+    rule.
+    """
     return [path for path in paths if not re.search("[{}<>*?]", path)]
 
 
 def state_of_files(paths: Iterable[str | Path]) -> str:
     """A checksum of the sizes and modification times of those files that exist.
 
-    It also changes if an input is replaced by an older file, as by `cp -p` or `rsync -a`; Snakemake itself looks only
-    for newer inputs.
+    It also changes if an input is replaced by an older file, as by `cp -p` or `rsync -a`; Snakemake
+    itself looks only for newer inputs.
     """
     states = [path.stat() for path in map(Path, paths) if path.is_file()]
-    return hashlib.sha256(repr([(state.st_size, int(state.st_mtime)) for state in states]).encode()).hexdigest()
+    return hashlib.sha256(
+        repr([(state.st_size, int(state.st_mtime)) for state in states]).encode()
+    ).hexdigest()
 
 
 def version_of_file(path: str | None) -> str:
-    """The name of a file, with the beginning of its checksum if it exists; "none" if no path is given."""
+    """The name of a file, with the beginning of its checksum if it exists; "none" if no path is
+    given.
+    """
     if not path or not Path(path).is_file():
         return Path(path).name if path else "none"
     return name_version(Path(path).name, _checksum(path, Path(path).stat().st_mtime_ns))
@@ -287,5 +378,7 @@ def _checksum(path: str, time_ns: int) -> str:
 
 
 def name_version(name: str, sha256: str | None) -> str:
-    """The name of a model or file with the beginning of its checksum, or with a note if it has none yet."""
+    """The name of a model or file with the beginning of its checksum, or with a note if it has none
+    yet.
+    """
     return f"{name} ({sha256[:8]})" if sha256 else f"{name} (still to be trained)"

@@ -1,7 +1,8 @@
-"""The steps of a slide: each is a function that reads and writes files, called by the verb of the same name.
+"""The steps of a slide: each is a function that reads and writes files, called by the verb of the
+same name.
 
-A step imports its libraries when it is called, because importing those of all steps takes longer than running one step
-on a small slide.
+A step imports its libraries when it is called, because importing those of all steps takes longer
+than running one step on a small slide.
 """
 
 from __future__ import annotations
@@ -41,12 +42,18 @@ def fetch(url: SlideUrl, output: Path) -> None:
 
 
 def inspect(
-    slide: Path, slide_id: str, mpp: float | None = None, source: str | None = None, output: Path | None = None
+    slide: Path,
+    slide_id: str,
+    mpp: float | None = None,
+    source: str | None = None,
+    output: Path | None = None,
 ) -> None:
-    """Print the properties of a slide (also a folder written by ``fetch``), and write them to ``output`` if given.
+    """Print the properties of a slide (also a folder written by ``fetch``), and write them to
+    ``output`` if given.
 
-    The slide is opened in a separate process, so that a file that crashes or hangs its reader is rejected here. It must
-    have been fetched from ``source`` if that is given; ``mpp`` replaces the um per level-0 pixel of the file.
+    The slide is opened in a separate process, so that a file that crashes or hangs its reader is
+    rejected here. It must have been fetched from ``source`` if that is given; ``mpp`` replaces the
+    um per level-0 pixel of the file.
     """
     from muse_pipeline.core.files import write_json
     from muse_pipeline.slides.inspect import info_text, inspect_slide
@@ -58,7 +65,8 @@ def inspect(
     print(info_text(info))
 
 
-# Tissue found in the whole file of the last slide with a ROI; the next slide is often another core in that file.
+# Tissue found in the whole file of the last slide with a ROI; the next slide is often another core
+# in that file.
 _last_with_roi: dict[tuple[str, tuple[float, float], str], FoundTissue] = {}
 
 
@@ -72,9 +80,11 @@ def tissue(
     colour: Path,
     third_stain: bool = False,
 ) -> None:
-    """Find the tissue of a slide, within the annotations in ``roi`` if given, and measure its stains.
+    """Find the tissue of a slide, within the annotations in ``roi`` if given, and measure its
+    stains.
 
-    Writes the mask, a picture of the outline, the outline for QuPath, and the stains, including a third if requested.
+    Writes the mask, a picture of the outline, the outline for QuPath, and the stains, including a
+    third if requested.
     """
     from dataclasses import replace
 
@@ -84,7 +94,12 @@ def tissue(
     from muse_pipeline.slides.base import open_slide
     from muse_pipeline.slides.inspect import read_info, require_unchanged
     from muse_pipeline.tissue.colour import measure_colour
-    from muse_pipeline.tissue.find import find_tissue, is_fluorescence, limit_tissue, measure_annotation
+    from muse_pipeline.tissue.find import (
+        find_tissue,
+        is_fluorescence,
+        limit_tissue,
+        measure_annotation,
+    )
     from muse_pipeline.tissue.outline import read_thumbnail, trace_outline, write_picture
 
     return_large_arrays()
@@ -100,14 +115,21 @@ def tissue(
             search = limit_tissue(search, header, area)
         tissue_mask, warnings = search.tissue, search.warnings
         if area is not None:
-            parts = [measure_annotation(part, tissue_mask, header) for part in read_annotations(roi, area, header)]
-            tissue_mask = replace(tissue_mask, roi_file=describe_roi(roi, area, header), annotations=tuple(parts))
+            parts = [
+                measure_annotation(part, tissue_mask, header)
+                for part in read_annotations(roi, area, header)
+            ]
+            tissue_mask = replace(
+                tissue_mask, roi_file=describe_roi(roi, area, header), annotations=tuple(parts)
+            )
         dark_background = is_fluorescence(search.overview.pixels)
         traced = trace_outline(tissue_mask, header)
         thumbnail = read_thumbnail(tissue_mask.scanned(opened, header), header, search.overview)
         write_picture(picture, thumbnail, traced, tissue_mask.roi, header)
         del thumbnail
-        del search  # without a ROI, this frees the overview before stains are measured in other pixels
+        del (
+            search
+        )  # without a ROI, this frees the overview before stains are measured in other pixels
         stains = measure_colour(opened, header, tissue_mask, dark_background, warnings, third_stain)
     write_outline(outline, traced, header)
     write_json(colour, stains.to_dict())
@@ -139,7 +161,8 @@ def tile(
     header = read_info(info)
     with open_slide(slide, header.reader) as opened:
         require_unchanged(opened, header)
-        # The mask of a large slide is large, and write_store frees it early, so no variable here may refer to it.
+        # The mask of a large slide is large, and write_store frees it early, so no variable here
+        # may refer to it.
         write_store(
             opened,
             header,
@@ -162,11 +185,13 @@ def regions(
     threads: int,
     warnings: list[str],
 ) -> None:
-    """Map the tissue regions of a slide, write them to the folder ``output``, and print their areas.
+    """Map the tissue regions of a slide, write them to the folder ``output``, and print their
+    areas.
 
-    The source is a function that loads a region model or, for regions from the classes of the nuclei, all shards. If
-    this fails, ``regions.json`` states the reason, and the folder contains no other file of regions. Warnings about
-    the model are appended to ``warnings``, even if mapping fails later.
+    The source is a function that loads a region model or, for regions from the classes of the
+    nuclei, all shards. If this fails, ``regions.json`` states the reason, and the folder contains
+    no other file of regions. Warnings about the model are appended to ``warnings``, even if mapping
+    fails later.
     """
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.card import painting_warnings
@@ -186,7 +211,9 @@ def regions(
         else:
             warnings += painting_warnings(predictor.card.name, predictor.card.metrics)
             image.require_lossless()
-            fitted = colour_of_fit(predictor.card.colour, read_colour(colour, image.fingerprint).macenko)
+            fitted = colour_of_fit(
+                predictor.card.colour, read_colour(colour, image.fingerprint).macenko
+            )
             with print_load("mapping regions", threads), show_progress("windows") as progress:
                 region_map = map_slide(image, predictor, fitted, threads=threads, progress=progress)
         record = write_regions(region_map, image, header, output)
@@ -205,7 +232,8 @@ def detect(
 ) -> list[str]:
     """Find the nuclei in one shard of a store (``1-of-1`` is the whole store), and return warnings.
 
-    ``stain`` is what the sheet states (``core.specimen``); if it is None or "unknown", the colours decide.
+    ``stain`` is what the sheet states (``core.specimen``); if it is None or "unknown", the colours
+    decide.
     """
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.detect import ModelFinder, detect_shard
@@ -218,10 +246,19 @@ def detect(
     image.require_lossless()
     finder = ModelFinder.of_slide(predictor, read_colour(colour, image.fingerprint), stain)
     device = f" ({predictor.device})" if predictor.device else ""
-    print(f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider {predictor.provider}{device}")
+    print(
+        f"model: {name_model(predictor.path)} ({predictor.card.precision}), provider"
+        f" {predictor.provider}{device}"
+    )
     with print_load("finding nuclei", threads), show_progress("windows") as progress:
         detect_shard(
-            image, finder, part, output, threads=threads, progress=progress, in_processes=predictor.provider == "cpu"
+            image,
+            finder,
+            part,
+            output,
+            threads=threads,
+            progress=progress,
+            in_processes=predictor.provider == "cpu",
         )
     return finder.appearance.sentences()
 
@@ -233,9 +270,15 @@ class Pixels:
     store: Path  # image in which the nuclei were found
     colour: Path  # path of the slide's stains
     features: str = "none"  # set of features to measure
-    artefacts: Path | None = None  # GeoJSON to write artefacts to, in which nuclei are flagged; None to seek none
-    subtract: Sequence[str] = LEFT_OUT  # kinds of artefacts whose nuclei and areas are left out of totals
-    expand_um: float | None = None  # distance by which nuclei are expanded to cells; None to measure no cells
+    artefacts: Path | None = (
+        None  # GeoJSON to write artefacts to, in which nuclei are flagged; None to seek none
+    )
+    subtract: Sequence[str] = (
+        LEFT_OUT  # kinds of artefacts whose nuclei and areas are left out of totals
+    )
+    expand_um: float | None = (
+        None  # distance by which nuclei are expanded to cells; None to measure no cells
+    )
 
 
 def stitch(
@@ -250,9 +293,9 @@ def stitch(
 ) -> list[str]:
     """Join all shards of a slide into one table of nuclei, and return warnings.
 
-    The region of every nucleus comes from ``regions``: a folder written by ``muse regions``, or a GeoJSON of areas with
-    classes. Without ``pixels``, only outlines are measured. ``intensities`` are the minimum optical densities of DAB
-    for nuclei that are 1+, 2+ and 3+.
+    The region of every nucleus comes from ``regions``: a folder written by ``muse regions``, or a
+    GeoJSON of areas with classes. Without ``pixels``, only outlines are measured. ``intensities``
+    are the minimum optical densities of DAB for nuclei that are 1+, 2+ and 3+.
     """
     import pyarrow as pa
 
@@ -267,7 +310,11 @@ def stitch(
     header = read_info(info)
     image = _open_image(pixels.store, header) if pixels else None
     tissue_mask = TissueMask.load(mask, header)
-    flagged = _find_artefacts(shards, image, tissue_mask, pixels, threads) if pixels and pixels.artefacts else None
+    flagged = (
+        _find_artefacts(shards, image, tissue_mask, pixels, threads)
+        if pixels and pixels.artefacts
+        else None
+    )
     if flagged:
         flagged.write_outlines(pixels.artefacts, header)
     kept = tissue_mask.kept
@@ -281,16 +328,23 @@ def stitch(
         fit = read_colour(pixels.colour, image.fingerprint).macenko
         settings = FeatureSettings(pixels.features, image, fit, pixels.expand_um)
     sources = ColumnSources(areas, settings, flagged, intensities)
-    provenance = stitch_shards(list(shards), header, kept, output, threads, sources, in_processes=True)
+    provenance = stitch_shards(
+        list(shards), header, kept, output, threads, sources, in_processes=True
+    )
     doubts = [provenance.size_doubt, provenance.class_doubt]
     failed = f"no tissue regions: {areas.failure}" if areas and areas.failure else None
     n_without = provenance.features.n_without_pixels if provenance.features else 0
     unmeasured = (
-        f"{count_noun(n_without, 'nucleus contains', 'nuclei contain')} no pixel centre: stains and texture are empty"
+        f"{count_noun(n_without, 'nucleus contains', 'nuclei contain')} no pixel centre: stains and"
+        " texture are empty"
         if n_without
         else None
     )
-    unsought = "no artefacts were sought: the slide has a different stain" if flagged and not flagged.kinds else None
+    unsought = (
+        "no artefacts were sought: the slide has a different stain"
+        if flagged and not flagged.kinds
+        else None
+    )
     unfocused = flagged.focus_doubt if flagged else None
     return [warning for warning in (*doubts, failed, unmeasured, unsought, unfocused) if warning]
 
@@ -317,7 +371,9 @@ def _open_image(store: Path, info: SlideInfo) -> Store:
     image = open_store(store)
     image.require_lossless()
     if image.fingerprint != info.fingerprint:
-        raise StoreError(f"{store}: is not the image of slide '{info.slide_id}'; give the image of that slide")
+        raise StoreError(
+            f"{store}: is not the image of slide '{info.slide_id}'; give the image of that slide"
+        )
     return image
 
 
@@ -330,15 +386,28 @@ def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> No
     if (store := files.store(card.mpp)).exists():
         return
     slide = info.path if Path(info.path).exists() else "SLIDE"
-    words = [slide, "--info", files.info, "--tissue", files.mask, "--mpp", f"{card.mpp:g}", "--output", store]
+    words = [
+        slide,
+        "--info",
+        files.info,
+        "--tissue",
+        files.mask,
+        "--mpp",
+        f"{card.mpp:g}",
+        "--output",
+        store,
+    ]
     raise StoreError(
-        f"{files.folder}: has no image at {card.mpp:g} um/px, which model '{card.name}' reads; write it with "
-        f"`{join(['muse', 'tile', *map(str, words)])}`, or `extra_mpps: [{card.mpp:g}]` in the workflow's config"
+        f"{files.folder}: has no image at {card.mpp:g} um/px, which model '{card.name}' reads;"
+        f" write it with `{join(['muse', 'tile', *map(str, words)])}`, or `extra_mpps:"
+        f" [{card.mpp:g}]` in the workflow's config"
     )
 
 
 def image_mpp(folder: Path) -> float:
-    """Pixel size in um of a finished slide's lossless image, or of the finest if there are several."""
+    """Pixel size in um of a finished slide's lossless image, or of the finest if there are
+    several.
+    """
     from muse_pipeline.core.errors import StoreError
     from muse_pipeline.store.store import open_store
     from muse_pipeline.store.zarr_files import LOSSLESS
@@ -346,7 +415,9 @@ def image_mpp(folder: Path) -> float:
     images = map(open_store, folder.glob("image-*.zarr"))
     mpps = [image.mpp for image in images if image.codec == LOSSLESS]
     if not mpps:
-        raise StoreError(f"{folder}: has no lossless image; give the results of a run with keep_stores: true")
+        raise StoreError(
+            f"{folder}: has no lossless image; give the results of a run with keep_stores: true"
+        )
     return min(mpps)
 
 
@@ -357,10 +428,12 @@ def embed(
     threads: int = 1,
     foreign: tuple[Path, Nuclei] | None = None,
 ) -> Path:
-    """Compute a network's features for the nuclei of a finished slide, write them to a file, and return its path.
+    """Compute a network's features for the nuclei of a finished slide, write them to a file, and
+    return its path.
 
-    With ``features``, shape, stains, texture and neighbours are measured too. ``foreign`` is another program's file and
-    the nuclei in it (frame: level0), used instead of ``nuclei.parquet``. The number of threads does not change results.
+    With ``features``, shape, stains, texture and neighbours are measured too. ``foreign`` is
+    another program's file and the nuclei in it (frame: level0), used instead of ``nuclei.parquet``.
+    The number of threads does not change results.
     """
     from muse_pipeline.core.coords import level0_to_work
     from muse_pipeline.core.process import print_load, show_progress
@@ -382,16 +455,25 @@ def embed(
     fit = read_colour(files.colour, image.fingerprint).macenko
     with print_load("reading features", threads), show_progress("windows") as progress:
         xy = level0_to_work(nuclei.xy, info.mpp, image.mpp)
-        embedding = embed_nuclei(image, embedder, colour_of_fit(card.colour, fit), xy, threads, progress)
+        embedding = embed_nuclei(
+            image, embedder, colour_of_fit(card.colour, fit), xy, threads, progress
+        )
     columns = {}
     if features:
-        meter = FeatureSettings("all", image, fit).meter(info, TissueMask.load(files.mask, info).kept, classes)
+        meter = FeatureSettings("all", image, fit).meter(
+            info, TissueMask.load(files.mask, info).kept, classes
+        )
         origin["features"] = to_json(meter.describe())
         columns = measure_slide(meter, clip_to_slide(nuclei, info))
     output = files.embeddings(card.name, foreign[0].name if foreign else "")
     origin |= {"fingerprint": info.fingerprint, "embedder": embedder.describe()}
     write_embeddings(
-        output, nucleus_ids(run_name(slide_id, model.sha256), *nuclei.xy.T), nuclei.xy, columns, embedding, origin
+        output,
+        nucleus_ids(run_name(slide_id, model.sha256), *nuclei.xy.T),
+        nuclei.xy,
+        columns,
+        embedding,
+        origin,
     )
     return output
 
@@ -399,7 +481,9 @@ def embed(
 def _known_nuclei(
     files: SlideFiles, slide_id: str, foreign: tuple[Path, Nuclei] | None
 ) -> tuple[Nuclei, list[str], str, NamedFile]:
-    """Nuclei (frame: level0), their class names, and the slide_id and model (or file) that their ids are made from."""
+    """Nuclei (frame: level0), their class names, and the slide_id and model (or file) that their
+    ids are made from.
+    """
     from muse_pipeline.core.files import sha256_of
     from muse_pipeline.core.provenance import NamedFile
     from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
@@ -415,13 +499,15 @@ def _known_nuclei(
 
 
 LEAST_COMPARED, MOST_COMPARED = 50, 20_000  # numbers of positions
-# Least ratio of the positions on nuclei to those displaced by 20 um: for nuclei of H&E 3.5 or more, with errors of 3 um
-# 1.7; for positions in um, or with x and y exchanged, 1.3 or less.
+# Least ratio of the positions on nuclei to those displaced by 20 um: for nuclei of H&E 3.5 or more,
+# with errors of 3 um 1.7; for positions in um, or with x and y exchanged, 1.3 or less.
 LEAST_EXCESS = 1.5
 
 
 def _doubt_positions(path: Path, xy: np.ndarray, nuclei: Path, info: SlideInfo) -> None:
-    """Warn if positions (N, 2) of another program, in level-0 px, lie as often beside the run's nuclei as on them."""
+    """Warn if positions (N, 2) of another program, in level-0 px, lie as often beside the run's
+    nuclei as on them.
+    """
     import warnings
 
     import numpy as np
@@ -439,8 +525,8 @@ def _doubt_positions(path: Path, xy: np.ndarray, nuclei: Path, info: SlideInfo) 
         on, *beside = count_displaced(tree, xy, MOVED_UM / np.array(info.mpp), np.ones(len(xy)))
         if on <= LEAST_EXCESS * np.mean(beside):
             warnings.warn(
-                f"{path}: only {on:,.0f} of {len(xy):,} nuclei lie on nuclei of the run, hardly more than by chance; "
-                "give positions in level-0 pixels of this slide, x before y",
+                f"{path}: only {on:,.0f} of {len(xy):,} nuclei lie on nuclei of the run, hardly"
+                " more than by chance; give positions in level-0 pixels of this slide, x before y",
                 MuseWarning,
                 stacklevel=2,
             )

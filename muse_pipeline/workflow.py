@@ -31,8 +31,16 @@ from muse_pipeline.plan import NUCLEI, Plan, find_replaced
 from muse_pipeline.settings import list_run_settings, require_available
 
 SMALL_BYTES = 8 << 20
-PIXELS_ELSEWHERE = {".mrxs", ".vms", ".vmu", ".dcm"}  # formats whose main file does not contain all pixels
-LEAST_IN_BATCH, MOST_IN_BATCH = 10, 50  # slides; a process starts in a second, and a job of a cluster in 15
+PIXELS_ELSEWHERE = {
+    ".mrxs",
+    ".vms",
+    ".vmu",
+    ".dcm",
+}  # formats whose main file does not contain all pixels
+LEAST_IN_BATCH, MOST_IN_BATCH = (
+    10,
+    50,
+)  # slides; a process starts in a second, and a job of a cluster in 15
 THREADS = 4
 
 
@@ -40,10 +48,13 @@ class WorkflowPlan(Plan):
     """The plan of a run of the workflow, with the inputs and options of its rules."""
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> WorkflowPlan:
+    def from_config(
+        cls, config: Mapping[str, Any], model: Mapping[str, Any] | None = None
+    ) -> WorkflowPlan:
         """Plan a run of the workflow, after checks of its sheet, its model and what is installed.
 
-        Without a description of a model that is trained or run by a device, the model's file is read.
+        Without a description of a model that is trained or run by a device, the model's file is
+        read.
         """
         require_plain_output(config)
         require_available(config)
@@ -53,28 +64,45 @@ class WorkflowPlan(Plan):
             rows = {row.slide_id: row.to_dict() for row in read_sheet(config["slides"])}
         model = model or describe_model(config["model"], config["provider"])
         require_fitting_model(config, model)
-        require_measurements(config["measurements"], config["features"], model["classes"], config["cells"])
-        rows = {slide: {**row, "shards": row.get("shards") or config["shards"]} for slide, row in rows.items()}
+        require_measurements(
+            config["measurements"], config["features"], model["classes"], config["cells"]
+        )
+        rows = {
+            slide: {**row, "shards": row.get("shards") or config["shards"]}
+            for slide, row in rows.items()
+        }
         return cls(config, rows, model, pretraining_run(config), bool(training_file(config)))
 
     @classmethod
     def from_records(cls, config: Mapping[str, Any]) -> WorkflowPlan:
-        """The plan of a run whose main process has written the sheet and the model to the output folder."""
+        """The plan of a run whose main process has written the sheet and the model to the output
+        folder.
+        """
         files = CohortFiles(Path(config["output"]))
         rows = {row["slide_id"]: row for row in read_resolved(files.sheet)}
-        return cls(config, rows, read_json(files.model), pretraining_run(config), bool(training_file(config)))
+        return cls(
+            config,
+            rows,
+            read_json(files.model),
+            pretraining_run(config),
+            bool(training_file(config)),
+        )
 
     def option(self, slide: str, flag: str, column: str) -> list[Any]:
         """The flag with the slide's cell in ``column``, or nothing if the cell is empty."""
         return option(flag, self.row(slide).get(column))
 
     def argument(self, slide: str) -> str:
-        """The path that a step opens: that of the slide, or of the folder with its copy if the slide is at a URL."""
+        """The path that a step opens: that of the slide, or of the folder with its copy if the
+        slide is at a URL.
+        """
         path = self.row(slide)["path"]
         return f"{self.folder(slide)}/fetched" if self.is_remote(slide) else path
 
     def argument_and_source(self, slide: str) -> list[str]:
-        """``argument``, and for a fetched slide ``--source`` with its URL, which its results name."""
+        """``argument``, and for a fetched slide ``--source`` with its URL, which its results
+        name.
+        """
         source = ["--source", self.row(slide)["path"]] if self.is_remote(slide) else []
         return [self.argument(slide), *source]
 
@@ -83,21 +111,30 @@ class WorkflowPlan(Plan):
         return [self.argument(slide)] if self.is_remote(slide) else self.file(slide, "path")
 
     def file(self, slide: str, column: str) -> list[str]:
-        """The file that the slide's row names in ``column``, as an input of a rule; empty if there is none.
+        """The file that the slide's row names in ``column``, as an input of a rule; empty if there
+        is none.
 
-        Paths that Snakemake would read as patterns are left out, as are files dated in the future, since no result
-        could be newer.
+        Paths that Snakemake would read as patterns are left out, as are files dated in the future,
+        since no result could be newer.
         """
         path = self.row(slide).get(column)
         is_ahead = path and Path(path).exists() and Path(path).stat().st_mtime > time.time()
         return [path] if path and not (is_ahead or re.search("[{}<>]", path)) else []
 
     def regions(self, slide: str) -> list[str]:
-        """The slide's tissue regions as an input of a rule: from the sheet, or else from the config's region model."""
-        return [f"{self.folder(slide)}/{SlideFiles.regions}"] if self.is_mapped(slide) else self.file(slide, "regions")
+        """The slide's tissue regions as an input of a rule: from the sheet, or else from the
+        config's region model.
+        """
+        return (
+            [f"{self.folder(slide)}/{SlideFiles.regions}"]
+            if self.is_mapped(slide)
+            else self.file(slide, "regions")
+        )
 
     def regions_of(self, slides: Sequence[str]) -> list[str]:
-        """The tissue regions of slides and the files that locate them in images, as inputs of a rule."""
+        """The tissue regions of slides and the files that locate them in images, as inputs of a
+        rule.
+        """
         located = self.files(SlideFiles.info, SlideFiles.mask, slides=slides)
         return [*located, *(file for slide in slides for file in self.regions(slide))]
 
@@ -107,39 +144,59 @@ class WorkflowPlan(Plan):
         return option("--regions", self.row(slide).get("regions") or mapped)
 
     def options(self, job: str) -> list[str]:
-        """The settings of a job as options of its command; settings with default values are left out."""
+        """The settings of a job as options of its command; settings with default values are left
+        out.
+        """
         return self.arguments(setting for setting in self.settings.values() if setting.job == job)
 
     @property
     def run_options(self) -> list[str]:
-        """The settings as options of `muse run`, apart from the model and the shards, which rows of the sheet have."""
+        """The settings as options of `muse run`, apart from the model and the shards, which rows of
+        the sheet have.
+        """
         of_model = {"mode", "model", "provider", "shards"}
-        return self.arguments(setting for setting in list_run_settings() if setting.name not in of_model)
+        return self.arguments(
+            setting for setting in list_run_settings() if setting.name not in of_model
+        )
 
     def arguments(self, settings: Iterable[Setting]) -> list[str]:
         """Settings as options of a command; settings with default values are left out."""
-        return [word for setting in settings for word in setting.arguments(self.config[setting.name])]
+        return [
+            word for setting in settings for word in setting.arguments(self.config[setting.name])
+        ]
 
     def scverse_options(self, slide: str) -> list[Any]:
         """The patient and the file of embeddings as options of `anndata` and `spatialdata`."""
         embeddings = self.files(*self.embeddings, slides=[slide])
-        return [*self.option(slide, "--patient", "patient"), *option("--embeddings", *(embeddings or [None]))]
+        return [
+            *self.option(slide, "--patient", "patient"),
+            *option("--embeddings", *(embeddings or [None])),
+        ]
 
     def is_small(self, slide: str) -> bool:
         """True if the slide is a small file on this machine."""
         path = Path(self.row(slide)["path"])
-        return path.suffix.lower() not in PIXELS_ELSEWHERE and path.is_file() and path.stat().st_size < SMALL_BYTES
+        return (
+            path.suffix.lower() not in PIXELS_ELSEWHERE
+            and path.is_file()
+            and path.stat().st_size < SMALL_BYTES
+        )
 
     def threads(self, slide: str) -> int:
-        """Number of threads for a job of the slide; 1 for a small file, which is read before more threads can start."""
+        """Number of threads for a job of the slide; 1 for a small file, which is read before more
+        threads can start.
+        """
         return 1 if self.is_small(slide) else THREADS
 
     def batches(self, slides: Iterable[str]) -> dict[str, list[str]]:
-        """The small ones among ``slides``, in batches that one process runs each, keyed by the name of the batch.
+        """The small ones among ``slides``, in batches that one process runs each, keyed by the name
+        of the batch.
 
         There are none if other jobs of the workflow need the files of single steps.
         """
-        if self.is_trained or any(self.config[name] for name in ("proposals", "regions", "extra_mpps")):
+        if self.is_trained or any(
+            self.config[name] for name in ("proposals", "regions", "extra_mpps")
+        ):
             return {}
         small = [slide for slide in slides if self.is_small(slide)]
         size = min(max(math.ceil(len(small) / count_cores()), LEAST_IN_BATCH), MOST_IN_BATCH)
@@ -147,8 +204,13 @@ class WorkflowPlan(Plan):
         return {f"{number + 1}-of-{n}": small[number::n] for number in range(n)}
 
     def shards(self, slide: str, folder: str = "shards") -> list[str]:
-        """Paths of the slide's shards in ``folder``, which contains shards of nuclei or of proposals."""
-        return [f"{self.folder(slide)}/{folder}/{name}.parquet" for name in shard_names(self.row(slide)["shards"])]
+        """Paths of the slide's shards in ``folder``, which contains shards of nuclei or of
+        proposals.
+        """
+        return [
+            f"{self.folder(slide)}/{folder}/{name}.parquet"
+            for name in shard_names(self.row(slide)["shards"])
+        ]
 
     def files(self, *names: str, slides: Iterable[str]) -> list[str]:
         """Paths of the files called ``names`` of slides."""
@@ -158,21 +220,29 @@ class WorkflowPlan(Plan):
 class Unfinished:
     """The slides that are not finished, and the requests of jobs.
 
-    The process of a job (``is_job``) writes no requests. A dry run has a ``placeholder``, a new file that stands for
-    every request that a run would write.
+    The process of a job (``is_job``) writes no requests. A dry run has a ``placeholder``, a new
+    file that stands for every request that a run would write.
     """
 
     def __init__(self, plan: WorkflowPlan, is_job: bool = False, placeholder: Path | None = None):
         self.plan, self._is_job, self._placeholder = plan, is_job, placeholder
         self.outdated: dict[str, list[Job]] = {}  # the jobs to run of every unfinished slide
-        self.replaced: dict[str, list[str]] = {}  # phrases for the changes of slides whose nuclei the run replaces
+        self.replaced: dict[
+            str, list[str]
+        ] = {}  # phrases for the changes of slides whose nuclei the run replaces
         self.with_nuclei: list[str] = []  # unfinished slides that have nuclei of an earlier run
-        self.batches: dict[str, list[str]] = {}  # unfinished slides that are run in batches, keyed by the batch
+        self.batches: dict[
+            str, list[str]
+        ] = {}  # unfinished slides that are run in batches, keyed by the batch
         self._batch_of: dict[str, str] = {}
-        self._in_place: dict[Path, Path] = {}  # paths of requests -> files that stand for them in a dry run
+        self._in_place: dict[
+            Path, Path
+        ] = {}  # paths of requests -> files that stand for them in a dry run
 
     def find(self, everything: bool) -> None:
-        """Find the unfinished slides, or take all slides if ``everything`` is True, and write their requests."""
+        """Find the unfinished slides, or take all slides if ``everything`` is True, and write their
+        requests.
+        """
         for slide in self.plan.slides:
             records = self.plan.records(slide)
             if jobs := records.jobs if everything else records.outdated:
@@ -181,14 +251,20 @@ class Unfinished:
                 self.replaced |= {slide: changes} if (changes := find_replaced(records)) else {}
                 self._write(records)
         self.batches = self.plan.batches(self.outdated)
-        self._batch_of = {slide: batch for batch, slides in self.batches.items() for slide in slides}
+        self._batch_of = {
+            slide: batch for batch, slides in self.batches.items() for slide in slides
+        }
         for batch, slides in {} if self._placeholder else self.batches.items():
-            write_if_changed(self.rows_of_batch(batch), json.dumps([self.plan.row(slide) for slide in slides]))
+            write_if_changed(
+                self.rows_of_batch(batch), json.dumps([self.plan.row(slide) for slide in slides])
+            )
 
     def _write(self, records: Records) -> None:
         if self._placeholder:
             for job in records.jobs:
-                self._in_place[records.request(job)] = records.find_request(job) or self._placeholder
+                self._in_place[records.request(job)] = (
+                    records.find_request(job) or self._placeholder
+                )
         elif not self._is_job:
             records.write_requests()
 
@@ -198,7 +274,9 @@ class Unfinished:
         return str(self._in_place.get(path, path))
 
     def request_of_cohort(self, job: Job, folder: str) -> str:
-        """Write the request of a job that is not of one slide and writes to ``folder``, and return its path."""
+        """Write the request of a job that is not of one slide and writes to ``folder``, and return
+        its path.
+        """
         records = Records(Path(folder), [job])
         self._write(records)
         return str(self._in_place.get(path := records.request(job), path))
@@ -211,11 +289,13 @@ class Unfinished:
         """Path of a file that exists once a batch is done."""
         return f"{self.plan.config['output']}/logs/batches/{batch}.done"
 
-    def inputs(self, names: Sequence[str], slides: Iterable[str], finished: Callable[[str], str]) -> list[str]:
+    def inputs(
+        self, names: Sequence[str], slides: Iterable[str], finished: Callable[[str], str]
+    ) -> list[str]:
         """Paths of the files called ``names`` of slides, as inputs of a rule.
 
-        The function ``finished`` marks a file of a finished slide, so that Snakemake plans no jobs for it. The files of
-        a slide in a batch are replaced by the end of the batch.
+        The function ``finished`` marks a file of a finished slide, so that Snakemake plans no jobs
+        for it. The files of a slide in a batch are replaced by the end of the batch.
         """
         paths: dict[str, None] = {}
         for slide in slides:
@@ -227,7 +307,8 @@ class Unfinished:
         return list(paths)
 
     def missing(self) -> Iterator[str]:
-        """Yield paths of what the run has to make: the ends of batches, and the files of outdated jobs of other slides.
+        """Yield paths of what the run has to make: the ends of batches, and the files of outdated
+        jobs of other slides.
 
         Of a job that has written nothing, only the first file is needed.
         """

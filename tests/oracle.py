@@ -1,7 +1,8 @@
-"""What a run reports, computed again from its raw outputs by the definitions in docs/guide/, plainly and slowly.
+"""What a run reports, computed again from its raw outputs by the definitions in docs/guide/,
+plainly and slowly.
 
-Shapes and positions are in um: everything is scaled by the um per pixel of its axis first. A value that the product
-rounds is not rounded here.
+Shapes and positions are in um: everything is scaled by the um per pixel of its axis first. A value
+that the product rounds is not rounded here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ import shapely
 import zarr
 
 SIZES = ["area_um2", "perimeter_um", "solidity", "eccentricity", "major_axis_um", "minor_axis_um"]
-HAEMATOXYLIN, EOSIN, DAB = (0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)  # Ruifrok and Johnston's
+HAEMATOXYLIN, EOSIN, DAB = (
+    (0.65, 0.70, 0.29),
+    (0.07, 0.99, 0.11),
+    (0.27, 0.57, 0.78),
+)  # Ruifrok and Johnston's
 
 
 def read_json(path: Path) -> dict:
@@ -33,32 +38,47 @@ class Slide:
         self.mpp, bounds = np.array(info["mpp"]), info["bounds"]
         self.offset_px = np.array([bounds["x"], bounds["y"]] if bounds else [0, 0])
         size_px = [bounds["width"], bounds["height"]] if bounds else info["size_px"]
-        self.scanned = shapely.box(*(self.offset_px * self.mpp), *((self.offset_px + size_px) * self.mpp))
+        self.scanned = shapely.box(
+            *(self.offset_px * self.mpp), *((self.offset_px + size_px) * self.mpp)
+        )
         self.size_um = np.array(info["size_px"]) * self.mpp
         self.provenance = read_json(folder / "nuclei.provenance.json")["provenance"]
         self.classes = [item["name"] for item in self.provenance["card"]["classes"]]
         self.table = pq.read_table(folder / "nuclei.parquet").to_pandas()
         self.xy = self.table[["x", "y"]].to_numpy() * self.mpp
         self.outlines = self.to_um(shapely.from_wkb(self.table["geometry"]))
-        self.rings = np.array([ring(xy, rays) for xy, rays in zip(self.xy, self.table["rays"], strict=True)])
+        self.rings = np.array(
+            [ring(xy, rays) for xy, rays in zip(self.xy, self.table["rays"], strict=True)]
+        )
         if "cell_rays" in self.table:
-            self.cells = np.array([ring(xy, rays) for xy, rays in zip(self.xy, self.table["cell_rays"], strict=True)])
+            self.cells = np.array(
+                [ring(xy, rays) for xy, rays in zip(self.xy, self.table["cell_rays"], strict=True)]
+            )
         with np.load(folder / "tissue.npz") as tissue:
             rows, columns = tissue["mask"].nonzero()
             width, height = self.mask_mpp = tissue["mask_mpp"]
             roi = shapely.from_wkb(tissue["roi"].tobytes()) if tissue["roi"].size else None
-        self.mask = shapely.box(columns * width, rows * height, (columns + 1) * width, (rows + 1) * height)
+        self.mask = shapely.box(
+            columns * width, rows * height, (columns + 1) * width, (rows + 1) * height
+        )
         self.roi = self.to_um(roi) if roi else shapely.box(0, 0, *self.size_um)
 
     def to_um(self, shapes_px):
         return shapely.transform(shapes_px, lambda xy: xy * self.mpp)
 
     def areas(self, path: Path) -> list[tuple[dict, shapely.Geometry]]:
-        """(properties, shape) of the features of a GeoJSON that counts from the scanner's bounds."""
+        """(properties, shape) of the features of a GeoJSON that counts from the scanner's
+        bounds.
+        """
         areas = []
         for feature in read_json(path)["features"]:
             shape = shapely.from_geojson(json.dumps(feature["geometry"]))
-            areas.append((feature["properties"], self.to_um(shapely.transform(shape, lambda xy: xy + self.offset_px))))
+            areas.append(
+                (
+                    feature["properties"],
+                    self.to_um(shapely.transform(shape, lambda xy: xy + self.offset_px)),
+                )
+            )
         return areas
 
     def artefacts(self) -> dict[str, shapely.Geometry]:
@@ -86,11 +106,15 @@ class Slide:
 def ring(xy_um: np.ndarray, rays_um: np.ndarray) -> shapely.Polygon:
     """Ray k of R has the angle 2 pi k / R from +x towards +y."""
     angle = 2 * np.pi * np.arange(len(rays_um)) / len(rays_um)
-    return shapely.Polygon(xy_um + np.stack([np.cos(angle), np.sin(angle)], 1) * np.maximum(rays_um, 0)[:, None])
+    return shapely.Polygon(
+        xy_um + np.stack([np.cos(angle), np.sin(angle)], 1) * np.maximum(rays_um, 0)[:, None]
+    )
 
 
 def shape_of(outline: shapely.Polygon) -> dict[str, float]:
-    """The sizes and shapes of docs/guide/features.md; moments are summed over the triangles of the polygon."""
+    """The sizes and shapes of docs/guide/features.md; moments are summed over the triangles of the
+    polygon.
+    """
     area, length, hull = outline.area, outline.length, outline.convex_hull
     corners = shapely.get_coordinates(outline) - np.array(outline.centroid.coords[0])
     first, second = corners[:-1], corners[1:]
@@ -163,7 +187,10 @@ def stains_of(pixels: Pixels, slide: Slide, index: int) -> dict[str, float]:
         values = pixels.values(outline, stain)
         columns |= {f"{name}_mean": values.mean(), f"{name}_sd": values.std()}
         columns |= {f"{name}_p{share}": np.percentile(values, share) for share in (10, 50, 90)}
-        columns |= {f"{name}_rim_mean": pixels.mean(rim, stain), f"{name}_ring_mean": pixels.mean(wider, stain)}
+        columns |= {
+            f"{name}_rim_mean": pixels.mean(rim, stain),
+            f"{name}_ring_mean": pixels.mean(wider, stain),
+        }
     return columns
 
 
@@ -195,7 +222,9 @@ def texture_of(pixels: Pixels, outline: shapely.Polygon) -> dict[str, float]:
         "texture_correlation": (p * (i - mean) * (j - mean)).sum() / (p * (i - mean) ** 2).sum(),
         "texture_homogeneity": (p / (1 + (i - j) ** 2)).sum(),
         "texture_asm": (p**2).sum(),
-        "texture_clumped_fraction": values[values > values.mean() + values.std()].sum() / values.sum(),
+        "texture_clumped_fraction": (
+            values[values > values.mean() + values.std()].sum() / values.sum()
+        ),
     }
 
 
@@ -208,19 +237,27 @@ def neighbours(slide: Slide) -> pd.DataFrame:
     with np.errstate(invalid="ignore"):
         for index, name in enumerate(slide.classes):
             columns[f"neighbours_fraction_{name}"] = (near & (label == index)).sum(1) / near.sum(1)
-        columns["neighbours_same_class_fraction"] = (near & (label[:, None] == label)).sum(1) / near.sum(1)
+        columns["neighbours_same_class_fraction"] = (near & (label[:, None] == label)).sum(
+            1
+        ) / near.sum(1)
     return pd.DataFrame(columns)
 
 
 def is_in_cell(slide: Slide, index: int, points: np.ndarray, expand_um: float) -> np.ndarray:
-    """(P,) True for points of a nucleus' cell: near it, nearer than any other, and in tissue that was scanned."""
+    """(P,) True for points of a nucleus' cell: near it, nearer than any other, and in tissue that
+    was scanned.
+    """
     outline, places = slide.outlines[index], shapely.points(points)
     around = shapely.STRtree(slide.outlines).query(outline, "dwithin", distance=2 * expand_um)
     others = shapely.union_all(slide.outlines[around[around != index]])
     own = shapely.distance(outline, places)
     tissue = shapely.union_all(slide.mask[shapely.dwithin(slide.mask, outline, expand_um + 20)])
-    usable = shapely.intersects(shapely.intersection(tissue, slide.scanned), places) & (own <= expand_um)
-    return (own == 0) | (usable & (own <= (shapely.distance(others, places) if others.area else np.inf)))
+    usable = shapely.intersects(shapely.intersection(tissue, slide.scanned), places) & (
+        own <= expand_um
+    )
+    return (own == 0) | (
+        usable & (own <= (shapely.distance(others, places) if others.area else np.inf))
+    )
 
 
 def counts(slide: Slide, chosen: np.ndarray, mm2: float) -> dict[str, float]:
@@ -229,7 +266,10 @@ def counts(slide: Slide, chosen: np.ndarray, mm2: float) -> dict[str, float]:
     numbers = {"nuclei": n, "nuclei_per_mm2": n / mm2 if mm2 else np.nan}
     for index, name in enumerate(slide.classes):
         of_class = (chosen & (label == index)).sum()
-        numbers |= {f"nuclei_{name}": of_class, f"nuclei_per_mm2_{name}": of_class / mm2 if mm2 else np.nan}
+        numbers |= {
+            f"nuclei_{name}": of_class,
+            f"nuclei_per_mm2_{name}": of_class / mm2 if mm2 else np.nan,
+        }
         numbers[f"percent_{name}"] = 100 * of_class / n if n else np.nan
     return numbers
 
@@ -242,8 +282,14 @@ def scores(od: np.ndarray, begins, prefix: str = "") -> dict[str, float]:
     percent = (grade > 0).mean() * 100
     allred = 0
     if percent > 0:
-        allred = sum(percent > limit for limit in (0, 1, 10, 33, 67)) + int(np.floor(grade[grade > 0].mean() + 0.5))
-    numbers = {"percent_positive": percent, "h_score": shares[0] + 2 * shares[1] + 3 * shares[2], "allred": allred}
+        allred = sum(percent > limit for limit in (0, 1, 10, 33, 67)) + int(
+            np.floor(grade[grade > 0].mean() + 0.5)
+        )
+    numbers = {
+        "percent_positive": percent,
+        "h_score": shares[0] + 2 * shares[1] + 3 * shares[2],
+        "allred": allred,
+    }
     numbers |= {f"n_{number}plus": (grade == number).sum() for number in (1, 2, 3)}
     if not prefix:
         numbers |= {"n_positive": (grade > 0).sum(), "n_negative": (grade == 0).sum()}
@@ -255,16 +301,25 @@ def annotations(slide: Slide, path: Path) -> list[tuple[str, str, shapely.Geomet
     areas = [({"classification": {"name": ""}} | item, shape) for item, shape in slide.areas(path)]
     areas = [(item.get("name"), item["classification"]["name"], shape) for item, shape in areas]
     ignored = shapely.union_all([shape for _, word, shape in areas if word.startswith("Ignore")])
-    return [(name or word, word, shape - ignored) for name, word, shape in areas if not word.startswith("Ignore")]
+    return [
+        (name or word, word, shape - ignored)
+        for name, word, shape in areas
+        if not word.startswith("Ignore")
+    ]
 
 
 class Regions:
     """Areas of tissue that were drawn with classes."""
 
     def __init__(self, slide: Slide, path: Path):
-        self.slide, drawn = slide, [(item["classification"]["name"], shape) for item, shape in slide.areas(path)]
+        self.slide, drawn = (
+            slide,
+            [(item["classification"]["name"], shape) for item, shape in slide.areas(path)],
+        )
         self.shapes, covered = {}, shapely.Polygon()
-        for name, shape in sorted(drawn, key=lambda area: area[1].area):  # where areas overlap, the smallest counts
+        for name, shape in sorted(
+            drawn, key=lambda area: area[1].area
+        ):  # where areas overlap, the smallest counts
             self.shapes[name] = self.shapes.get(name, shapely.Polygon()) | (shape - covered)
             covered |= shape
         self.kept = shapely.union_all(slide.mask).buffer(16) & slide.roi  # where nuclei are kept
@@ -288,7 +343,9 @@ class Regions:
 
     def mm2(self) -> dict[str, float]:
         """Area of each region where nuclei are kept, and of the bands along its border."""
-        areas = {f"mm2_in_{name}": (shape & self.kept).area / 1e6 for name, shape in self.shapes.items()}
+        areas = {
+            f"mm2_in_{name}": (shape & self.kept).area / 1e6 for name, shape in self.shapes.items()
+        }
         for name, (shape, border) in self.borders.items():
             of = f"border_of_{name}" if name else "border"
             for um in (50, 100):
@@ -304,8 +361,12 @@ def core_name(row: int, column: int) -> str:
     return (letters[row // 26 - 1] if row >= 26 else "") + letters[row % 26] + f"-{column + 1}"
 
 
-def match(true_xy: np.ndarray, xy: np.ndarray, score: np.ndarray, radius_um: float) -> list[tuple[int, int]]:
-    """(nucleus, true nucleus): by descending score, each takes the nearest unmatched one within the radius."""
+def match(
+    true_xy: np.ndarray, xy: np.ndarray, score: np.ndarray, radius_um: float
+) -> list[tuple[int, int]]:
+    """(nucleus, true nucleus): by descending score, each takes the nearest unmatched one within the
+    radius.
+    """
     pairs, free = [], np.ones(len(true_xy), bool)
     for index in np.argsort(-score, kind="stable"):
         distance = np.where(free, np.linalg.norm(true_xy - xy[index], axis=1), np.inf)
@@ -316,7 +377,9 @@ def match(true_xy: np.ndarray, xy: np.ndarray, score: np.ndarray, radius_um: flo
 
 
 def calibration_error(probs: np.ndarray, is_right: np.ndarray, n_bins: int = 15) -> float:
-    """Expected calibration error: |accuracy - confidence|, averaged over the nuclei of equally wide bins."""
+    """Expected calibration error: |accuracy - confidence|, averaged over the nuclei of equally wide
+    bins.
+    """
     bins = np.ceil(probs * n_bins).astype(int)
     parts = [bins == number for number in set(bins)]
     return sum(part.mean() * abs(is_right[part].mean() - probs[part].mean()) for part in parts)
@@ -346,11 +409,15 @@ def aji(outlines: np.ndarray, true: np.ndarray) -> float:
             used.add(best)
         else:
             union += shape.area
-    return intersection / (union + sum(shape.area for index, shape in enumerate(outlines) if index not in used))
+    return intersection / (
+        union + sum(shape.area for index, shape in enumerate(outlines) if index not in used)
+    )
 
 
 def genes(slide: Slide, xy: np.ndarray, counted: np.ndarray, expand_um: float) -> np.ndarray:
-    """(N, G) counts of each nucleus: a position counts for the nearest outline within ``expand_um``."""
+    """(N, G) counts of each nucleus: a position counts for the nearest outline within
+    ``expand_um``.
+    """
     total = np.zeros((len(slide.outlines), counted.shape[1]))
     for position, values in zip(xy, counted, strict=True):
         distance = shapely.distance(slide.outlines, shapely.Point(position))
@@ -361,11 +428,15 @@ def genes(slide: Slide, xy: np.ndarray, counted: np.ndarray, expand_um: float) -
 
 def read_slide_table(folder: Path) -> tuple[pd.DataFrame, float]:
     """The nuclei of a slide and the area of its tissue."""
-    return pq.read_table(folder / "nuclei.parquet").to_pandas(), float(np.load(folder / "tissue.npz")["area_mm2"])
+    return pq.read_table(folder / "nuclei.parquet").to_pandas(), float(
+        np.load(folder / "tissue.npz")["area_mm2"]
+    )
 
 
 def measures(table: pd.DataFrame, mm2: float) -> dict[str, float]:
-    """What groups of patients are compared by: densities, shares of classes, and medians of features."""
+    """What groups of patients are compared by: densities, shares of classes, and medians of
+    features.
+    """
     measured = {"nuclei_per_mm2": len(table) / mm2}
     for name in table["class"].cat.categories:
         n = (table["class"] == name).sum()
@@ -374,20 +445,29 @@ def measures(table: pd.DataFrame, mm2: float) -> dict[str, float]:
     return measured | {f"median_{name}": table[name].median() for name in features}
 
 
-def compare(values: np.ndarray, is_second: np.ndarray, n_repeats: int = 9999) -> tuple[float, float, float, float]:
+def compare(
+    values: np.ndarray, is_second: np.ndarray, n_repeats: int = 9999
+) -> tuple[float, float, float, float]:
     """Means of two groups, Hedges' g, and the p of a two-sided permutation test."""
     is_known = np.isfinite(values)
     values, is_second = values[is_known], is_second[is_known]
     first, second = values[~is_second], values[is_second]
     freedom = len(values) - 2
-    pooled = np.sqrt(((len(first) - 1) * first.var(ddof=1) + (len(second) - 1) * second.var(ddof=1)) / freedom)
+    pooled = np.sqrt(
+        ((len(first) - 1) * first.var(ddof=1) + (len(second) - 1) * second.var(ddof=1)) / freedom
+    )
     rng, observed = np.random.default_rng(0), abs(second.mean() - first.mean())
     drawn = rng.permuted(np.tile(is_second, (n_repeats, 1)), axis=1)
     totals = drawn @ values
     differences = totals / len(second) - (values.sum() - totals) / len(first)
     n_as_large = (abs(differences) >= observed - 1e-12).sum()
     p = (1 + n_as_large) / (1 + n_repeats)
-    return first.mean(), second.mean(), (second.mean() - first.mean()) / pooled * (1 - 3 / (4 * freedom - 1)), p
+    return (
+        first.mean(),
+        second.mean(),
+        (second.mean() - first.mean()) / pooled * (1 - 3 / (4 * freedom - 1)),
+        p,
+    )
 
 
 def adjust(p: np.ndarray) -> np.ndarray:

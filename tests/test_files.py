@@ -47,18 +47,32 @@ def test_a_file_where_a_folder_should_be(tmp_path, name):
 
 def test_an_input_that_cannot_be_read_is_not_an_output_that_cannot_be_written(tmp_path):
     denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "input/labels.json"))
-    with pytest.raises(PermissionError, match="input/labels"), complete_file(tmp_path / "output/a.json"):
+    with (
+        pytest.raises(PermissionError, match="input/labels"),
+        complete_file(tmp_path / "output/a.json"),
+    ):
         raise denied
     denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "output"))
-    with pytest.raises(OutputError, match="choose another output folder"), complete_file(tmp_path / "output/a.json"):
+    with (
+        pytest.raises(OutputError, match="choose another output folder"),
+        complete_file(tmp_path / "output/a.json"),
+    ):
         raise denied
 
 
 @pytest.mark.parametrize("name", ["a.json", "output/a.json"])
-def test_an_output_in_the_working_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, name):
+def test_an_output_in_the_working_folder_that_cannot_be_written_is_named(
+    tmp_path, monkeypatch, name
+):
     monkeypatch.chdir(tmp_path)
-    for of_partial in (True, False):  # fails when the new file is renamed, or when the old output is moved aside
-        with pytest.raises(OutputError, match=f"^{name}: cannot be written"), complete_file(name) as partial:
+    for of_partial in (
+        True,
+        False,
+    ):  # fails when the new file is renamed, or when the old output is moved aside
+        with (
+            pytest.raises(OutputError, match=f"^{name}: cannot be written"),
+            complete_file(name) as partial,
+        ):
             denied = partial.absolute() if of_partial else tmp_path / name
             raise PermissionError(errno.EPERM, "Operation not permitted", str(denied))
 
@@ -84,7 +98,9 @@ def test_what_a_killed_process_left_goes_after_a_day_and_what_may_still_be_writt
 
 
 def test_an_older_folder_is_moved_aside_before_it_is_removed(tmp_path, monkeypatch):
-    """If the folder were removed under its own name, an interruption would leave a part of it there."""
+    """If the folder were removed under its own name, an interruption would leave a part of it
+    there.
+    """
     (tmp_path / "image.zarr").mkdir()
     (tmp_path / "image.zarr/old").write_text("")
 

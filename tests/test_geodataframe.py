@@ -25,7 +25,9 @@ def table(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROVENANCE, "slide_mpp", list(MPP))
         patch.setitem(PROVENANCE, "bounds", BOUNDS)
-        yield write_example(tmp_path_factory.mktemp("table") / "nuclei.parquet", draw_nuclei(20_000))
+        yield write_example(
+            tmp_path_factory.mktemp("table") / "nuclei.parquet", draw_nuclei(20_000)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +88,21 @@ def test_an_embedding_is_an_array_each(tmp_path, monkeypatch):
 def test_what_is_no_table_of_nuclei_is_rejected(tmp_path, nuclei):
     nuclei.to_parquet(tmp_path / "own.parquet")
     assert geopandas.read_parquet(tmp_path / "own.parquet").attrs == nuclei.attrs
-    for name, message in (("none.parquet", "no such file"), ("own.parquet", "has no 'muse' metadata")):
+    for name, message in (
+        ("none.parquet", "no such file"),
+        ("own.parquet", "has no 'muse' metadata"),
+    ):
         with pytest.raises(NucleiError, match=message):
             read_nuclei(tmp_path / name)
 
 
-@pytest.mark.parametrize(("frame", "bounds"), [("qupath", tuple(BOUNDS.values())), ("openslide", None)])
+@pytest.mark.parametrize(
+    ("frame", "bounds"), [("qupath", tuple(BOUNDS.values())), ("openslide", None)]
+)
 @pytest.mark.parametrize("suffix", [".geojson.gz", ".geojson"])
-def test_a_file_is_byte_for_byte_that_of_the_pipeline(table, nuclei, tmp_path, frame, bounds, suffix):
+def test_a_file_is_byte_for_byte_that_of_the_pipeline(
+    table, nuclei, tmp_path, frame, bounds, suffix
+):
     written, of_pipeline = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
     write_geojson(nuclei, written, frame)
     geojson.write_geojson(table, slide_info(bounds), of_pipeline, frame)
@@ -120,11 +129,22 @@ def test_rows_may_be_left_out_and_classes_changed(nuclei, tmp_path):
 
 
 def test_nuclei_in_artefacts_and_unlike_their_region_are_flagged_for_qupath(nuclei, tmp_path):
-    few = nuclei.head(4).assign(quality=["blurred", None, "fold", "blurred"], unlike_region=[True, False, False, True])
-    quality = {"mpp": 0.5, "cell_um": 16, "model_sha256": "ab", "area_mm2": {}, "asked": [], "subtract": ["blurred"]}
+    few = nuclei.head(4).assign(
+        quality=["blurred", None, "fold", "blurred"], unlike_region=[True, False, False, True]
+    )
+    quality = {
+        "mpp": 0.5,
+        "cell_um": 16,
+        "model_sha256": "ab",
+        "area_mm2": {},
+        "asked": [],
+        "subtract": ["blurred"],
+    }
     few.attrs = {**nuclei.attrs, "provenance": {**nuclei.attrs["provenance"], "quality": quality}}
     write_geojson(few, tmp_path / "few.geojson")
-    measured = [each["properties"]["measurements"] for each in read_features(tmp_path / "few.geojson")]
+    measured = [
+        each["properties"]["measurements"] for each in read_features(tmp_path / "few.geojson")
+    ]
     assert [each["In artefact"] for each in measured] == [1, 0, 0, 1]
     assert [each["Unlike region"] for each in measured] == [1, 0, 0, 1]
     few.attrs = nuclei.attrs
@@ -143,8 +163,12 @@ def with_geometry(nuclei, geometry):
 
 DAMAGE = {
     "column score is missing": lambda nuclei: nuclei.drop(columns="score"),
-    "column class, eccentricity is missing": lambda nuclei: nuclei.drop(columns=["eccentricity", "class"]),
-    "attrs has no 'provenance'": lambda nuclei: geopandas.GeoDataFrame({name: nuclei[name] for name in nuclei}),
+    "column class, eccentricity is missing": lambda nuclei: nuclei.drop(
+        columns=["eccentricity", "class"]
+    ),
+    "attrs has no 'provenance'": lambda nuclei: geopandas.GeoDataFrame(
+        {name: nuclei[name] for name in nuclei}
+    ),
     "geometry of row 2 is not a polygon without holes": lambda nuclei: with_geometry(
         nuclei, shapely.box(0, 0, 9, 9).difference(shapely.box(2, 2, 4, 4))
     ),

@@ -1,9 +1,9 @@
 """Three rules about imports; for each, a made-up breach proves that breaches are found.
 
 1. Parts only import parts in lower layers, and only data, models, methods, training, export and
-   inference.torch_runtime import torch.
-2. Plug-ins of one kind never import each other.
-3. The workflow only imports the planning of a cohort, the settings and the outputs; it runs steps as commands.
+inference.torch_runtime import torch. 2. Plug-ins of one kind never import each other. 3. The
+workflow only imports the planning of a cohort, the settings and the outputs; it runs steps as
+commands.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = "muse_pipeline"
 
-# From the bottom up: a part may import itself and parts in lower layers (the lines above), but not its siblings.
+# From the bottom up: a part may import itself and parts in lower layers (the lines above), but not
+# its siblings.
 LAYERS = (
     {"core"},
     {"slides"},
@@ -48,13 +49,17 @@ LOADS_ON_DEMAND = "cli"  # verbs import what they need in `run`
 
 
 def part_of(module: str) -> str | None:
-    """The part that a module belongs to, ``slides`` for ``muse_pipeline.slides.base``; None for other packages."""
+    """The part that a module belongs to, ``slides`` for ``muse_pipeline.slides.base``; None for
+    other packages.
+    """
     names = module.split(".")
     return names[1] if names[0] == PACKAGE and len(names) > 1 else None
 
 
 def imported_modules(source: str) -> Iterator[str]:
-    """Yield every module that the source imports, at any depth; for ``from a import b``, these are a and a.b."""
+    """Yield every module that the source imports, at any depth; for ``from a import b``, these are
+    a and a.b.
+    """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -77,9 +82,18 @@ def breaches_of_direction(module: str, source: str) -> list[str]:
             breaches.append(f"{module} imports torch, which is not allowed in {part}")
         if target is None or target == part or target.startswith("__"):
             continue
-        if (height(target) >= height(part) or (part, target) in NEVER) and (part, target) not in ALLOWED:
-            breaches.append(f"{module} imports {imported}: from {part} that arrow does not point down")
-        if target in WITH_TORCH and part not in WITH_TORCH | {LOADS_ON_DEMAND} and module != TORCH_RUNTIME:
+        if (height(target) >= height(part) or (part, target) in NEVER) and (
+            part,
+            target,
+        ) not in ALLOWED:
+            breaches.append(
+                f"{module} imports {imported}: from {part} that arrow does not point down"
+            )
+        if (
+            target in WITH_TORCH
+            and part not in WITH_TORCH | {LOADS_ON_DEMAND}
+            and module != TORCH_RUNTIME
+        ):
             breaches.append(f"{module} imports {imported}, and torch with it")
     return breaches
 
@@ -103,9 +117,15 @@ def breaches_between_plug_ins(sources: dict[str, str]) -> list[str]:
 
 
 def breaches_in_workflow(names_and_texts: Iterable[tuple[str, str]]) -> list[str]:
-    """Breaches of rule 3; Snakemake files are not Python, so they are searched by a regular expression."""
-    allowed = rf"(?!{PACKAGE}\.(cohort|core\.errors|core\.setting|outputs|plan|settings|workflow)\b)"
-    pattern = re.compile(rf"^\s*(from|import)\s+{allowed}{PACKAGE}\b|\bimport_module\(.{PACKAGE}", re.MULTILINE)
+    """Breaches of rule 3; Snakemake files are not Python, so they are searched by a regular
+    expression.
+    """
+    allowed = (
+        rf"(?!{PACKAGE}\.(cohort|core\.errors|core\.setting|outputs|plan|settings|workflow)\b)"
+    )
+    pattern = re.compile(
+        rf"^\s*(from|import)\s+{allowed}{PACKAGE}\b|\bimport_module\(.{PACKAGE}", re.MULTILINE
+    )
     return [f"{name} imports {PACKAGE}" for name, text in names_and_texts if pattern.search(text)]
 
 
@@ -125,7 +145,11 @@ def test_every_part_has_its_layer():
 
 def test_imports_point_down_and_torch_stays_where_it_belongs():
     sources = {module: source for module, source in read_package().items() if part_of(module)}
-    assert not [breach for module, source in sources.items() for breach in breaches_of_direction(module, source)]
+    assert not [
+        breach
+        for module, source in sources.items()
+        for breach in breaches_of_direction(module, source)
+    ]
 
 
 def test_plug_ins_of_one_kind_do_not_import_each_other():

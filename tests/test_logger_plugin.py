@@ -1,4 +1,6 @@
-"""The logger plugin prints a line for every slide of a plain workflow, and its failures with their reasons."""
+"""The logger plugin prints a line for every slide of a plain workflow, and its failures with their
+reasons.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,17 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--keep-going", "--logger", "muse", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--cores",
+        "1",
+        "--keep-going",
+        "--logger",
+        "muse",
+        *options,
+    ]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -74,7 +86,9 @@ def test_a_slide_is_a_line(printed):
         "s1: image failed: disk is full; see results/s1/logs/image.log",
         "s2: inspect failed: is not a slide",
     ]
-    assert {line[-8:] for line in printed if re.match(r"s\d: ", line)} == {f"({n} of 3)" for n in (1, 2, 3)}
+    assert {line[-8:] for line in printed if re.match(r"s\d: ", line)} == {
+        f"({n} of 3)" for n in (1, 2, 3)
+    }
 
 
 def test_a_job_of_no_slide_fails_with_the_last_line_of_its_log(printed):
@@ -82,7 +96,9 @@ def test_a_job_of_no_slide_fails_with_the_last_line_of_its_log(printed):
 
 
 def test_jobs_are_not_shown_and_the_summary_is_the_last_line(printed):
-    assert not [line for line in printed if "rule " in line or "Finished" in line or "Select" in line]
+    assert not [
+        line for line in printed if "rule " in line or "Finished" in line or "Select" in line
+    ]
     assert "Job stats:" in printed and not any("WorkflowError" in line for line in printed)
     assert printed[-1] == "3 slides: 1 ok, 2 failed; see results/report.html"
 
@@ -91,7 +107,11 @@ def test_with_their_commands_jobs_are_shown_too(folder, printed):
     shown = run(folder, "--dry-run", "--printshellcmds").stdout
     assert "rule image:" in shown and "disk is full" in shown
     shown = run(folder, "--dry-run").stdout
-    assert "rule image:" not in shown and shown.count("Job stats:") == 1 and "This was a dry-run" in shown
+    assert (
+        "rule image:" not in shown
+        and shown.count("Job stats:") == 1
+        and "This was a dry-run" in shown
+    )
 
 
 def test_a_part_of_a_workflow_ends_with_a_sentence(folder, printed):

@@ -1,4 +1,6 @@
-"""What a run reports equals what tests/oracle.py computes, in a cohort in which no setting has its default value."""
+"""What a run reports equals what tests/oracle.py computes, in a cohort in which no setting has its
+default value.
+"""
 
 import csv
 import gzip
@@ -22,7 +24,9 @@ SCORED = {"dab_od": "", "cytoplasm_dab_mean": "cytoplasm_", "membrane_dab_mean":
 
 @pytest.fixture(scope="module")
 def folder(once, tiled_slide):
-    return once("awkward", lambda folder: awkward_cohort.run_cohort(folder, tiled_slide.folder / "demo.svs"))
+    return once(
+        "awkward", lambda folder: awkward_cohort.run_cohort(folder, tiled_slide.folder / "demo.svs")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,10 @@ def slides(folder):
 @pytest.fixture(scope="module")
 def microarray(once, tiled_slide):
     return (
-        once("awkward-tma", lambda folder: awkward_cohort.run_microarray(folder, tiled_slide.folder / "demo.svs"))
+        once(
+            "awkward-tma",
+            lambda folder: awkward_cohort.run_microarray(folder, tiled_slide.folder / "demo.svs"),
+        )
         / "tma/T"
     )
 
@@ -46,7 +53,10 @@ def patients(once):
         results, sheet = awkward_cohort.write_patients(folder), str(folder / "slides.tsv")
         words = ["statistics", str(results), "--group", "grade", "--patient", "case"]
         assert main([*words, "--sheet", sheet, "-o", str(folder / "statistics.tsv")]) == 0
-        assert main(["anndata", str(results), "--sheet", sheet, "-o", str(folder / "cohort.h5ad")]) == 0
+        assert (
+            main(["anndata", str(results), "--sheet", sheet, "-o", str(folder / "cohort.h5ad")])
+            == 0
+        )
 
     return once("awkward-patients", fill)
 
@@ -58,7 +68,9 @@ def read_rows(path, key="slide_id"):
 
 
 def assert_close(reported, expected, rtol=1e-4, atol=0.0, most=None):
-    """Compare each value; with ``most``, nearly all to the tolerance, and all to within ``most``."""
+    """Compare each value; with ``most``, nearly all to the tolerance, and all to within
+    ``most``.
+    """
     reported, expected = np.asarray(reported, float), np.asarray(expected, float)
     np.testing.assert_array_equal(np.isnan(reported), np.isnan(expected))
     if most is not None:
@@ -71,11 +83,15 @@ def assert_close(reported, expected, rtol=1e-4, atol=0.0, most=None):
 
 
 def assert_counts(row, expected):
-    """Compare numbers in a row of a table, which are rounded to 0.1 per mm2 or 0.01 %, or to 5e-5 mm2."""
+    """Compare numbers in a row of a table, which are rounded to 0.1 per mm2 or 0.01 %, or to 5e-5
+    mm2.
+    """
     for name, value in expected.items():
         assert (row[name] == "") == bool(np.isnan(value)), name
         if row[name]:
-            assert float(row[name]) == pytest.approx(value, rel=1e-3 if "mm2" in name else 1e-9, abs=0.06), name
+            assert float(row[name]) == pytest.approx(
+                value, rel=1e-3 if "mm2" in name else 1e-9, abs=0.06
+            ), name
 
 
 def measured_pixels(slide):
@@ -99,7 +115,10 @@ def test_stains_and_texture(slides, name):
     slide = slides[name]
     pixels, some = measured_pixels(slide), slice(0, None, 9)
     chosen = range(len(slide.table))[some]
-    rows = [oracle.stains_of(pixels, slide, index) | oracle.texture_of(pixels, slide.rings[index]) for index in chosen]
+    rows = [
+        oracle.stains_of(pixels, slide, index) | oracle.texture_of(pixels, slide.rings[index])
+        for index in chosen
+    ]
     for column, values in pd.DataFrame(rows).items():
         assert_close(slide.table[column][some], values, rtol=1e-3, atol=1e-3, most=0.7)
 
@@ -118,7 +137,10 @@ def test_neighbours(slides, name):
 def test_nuclei_are_kept_in_the_roi_near_the_tissue(slides, name):
     slide = slides[name]
     assert shapely.contains_xy(slide.roi, slide.xy).all()
-    assert shapely.distance(shapely.union_all(slide.mask), shapely.points(slide.xy)).max() < 16 + slide.mask_mpp.max()
+    assert (
+        shapely.distance(shapely.union_all(slide.mask), shapely.points(slide.xy)).max()
+        < 16 + slide.mask_mpp.max()
+    )
 
 
 def test_artefacts_and_what_totals_leave_out(slides, folder):
@@ -131,7 +153,9 @@ def test_artefacts_and_what_totals_leave_out(slides, folder):
         assert float(row[f"{kind}_mm2"]) == pytest.approx(slide.tissue_mm2(area), rel=0.08)
     corner = slide.offset_px + np.array([awkward_cohort.BLURRED_PX + 200, 800])
     blurred = shapely.box(*corner * slide.mpp, *slide.size_um)
-    assert not artefacts["ink"].intersects(blurred) and artefacts["blurred"].intersects(blurred)  # the ink crosses it
+    assert not artefacts["ink"].intersects(blurred) and artefacts["blurred"].intersects(
+        blurred
+    )  # the ink crosses it
     out = slide.left_out(awkward_cohort.SUBTRACT)
     assert int(row["nuclei_left_out"]) == out.sum() > 50
     assert int(row["nuclei_in_artefacts"]) == slide.table["quality"].notna().sum() > out.sum()
@@ -143,9 +167,14 @@ def test_artefacts_and_what_totals_leave_out(slides, folder):
 def test_counts_and_densities(slides, folder, name):
     slide, row = slides[name], read_rows(folder / "results/cohort.tsv")[name]
     artefacts = slide.artefacts()
-    mm2 = slide.tissue_mm2(without=[artefacts[kind] for kind in awkward_cohort.SUBTRACT if kind in artefacts])
+    mm2 = slide.tissue_mm2(
+        without=[artefacts[kind] for kind in awkward_cohort.SUBTRACT if kind in artefacts]
+    )
     assert float(row["tissue_mm2"]) == pytest.approx(mm2, rel=0.01)
-    assert_counts(row, oracle.counts(slide, ~slide.left_out(awkward_cohort.SUBTRACT), float(row["tissue_mm2"])))
+    assert_counts(
+        row,
+        oracle.counts(slide, ~slide.left_out(awkward_cohort.SUBTRACT), float(row["tissue_mm2"])),
+    )
 
 
 def test_annotations_of_a_roi(slides, folder):
@@ -157,7 +186,9 @@ def test_annotations_of_a_roi(slides, folder):
         assert rows[name]["class"] == word
         assert float(rows[name]["area_mm2"]) == pytest.approx(area.area / 1e6, rel=1e-4)
         mm2 = float(rows[name]["tissue_mm2"])
-        assert mm2 == pytest.approx(slide.tissue_mm2(area, map(artefacts.get, awkward_cohort.SUBTRACT)), rel=5e-3)
+        assert mm2 == pytest.approx(
+            slide.tissue_mm2(area, map(artefacts.get, awkward_cohort.SUBTRACT)), rel=5e-3
+        )
         inside = shapely.contains_xy(area, slide.xy) & ~slide.left_out(awkward_cohort.SUBTRACT)
         assert_counts(rows[name], oracle.counts(slide, inside, mm2))
 
@@ -183,7 +214,9 @@ def test_regions(slides, folder, name, drawn):
         place = area.removeprefix("mm2_in_")
         expected = oracle.counts(slide, chosen[place], float(row[area]))
         assert int(row[f"nuclei_in_{place}"]) == expected["nuclei"]
-        assert float(row[f"nuclei_per_mm2_in_{place}"]) == pytest.approx(expected["nuclei_per_mm2"], rel=5e-3, abs=0.1)
+        assert float(row[f"nuclei_per_mm2_in_{place}"]) == pytest.approx(
+            expected["nuclei_per_mm2"], rel=5e-3, abs=0.1
+        )
         for kind in slide.classes:
             assert int(row[f"nuclei_in_{place}_{kind}"]) == expected[f"nuclei_{kind}"]
 
@@ -193,13 +226,24 @@ def test_positive_nuclei_and_scores(slides, folder):
     pixels = oracle.Pixels(slide, [oracle.HAEMATOXYLIN, oracle.DAB])
     od = [pixels.mean(outline, 1) for outline in slide.outlines]
     assert_close(slide.table["dab_od"], od, atol=0.008, rtol=0.01, most=0.12)
-    np.testing.assert_array_equal(slide.table["positive"], slide.table["dab_od"] >= awkward_cohort.INTENSITIES[0])
+    np.testing.assert_array_equal(
+        slide.table["positive"], slide.table["dab_od"] >= awkward_cohort.INTENSITIES[0]
+    )
     places = {f"_in_{name}": slide.table["region"] == name for name in ("Tumor", "Other")}
     places[""] = np.ones(len(od), bool)
     for place, chosen in places.items():
         for column, prefix in SCORED.items():
-            expected = oracle.scores(slide.table[column].to_numpy()[chosen], awkward_cohort.INTENSITIES, prefix)
-            assert_counts(row, {f"{name}{place}": value for name, value in expected.items() if f"{name}{place}" in row})
+            expected = oracle.scores(
+                slide.table[column].to_numpy()[chosen], awkward_cohort.INTENSITIES, prefix
+            )
+            assert_counts(
+                row,
+                {
+                    f"{name}{place}": value
+                    for name, value in expected.items()
+                    if f"{name}{place}" in row
+                },
+            )
             assert place or 0 < expected[f"{prefix}h_score"] < 300
 
 
@@ -212,7 +256,9 @@ def test_cells(slides, name):
     differences = []
     for index in range(0, len(table), 8):
         left, top, right, bottom = slide.outlines[index].buffer(awkward_cohort.EXPAND_UM + 1).bounds
-        points = np.stack(np.meshgrid(np.arange(left, right, 0.5), np.arange(top, bottom, 0.5)), -1).reshape(-1, 2)
+        points = np.stack(
+            np.meshgrid(np.arange(left, right, 0.5), np.arange(top, bottom, 0.5)), -1
+        ).reshape(-1, 2)
         expected = oracle.is_in_cell(slide, index, points, awkward_cohort.EXPAND_UM)
         cell = shapely.contains_xy(cells[index], points)
         differences.append(((expected & ~cell).sum(), (cell & ~expected).sum(), expected.sum()))
@@ -227,14 +273,21 @@ def test_cytoplasm_and_membranes(slides, name):
     slide = slides[name]
     pixels, some = measured_pixels(slide), range(0, len(slide.table), 5)
     cytoplasm = {index: slide.cells[index] - slide.rings[index] for index in some}
-    columns = {f"cytoplasm_{name}_mean": [pixels.mean(cytoplasm[i], n, 2) for i in some] for n, name in enumerate("he")}
+    columns = {
+        f"cytoplasm_{name}_mean": [pixels.mean(cytoplasm[i], n, 2) for i in some]
+        for n, name in enumerate("he")
+    }
     if "dab_od" in slide.table:
         pixels = oracle.Pixels(slide, [oracle.HAEMATOXYLIN, oracle.DAB])
         columns["cytoplasm_dab_mean"] = [pixels.mean(cytoplasm[i], 1, 2) for i in some]
-        inner = {i: oracle.ring(slide.xy[i], np.array(slide.table["cell_rays"][i]) - 1) for i in some}
+        inner = {
+            i: oracle.ring(slide.xy[i], np.array(slide.table["cell_rays"][i]) - 1) for i in some
+        }
         columns["membrane_dab_mean"] = [pixels.mean(cytoplasm[i] - inner[i], 1) for i in some]
     for column, values in columns.items():
-        assert_close(slide.table[column][some.start :: some.step], values, rtol=0.01, atol=0.003, most=0.05)
+        assert_close(
+            slide.table[column][some.start :: some.step], values, rtol=0.01, atol=0.003, most=0.05
+        )
 
 
 @pytest.mark.parametrize("name", SLIDES)
@@ -252,14 +305,18 @@ def test_csv_and_geojson_have_the_nuclei_of_the_table(slides, name):
     names = [feature["properties"]["classification"] for feature in features]
     if name == "S3":
         ends = np.where(slide.table["positive"], "Positive", "Negative")
-        assert [word["names"] for word in names] == [list(pair) for pair in zip(classes, ends, strict=True)]
+        assert [word["names"] for word in names] == [
+            list(pair) for pair in zip(classes, ends, strict=True)
+        ]
     else:
         assert [word["name"] for word in names] == list(classes)
     measured = pd.DataFrame([feature["properties"]["measurements"] for feature in features])
     assert_close(measured["h_mean"], slide.table["h_mean"], atol=1e-4)
     assert_close(measured["Detection probability"], slide.table["score"], atol=1e-3)
     if "In artefact" in measured:
-        np.testing.assert_array_equal(measured["In artefact"], slide.left_out(awkward_cohort.SUBTRACT))
+        np.testing.assert_array_equal(
+            measured["In artefact"], slide.left_out(awkward_cohort.SUBTRACT)
+        )
 
 
 def test_shards_and_threads_change_no_byte(folder, tmp_path):
@@ -270,7 +327,10 @@ def test_shards_and_threads_change_no_byte(folder, tmp_path):
     sheet.write_text("\n".join([header, rows[0], rows[2]]) + "\n")
     results = awkward_cohort.run_sheet(sheet, tmp_path / "results", shards=3, threads=2)
     tables = "nuclei.parquet", "nuclei.geojson.gz", "nuclei.csv.gz", "nuclei.h5ad", "summary.json"
-    for name in ("S1/artefacts.geojson", *(f"{slide}/{table}" for slide in ("S1", "S3") for table in tables)):
+    for name in (
+        "S1/artefacts.geojson",
+        *(f"{slide}/{table}" for slide in ("S1", "S3") for table in tables),
+    ):
         assert (results / name).read_bytes() == (folder / "results" / name).read_bytes(), name
 
 
@@ -292,28 +352,47 @@ def test_anndata_of_a_slide(slides, name):
             if column in slide.table:
                 values = slide.table[column].astype(object).fillna("")
                 np.testing.assert_array_equal(read_column(file, f"obs/{column}"), values)
-        assert set(read_column(file, "obs/patient")) == {"P"} and set(read_column(file, "obs/slide_id")) == {name}
+        assert set(read_column(file, "obs/patient")) == {"P"} and set(
+            read_column(file, "obs/slide_id")
+        ) == {name}
         np.testing.assert_array_equal(file["obs/score"][:], slide.table["score"])
         values = slide.table[list(file["var/_index"].asstr()[:])].to_numpy(np.float32)
         np.testing.assert_array_equal(file["X"][:], values)
         scale = file[f"uns/spatial/{name}/scalefactors"]
-        assert [scale["um_per_px_x"][()], scale["um_per_px_y"][()]] == pytest.approx(list(slide.mpp))
+        assert [scale["um_per_px_x"][()], scale["um_per_px_y"][()]] == pytest.approx(
+            list(slide.mpp)
+        )
 
 
 def test_cores_of_a_microarray(microarray):
     slide, rows = oracle.Slide(microarray), read_rows(microarray.parent / "cohort.tsv", "core")
-    shapes = {item["name"]: (item["isMissing"], shape) for item, shape in slide.areas(microarray / "tma.geojson")}
-    names = {oracle.core_name(row, column): (row, column) for row in range(27) for column in range(2)}
+    shapes = {
+        item["name"]: (item["isMissing"], shape)
+        for item, shape in slide.areas(microarray / "tma.geojson")
+    }
+    names = {
+        oracle.core_name(row, column): (row, column) for row in range(27) for column in range(2)
+    }
     assert set(shapes) == set(names) == set(rows) - {""}
-    corner = np.array([0.3, 0.5]) * awkward_cohort.PITCH_UM + slide.offset_px * slide.mpp + awkward_cohort.CORE_UM
+    corner = (
+        np.array([0.3, 0.5]) * awkward_cohort.PITCH_UM
+        + slide.offset_px * slide.mpp
+        + awkward_cohort.CORE_UM
+    )
     for name, (row, column) in names.items():
         missing, shape = shapes[name]
-        assert missing == ((row, column) not in awkward_cohort.CORES) == (rows[name]["status"] == "missing")
+        assert (
+            missing
+            == ((row, column) not in awkward_cohort.CORES)
+            == (rows[name]["status"] == "missing")
+        )
         centre = corner + np.array([column, row]) * awkward_cohort.PITCH_UM
         assert np.linalg.norm(np.array(shape.centroid.coords[0]) - centre) < (60 if missing else 12)
         assert (slide.tissue_mm2(shape) < 0.1 * shape.area / 1e6) == missing
         if not missing:
-            assert float(rows[name]["tissue_mm2"]) == pytest.approx(slide.tissue_mm2(shape), rel=0.01)
+            assert float(rows[name]["tissue_mm2"]) == pytest.approx(
+                slide.tissue_mm2(shape), rel=0.01
+            )
             inside = shapely.contains_xy(shape, slide.xy)
             assert_counts(rows[name], oracle.counts(slide, inside, float(rows[name]["tissue_mm2"])))
 
@@ -333,11 +412,18 @@ def test_genes_count_for_the_nearest_nucleus(slides, tmp_path):
         for name in ("data", "indices", "indptr"):
             group[name] = getattr(matrix, name)
         group["shape"], group["barcodes"] = matrix.shape, spots.astype("S")
-        group["features/name"], group["features/id"] = np.array(["A", "B"], "S"), np.array(["1", "2"], "S")
+        group["features/name"], group["features/id"] = (
+            np.array(["A", "B"], "S"),
+            np.array(["1", "2"], "S"),
+        )
     column, row = (xy / slide.mpp).T
-    table = pd.DataFrame({"barcode": spots, "pxl_row_in_fullres": row, "pxl_col_in_fullres": column})
+    table = pd.DataFrame(
+        {"barcode": spots, "pxl_row_in_fullres": row, "pxl_col_in_fullres": column}
+    )
     table.to_parquet(bins / "spatial/tissue_positions.parquet")
-    (bins / "spatial/scalefactors_json.json").write_text(json.dumps({"microns_per_pixel": slide.mpp.mean()}))
+    (bins / "spatial/scalefactors_json.json").write_text(
+        json.dumps({"microns_per_pixel": slide.mpp.mean()})
+    )
     output = str(tmp_path / "bins.h5ad")
     words = ["--visium-hd", str(tmp_path), "--expand-um", "2.5", "-o", output]
     assert main(["bins", str(slide.folder), *words]) == 0
@@ -352,26 +438,49 @@ CLASSES = {"Tumor: Positive": "Epithelial", "Immune cells": "Lymphocyte", "Strom
 
 @pytest.fixture(scope="module")
 def truth(slides, folder, tmp_path_factory):
-    """True outlines of S1: those found, moved by up to 4 um, some left out, some others added, with derived classes."""
+    """True outlines of S1: those found, moved by up to 4 um, some left out, some others added, with
+    derived classes.
+    """
     slide, rng = slides["S1"], np.random.default_rng(5)
     chosen = rng.random(len(slide.table)) < 0.85
     moved = rng.uniform(-2.8, 2.8, (len(slide.table), 2))
-    shapes = [shapely.affinity.translate(shape, *by) for shape, by in zip(slide.outlines, moved, strict=True)]
+    shapes = [
+        shapely.affinity.translate(shape, *by)
+        for shape, by in zip(slide.outlines, moved, strict=True)
+    ]
     words = {name: word for word, name in CLASSES.items()}
     names = slide.table["class"].astype(str).to_numpy()
     names = np.where(rng.random(len(names)) < 0.2, rng.permutation(names), names)
-    areas = [(words[name], None, shape) for name, shape in zip(names[chosen], np.array(shapes)[chosen], strict=True)]
+    areas = [
+        (words[name], None, shape)
+        for name, shape in zip(names[chosen], np.array(shapes)[chosen], strict=True)
+    ]
     path = tmp_path_factory.mktemp("truth") / "S1.geojson"
-    drawn = shapely.transform([shape for _, _, shape in areas], lambda xy: xy / slide.mpp - slide.offset_px)
+    drawn = shapely.transform(
+        [shape for _, _, shape in areas], lambda xy: xy / slide.mpp - slide.offset_px
+    )
     rings = [[list(shape.exterior.coords)[:-1]] for shape in drawn]
-    awkward_cohort.write_areas(path, [(word, name, ring) for (word, name, _), ring in zip(areas, rings, strict=True)])
+    awkward_cohort.write_areas(
+        path, [(word, name, ring) for (word, name, _), ring in zip(areas, rings, strict=True)]
+    )
     true = np.array([shape for _, _, shape in areas])
-    return SimpleNamespace(path=path, shapes=true, names=np.array([CLASSES[word] for word, _, _ in areas]))
+    return SimpleNamespace(
+        path=path, shapes=true, names=np.array([CLASSES[word] for word, _, _ in areas])
+    )
 
 
 def test_evaluation(slides, truth, tmp_path):
     slide, output = slides["S1"], tmp_path / "scores.json"
-    words = ["--truth", str(truth.path), "--radius-um", "2.5", "--score", "0.5", "--json", str(output)]
+    words = [
+        "--truth",
+        str(truth.path),
+        "--radius-um",
+        "2.5",
+        "--score",
+        "0.5",
+        "--json",
+        str(output),
+    ]
     assert main(["evaluate", str(slide.folder), *words, "--repeats", "20"]) == 0
     scores = json.loads(output.read_text())
     chosen = (slide.table["score"] >= 0.5).to_numpy()
@@ -393,9 +502,13 @@ def test_evaluation(slides, truth, tmp_path):
     assert scores["calibration"]["accuracy"] == pytest.approx((matched == of).mean())
     probs = np.stack([table[f"prob_{name}"] for name in slide.classes], 1).max(1)[pairs[:, 0]]
     assert scores["calibration"]["confidence"] == pytest.approx(probs.mean(), rel=1e-5)
-    assert scores["calibration"]["error"] == pytest.approx(oracle.calibration_error(probs, matched == of), rel=1e-4)
+    assert scores["calibration"]["error"] == pytest.approx(
+        oracle.calibration_error(probs, matched == of), rel=1e-4
+    )
     outlines, reported = slide.outlines[chosen], scores["outlines"]
-    assert reported["any_class"]["pq"] == pytest.approx(oracle.panoptic(outlines, truth.shapes), rel=2e-3)
+    assert reported["any_class"]["pq"] == pytest.approx(
+        oracle.panoptic(outlines, truth.shapes), rel=2e-3
+    )
     for name, values in reported["by_class"].items():
         expected = oracle.panoptic(outlines[names == name], truth.shapes[truth.names == name])
         assert values["pq"] == pytest.approx(expected, rel=2e-3)
@@ -407,11 +520,15 @@ def test_statistics_of_many_patients(patients):
     tables = {name: oracle.read_slide_table(patients / "patients" / name) for name in sheet}
     del tables["s090"]  # its scale is doubtful
     values = pd.DataFrame({name: oracle.measures(*table) for name, table in tables.items()}).T
-    cases, grades = (np.array([sheet[name][column] for name in values.index]) for column in ("case", "grade"))
+    cases, grades = (
+        np.array([sheet[name][column] for name in values.index]) for column in ("case", "grade")
+    )
     means = values.groupby(cases).mean()
     grade = pd.Series(grades, cases).groupby(level=0).first()
     reported = pd.read_csv(patients / "statistics.patients.tsv", sep="\t", index_col="patient")
-    assert len(reported) == awkward_cohort.N_PATIENTS - 1 and reported.loc["case 0", "n_slides"] == 3
+    assert (
+        len(reported) == awkward_cohort.N_PATIENTS - 1 and reported.loc["case 0", "n_slides"] == 3
+    )
     np.testing.assert_array_equal(reported["group"], grade[reported.index])
     rows = pd.read_csv(patients / "statistics.tsv", sep="\t", index_col="measure")
     assert set(rows.index) == set(means)
@@ -419,13 +536,22 @@ def test_statistics_of_many_patients(patients):
         assert_close(reported[measure], means.loc[reported.index, measure], rtol=1e-4, atol=2e-5)
         measured = means[measure].dropna()
         n = measured.groupby(grade[measured.index]).size()
-        assert (row["first"], row["second"], row["n_first"], row["n_second"]) == ("high", "low", n["high"], n["low"])
+        assert (row["first"], row["second"], row["n_first"], row["n_second"]) == (
+            "high",
+            "low",
+            n["high"],
+            n["low"],
+        )
         if n.min() < 2:
             assert np.isnan(row[["effect", "low", "high", "p", "q"]].astype(float)).all()
             continue
-        first, second, effect, p = oracle.compare(measured.to_numpy(), (grade[measured.index] == "low").to_numpy())
+        first, second, effect, p = oracle.compare(
+            measured.to_numpy(), (grade[measured.index] == "low").to_numpy()
+        )
         assert_close(row[["mean_first", "mean_second"]], [first, second], rtol=1e-4)
-        assert row["effect"] == pytest.approx(effect, rel=1e-3) and row["low"] < effect < row["high"]
+        assert (
+            row["effect"] == pytest.approx(effect, rel=1e-3) and row["low"] < effect < row["high"]
+        )
         assert row["p"] == pytest.approx(p, abs=0.03)
     assert rows["p"].isna().sum() == 1
     assert_close(rows["q"], oracle.adjust(rows["p"].to_numpy()), rtol=1e-3)
@@ -437,8 +563,12 @@ def test_anndata_of_many_patients(patients):
         names = file["obs/_index"].asstr()[:]
         assert len(set(names)) == len(sheet)
         for column in ("case", "grade"):
-            assert list(read_column(file, f"obs/{column}")) == [sheet[name][column] for name in names]
+            assert list(read_column(file, f"obs/{column}")) == [
+                sheet[name][column] for name in names
+            ]
         features, values = file["var/_index"].asstr()[:], file["X"][:]
-    expected = pd.DataFrame([oracle.measures(*oracle.read_slide_table(patients / "patients" / name)) for name in names])
+    expected = pd.DataFrame(
+        [oracle.measures(*oracle.read_slide_table(patients / "patients" / name)) for name in names]
+    )
     assert set(features) == set(expected)
     assert_close(values, expected[features], rtol=1e-4)

@@ -1,4 +1,6 @@
-"""The Python API finds the same nuclei as `muse run`, including in a box of a slide or in an array."""
+"""The Python API finds the same nuclei as `muse run`, including in a box of a slide or in an
+array.
+"""
 
 import re
 import subprocess
@@ -19,18 +21,44 @@ from PIL import Image
 
 import muse_pipeline as muse
 from muse_pipeline.cli.main import main
-from muse_pipeline.core.errors import ArgumentError, GeoJSONError, ModelError, MppError, MuseWarning, ProviderError
+from muse_pipeline.core.errors import (
+    ArgumentError,
+    GeoJSONError,
+    ModelError,
+    MppError,
+    MuseWarning,
+    ProviderError,
+)
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Slide
 from muse_pipeline.inference.outlines import MODEL
 
 MPP = 0.5
-CROP = 1100, 900, 1300, 700  # x, y, width, height: tissue on both sides of seams, which lie at multiples of 960 px
+CROP = (
+    1100,
+    900,
+    1300,
+    700,
+)  # x, y, width, height: tissue on both sides of seams, which lie at multiples of 960 px
 
 
 def run(slide: Path, output: Path, *arguments: object) -> Path:
     """Run `muse run` and return the slide's folder."""
-    assert main(["run", str(slide), "--features", "none", "--no-quality", "-o", str(output), *map(str, arguments)]) == 0
+    assert (
+        main(
+            [
+                "run",
+                str(slide),
+                "--features",
+                "none",
+                "--no-quality",
+                "-o",
+                str(output),
+                *map(str, arguments),
+            ]
+        )
+        == 0
+    )
     return output / slide.stem
 
 
@@ -79,7 +107,9 @@ def test_a_slide_has_the_nuclei_of_muse_run(whole, results, tmp_path):
     assert_geodataframe_equal(whole, of_run)
     assert whole.attrs == of_run.attrs
     muse.write_geojson(whole, tmp_path / "nuclei.geojson.gz")
-    assert (tmp_path / "nuclei.geojson.gz").read_bytes() == (results / "nuclei.geojson.gz").read_bytes()
+    assert (tmp_path / "nuclei.geojson.gz").read_bytes() == (
+        results / "nuclei.geojson.gz"
+    ).read_bytes()
 
 
 def test_the_example_of_the_readme_finds_them(whole, drawn, tmp_path, monkeypatch):
@@ -108,7 +138,9 @@ def test_columns_and_attributes(whole, slide):
     assert whole.attrs["provenance"]["refiner_sha256"] == sha256_of(MODEL)
 
 
-@pytest.mark.parametrize("box", [CROP, (1900, 950, 60, 1000.5), (-500, 1200, 1700, 400), (1919.5, 0, 5, 9000)])
+@pytest.mark.parametrize(
+    "box", [CROP, (1900, 950, 60, 1000.5), (-500, 1200, 1700, 400), (1919.5, 0, 5, 9000)]
+)
 def test_a_box_has_the_nuclei_of_the_slide_within_it(whole, slide, tissue, box):
     found, expected = muse.find_nuclei(slide, box, tissue=tissue), within(whole, box)
     assert_geodataframe_equal(found, expected)
@@ -125,12 +157,16 @@ def test_without_a_given_tissue_a_box_has_that_of_the_whole_slide(whole, slide):
 def test_boxes_share_no_nucleus(whole, slide, tissue):
     x, y, width, height = CROP
     halves = [(x, y, width / 2, height), (x + width / 2, y, width / 2, height)]
-    assert sum(len(muse.find_nuclei(slide, half, tissue=tissue)) for half in halves) == len(within(whole, CROP))
+    assert sum(len(muse.find_nuclei(slide, half, tissue=tissue)) for half in halves) == len(
+        within(whole, CROP)
+    )
 
 
 def test_an_array_has_the_nuclei_of_its_picture(pixels, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "picture.png")
-    of_run = muse.read_nuclei(run(tmp_path / "picture.png", tmp_path / "results", "--mpp", MPP) / "nuclei.parquet")
+    of_run = muse.read_nuclei(
+        run(tmp_path / "picture.png", tmp_path / "results", "--mpp", MPP) / "nuclei.parquet"
+    )
     of_array = muse.find_nuclei(pixels, mpp=MPP)
     assert len(of_array) > 100
     assert_geodataframe_equal(of_array, of_run)
@@ -142,7 +178,9 @@ def test_an_array_has_the_nuclei_of_its_picture(pixels, tmp_path):
 
 def test_a_view_of_an_array_is_an_array(pixels):
     turned = np.rot90(pixels)
-    assert_geodataframe_equal(muse.find_nuclei(turned, mpp=MPP), muse.find_nuclei(turned.copy(), mpp=MPP))
+    assert_geodataframe_equal(
+        muse.find_nuclei(turned, mpp=MPP), muse.find_nuclei(turned.copy(), mpp=MPP)
+    )
 
 
 def test_another_model_by_its_name(pixels):
@@ -154,11 +192,17 @@ def test_another_model_by_its_name(pixels):
 
 def test_a_region_of_interest_as_polygon_or_file_is_that_of_muse_run(slide, drawn, tmp_path):
     x, y, width, height = CROP
-    area = shapely.box(x, y, x + width, y + height).difference(shapely.box(x + 200, y, x + 500, y + 300))
+    area = shapely.box(x, y, x + width, y + height).difference(
+        shapely.box(x + 200, y, x + 500, y + 300)
+    )
     (tmp_path / "roi.geojson").write_text(shapely.to_geojson(area), encoding="utf-8")
-    of_run = muse.read_nuclei(run(drawn, tmp_path / "results", "--roi", tmp_path / "roi.geojson") / "nuclei.parquet")
+    of_run = muse.read_nuclei(
+        run(drawn, tmp_path / "results", "--roi", tmp_path / "roi.geojson") / "nuclei.parquet"
+    )
     with warnings.catch_warnings(action="ignore"):  # about the pen mark
-        tissue, by_polygon = (muse.find_tissue(slide, roi) for roi in (tmp_path / "roi.geojson", area))
+        tissue, by_polygon = (
+            muse.find_tissue(slide, roi) for roi in (tmp_path / "roi.geojson", area)
+        )
     found = muse.find_nuclei(slide, tissue=tissue)
     assert_geodataframe_equal(found, of_run)
     assert found.attrs == of_run.attrs
@@ -170,7 +214,9 @@ def test_a_region_of_interest_as_polygon_or_file_is_that_of_muse_run(slide, draw
 def test_tissue_and_its_outline(tissue, whole, slide):
     assert repr(tissue).startswith("<Tissue of 'demo', 0.")
     assert tissue.mask.dtype == bool
-    assert tissue.mask.shape == tuple(np.ceil(np.multiply(slide.info.size_px, MPP) / tissue.mask_mpp).astype(int)[::-1])
+    assert tissue.mask.shape == tuple(
+        np.ceil(np.multiply(slide.info.size_px, MPP) / tissue.mask_mpp).astype(int)[::-1]
+    )
     outline = tissue.to_geodataframe()
     assert outline.crs is None
     assert set(outline.geom_type) == {"Polygon"}
@@ -216,7 +262,9 @@ def test_no_tissue_is_no_nuclei_and_a_warning(whole):
 def test_what_an_image_is_not_is_warned_of(slide, pixels):
     with pytest.warns(MuseWarning) as caught:
         muse.find_nuclei(255 - slide.read_region((0, 0), 0, (2000, 1500)), mpp=MPP)
-    assert "array: dark background: not bright-field" in [str(warning.message) for warning in caught]
+    assert "array: dark background: not bright-field" in [
+        str(warning.message) for warning in caught
+    ]
     with pytest.warns(MuseWarning, match="implausible") as caught:
         muse.SlideImage.from_array(pixels, 3.0)
     assert [Path(warning.filename).name for warning in caught] == ["test_pipeline.py"]
@@ -244,22 +292,70 @@ def test_tissue_that_cannot_be_decoded_is_warned_of(pixels):
 
 
 BAD = {
-    "floating point": (lambda image: muse.find_nuclei(image / 255, mpp=MPP), ArgumentError, r"float64 of shape \(700"),
-    "grey": (lambda image: muse.find_nuclei(image[..., 0], mpp=MPP), ArgumentError, "give .height, width, 3. uint8"),
-    "transparent": (lambda image: muse.find_tissue(image[..., [0, 1, 2, 2]], mpp=MPP), ArgumentError, "uint8 RGB"),
+    "floating point": (
+        lambda image: muse.find_nuclei(image / 255, mpp=MPP),
+        ArgumentError,
+        r"float64 of shape \(700",
+    ),
+    "grey": (
+        lambda image: muse.find_nuclei(image[..., 0], mpp=MPP),
+        ArgumentError,
+        "give .height, width, 3. uint8",
+    ),
+    "transparent": (
+        lambda image: muse.find_tissue(image[..., [0, 1, 2, 2]], mpp=MPP),
+        ArgumentError,
+        "uint8 RGB",
+    ),
     "empty": (lambda image: muse.find_tissue(image[:0], mpp=MPP), ArgumentError, "uint8 RGB"),
     "no mpp": (muse.find_nuclei, MppError, "give mpp="),
-    "no number": (lambda image: muse.find_nuclei(image, mpp=0), MppError, "mpp 0 is not a positive number"),
+    "no number": (
+        lambda image: muse.find_nuclei(image, mpp=0),
+        MppError,
+        "mpp 0 is not a positive number",
+    ),
     "mpp in nm": (lambda image: muse.find_nuclei(image, mpp=250), MppError, "check its unit"),
     "too coarse": (lambda image: muse.find_nuclei(image, mpp=1.2), MppError, "too coarse"),
-    "a path": (lambda image: muse.find_nuclei("slide.svs", mpp=MPP), ArgumentError, "open it with open_slide"),
-    "box outside": (lambda image: muse.find_nuclei(image, (1300, 0, 9, 9), mpp=MPP), ArgumentError, "1300 x 700"),
-    "box before": (lambda image: muse.find_nuclei(image, (-9, 0, 9, 9), mpp=MPP), ArgumentError, "lies outside"),
-    "box without area": (lambda image: muse.find_nuclei(image, (0, 0, 0, 9), mpp=MPP), ArgumentError, "above 0"),
-    "box of corners": (lambda image: muse.find_nuclei(image, (0, 0, 9), mpp=MPP), ArgumentError, "x, y, width"),
-    "threads": (lambda image: muse.find_nuclei(image, mpp=MPP, threads=0), ArgumentError, "give 1 or more"),
-    "model": (lambda image: muse.find_nuclei(image, mpp=MPP, model="compat"), ModelError, "did you mean 'compact'"),
-    "provider": (lambda image: muse.find_nuclei(image, mpp=MPP, provider="gpu"), ProviderError, "choose one of"),
+    "a path": (
+        lambda image: muse.find_nuclei("slide.svs", mpp=MPP),
+        ArgumentError,
+        "open it with open_slide",
+    ),
+    "box outside": (
+        lambda image: muse.find_nuclei(image, (1300, 0, 9, 9), mpp=MPP),
+        ArgumentError,
+        "1300 x 700",
+    ),
+    "box before": (
+        lambda image: muse.find_nuclei(image, (-9, 0, 9, 9), mpp=MPP),
+        ArgumentError,
+        "lies outside",
+    ),
+    "box without area": (
+        lambda image: muse.find_nuclei(image, (0, 0, 0, 9), mpp=MPP),
+        ArgumentError,
+        "above 0",
+    ),
+    "box of corners": (
+        lambda image: muse.find_nuclei(image, (0, 0, 9), mpp=MPP),
+        ArgumentError,
+        "x, y, width",
+    ),
+    "threads": (
+        lambda image: muse.find_nuclei(image, mpp=MPP, threads=0),
+        ArgumentError,
+        "give 1 or more",
+    ),
+    "model": (
+        lambda image: muse.find_nuclei(image, mpp=MPP, model="compat"),
+        ModelError,
+        "did you mean 'compact'",
+    ),
+    "provider": (
+        lambda image: muse.find_nuclei(image, mpp=MPP, provider="gpu"),
+        ProviderError,
+        "choose one of",
+    ),
     "a mask": (
         lambda image: muse.find_nuclei(image, mpp=MPP, tissue=image),
         ArgumentError,
@@ -270,8 +366,16 @@ BAD = {
         ArgumentError,
         "roi is LineString",
     ),
-    "roi elsewhere": (lambda image: muse.find_tissue(image, shapely.box(-9, 0, -1, 9), mpp=MPP), ArgumentError, "roi"),
-    "roi of no file": (lambda image: muse.find_tissue(image, "none.geojson", mpp=MPP), GeoJSONError, "none.geojson"),
+    "roi elsewhere": (
+        lambda image: muse.find_tissue(image, shapely.box(-9, 0, -1, 9), mpp=MPP),
+        ArgumentError,
+        "roi",
+    ),
+    "roi of no file": (
+        lambda image: muse.find_tissue(image, "none.geojson", mpp=MPP),
+        GeoJSONError,
+        "none.geojson",
+    ),
 }
 
 
@@ -296,7 +400,11 @@ def test_nothing_is_left_behind(pixels, tmp_path, monkeypatch):
     try:
         muse.find_nuclei(pixels, (0, 0, 50, 50), mpp=MPP)
         assert cv2.getNumThreads() == 3
-        assert not [file for file in psutil.Process().open_files() if Path(file.path).is_relative_to(tmp_path)]
+        assert not [
+            file
+            for file in psutil.Process().open_files()
+            if Path(file.path).is_relative_to(tmp_path)
+        ]
     finally:
         cv2.setNumThreads(n_threads)
     assert list(tmp_path.iterdir()) == []
@@ -304,7 +412,9 @@ def test_nothing_is_left_behind(pixels, tmp_path, monkeypatch):
 
 def loaded_after(program: str, packages: set[str]) -> set[str]:
     program += f"\nimport sys; print(*({packages} & sys.modules.keys()))"
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     return set(ended.stdout.split())
 
 

@@ -15,7 +15,11 @@ from muse_pipeline.settings import RunSettings, complete_config, list_run_settin
 from muse_pipeline.workflow import WorkflowPlan, option
 
 SETTINGS = list_settings()
-CONFIG = {**{name: each.default for name, each in SETTINGS.items()}, "model": "compact", "slides": "slides.tsv"}
+CONFIG = {
+    **{name: each.default for name, each in SETTINGS.items()},
+    "model": "compact",
+    "slides": "slides.tsv",
+}
 MODEL = {"model": "compact-fp32", "name": "compact", "sha256": "0" * 64, "provider": "cpu"}
 
 
@@ -32,15 +36,26 @@ def slide(tmp_path):
 
 @pytest.fixture
 def plan(slide):
-    rows = {"a": row(slide, mpp=0.25), "far": row("https://host/b.svs", shards=2), "gone": row("/none/c.svs")}
+    rows = {
+        "a": row(slide, mpp=0.25),
+        "far": row("https://host/b.svs", shards=2),
+        "gone": row("/none/c.svs"),
+    }
     return WorkflowPlan(CONFIG, rows, MODEL)
 
 
 def test_files_of_a_slide_and_of_all(plan):
     assert plan.store == "image-500nm.zarr"
     assert plan.files("slide.json", slides=["far"]) == ["results/far/slide.json"]
-    assert plan.files("x", "y", slides=["a", "far"])[:3] == ["results/a/x", "results/a/y", "results/far/x"]
-    assert plan.shards("far") == ["results/far/shards/1-of-2.parquet", "results/far/shards/2-of-2.parquet"]
+    assert plan.files("x", "y", slides=["a", "far"])[:3] == [
+        "results/a/x",
+        "results/a/y",
+        "results/far/x",
+    ]
+    assert plan.shards("far") == [
+        "results/far/shards/1-of-2.parquet",
+        "results/far/shards/2-of-2.parquet",
+    ]
     assert plan.shards("a", "proposals") == ["results/a/proposals/1-of-1.parquet"]
 
 
@@ -54,7 +69,11 @@ def test_embeddings_are_an_input_where_they_are_asked_for(plan):
 def test_a_slide_at_a_url_is_opened_by_its_copy(plan, slide):
     assert plan.input("a") == plan.argument_and_source("a") == [str(slide)]
     assert plan.input("far") == ["results/far/fetched"]
-    assert plan.argument_and_source("far") == ["results/far/fetched", "--source", "https://host/b.svs"]
+    assert plan.argument_and_source("far") == [
+        "results/far/fetched",
+        "--source",
+        "https://host/b.svs",
+    ]
 
 
 def test_a_cell_becomes_an_option_or_nothing(plan):
@@ -113,7 +132,9 @@ def test_the_settings_of_nuclei_tell_one_run_from_another(plan):
         changed(plan, is_trained=True),
     ):
         assert other.nuclei_settings("a") != before
-    assert changed(plan, model={**MODEL, "sha256": "1" * 64}).image_settings("a") == plan.image_settings("a")
+    assert changed(plan, model={**MODEL, "sha256": "1" * 64}).image_settings(
+        "a"
+    ) == plan.image_settings("a")
 
 
 def test_a_pretraining_run_counts_where_the_model_is_trained_on_it(plan):
@@ -132,10 +153,17 @@ def test_a_file_is_named_with_its_checksum(tmp_path):
     assert version_of_file(str(roi)) == f"roi.json ({sha256_of(roi)[:8]})"
 
 
-EVERYTHING = {"proposals": {"method": "haematoxylin"}, "regions": "r.onnx", "extra_mpps": [0.25], "embedding": True}
+EVERYTHING = {
+    "proposals": {"method": "haematoxylin"},
+    "regions": "r.onnx",
+    "extra_mpps": [0.25],
+    "embedding": True,
+}
 
 
-@pytest.mark.parametrize("config", [{}, EVERYTHING, {**EVERYTHING, "keep_stores": False}, {"spatialdata": True}])
+@pytest.mark.parametrize(
+    "config", [{}, EVERYTHING, {**EVERYTHING, "keep_stores": False}, {"spatialdata": True}]
+)
 def test_every_file_that_a_job_reads_is_written_by_an_earlier_job(plan, config):
     written: set[str] = set()
     for job in changed(plan, config={**CONFIG, **config}).jobs("far"):
@@ -149,25 +177,46 @@ def test_every_file_that_a_job_reads_is_written_by_an_earlier_job(plan, config):
 def test_images_and_shards_are_temporary_unless_they_are_kept(plan):
     jobs = changed(plan, config={**CONFIG, **EVERYTHING, "keep_stores": False}).jobs("a")
     shards = "shards/1-of-1.parquet", "proposals/1-of-1.parquet"
-    assert sorted(name for job in jobs for name in job.temporary) == sorted(["image-500nm.zarr", *shards])
-    assert not any(job.temporary for job in changed(plan, config={**CONFIG, **EVERYTHING}).jobs("a"))
+    assert sorted(name for job in jobs for name in job.temporary) == sorted(
+        ["image-500nm.zarr", *shards]
+    )
+    assert not any(
+        job.temporary for job in changed(plan, config={**CONFIG, **EVERYTHING}).jobs("a")
+    )
     assert "tile-image-250nm.zarr" not in [job.name for job in jobs]  # no step reads it
 
 
 def test_a_run_replaces_all_that_an_earlier_one_wrote_and_nothing_of_the_users(plan, tmp_path):
     plan = changed(plan, config={**CONFIG, **EVERYTHING, "output": str(tmp_path / "results")})
-    ours = "nuclei.parquet", "nuclei.part-001.geojson.gz", "summary.json", "density.png", "slide.json", "nuclei.h5ad"
-    mine = ["nuclei.qpdata", "nuclei.geojson", "nuclei.part-001-mine.geojson", "tissue.csv", "overlays/mine.png"]
+    ours = (
+        "nuclei.parquet",
+        "nuclei.part-001.geojson.gz",
+        "summary.json",
+        "density.png",
+        "slide.json",
+        "nuclei.h5ad",
+    )
+    mine = [
+        "nuclei.qpdata",
+        "nuclei.geojson",
+        "nuclei.part-001-mine.geojson",
+        "tissue.csv",
+        "overlays/mine.png",
+    ]
     records = plan.records("a")
     (records.folder / "overlays").mkdir(parents=True)
     for name in (*ours, "overlays/1.png", *mine):
         (records.folder / name).touch()
     records.withdraw(records.outdated)
-    assert {str(path.relative_to(records.folder)) for path in records.folder.rglob("*.*")} == set(mine)
+    assert {str(path.relative_to(records.folder)) for path in records.folder.rglob("*.*")} == set(
+        mine
+    )
 
 
 def test_a_slide_with_drawn_regions_is_not_mapped(plan):
-    mapped = changed(plan, config={**CONFIG, "regions": "r.onnx"}, rows={"a": row("a.svs", regions="drawn.json")})
+    mapped = changed(
+        plan, config={**CONFIG, "regions": "r.onnx"}, rows={"a": row("a.svs", regions="drawn.json")}
+    )
     assert "regions" not in [job.name for job in mapped.jobs("a")]
     assert not any("regions.json" in job.reads for job in mapped.jobs("a"))
 
@@ -178,8 +227,20 @@ def test_a_slide_with_drawn_regions_is_not_mapped(plan):
         {},
         {"quality": False, "viewer": False, "features": "none", "keep_stores": False},
         {"quality": {"subtract": []}, "cells": {"expand_um": 4}, "frame": "openslide", "csv": True},
-        {"quality": {"subtract": ["ink"]}, "cells": True, "max_features": 1000, "measurements": ["area_um2"]},
-        {"spatialdata": True, "embedding": True, "third_stain": True, "max_corrupt": 0.3, "tma": True, "dicom": True},
+        {
+            "quality": {"subtract": ["ink"]},
+            "cells": True,
+            "max_features": 1000,
+            "measurements": ["area_um2"],
+        },
+        {
+            "spatialdata": True,
+            "embedding": True,
+            "third_stain": True,
+            "max_corrupt": 0.3,
+            "tma": True,
+            "dicom": True,
+        },
     ],
 )
 def test_a_batch_has_the_settings_of_the_rules(settings):
@@ -188,6 +249,8 @@ def test_a_batch_has_the_settings_of_the_rules(settings):
     args = parse(["run", "rows.json", "--output", "results", *map(str, plan.run_options)])
     of_run = {"output": "results", "mpp": config["mpp"], "shards": 1}
     of_batch = Plan(RunSettings(read_settings(args, list_run_settings()) | of_run, 1), {}, MODEL)
-    assert {name: of_batch.config[name] for name, each in SETTINGS.items() if each.job in {"image", "nuclei"}} == {
-        name: config[name] for name, each in SETTINGS.items() if each.job in {"image", "nuclei"}
-    }
+    assert {
+        name: of_batch.config[name]
+        for name, each in SETTINGS.items()
+        if each.job in {"image", "nuclei"}
+    } == {name: config[name] for name, each in SETTINGS.items() if each.job in {"image", "nuclei"}}

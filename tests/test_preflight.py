@@ -11,7 +11,13 @@ from workflow_runs import draw_stained_slide, write_sheet
 
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.inference.model import find_model, read_card
-from muse_pipeline.preflight import SlideCheck, check_slides, find_duplicates, render_preflight, sum_up
+from muse_pipeline.preflight import (
+    SlideCheck,
+    check_slides,
+    find_duplicates,
+    render_preflight,
+    sum_up,
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +27,9 @@ def card():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder of slides: two identical ones; the others are truncated, without mpp, coarse, only glass or damaged."""
+    """A folder of slides: two identical ones; the others are truncated, without mpp, coarse, only
+    glass or damaged.
+    """
     folder = tmp_path_factory.mktemp("cohort")
     draw_stained_slide(folder / "good.tif")
     shutil.copy(folder / "good.tif", folder / "twin.tif")
@@ -43,7 +51,9 @@ def found(folder, card):
 
 
 def test_what_cannot_run_is_named(found):
-    problems = {slide["slide_id"]: slide["problem"] for slide in found["slides"] if slide["problem"]}
+    problems = {
+        slide["slide_id"]: slide["problem"] for slide in found["slides"] if slide["problem"]
+    }
     assert problems.keys() == {"cut", "no_mpp", "coarse", "spoilt"}
     assert "is truncated" in problems["cut"]
     assert "does not state the size of a pixel" in problems["no_mpp"]
@@ -70,7 +80,10 @@ def test_a_slide_at_a_url_is_known_by_name_and_size():
 
 
 def test_cores_of_a_file_are_no_duplicates():
-    checks = [SlideCheck(name, "/a.svs", fingerprint="f", roi=f"{name[0]}.geojson") for name in ("1", "2", "2 again")]
+    checks = [
+        SlideCheck(name, "/a.svs", fingerprint="f", roi=f"{name[0]}.geojson")
+        for name in ("1", "2", "2 again")
+    ]
     assert find_duplicates(checks) == [["2", "2 again"]]
 
 
@@ -95,7 +108,9 @@ def test_the_text_names_everything(found):
 
 
 def test_the_verb_judges_and_records(folder, muse, tmp_path):
-    status, shown, output = muse("preflight", folder, "--json", tmp_path / "all.json", "--threads", 2)
+    status, shown, output = muse(
+        "preflight", folder, "--json", tmp_path / "all.json", "--threads", 2
+    )
     assert (status, output.count("\n")) == (2, 1)
     assert "4 of 7 slides cannot run (coarse, cut, no_mpp, spoilt)" in output
     assert json.loads((tmp_path / "all.json").read_text())["n_problems"] == 4
@@ -129,7 +144,9 @@ def test_a_stain_unlike_training_is_reported_as_the_run_states_it(muse, tmp_path
     (ihc,) = [line for line in shown.splitlines() if line.startswith("note  ihc: brown nuclei")]
     assert "note  black: unlike the training pictures of" in shown and "dark background" in shown
     muse("run", tmp_path / "ihc.tif", "-o", tmp_path / "results")
-    reason, *_ = json.loads((tmp_path / "results/ihc/ledger/detect-1-of-1.json").read_text())["warnings"]
+    reason, *_ = json.loads((tmp_path / "results/ihc/ledger/detect-1-of-1.json").read_text())[
+        "warnings"
+    ]
     assert ihc == f"note  ihc: {reason}: nuclei will be scored as positive or negative"
 
 

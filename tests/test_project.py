@@ -15,7 +15,9 @@ from muse_pipeline.cohort.sheet import COLUMNS
 
 TOP = Path(__file__).parents[1]
 PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-RULES = "".join(path.read_text(encoding="utf-8") for path in sorted((TOP / "workflow/rules").glob("*.smk")))
+RULES = "".join(
+    path.read_text(encoding="utf-8") for path in sorted((TOP / "workflow/rules").glob("*.smk"))
+)
 
 
 def load(path: str):
@@ -25,18 +27,26 @@ def load(path: str):
 def test_snakemake_has_the_major_version_that_the_workflow_is_tested_with():
     installed = version("snakemake")
     assert installed.startswith("9."), (
-        f"Snakemake {installed} is installed, but the workflow is tested with Snakemake 9: run tests/workflow, and "
-        "then raise the bound in pyproject.toml and envs/"
+        f"Snakemake {installed} is installed, but the workflow is tested with Snakemake 9: run"
+        " tests/workflow, and then raise the bound in pyproject.toml and envs/"
     )
     assert "snakemake>=9.14,<10" in PROJECT["dependencies"]
 
 
 @pytest.mark.parametrize(
-    ("name", "extras"), [("infer", ["cpu"]), ("fetch", ["cpu", "remote"]), ("train", ["cpu", "train"])]
+    ("name", "extras"),
+    [("infer", ["cpu"]), ("fetch", ["cpu", "remote"]), ("train", ["cpu", "train"])],
 )
 def test_environments_mirror_the_extras(name, extras):
-    wanted = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
-    pip = next(entry["pip"] for entry in load(f"envs/{name}.yaml")["dependencies"] if isinstance(entry, dict))
+    wanted = [
+        *PROJECT["dependencies"],
+        *(line for extra in extras for line in PROJECT["optional-dependencies"][extra]),
+    ]
+    pip = next(
+        entry["pip"]
+        for entry in load(f"envs/{name}.yaml")["dependencies"]
+        if isinstance(entry, dict)
+    )
     assert pip == wanted
 
 
@@ -44,7 +54,9 @@ def test_the_pinned_versions_are_within_the_ranges():
     lines = (TOP / "envs/constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {}
     for pin in map(Requirement, lines):
-        pinned.setdefault(canonicalize_name(pin.name), []).append(str(pin.specifier).removeprefix("=="))
+        pinned.setdefault(canonicalize_name(pin.name), []).append(
+            str(pin.specifier).removeprefix("==")
+        )
     ranges = [
         *PROJECT["dependencies"],
         *(line for extra in PROJECT["optional-dependencies"].values() for line in extra),
@@ -55,9 +67,13 @@ def test_the_pinned_versions_are_within_the_ranges():
 
 def test_the_config_shows_the_defaults():
     properties = load("workflow/schemas/config.schema.yaml")["properties"]
-    assert load("config/config.yaml") == {name: setting["default"] for name, setting in properties.items()}
+    assert load("config/config.yaml") == {
+        name: setting["default"] for name, setting in properties.items()
+    }
     text = (TOP / "config/README.md").read_text(encoding="utf-8")
-    described = re.findall(r"^\| `(\w+)` \|", text.split("## The settings")[1].split("\n## ")[0], re.M)
+    described = re.findall(
+        r"^\| `(\w+)` \|", text.split("## The settings")[1].split("\n## ")[0], re.M
+    )
     assert described == list(properties)
 
 
@@ -75,7 +91,10 @@ def test_profiles_name_rules_that_exist(profile):
     assert settings["keep-going"]
 
 
-TRAVELLING_MIB, PICTURES_MIB = 64, 30  # of the files that ``benchmarks/gpu_session.py`` needs on another machine
+TRAVELLING_MIB, PICTURES_MIB = (
+    64,
+    30,
+)  # of the files that ``benchmarks/gpu_session.py`` needs on another machine
 
 
 def test_the_checkout_is_small_enough_for_the_gpu_benchmark():
@@ -83,7 +102,10 @@ def test_the_checkout_is_small_enough_for_the_gpu_benchmark():
     if listed.returncode:
         pytest.skip("not a Git checkout")
     files = [TOP / name for name in listed.stdout.decode().rstrip("\0").split("\0")]
-    assert sum(file.stat().st_size for file in files if file.is_file()) < (TRAVELLING_MIB - PICTURES_MIB) * 2**20
+    assert (
+        sum(file.stat().st_size for file in files if file.is_file())
+        < (TRAVELLING_MIB - PICTURES_MIB) * 2**20
+    )
 
 
 def test_the_pictures_of_the_gpu_benchmark_are_small_enough(shared_data, tmp_path, monkeypatch):
@@ -108,4 +130,6 @@ def test_the_gpu_benchmark_states_its_sections_in_order(monkeypatch):
 
     assert f"gpu_session.py {' '.join(gpu_session.SECTIONS)} " in gpu_session.__doc__
     explained = gpu_session.__doc__.partition("to test the script.")[2]
-    assert ["machine", *re.findall(r"^(\w+) {1,10}\S", explained, re.M)] == list(gpu_session.SECTIONS)
+    assert ["machine", *re.findall(r"^(\w+) {1,10}\S", explained, re.M)] == list(
+        gpu_session.SECTIONS
+    )

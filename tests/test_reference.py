@@ -1,4 +1,6 @@
-"""docs/reference.md is up to date with its script, and every link in the documentation has a target."""
+"""docs/reference.md is up to date with its script, and every link in the documentation has a
+target.
+"""
 
 import re
 import subprocess
@@ -17,7 +19,9 @@ def test_the_reference_is_current():
     command = [sys.executable, "docs/make_reference.py"]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TOP)
     assert run.returncode == 0, run.stderr
-    assert run.stdout == (TOP / "docs/reference.md").read_text(encoding="utf-8"), f"run {' '.join(command[1:])}"
+    assert run.stdout == (TOP / "docs/reference.md").read_text(encoding="utf-8"), (
+        f"run {' '.join(command[1:])}"
+    )
 
 
 def list_anchors(page: Path) -> set[str]:
@@ -32,4 +36,6 @@ def test_links_lead_to_files_and_headings(page):
     for path, anchor in links:
         target = page.parent / path if path else page
         assert target.exists(), path
-        assert not anchor or target.suffix != ".md" or anchor in list_anchors(target), f"{path}#{anchor}"
+        assert not anchor or target.suffix != ".md" or anchor in list_anchors(target), (
+            f"{path}#{anchor}"
+        )

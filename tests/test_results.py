@@ -1,4 +1,6 @@
-"""Experiments: the tables of their pages match the recorded runs, and every script can be imported."""
+"""Experiments: the tables of their pages match the recorded runs, and every script can be
+imported.
+"""
 
 import os
 import runpy
@@ -12,14 +14,19 @@ TOP = Path(__file__).parents[1]
 SCRIPTS = sorted(path.relative_to(TOP) for path in (TOP / "experiments").rglob("*.py"))
 PAGES = [*(TOP / "docs").rglob("*.md"), *(TOP / "experiments").glob("*/README.md")]
 ELSEWHERE = "histomicstk_nuclei"  # runs in a separate environment
-RECORDED = [*sorted((TOP / "experiments").glob("*/runs.jsonl")), TOP / "experiments/own_labels/minutes.jsonl"]
+RECORDED = [
+    *sorted((TOP / "experiments").glob("*/runs.jsonl")),
+    TOP / "experiments/own_labels/minutes.jsonl",
+]
 IMPORT_ALL = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
 
 
 @pytest.mark.parametrize("runs", RECORDED, ids=lambda path: f"{path.parent.name}.{path.stem}")
 def test_a_table_is_what_its_experiment_prints(runs, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run", "--table"])
-    runpy.run_module(f"experiments.{runs.parent.name}.{runs.stem.replace('runs', 'run')}", run_name="__main__")
+    runpy.run_module(
+        f"experiments.{runs.parent.name}.{runs.stem.replace('runs', 'run')}", run_name="__main__"
+    )
     printed = capsys.readouterr().out.strip()
     pages = [page.read_text(encoding="utf-8") for page in PAGES]
     tables = [part for part in printed.split("\n\n") if part.startswith("|")]

@@ -1,4 +1,6 @@
-"""The settings of a run: the files generated from their descriptions, and values that depend on other settings."""
+"""The settings of a run: the files generated from their descriptions, and values that depend on
+other settings.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -24,15 +26,28 @@ def test_the_config_its_schema_and_its_table_are_made_from_the_settings():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for path, text in module.make_files().items():
-        assert path.read_text(encoding="utf-8") == text, f"{path}: run `python docs/make_settings.py`"
+        assert path.read_text(encoding="utf-8") == text, (
+            f"{path}: run `python docs/make_settings.py`"
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("csv", True), ("viewer", False), ("features", "none"), ("max_features", 1000), ("max_corrupt", 0.25)],
+        *[
+            ("csv", True),
+            ("viewer", False),
+            ("features", "none"),
+            ("max_features", 1000),
+            ("max_corrupt", 0.25),
+        ],
         *[("measurements", ["h_mean", "area"]), ("quality", False), ("quality", {"subtract": []})],
-        *[("quality", {"subtract": ["blurred"]}), ("frame", "openslide"), ("shards", 3), ("model", "compact-int8")],
+        *[
+            ("quality", {"subtract": ["blurred"]}),
+            ("frame", "openslide"),
+            ("shards", 3),
+            ("model", "compact-int8"),
+        ],
     ],
 )
 def test_a_value_passes_the_command_line(name, value):
@@ -40,10 +55,14 @@ def test_a_value_passes_the_command_line(name, value):
     parser = Parser()
     parser.add_settings([setting])
     assert read_settings(parser.parse_args(setting.arguments(value)), [setting]) == {name: value}
-    assert read_settings(parser.parse_args(setting.arguments(setting.default)), [setting]) == {name: setting.default}
+    assert read_settings(parser.parse_args(setting.arguments(setting.default)), [setting]) == {
+        name: setting.default
+    }
 
 
-@pytest.mark.parametrize("arguments", [["--shards", "0"], ["--max-corrupt", "1.5"], ["--features", "some"]])
+@pytest.mark.parametrize(
+    "arguments", [["--shards", "0"], ["--max-corrupt", "1.5"], ["--features", "some"]]
+)
 def test_a_value_out_of_its_range_is_rejected_on_the_command_line(arguments, capsys):
     parser = Parser()
     parser.add_settings(list_settings().values())
@@ -54,7 +73,13 @@ def test_a_value_out_of_its_range_is_rejected_on_the_command_line(arguments, cap
 
 def test_settings_are_read_by_name_and_as_attributes():
     run = RunSettings({"csv": True}, threads=3)
-    assert (run.csv, run["csv"], run.features, run.threads, len(run)) == (True, True, "basic", 3, len(list_settings()))
+    assert (run.csv, run["csv"], run.features, run.threads, len(run)) == (
+        True,
+        True,
+        "basic",
+        3,
+        len(list_settings()),
+    )
     with pytest.raises(AttributeError):
         _ = run.colour
     with pytest.raises(ConfigError, match="unknown setting 'colour'"):
@@ -66,7 +91,11 @@ def test_what_follows_from_other_settings_is_filled_in(monkeypatch):
     assert complete()["model"] == "compact"
     assert complete(mode="label-free")["model"] == "label_free"
     assert complete(mode="label-free", model="~/my.onnx")["model"] == "/home/ann/my.onnx"
-    assert complete(max_features=1e5, shards=2.0) == {**complete(), "max_features": 100_000, "shards": 2}
+    assert complete(max_features=1e5, shards=2.0) == {
+        **complete(),
+        "max_features": 100_000,
+        "shards": 2,
+    }
     assert complete(pretrain={"run": "~/b.yaml"})["proposals"] == {"method": "haematoxylin"}
     assert complete(pretrain={"run": "~/b.yaml"})["pretrain"] == {"run": "/home/ann/b.yaml"}
     assert complete(slides="s3://bucket//a")["slides"] == "s3://bucket//a"
@@ -79,18 +108,27 @@ def test_what_follows_from_other_settings_is_filled_in(monkeypatch):
 def test_artefacts_are_sought_by_default_where_focus_can_be_judged(mpp):
     assert complete()["quality"] == complete(mpp=0.25)["quality"] == {"subtract": ["blurred"]}
     assert complete(mpp=mpp)["quality"] is False
-    with pytest.raises(ConfigError, match=rf"focus is judged at 0\.5 um/px, but {mpp:g} um/px does not divide it"):
+    with pytest.raises(
+        ConfigError, match=rf"focus is judged at 0\.5 um/px, but {mpp:g} um/px does not divide it"
+    ):
         complete(quality={"subtract": ["blurred"]}, mpp=mpp)
 
 
 def test_artefacts_to_subtract_are_rejected_if_none_are_searched(muse, tmp_path):
     (tmp_path / "a.svs").touch()
-    status, _, error = muse("run", tmp_path / "a.svs", "-o", tmp_path / "r", "--no-quality", "--subtract", "fold")
-    assert (status, error) == (2, "muse run: --no-quality and --subtract contradict each other; give one of them\n")
+    status, _, error = muse(
+        "run", tmp_path / "a.svs", "-o", tmp_path / "r", "--no-quality", "--subtract", "fold"
+    )
+    assert (status, error) == (
+        2,
+        "muse run: --no-quality and --subtract contradict each other; give one of them\n",
+    )
 
 
 def test_quality_subtracts_what_is_out_of_focus_or_what_is_named():
-    assert complete(quality={"subtract": ["ink", "blur", "ink"]})["quality"] == {"subtract": ["ink", "blurred"]}
+    assert complete(quality={"subtract": ["ink", "blur", "ink"]})["quality"] == {
+        "subtract": ["ink", "blurred"]
+    }
     assert complete(quality={"subtract": []})["quality"] == {"subtract": []}
     assert subtracted({"quality": True}) == ("blurred",) and subtracted({"quality": False}) is None
     with pytest.raises(ConfigError, match="choose among blurred"):
@@ -98,15 +136,24 @@ def test_quality_subtracts_what_is_out_of_focus_or_what_is_named():
 
 
 def test_nuclei_must_have_the_measurements():
-    require_measurements(["h_mean", "prob_A", "dab_od", "region_prob", "solidity"], "basic", ["A", "B"])
-    for features, name in (("none", "h_mean"), ("basic", "texture_asm"), ("all", "prob_C"), ("all", "class")):
+    require_measurements(
+        ["h_mean", "prob_A", "dab_od", "region_prob", "solidity"], "basic", ["A", "B"]
+    )
+    for features, name in (
+        ("none", "h_mean"),
+        ("basic", "texture_asm"),
+        ("all", "prob_C"),
+        ("all", "class"),
+    ):
         with pytest.raises(GeoJSONError, match=f"has no numeric column '{name}'"):
             require_measurements([name], features, ["A", "B"])
 
 
 def test_what_settings_need_must_be_there(tmp_path, monkeypatch):
     (tmp_path / "tumour.onnx").touch()
-    settings.require_available(RunSettings({"anndata": True, "regions": str(tmp_path / "tumour.onnx")}))
+    settings.require_available(
+        RunSettings({"anndata": True, "regions": str(tmp_path / "tumour.onnx")})
+    )
     with pytest.raises(ConfigError, match="`nuclei`"):
         settings.require_available(RunSettings({"regions": "nosuch.onnx"}))
     with pytest.raises(ConfigError, match="regions 'epithelium'"):

@@ -1,4 +1,5 @@
-"""Screenshots of a synthetic slide in the browser are similar to the committed ones in README and docs.
+"""Screenshots of a synthetic slide in the browser are similar to the committed ones in README and
+docs.
 
 pytest tests/test_screenshots.py -m slow -n 0 --pictures docs/images        replaces them
 """
@@ -51,17 +52,24 @@ def browser():
 
 @pytest.fixture
 def keep(pytestconfig):
-    """A function that writes a picture to the folder in --pictures if given, or compares it with the committed one."""
+    """A function that writes a picture to the folder in --pictures if given, or compares it with
+    the committed one.
+    """
 
     def keep_one(name, png):
-        picture, folder = Image.open(io.BytesIO(png)).convert("RGB"), pytestconfig.getoption("--pictures")
+        picture, folder = (
+            Image.open(io.BytesIO(png)).convert("RGB"),
+            pytestconfig.getoption("--pictures"),
+        )
         if folder:
             picture.save(Path(folder) / name, quality=82, optimize=True)
             return
         with Image.open(IMAGES / name) as committed:
             assert committed.size == picture.size
             shares = count_colours(picture), count_colours(committed.convert("RGB"))
-        assert np.minimum(*shares).sum() > 0.8  # fonts and the last bits of a model differ between machines
+        assert (
+            np.minimum(*shares).sum() > 0.8
+        )  # fonts and the last bits of a model differ between machines
 
     return keep_one
 
@@ -100,7 +108,17 @@ def test_the_plots_of_a_report(slide, browser, keep, tmp_path):
 def vary(slide, number):
     """A copy of a slide with random numbers of nuclei."""
     random = np.random.default_rng(number)
-    counts = random.multinomial(int(slide.n_nuclei * random.lognormal(0, 0.25)), random.dirichlet((3, 6, 4)))
-    classes = [{**each, "n_nuclei": int(n)} for each, n in zip(slide.summary["classes"], counts, strict=True)]
+    counts = random.multinomial(
+        int(slide.n_nuclei * random.lognormal(0, 0.25)), random.dirichlet((3, 6, 4))
+    )
+    classes = [
+        {**each, "n_nuclei": int(n)}
+        for each, n in zip(slide.summary["classes"], counts, strict=True)
+    ]
     summary = {**slide.summary, "classes": classes, "n_nuclei": int(counts.sum())}
-    return replace(slide, slide_id=f"slide {number + 1}", group=("centre A", "centre B")[number % 2], summary=summary)
+    return replace(
+        slide,
+        slide_id=f"slide {number + 1}",
+        group=("centre A", "centre B")[number % 2],
+        summary=summary,
+    )

@@ -1,4 +1,6 @@
-"""The documentation's site: links have targets, all public names are documented, and the notebooks run."""
+"""The documentation's site: links have targets, all public names are documented, and the notebooks
+run.
+"""
 
 import subprocess
 import sys
@@ -29,14 +31,26 @@ def test_links_between_files_become_links_of_the_site(source, link, moved):
 
 
 def test_the_page_of_the_api_has_every_public_name():
-    listed = {line.rsplit(".", 1)[1] for line in (ROOT / "docs/api.md").read_text().splitlines() if line[:4] == "::: "}
+    listed = {
+        line.rsplit(".", 1)[1]
+        for line in (ROOT / "docs/api.md").read_text().splitlines()
+        if line[:4] == "::: "
+    }
     assert listed == set(muse_pipeline.__all__) - {"__version__"}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_site_builds(tmp_path):
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    build = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--site-dir",
+        str(tmp_path / "site"),
+    ]
     result = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "Tissue of" in (tmp_path / "site/notebooks/python_api/index.html").read_text()

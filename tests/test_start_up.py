@@ -1,4 +1,6 @@
-"""Steps must not load certain packages, because that would take longer than their work on a small slide."""
+"""Steps must not load certain packages, because that would take longer than their work on a small
+slide.
+"""
 
 import os
 import subprocess
@@ -9,7 +11,9 @@ import pytest
 
 STEPS = {
     "inspect": "muse_pipeline.slides.inspect",
-    "tissue": "muse_pipeline.tissue.find, muse_pipeline.tissue.colour, muse_pipeline.tissue.outline",
+    "tissue": (
+        "muse_pipeline.tissue.find, muse_pipeline.tissue.colour, muse_pipeline.tissue.outline"
+    ),
     "tile": "muse_pipeline.store.write",
     "stitch": "muse_pipeline.inference.stitch",
     "geojson": "muse_pipeline.qupath.write",
@@ -21,44 +25,78 @@ def test_steps_load_neither_pandas_nor_scipy():
     for step, modules in STEPS.items():
         lines += [f"import muse_pipeline.cli.{step}, {modules}"]
         lines += [f"print({step!r}, *sorted({{'pandas', 'scipy'}} & sys.modules.keys()))"]
-    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines() == list(STEPS)
 
 
 def test_a_run_loads_neither_pandas_nor_zarr_nor_the_parts_of_scipy(coarse_slide, tmp_path):
     program = (
-        "import sys, muse_pipeline.inference.region_lookup\n"
-        "from muse_pipeline.cli.main import main; main(sys.argv[1:])\n"
-        "print(sorted({'pandas', 'zarr', 'scipy.ndimage', 'scipy.spatial', 'scipy.fft'} & sys.modules.keys()))"
+        "import sys, muse_pipeline.inference.region_lookup\nfrom muse_pipeline.cli.main import"
+        " main; main(sys.argv[1:])\nprint(sorted({'pandas', 'zarr', 'scipy.ndimage',"
+        " 'scipy.spatial', 'scipy.fft'} & sys.modules.keys()))"
     )
-    command = [sys.executable, "-c", program, "run", str(coarse_slide / "demo.svs"), "-o", str(tmp_path / "results")]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "run",
+        str(coarse_slide / "demo.svs"),
+        "-o",
+        str(tmp_path / "results"),
+    ]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1] == "[]"
-    assert (tmp_path / "results/demo/artefacts.geojson").is_file()  # whose kinds were looked up in every part
+    assert (
+        tmp_path / "results/demo/artefacts.geojson"
+    ).is_file()  # whose kinds were looked up in every part
 
 
 def test_a_run_loads_its_templates_not_before_it_writes_its_report():
-    program = "import sys, muse_pipeline.cli.run_slides, muse_pipeline.report.page; print('jinja2' in sys.modules)"
+    program = (
+        "import sys, muse_pipeline.cli.run_slides, muse_pipeline.report.page; print('jinja2' in"
+        " sys.modules)"
+    )
     assert (
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
     )
 
 
 def test_the_command_line_does_not_read_what_is_installed():
     program = "import sys, muse_pipeline.cli.main; print('importlib.metadata' in sys.modules)"
     assert (
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "False\n"
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
     )
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them"
+)
 def test_a_step_starts_no_threads_to_multiply_matrices(tmp_path):
-    arguments = ["inspect", str(tmp_path / "none.svs"), "--slide-id", "none", "--output", str(tmp_path / "slide.json")]
+    arguments = [
+        "inspect",
+        str(tmp_path / "none.svs"),
+        "--slide-id",
+        "none",
+        "--output",
+        str(tmp_path / "slide.json"),
+    ]
     program = (
         "import os, sys; from muse_pipeline.cli.main import main; main(sys.argv[1:])\n"
         "print('numpy' in sys.modules, len(os.listdir('/proc/self/task')))"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"
+    }
     command = [sys.executable, "-c", program, *arguments]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    printed = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment
+    ).stdout
     assert printed == "True 1\n"

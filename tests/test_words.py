@@ -7,7 +7,22 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[1]
-FRAGMENT = {"of", "that", "to", "as", "in", "by", "for", "with", "from", "after", "at", "on", "between", "likewise"}
+FRAGMENT = {
+    "of",
+    "that",
+    "to",
+    "as",
+    "in",
+    "by",
+    "for",
+    "with",
+    "from",
+    "after",
+    "at",
+    "on",
+    "between",
+    "likewise",
+}
 FRAGMENT |= {"those", "where", "what", "how", "who", "which", "when", "see"}
 RELATIVE = re.compile(r"(what|which|where|whether|how|who|whose|when|why)\b", re.IGNORECASE)
 
@@ -27,7 +42,10 @@ def test_entries_of_docstrings_are_noun_phrases(docstrings):
     entry = re.compile(r"^    \*{0,2}(\w+)(?: \([^)]*\))?: (\w+)", re.MULTILINE)
     blocks = re.compile(r"^(?:Args|Attributes):\n((?:    .*\n?|\n)*)", re.MULTILINE)
     entries = [
-        (path, *found) for path, text in docstrings for block in blocks.findall(text) for found in entry.findall(block)
+        (path, *found)
+        for path, text in docstrings
+        for block in blocks.findall(text)
+        for found in entry.findall(block)
     ]
     assert len(entries) > 500
     assert not [each for each in entries if each[2].lower() in FRAGMENT]

@@ -1,8 +1,10 @@
-"""Picture of a synthetic slide with a red third stain, and its DAB with two and three stains, for docs/guide/ihc.md.
+"""Picture of a synthetic slide with a red third stain, and its DAB with two and three stains, for
+docs/guide/ihc.md.
 
     .venv/bin/python docs/images/draw_third_stain.py -o docs/images/ihc-third-stain.jpg
 
-The tissue is that of the demo slide, with brown lymphocytes; fast red is in the cytoplasm of the others.
+The tissue is that of the demo slide, with brown lymphocytes; fast red is in the cytoplasm of the
+others.
 """
 
 import argparse
@@ -20,13 +22,20 @@ from muse_pipeline.report.overlays import add_caption
 from muse_pipeline.tissue.stain import find_third_stain
 
 RED = np.array([0.214, 0.851, 0.478])  # Ruifrok's fast red
-AMOUNT, MPP, SIZE, SHOWN = 1.4, 0.5, (480, 480), 1.0  # of haematoxylin that is blurred; optical density shown as black
+AMOUNT, MPP, SIZE, SHOWN = (
+    1.4,
+    0.5,
+    (480, 480),
+    1.0,
+)  # of haematoxylin that is blurred; optical density shown as black
 SCALE = 400 / 480
 
 
 def main() -> None:
     """Generate the slide, add red, and put three pictures side by side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     tissue = plan_tissue(1, seed=0)
@@ -39,7 +48,9 @@ def main() -> None:
         "DAB, two stains": show(split_stains(pixels)[..., 1]),
         "DAB, three stains": show(split_stains(pixels, third)[..., 1]),
     }
-    Image.fromarray(np.hstack([draw(*each) for each in pictures.items()])).save(args.output, quality=88)
+    Image.fromarray(np.hstack([draw(*each) for each in pictures.items()])).save(
+        args.output, quality=88
+    )
 
 
 def add_red(pixels: np.ndarray) -> np.ndarray:
@@ -47,7 +58,11 @@ def add_red(pixels: np.ndarray) -> np.ndarray:
     blue, brown = np.moveaxis(split_stains(pixels), -1, 0)
     blue = np.where(brown < 0.3, blue, 0)
     crowded = cv2.GaussianBlur(blue, (0, 0), 12) > 0.16
-    amount = AMOUNT * cv2.GaussianBlur(blue, (0, 0), 3) * cv2.GaussianBlur(crowded.astype(np.float32), (0, 0), 2)
+    amount = (
+        AMOUNT
+        * cv2.GaussianBlur(blue, (0, 0), 3)
+        * cv2.GaussianBlur(crowded.astype(np.float32), (0, 0), 2)
+    )
     light = (pixels + 1.0) * np.exp(-amount[..., None] * RED / np.linalg.norm(RED))
     return np.clip(np.rint(light - 1), 0, 255).astype(np.uint8)
 

@@ -2,10 +2,10 @@
 
     python -m experiments.appearance.run --data ../shared/data --json confidence.json
 
-For false alarms, a site of BRCA-M2C is left out and its pictures are judged by the ranges of the other two sites.
-Everything else is judged by the ranges of all training pictures of the built-in model: other collections, and every
-fifth picture of BRCA-M2C, blurred or recoloured (also judged by the ranges of the other two sites). Unknown pixel sizes
-are assumed to be 0.5 um.
+For false alarms, a site of BRCA-M2C is left out and its pictures are judged by the ranges of the
+other two sites. Everything else is judged by the ranges of all training pictures of the built-in
+model: other collections, and every fifth picture of BRCA-M2C, blurred or recoloured (also judged by
+the ranges of the other two sites). Unknown pixel sizes are assumed to be 0.5 um.
 """
 
 from __future__ import annotations
@@ -43,9 +43,13 @@ GAINS = {  # factors of the optical densities of red, green and blue
 
 def main() -> None:
     """Measure and judge all pictures, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--json", type=Path, help="file of the measurements; if it exists, nothing is measured")
+    parser.add_argument(
+        "--json", type=Path, help="file of the measurements; if it exists, nothing is measured"
+    )
     args = parser.parse_args()
     cv2.setNumThreads(1)
     if args.json and args.json.is_file():
@@ -66,7 +70,9 @@ def measure_all(data: Path) -> list[dict]:
     for number, path in enumerate(sorted((data / "brca-m2c/images").iterdir())):
         if number % EVERY == 0:
             pixels = read(path)
-            found += [entry(kind, path.name, measure_picture(one, MPP)) for kind, one in changed(pixels)]
+            found += [
+                entry(kind, path.name, measure_picture(one, MPP)) for kind, one in changed(pixels)
+            ]
     for path in sorted((data / "nucls-cc0/images").glob("*.png")):
         found.append(entry("NuCLS", path.name, measure_picture(read(path), 0.25)))
     slides = defaultdict(list)
@@ -76,7 +82,9 @@ def measure_all(data: Path) -> list[dict]:
         slides["ORION, by case", path.name[:3]].append((read(path), MPP))
     for path in sorted((data / "dsb2018-brightfield/images").glob("*.png")):
         found.append(entry("DSB-2018", path.name, measure_picture(read(path), MPP)))
-    return found + [entry(kind, name, measure_slide(pictures)) for (kind, name), pictures in slides.items()]
+    return found + [
+        entry(kind, name, measure_slide(pictures)) for (kind, name), pictures in slides.items()
+    ]
 
 
 def entry(kind: str, name: str, measures: dict[str, float]) -> dict:
@@ -101,7 +109,10 @@ def changed(pixels: np.ndarray) -> Iterable[tuple[str, np.ndarray]]:
     for sigma_um in BLURS_UM:
         yield f"blurred by {sigma_um:g} um", cv2.GaussianBlur(pixels, (0, 0), sigma_um / MPP)
     for kind, gain in GAINS.items():
-        yield kind, np.clip(256 * np.exp(-optical_density(pixels) * gain) - 1, 0, 255).astype(np.uint8)
+        yield (
+            kind,
+            np.clip(256 * np.exp(-optical_density(pixels) * gain) - 1, 0, 255).astype(np.uint8),
+        )
     yield "grey", np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
     yield "inverted", 255 - pixels
 
@@ -112,7 +123,9 @@ def tables(measured: list[dict]) -> Iterable[str]:
     two = {site: reference_of([one for one in pictures if one["site"] != site]) for site in SITES}
     yield "site left out: flagged of its pictures, and why"
     for site in SITES:
-        yield row(site, [one for one in pictures if one["site"] == site], lambda one: two[one["site"]])
+        yield row(
+            site, [one for one in pictures if one["site"] == site], lambda one: two[one["site"]]
+        )
     built_in = read_card(find_model("compact")).appearance
     yield "against all training pictures of compact"
     for kind in dict.fromkeys(one["kind"] for one in measured):
@@ -129,10 +142,16 @@ def reference_of(entries: list[dict]) -> AppearanceReference:
 
 def row(title: str, entries: list[dict], reference: Callable[[dict], AppearanceReference]) -> str:
     """A line with the number of flagged entries and the most frequent reasons."""
-    verdicts = [judge_appearance(reference(one), SlideColour(appearance=one["measures"])) for one in entries]
+    verdicts = [
+        judge_appearance(reference(one), SlideColour(appearance=one["measures"])) for one in entries
+    ]
     n = sum(verdict.verdict == FLAGGED for verdict in verdicts)
-    why = Counter(part for verdict in verdicts for reason in verdict.reasons for part in _parts(reason))
-    return f"{title:46} {n:3} of {len(entries):3}  " + ", ".join(f"{word} {k}" for word, k in why.most_common(6))
+    why = Counter(
+        part for verdict in verdicts for reason in verdict.reasons for part in _parts(reason)
+    )
+    return f"{title:46} {n:3} of {len(entries):3}  " + ", ".join(
+        f"{word} {k}" for word, k in why.most_common(6)
+    )
 
 
 def _parts(reason: str) -> list[str]:

@@ -2,8 +2,8 @@
 
     python -m experiments.areas.average START TRAINED OUTPUT
 
-TRAINED weighs three times as much as START. The appearance of training slides is taken from START, because TRAINED was
-trained on pictures that are too small to show what slides look like.
+TRAINED weighs three times as much as START. The appearance of training slides is taken from START,
+because TRAINED was trained on pictures that are too small to show what slides look like.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def average(start: Path, trained: Path, output: Path) -> Path:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("start", "trained", "output"):
         parser.add_argument(name, type=Path)
     print(average(**vars(parser.parse_args())))

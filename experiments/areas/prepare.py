@@ -2,10 +2,11 @@
 
     python -m experiments.areas.prepare DATA     # writes DATA/prepared
 
-`ebhi/` has the pictures and masks of EBHI-Seg with the camera's aspect ratio of 5 to 4; the published ones are squeezed
-to squares, in which nuclei are 0.8 times as wide as high. `ebhi_even.txt` lists the pictures of every second accession
-of EBHI-Seg (by CRC32 of the accession). `oesophagus.txt` lists every second image of NuInsSeg (even numbers), and
-`oesophagus/` has for each of these images the area where outlines are complete, which excludes merged nuclei.
+`ebhi/` has the pictures and masks of EBHI-Seg with the camera's aspect ratio of 5 to 4; the
+published ones are squeezed to squares, in which nuclei are 0.8 times as wide as high.
+`ebhi_even.txt` lists the pictures of every second accession of EBHI-Seg (by CRC32 of the
+accession). `oesophagus.txt` lists every second image of NuInsSeg (even numbers), and `oesophagus/`
+has for each of these images the area where outlines are complete, which excludes merged nuclei.
 """
 
 from __future__ import annotations
@@ -28,15 +29,24 @@ STRETCH = 1.25
 
 def main() -> None:
     """Write the folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path)
     data = parser.parse_args().data
     output, oesophagus = data / "prepared", data / "nuinsseg-oesophagus"
     output.mkdir(exist_ok=True)
     published = data / "ebhi-seg-colon"
     for picture, mask, _ in (*ebhi_pictures(data, odd=False), *ebhi_pictures(data, odd=True)):
-        stretch(published / f"images/{picture.stem}.jpg", published / f"regions/{mask.name}", picture, mask)
-    write_names(output / "ebhi_even.txt", [path.name for path, _, _ in ebhi_pictures(data, odd=False)])
+        stretch(
+            published / f"images/{picture.stem}.jpg",
+            published / f"regions/{mask.name}",
+            picture,
+            mask,
+        )
+    write_names(
+        output / "ebhi_even.txt", [path.name for path, _, _ in ebhi_pictures(data, odd=False)]
+    )
     with (oesophagus / "manifest.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = [row["image"] for row in rows if int(row["number_in_nuinsseg_folder"]) % 2 == 0]
@@ -44,12 +54,17 @@ def main() -> None:
     for name in names:
         ignored = cv2.imread(str(oesophagus / f"ignore/{name}.png"), cv2.IMREAD_GRAYSCALE) > 0
         picture = shapely.box(0, 0, *ignored.shape[::-1])
-        write_areas(output / f"oesophagus/{name}.geojson", {"Region": picture - trace(ignored).buffer(MARGIN_PX)})
+        write_areas(
+            output / f"oesophagus/{name}.geojson",
+            {"Region": picture - trace(ignored).buffer(MARGIN_PX)},
+        )
     print(f"{output}: {len(names)} pictures of the oesophagus")
 
 
 def stretch(picture: Path, mask: Path, new_picture: Path, new_mask: Path) -> None:
-    """Write a picture and its mask (0 and 1) with the width that they had before they were squeezed."""
+    """Write a picture and its mask (0 and 1) with the width that they had before they were
+    squeezed.
+    """
     inside = (cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
     for path, pixels, method in (
         (new_picture, read_rgb(picture), cv2.INTER_CUBIC),

@@ -1,15 +1,18 @@
-"""Areas of colon as labels: do they help on tissue that was not trained on, and what do they cost at a left-out site?
+"""Areas of colon as labels: do they help on tissue that was not trained on, and what do they cost
+at a left-out site?
 
     python -m experiments.areas.run --data DATA     # trains what is not recorded
     python -m experiments.areas.run --table         # prints the table
 
-"base" is a narrow network trained from random weights on the labels of `config/train/compact_narrow.yaml`, but without
-a site of BRCA-M2C, NuCLS and three patients of TNBC. "more" continues from it on the same labels, with "base" as its
-teacher. "areas" does the same, but also has the epithelium of half of the accessions of EBHI-Seg; "mean" is the average
-of the weights of "areas" and "base", 3 to 1. All are scored on the site, on TNBC and NuCLS, on the other accessions of
-EBHI-Seg, and on the mouth of OCDC, which no arm was trained on. A run of "base" takes 25 minutes on one core, other
-runs 12. "shipped" is the built-in model `compact`, which was trained on every site and on the mouth. DATA contains
-`prepared/`, written by `python -m experiments.areas.prepare DATA`.
+"base" is a narrow network trained from random weights on the labels of
+`config/train/compact_narrow.yaml`, but without a site of BRCA-M2C, NuCLS and three patients of
+TNBC. "more" continues from it on the same labels, with "base" as its teacher. "areas" does the
+same, but also has the epithelium of half of the accessions of EBHI-Seg; "mean" is the average of
+the weights of "areas" and "base", 3 to 1. All are scored on the site, on TNBC and NuCLS, on the
+other accessions of EBHI-Seg, and on the mouth of OCDC, which no arm was trained on. A run of "base"
+takes 25 minutes on one core, other runs 12. "shipped" is the built-in model `compact`, which was
+trained on every site and on the mouth. DATA contains `prepared/`, written by `python -m
+experiments.areas.prepare DATA`.
 
 The table compares "mean" with "more"; "each" pools the patients of all sites.
 """
@@ -77,7 +80,8 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
     kind, site = arm.split("-")
     if kind == "mean":
         return average(
-            *(train(f"{one}-{site}", seed, data, work) for one in ("base", "areas")), work / f"{arm}-{seed}.pt"
+            *(train(f"{one}-{site}", seed, data, work) for one in ("base", "areas")),
+            work / f"{arm}-{seed}.pt",
         )
     base = train_base(site, seed, data, work)
     if kind == "base":
@@ -91,13 +95,17 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
 
 
 def render(recorded: list[dict]) -> str:
-    """Scores of "mean", and differences from "more" with 95 % intervals bootstrapped over patients."""
+    """Scores of "mean", and differences from "more" with 95 % intervals bootstrapped over
+    patients.
+    """
     runs = {arm: run for (arm, _), run in by_arm_and_seed(recorded).items()}
     rows = {}
     for left_out, sites in {**{site: (site,) for site in SITES}, "each": SITES}.items():
         mean, more = (pool([runs[f"{kind}-{site}"] for site in sites]) for kind in ("mean", "more"))
         rows[left_out] = [render_score(mean, more, *measure) for measure in MEASURES.values()]
-    rows["none: shipped"] = [render_score(runs[SHIPPED], None, *measure) for measure in MEASURES.values()]
+    rows["none: shipped"] = [
+        render_score(runs[SHIPPED], None, *measure) for measure in MEASURES.values()
+    ]
     header = f"| left out | {' | '.join(MEASURES)} |\n{'|---' * (1 + len(MEASURES))}|\n"
     return header + "\n".join(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())
 
@@ -106,7 +114,10 @@ def pool(runs: list[dict]) -> dict:
     """One run with the pictures of all ``runs``."""
     parts = {part for part, _ in MEASURES.values()}
     return {
-        part: {key: [*chain.from_iterable(run[part][key] for run in runs)] for key in ("patients", "counts")}
+        part: {
+            key: [*chain.from_iterable(run[part][key] for run in runs)]
+            for key in ("patients", "counts")
+        }
         for part in parts
     }
 

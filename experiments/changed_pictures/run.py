@@ -3,8 +3,8 @@
     python -m experiments.changed_pictures.run --data DATA    # measures what is not recorded
     python -m experiments.changed_pictures.run --table        # prints the table
 
-Every crop is changed before its stains are fitted; outlines are not refined. DATA is a folder with nucls-cc0/, which
-`label_free` was not trained on.
+Every crop is changed before its stains are fitted; outlines are not refined. DATA is a folder with
+nucls-cc0/, which `label_free` was not trained on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ import numpy as np
 
 from experiments.common.crops import MPP, aji, compare, detection_f1, network_finder
 from experiments.common.outlines import SETS
-from experiments.common.runs import add_run, change_from, is_recorded, read_data, runs_of, with_interval
+from experiments.common.runs import (
+    add_run,
+    change_from,
+    is_recorded,
+    read_data,
+    runs_of,
+    with_interval,
+)
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import TEXTBOOK, fit_macenko, optical_density
@@ -53,8 +60,12 @@ def measure(crops: list[tuple[str, str, np.ndarray, np.ndarray]]) -> dict:
 
 
 def render_table(runs: list[dict]) -> str:
-    """Scores of unchanged pictures, and differences for changes that shift the AJI by at least ``LEAST``."""
-    heads = [f"{TITLES[run['set']]}, {len(run['patients'])} crops: detection F1 | AJI" for run in runs]
+    """Scores of unchanged pictures, and differences for changes that shift the AJI by at least
+    ``LEAST``.
+    """
+    heads = [
+        f"{TITLES[run['set']]}, {len(run['patients'])} crops: detection F1 | AJI" for run in runs
+    ]
     rows = [f"| change | {' | '.join(heads)} |", "|---" * (1 + 2 * len(runs)) + "|"]
     for name in (name for name in runs[0]["counts"] if any(moves(run, name) for run in runs)):
         cells = [cell for run in runs for cell in render_cells(run, name)]
@@ -107,7 +118,11 @@ def changes() -> Iterator[tuple[str, Change]]:
 
 def scale_density(pixels: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Multiply optical densities by a matrix (3, 3)."""
-    return np.clip(256 * np.exp(-optical_density(pixels) @ factors) - 1, 0, 255).round().astype(np.uint8)
+    return (
+        np.clip(256 * np.exp(-optical_density(pixels) @ factors) - 1, 0, 255)
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def scale_stains(pixels: np.ndarray, weights: tuple[float, float]) -> np.ndarray:

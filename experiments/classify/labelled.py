@@ -1,7 +1,7 @@
 """Nuclei of labelled pictures: what `compact` finds and measures, and the labels.
 
-A nucleus has the class of the labelled one that is matched to it within 3 um, or, in EBHI-Seg, of the area that
-contains it. Only accessions of EBHI-Seg that `compact` was not trained on are read.
+A nucleus has the class of the labelled one that is matched to it within 3 um, or, in EBHI-Seg, of
+the area that contains it. Only accessions of EBHI-Seg that `compact` was not trained on are read.
 """
 
 from __future__ import annotations
@@ -25,10 +25,15 @@ from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.picture_source import PictureSource
 
 PROBABILITIES = tuple(f"prob_{name}" for name in CLASSES)
-MOST_OF_ACCESSION = {"normal": 9, "polyp": 1, "adenocarcinoma": 2}  # pictures of EBHI-Seg that are measured
+MOST_OF_ACCESSION = {
+    "normal": 9,
+    "polyp": 1,
+    "adenocarcinoma": 2,
+}  # pictures of EBHI-Seg that are measured
 BENIGN, MALIGNANT = 1, 2  # labels in EBHI-Seg; 0 is other nuclei
 
-# Patient, pixels at ``MPP``, and a function that returns the labels of nuclei at positions (N, 2) with scores (N,)
+# Patient, pixels at ``MPP``, and a function that returns the labels of nuclei at positions (N, 2)
+# with scores (N,)
 Labelled = tuple[str, np.ndarray, Callable[[np.ndarray, np.ndarray], np.ndarray]]
 
 
@@ -47,12 +52,17 @@ def read_brca(data: Path) -> Iterator[Labelled]:
     """The pictures of BRCA-M2C."""
     folder, words = data / "brca-m2c", {str(number): name for number, name in enumerate(CLASSES, 1)}
     how = {"format": "row column class", "mpp": MPP, "class_map": words}
-    return read_points(PictureSource(images=folder / "images", labels=folder / "labels", **how), CLASSES)
+    return read_points(
+        PictureSource(images=folder / "images", labels=folder / "labels", **how), CLASSES
+    )
 
 
 def read_nucls(data: Path) -> Iterator[Labelled]:
     """The pictures of NuCLS."""
-    folder, words = data / "nucls-cc0", {"0": "Epithelial", "1": "Stroma", "2": "Lymphocyte", "3": "Other"}
+    folder, words = (
+        data / "nucls-cc0",
+        {"0": "Epithelial", "1": "Stroma", "2": "Lymphocyte", "3": "Other"},
+    )
     how = {"format": "instances", "points": folder / "points", "mpp": 0.25, "class_map": words}
     source = PictureSource(images=folder / "images", labels=folder / "instances", **how)
     return read_points(source, (*CLASSES, "Other"))
@@ -71,7 +81,9 @@ def read_ebhi(data: Path) -> Iterator[Labelled]:
             pixels, mask = read_rgb(picture), cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) > 0
             resized = resize_picture(pixels, EBHI_MPP / MPP)
 
-            def find_labels(xy, _, mask=mask, inside=inside, factor=pixels.shape[0] / resized.shape[0]):
+            def find_labels(
+                xy, _, mask=mask, inside=inside, factor=pixels.shape[0] / resized.shape[0]
+            ):
                 area = find_area(xy * factor, mask, EBHI_MPP)
                 return np.where(area > 0, inside, area)
 
@@ -82,16 +94,29 @@ READERS = {"brca": read_brca, "nucls": read_nucls, "ebhi": read_ebhi}
 
 
 def measure(name: str, data: Path, work: Path) -> dict[str, np.ndarray]:
-    """Columns of the labelled nuclei of a set, their labels, patients and pictures; kept in ``work``."""
+    """Columns of the labelled nuclei of a set, their labels, patients and pictures; kept in
+    ``work``.
+    """
     path = work / f"{name}.npz"
     if not path.is_file():
-        predictor, embedder, parts = Predictor(find_model("compact")), Embedder(find_model("compact")), []
+        predictor, embedder, parts = (
+            Predictor(find_model("compact")),
+            Embedder(find_model("compact")),
+            [],
+        )
         for number, (patient, pixels, find_labels) in enumerate(READERS[name](data)):
             found, columns = measure_nuclei(pixels, predictor, embedder)
-            columns |= dict(zip(PROBABILITIES, found.prob.T, strict=True)) | {"predicted": found.label}
+            columns |= dict(zip(PROBABILITIES, found.prob.T, strict=True)) | {
+                "predicted": found.label
+            }
             columns["label"] = find_labels(found.xy, found.score)
-            columns |= {"patient": np.full(len(found), patient), "picture": np.full(len(found), number)}
-            parts.append({key: np.asarray(column)[columns["label"] >= 0] for key, column in columns.items()})
+            columns |= {
+                "patient": np.full(len(found), patient),
+                "picture": np.full(len(found), number),
+            }
+            parts.append(
+                {key: np.asarray(column)[columns["label"] >= 0] for key, column in columns.items()}
+            )
         work.mkdir(parents=True, exist_ok=True)
         np.savez(path, **{key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
     return dict(np.load(path))

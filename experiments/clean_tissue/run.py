@@ -3,11 +3,12 @@
     python -m experiments.clean_tissue.run --data DATA    # measures what is not recorded
     python -m experiments.clean_tissue.run --table        # prints the table
 
-Each crop is run as a slide, as users do; up to 40 crops of each set are chosen, evenly spread over its files. A nucleus
-counts for every kind of artefact that it lies in, although the column ``quality`` has only one. "Left out" are the
-nuclei that totals lack by default: those out of focus, unless most of a crop is out of focus. The model ``artefacts``
-was trained on CMU-1-Small-Region, BRCA-M2C, TNBC and ORION, as the background of synthetic artefacts, and the rules
-about colours and lengths were chosen on these sets.
+Each crop is run as a slide, as users do; up to 40 crops of each set are chosen, evenly spread over
+its files. A nucleus counts for every kind of artefact that it lies in, although the column
+``quality`` has only one. "Left out" are the nuclei that totals lack by default: those out of focus,
+unless most of a crop is out of focus. The model ``artefacts`` was trained on CMU-1-Small-Region,
+BRCA-M2C, TNBC and ORION, as the background of synthetic artefacts, and the rules about colours and
+lengths were chosen on these sets.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ SETS = {
 
 def main() -> None:
     """Measure what is not recorded, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder with the folders of SETS")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
@@ -70,7 +73,10 @@ def main() -> None:
     predictor = Predictor(find_model("compact"))
     for name, crops in SETS.items():
         if not is_recorded(RUNS, set=name):
-            found = {path.name: measure(path, crops.mpp, predictor) for path in choose(args.data / name, crops)}
+            found = {
+                path.name: measure(path, crops.mpp, predictor)
+                for path in choose(args.data / name, crops)
+            }
             add_run(RUNS, {"set": name, "mpp": crops.mpp, "crops": found})
             print(name, sum_up(found), flush=True)
 
@@ -78,7 +84,9 @@ def main() -> None:
 def choose(folder: Path, crops: Crops) -> list[Path]:
     """At most ``N_CROPS`` pictures of a set, evenly spread over its files."""
     paths = sorted(folder.glob(crops.pattern))
-    if folder.name == "dsb2018-brightfield":  # a third of its pictures are smears of single cells, not tissue
+    if (
+        folder.name == "dsb2018-brightfield"
+    ):  # a third of its pictures are smears of single cells, not tissue
         lines = (folder / "manifest.csv").read_text().splitlines()
         smears = {line.split(",")[0] for line in lines if "smear" in line}
         paths = [path for path in paths if path.stem not in smears]
@@ -86,7 +94,9 @@ def choose(folder: Path, crops: Crops) -> list[Path]:
 
 
 def measure(path: Path, mpp: float | None, predictor: Predictor) -> dict[str, float]:
-    """Number of nuclei in a picture, how many of them lie in each kind of artefact, and how many are left out."""
+    """Number of nuclei in a picture, how many of them lie in each kind of artefact, and how many
+    are left out.
+    """
     with tempfile.TemporaryDirectory() as folder:
         files = SlideFiles(Path(folder) / "crop")
         settings = RunSettings({"output": folder, "features": "none", "viewer": False})
@@ -110,7 +120,10 @@ def sum_up(crops: dict[str, dict[str, int]]) -> dict[str, int]:
 
 def table() -> str:
     """Markdown of all sets."""
-    lines = [f"| set | crops | nuclei | {' | '.join(COLUMNS)} |", "|---|---|---|" + "---|" * len(COLUMNS)]
+    lines = [
+        f"| set | crops | nuclei | {' | '.join(COLUMNS)} |",
+        "|---|---|---|" + "---|" * len(COLUMNS),
+    ]
     recorded = {run["set"]: run["crops"] for run in read_runs(RUNS)}
     for name in SETS:
         crops = recorded[name]

@@ -3,8 +3,8 @@
     python -m experiments.colour_gain.run --data DATA    # measures what is not recorded
     python -m experiments.colour_gain.run --table        # prints the table
 
-Each crop of DSB-2018 is normalised by its own stains, unless the colour map would exceed the limit. Outlines are not
-refined. DATA is a folder with dsb2018-brightfield/.
+Each crop of DSB-2018 is normalised by its own stains, unless the colour map would exceed the limit.
+Outlines are not refined. DATA is a folder with dsb2018-brightfield/.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def main() -> None:
 def render_table(runs: list[dict]) -> str:
     """A row for every limit, with intervals bootstrapped over crops."""
     n = len(runs[0]["counts"])
-    rows = [f"| limit | of {n} crops keep their colours | detection F1 | AJI |", "|---|---|---|---|"]
+    rows = [
+        f"| limit | of {n} crops keep their colours | detection F1 | AJI |",
+        "|---|---|---|---|",
+    ]
     for run in runs:
         counts, crops = np.array(run["counts"], float), [str(number) for number in range(n)]
         cells = [with_interval(measure, counts, crops) for measure in (detection_f1, aji)]

@@ -1,4 +1,6 @@
-"""Pictures whose epithelium is outlined, colon (EBHI-Seg) and mouth (OCDC), and networks that are scored on them."""
+"""Pictures whose epithelium is outlined, colon (EBHI-Seg) and mouth (OCDC), and networks that are
+scored on them.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,14 @@ def ebhi_pictures(data: Path, odd: bool) -> list[tuple[Path, Path, str]]:
     """Picture, mask and accession of one half of EBHI-Seg, as wide as they were taken."""
     folder = data / "prepared/ebhi"
     with (data / "ebhi-seg-colon/manifest.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if zlib.crc32(row["patient"].encode()) % 2 == odd]
+        rows = [
+            row for row in csv.DictReader(file) if zlib.crc32(row["patient"].encode()) % 2 == odd
+        ]
     names = [(row["image"], row["patient"]) for row in rows]
-    return [(folder / f"images/{name}.png", folder / f"regions/{name}.png", patient) for name, patient in names]
+    return [
+        (folder / f"images/{name}.png", folder / f"regions/{name}.png", patient)
+        for name, patient in names
+    ]
 
 
 def oral_pictures(data: Path) -> list[tuple[Path, Path, str]]:
@@ -54,7 +61,9 @@ def oral_pictures(data: Path) -> list[tuple[Path, Path, str]]:
 def nuclei_in_areas(
     predictor: Predictor, pictures: Sequence[tuple[Path, Path, str]], mpp: float
 ) -> Iterator[tuple[Nuclei, np.ndarray, str]]:
-    """Nuclei of each picture farther than a margin from any edge, whether each is in an area (N,), and the patient."""
+    """Nuclei of each picture farther than a margin from any edge, whether each is in an area (N,),
+    and the patient.
+    """
     for picture, mask_path, patient in pictures:
         pixels = read_rgb(picture)
         nuclei = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
@@ -63,28 +72,44 @@ def nuclei_in_areas(
 
 
 def find_area(xy: np.ndarray, mask: np.ndarray, mpp: float) -> np.ndarray:
-    """For positions (N, 2) in px, 1 inside a mask (h, w) and 0 outside; -1 within a margin from any edge."""
+    """For positions (N, 2) in px, 1 inside a mask (h, w) and 0 outside; -1 within a margin from any
+    edge.
+    """
     reach = 2 * int(np.ceil(MARGIN_UM / mpp)) + 1
     inside, outside = (
-        cv2.erode(part.astype(np.uint8), np.ones((reach, reach), np.uint8), borderValue=1) > 0 for part in (mask, ~mask)
+        cv2.erode(part.astype(np.uint8), np.ones((reach, reach), np.uint8), borderValue=1) > 0
+        for part in (mask, ~mask)
     )
     column, row = np.floor(xy).astype(int).T
     return np.where(inside[row, column], 1, np.where(outside[row, column], 0, -1))
 
 
 def score_areas(predictor: Predictor, pictures: list[tuple[Path, Path, str]], mpp: float) -> dict:
-    """Nuclei found in the epithelium and elsewhere by class, (2, C), in each picture, and its patient."""
-    chosen = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), MOST_PICTURES)).round().astype(int))
+    """Nuclei found in the epithelium and elsewhere by class, (2, C), in each picture, and its
+    patient.
+    """
+    chosen = np.unique(
+        np.linspace(0, len(pictures) - 1, min(len(pictures), MOST_PICTURES)).round().astype(int)
+    )
     counts, patients = [], []
-    for nuclei, is_inside, patient in nuclei_in_areas(predictor, [pictures[index] for index in chosen], mpp):
+    for nuclei, is_inside, patient in nuclei_in_areas(
+        predictor, [pictures[index] for index in chosen], mpp
+    ):
         parts = (nuclei.label[is_inside], nuclei.label[~is_inside])
-        counts.append([np.bincount(labels, minlength=len(predictor.card.classes)).tolist() for labels in parts])
+        counts.append(
+            [
+                np.bincount(labels, minlength=len(predictor.card.classes)).tolist()
+                for labels in parts
+            ]
+        )
         patients.append(patient)
     return {"patients": patients, "counts": counts}
 
 
 def area_source(data: Path) -> LabelSource:
-    """The half of EBHI-Seg's accessions that is trained on, every picture a quarter as often as the others."""
+    """The half of EBHI-Seg's accessions that is trained on, every picture a quarter as often as the
+    others.
+    """
     folder = data / "prepared/ebhi"
     return PictureSource(
         labels=folder / "regions",
@@ -107,7 +132,13 @@ def balanced(counts: np.ndarray) -> np.ndarray:
 
 def narrow_config(site: str, seed: int, data: Path, changes: Sequence[str]) -> DetectorConfig:
     """The recipe of a narrow network without a site of BRCA-M2C and three patients of TNBC."""
-    fixed = [WITHOUT_UNREAD, f"seed={seed}", "export.refine=false", "precision=32-true", "sources.2.weight=2"]
+    fixed = [
+        WITHOUT_UNREAD,
+        f"seed={seed}",
+        "export.refine=false",
+        "precision=32-true",
+        "sources.2.weight=2",
+    ]
     config = load_detector_config(NARROW, data, [*fixed, *changes])
     known, _ = split_sources(config, site)
     of_tnbc = (source for source in config.sources if source.format == "masks")
@@ -115,7 +146,9 @@ def narrow_config(site: str, seed: int, data: Path, changes: Sequence[str]) -> D
 
 
 def train_base(site: str, seed: int, data: Path, work: Path) -> Path:
-    """The checkpoint of a network that has read neither the site nor colon, trained unless it exists."""
+    """The checkpoint of a network that has read neither the site nor colon, trained unless it
+    exists.
+    """
     config = narrow_config(site, seed, data, ["distillation=null", "schedule.steps=2500"])
     return finetune(config, work / f"base-{site}-{seed}", Options(accelerator="cpu", threads=1))
 
@@ -128,7 +161,9 @@ MEASURES = {
 }
 
 
-def render_score(run: Mapping[str, dict], reference: Mapping[str, dict] | None, part: str, measure) -> str:
+def render_score(
+    run: Mapping[str, dict], reference: Mapping[str, dict] | None, part: str, measure
+) -> str:
     """A score, and its difference from that of the reference; empty where it was not measured."""
     if part not in run:
         return ""

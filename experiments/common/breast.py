@@ -1,4 +1,6 @@
-"""BRCA-M2C: its sites, training with few of its labels, and the MUSE backbone that several experiments start from."""
+"""BRCA-M2C: its sites, training with few of its labels, and the MUSE backbone that several
+experiments start from.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,22 @@ DETECTOR, PRETRAINING = TOP / "config/train/compact.yaml", TOP / "config/train/m
 CLASSES, MPP = ("Lymphocyte", "Epithelial", "Stroma"), 0.5
 SITES = ("A7", "A8", "AC")
 N_PICTURES = 5
-SETTINGS = ("backbone=muse_compact_32", "window_px=128", "schedule.steps=200", "schedule.save_every=50")
-SCORES = {"mean class F1": lambda counts: counts.mean_class_f1, "detection F1": lambda counts: counts.f1[..., 0]}
+SETTINGS = (
+    "backbone=muse_compact_32",
+    "window_px=128",
+    "schedule.steps=200",
+    "schedule.save_every=50",
+)
+SCORES = {
+    "mean class F1": lambda counts: counts.mean_class_f1,
+    "detection F1": lambda counts: counts.f1[..., 0],
+}
 
 
 def share_index(to: Path, found: Path) -> None:
-    """Copy the index of nuclei, which is the same for all arms, from ``found`` to ``to``, unless ``to`` exists."""
+    """Copy the index of nuclei, which is the same for all arms, from ``found`` to ``to``, unless
+    ``to`` exists.
+    """
     if found.is_dir() and not to.is_dir():
         shutil.copytree(found, to)
 
@@ -39,7 +51,9 @@ def share_index(to: Path, found: Path) -> None:
 def breast_labels(data: Path) -> LabelSource:
     """BRCA-M2C, both its train and its val split."""
     folder, classes = data / "brca-m2c", dict(zip("123", CLASSES, strict=True))
-    return PictureSource(folder / "labels", "row column class", images=folder / "images", mpp=MPP, class_map=classes)
+    return PictureSource(
+        folder / "labels", "row column class", images=folder / "images", mpp=MPP, class_map=classes
+    )
 
 
 def word_of(site: str) -> str:
@@ -57,7 +71,9 @@ def load_pretraining(site: str, seed: int, data: Path, changes: Sequence[str] = 
 
 def pretrain(site: str, seed: int, data: Path, work: Path) -> Path:
     """The checkpoint of MUSE trained without a site; it is trained unless it exists."""
-    return run_pretraining(MuseStage(load_pretraining(site, seed, data), work / f"full-{site}-{seed}"), site)
+    return run_pretraining(
+        MuseStage(load_pretraining(site, seed, data), work / f"full-{site}-{seed}"), site
+    )
 
 
 def run_pretraining(stage: MuseStage, site: str) -> Path:
@@ -84,7 +100,9 @@ def read_site(data: Path, site: str) -> list[LabelledImage]:
 
 def without(config: DetectorConfig, names: Sequence[str]) -> DetectorConfig:
     """The config without the pictures whose names contain one of ``names``."""
-    sources = (dataclasses.replace(source, exclude=(*source.exclude, *names)) for source in config.sources)
+    sources = (
+        dataclasses.replace(source, exclude=(*source.exclude, *names)) for source in config.sources
+    )
     return dataclasses.replace(config, sources=tuple(sources))
 
 
@@ -95,6 +113,11 @@ def scorer_of(checkpoint: Path) -> tuple[Scorer, DetectorConfig]:
 
 
 def score(checkpoint: Path, pictures: Sequence[LabelledImage]) -> list:
-    """True positives, false positives and false negatives for any class and each class, (C + 1, 3) for each picture."""
+    """True positives, false positives and false negatives for any class and each class, (C + 1, 3)
+    for each picture.
+    """
     scorer, _ = scorer_of(checkpoint)
-    return [scorer.count(scorer.find(picture), picture.nuclei, picture.region).values.tolist() for picture in pictures]
+    return [
+        scorer.count(scorer.find(picture), picture.nuclei, picture.region).values.tolist()
+        for picture in pictures
+    ]

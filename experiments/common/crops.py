@@ -1,4 +1,6 @@
-"""Crops of TNBC, NuCLS and DSB-2018 with true instances, functions that find nuclei in them, and scores."""
+"""Crops of TNBC, NuCLS and DSB-2018 with true instances, functions that find nuclei in them, and
+scores.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.pictures import read_rgb
-from muse_pipeline.evaluation.detection import RADIUS_UM, Overlaps, jaccard_areas, jaccard_ratio, match_points
+from muse_pipeline.evaluation.detection import (
+    RADIUS_UM,
+    Overlaps,
+    jaccard_areas,
+    jaccard_ratio,
+    match_points,
+)
 from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels
@@ -18,20 +26,32 @@ from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, 
 from muse_pipeline.tissue.stain import fit_macenko
 
 MPP, MIN_PX, RAYS = 0.25, 20, 32
-BOWL_RADIUS_UM, BOWL_LEAST_PX = 3.6, 20  # radius of the median nucleus in DSB-2018, which states no um per pixel
+BOWL_RADIUS_UM, BOWL_LEAST_PX = (
+    3.6,
+    20,
+)  # radius of the median nucleus in DSB-2018, which states no um per pixel
 SNAP_UM = 1.5  # as in the card of `label_free`
 Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 instances
-Crop = tuple[str, str, np.ndarray, np.ndarray, np.ndarray | None]  # name, patient, pixels, instances, ignored pixels
+Crop = tuple[
+    str, str, np.ndarray, np.ndarray, np.ndarray | None
+]  # name, patient, pixels, instances, ignored pixels
 
 
 def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
-    """Overlaps of two label pictures (h, w), in pixels; 0 is background, and instances are in order of their labels."""
+    """Overlaps of two label pictures (h, w), in pixels; 0 is background, and instances are in order
+    of their labels.
+    """
     _, first = np.unique(np.append(0, found.ravel()), return_inverse=True)
     _, second = np.unique(np.append(0, true.ravel()), return_inverse=True)
-    first, second = first[1:], second[1:]  # the added 0 gives background the index 0, even in a picture without it
+    first, second = (
+        first[1:],
+        second[1:],
+    )  # the added 0 gives background the index 0, even in a picture without it
     n_found, n_true = int(first.max(initial=0)), int(second.max(initial=0))
     both = (first > 0) & (second > 0)
-    pair, shared = np.unique((first[both] - 1) * max(n_true, 1) + second[both] - 1, return_counts=True)
+    pair, shared = np.unique(
+        (first[both] - 1) * max(n_true, 1) + second[both] - 1, return_counts=True
+    )
     return Overlaps(
         *np.divmod(pair, max(n_true, 1)),
         shared,
@@ -41,7 +61,8 @@ def overlap_labels(found: np.ndarray, true: np.ndarray) -> Overlaps:
 
 
 def network_finder(predictor: Predictor, threshold: float = 0.0) -> Find:
-    """A function that finds nuclei with a model and paints their outlines, the most certain ones on top.
+    """A function that finds nuclei with a model and paints their outlines, the most certain ones on
+    top.
 
     Args:
         predictor: the model.
@@ -59,7 +80,11 @@ def network_finder(predictor: Predictor, threshold: float = 0.0) -> Find:
 
 def find_by_otsu(pixels: np.ndarray) -> np.ndarray:
     """Instances by Otsu's threshold on haematoxylin."""
-    return cut_mask(fit_otsu([pixels], MPP)(pixels), haematoxylin(pixels, blend_stains(find_stains(pixels))), MPP)
+    return cut_mask(
+        fit_otsu([pixels], MPP)(pixels),
+        haematoxylin(pixels, blend_stains(find_stains(pixels))),
+        MPP,
+    )
 
 
 def find_stains(pixels: np.ndarray) -> np.ndarray | None:
@@ -72,9 +97,15 @@ def score(find: Find, data: Path) -> dict:
     """For each crop of TNBC and NuCLS, its patient and the counts of ``compare``."""
     tables: dict[str, dict] = {}
     for name, read in {"TNBC": read_tnbc, "NuCLS": read_nucls}.items():
-        crops = {crop: [patient, *compare(find(pixels), true)] for crop, patient, pixels, true in read(data)}
+        crops = {
+            crop: [patient, *compare(find(pixels), true)]
+            for crop, patient, pixels, true in read(data)
+        }
         tables[name] = crops
-    return {"columns": ["patient", "matched", "found", "true", "shared", "covered"], "crops": tables}
+    return {
+        "columns": ["patient", "matched", "found", "true", "shared", "covered"],
+        "crops": tables,
+    }
 
 
 def read_tnbc(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
@@ -93,7 +124,12 @@ def read_nucls(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     """Name, name in place of the unknown patient, pixels and instances of each crop of NuCLS."""
     folder = data / "nucls-cc0"
     return [
-        (path.stem, path.stem, read_rgb(path), cv2.imread(str(folder / "instances" / path.name), -1).astype(np.int32))
+        (
+            path.stem,
+            path.stem,
+            read_rgb(path),
+            cv2.imread(str(folder / "instances" / path.name), -1).astype(np.int32),
+        )
         for path in sorted((folder / "images").glob("*.png"))
     ]
 
@@ -102,7 +138,12 @@ def read_dsb2018(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     """Name, name in place of the unknown patient, pixels and instances of each crop of DSB-2018."""
     folder = data / "dsb2018-brightfield"
     return [
-        (path.stem, path.stem, read_rgb(path), cv2.imread(str(folder / "labels" / path.name), -1).astype(np.int32))
+        (
+            path.stem,
+            path.stem,
+            read_rgb(path),
+            cv2.imread(str(folder / "labels" / path.name), -1).astype(np.int32),
+        )
         for path in sorted((folder / "images").glob("*.png"))
     ]
 
@@ -144,10 +185,17 @@ def compare(found: np.ndarray, true: np.ndarray) -> list[float]:
     """Numbers of matched, found and true nuclei, and the two areas whose ratio is the AJI."""
     found_xy, true_xy = (label_image_to_nuclei(one, (MPP, MPP), RAYS).xy for one in (found, true))
     matched = (match_points(found_xy, np.ones(len(found_xy)), true_xy, RADIUS_UM / MPP) >= 0).sum()
-    return [int(matched), len(found_xy), len(true_xy), *map(float, jaccard_areas(overlap_labels(found, true)))]
+    return [
+        int(matched),
+        len(found_xy),
+        len(true_xy),
+        *map(float, jaccard_areas(overlap_labels(found, true))),
+    ]
 
 
-def score_outlines(predictor: Predictor, crops: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> dict:
+def score_outlines(
+    predictor: Predictor, crops: Sequence[tuple[str, str, np.ndarray, np.ndarray]]
+) -> dict:
     """Patients of the crops, and the counts of ``compare`` for a model in each crop."""
     find = network_finder(predictor)
     counts = [compare(find(pixels), true) for _, _, pixels, true in crops]
@@ -165,7 +213,9 @@ def aji(sums: np.ndarray) -> np.ndarray:
 
 
 def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], int] | None:
-    """Counts (N, 5) of crops, averaged over runs; the crops' patients; and the number of runs; None if it is 0."""
+    """Counts (N, 5) of crops, averaged over runs; the crops' patients; and the number of runs; None
+    if it is 0.
+    """
     if not runs:
         return None
     values = np.mean([[row[1:] for row in run["crops"][name].values()] for run in runs], 0)
@@ -173,6 +223,8 @@ def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], i
 
 
 def bowl_mpp(mask: np.ndarray) -> float:
-    """The um per pixel at which the median nucleus of a label picture has a radius of ``BOWL_RADIUS_UM``."""
+    """The um per pixel at which the median nucleus of a label picture has a radius of
+    ``BOWL_RADIUS_UM``.
+    """
     area = np.bincount(mask.ravel())[1:]
     return BOWL_RADIUS_UM / float(np.sqrt(np.median(area[area > BOWL_LEAST_PX]) / np.pi))

@@ -1,4 +1,6 @@
-"""Classification of nuclei from frozen features with few labels, and the table of arms with different backbones."""
+"""Classification of nuclei from frozen features with few labels, and the table of arms with
+different backbones.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,14 @@ K, WINDOW_PX, N_LABELLED, N_DRAWS = 20, 224, 5, 5
 
 
 def count_predictions(
-    name: str, checkpoint: Path | None, known: Sequence[LabelledImage], judged: Sequence[LabelledImage], seed: int
+    name: str,
+    checkpoint: Path | None,
+    known: Sequence[LabelledImage],
+    judged: Sequence[LabelledImage],
+    seed: int,
 ) -> dict:
-    """Classify nuclei with the labels of ``N_LABELLED`` pictures, and count them by true and predicted class.
+    """Classify nuclei with the labels of ``N_LABELLED`` pictures, and count them by true and
+    predicted class.
 
     Args:
         name: registered name of the backbone.
@@ -40,54 +47,72 @@ def count_predictions(
         seed: seed of random weights.
 
     Returns:
-        ``patients``, P names, and ``counts``, (P, C * C) for each protocol, summed over the random choices.
+        ``patients``, P names, and ``counts``, (P, C * C) for each protocol, summed over the random
+            choices.
     """
     n_classes = 1 + max(int(image.nuclei.label.max(initial=0)) for image in judged)
     backbone, reference = load_frozen(name, checkpoint, known, seed)
-    (bank, labelled), (query, points) = (read_points(backbone, images, reference) for images in (known, judged))
+    (bank, labelled), (query, points) = (
+        read_points(backbone, images, reference) for images in (known, judged)
+    )
     mean, std = bank.mean(0), bank.std(0) + 1e-6
     bank, query, truth = (bank - mean) / std, (query - mean) / std, points.label.numpy()
     picture, counts = positions(labelled)[0], dict.fromkeys(PROTOCOLS, 0)
     for draw in range(N_DRAWS):
-        chosen = np.isin(picture, np.random.default_rng(draw).choice(len(known), N_LABELLED, replace=False))
+        chosen = np.isin(
+            picture, np.random.default_rng(draw).choice(len(known), N_LABELLED, replace=False)
+        )
         features, label = bank[chosen], labelled.label[chosen]
         predicted = {
             "kNN": classify_by_neighbours(features, label, query, n_classes, K),
             "linear": train_linear_probe(features, label, n_classes, seed=draw).classify(query)[-1],
         }
         for protocol, classes in predicted.items():
-            patients, found = confusion_by_patient(truth, classes.numpy(), points.patient, n_classes)
+            patients, found = confusion_by_patient(
+                truth, classes.numpy(), points.patient, n_classes
+            )
             counts[protocol] = counts[protocol] + found
     return {
         "patients": list(patients),
-        "counts": {protocol: found.reshape(len(patients), -1).tolist() for protocol, found in counts.items()},
+        "counts": {
+            protocol: found.reshape(len(patients), -1).tolist()
+            for protocol, found in counts.items()
+        },
     }
 
 
 def load_frozen(
     name: str, checkpoint: Path | None, known: Sequence[LabelledImage], seed: int
 ) -> tuple[Backbone, ColourReference]:
-    """A backbone with the weights of a checkpoint, or random ones if None; and the colours to normalise images to."""
+    """A backbone with the weights of a checkpoint, or random ones if None; and the colours to
+    normalise images to.
+    """
     torch.manual_seed(seed)
     backbone = BACKBONES[name]()
     if checkpoint is None:
         return backbone, mean_stains([image.stain for image in known], "macenko")
     colour = load_backbone(backbone, checkpoint).meta["colour"]
-    return backbone, ColourReference(colour["method"], tuple(map(tuple, colour["stains"])), tuple(colour["strong"]))
+    return backbone, ColourReference(
+        colour["method"], tuple(map(tuple, colour["stains"])), tuple(colour["strong"])
+    )
 
 
 def positions(points: PointSet) -> tuple[np.ndarray, np.ndarray]:
     """(P,) index of the image of every point, and (P, 2) its position in that image in px."""
     images = [np.repeat(window.image, len(window.label)) for window in points.windows]
     xy = [window.xy + np.float32(window.origin) for window in points.windows]
-    return np.concatenate([np.zeros(0, int), *images]), np.concatenate([np.zeros((0, 2), np.float32), *xy])
+    return np.concatenate([np.zeros(0, int), *images]), np.concatenate(
+        [np.zeros((0, 2), np.float32), *xy]
+    )
 
 
 def read_points(
     backbone: Backbone, images: Sequence[LabelledImage], reference: ColourReference
 ) -> tuple[torch.Tensor, PointSet]:
     """Features (N, D) of the nuclei of ``images``, and the nuclei."""
-    points = PointSet(images, np.stack([colour_of_fit(reference, image.stain) for image in images]), WINDOW_PX)
+    points = PointSet(
+        images, np.stack([colour_of_fit(reference, image.stain) for image in images]), WINDOW_PX
+    )
     return point_features(backbone, points, torch.device("cpu")), points
 
 
@@ -112,13 +137,16 @@ class LinearProbe:
 
     def classify(self, features: Tensor) -> Tensor:
         """Class indices (E, M) of features (M, D)."""
-        return torch.stack([(features @ w.T + b).argmax(1) for w, b in zip(self.weight, self.bias, strict=True)])
+        return torch.stack(
+            [(features @ w.T + b).argmax(1) for w, b in zip(self.weight, self.bias, strict=True)]
+        )
 
 
 def train_linear_probe(
     features: Tensor, label: Tensor, n_classes: int, seed: int, epochs: int = LINEAR_EPOCHS
 ) -> LinearProbe:
-    """Train a linear layer by SGD with momentum, shuffled batches of 256, and a learning rate that falls as a cosine.
+    """Train a linear layer by SGD with momentum, shuffled batches of 256, and a learning rate that
+    falls as a cosine.
 
     Args:
         features: (N, D) features; fewer than 256 are a single batch.
@@ -131,11 +159,15 @@ def train_linear_probe(
     layer = nn.Linear(features.shape[1], n_classes)
     nn.init.normal_(layer.weight, std=INITIAL_STD, generator=generator)
     nn.init.zeros_(layer.bias)
-    optimiser = torch.optim.SGD(layer.parameters(), lr=LINEAR_LEARNING_RATE, momentum=MOMENTUM, weight_decay=0.0)
+    optimiser = torch.optim.SGD(
+        layer.parameters(), lr=LINEAR_LEARNING_RATE, momentum=MOMENTUM, weight_decay=0.0
+    )
     batch = min(LINEAR_BATCH, len(features))
     weights, biases = [], []
     for epoch in range(epochs):
-        optimiser.param_groups[0]["lr"] = LINEAR_LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        optimiser.param_groups[0]["lr"] = (
+            LINEAR_LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        )
         order = torch.randperm(len(features), generator=generator)
         for chosen in order[: len(order) // batch * batch].split(batch):
             loss = functional.cross_entropy(layer(features[chosen]), label[chosen])
@@ -150,7 +182,9 @@ def train_linear_probe(
 def confusion_by_patient(
     true: np.ndarray, predicted: np.ndarray, patient: Sequence[str], n_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted names of N patients, and (N, C, C) numbers of their nuclei by true and predicted class."""
+    """Sorted names of N patients, and (N, C, C) numbers of their nuclei by true and predicted
+    class.
+    """
     names, member = np.unique(np.asarray(patient, str), return_inverse=True)
     by_patient = np.zeros((len(names), n_classes, n_classes), int)
     np.add.at(by_patient, (member, true, predicted), 1)
@@ -158,13 +192,16 @@ def confusion_by_patient(
 
 
 def macro_f1(counts: np.ndarray) -> np.ndarray:
-    """Mean F1 (...) in % over classes and S seeds, from counts (..., S, C, C) by true and predicted class."""
+    """Mean F1 (...) in % over classes and S seeds, from counts (..., S, C, C) by true and predicted
+    class.
+    """
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     return 100 * (2 * right / np.maximum(counts.sum(-1) + counts.sum(-2), 1)).mean((-2, -1))
 
 
 def render_arms(recorded: Sequence[dict], titles: Mapping[str, str], baseline: str) -> str:
-    """F1 by arm, and its difference from the baseline with the same seeds, with an interval bootstrapped over patients.
+    """F1 by arm, and its difference from the baseline with the same seeds, with an interval
+    bootstrapped over patients.
 
     Args:
         recorded: recorded runs.
@@ -179,17 +216,28 @@ def render_arms(recorded: Sequence[dict], titles: Mapping[str, str], baseline: s
         seeds = sorted(seed for name, seed in runs if name == arm)
         if not seeds:
             continue
-        cells = [f"{macro_f1(stack_counts(runs, arm, seeds, name).sum(0)):.1f}" for name in PROTOCOLS]
+        cells = [
+            f"{macro_f1(stack_counts(runs, arm, seeds, name).sum(0)):.1f}" for name in PROTOCOLS
+        ]
         both = [seed for seed in seeds if (baseline, seed) in runs]
-        cells += [compare(runs, arm, baseline, both, name) if both and arm != baseline else "" for name in PROTOCOLS]
+        cells += [
+            compare(runs, arm, baseline, both, name) if both and arm != baseline else ""
+            for name in PROTOCOLS
+        ]
         rows.append(f"| {title} | {len(seeds)} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def stack_counts(runs: Mapping, arm: str, seeds: Sequence[int], protocol: str) -> np.ndarray:
-    """Counts (P, S, C, C) of an arm's runs with S seeds; (P, 1, C, C) if the runs judge different patients."""
+    """Counts (P, S, C, C) of an arm's runs with S seeds; (P, 1, C, C) if the runs judge different
+    patients.
+    """
     counts = [np.array(runs[arm, seed]["counts"][protocol]) for seed in seeds]
-    found = np.concatenate(counts)[:, None] if _patients_differ(runs, arm, seeds) else np.stack(counts, 1)
+    found = (
+        np.concatenate(counts)[:, None]
+        if _patients_differ(runs, arm, seeds)
+        else np.stack(counts, 1)
+    )
     n_classes = round(found.shape[-1] ** 0.5)
     return found.reshape(*found.shape[:2], n_classes, n_classes)
 

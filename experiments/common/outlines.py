@@ -1,4 +1,6 @@
-"""Scores of outlines: detection F1, AJI, Dice of matched nuclei, and boundary F1 with a tolerance of 0.5 um."""
+"""Scores of outlines: detection F1, AJI, Dice of matched nuclei, and boundary F1 with a tolerance
+of 0.5 um.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,8 @@ class OutlineScores:
 def score_outlines(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> OutlineScores:
     """Compare two label pictures (h, w), in which 0 is background.
 
-    For Dice, nuclei are matched one to one by the Hungarian method on intersection over union; a pair counts if it
-    overlaps and its centroids are at most ``radius_px`` apart.
+    For Dice, nuclei are matched one to one by the Hungarian method on intersection over union; a
+    pair counts if it overlaps and its centroids are at most ``radius_px`` apart.
     """
     overlaps = overlap_labels(predicted, true)
     pairs = overlaps.match()
@@ -57,15 +59,21 @@ def _centroids(labels: np.ndarray) -> np.ndarray:
     return np.array(ndimage.center_of_mass(labels > 0, labels, ids)).reshape(-1, 2)
 
 
-def count_boundaries(predicted: np.ndarray, true: np.ndarray, radius_px: float) -> tuple[int, int, int, int]:
-    """Count the boundary pixels of two label pictures (h, w), and those near the other picture's boundaries.
+def count_boundaries(
+    predicted: np.ndarray, true: np.ndarray, radius_px: float
+) -> tuple[int, int, int, int]:
+    """Count the boundary pixels of two label pictures (h, w), and those near the other picture's
+    boundaries.
 
     Returns:
-        Predicted pixels within ``radius_px`` of a true one, all predicted pixels, true pixels within ``radius_px`` of a
-        predicted one, and all true pixels.
+        Predicted pixels within ``radius_px`` of a true one, all predicted pixels, true pixels
+            within ``radius_px`` of a predicted one, and all true pixels.
     """
     borders = [_on_boundary(labels) for labels in (predicted, true)]
-    near = [border & (_distance_to(other) <= radius_px) for border, other in zip(borders, borders[::-1], strict=True)]
+    near = [
+        border & (_distance_to(other) <= radius_px)
+        for border, other in zip(borders, borders[::-1], strict=True)
+    ]
     return tuple(int(mask.sum()) for pair in zip(near, borders, strict=True) for mask in pair)
 
 
@@ -77,7 +85,9 @@ def boundary_f1(counts: np.ndarray) -> np.ndarray:
 
 
 def _on_boundary(labels: np.ndarray) -> np.ndarray:
-    """(h, w) bool: pixels of nuclei that have a different label directly above, below, left or right."""
+    """(h, w) bool: pixels of nuclei that have a different label directly above, below, left or
+    right.
+    """
     padded = np.pad(labels, 1, mode="edge")
     height, width = labels.shape
     around = [padded[y : y + height, x : x + width] for x, y in ((0, 1), (2, 1), (1, 0), (1, 2))]
@@ -94,7 +104,12 @@ def _distance_to(mask: np.ndarray) -> np.ndarray:
 def count_crop(found: np.ndarray, true: np.ndarray) -> list[float]:
     """The 11 counts of a crop from which ``MEASURES`` are calculated."""
     dice = score_outlines(found, true, RADIUS_UM / MPP).dice
-    return [*compare(found, true), dice.sum(), len(dice), *count_boundaries(found, true, BOUNDARY_UM / MPP)]
+    return [
+        *compare(found, true),
+        dice.sum(),
+        len(dice),
+        *count_boundaries(found, true, BOUNDARY_UM / MPP),
+    ]
 
 
 MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # functions of summed counts (..., 11)

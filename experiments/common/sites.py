@@ -25,19 +25,27 @@ SITED = "TCGA-"
 VALIDATION = "val"
 
 
-def split_sources(config: DetectorConfig, fold: str) -> tuple[tuple[LabelSource, ...], tuple[LabelSource, ...]]:
+def split_sources(
+    config: DetectorConfig, fold: str
+) -> tuple[tuple[LabelSource, ...], tuple[LabelSource, ...]]:
     """Sources to train on, and sources to score on.
 
-    A fold named for a site is scored on this site; ``VALIDATION`` is the official split, but without training on
-    patients who are in both of its parts.
+    A fold named for a site is scored on this site; ``VALIDATION`` is the official split, but
+    without training on patients who are in both of its parts.
     """
     sited = [source for source in config.sources if any(source.images.glob(f"{SITED}*"))]
     if fold != VALIDATION:
         others = tuple(f"{SITED}{other}-" for other in SITES if other != fold)
-        return tuple(excluding(s, f"{SITED}{fold}-") for s in sited), tuple(excluding(s, *others) for s in sited)
-    held = tuple(dataclasses.replace(source, split=source.images.parent / "val.txt") for source in sited)
+        return tuple(excluding(s, f"{SITED}{fold}-") for s in sited), tuple(
+            excluding(s, *others) for s in sited
+        )
+    held = tuple(
+        dataclasses.replace(source, split=source.images.parent / "val.txt") for source in sited
+    )
     patients = {sample.name[:12] for source in held for sample in source.choose()}
-    train = (dataclasses.replace(source, split=source.images.parent / "train.txt") for source in sited)
+    train = (
+        dataclasses.replace(source, split=source.images.parent / "train.txt") for source in sited
+    )
     return tuple(excluding(source, *sorted(patients)) for source in train), held
 
 
@@ -70,7 +78,9 @@ def train_fold(
     sources, _ = split_sources(config, fold)
     if n_pictures is not None:
         sources = tuple(draw_pictures(source, n_pictures, draw) for source in sources)
-    train = dataclasses.replace(config, sources=sources, export=dataclasses.replace(config.export, threshold=0.1))
+    train = dataclasses.replace(
+        config, sources=sources, export=dataclasses.replace(config.export, threshold=0.1)
+    )
     return stage(train, folder).run(Options(accelerator=accelerator))
 
 
@@ -82,19 +92,28 @@ def export_fold(checkpoint: Path, folder: Path) -> Path:
 
 
 def score_picture(predicted: Nuclei, true: Nuclei, n_classes: int, mpp: float) -> DetectionCounts:
-    """Counts of one picture; the frame of ``true`` is ignored, because positions are the same in both."""
-    return match_nuclei(predicted, dataclasses.replace(true, frame=predicted.frame), n_classes, mpp).counts
+    """Counts of one picture; the frame of ``true`` is ignored, because positions are the same in
+    both.
+    """
+    return match_nuclei(
+        predicted, dataclasses.replace(true, frame=predicted.frame), n_classes, mpp
+    ).counts
 
 
-def score_site(predictor: Predictor, sources: Sequence[LabelSource], config: DetectorConfig) -> dict:
+def score_site(
+    predictor: Predictor, sources: Sequence[LabelSource], config: DetectorConfig
+) -> dict:
     """Patients and counts (C + 1, 3) of the sources' pictures.
 
-    Counts are true positives, false positives and false negatives, for any class and for each class.
+    Counts are true positives, false positives and false negatives, for any class and for each
+    class.
     """
     names = config.class_names
     pictures = read_labelled_images(sources, names, config.mpp, config.n_rays)
     counts = []
     for picture in pictures:
-        found = detect_image(predictor, picture.pixels, colour_of_fit(predictor.card.colour, picture.stain))
+        found = detect_image(
+            predictor, picture.pixels, colour_of_fit(predictor.card.colour, picture.stain)
+        )
         counts.append(score_picture(found, picture.nuclei, len(names), config.mpp).values.tolist())
     return {"patients": [picture.patient for picture in pictures], "counts": counts}

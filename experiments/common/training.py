@@ -22,7 +22,9 @@ def finetune(config: DetectorConfig, folder: Path, options: Options) -> Path:
     return DetectorStage(config, folder).run(options)
 
 
-def load_muse_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> MuseConfig:
+def load_muse_config(
+    path: Path, data: Path | None = None, changes: Iterable[str] = ()
+) -> MuseConfig:
     """Read and check the settings of a config file for MUSE."""
     config = load_run(path, data, changes, default="muse", only=MuseConfig)[1]
     require_windows(config.backbone, *config.sides_px)
@@ -35,7 +37,9 @@ def pretrain(config: MuseConfig, folder: Path, options: Options) -> Path:
 
 
 def shuffle_identities(batch: ViewBatch, seed: int) -> ViewBatch:
-    """The batch, with the positions of shared nuclei of every pair of views permuted in the student's view."""
+    """The batch, with the positions of shared nuclei of every pair of views permuted in the
+    student's view.
+    """
     generator = torch.Generator().manual_seed(seed)
     student_xy = batch.student_xy.clone()
     for pair, number in np.ndindex(*batch.shared.shape[:2]):

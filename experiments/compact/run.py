@@ -1,18 +1,20 @@
-"""The recipe of `compact` without a site of BRCA-M2C: its scores at that site, and what its stages add.
+"""The recipe of `compact` without a site of BRCA-M2C: its scores at that site, and what its stages
+add.
 
     python -m experiments.compact.run --data DATA --seeds 0    # trains what is not recorded
     python -m experiments.compact.run --table                  # prints the tables
 
-Every run leaves out a site, the labels of NuCLS, and the patients 01, 02 and 04 of TNBC, and is scored on them;
-"scratch", "muse" and "grown" use nothing of TNBC. "scratch" is trained from random weights with
-`config/train/compact.yaml` for 2,500 steps (half an hour on one core), and "muse" from the backbone of `muse_proof`.
-"hand" continues "scratch" for 1,500 steps with `config/train/compact_outlines.yaml` and its hand-drawn outlines;
-"grown" does the same, but only on BRCA-M2C, with outlines grown around its points. "filled" continues "hand", which is
-also its teacher, for 2,000 steps with `config/train/compact_distilled.yaml`. "narrow" is trained from random weights
-with `config/train/compact_narrow.yaml` for 5,000 steps, with "hand" as its teacher, and "narrow_filled", the kind of
-network that is shipped, continues it for 2,000 steps with "filled" as its teacher. Outlines are not refined by a second
-network. DATA is a folder with brca-m2c/, nucls-cc0/ and tnbc-nuclei/, and camelyon16-patches/ for "muse". A stopped run
-resumes.
+Every run leaves out a site, the labels of NuCLS, and the patients 01, 02 and 04 of TNBC, and is
+scored on them; "scratch", "muse" and "grown" use nothing of TNBC. "scratch" is trained from random
+weights with `config/train/compact.yaml` for 2,500 steps (half an hour on one core), and "muse" from
+the backbone of `muse_proof`. "hand" continues "scratch" for 1,500 steps with
+`config/train/compact_outlines.yaml` and its hand-drawn outlines; "grown" does the same, but only on
+BRCA-M2C, with outlines grown around its points. "filled" continues "hand", which is also its
+teacher, for 2,000 steps with `config/train/compact_distilled.yaml`. "narrow" is trained from random
+weights with `config/train/compact_narrow.yaml` for 5,000 steps, with "hand" as its teacher, and
+"narrow_filled", the kind of network that is shipped, continues it for 2,000 steps with "filled" as
+its teacher. Outlines are not refined by a second network. DATA is a folder with brca-m2c/,
+nucls-cc0/ and tnbc-nuclei/, and camelyon16-patches/ for "muse". A stopped run resumes.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
 FIRST, SECOND, THIRD, NARROW = (
-    TOP / f"config/train/compact{suffix}.yaml" for suffix in ("", "_outlines", "_distilled", "_narrow")
+    TOP / f"config/train/compact{suffix}.yaml"
+    for suffix in ("", "_outlines", "_distilled", "_narrow")
 )
 SITES, SHIPPED = ("A7", "A8", "AC"), "narrow_filled"
 TITLES = {
@@ -67,7 +70,10 @@ CLASSES = {  # functions of summed counts (..., C + 1, 3)
     "mean class F1": lambda counts: DetectionCounts(counts).mean_class_f1,
     "detection F1": lambda counts: DetectionCounts(counts).f1[..., 0],
 }
-OUTLINES = {"AJI": lambda counts: 100 * aji(counts), "detection F1": lambda counts: 100 * detection_f1(counts)}
+OUTLINES = {
+    "AJI": lambda counts: 100 * aji(counts),
+    "detection F1": lambda counts: 100 * detection_f1(counts),
+}
 SCORED = {"site": ("the site", CLASSES), "tnbc": ("TNBC", OUTLINES), "nucls": ("NuCLS", OUTLINES)}
 
 
@@ -84,7 +90,10 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
     if kind in ("scratch", "muse"):
         recipe, changes = FIRST, ("schedule.steps=2500", "export.threshold=0.4")
         if kind == "muse":
-            changes = *changes, f"checkpoint={pretrain(site, seed, data, work.parent / 'muse_proof')}"
+            changes = (
+                *changes,
+                f"checkpoint={pretrain(site, seed, data, work.parent / 'muse_proof')}",
+            )
     elif kind in ("grown", "hand"):
         recipe, changes = SECOND, (WITHOUT_UNREAD, "schedule.steps=1500", "export.snap_um=0")
         changes = *changes, f"checkpoint={train(f'scratch-{site}', seed, data, work)}"
@@ -96,7 +105,9 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
         known = tuple(dataclasses.replace(source, grow_outlines=True) for source in known)
     elif kind not in ("scratch", "muse"):
         known = (*known, *(source for source in config.sources if source.format == "masks"))  # TNBC
-    detector_data.continue_mirrored = continue_mirrored if kind.endswith("filled") else continue_smallest
+    detector_data.continue_mirrored = (
+        continue_mirrored if kind.endswith("filled") else continue_smallest
+    )
     config = dataclasses.replace(config, sources=known)
     return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
 
@@ -106,19 +117,32 @@ def distil(kind: str, site: str, seed: int, data: Path, work: Path) -> tuple[Pat
     teacher = train(f"{TEACHERS[kind]}-{site}", seed, data, work)
     changes = WITHOUT_UNREAD, "export.snap_um=0", f"distillation.teachers=[{teacher}]"
     if kind == "narrow":
-        return NARROW, (*changes, "schedule.steps=5000", "distillation.share=0.5", "sources.2.weight=3")
+        return NARROW, (
+            *changes,
+            "schedule.steps=5000",
+            "distillation.share=0.5",
+            "sources.2.weight=3",
+        )
     start = train(f"narrow-{site}", seed, data, work) if kind == SHIPPED else teacher
     recipe = NARROW if kind == SHIPPED else THIRD
     return recipe, (*changes, "schedule.steps=2000", f"checkpoint={start}", "sources.2.weight=2")
 
 
 def continue_smallest(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
-    """Continue a picture by its mirror images if it is smaller than half a window; return a larger one unchanged."""
-    return image if 2 * min(image.pixels.shape[:2]) >= window_px else continue_mirrored(image, window_px, mpp)
+    """Continue a picture by its mirror images if it is smaller than half a window; return a larger
+    one unchanged.
+    """
+    return (
+        image
+        if 2 * min(image.pixels.shape[:2]) >= window_px
+        else continue_mirrored(image, window_px, mpp)
+    )
 
 
 def score(checkpoint: Path, site: str, data: Path, folder: Path) -> dict:
-    """For each of ``SCORED``: ``patients``, a name per picture, and ``counts``, the counts of each picture."""
+    """For each of ``SCORED``: ``patients``, a name per picture, and ``counts``, the counts of each
+    picture.
+    """
     config = load_detector_config(FIRST, data, ())
     predictor = Predictor(export_fold(checkpoint, folder))
     _, judged = split_sources(config, site)
@@ -137,7 +161,9 @@ def render(recorded: list[dict]) -> str:
     rows = [render_scores(runs[f"{SHIPPED}-{site}", 0]) for site in SITES]
     means = [f"**{np.mean([values[n] for values, _ in rows]):.1f}**" for n in range(len(measures))]
     table = ["| left out" + header + "|"]
-    table += [f"| {site} | {' | '.join(cells)} |" for site, (_, cells) in zip(SITES, rows, strict=True)]
+    table += [
+        f"| {site} | {' | '.join(cells)} |" for site, (_, cells) in zip(SITES, rows, strict=True)
+    ]
     table.append(f"| mean | {' | '.join(means)} |")
     changes = [
         "| change | left out | mean class F1 | TNBC: AJI | NuCLS: AJI |",
@@ -146,12 +172,16 @@ def render(recorded: list[dict]) -> str:
     for pair, sites in COMPARED.items():
         first, second = (TITLES[arm] for arm in pair)
         for site in sites:
-            changes.append(f"| {first} -> {second} | {site} | {' | '.join(render_changes(runs, pair, site))} |")
+            changes.append(
+                f"| {first} -> {second} | {site} | {' | '.join(render_changes(runs, pair, site))} |"
+            )
     return "\n".join([*table, "", *changes])
 
 
 def render_scores(run: Mapping[str, dict]) -> tuple[list[float], list[str]]:
-    """Scores of a run in percent, as numbers and as text with 95 % intervals bootstrapped over patients."""
+    """Scores of a run in percent, as numbers and as text with 95 % intervals bootstrapped over
+    patients.
+    """
     values, cells = [], []
     for name, (_, measures) in SCORED.items():
         counts, patients = counts_of(run, name)
@@ -162,8 +192,12 @@ def render_scores(run: Mapping[str, dict]) -> tuple[list[float], list[str]]:
     return values, cells
 
 
-def render_changes(runs: Mapping[tuple[str, int], dict], pair: tuple[str, str], site: str) -> list[str]:
-    """Differences between two arms in percentage points, with 95 % intervals bootstrapped over patients."""
+def render_changes(
+    runs: Mapping[tuple[str, int], dict], pair: tuple[str, str], site: str
+) -> list[str]:
+    """Differences between two arms in percentage points, with 95 % intervals bootstrapped over
+    patients.
+    """
     cells = []
     for name, (_, measures) in SCORED.items():
         (before, patients), (after, _) = (counts_of(runs[f"{arm}-{site}", 0], name) for arm in pair)
@@ -172,7 +206,9 @@ def render_changes(runs: Mapping[tuple[str, int], dict], pair: tuple[str, str], 
     return cells
 
 
-def render_change(before: np.ndarray, after: np.ndarray, patients: list[str], measure: Callable) -> str:
+def render_change(
+    before: np.ndarray, after: np.ndarray, patients: list[str], measure: Callable
+) -> str:
     """The difference of a measure with its interval."""
     found = compare_scores(before, after, patients, measure)
     low, high = found["interval"]

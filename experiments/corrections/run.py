@@ -3,11 +3,12 @@
     python -m experiments.corrections.run --data DATA --threads 2      # trains what is not recorded
     python -m experiments.corrections.run --table                      # prints the table
 
-A slide of skin stands for a laboratory's slide. It is not corrected by hand, but by a rule: nuclei that `compact` finds
-in the epithelium, which is outlined in `corrections/areas.geojson`, become Epithelial; those in keratin are deleted; of
-the rest, small round ones become Lymphocyte and all others Stroma. Four regions are trained on. Eight other regions,
-and ten crops of breast from the training data of `compact`, are only scored. DATA is a folder with
-wsi-cmu-small-region/ and brca-m2c/.
+A slide of skin stands for a laboratory's slide. It is not corrected by hand, but by a rule: nuclei
+that `compact` finds in the epithelium, which is outlined in `corrections/areas.geojson`, become
+Epithelial; those in keratin are deleted; of the rest, small round ones become Lymphocyte and all
+others Stroma. Four regions are trained on. Eight other regions, and ten crops of breast from the
+training data of `compact`, are only scored. DATA is a folder with wsi-cmu-small-region/ and
+brca-m2c/.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ RUNS = runs_of(__file__)
 AREAS = Path(__file__).with_name("areas.geojson")
 RECIPE = TOP / "config/train/my_labels.yaml"
 SLIDE = "CMU-1-Small-Region"
-LYMPHOCYTE_UM2, LYMPHOCYTE_ECCENTRICITY = 30.0, 0.75  # upper limits; axes of 3 to 2 have this eccentricity
+LYMPHOCYTE_UM2, LYMPHOCYTE_ECCENTRICITY = (
+    30.0,
+    0.75,
+)  # upper limits; axes of 3 to 2 have this eccentricity
 CONTEXT_PX = 512  # size of the pictures around scored regions
 STEPS = 500
 # Changes to the settings of the recipe.
@@ -59,10 +63,15 @@ TITLES = {
 
 def main() -> None:
     """Train and score the runs that are not recorded, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder with wsi-cmu-small-region/ and brca-m2c/")
     parser.add_argument(
-        "--work", type=Path, default=Path("runs/corrections"), help="folder of trainings (default: %(default)s)"
+        "--work",
+        type=Path,
+        default=Path("runs/corrections"),
+        help="folder of trainings (default: %(default)s)",
     )
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, metavar="ARM")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -80,11 +89,15 @@ def main() -> None:
         for arm in args.arms:
             if not is_recorded(RUNS, arm=arm, seed=seed):
                 scores = run_arm(arm, seed, args.data.resolve(), args.work.resolve(), args.threads)
-                add_run(RUNS, {"arm": arm, "seed": seed, "steps": STEPS, "corrected": corrected, **scores})
+                add_run(
+                    RUNS,
+                    {"arm": arm, "seed": seed, "steps": STEPS, "corrected": corrected, **scores},
+                )
 
 
 def write_corrections(data: Path, work: Path) -> dict[str, int]:
-    """Find and correct nuclei, and write them as QuPath does, once for the corrected and once for the held-out regions.
+    """Find and correct nuclei, and write them as QuPath does, once for the corrected and once for
+    the held-out regions.
 
     Returns:
         Numbers of nuclei in corrected regions that were reclassified, deleted and kept.
@@ -93,11 +106,17 @@ def write_corrections(data: Path, work: Path) -> dict[str, int]:
     if not (found / SLIDE / "nuclei.geojson.gz").is_file():
         slide = data / "wsi-cmu-small-region" / f"{SLIDE}.svs"
         muse(["run", str(slide), "--model", "compact-fp32", "--output", str(found)])
-    features = json.loads(gzip.decompress((found / SLIDE / "nuclei.geojson.gz").read_bytes()))["features"]
+    features = json.loads(gzip.decompress((found / SLIDE / "nuclei.geojson.gz").read_bytes()))[
+        "features"
+    ]
     areas = read_geojson(AREAS)
-    of_class = {name: shapely.union_all(areas.geometry[areas.class_name == name]) for name in set(areas.class_name)}
+    of_class = {
+        name: shapely.union_all(areas.geometry[areas.class_name == name])
+        for name in set(areas.class_name)
+    }
     regions = {
-        part: areas.geometry[[str(name).startswith(part) for name in areas.name]] for part in ("corrected", "held out")
+        part: areas.geometry[[str(name).startswith(part) for name in areas.name]]
+        for part in ("corrected", "held out")
     }
     kept, counts = [], Counter()
     for feature in features:
@@ -112,13 +131,20 @@ def write_corrections(data: Path, work: Path) -> dict[str, int]:
     for part, outlines in regions.items():
         drawn = [json.loads(shapely.to_geojson(outline)) for outline in outlines]
         properties = {"objectType": "annotation", "classification": {"name": "Region*"}}
-        drawn = [{"type": "Feature", "geometry": outline, "properties": properties} for outline in drawn]
+        drawn = [
+            {"type": "Feature", "geometry": outline, "properties": properties} for outline in drawn
+        ]
         (work / part).mkdir(parents=True, exist_ok=True)
-        write_json(work / part / f"{SLIDE}.geojson", {"type": "FeatureCollection", "features": [*kept, *drawn]})
+        write_json(
+            work / part / f"{SLIDE}.geojson",
+            {"type": "FeatureCollection", "features": [*kept, *drawn]},
+        )
     return dict(counts)
 
 
-def correct_class(feature: dict, centre: shapely.Point, areas: dict[str, shapely.Geometry]) -> str | None:
+def correct_class(
+    feature: dict, centre: shapely.Point, areas: dict[str, shapely.Geometry]
+) -> str | None:
     """The class of a found nucleus by the rule; None if the nucleus must be deleted."""
     if areas["Keratin"].contains(centre):
         return None
@@ -132,18 +158,28 @@ def correct_class(feature: dict, centre: shapely.Point, areas: dict[str, shapely
 def run_arm(arm: str, seed: int, data: Path, work: Path, threads: int) -> dict:
     """Train an arm, or resume its training, and score `compact` and the trained model."""
     places = {"slides": data / "wsi-cmu-small-region", "labels": work / "corrected"}
-    changes = [*ARMS[arm], f"seed={seed}", f"schedule.steps={STEPS}", "schedule.save_every=100", "mixing=null"]
+    changes = [
+        *ARMS[arm],
+        f"seed={seed}",
+        f"schedule.steps={STEPS}",
+        "schedule.save_every=100",
+        "mixing=null",
+    ]
     changes.append("training_data=regions of CMU-1-Small-Region (CC0-1.0)")
     changes += [f"sources.0.{name}={json.dumps(str(path))}" for name, path in places.items()]
     config = load_detector_config(RECIPE, changes=changes)
     compact = find_checkpoint(Path("compact"))
-    tuned = finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=threads, log=print))
+    tuned = finetune(
+        config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=threads, log=print)
+    )
     sources = {
         "corrected": config.sources[0],
         "held out": dataclasses.replace(config.sources[0], labels=work / "held out"),
         "elsewhere": breast_crops(data),
     }
-    scores = {name: score(compact, tuned, read([source], config)) for name, source in sources.items()}
+    scores = {
+        name: score(compact, tuned, read([source], config)) for name, source in sources.items()
+    }
     return {"changes": ARMS[arm], **scores}
 
 
@@ -153,7 +189,9 @@ def score(before: Path, after: Path, images: list[LabelledImage]) -> dict:
     for when, checkpoint in (("before", before), ("after", after)):
         network, config, known = load_trained(checkpoint)
         scorer = Scorer(network, config, Start(checkpoint, known, True).colour)
-        counts = [scorer.count(scorer.find(image), image.nuclei, image.region).values for image in images]
+        counts = [
+            scorer.count(scorer.find(image), image.nuclei, image.region).values for image in images
+        ]
         f1 = float(DetectionCounts(np.sum(counts, 0)).mean_class_f1)
         found[when] = {"mean class F1": round(f1, 2), "counts": np.stack(counts).tolist()}
     return found
@@ -181,7 +219,10 @@ def read(sources: Sequence[LabelSource], config: DetectorConfig) -> list[Labelle
 def render_table() -> str:
     """Mean class F1 over seeds, and the bootstrapped interval of its difference from `compact`."""
     runs = read_runs(RUNS)
-    header = "| | seeds | corrected regions | held-out regions | change (95 %) | breast | change (95 %) |"
+    header = (
+        "| | seeds | corrected regions | held-out regions | change (95 %) | breast | change (95"
+        " %) |"
+    )
     rows = [header, "|---|---|---|---|---|---|---|"]
     for arm in ARMS:
         of_arm = [run for run in runs if run["arm"] == arm]
@@ -192,8 +233,8 @@ def render_table() -> str:
             before = " | | ".join(f"{cell['before']:.1f}" for cell in cells)
             rows.append(f"| `compact` as it is | | {seen['before']:.1f} | {before} | |")
         changes = " | ".join(
-            f"{cell['after']:.1f} ({', '.join(f'{one:.1f}' for one in cell['by_seed'])}) | {cell['difference']:+.1f} "
-            f"({cell['interval'][0]:+.1f} to {cell['interval'][1]:+.1f})"
+            f"{cell['after']:.1f} ({', '.join(f'{one:.1f}' for one in cell['by_seed'])}) |"
+            f" {cell['difference']:+.1f} ({cell['interval'][0]:+.1f} to {cell['interval'][1]:+.1f})"
             for cell in cells
         )
         rows.append(f"| {TITLES[arm]} | {len(of_arm)} | {seen['after']:.1f} | {changes} |")
@@ -201,8 +242,12 @@ def render_table() -> str:
 
 
 def compare(runs: list[dict], what: str) -> dict:
-    """Compare scores before and after training, over runs with different seeds on the same images."""
-    before, after = (np.stack([run[what][when]["counts"] for run in runs], 1) for when in ("before", "after"))
+    """Compare scores before and after training, over runs with different seeds on the same
+    images.
+    """
+    before, after = (
+        np.stack([run[what][when]["counts"] for run in runs], 1) for when in ("before", "after")
+    )
     result = compare_scores(before, after, runs[0][what]["images"], mean_over_seeds)
     return {**result, "by_seed": DetectionCounts(after.sum(0)).mean_class_f1}
 

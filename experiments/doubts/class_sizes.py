@@ -1,12 +1,15 @@
-"""How often classes are doubted because of the size of their nuclei, and the range of these sizes in training pictures.
+"""How often classes are doubted because of the size of their nuclei, and the range of these sizes
+in training pictures.
 
-    python -m experiments.doubts.class_sizes --data ../shared/data --model compact --json class_sizes.json
+    python -m experiments.doubts.class_sizes --data ../shared/data --model compact --json \
+        class_sizes.json
     python -m experiments.doubts.class_sizes --data ../shared/data --model compact \
         --card muse_pipeline/inference/built_in/compact.json
 
-The range comes from the training pictures of BRCA-M2C, for slides with enough nuclei of the class; ``--card`` writes it
-to the card of the built-in model. All other pictures show how often sound tissue is doubted. Pictures of the same
-slide are judged together, or of the same patient if pictures do not name their slide.
+The range comes from the training pictures of BRCA-M2C, for slides with enough nuclei of the class;
+``--card`` writes it to the card of the built-in model. All other pictures show how often sound
+tissue is doubted. Pictures of the same slide are judged together, or of the same patient if
+pictures do not name their slide.
 """
 
 from __future__ import annotations
@@ -31,19 +34,30 @@ from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.tissue.stain import fit_macenko
 
 TRAINING = "BRCA-M2C, training"
-CLASSES = ("Lymphocyte", "Epithelial")  # not "Stroma", which is everything else and has no typical size
+CLASSES = (
+    "Lymphocyte",
+    "Epithelial",
+)  # not "Stroma", which is everything else and has no typical size
 ORGANS = ("breast",)  # organs of the pictures that the built-in models were evaluated on
 
 
 def main() -> None:
     """Measure and judge all slides, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="compact")
-    parser.add_argument("--json", type=Path, help="file of the measurements; if it exists, nothing is measured")
-    parser.add_argument("--card", type=Path, help="file next to the built-in model, to which the ranges are written")
+    parser.add_argument(
+        "--json", type=Path, help="file of the measurements; if it exists, nothing is measured"
+    )
+    parser.add_argument(
+        "--card", type=Path, help="file next to the built-in model, to which the ranges are written"
+    )
     args = parser.parse_args()
-    found = measure_once(args.json, lambda: measure_all(args.data, Predictor(find_model(args.model))))
+    found = measure_once(
+        args.json, lambda: measure_all(args.data, Predictor(find_model(args.model)))
+    )
     slides = by_slide(found)
     references = {name: reference(slides, name) for name in CLASSES}
     if args.card:
@@ -58,13 +72,22 @@ def measure_all(data: Path, predictor: Predictor) -> Iterator[dict]:
     """Yield areas and class probabilities of the nuclei in every picture, by class."""
     for group, slide, pixels, mpp in all_pictures(data):
         nuclei = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)[::4]))
-        area = measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, (mpp, mpp)), (mpp, mpp))["area_um2"]
-        of_class = {one.name: nuclei.label == number for number, one in enumerate(predictor.card.classes)}
+        area = measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, (mpp, mpp)), (mpp, mpp))[
+            "area_um2"
+        ]
+        of_class = {
+            one.name: nuclei.label == number for number, one in enumerate(predictor.card.classes)
+        }
         yield {
             "group": group,
             "slide": slide,
-            "area": {name: area[own].astype(float).round(1).tolist() for name, own in of_class.items()},
-            "prob": {name: nuclei.prob[own].max(1).astype(float).round(4).tolist() for name, own in of_class.items()},
+            "area": {
+                name: area[own].astype(float).round(1).tolist() for name, own in of_class.items()
+            },
+            "prob": {
+                name: nuclei.prob[own].max(1).astype(float).round(4).tolist()
+                for name, own in of_class.items()
+            },
         }
 
 
@@ -96,7 +119,10 @@ def by_slide(found: list[dict]) -> dict[tuple[str, str], dict[str, dict]]:
             area, prob = together[one["group"], one["slide"]][name]
             area.extend(one["area"][name])
             prob.extend(one["prob"][name])
-    return {slide: {name: describe(*values) for name, values in known.items()} for slide, known in together.items()}
+    return {
+        slide: {name: describe(*values) for name, values in known.items()}
+        for slide, known in together.items()
+    }
 
 
 def describe(area: list[float], prob: list[float]) -> dict:
@@ -106,7 +132,9 @@ def describe(area: list[float], prob: list[float]) -> dict:
 
 
 def reference(slides: dict[tuple[str, str], dict[str, dict]], name: str) -> ClassReference:
-    """Range of the nuclei's size and probability over the training slides with enough nuclei of a class."""
+    """Range of the nuclei's size and probability over the training slides with enough nuclei of
+    a class.
+    """
     known = [one[name] for (group, _), one in slides.items() if group == TRAINING]
     enough = [one for one in known if one["n_nuclei"] >= MIN_NUCLEI]
     ranges = {
@@ -116,15 +144,23 @@ def reference(slides: dict[tuple[str, str], dict[str, dict]], name: str) -> Clas
     return ClassReference(len(enough), **ranges)
 
 
-def tables(slides: dict[tuple[str, str], dict[str, dict]], references: dict[str, ClassReference]) -> Iterator[str]:
-    """Lines of the references, then of the slides doubted by collection and class, if they have enough nuclei."""
+def tables(
+    slides: dict[tuple[str, str], dict[str, dict]], references: dict[str, ClassReference]
+) -> Iterator[str]:
+    """Lines of the references, then of the slides doubted by collection and class, if they have
+    enough nuclei.
+    """
     for name, known in references.items():
         yield f"{name}: {known}"
     yield f"{'slides whose class is doubted':40}" + "".join(f"{name:>14}" for name in references)
     for group in dict.fromkeys(group for group, _ in slides):
         cells = []
         for name, known in references.items():
-            enough = [one for (own, _), one in slides.items() if own == group and one[name]["n_nuclei"] >= MIN_NUCLEI]
+            enough = [
+                one
+                for (own, _), one in slides.items()
+                if own == group and one[name]["n_nuclei"] >= MIN_NUCLEI
+            ]
             doubted = sum(bool(judge_classes({name: known}, one)) for one in enough)
             cells.append(f"{doubted} of {len(enough)}" if enough else "-")
         yield f"{group:40}" + "".join(f"{cell:>14}" for cell in cells)

@@ -1,11 +1,13 @@
-"""How often nuclear size and class probability reveal a wrong pixel size, and how often they cast doubt on a right one.
+"""How often nuclear size and class probability reveal a wrong pixel size, and how often they cast
+doubt on a right one.
 
     python -m experiments.doubts.run --data ../shared/data --model compact --json scale.json
 
-Every picture is judged with its true pixel size and with multiples of it, including half and double. Pictures of the
-same slide are also judged together, as are all pictures of a patient in TNBC, and all pictures of NuCLS. The mouth and
-the colon state no pixel size; nuclei look like those of the breast at the assumed ones. DSB-2018 states none either, so
-each picture gets the one at which its median nucleus has a radius of 3.6 um, and is left out of the sums. Slides of
+Every picture is judged with its true pixel size and with multiples of it, including half and
+double. Pictures of the same slide are also judged together, as are all pictures of a patient in
+TNBC, and all pictures of NuCLS. The mouth and the colon state no pixel size; nuclei look like those
+of the breast at the assumed ones. DSB-2018 states none either, so each picture gets the one at
+which its median nucleus has a radius of 3.6 um, and is left out of the sums. Slides of
 immunohistochemistry are not judged.
 """
 
@@ -43,10 +45,14 @@ SLIDES = ("wsi-cmu-small-region/CMU-1-Small-Region.svs", "wsi-openslide-crops/OS
 
 def main() -> None:
     """Measure and judge all pictures, and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="compact")
-    parser.add_argument("--json", type=Path, help="file of the measurements; if it exists, nothing is measured")
+    parser.add_argument(
+        "--json", type=Path, help="file of the measurements; if it exists, nothing is measured"
+    )
     args = parser.parse_args()
     path = find_model(args.model)
     found = measure_once(args.json, lambda: measure_all(args.data, Predictor(path)))
@@ -55,7 +61,9 @@ def main() -> None:
 
 
 def measure_once(path: Path | None, measure: Callable[[], Iterator[dict]]) -> list[dict]:
-    """The content of the file ``path`` if it exists; otherwise the results of ``measure``, which are written to it."""
+    """The content of the file ``path`` if it exists; otherwise the results of ``measure``, which
+    are written to it.
+    """
     if path and path.is_file():
         return json.loads(path.read_text())
     found = list(measure())
@@ -75,7 +83,11 @@ def measure_all(data: Path, predictor: Predictor) -> Iterator[dict]:
             nuclei = detect_picture(predictor, pixels, given, stain)
             rings = rays_to_rings(nuclei.xy, nuclei.rays, (given, given))
             area = measure_shapes(rings, (given, given))["area_um2"].astype(float).round(2).tolist()
-            prob = nuclei.prob.max(1).astype(float).round(4).tolist() if nuclei.prob.shape[1] > 1 else []
+            prob = (
+                nuclei.prob.max(1).astype(float).round(4).tolist()
+                if nuclei.prob.shape[1] > 1
+                else []
+            )
             mm2 = pixels.shape[0] * pixels.shape[1] * given**2 / 1e6
             entry = {"group": group, "slide": slide, "factor": factor, "mpp": mpp, "mm2": mm2}
             classes = [predictor.card.classes[label].name for label in nuclei.label]
@@ -98,19 +110,33 @@ def pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
         yield MOUTH, path.name.split("_")[1], read(path), ORAL_MPP
     for path in sorted((data / "ebhi-seg-colon/images").glob("*.jpg"))[::EVERY]:
         pixels = read(path)  # published as a square, but taken with an aspect ratio of 5 to 4
-        yield COLON, path.stem, cv2.resize(pixels, (pixels.shape[1] * 5 // 4, pixels.shape[0])), EBHI_MPP
+        yield (
+            COLON,
+            path.stem,
+            cv2.resize(pixels, (pixels.shape[1] * 5 // 4, pixels.shape[0])),
+            EBHI_MPP,
+        )
     for path in sorted((data / "dsb2018-brightfield/images").glob("*.png")):
-        mask = cv2.imread(str(data / "dsb2018-brightfield/labels" / path.name), cv2.IMREAD_UNCHANGED)
+        mask = cv2.imread(
+            str(data / "dsb2018-brightfield/labels" / path.name), cv2.IMREAD_UNCHANGED
+        )
         if mask.max() >= 5:
             yield APART, path.stem, read(path), bowl_mpp(mask)
     for name in SLIDES:
         info = inspect_slide(data / name, "slide")
         with open_slide(data / name, info.reader) as slide:
-            yield "slides", Path(name).name, slide.read_region((0, 0), 0, info.size_px), float(np.mean(info.mpp))
+            yield (
+                "slides",
+                Path(name).name,
+                slide.read_region((0, 0), 0, info.size_px),
+                float(np.mean(info.mpp)),
+            )
 
 
 def tables(found: list[dict], references: dict[str, ClassReference]) -> Iterator[str]:
-    """Lines with the number of warnings by factor, for pictures and for slides with enough nuclei."""
+    """Lines with the number of warnings by factor, for pictures and for slides with enough
+    nuclei.
+    """
     together = defaultdict(lambda: {"area": [], "prob": [], "class": [], "mm2": 0.0})
     for one in found:
         for name in ("area", "prob", "class", "mm2"):
@@ -120,12 +146,17 @@ def tables(found: list[dict], references: dict[str, ClassReference]) -> Iterator
         yield f"{title} of {MIN_NUCLEI} nuclei or more: warned of, by given over true um per pixel"
         yield f"{'':12}" + "".join(f"{factor:>11g}" for factor in FACTORS)
         groups = list(dict.fromkeys(one["group"] for one in entries))
-        for name, chosen in [("all", [g for g in groups if g != APART]), *((group, [group]) for group in groups)]:
+        for name, chosen in [
+            ("all", [g for g in groups if g != APART]),
+            *((group, [group]) for group in groups),
+        ]:
             cells = [f"{count(entries, chosen, factor, references):>11}" for factor in FACTORS]
             yield f"{name:12}" + "".join(cells)
 
 
-def count(entries: list[dict], groups: list[str], factor: float, references: dict[str, ClassReference]) -> str:
+def count(
+    entries: list[dict], groups: list[str], factor: float, references: dict[str, ClassReference]
+) -> str:
     """The number of entries with a warning, and of all entries with enough nuclei, at a factor."""
     chosen = [one for one in entries if one["factor"] == factor and one["group"] in groups]
     enough = [one for one in chosen if len(one["area"]) >= MIN_NUCLEI]

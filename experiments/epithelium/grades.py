@@ -3,12 +3,14 @@
     python -m experiments.epithelium.grades --data DATA     # fits and scores what is not recorded
     python -m experiments.epithelium.grades --table         # prints the table
 
-A logistic regression predicts the grade of a picture. It is fitted to the accessions that `compact` was trained on, and
-scored on the others. "classes" are the share, the density and the mean probability of each class of nuclei. "shapes"
-adds the mean and standard deviation of each feature of shape, over all nuclei and over epithelial ones; "neighbours"
-adds those of the features of neighbours. "colours", without nuclei, shows how far the stain alone predicts the grade.
-Pictures of an accession that have the same grade are one case, whose score is their mean probability. Intervals are
-bootstrapped over accessions. DATA contains `prepared/`, written by `python -m experiments.areas.prepare DATA`.
+A logistic regression predicts the grade of a picture. It is fitted to the accessions that `compact`
+was trained on, and scored on the others. "classes" are the share, the density and the mean
+probability of each class of nuclei. "shapes" adds the mean and standard deviation of each feature
+of shape, over all nuclei and over epithelial ones; "neighbours" adds those of the features of
+neighbours. "colours", without nuclei, shows how far the stain alone predicts the grade. Pictures of
+an accession that have the same grade are one case, whose score is their mean probability. Intervals
+are bootstrapped over accessions. DATA contains `prepared/`, written by `python -m
+experiments.areas.prepare DATA`.
 """
 
 from __future__ import annotations
@@ -74,7 +76,9 @@ def describe(predictor: Predictor, picture: Path) -> dict[str, np.ndarray]:
         "colours": np.concatenate([colours.mean(0), colours.std(0)]),
         "classes": np.concatenate([count / count.sum(), count / area_mm2, nuclei.prob.mean(0)]),
         "shapes": summarise(shapes_of(nuclei), nuclei.label),
-        "neighbours": summarise(neighbours_of(nuclei, [each.name for each in predictor.card.classes]), nuclei.label),
+        "neighbours": summarise(
+            neighbours_of(nuclei, [each.name for each in predictor.card.classes]), nuclei.label
+        ),
     }
 
 
@@ -94,7 +98,9 @@ def neighbours_of(nuclei: Nuclei, classes: list[str]) -> dict[str, np.ndarray]:
 
 
 def summarise(columns: dict[str, np.ndarray], label: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation of each column over all nuclei and over epithelial ones; NaN without nuclei."""
+    """Mean and standard deviation of each column over all nuclei and over epithelial ones; NaN
+    without nuclei.
+    """
     found = []
     for chosen in (np.ones(len(label), bool), label == EPITHELIAL):
         for values in columns.values():
@@ -104,28 +110,44 @@ def summarise(columns: dict[str, np.ndarray], label: np.ndarray) -> np.ndarray:
 
 
 def fit(halves: list[tuple], parts: tuple[str, ...]) -> dict:
-    """Cases of the second half with their scores, and the mean area under the curve inside the first half."""
+    """Cases of the second half with their scores, and the mean area under the curve inside the
+    first half.
+    """
     (values, patients, grades), (other_values, other_patients, other_grades) = (
-        (np.array([np.concatenate([one[part] for part in parts]) for one in described]), patients, grades)
+        (
+            np.array([np.concatenate([one[part] for part in parts]) for one in described]),
+            patients,
+            grades,
+        )
         for described, patients, grades in halves
     )
     middle = np.nanmedian(values, 0)
-    values, other_values = (np.where(np.isfinite(each), each, middle) for each in (values, other_values))
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
+    values, other_values = (
+        np.where(np.isfinite(each), each, middle) for each in (values, other_values)
+    )
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced")
+    )
     folds = GroupKFold(FOLDS)
-    inside = cross_val_predict(model, values, grades, groups=patients, cv=folds, method="predict_proba")
+    inside = cross_val_predict(
+        model, values, grades, groups=patients, cv=folds, method="predict_proba"
+    )
     probabilities = model.fit(values, grades).predict_proba(other_values)
     return {
         "columns": values.shape[1],
         "inside": float(areas(*average_cases(inside, patients, grades)[1:]).mean()),
         "cases": [
             [patient, grade, *np.round(scores, 4).tolist()]
-            for patient, grade, scores in zip(*average_cases(probabilities, other_patients, other_grades), strict=True)
+            for patient, grade, scores in zip(
+                *average_cases(probabilities, other_patients, other_grades), strict=True
+            )
         ],
     }
 
 
-def average_cases(scores: np.ndarray, patients: np.ndarray, grades: np.ndarray) -> tuple[list, list, list]:
+def average_cases(
+    scores: np.ndarray, patients: np.ndarray, grades: np.ndarray
+) -> tuple[list, list, list]:
     """Patient, grade and mean scores of each case."""
     cases = sorted(set(zip(patients.tolist(), grades.tolist(), strict=True)))
     means = [scores[(patients == patient) & (grades == grade)].mean(0) for patient, grade in cases]
@@ -135,13 +157,18 @@ def average_cases(scores: np.ndarray, patients: np.ndarray, grades: np.ndarray) 
 def areas(grades: list | np.ndarray, scores: list | np.ndarray) -> np.ndarray:
     """Area under the ROC curve of each grade against all others."""
     grades, scores = np.asarray(grades), np.asarray(scores)
-    return np.array([area_under_curve(scores[:, grade], grades == grade) for grade in range(len(GRADES))])
+    return np.array(
+        [area_under_curve(scores[:, grade], grades == grade) for grade in range(len(GRADES))]
+    )
 
 
 def render(recorded: list[dict]) -> str:
     """Areas under the curve of each set of features, with intervals for the mean."""
     lines = [
-        f"| features | columns | mean, cross-validated inside the first half | mean (95 %) | {' | '.join(GRADES)} |",
+        (
+            "| features | columns | mean, cross-validated inside the first half | mean (95 %) |"
+            f" {' | '.join(GRADES)} |"
+        ),
         "|---" * (4 + len(GRADES)) + "|",
     ]
     for run in (run for run in recorded if run["arm"] == ARM):
@@ -151,13 +178,18 @@ def render(recorded: list[dict]) -> str:
             names, member = np.unique(patients, return_inverse=True)
             draws, generator = [], np.random.default_rng(0)
             for _ in range(REPEATS):
-                drawn = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
+                drawn = np.bincount(
+                    generator.integers(len(names), size=len(names)), minlength=len(names)
+                )
                 index = np.repeat(np.arange(len(grades)), drawn[member])
                 draws.append(areas(grades[index], scores[index]).mean())
             low, high = percentile_interval(np.array(draws), patients)
             found = areas(grades, scores)
             cells = [name, str(entry["columns"]), f"{entry['inside']:.3f}"]
-            cells += [f"{found.mean():.3f} ({low:.3f} to {high:.3f})", *(f"{area:.2f}" for area in found)]
+            cells += [
+                f"{found.mean():.3f} ({low:.3f} to {high:.3f})",
+                *(f"{area:.2f}" for area in found),
+            ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -1,14 +1,14 @@
-"""The built-in model in int8 and in floating point, on processors with and without VNNI, and sums that saturate.
+"""The built-in model in int8 and in floating point, on processors with and without VNNI, and sums
+that saturate.
 
-    python -m experiments.int8.run --data DATA --processor "Zen 4"
-    qemu-x86_64 -cpu Haswell PYTHON -m experiments.int8.run --data DATA --models compact-int8 --processor Haswell
-    python -m experiments.int8.run --data DATA --saturation
-    python -m experiments.int8.run --table
+    python -m experiments.int8.run --data DATA --processor "Zen 4" qemu-x86_64 -cpu Haswell PYTHON
+        -m experiments.int8.run --data DATA --models compact-int8 --processor Haswell python -m
+        experiments.int8.run --data DATA --saturation python -m experiments.int8.run --table
 
-Without VNNI, x86-64 processors add two products of bytes in 16 bits, which saturates. QEMU's user mode emulates such a
-processor exactly, but much slower than a real one; NumPy's own AVX2 code has to be switched off there
-(``NPY_DISABLE_CPU_FEATURES=X86_V3``). ``--saturation`` counts the pairs of products above 16 bits: in windows of
-BRCA-M2C, and if every activation had its largest value.
+Without VNNI, x86-64 processors add two products of bytes in 16 bits, which saturates. QEMU's user
+mode emulates such a processor exactly, but much slower than a real one; NumPy's own AVX2 code has
+to be switched off there (``NPY_DISABLE_CPU_FEATURES=X86_V3``). ``--saturation`` counts the pairs of
+products above 16 bits: in windows of BRCA-M2C, and if every activation had its largest value.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ LIMIT = 2**15 - 1
 
 def main() -> None:
     """Measure what is not recorded, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder with the sets")
     parser.add_argument("--models", nargs="+", default=["compact-fp32", "compact-int8"])
     parser.add_argument("--processor", help="name of this processor in the table")
@@ -57,7 +59,9 @@ def main() -> None:
 
 
 def score_set(model: str, name: str, data: Path) -> dict:
-    """Patients and counts of a set's crops: of detection and classes for BRCA-M2C, of ``compare`` for the others."""
+    """Patients and counts of a set's crops: of detection and classes for BRCA-M2C, of ``compare``
+    for the others.
+    """
     predictor = Predictor(find_model(model))
     if name == BREAST:
         config = load_breast(data)
@@ -87,10 +91,17 @@ def count_saturation(data: Path) -> dict:
             kernel = numpy_helper.to_array(constants[makers[node.input[1]].input[0]])
             stride = next(entry.ints[0] for entry in node.attribute if entry.name == "strides")
             pads = next((entry.ints[0] for entry in node.attribute if entry.name == "pads"), 0)
-            layers[node.name] = makers[node.input[0]].input[0], kernel.astype(np.int32), stride, pads
+            layers[node.name] = (
+                makers[node.input[0]].input[0],
+                kernel.astype(np.int32),
+                stride,
+                pads,
+            )
     inputs = sorted({source for source, *_ in layers.values()})
     network.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inputs)
-    session = onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        network.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     windows = calibration_windows(data / "brca-m2c/images", read_card(path, ModelCard))[:8]
     counts = {name: {"pairs": 0, "saturated": 0, "saturated at 255": 0} for name in layers}
     for window in windows:
@@ -108,8 +119,11 @@ def count_saturation(data: Path) -> dict:
     return counts
 
 
-def pair_sums(image: np.ndarray, kernel: np.ndarray, stride: int, pads: int) -> Iterator[np.ndarray]:
-    """Sums of pairs of products (positions, filters) as the instruction makes them; channels vary fastest.
+def pair_sums(
+    image: np.ndarray, kernel: np.ndarray, stride: int, pads: int
+) -> Iterator[np.ndarray]:
+    """Sums of pairs of products (positions, filters) as the instruction makes them; channels vary
+    fastest.
 
     Args:
         image: (C, h, w) of 8 bits.
@@ -119,8 +133,12 @@ def pair_sums(image: np.ndarray, kernel: np.ndarray, stride: int, pads: int) -> 
     """
     size = kernel.shape[-1]
     padded = np.pad(image, ((0, 0), (pads, pads), (pads, pads)))
-    views = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))[:, ::stride, ::stride]
-    columns = paired(views[:, ::2, ::2].transpose(1, 2, 3, 4, 0).reshape(-1, size * size * len(image)))
+    views = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))[
+        :, ::stride, ::stride
+    ]
+    columns = paired(
+        views[:, ::2, ::2].transpose(1, 2, 3, 4, 0).reshape(-1, size * size * len(image))
+    )
     weights = paired(kernel.transpose(0, 2, 3, 1).reshape(len(kernel), -1))
     for index in range(columns.shape[1]):
         yield columns[:, index] @ weights[:, index].T
@@ -138,17 +156,26 @@ def render_table(runs: list[dict]) -> str:
     titles = " | ".join(f"{model}, {processor}" for model, processor in arms)
     rows = [f"| set | measure | {titles} |", "|---|---|" + "---|" * len(arms)]
     for name, title in {BREAST: "BRCA-M2C", **OUTLINED}.items():
-        counts = [np.array(scored[name, *arm]["counts"], float) for arm in arms if (name, *arm) in scored]
+        counts = [
+            np.array(scored[name, *arm]["counts"], float) for arm in arms if (name, *arm) in scored
+        ]
         if not counts or len(counts) < len(arms):
             continue
         if name == BREAST:
             totals = [DetectionCounts(values.sum(0)) for values in counts]
-            measures = {"detection F1": [t.f1[0] for t in totals], "mean class F1": [t.mean_class_f1 for t in totals]}
+            measures = {
+                "detection F1": [t.f1[0] for t in totals],
+                "mean class F1": [t.mean_class_f1 for t in totals],
+            }
         else:
             sums = [values.sum(0) for values in counts]
-            measures = {"detection F1": [100 * detection_f1(s) for s in sums], "AJI": [100 * aji(s) for s in sums]}
+            measures = {
+                "detection F1": [100 * detection_f1(s) for s in sums],
+                "AJI": [100 * aji(s) for s in sums],
+            }
         rows += [
-            f"| {title}, {len(counts[0])} crops | {measure} | {' | '.join(f'{value:.1f}' for value in values)} |"
+            f"| {title}, {len(counts[0])} crops | {measure} |"
+            f" {' | '.join(f'{value:.1f}' for value in values)} |"
             for measure, values in measures.items()
         ]
     for layers in (run["saturation"].values() for run in runs if "saturation" in run):

@@ -1,14 +1,16 @@
-"""Leave-one-site-out on BRCA-M2C: train without a site, export the model to ONNX, and score it on that site.
+"""Leave-one-site-out on BRCA-M2C: train without a site, export the model to ONNX, and score it on
+that site.
 
-    python -m experiments.left_out_sites.run config/train/compact.yaml --data ../shared/data --output runs/loso
+    python -m experiments.left_out_sites.run config/train/compact.yaml --data ../shared/data \
+        --output runs/loso
 
-With `--model compact-fp32`, that model is scored instead. It may have been trained on the fold; its scores then show
-how well the labels of the fold can be matched at all.
+With `--model compact-fp32`, that model is scored instead. It may have been trained on the fold; its
+scores then show how well the labels of the fold can be matched at all.
 
-The fold "val" is the official split. Two of its patients are also in the training split; their crops are left out of
-training. Labels from unknown sites (NuCLS) are not trained on, because they could come from the left-out site.
-Detection and class F1 match nuclei within 3 um, and come from counts summed over the site's pictures, with intervals
-bootstrapped over patients.
+The fold "val" is the official split. Two of its patients are also in the training split; their
+crops are left out of training. Labels from unknown sites (NuCLS) are not trained on, because they
+could come from the left-out site. Detection and class F1 match nuclei within 3 um, and come from
+counts summed over the site's pictures, with intervals bootstrapped over patients.
 """
 
 from __future__ import annotations
@@ -41,16 +43,26 @@ from muse_pipeline.methods.detector.run import load_detector_config
 
 def main() -> None:
     """Train and score every fold, then print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--folds", nargs="+", default=[*SITES, VALIDATION])
     parser.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="change settings, as in colour=identity"
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change settings, as in colour=identity",
     )
-    parser.add_argument("--pictures", type=int, help="number of pictures of each source to train on (default: all)")
-    parser.add_argument("--draw", type=int, default=0, help="seed that chooses them (default: %(default)s)")
+    parser.add_argument(
+        "--pictures", type=int, help="number of pictures of each source to train on (default: all)"
+    )
+    parser.add_argument(
+        "--draw", type=int, default=0, help="seed that chooses them (default: %(default)s)"
+    )
     parser.add_argument("--model", help="name or path of a model to score instead of training")
     parser.add_argument("--accelerator", default="auto")
     args = parser.parse_args()
@@ -60,7 +72,9 @@ def main() -> None:
         if args.model:
             model = find_model(args.model)
         else:
-            checkpoint = train_fold(config, fold, folder, args.accelerator, args.pictures, args.draw)
+            checkpoint = train_fold(
+                config, fold, folder, args.accelerator, args.pictures, args.draw
+            )
             model = export_fold(checkpoint, folder)
         scores = score_fold(config, fold, model)
         args.output.mkdir(parents=True, exist_ok=True)
@@ -74,7 +88,10 @@ def score_fold(config: DetectorConfig, fold: str, model: Path) -> dict:
     predictor = Predictor(model)
     names = [one.name for one in config.classes]
     pictures = read_labelled_images(held, tuple(names), config.mpp, config.n_rays)
-    predictions = [detect_image(predictor, p.pixels, colour_of_fit(predictor.card.colour, p.stain)) for p in pictures]
+    predictions = [
+        detect_image(predictor, p.pixels, colour_of_fit(predictor.card.colour, p.stain))
+        for p in pictures
+    ]
     by_threshold = {}
     for threshold in THRESHOLDS:
         counts = [

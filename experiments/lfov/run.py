@@ -1,13 +1,15 @@
 """Training on labels of small squares, in plain windows and with a large field of view (LFoV).
 
-    python -m experiments.lfov.run --data ../shared/data    # trains what is not recorded, minutes each
+    python -m experiments.lfov.run --data ../shared/data  # trains what is not recorded, minutes \
+        each
     python -m experiments.lfov.run --table                  # prints the table
 
-BRCA-M2C is labelled everywhere, so only the labels in a random square of 224 px are kept in every training picture, the
-same in all arms; with 25 % of the labels, a quarter of the pictures is trained on. "plain" is trained on windows of the
-size of this square, and "lfov" on windows of twice its side, with the square anywhere inside. Detectors have the point
-head and start from the backbone of `muse_proof` for the same left-out site and seed, which is trained first if it does
-not exist. A stopped run resumes. DATA is a folder with brca-m2c/ and camelyon16-patches/.
+BRCA-M2C is labelled everywhere, so only the labels in a random square of 224 px are kept in every
+training picture, the same in all arms; with 25 % of the labels, a quarter of the pictures is
+trained on. "plain" is trained on windows of the size of this square, and "lfov" on windows of twice
+its side, with the square anywhere inside. Detectors have the point head and start from the backbone
+of `muse_proof` for the same left-out site and seed, which is trained first if it does not exist. A
+stopped run resumes. DATA is a folder with brca-m2c/ and camelyon16-patches/.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ import numpy as np
 
 from experiments.common.breast import pretrain
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
-from experiments.common.sites import THRESHOLDS, export_fold, score_picture, split_sources, train_fold
+from experiments.common.sites import (
+    THRESHOLDS,
+    export_fold,
+    score_picture,
+    split_sources,
+    train_fold,
+)
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.detect import detect_image
@@ -39,7 +47,8 @@ REGION_PX = 224
 
 
 def hide_labels(image: LabelledImage, region_px: int, seed: int) -> LabelledImage:
-    """The picture with only the labels in a random square, which is determined by the seed and the picture's name.
+    """The picture with only the labels in a random square, which is determined by the seed and the
+    picture's name.
 
     Args:
         image: labelled picture at the model's mpp.
@@ -92,7 +101,9 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     config = load_detector_config(RECIPE, data, changes)
     known = [sample for source in split_sources(config, site)[0] for sample in source.choose()]
     folder, n_pictures = work / f"{arm}-{seed}", round(len(known) * int(share) / 100)
-    checkpoint = train_fold(config, site, folder, "cpu", n_pictures, draw=seed, stage=HiddenLabelsStage)
+    checkpoint = train_fold(
+        config, site, folder, "cpu", n_pictures, draw=seed, stage=HiddenLabelsStage
+    )
     scores = score(config, site, export_fold(checkpoint, folder))
     return {"steps": config.schedule.steps, **scores}
 
@@ -101,20 +112,32 @@ def score(config: DetectorConfig, site: str, model: Path) -> dict:
     """Patients and counts of the P pictures of a site.
 
     Returns:
-        ``patients``, P names, and ``counts``, (P, T, C + 1, 3) by threshold, as in ``DetectionCounts``.
+        ``patients``, P names, and ``counts``, (P, T, C + 1, 3) by threshold, as in
+            ``DetectionCounts``.
     """
     predictor, names = Predictor(model), config.class_names
-    pictures = read_labelled_images(split_sources(config, site)[1], names, config.mpp, config.n_rays)
+    pictures = read_labelled_images(
+        split_sources(config, site)[1], names, config.mpp, config.n_rays
+    )
     counts = []
     for picture in pictures:
-        found = detect_image(predictor, picture.pixels, colour_of_fit(predictor.card.colour, picture.stain))
+        found = detect_image(
+            predictor, picture.pixels, colour_of_fit(predictor.card.colour, picture.stain)
+        )
         chosen = [found[found.score >= threshold] for threshold in THRESHOLDS]
-        counts.append([score_picture(one, picture.nuclei, len(names), config.mpp).values.tolist() for one in chosen])
+        counts.append(
+            [
+                score_picture(one, picture.nuclei, len(names), config.mpp).values.tolist()
+                for one in chosen
+            ]
+        )
     return {"patients": [picture.patient for picture in pictures], "counts": counts}
 
 
 def render(recorded: list[dict]) -> str:
-    """Table of each arm's F1 at its best threshold for mean class F1, and its difference from LFoV."""
+    """Table of each arm's F1 at its best threshold for mean class F1, and its difference from
+    LFoV.
+    """
     runs = by_arm_and_seed(recorded)
     header = ["left out, labels", "arm", "seeds", "threshold", *MEASURES]
     header += [f"{name}, less LFoV (95 %)" for name in MEASURES]
@@ -146,9 +169,15 @@ def render_row(runs: Mapping[tuple[str, int], dict], kind: str, share: int, site
     return f"| {' | '.join(cells)} |"
 
 
-def best_counts(runs: Mapping[tuple[str, int], dict], arm: str, seeds: Sequence[int]) -> tuple[float, np.ndarray]:
-    """The threshold with the best mean class F1 over the seeds, and the counts (P, S, C + 1, 3) there."""
-    counts = np.stack([np.array(runs[arm, seed]["counts"]) for seed in seeds], 1)  # (P, S, T, C + 1, 3)
+def best_counts(
+    runs: Mapping[tuple[str, int], dict], arm: str, seeds: Sequence[int]
+) -> tuple[float, np.ndarray]:
+    """The threshold with the best mean class F1 over the seeds, and the counts (P, S, C + 1, 3)
+    there.
+    """
+    counts = np.stack(
+        [np.array(runs[arm, seed]["counts"]) for seed in seeds], 1
+    )  # (P, S, T, C + 1, 3)
     best = DetectionCounts(counts.sum(0)).mean_class_f1.mean(0).argmax()
     return THRESHOLDS[best], counts[:, :, best]
 

@@ -3,9 +3,10 @@
     python -m experiments.mil_rungs.run            # trains what is not recorded
     python -m experiments.mil_rungs.run --table    # prints the table
 
-Images of 160 px show tissue with small nuclei and one cluster of nuclei. Half of the images also contain islands of
-tissue with large nuclei, in the same colours, and the only label of an image is whether it contains islands. Masks of
-the islands score the maps of test images; weights are not chosen by these masks.
+Images of 160 px show tissue with small nuclei and one cluster of nuclei. Half of the images also
+contain islands of tissue with large nuclei, in the same colours, and the only label of an image is
+whether it contains islands. Masks of the islands score the maps of test images; weights are not
+chosen by these masks.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ N_IMAGES = {"training": 250, "validation": 50, "test": 100}  # images of each la
 CLASSES = (NucleusClass("Normal", (150, 200, 150)), NucleusClass("Tumour", (200, 0, 0)))
 GROUND, DARK = (222, 165, 200), (105, 70, 145)
 SCHEDULE = Schedule(steps=300, learning_rate=1e-3, save_every=300, validate_every=50, log_every=50)
-ROUNDS, ROUND = 3, dataclasses.replace(SCHEDULE, steps=150, learning_rate=1e-3, save_every=150, validate_every=50)
+ROUNDS, ROUND = (
+    3,
+    dataclasses.replace(SCHEDULE, steps=150, learning_rate=1e-3, save_every=150, validate_every=50),
+)
 BATCH = 6
 
 
@@ -46,8 +50,9 @@ def student(**settings: object) -> StudentSettings:
     return StudentSettings(**{"rounds": ROUNDS, "schedule": ROUND, **settings})
 
 
-# Kind of the teacher, and settings of the student; without rounds there is no student. Recorded runs of "exchange" and
-# "restart-best", in which teacher and student swapped roles between rounds, are of an earlier version.
+# Kind of the teacher, and settings of the student; without rounds there is no student. Recorded
+# runs of "exchange" and "restart-best", in which teacher and student swapped roles between rounds,
+# are of an earlier version.
 ARMS = {
     "teacher": ("dice", StudentSettings(rounds=0)),
     "longer": ("dice", StudentSettings(rounds=0)),
@@ -80,7 +85,9 @@ def draw_and_run(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def draw_data(folder: Path, seed: int) -> Path:
-    """Write the images and the masks of every split into separate folders, and return ``folder``."""
+    """Write the images and the masks of every split into separate folders, and return
+    ``folder``.
+    """
     if folder.is_dir():
         return folder
     for number, (split, n_images) in enumerate(N_IMAGES.items()):
@@ -103,7 +110,9 @@ def draw_islands(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_tissue(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Picture (160, 160, 3) uint8 with large nuclei inside ``mask``, small ones outside, and a random cluster."""
+    """Picture (160, 160, 3) uint8 with large nuclei inside ``mask``, small ones outside, and a
+    random cluster.
+    """
     picture = np.empty((SIDE_PX, SIDE_PX, 3), np.uint8)
     picture[:] = np.add(GROUND, rng.normal(0, 8, 3)).clip(0, 255)
     cluster = rng.uniform(0, SIDE_PX, 2)
@@ -113,13 +122,17 @@ def draw_tissue(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     column, row = xy.astype(int).clip(0, SIDE_PX - 1).T
     inside = mask[row, column]
     for (x, y), is_large in zip(xy, inside, strict=True):
-        if is_large and rng.random() < 0.5:  # fewer large nuclei, so that both tissues are equally dark
+        if (
+            is_large and rng.random() < 0.5
+        ):  # fewer large nuclei, so that both tissues are equally dark
             continue
         radius = rng.normal(3.0, 0.5) if is_large else rng.normal(1.8, 0.4)
         color = np.add(DARK, rng.normal(0, 15, 3)).clip(0, 255).tolist()
         axes = (round(max(radius, 0.8) * 16), round(max(radius * rng.uniform(0.6, 1), 0.8) * 16))
         centre = round(x * 16), round(y * 16)
-        cv2.ellipse(picture, centre, axes, rng.uniform(0, 180), 0, 360, color, -1, cv2.LINE_AA, shift=4)
+        cv2.ellipse(
+            picture, centre, axes, rng.uniform(0, 180), 0, 360, color, -1, cv2.LINE_AA, shift=4
+        )
     return np.clip(picture + rng.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
 
 
@@ -139,7 +152,11 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
         classes=CLASSES,
         sources=(source(data, "training"),),
         validation=(source(data, "validation"),),
-        schedule=dataclasses.replace(SCHEDULE, steps=SCHEDULE.steps + ROUNDS * ROUND.steps) if longer else SCHEDULE,
+        schedule=(
+            dataclasses.replace(SCHEDULE, steps=SCHEDULE.steps + ROUNDS * ROUND.steps)
+            if longer
+            else SCHEDULE
+        ),
         licence="CC0-1.0",
         training_data="drawn textures",
         teacher=teacher,
@@ -155,7 +172,9 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
         shutil.copytree(other, folder)
         for name in ("checkpoint.pt", "config.yaml"):
             (folder / name).unlink(missing_ok=True)
-    checkpoint = train_run(RECIPES["mil"](), config, folder, Options(accelerator="cpu", threads=1, log=print))
+    checkpoint = train_run(
+        RECIPES["mil"](), config, folder, Options(accelerator="cpu", threads=1, log=print)
+    )
     stages = sorted((folder / "stages").iterdir())
     rows = MetricsLog(RunFolder(stages[-1]).metrics).read()
     curve = [row[SCORES["masks"]] for row in rows if SCORES["masks"] in row]
@@ -163,10 +182,16 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
 
 
 def score_test(checkpoint: Path, data: Path) -> dict:
-    """AUC of the test images, and counts of correct and wrong pixels of the images that contain the second tissue."""
+    """AUC of the test images, and counts of correct and wrong pixels of the images that contain the
+    second tissue.
+    """
     network, _ = load_region_model(checkpoint)
-    images = read_tissue_images([source(data, "test")], tuple(one.name for one in CLASSES), MPP, SIDE_PX)
-    scorer = RegionScorer(network, images, np.repeat(np.eye(3, 4, dtype=np.float32)[None], len(images), 0), SIDE_PX)
+    images = read_tissue_images(
+        [source(data, "test")], tuple(one.name for one in CLASSES), MPP, SIDE_PX
+    )
+    scorer = RegionScorer(
+        network, images, np.repeat(np.eye(3, 4, dtype=np.float32)[None], len(images), 0), SIDE_PX
+    )
     counts = []
     for fused, image in zip(scorer.maps(), images, strict=True):
         found = cv2.resize(fused[0], (SIDE_PX, SIDE_PX)) >= THRESHOLD
@@ -182,18 +207,31 @@ def f1(counts: np.ndarray) -> np.ndarray:
 
 
 def render_table(recorded: list[dict]) -> str:
-    """The table: F1 over seeds, its difference from the teacher's, and the largest fall of F1 in the last round."""
+    """The table: F1 over seeds, its difference from the teacher's, and the largest fall of F1 in
+    the last round.
+    """
     runs = {f"{run['arm']}-{run['seed']}": run for run in recorded}
     rows = [
-        "| | F1 of pixels | difference from its teacher (95 %) | fall in the last round | AUC of images |",
+        (
+            "| | F1 of pixels | difference from its teacher (95 %) | fall in the last round | AUC"
+            " of images |"
+        ),
         "|---|---|---|---|---|",
     ]
     for arm, title in TITLES.items():
-        seeds = [seed for seed in range(10) if f"{arm}-{seed}" in runs and f"{COMPARED[arm]}-{seed}" in runs]
+        seeds = [
+            seed
+            for seed in range(10)
+            if f"{arm}-{seed}" in runs and f"{COMPARED[arm]}-{seed}" in runs
+        ]
         if not seeds:
             continue
-        of_arm, of_teacher = ([runs[f"{name}-{seed}"] for seed in seeds] for name in (arm, COMPARED[arm]))
-        counts, against = (np.stack([run["counts"] for run in some], 1) for some in (of_arm, of_teacher))
+        of_arm, of_teacher = (
+            [runs[f"{name}-{seed}"] for seed in seeds] for name in (arm, COMPARED[arm])
+        )
+        counts, against = (
+            np.stack([run["counts"] for run in some], 1) for some in (of_arm, of_teacher)
+        )
         values = f1(counts.sum(0))
         difference = "" if arm == COMPARED[arm] else _difference_text(counts, against)
         fall = max(max_fall(run["curve"]) for run in of_arm)

@@ -3,10 +3,10 @@
     python -m experiments.mil_slides.run            # runs the folds that are not recorded
     python -m experiments.mil_slides.run --table    # prints the table
 
-Twelve slides of 2 x 1.5 mm have stroma with spindles and crowds of lymphocytes, in colours that differ between slides.
-Six of them also have three to five islands of larger nuclei on a lilac background. In each fold, snakemake trains on
-the labels of ten slides and maps the other two, one of each label. The outlines of the islands are used only to score
-these maps.
+Twelve slides of 2 x 1.5 mm have stroma with spindles and crowds of lymphocytes, in colours that
+differ between slides. Six of them also have three to five islands of larger nuclei on a lilac
+background. In each fold, snakemake trains on the labels of ten slides and maps the other two, one
+of each label. The outlines of the islands are used only to score these maps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ RUNS = runs_of(__file__)
 SNAKEFILE = TOP / "workflow/Snakefile"
 N_FOLDS = 6
 MPP, TISSUE_PX, MARGIN_PX, GLASS = 0.5, (4000, 3000), 500, (243, 243, 245)
-SPINDLE, LYMPHOCYTE, TUMOUR = (3.0, 9.0), (4.5, 5.5), (8.0, 12.0)  # smallest and largest half axis in px
+SPINDLE, LYMPHOCYTE, TUMOUR = (
+    (3.0, 9.0),
+    (4.5, 5.5),
+    (8.0, 12.0),
+)  # smallest and largest half axis in px
 PER_MM2 = {"spindles": 1500, "tumour": 3200, "crowds": 6, "in a crowd": 60}
 CONFIG = {
     "method": "mil",
@@ -49,7 +53,13 @@ CONFIG = {
     },
     "window_px": 64,
     "batch": 8,
-    "schedule": {"steps": 150, "learning_rate": 2e-3, "save_every": 150, "validate_every": 50, "log_every": 50},
+    "schedule": {
+        "steps": 150,
+        "learning_rate": 2e-3,
+        "save_every": 150,
+        "validate_every": 50,
+        "log_every": 50,
+    },
     "export": {"input_px": 512, "halo_px": 64},
     "licence": "CC0-1.0",
     "training_data": "drawn slides",
@@ -58,11 +68,17 @@ CONFIG = {
 
 def main() -> None:
     """Run and score the folds that are not recorded, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("runs/mil_slides"), help="folder (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/mil_slides"), help="folder (default: %(default)s)"
+    )
     parser.add_argument("--folds", nargs="+", type=int, default=list(range(N_FOLDS)))
     parser.add_argument("--cores", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="print the table of the recorded folds")
+    parser.add_argument(
+        "--table", action="store_true", help="print the table of the recorded folds"
+    )
     args = parser.parse_args()
     if args.table:
         print(render_table())
@@ -86,17 +102,23 @@ def draw_cohort(work: Path) -> None:
         path, rng = work / f"s{number}.tif", np.random.default_rng(number)
         if not path.is_file():
             islands = draw_islands(rng) if number % 2 else np.zeros(TISSUE_PX[::-1], bool)
-            write_png(work / "masks" / f"s{number}.png", np.pad(islands, MARGIN_PX).astype(np.uint8))
+            write_png(
+                work / "masks" / f"s{number}.png", np.pad(islands, MARGIN_PX).astype(np.uint8)
+            )
             write_slide(path, draw_slide(islands, rng))
 
 
 def draw_islands(rng: np.random.Generator) -> np.ndarray:
-    """Mask (h, w) of three to five ragged islands 300 to 700 um wide, which do not reach the edge of the tissue."""
+    """Mask (h, w) of three to five ragged islands 300 to 700 um wide, which do not reach the edge
+    of the tissue.
+    """
     height, width = TISSUE_PX[::-1]
     angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     islands = np.zeros((height, width), np.uint8)
     for _ in range(rng.integers(3, 6)):
-        radius = rng.uniform(300, 700) * (1 + sum(rng.normal(0, 0.12) * np.cos(k * angle + k) for k in (2, 3, 5)))
+        radius = rng.uniform(300, 700) * (
+            1 + sum(rng.normal(0, 0.12) * np.cos(k * angle + k) for k in (2, 3, 5))
+        )
         centre = rng.uniform(800, (width - 800, height - 800))
         outline = centre[:, None] + radius * np.stack([np.cos(angle), np.sin(angle)])
         cv2.fillPoly(islands, [outline.T.round().astype(np.int32)], 1)
@@ -108,7 +130,8 @@ def draw_slide(islands: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     height, width = islands.shape
     mm2 = width * height * MPP**2 / 1e6
     eosin, lilac, dark = (
-        np.add(base, rng.normal(0, 8, 3)) for base in ((226, 170, 205), (208, 156, 202), (98, 62, 142))
+        np.add(base, rng.normal(0, 8, 3))
+        for base in ((226, 170, 205), (208, 156, 202), (98, 62, 142))
     )
     picture = np.where(islands[..., None], lilac, eosin).clip(0, 255).astype(np.uint8)
 
@@ -119,7 +142,9 @@ def draw_slide(islands: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             half = tuple(round(16 * each) for each in rng.uniform(*axes, 2))
             color = np.add(dark, rng.normal(0, 12, 3)).clip(0, 255).tolist()
             centre = round(x * 16), round(y * 16)
-            cv2.ellipse(picture, centre, half, rng.uniform(0, 180), 0, 360, color, -1, cv2.LINE_AA, shift=4)
+            cv2.ellipse(
+                picture, centre, half, rng.uniform(0, 180), 0, 360, color, -1, cv2.LINE_AA, shift=4
+            )
 
     def scatter(per_mm2: float) -> np.ndarray:
         return rng.uniform(0, (width, height), (rng.poisson(per_mm2 * mm2), 2))
@@ -127,7 +152,11 @@ def draw_slide(islands: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     paint(scatter(PER_MM2["spindles"]), SPINDLE, False)
     paint(scatter(PER_MM2["tumour"]), TUMOUR, True)
     crowds = scatter(PER_MM2["crowds"])
-    paint(crowds.repeat(PER_MM2["in a crowd"], 0) + rng.normal(0, 60, (60 * len(crowds), 2)), LYMPHOCYTE, None)
+    paint(
+        crowds.repeat(PER_MM2["in a crowd"], 0) + rng.normal(0, 60, (60 * len(crowds), 2)),
+        LYMPHOCYTE,
+        None,
+    )
     noise = rng.integers(-9, 10, (height, width, 1), np.int16)
     tissue = np.clip(cv2.GaussianBlur(picture, (0, 0), 0.8) + noise, 0, 255).astype(np.uint8)
     border = [MARGIN_PX] * 4
@@ -156,10 +185,20 @@ def run_fold(fold: int, work: Path, cores: int) -> dict:
     with (work / f"slides-{fold}.tsv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
     run = f"fold-{fold}"
-    (work / f"{run}.yaml").write_text(yaml.safe_dump({**CONFIG, "seed": 100 * fold}), encoding="utf-8")
+    (work / f"{run}.yaml").write_text(
+        yaml.safe_dump({**CONFIG, "seed": 100 * fold}), encoding="utf-8"
+    )
     config = {"slides": f"slides-{fold}.tsv", "regions": f"{run}.yaml"}
     (work / f"config-{fold}.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", SNAKEFILE, "--configfile", f"config-{fold}.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        SNAKEFILE,
+        "--configfile",
+        f"config-{fold}.yaml",
+    ]
     targets = [f"results/{name}/regions.json" for name in held]
     subprocess.run([*command, "--cores", str(cores), *targets], cwd=work, check=True)
     stages = work / "results" / "region_training" / run / "stages"
@@ -189,7 +228,11 @@ def fill_tumour(path: Path, shape: tuple[int, int]) -> np.ndarray:
     for feature in read_json(path)["features"]:
         if feature["properties"]["classification"]["name"] == "Tumour":
             geometry = feature["geometry"]
-            polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+            polygons = (
+                [geometry["coordinates"]]
+                if geometry["type"] == "Polygon"
+                else geometry["coordinates"]
+            )
             for polygon in polygons:
                 cv2.fillPoly(found, [np.round(ring).astype(np.int32) for ring in polygon], 1)
     return found > 0
@@ -199,7 +242,10 @@ def render_table() -> str:
     """The table with a row per fold, and a line about all folds."""
     runs = sorted(read_runs(RUNS), key=lambda run: run["fold"])
     rows = [
-        "| fold | AUC of the ten slides | Dice | share of tumour, found (drawn) | found in the slide without islands |",
+        (
+            "| fold | AUC of the ten slides | Dice | share of tumour, found (drawn) | found in the"
+            " slide without islands |"
+        ),
         "|---|---|---|---|---|",
     ]
     for run in runs:
@@ -213,14 +259,24 @@ def render_table() -> str:
             f"{without['share']:.2%}",
         ]
         rows.append(f"| {' | '.join(map(str, cells))} |")
-    scored = [(run["slides"][name], bool(label)) for run in runs for label, name in enumerate(slide_names(run["fold"]))]
+    scored = [
+        (run["slides"][name], bool(label))
+        for run in runs
+        for label, name in enumerate(slide_names(run["fold"]))
+    ]
     dice = [one["dice"] for one, label in scored if label]
-    auc = area_under_curve(np.array([one["share"] for one, _ in scored]), np.array([label for _, label in scored]))
+    auc = area_under_curve(
+        np.array([one["share"] for one, _ in scored]), np.array([label for _, label in scored])
+    )
     rows += [
         "",
-        f"{len(runs)} of {N_FOLDS} folds. Dice: mean {np.mean(dice):.3f}, least {min(dice):.3f}. The area of "
-        f"tumour separates the held-out slides with an AUC of {auc:.3f}; it is at most "
-        f"{max(one['share'] for one, label in scored if not label):.2%} of slides without islands.",
+        (
+            f"{len(runs)} of {N_FOLDS} folds. Dice: mean {np.mean(dice):.3f}, least"
+            f" {min(dice):.3f}. The area of tumour separates the held-out slides with an AUC of"
+            f" {auc:.3f}; it is at most"
+            f" {max(one['share'] for one, label in scored if not label):.2%} of slides without"
+            " islands."
+        ),
     ]
     return "\n".join(rows)
 

@@ -1,4 +1,6 @@
-"""Variants of MUSE pretraining: random points, shuffled identities, scales at the ends of their range, no decoder."""
+"""Variants of MUSE pretraining: random points, shuffled identities, scales at the ends of their
+range, no decoder.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,16 @@ ENCODER = "muse_compact_32_encoder"
 
 
 class RandomPoints(NucleusIndex):
-    """An index that samples nuclei as usual, but replaces the nuclei inside a box by random points."""
+    """An index that samples nuclei as usual, but replaces the nuclei inside a box by random
+    points.
+    """
 
-    def inside(self, left: float, top: float, right: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the nuclei in a box, and as many random points, which are always the same for a box."""
+    def inside(
+        self, left: float, top: float, right: float, bottom: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the nuclei in a box, and as many random points, which are always the same for
+        a box.
+        """
         box = np.array([left, top, right, bottom], float)
         numbers, xy = super().inside(*box.tolist())
         generator = np.random.default_rng(box.view(np.uint32))
@@ -49,7 +57,9 @@ class RandomPointsImage(NucleusImage):
     @classmethod
     def of(cls, image: NucleusImage) -> RandomPointsImage:
         """The image ``image`` with random points."""
-        return cls(image.name, image.patient, image.mpp, image.size_px, image.stain, image.weight, image)
+        return cls(
+            image.name, image.patient, image.mpp, image.size_px, image.stain, image.weight, image
+        )
 
     @property
     def nuclei(self) -> RandomPoints:
@@ -71,7 +81,9 @@ class RandomPointsStage(MuseStage):
 
 
 class ShuffledStage(MuseStage):
-    """Pretraining on pairs of views in which a nucleus is compared with a random one that both views show."""
+    """Pretraining on pairs of views in which a nucleus is compared with a random one that both
+    views show.
+    """
 
     def batches(self, data: PretrainData, device: torch.device) -> Callable[[int], ViewBatch]:
         """Batches of views; the identities of nuclei are shuffled in the student's views."""
@@ -83,7 +95,9 @@ def _shuffled(batches: ViewBatches, seed: int, number: int) -> ViewBatch:
 
 
 class EndsSampler(ViewSampler):
-    """A sampler of one global view at the finest and one at the coarsest scale, and of local views at either scale."""
+    """A sampler of one global view at the finest and one at the coarsest scale, and of local views
+    at either scale.
+    """
 
     def draw_mpps(self, generator: np.random.Generator) -> np.ndarray:
         """Um per pixel (2 + n_local,) of the views of a set."""
@@ -103,11 +117,15 @@ class EndsStage(MuseStage):
 
 
 class EndsShuffledStage(ShuffledStage, EndsStage):
-    """Pretraining on views at the ends of the range of scales, with shuffled identities of nuclei."""
+    """Pretraining on views at the ends of the range of scales, with shuffled identities of
+    nuclei.
+    """
 
 
 class EncoderAlone(CompactNetwork):
-    """A compact network without decoder: its dense map is the map of the deepest stage, enlarged to stride 4."""
+    """A compact network without decoder: its dense map is the map of the deepest stage, enlarged to
+    stride 4.
+    """
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
         super().__init__(widths, depths)

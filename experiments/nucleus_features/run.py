@@ -1,13 +1,15 @@
-"""How well features predict the classes of BRCA-M2C at a site that the linear model was not fitted to.
+"""How well features predict the classes of BRCA-M2C at a site that the linear model was not fitted
+to.
 
-    python -m experiments.nucleus_features.run --data DATA       # measures and fits what is not recorded
+    python -m experiments.nucleus_features.run --data DATA  # measures and fits what is not recorded
     python -m experiments.nucleus_features.run --table           # prints the table
 
-Outlines are those of `compact`. Its classes are not used, but it was trained on these pictures, so outlines may fit
-better than elsewhere. A labelled point belongs to the outline that is matched to it within 3 um. For each of the sites
-A7, A8 and AC, a logistic regression is fitted to the standardised features of the nuclei of the other two. Embeddings
-are those of `label_free`, which was trained on the pixels of these pictures without labels; those of `compact`, which
-was trained on these labels, would not be a test. Intervals are bootstrapped over patients. DATA is a folder with
+Outlines are those of `compact`. Its classes are not used, but it was trained on these pictures, so
+outlines may fit better than elsewhere. A labelled point belongs to the outline that is matched to
+it within 3 um. For each of the sites A7, A8 and AC, a logistic regression is fitted to the
+standardised features of the nuclei of the other two. Embeddings are those of `label_free`, which
+was trained on the pixels of these pictures without labels; those of `compact`, which was trained on
+these labels, would not be a test. Intervals are bootstrapped over patients. DATA is a folder with
 brca-m2c/.
 """
 
@@ -38,7 +40,9 @@ RUNS = runs_of(__file__)
 RADIUS_UM = 3.0
 SITES = ("A7", "A8", "AC")
 NOT_WITHOUT_CLASSES = "neighbours_fraction", "neighbours_same"  # these use the classes of `compact`
-SHAPE = tuple(each.name for each in (*FIRST_COLUMNS, *features_of("basic", CLASSES)) if each.group == "shape")
+SHAPE = tuple(
+    each.name for each in (*FIRST_COLUMNS, *features_of("basic", CLASSES)) if each.group == "shape"
+)
 ALL = tuple(
     each.name
     for each in (*FIRST_COLUMNS, *features_of("all", CLASSES))
@@ -54,7 +58,9 @@ SETS = {
 COLUMNS = (*ALL, *EMBEDDING)
 
 
-def measure_picture(image: LabelledImage, predictor: Predictor, embedder: Embedder) -> tuple[np.ndarray, np.ndarray]:
+def measure_picture(
+    image: LabelledImage, predictor: Predictor, embedder: Embedder
+) -> tuple[np.ndarray, np.ndarray]:
     """Features (N, len(COLUMNS)) and labels (N,) of the labelled nuclei that were detected."""
     found, columns = measure_nuclei(image.pixels, predictor, embedder)
     taken = match_points(found.xy * MPP, found.score, image.nuclei.xy * MPP, RADIUS_UM)
@@ -63,7 +69,9 @@ def measure_picture(image: LabelledImage, predictor: Predictor, embedder: Embedd
 
 
 def measure(data: Path) -> dict[str, np.ndarray]:
-    """Features, labels, patients and sites of the detected labelled nuclei, and the number of all labelled nuclei."""
+    """Features, labels, patients and sites of the detected labelled nuclei, and the number of
+    all labelled nuclei.
+    """
     folder = data / "brca-m2c"
     words = {str(number): name for number, name in enumerate(CLASSES, 1)}
     how = {"format": "row column class", "mpp": MPP, "class_map": words}
@@ -76,17 +84,27 @@ def measure(data: Path) -> dict[str, np.ndarray]:
         parts.append((values, label, [patient_in_name(image.name)] * len(label)))
     values, label, patients = (np.concatenate(each) for each in zip(*parts, strict=True))
     sites = np.array([patient.split("-")[1] for patient in patients])
-    return {"values": values, "label": label, "patients": patients, "sites": sites, "n_labelled": n_labelled}
+    return {
+        "values": values,
+        "label": label,
+        "patients": patients,
+        "sites": sites,
+        "n_labelled": n_labelled,
+    }
 
 
-def confusion_by_patient(measured: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def confusion_by_patient(
+    measured: dict[str, np.ndarray], names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
     """For each left-out site, counts (patients, 3, 3) by true and predicted class."""
     values = measured["values"][:, [COLUMNS.index(name) for name in names]]
     values = np.where(np.isfinite(values), values, np.nanmedian(values, 0))
     found = {}
     for site in SITES:
         test = measured["sites"] == site
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
+        model = make_pipeline(
+            StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced")
+        )
         model.fit(values[~test], measured["label"][~test])
         predicted, label = model.predict(values[test]), measured["label"][test]
         names_of_patients, member = np.unique(measured["patients"][test], return_inverse=True)
@@ -104,20 +122,29 @@ def macro_f1(counts: np.ndarray) -> np.ndarray:
 
 def run(data: Path) -> None:
     """Measure, fit and record every set of features."""
-    missing = {name: columns for name, columns in SETS.items() if not is_recorded(RUNS, features_of=name)}
+    missing = {
+        name: columns for name, columns in SETS.items() if not is_recorded(RUNS, features_of=name)
+    }
     if not missing:
         return
     measured = measure(data)
     for name, columns in missing.items():
         found = confusion_by_patient(measured, columns)
-        entry = {"features_of": name, "features": list(columns), "n_labelled": int(measured["n_labelled"]), "sites": {}}
+        entry = {
+            "features_of": name,
+            "features": list(columns),
+            "n_labelled": int(measured["n_labelled"]),
+            "sites": {},
+        }
         entry["sites"] = {site: counts.tolist() for site, counts in found.items()}
         add_run(RUNS, entry)
 
 
 def print_table() -> None:
     """Print the table."""
-    print("| features | columns | A7 | A8 | AC | all | against shape |\n|---|---|---|---|---|---|---|")
+    print(
+        "| features | columns | A7 | A8 | AC | all | against shape |\n|---|---|---|---|---|---|---|"
+    )
     before, recorded = None, {run["features_of"]: run for run in read_runs(RUNS)}
     for name in SETS:
         entry = recorded[name]
@@ -140,7 +167,9 @@ def print_table() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path)
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()

@@ -1,11 +1,12 @@
-"""How often a test finds a difference between groups of patients, real or not, by the unit of the test.
+"""How often a test finds a difference between groups of patients, real or not, by the unit of the
+test.
 
     python -m experiments.null_cohorts.run              # measures what is not recorded
     python -m experiments.null_cohorts.run --table      # prints the table
 
-Cohorts are simulated: 24 patients in two groups, three slides per patient, 100 nuclei per slide. Patients, slides and
-nuclei vary normally with standard deviations of 0.5, 0.3 and 1. The test by nucleus and by slide is Student's; the test
-by patient is that of `muse statistics`.
+Cohorts are simulated: 24 patients in two groups, three slides per patient, 100 nuclei per slide.
+Patients, slides and nuclei vary normally with standard deviations of 0.5, 0.3 and 1. The test by
+nucleus and by slide is Student's; the test by patient is that of `muse statistics`.
 """
 
 from __future__ import annotations
@@ -27,14 +28,21 @@ UNITS = ("patient", "slide", "nucleus")
 
 def main() -> None:
     """Simulate and test the cohorts that are not recorded, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     if not args.table:
         for each in DIFFERENCES:
             if not is_recorded(RUNS, difference=each):
-                add_run(RUNS, {"difference": each, "cohorts": N_COHORTS, **rejected(each, N_COHORTS)})
-    print("| difference between the groups | cohorts | by patient | by slide | by nucleus |\n|---|---|---|---|---|")
+                add_run(
+                    RUNS, {"difference": each, "cohorts": N_COHORTS, **rejected(each, N_COHORTS)}
+                )
+    print(
+        "| difference between the groups | cohorts | by patient | by slide | by nucleus"
+        " |\n|---|---|---|---|---|"
+    )
     for run in read_runs(RUNS):
         cells = (f"{100 * run[unit]:.1f} %" for unit in UNITS)
         print(f"| {run['difference']:g} | {run['cohorts']:,} | {' | '.join(cells)} |")
@@ -47,7 +55,9 @@ def rejected(difference: float, n_cohorts: int) -> dict[str, float]:
         cohorts = draw_cohorts(difference, np.random.default_rng([part, int(10 * difference)]))
         p["patient"].append(compare_groups(cohorts.mean((2, 3)).T, IS_SECOND, n_bootstraps=1).p)
         for unit, values in (("slide", cohorts.mean(3)), ("nucleus", cohorts)):
-            first, second = (values[:, chosen].reshape(AT_ONCE, -1) for chosen in (~IS_SECOND, IS_SECOND))
+            first, second = (
+                values[:, chosen].reshape(AT_ONCE, -1) for chosen in (~IS_SECOND, IS_SECOND)
+            )
             p[unit].append(stats.ttest_ind(first, second, axis=1).pvalue)
     return {unit: float((np.concatenate(each) < 0.05).mean()) for unit, each in p.items()}
 

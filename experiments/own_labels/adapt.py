@@ -1,4 +1,6 @@
-"""The training that adapts a detector by MUSE, kept stable by distillation from a frozen copy of that detector."""
+"""The training that adapts a detector by MUSE, kept stable by distillation from a frozen copy of
+that detector.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class HoldSettings:
     Attributes:
         weight: weight of the distillation loss, relative to MUSE's loss.
         window_px: side of a window, px.
-        batch: number of pairs of windows per batch and device; both windows of a pair contain the same nucleus.
+        batch: number of pairs of windows per batch and device; both windows of a pair contain the
+            same nucleus.
     """
 
     weight: NotNegative = 4.0
@@ -57,12 +60,13 @@ class AdaptConfig(MuseConfig):
     Attributes:
         name: name of the model.
         backbone: registered name of the backbone; by default that of ``checkpoint``.
-        checkpoint: detector to adapt: a checkpoint of this package, or the name of a built-in model. Its classes,
-            colour reference, export settings and licence are kept.
+        checkpoint: detector to adapt: a checkpoint of this package, or the name of a built-in
+            model. Its classes, colour reference, export settings and licence are kept.
         hold: distillation from that detector.
-        network_rate: learning rate of the detector, relative to the schedule's; the projectors, which start from random
-            weights, are trained at the full rate.
-        distillation: losses between MUSE's student and teacher; batch norms keep the initial detector's statistics.
+        network_rate: learning rate of the detector, relative to the schedule's; the projectors,
+            which start from random weights, are trained at the full rate.
+        distillation: losses between MUSE's student and teacher; batch norms keep the initial
+            detector's statistics.
         augmentation: colour and sharpness of views and windows; the geometric settings are ignored.
         grey: fraction of views and windows that are converted to grey.
         seed: seed of projectors, views and windows.
@@ -93,9 +97,11 @@ class AdaptBatch(NamedTuple):
 
 
 class Adaptation(MusePretraining):
-    """MUSE on a detector's backbone, and distillation of the whole detector from a frozen copy of its initial state.
+    """MUSE on a detector's backbone, and distillation of the whole detector from a frozen copy of
+    its initial state.
 
-    Batch norms keep their statistics, so that the detector computes the same outputs in training and after export.
+    Batch norms keep their statistics, so that the detector computes the same outputs in training
+    and after export.
 
     Args:
         network: the detector to adapt; the result is the moving average of its weights.
@@ -111,15 +117,27 @@ class Adaptation(MusePretraining):
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
         """AdamW with a separate learning rate for the whole detector."""
-        # "network.head.*" is renamed to "backbone.head.*", so that the head gets the backbone's learning rate.
-        named = ((name.replace("network.", "backbone."), value) for name, value in self.turn_parameters(turn))
+        # "network.head.*" is renamed to "backbone.head.*", so that the head gets the backbone's
+        # learning rate.
+        named = (
+            (name.replace("network.", "backbone."), value)
+            for name, value in self.turn_parameters(turn)
+        )
         return build_adamw(named, schedule, self.network_rate)
 
     def losses(self, batch: AdaptBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Compute MUSE's terms and diagnostics, the distance from the teacher's maps, and their weighted sum."""
+        """Compute MUSE's terms and diagnostics, the distance from the teacher's maps, and their
+        weighted sum.
+        """
         found = super().losses(batch.views, turn, progress)
-        distance = self.distillation(self.network(batch.windows.pixels, batch.windows.colour), batch.windows)
-        return {**found, "distillation": distance, "loss": found["loss"] + self.distillation.share * distance}
+        distance = self.distillation(
+            self.network(batch.windows.pixels, batch.windows.colour), batch.windows
+        )
+        return {
+            **found,
+            "distillation": distance,
+            "loss": found["loss"] + self.distillation.share * distance,
+        }
 
     def after_step(self, progress: float) -> None:
         """Update MUSE's teacher and the averaged detector."""
@@ -169,10 +187,15 @@ class AdaptStage(MuseStage):
         config, begun = self.config, self.begun[1]
         of_one_scale = _views_of_one_scale(config.hold.window_px, begun.mpp)
         varied = dataclasses.replace(config, views=of_one_scale, batch=config.hold.batch)
-        none = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, blur_um=0, noise=0)
-        as_run = _normalise(data, dataclasses.replace(data.reference, share=begun.export.colour_share))
+        none = Augmentation(
+            stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, blur_um=0, noise=0
+        )
+        as_run = _normalise(
+            data, dataclasses.replace(data.reference, share=begun.export.colour_share)
+        )
         views, windows = make_batches(config, data), make_batches(varied, data)
-        # These show the same tissue as the student's windows: seeds are equal, and geometry is drawn before appearance.
+        # These show the same tissue as the student's windows: seeds are equal, and geometry is
+        # drawn before appearance.
         weak = make_batches(dataclasses.replace(varied, augmentation=none, grey=0.0), as_run)
         return partial(_draw_batch, views, windows, weak, begun.n_rays)
 
@@ -184,24 +207,43 @@ class AdaptStage(MuseStage):
         """Checkpoint of the averaged detector, with the initial detector's settings."""
         config, (_, begun, start), network = self.config, self.begun, method.trained()
         known = super().checkpoint(data, method).meta
-        learnt_from = f"{count_noun(len(data.images), 'image')} of {count_noun(len(data.patients), 'patient')}"
+        learnt_from = (
+            f"{count_noun(len(data.images), 'image')} of"
+            f" {count_noun(len(data.patients), 'patient')}"
+        )
         settings = dataclasses.replace(
             begun,
-            **{name: getattr(config, name) for name in ("name", "checkpoint", "schedule", "seed", "precision")},
-            **{"sources": (), "validation": (), "distillation": None, "mixing": None, "metrics": {}},
-            training_data=f"Adapted without labels, by MUSE and distillation from {begun.name}, to {learnt_from}.",
+            **{
+                name: getattr(config, name)
+                for name in ("name", "checkpoint", "schedule", "seed", "precision")
+            },
+            **{
+                "sources": (),
+                "validation": (),
+                "distillation": None,
+                "mixing": None,
+                "metrics": {},
+            },
+            training_data=(
+                f"Adapted without labels, by MUSE and distillation from {begun.name}, to"
+                f" {learnt_from}."
+            ),
             limits="The adapted detector was not evaluated on labels.",
         )
         meta = {
             **describe_detector(settings, data.reference),
-            "origins": describe_origins([start.path], settings, {image.name for image in data.images}),
+            "origins": describe_origins(
+                [start.path], settings, {image.name for image in data.images}
+            ),
             "appearance": start.appearance and dataclasses.asdict(start.appearance),
             **{name: known[name] for name in ("images", "patients", "learnt_patients", "step")},
         }
         return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
 
 
-def _draw_batch(views: ViewBatches, windows: ViewBatches, weak: ViewBatches, n_rays: int, number: int) -> AdaptBatch:
+def _draw_batch(
+    views: ViewBatches, windows: ViewBatches, weak: ViewBatches, n_rays: int, number: int
+) -> AdaptBatch:
     pixels, colour = windows(number).global_views
     n = len(pixels)
     nuclei = torch.zeros(n, 0, 2), torch.zeros(n, 0), torch.zeros(n, 0, n_rays)

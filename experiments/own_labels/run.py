@@ -1,18 +1,22 @@
-"""How much do a few labelled pictures of new tissue improve a detector, with the recipe for own labels?
+"""How much do a few labelled pictures of new tissue improve a detector, with the recipe for own
+labels?
 
     python -m experiments.own_labels.run --data DATA     # trains what is not recorded
     python -m experiments.own_labels.run --table
 
-The initial detector is "base" of `experiments.areas.run` without site A8 of BRCA-M2C. It was trained neither on that
-site, nor on colon, nor on three patients of TNBC. "breast" is site A8 with its points, "colon" is EBHI-Seg with the
-areas of its epithelium, and "tnbc" is the three patients with their outlines. Pictures to train on are sampled from one
-half of the patients (in TNBC from patient 04); pictures of the other patients are scored.
+The initial detector is "base" of `experiments.areas.run` without site A8 of BRCA-M2C. It was
+trained neither on that site, nor on colon, nor on three patients of TNBC. "breast" is site A8 with
+its points, "colon" is EBHI-Seg with the areas of its epithelium, and "tnbc" is the three patients
+with their outlines. Pictures to train on are sampled from one half of the patients (in TNBC from
+patient 04); pictures of the other patients are scored.
 
-"plain" is `config/train/my_labels.yaml`. "adapted" first continues MUSE from the detector (`adapt.yaml`), on the
-pictures of the first half without their labels. It has three controls: in "held", distillation from the initial
-detector has so large a weight that MUSE's loss has no effect, which is self-training on these pictures; in "shuffled",
-each nucleus is compared with a different one; in "views" (DINO), only whole views are compared. The number in the name
-of an arm counts labelled pictures. DATA contains `prepared/`, which `python -m experiments.areas.prepare DATA` writes.
+"plain" is `config/train/my_labels.yaml`. "adapted" first continues MUSE from the detector
+(`adapt.yaml`), on the pictures of the first half without their labels. It has three controls: in
+"held", distillation from the initial detector has so large a weight that MUSE's loss has no effect,
+which is self-training on these pictures; in "shuffled", each nucleus is compared with a different
+one; in "views" (DINO), only whole views are compared. The number in the name of an arm counts
+labelled pictures. DATA contains `prepared/`, which `python -m experiments.areas.prepare DATA`
+writes.
 """
 
 from __future__ import annotations
@@ -43,7 +47,13 @@ from experiments.common.areas import (
 )
 from experiments.common.crops import aji, read_tnbc, score_outlines
 from experiments.common.runs import TOP, run_arms, runs_of
-from experiments.common.sites import draw_pictures, excluding, export_fold, score_site, split_sources
+from experiments.common.sites import (
+    draw_pictures,
+    excluding,
+    export_fold,
+    score_site,
+    split_sources,
+)
 from experiments.common.training import finetune, shuffle_identities
 from experiments.own_labels.adapt import AdaptBatch, AdaptConfig, AdaptStage
 from muse_pipeline.core.config import locate, parse_config, read_settings
@@ -78,7 +88,8 @@ class Tissue:
 
     Attributes:
         labelled: function of the data; returns the part to train on.
-        score: function of a model and the data; returns counts of each picture of the other part, and its patient.
+        score: function of a model and the data; returns counts of each picture of the other part,
+            and its patient.
         factor: factor by which pictures are enlarged for the adaptation.
         stride: step between the pictures that the adaptation uses; 1 uses all.
     """
@@ -93,24 +104,37 @@ def breast(data: Path, odd: bool) -> LabelSource:
     """One half of the patients of the site."""
     _, (source,) = split_sources(load_detector_config(NARROW, data, ()), SITE)
     patients = {sample.name[:12] for sample in source.choose()}
-    return excluding(source, *sorted(name for name in patients if zlib.crc32(name.encode()) % 2 != odd))
+    return excluding(
+        source, *sorted(name for name in patients if zlib.crc32(name.encode()) % 2 != odd)
+    )
 
 
 def tnbc(data: Path) -> LabelSource:
     """The pictures of the patient of TNBC to train on."""
     config = load_detector_config(NARROW, data, ())
     source = next(source for source in config.sources if source.format == "masks")
-    return excluding(source, *(sample.alias for sample in source.choose() if not sample.name.startswith(TNBC_TRAINING)))
+    return excluding(
+        source,
+        *(sample.alias for sample in source.choose() if not sample.name.startswith(TNBC_TRAINING)),
+    )
 
 
 def score_tnbc(predictor: Predictor, data: Path) -> dict:
     """Compare outlines with those of the other patients."""
-    return {"tnbc": score_outlines(predictor, [crop for crop in read_tnbc(data) if crop[0].startswith(TNBC_JUDGED)])}
+    return {
+        "tnbc": score_outlines(
+            predictor, [crop for crop in read_tnbc(data) if crop[0].startswith(TNBC_JUDGED)]
+        )
+    }
 
 
 def score_breast(predictor: Predictor, data: Path) -> dict:
     """Compare nuclei with the points of the other half of the patients."""
-    return {"site": score_site(predictor, [breast(data, odd=True)], load_detector_config(NARROW, data, ()))}
+    return {
+        "site": score_site(
+            predictor, [breast(data, odd=True)], load_detector_config(NARROW, data, ())
+        )
+    }
 
 
 def score_colon(predictor: Predictor, data: Path) -> dict:
@@ -134,7 +158,9 @@ ARMS = [f"{tissue}-{kind}-{size}" for size in SIZES for tissue in TISSUES for ki
 
 
 class ShuffledStage(AdaptStage):
-    """Adapts on pairs of views in which each nucleus is compared with a different one that both views show."""
+    """Adapts on pairs of views in which each nucleus is compared with a different one that both
+    views show.
+    """
 
     def batches(self, data: PretrainData, device: torch.device) -> Callable[[int], AdaptBatch]:
         """Batches in whose student views the identities of nuclei are shuffled."""
@@ -164,9 +190,18 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     return {"mixing": mixing, **tissue.score(predictor, data)}
 
 
-def train(start: Path, source: LabelSource, seed: int, data: Path, folder: Path) -> tuple[Path, dict]:
-    """Train on labels; returns the checkpoint, and how its share in the mixture with the initial weights was chosen."""
-    changes = [f"checkpoint={start}", f"distillation.teachers=[{start}]", "export.refine=false", f"seed={seed}"]
+def train(
+    start: Path, source: LabelSource, seed: int, data: Path, folder: Path
+) -> tuple[Path, dict]:
+    """Train on labels; returns the checkpoint, and how its share in the mixture with the initial
+    weights was chosen.
+    """
+    changes = [
+        f"checkpoint={start}",
+        f"distillation.teachers=[{start}]",
+        "export.refine=false",
+        f"seed={seed}",
+    ]
     changes.append("training_data=the pictures of an experiment")
     config = load_detector_config(TOP / "config/train/my_labels.yaml", data, changes)
     config = dataclasses.replace(config, sources=(dataclasses.replace(source, weight=1.0),))
@@ -180,7 +215,11 @@ def adapt(start: Path, kind: str, seed: int, pictures: Path, folder: Path) -> Pa
     changes += [f"schedule.steps={ADAPT_STEPS}", *CONTROLS[kind]]
     changes.append(f"sources=[{{images: {json.dumps(str(pictures))}, mpp: {ADAPTED_MPP}}}]")
     recipe = Path(__file__).with_name("adapt.yaml")
-    config = locate(parse_config(read_settings(recipe, changes), AdaptConfig, str(recipe)), pictures.parent, Path)
+    config = locate(
+        parse_config(read_settings(recipe, changes), AdaptConfig, str(recipe)),
+        pictures.parent,
+        Path,
+    )
     stage = ShuffledStage if kind == "shuffled" else AdaptStage
     return stage(config, folder).run(OPTIONS)
 
@@ -190,12 +229,17 @@ def unlabelled_pictures(tissue: Tissue, data: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for sample in tissue.labelled(data).choose()[:: tissue.stride]:
         if not (resized := folder / f"{sample.name}.png").is_file():
-            write_png(resized, cv2.resize(read_rgb(sample.files[0]), None, fx=tissue.factor, fy=tissue.factor))
+            write_png(
+                resized,
+                cv2.resize(read_rgb(sample.files[0]), None, fx=tissue.factor, fy=tissue.factor),
+            )
     return folder
 
 
 def render(recorded: list[dict]) -> str:
-    """Tables of the recipe and of the other arms: mean scores, and differences from the initial detector."""
+    """Tables of the recipe and of the other arms: mean scores, and differences from the initial
+    detector.
+    """
     runs: dict[str, dict[int, dict]] = defaultdict(dict)  # arm -> seed -> run
     for run in recorded:
         runs[run["arm"]][run["seed"]] = run
@@ -204,7 +248,10 @@ def render(recorded: list[dict]) -> str:
 
 def render_kinds(runs: dict[str, dict[int, dict]], kinds: tuple[str, ...]) -> str:
     """The table of some arms, with 95 % intervals bootstrapped over patients."""
-    table = [f"| tissue, score | labelled pictures | {' | '.join(kinds)} |", "|---" * (2 + len(kinds)) + "|"]
+    table = [
+        f"| tissue, score | labelled pictures | {' | '.join(kinds)} |",
+        "|---" * (2 + len(kinds)) + "|",
+    ]
     for tissue in TISSUES:
         start = runs[f"{tissue}-plain-0"]
         for title, (part, measure) in SCORES.items():
@@ -212,8 +259,12 @@ def render_kinds(runs: dict[str, dict[int, dict]], kinds: tuple[str, ...]) -> st
                 cells = []
                 for kind in kinds:
                     arm = runs[f"{tissue}-{kind}-{size}"]
-                    before = None if arm is start else mean_counts([start[seed] for seed in arm], part)
-                    cells.append(render_score(mean_counts(list(arm.values()), part), before, part, measure))
+                    before = (
+                        None if arm is start else mean_counts([start[seed] for seed in arm], part)
+                    )
+                    cells.append(
+                        render_score(mean_counts(list(arm.values()), part), before, part, measure)
+                    )
                 if any(cells):
                     table.append(f"| {tissue}, {title} | {size} | {' | '.join(cells)} |")
     return "\n".join(table)

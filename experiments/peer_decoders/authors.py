@@ -1,9 +1,11 @@
-"""Maps of drawn nuclei as networks of other authors return them, and the nuclei that the authors' programs find there.
+"""Maps of drawn nuclei as networks of other authors return them, and the nuclei that the authors'
+programs find there.
 
     PYTHON experiments/peer_decoders/authors.py FAMILY drawn.npz decoded.npz
 
-PYTHON has the authors' packages (README.md). `drawn.npz` has `labels` (N, h, w), 0 for background, and `types`
-(N, h, w), from 1; `decoded.npz` has the maps in 8 bits with their range, and `labels` and `types` by the authors.
+PYTHON has the authors' packages (README.md). `drawn.npz` has `labels` (N, h, w), 0 for background,
+and `types` (N, h, w), from 1; `decoded.npz` has the maps in 8 bits with their range, and `labels`
+and `types` by the authors.
 """
 
 from __future__ import annotations
@@ -25,7 +27,12 @@ BOUNDARY_PX = 3  # width of the boundary inside nuclei
 def smooth(values: np.ndarray, rng: np.random.Generator, noise: float = NOISE) -> np.ndarray:
     """Blur maps (C, h, w), and add noise that neighbouring pixels share."""
     grain = rng.normal(0, noise * 2 * np.sqrt(np.pi) * BLUR_PX, values.shape)
-    return np.stack([cv2.GaussianBlur(one + dust, (0, 0), BLUR_PX) for one, dust in zip(values, grain, strict=True)])
+    return np.stack(
+        [
+            cv2.GaussianBlur(one + dust, (0, 0), BLUR_PX)
+            for one, dust in zip(values, grain, strict=True)
+        ]
+    )
 
 
 def draw_probabilities(numbers: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -35,19 +42,26 @@ def draw_probabilities(numbers: np.ndarray, n: int, rng: np.random.Generator) ->
 
 
 def draw_positions(labels: np.ndarray) -> np.ndarray:
-    """(2, h, w) horizontal and vertical position in a nucleus, -1 to 1 from edge to edge (Graham et al., 2019)."""
+    """(2, h, w) horizontal and vertical position in a nucleus, -1 to 1 from edge to edge (Graham et
+    al., 2019).
+    """
     maps = np.zeros((2, *labels.shape))
     for number in np.unique(labels)[1:]:
         pixels = np.nonzero(labels == number)
         for of_axis, along in zip(maps, (pixels[1], pixels[0]), strict=True):
             away = along - np.round(along.mean())
-            of_axis[pixels] = np.where(away < 0, away / max(-away.min(), 1), away / max(away.max(), 1))
+            of_axis[pixels] = np.where(
+                away < 0, away / max(-away.min(), 1), away / max(away.max(), 1)
+            )
     return maps
 
 
 def types_by_mean(labels: np.ndarray, prob: np.ndarray) -> dict[int, int]:
     """The most probable type of every nucleus, other than background."""
-    return {number: 1 + int(prob[1:, labels == number].mean(1).argmax()) for number in range(1, labels.max() + 1)}
+    return {
+        number: 1 + int(prob[1:, labels == number].mean(1).argmax())
+        for number in range(1, labels.max() + 1)
+    }
 
 
 class Family:
@@ -56,7 +70,9 @@ class Family:
     ranges: ClassVar[dict[str, tuple[float, float]]]
     classifier: ClassVar = ()
 
-    def render(self, labels: np.ndarray, types: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def render(
+        self, labels: np.ndarray, types: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
         """Maps (C, h, w) of the nuclei in a label image (h, w), with their types (h, w)."""
         raise NotImplementedError
 
@@ -73,13 +89,19 @@ class HoverNet(Family):
     def render(self, labels, types, rng):
         """See ``Family``."""
         nucleus = smooth((labels > 0)[None].astype(float), rng)
-        return {"np": nucleus, "hv": smooth(draw_positions(labels), rng), "tp": draw_probabilities(types, 4, rng)}
+        return {
+            "np": nucleus,
+            "hv": smooth(draw_positions(labels), rng),
+            "tp": draw_probabilities(types, 4, rng),
+        }
 
     def decode(self, maps):
         """See ``Family``."""
         from hover_net.models.hovernet.post_proc import process
 
-        stacked = np.stack([maps["tp"].argmax(0), maps["np"][0], *maps["hv"]], -1).astype(np.float32)
+        stacked = np.stack([maps["tp"].argmax(0), maps["np"][0], *maps["hv"]], -1).astype(
+            np.float32
+        )
         labels, facts = process(stacked, nr_types=len(maps["tp"]), return_centroids=True)
         return labels, {number: fact["type"] for number, fact in facts.items()}
 
@@ -91,8 +113,12 @@ class CellVit(HoverNet):
         """See ``Family``."""
         from cellvit.models.cell_segmentation.postprocessing import DetectionCellPostProcessor
 
-        stacked = np.stack([maps["tp"].argmax(0), maps["np"][0] > 0.5, *maps["hv"]], -1).astype(np.float32)
-        labels, facts = DetectionCellPostProcessor(nr_types=len(maps["tp"])).post_process_single_image(stacked)
+        stacked = np.stack([maps["tp"].argmax(0), maps["np"][0] > 0.5, *maps["hv"]], -1).astype(
+            np.float32
+        )
+        labels, facts = DetectionCellPostProcessor(
+            nr_types=len(maps["tp"])
+        ).post_process_single_image(stacked)
         return labels, {number: fact["type"] for number, fact in facts.items()}
 
 
@@ -108,7 +134,11 @@ class HoverNext(Family):
             own = np.pad((labels == number).astype(np.uint8), 1)
             inside |= cv2.erode(own, np.ones((BOUNDARY_PX, BOUNDARY_PX), np.uint8))[1:-1, 1:-1] > 0
         parts = draw_probabilities(np.where(labels == 0, 0, np.where(inside, 1, 2)), 3, rng)
-        return {"joint": np.concatenate([draw_positions(labels), parts, draw_probabilities(types, 4, rng)])}
+        return {
+            "joint": np.concatenate(
+                [draw_positions(labels), parts, draw_probabilities(types, 4, rng)]
+            )
+        }
 
     def decode(self, maps):
         """See ``Family``."""
@@ -145,7 +175,9 @@ class StarDist(Family):
 
         rays, prob = np.ascontiguousarray(maps["dist"].transpose(1, 2, 0)), maps["prob"][0]
         grid = GRID_PX, GRID_PX
-        points, scores, rays = non_maximum_suppression(rays, prob, grid=grid, nms_thresh=0.4, prob_thresh=0.5)
+        points, scores, rays = non_maximum_suppression(
+            rays, prob, grid=grid, nms_thresh=0.4, prob_thresh=0.5
+        )
         side = prob.shape[0] * GRID_PX
         labels = polygons_to_label(rays, points, (side, side), prob=scores)
         row, column = (points // GRID_PX).T
@@ -207,7 +239,11 @@ class InstanSeg(Family):
             own = np.pad((labels == number).astype(np.uint8), 1)
             depth += cv2.distanceTransform(own, cv2.DIST_L2, 5)[1:-1, 1:-1]
         seeds = smooth(np.where(labels > 0, depth, -5)[None], rng, 0.2)
-        return {"maps": np.concatenate([np.log(share / (1 - share)), rng.normal(0, 0.3, offsets.shape), seeds])}
+        return {
+            "maps": np.concatenate(
+                [np.log(share / (1 - share)), rng.normal(0, 0.3, offsets.shape), seeds]
+            )
+        }
 
     def decode(self, maps):
         """See ``Family``."""
@@ -218,8 +254,18 @@ class InstanSeg(Family):
         for parameter, values in zip(classifier.parameters(), self.classifier, strict=True):
             parameter.data = torch.tensor(values, dtype=torch.float32).reshape(parameter.shape)
         # The values with which TorchScript files are written.
-        settings = {"mask_threshold": 0.53, "peak_distance": 5, "seed_threshold": 0.7, "overlap_threshold": 0.3}
-        settings |= {"mean_threshold": 0.0, "window_size": 32, "min_size": 10, "cleanup_fragments": True}
+        settings = {
+            "mask_threshold": 0.53,
+            "peak_distance": 5,
+            "seed_threshold": 0.7,
+            "overlap_threshold": 0.3,
+        }
+        settings |= {
+            "mean_threshold": 0.0,
+            "window_size": 32,
+            "min_size": 10,
+            "cleanup_fragments": True,
+        }
         program, prediction = InstanSeg(n_sigma=2, device="cpu"), torch.tensor(maps["maps"])
         program.pixel_classifier = classifier
         with torch.no_grad():
@@ -256,14 +302,20 @@ def main() -> None:
     for own, of_types in zip(drawn["labels"], drawn["types"], strict=True):
         for name, values in family.render(own, of_types, rng).items():
             maps[name].append(quantise(values, *family.ranges[name]))
-        numbers, kinds = family.decode({name: restore(maps[name][-1], *family.ranges[name]) for name in maps})
+        numbers, kinds = family.decode(
+            {name: restore(maps[name][-1], *family.ranges[name]) for name in maps}
+        )
         labels.append(numbers.astype(np.uint16))
-        types.append(np.array([kinds.get(number, 0) for number in range(numbers.max() + 1)], np.uint8))
+        types.append(
+            np.array([kinds.get(number, 0) for number in range(numbers.max() + 1)], np.uint8)
+        )
     n_types = max(map(len, types))
     np.savez_compressed(
         target,
         labels=np.stack(labels),
-        types=np.stack([np.pad(each, (0, n_types - len(each))) for each in types]),  # of each number
+        types=np.stack(
+            [np.pad(each, (0, n_types - len(each))) for each in types]
+        ),  # of each number
         **{name: np.stack(values) for name, values in maps.items()},
         **{f"classifier {n}": np.ravel(values) for n, values in enumerate(family.classifier)},
         **{f"range of {name}": np.array(limits) for name, limits in family.ranges.items()},

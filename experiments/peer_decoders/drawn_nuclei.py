@@ -23,8 +23,20 @@ def draw_field(side_px: int, mpp: float, rng: np.random.Generator) -> tuple[np.n
             other = rng.integers(len(centres))
             away = (radii[other] + radius) * rng.uniform(0.7, 1.0)
             centre = centres[other] + away * np.array([np.cos(angle), np.sin(angle)])
-        ellipse = centre, (2 * radius, 2 * radius * rng.uniform(ROUNDEST, 1)), np.degrees(rng.uniform(0, np.pi))
-        own = cv2.ellipse(np.zeros(labels.shape, np.uint8), tuple(map(tuple, ellipse[:2])) + ellipse[2:], 1, -1) > 0
+        ellipse = (
+            centre,
+            (2 * radius, 2 * radius * rng.uniform(ROUNDEST, 1)),
+            np.degrees(rng.uniform(0, np.pi)),
+        )
+        own = (
+            cv2.ellipse(
+                np.zeros(labels.shape, np.uint8),
+                tuple(map(tuple, ellipse[:2])) + ellipse[2:],
+                1,
+                -1,
+            )
+            > 0
+        )
         if not own.any() or (labels[own] > 0).mean() > COVERED:
             continue
         centres.append(centre)
@@ -38,7 +50,9 @@ def keep_largest_parts(labels: np.ndarray, mpp: float) -> np.ndarray:
     """The largest part of every nucleus that is large enough, renumbered 1..N."""
     kept, n = np.zeros_like(labels), 0
     for number in np.unique(labels)[1:]:
-        _, parts, facts, _ = cv2.connectedComponentsWithStats((labels == number).astype(np.uint8), connectivity=4)
+        _, parts, facts, _ = cv2.connectedComponentsWithStats(
+            (labels == number).astype(np.uint8), connectivity=4
+        )
         largest = facts[1:, cv2.CC_STAT_AREA].argmax() + 1
         if facts[largest, cv2.CC_STAT_AREA] * mpp**2 >= LEAST_UM2:
             n += 1

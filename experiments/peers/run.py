@@ -1,14 +1,17 @@
-"""The built-in models and HistomicsTK with its defaults, on pictures that the models were not trained on.
+"""The built-in models and HistomicsTK with its defaults, on pictures that the models were not
+trained on.
 
-    python -m experiments.peers.run --data DATA                            # scores what is not recorded
-    python -m experiments.peers.run --data DATA --histomicstk PYTHON       # also HistomicsTK, in a Python that has it
+    python -m experiments.peers.run --data DATA  # scores what is not recorded
+    python -m experiments.peers.run --data DATA --histomicstk PYTHON  # also HistomicsTK, in a \
+        Python that has it
     python -m experiments.peers.run --table                                # prints the table
 
-`compact` was trained on TNBC and NuCLS, so it is not scored there; its refining network was trained on DSB-2018, so its
-outlines are not refined. `label_free` was trained on pixels of DSB-2018. HistomicsTK gets the pictures at 0.5 um/px. In
-NuInsSeg only images with odd numbers are scored, which `compact` was not trained on. The masks of this set are binary:
-true nuclei are the components that show a single nucleus, and detections in other components are not counted. DATA is a
-folder with tnbc-nuclei/, nucls-cc0/, dsb2018-brightfield/ and nuinsseg-oesophagus/.
+`compact` was trained on TNBC and NuCLS, so it is not scored there; its refining network was trained
+on DSB-2018, so its outlines are not refined. `label_free` was trained on pixels of DSB-2018.
+HistomicsTK gets the pictures at 0.5 um/px. In NuInsSeg only images with odd numbers are scored,
+which `compact` was not trained on. The masks of this set are binary: true nuclei are the components
+that show a single nucleus, and detections in other components are not counted. DATA is a folder
+with tnbc-nuclei/, nucls-cc0/, dsb2018-brightfield/ and nuinsseg-oesophagus/.
 """
 
 from __future__ import annotations
@@ -22,7 +25,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from experiments.common.crops import MPP, Crop, aji, detection_f1, network_finder, read_crops, score_crops
+from experiments.common.crops import (
+    MPP,
+    Crop,
+    aji,
+    detection_f1,
+    network_finder,
+    read_crops,
+    score_crops,
+)
 from experiments.common.runs import add_run, is_recorded, read_runs, runs_of, with_interval
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.inference.model import find_model
@@ -44,25 +55,45 @@ PEER = "HistomicsTK"
 
 def main() -> None:
     """Score what is not recorded, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--histomicstk", metavar="PYTHON", help="Python with the package histomicstk")
+    parser.add_argument(
+        "--histomicstk", metavar="PYTHON", help="Python with the package histomicstk"
+    )
     parser.add_argument("--table", action="store_true", help="print the table of the recorded runs")
     args = parser.parse_args()
     if args.table:
         print(render_table(read_runs(RUNS)))
         return
     for name in TITLES:
-        finders = {model: network_finder(as_drawn(model)) for model, unread in MODELS.items() if name in unread}
+        finders = {
+            model: network_finder(as_drawn(model))
+            for model, unread in MODELS.items()
+            if name in unread
+        }
         missing = [model for model in finders if not is_recorded(RUNS, set=name, model=model)]
         is_peer_missing = args.histomicstk and not is_recorded(RUNS, set=name, model=PEER)
         crops = read_crops(args.data, name) if missing or is_peer_missing else []
         for model in missing:
             add_run(
-                RUNS, {"set": name, "model": model, **score_crops([finders[model](crop[2]) for crop in crops], crops)}
+                RUNS,
+                {
+                    "set": name,
+                    "model": model,
+                    **score_crops([finders[model](crop[2]) for crop in crops], crops),
+                },
             )
         if is_peer_missing:
-            add_run(RUNS, {"set": name, "model": PEER, **score_crops(run_histomicstk(args.histomicstk, crops), crops)})
+            add_run(
+                RUNS,
+                {
+                    "set": name,
+                    "model": PEER,
+                    **score_crops(run_histomicstk(args.histomicstk, crops), crops),
+                },
+            )
 
 
 def as_drawn(model: str) -> Predictor:
@@ -80,7 +111,9 @@ def run_histomicstk(python: str, crops: list[Crop]) -> list[np.ndarray]:
         source.mkdir()
         for name, _, pixels, *_ in crops:
             size = tuple(round(side * MPP / 0.5) for side in pixels.shape[1::-1])
-            write_png(source / f"{name}.png", cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+            write_png(
+                source / f"{name}.png", cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+            )
         script = Path(__file__).with_name("histomicstk_nuclei.py")
         subprocess.run([python, script, source, target], check=True)
         found = []
@@ -93,11 +126,16 @@ def run_histomicstk(python: str, crops: list[Crop]) -> list[np.ndarray]:
 
 def render_table(runs: list[dict]) -> str:
     """The table of detection F1 and AJI with intervals bootstrapped over patients."""
-    rows = ["| pictures | crops | model | detection F1 (95 %) | AJI (95 %) |", "|---|---|---|---|---|"]
+    rows = [
+        "| pictures | crops | model | detection F1 (95 %) | AJI (95 %) |",
+        "|---|---|---|---|---|",
+    ]
     for name, title in TITLES.items():
         for run in (run for run in runs if run["set"] == name):
             counts = np.array(run["counts"], float)
-            cells = [with_interval(measure, counts, run["patients"]) for measure in (detection_f1, aji)]
+            cells = [
+                with_interval(measure, counts, run["patients"]) for measure in (detection_f1, aji)
+            ]
             rows.append(f"| {title} | {len(counts)} | {run['model']} | {' | '.join(cells)} |")
     return "\n".join(rows)
 

@@ -1,11 +1,13 @@
-"""How many nuclei are found in a part of a picture, with the rest of the picture around it or with something else.
+"""How many nuclei are found in a part of a picture, with the rest of the picture around it or with
+something else.
 
     python -m experiments.picture_edges.run --data DATA    # measures what is not recorded
     python -m experiments.picture_edges.run --table        # prints the table
 
-The part is a square of 356 px in the middle of each crop of BRCA-M2C; only nuclei centred in it count. "Fixed windows"
-are those of a GPU, 1,024 px wide. White around the part is also what models saw beyond the end of a picture before
-stores repeated the pixels at their edges (``store.store.continue_axis``). `compact` was trained on these crops.
+The part is a square of 356 px in the middle of each crop of BRCA-M2C; only nuclei centred in it
+count. "Fixed windows" are those of a GPU, 1,024 px wide. White around the part is also what models
+saw beyond the end of a picture before stores repeated the pixels at their edges
+(``store.store.continue_axis``). `compact` was trained on these crops.
 """
 
 from __future__ import annotations
@@ -40,12 +42,23 @@ def main() -> None:
     predictor = Predictor(find_model("compact"))
     for name, around in ARMS.items():
         if not is_recorded(RUNS, around=name):
-            counts = sum(measure(path, predictor, around) for path in sorted((data / "brca-m2c/images").glob("*.png")))
-            add_run(RUNS, {"around": name, **dict(zip(("found", "true", "matched"), counts.tolist(), strict=True))})
+            counts = sum(
+                measure(path, predictor, around)
+                for path in sorted((data / "brca-m2c/images").glob("*.png"))
+            )
+            add_run(
+                RUNS,
+                {
+                    "around": name,
+                    **dict(zip(("found", "true", "matched"), counts.tolist(), strict=True)),
+                },
+            )
             print(read_runs(RUNS)[-1], flush=True)
 
 
-def measure(path: Path, predictor: Predictor, around: Callable[[Find, np.ndarray, np.ndarray], Points]) -> np.ndarray:
+def measure(
+    path: Path, predictor: Predictor, around: Callable[[Find, np.ndarray, np.ndarray], Points]
+) -> np.ndarray:
     """Numbers of found, true and matched nuclei in the middle of a crop."""
     pixels = read_rgb(path)
     colour = colour_of_fit(predictor.card.colour, fit_macenko(pixels.reshape(-1, 3)[::4]))
@@ -63,7 +76,9 @@ def measure(path: Path, predictor: Predictor, around: Callable[[Find, np.ndarray
     xy, score = around(find, pixels, corner)
     true_xy = np.loadtxt(labels, ndmin=2)[:, 1::-1] + 0.5 - corner
     xy, score, true_xy = xy[inside(xy)], score[inside(xy)], true_xy[inside(true_xy)]
-    return np.array([len(xy), len(true_xy), (match_points(xy, score, true_xy, RADIUS_PX) >= 0).sum()])
+    return np.array(
+        [len(xy), len(true_xy), (match_points(xy, score, true_xy, RADIUS_PX) >= 0).sum()]
+    )
 
 
 def cut(pixels: np.ndarray, corner: np.ndarray) -> np.ndarray:
@@ -91,7 +106,9 @@ def in_fixed_windows(find: Find, pixels: np.ndarray, corner: np.ndarray) -> Poin
 def on_white(find: Find, pixels: np.ndarray, corner: np.ndarray) -> Points:
     """Nuclei of the part with white around it."""
     margins = [WHITE_PX] * 4
-    xy, score = find(cv2.copyMakeBorder(cut(pixels, corner), *margins, cv2.BORDER_CONSTANT, value=(255,) * 3))
+    xy, score = find(
+        cv2.copyMakeBorder(cut(pixels, corner), *margins, cv2.BORDER_CONSTANT, value=(255,) * 3)
+    )
     return xy - WHITE_PX, score
 
 

@@ -3,8 +3,9 @@
     python -m experiments.psm_updates.run --data DATA       # trains and scores what is not recorded
     python -m experiments.psm_updates.run --table           # prints the table
 
-The network is trained on the ten crops of NuCLS without their masks, and scored on these masks. Every crop counts as a
-separate slide, and all masks are cut by one rule. Otsu's threshold has no seed.
+The network is trained on the ten crops of NuCLS without their masks, and scored on these masks.
+Every crop counts as a separate slide, and all masks are cut by one rule. Otsu's threshold has no
+seed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from experiments.common.crops import overlap_labels
 from experiments.common.runs import run_arms, runs_of
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.evaluation.detection import RADIUS_UM, jaccard_areas, jaccard_ratio, match_points
-from muse_pipeline.methods.psm.activation_map import ActivationNetwork, ClusterSettings, MaskSettings, PseudoMasker
+from muse_pipeline.methods.psm.activation_map import (
+    ActivationNetwork,
+    ClusterSettings,
+    MaskSettings,
+    PseudoMasker,
+)
 from muse_pipeline.methods.psm.run import ActivationConfig, ActivationStage, load_activation
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.rays import rays_to_rings
@@ -41,7 +47,9 @@ Mask = Callable[[np.ndarray, float], Callable[[np.ndarray], np.ndarray]]
 
 
 def as_instances(mask: Mask) -> Fit:
-    """A fit that finds instances, keyed "" for connected components and ", cut" for the mask cut by depth and stain."""
+    """A fit that finds instances, keyed "" for connected components and ", cut" for the mask cut by
+    depth and stain.
+    """
 
     def fit(pixels: np.ndarray, mpp: float) -> Find:
         fitted, stains = mask(pixels, mpp), blend_stains(macenko(pixels))
@@ -57,7 +65,9 @@ def as_instances(mask: Mask) -> Fit:
 
 
 def psm(network: ActivationNetwork | None, clusters: ClusterSettings) -> Mask:
-    """A mask from clusters of an activation map and the colours; without a network, of the colours only."""
+    """A mask from clusters of an activation map and the colours; without a network, of the colours
+    only.
+    """
     settings = MaskSettings(clusters=clusters)
     return lambda pixels, mpp: PseudoMasker(network, [pixels], mpp, macenko(pixels), settings)
 
@@ -86,7 +96,9 @@ class Picture:
 
 
 def read_pictures(folder: Path, masks: str) -> list[Picture]:
-    """Pictures and their instance masks, which are files with the same names in the folder ``masks``."""
+    """Pictures and their instance masks, which are files with the same names in the folder
+    ``masks``.
+    """
     pictures = []
     for path in sorted((folder / "images").glob("*.png")):
         pixels = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
@@ -118,7 +130,9 @@ class Tally:
         self.n_found += len(xy)
 
     def scores(self, third: np.ndarray) -> dict[str, float]:
-        """All columns but the time; ``third`` (T,) is 0, 1 or 2: the third by roundness of each true nucleus."""
+        """All columns but the time; ``third`` (T,) is 0, 1 or 2: the third by roundness of each
+        true nucleus.
+        """
         hit = np.concatenate(self.hit)
         values = (
             2 * self.shared / self.n_pixels,
@@ -143,7 +157,9 @@ def score_control(fit: Fit, pictures: list[Picture]) -> dict[str, dict[str, floa
 
 RUNS = runs_of(__file__)
 UPDATES = {"untrained": 0, "short": 100, "long": 10_000}
-TITLES = {name: f"PSM, {steps:,} updates" for name, steps in UPDATES.items()} | {"otsu": "Otsu on haematoxylin"}
+TITLES = {name: f"PSM, {steps:,} updates" for name, steps in UPDATES.items()} | {
+    "otsu": "Otsu on haematoxylin"
+}
 SHOWN = COLUMNS[:-1]  # all but the time
 
 
@@ -152,7 +168,9 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     cv2.setNumThreads(1)
     folder = args.data.resolve() / "nucls-cc0"
     mask = make_mask(arm, seed, folder / "images", args.work / f"{arm}-{seed}")
-    return {"scores": score_control(as_instances(mask), read_pictures(folder, "instances"))[", cut"]}
+    return {
+        "scores": score_control(as_instances(mask), read_pictures(folder, "instances"))[", cut"]
+    }
 
 
 def make_mask(arm: str, seed: int, images: Path, work: Path) -> Mask:
@@ -162,8 +180,12 @@ def make_mask(arm: str, seed: int, images: Path, work: Path) -> Mask:
     if not UPDATES[arm]:
         torch.manual_seed(seed)
         return psm(ActivationNetwork(BACKBONE).eval(), ClusterSettings())
-    config = ActivationConfig(sources=(UnlabelledSource(images=images, mpp=MPP),), mpp=MPP, seed=seed)
-    config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps=UPDATES[arm]))
+    config = ActivationConfig(
+        sources=(UnlabelledSource(images=images, mpp=MPP),), mpp=MPP, seed=seed
+    )
+    config = dataclasses.replace(
+        config, schedule=dataclasses.replace(config.schedule, steps=UPDATES[arm])
+    )
     checkpoint = ActivationStage(config, work).run(Options(accelerator="cpu", threads=1))
     return psm(load_activation(checkpoint), ClusterSettings())
 

@@ -1,18 +1,22 @@
-"""A small network that refines outlines: trained on outlines drawn by hand, scored on pictures left out of training.
+"""A small network that refines outlines: trained on outlines drawn by hand, scored on pictures left
+out of training.
 
-    git show 5c19ec26:muse_pipeline/inference/built_in/compact-fp32.onnx > runs/refined_outlines/first-stage.onnx
-    git show 0e7e4a17:muse_pipeline/inference/built_in/compact-fp32.onnx > runs/refined_outlines/fourth-stage.onnx
-    python -m experiments.refined_outlines.run --data DATA    # trains and scores what is not recorded
-    python -m experiments.refined_outlines.run --table        # prints the table
-    python -m experiments.refined_outlines.run --data DATA --export refine.onnx
+    git show 5c19ec26:muse_pipeline/inference/built_in/compact-fp32.onnx >
+        runs/refined_outlines/first-stage.onnx git show
+        0e7e4a17:muse_pipeline/inference/built_in/compact-fp32.onnx >
+        runs/refined_outlines/fourth-stage.onnx python -m experiments.refined_outlines.run --data
+        DATA    # trains and scores what is not recorded python -m experiments.refined_outlines.run
+        --table        # prints the table python -m experiments.refined_outlines.run --data DATA
+        --export refine.onnx
 
-A wide network, the teacher, is trained on nuclei of TNBC, NuCLS and DSB-2018 with outlines drawn by hand. Its inputs
-are the outlines of `label_free` and of the first stage of `compact`, which was trained on hand-drawn outlines of NuCLS
-only; each outline is used unchanged, and moved, scaled and bent at random. A narrow network, the student, which is
-exported and has only every second ray, is trained on the same nuclei and on the teacher's outlines in these pictures
-and in those of BRCA-M2C, Orion and CAMELYON16. A fold leaves its pictures out of both trainings, and is scored with
-`label_free` and with stages of `compact` that were not trained on its pictures either. A fold takes a quarter of an
-hour of one core.
+A wide network, the teacher, is trained on nuclei of TNBC, NuCLS and DSB-2018 with outlines drawn by
+hand. Its inputs are the outlines of `label_free` and of the first stage of `compact`, which was
+trained on hand-drawn outlines of NuCLS only; each outline is used unchanged, and moved, scaled and
+bent at random. A narrow network, the student, which is exported and has only every second ray, is
+trained on the same nuclei and on the teacher's outlines in these pictures and in those of BRCA-M2C,
+Orion and CAMELYON16. A fold leaves its pictures out of both trainings, and is scored with
+`label_free` and with stages of `compact` that were not trained on its pictures either. A fold takes
+a quarter of an hour of one core.
 """
 
 from __future__ import annotations
@@ -56,20 +60,34 @@ from muse_pipeline.tissue.stain import fit_macenko
 RUNS = runs_of(__file__)
 DETECTORS = ("first-stage.onnx", "label_free")  # their outlines are refined in training
 WORK_MPP = 0.5
-VIEWS = {"tnbc": 48, "nucls": 96, "dsb2018": 24, "unlabelled": 4}  # number of views of each picture, by kind
+VIEWS = {
+    "tnbc": 48,
+    "nucls": 96,
+    "dsb2018": 24,
+    "unlabelled": 4,
+}  # number of views of each picture, by kind
 WIDTH, STEPS = {"teacher": 48, "student": 16}, {"teacher": 4000, "student": 8000}
 N_LAYERS, KERNEL, BATCH, RATE, DECAY = 3, 5, 512, 3e-3, 1e-2
-FLAT = 0.05  # fraction of a batch whose pixels are made uniform, so that outlines without an edge are kept
-WHITE_PX = 16  # white margin around half of the views, like the one that a detector puts around a picture
-MIN_DICE = 0.5  # minimum Dice of an outline and the true one; below it they belong to different nuclei
-MEAN_UM, FAINTEST = 4.0, 0.03  # mean length of rays; density added to the deviation by which densities are divided
+# fraction of a batch whose pixels are made uniform, so that outlines without an edge are kept
+FLAT = 0.05
+WHITE_PX = (
+    16  # white margin around half of the views, like the one that a detector puts around a picture
+)
+MIN_DICE = (
+    0.5  # minimum Dice of an outline and the true one; below it they belong to different nuclei
+)
+MEAN_UM, FAINTEST = (
+    4.0,
+    0.03,
+)  # mean length of rays; density added to the deviation by which densities are divided
 FOLDS = {  # set and patients that a fold leaves out; all patients if empty
     "TNBC 01 02 04": ("tnbc", ("01", "02", "04")),
     "TNBC 05 06 08 09": ("tnbc", ("05", "06", "08", "09")),
     "NuCLS": ("nucls", ()),
     "DSB-2018": ("dsb2018", ()),
 }
-SCORED = {  # networks that a fold is scored with; those with a suffix are files in the folder of the runs
+# networks that a fold is scored with; those with a suffix are files in the folder of the runs
+SCORED = {
     "TNBC 01 02 04": ("first-stage.onnx", "second-stage.onnx", "label_free"),
     "TNBC 05 06 08 09": ("first-stage.onnx", "label_free"),
     "NuCLS": ("label_free",),
@@ -98,7 +116,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Examples:
-    """Training examples: S pixels along each ray (N, 3, S, R) uint8, and rays and true rays (N, R) float32 um."""
+    """Training examples: S pixels along each ray (N, 3, S, R) uint8, and rays and true rays (N,
+    R) float32 um.
+    """
 
     samples: np.ndarray
     rays: np.ndarray
@@ -107,16 +127,24 @@ class Examples:
     @staticmethod
     def join(parts: list[Examples]) -> Examples:
         """The examples of all parts."""
-        return Examples(*(np.concatenate(each) for each in zip(*(vars(part).values() for part in parts), strict=True)))
+        return Examples(
+            *(
+                np.concatenate(each)
+                for each in zip(*(vars(part).values() for part in parts), strict=True)
+            )
+        )
 
     def thin(self) -> Examples:
         """The examples with only the rays that the narrow network refines."""
         every = self.rays.shape[1] // N_REFINED
-        return Examples(*(np.ascontiguousarray(values[..., ::every]) for values in vars(self).values()))
+        return Examples(
+            *(np.ascontiguousarray(values[..., ::every]) for values in vars(self).values())
+        )
 
 
 class RefiningNetwork(nn.Module):
-    """A network that predicts the change of each ray of a nucleus from densities near the ends of the rays.
+    """A network that predicts the change of each ray of a nucleus from densities near the ends of
+    the rays.
 
     It convolves features of adjacent rays around the nucleus.
     """
@@ -146,12 +174,20 @@ class RefiningNetwork(nn.Module):
 
 
 def main() -> None:
-    """Train and score the missing folds, print the table, or export a network trained on all pictures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Train and score the missing folds, print the table, or export a network trained on all
+    pictures.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path)
     parser.add_argument("--folds", nargs="+", choices=FOLDS, default=list(FOLDS))
-    parser.add_argument("--work", type=Path, default=Path("runs/refined_outlines"), help="folder of the networks")
-    parser.add_argument("--export", type=Path, metavar="ONNX", help="train on all pictures and write the network")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/refined_outlines"), help="folder of the networks"
+    )
+    parser.add_argument(
+        "--export", type=Path, metavar="ONNX", help="train on all pictures and write the network"
+    )
     parser.add_argument("--table", action="store_true", help="print the table of the recorded runs")
     args = parser.parse_args()
     if args.table:
@@ -194,7 +230,9 @@ def train(data: Path, runs: Path, fold: str | None, output: Path) -> None:
     examples = partial(make_examples, detectors=detectors, rng=rng)
     known = Examples.join([each for picture in drawn for each in examples(picture)])
     teacher = fit(RefiningNetwork(WIDTH["teacher"]), [known], STEPS["teacher"], rng)
-    others = [dataclasses.replace(each, kind="unlabelled", instances=None) for each in drawn] + read_unlabelled(data)
+    others = [
+        dataclasses.replace(each, kind="unlabelled", instances=None) for each in drawn
+    ] + read_unlabelled(data)
     found = [each for picture in others for each in examples(picture, teacher=teacher)]
     parts = [known.thin(), Examples.join(found).thin()]
     student = fit(RefiningNetwork(WIDTH["student"]), parts, STEPS["student"], rng)
@@ -204,7 +242,11 @@ def train(data: Path, runs: Path, fold: str | None, output: Path) -> None:
 
 def read_unlabelled(data: Path) -> list[Picture]:
     """Pictures without outlines drawn by hand."""
-    folders = {"brca-m2c/images/*.png": 0.5, "orion-crc-tiles/images/*.tif": 0.5, "camelyon16-patches/*/*.png": 0.25}
+    folders = {
+        "brca-m2c/images/*.png": 0.5,
+        "orion-crc-tiles/images/*.tif": 0.5,
+        "camelyon16-patches/*/*.png": 0.25,
+    }
     return [
         Picture(read_rgb(path), mpp, "unlabelled")
         for folder, mpp in folders.items()
@@ -215,17 +257,28 @@ def read_unlabelled(data: Path) -> list[Picture]:
 def load_network(name: str, runs: Path) -> Predictor:
     """A built-in network or one in the folder of the runs, without the refinement of outlines."""
     predictor = Predictor(find_model(str(runs / name) if name.endswith(".onnx") else name))
-    predictor.card, predictor.refiner = dataclasses.replace(predictor.card, snap_um=0.0, refine=False), None
+    predictor.card, predictor.refiner = (
+        dataclasses.replace(predictor.card, snap_um=0.0, refine=False),
+        None,
+    )
     return predictor
 
 
 def make_examples(
-    picture: Picture, detectors: list[Predictor], rng: np.random.Generator, teacher: RefiningNetwork | None = None
+    picture: Picture,
+    detectors: list[Predictor],
+    rng: np.random.Generator,
+    teacher: RefiningNetwork | None = None,
 ) -> Iterator[Examples]:
-    """Examples from views of a picture; true outlines are those of ``teacher`` if given, otherwise hand-drawn."""
+    """Examples from views of a picture; true outlines are those of ``teacher`` if given,
+    otherwise hand-drawn.
+    """
     stain = fit_macenko(picture.pixels.reshape(-1, 3))
     for number in range(VIEWS[picture.kind]):
-        detector, (pixels, instances, mpp) = detectors[number % len(detectors)], draw_view(picture, rng)
+        detector, (pixels, instances, mpp) = (
+            detectors[number % len(detectors)],
+            draw_view(picture, rng),
+        )
         found = detect_overlapping(detector, pixels, colour_of_fit(detector.card.colour, stain))
         xy, rays = found.xy, np.asarray(found.rays, np.float32)
         if instances is not None:
@@ -235,9 +288,13 @@ def make_examples(
         if not len(xy):
             continue
         margin = WHITE_PX * int(rng.integers(2))
-        framed = cv2.copyMakeBorder(pixels, *[margin] * 4, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+        framed = cv2.copyMakeBorder(
+            pixels, *[margin] * 4, cv2.BORDER_CONSTANT, value=(255, 255, 255)
+        )
         for centres, outline in ((xy, rays), disturb(xy, rays, rng)):
-            samples = sample_along_rays(framed, centres + margin, outline, WORK_MPP).transpose(2, 0, 1, 3)
+            samples = sample_along_rays(framed, centres + margin, outline, WORK_MPP).transpose(
+                2, 0, 1, 3
+            )
             if teacher:
                 yield Examples(samples, outline, refine(teacher, samples, outline))
                 continue
@@ -247,15 +304,26 @@ def make_examples(
             yield Examples(samples[good], outline[good], target[good])
 
 
-def draw_view(picture: Picture, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None, float]:
+def draw_view(
+    picture: Picture, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None, float]:
     """Augment a picture at random: rotate, mirror, blur, scale and compress it.
 
     Returns:
-        The pixels, scaled and at 0.5 um/px; the instances, only rotated and mirrored; and the instances' um per pixel.
+        The pixels, scaled and at 0.5 um/px; the instances, only rotated and mirrored; and the
+            instances' um per pixel.
     """
-    scale, turns, mirrored = np.exp(rng.uniform(np.log(0.7), np.log(1.4))), rng.integers(4), rng.random() < 0.5
+    scale, turns, mirrored = (
+        np.exp(rng.uniform(np.log(0.7), np.log(1.4))),
+        rng.integers(4),
+        rng.random() < 0.5,
+    )
     pixels, instances = (
-        None if each is None else np.ascontiguousarray(np.rot90(each[:, :: -1 if mirrored else 1], turns))
+        (
+            None
+            if each is None
+            else np.ascontiguousarray(np.rot90(each[:, :: -1 if mirrored else 1], turns))
+        )
         for each in (picture.pixels, picture.instances)
     )
     if rng.random() < 0.4:
@@ -264,7 +332,9 @@ def draw_view(picture: Picture, rng: np.random.Generator) -> tuple[np.ndarray, n
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     pixels = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=how)
     if rng.random() < 0.3:
-        _, file = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 90))])
+        _, file = cv2.imencode(
+            ".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 90))]
+        )
         pixels = cv2.imdecode(file, cv2.IMREAD_COLOR_RGB)
     return pixels, instances, picture.mpp * scale
 
@@ -272,7 +342,8 @@ def draw_view(picture: Picture, rng: np.random.Generator) -> tuple[np.ndarray, n
 def true_rays(
     instances: np.ndarray, xy: np.ndarray, score: np.ndarray, n_rays: int, mpp: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Match points to instances that do not touch the border, each to its point with the highest score.
+    """Match points to instances that do not touch the border, each to its point with the highest
+    score.
 
     Returns:
         Indices of the matched points (M,), and the rays of their instances from there (M, n_rays).
@@ -290,7 +361,9 @@ def true_rays(
     return kept[good], true[good]
 
 
-def disturb(xy: np.ndarray, rays: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def disturb(
+    xy: np.ndarray, rays: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Centres moved at random, and their outlines scaled and bent at random."""
     n, angles = (len(rays), 1), 2 * np.pi * np.arange(rays.shape[1]) / rays.shape[1]
     waves = (
@@ -298,22 +371,31 @@ def disturb(xy: np.ndarray, rays: np.ndarray, rng: np.random.Generator) -> tuple
         for order, size in ((2, 0.07), (3, 0.04))
     )
     changed = rays * np.exp(rng.normal(0, 0.13, n)) * (1 + sum(waves))
-    return xy + rng.normal(0, 0.15, xy.shape) * rays.mean(1, keepdims=True) / WORK_MPP, changed.astype(np.float32)
+    return xy + rng.normal(0, 0.15, xy.shape) * rays.mean(
+        1, keepdims=True
+    ) / WORK_MPP, changed.astype(np.float32)
 
 
-def fit(network: RefiningNetwork, parts: list[Examples], steps: int, rng: np.random.Generator) -> RefiningNetwork:
+def fit(
+    network: RefiningNetwork, parts: list[Examples], steps: int, rng: np.random.Generator
+) -> RefiningNetwork:
     """Train a network on batches with equal numbers of examples from all parts, and return it."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     for _ in range(steps):
         drawn = [(part, rng.integers(len(part.rays), size=BATCH // len(parts))) for part in parts]
         samples, rays, true = (
-            torch.from_numpy(np.concatenate([getattr(part, name)[chosen] for part, chosen in drawn]))
+            torch.from_numpy(
+                np.concatenate([getattr(part, name)[chosen] for part, chosen in drawn])
+            )
             for name in ("samples", "rays", "true")
         )
         samples, rays, true = turn(samples, rays, true, rng=rng)
         flat = torch.from_numpy(rng.random(len(rays)) < FLAT)
-        samples[flat], true[flat] = samples[flat].float().mean((2, 3), keepdim=True).to(torch.uint8), rays[flat]
+        samples[flat], true[flat] = (
+            samples[flat].float().mean((2, 3), keepdim=True).to(torch.uint8),
+            rays[flat],
+        )
         refined = (rays + network(stain_at_random(samples, rng), rays)).clamp(min=LEAST_UM)
         loss = lost_overlap(refined, true)
         optimizer.zero_grad()
@@ -325,7 +407,9 @@ def fit(network: RefiningNetwork, parts: list[Examples], steps: int, rng: np.ran
 
 
 def stain_at_random(samples: Tensor, rng: np.random.Generator) -> Tensor:
-    """Densities (3, S, N, R) of samples (N, 3, S, R) uint8, with random gains of the channels and noise per nucleus."""
+    """Densities (3, S, N, R) of samples (N, 3, S, R) uint8, with random gains of the channels
+    and noise per nucleus.
+    """
     n = len(samples)
     gain, added, noise = (
         torch.from_numpy(values).float()
@@ -335,7 +419,11 @@ def stain_at_random(samples: Tensor, rng: np.random.Generator) -> Tensor:
             rng.uniform(0, 8, (n, 1, 1, 1)),
         )
     )
-    changed = 256 * torch.exp(-to_density(samples) * gain - added) - 1 + noise * torch.randn(samples.shape)
+    changed = (
+        256 * torch.exp(-to_density(samples) * gain - added)
+        - 1
+        + noise * torch.randn(samples.shape)
+    )
     return to_density(changed.clamp(0, 255)).permute(1, 2, 0, 3)
 
 
@@ -359,24 +447,39 @@ def lost_overlap(rays: Tensor, true: Tensor) -> Tensor:
 
 def dice(rays: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Dice (N,) of outlines (N, R) with the same centres."""
-    return 2 * (np.minimum(rays, true) ** 2).sum(1) / np.maximum((rays**2).sum(1) + (true**2).sum(1), 1e-6)
+    return (
+        2
+        * (np.minimum(rays, true) ** 2).sum(1)
+        / np.maximum((rays**2).sum(1) + (true**2).sum(1), 1e-6)
+    )
 
 
 @torch.no_grad()
 def refine(network: RefiningNetwork, samples: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """Rays (N, R) um refined by a network from samples (N, 3, S, R) uint8."""
-    rays, density = torch.from_numpy(rays), to_density(torch.from_numpy(samples)).permute(1, 2, 0, 3)
+    rays, density = (
+        torch.from_numpy(rays),
+        to_density(torch.from_numpy(samples)).permute(1, 2, 0, 3),
+    )
     return (rays + network(density, rays)).clamp(min=LEAST_UM).numpy()
 
 
 def export(network: RefiningNetwork, output: Path) -> None:
     """Write the graph for blocks of nuclei, with its licence and training data."""
-    density, rays = torch.zeros(3, 2 * N_STEPS + 1, BLOCK, N_REFINED), torch.full((BLOCK, N_REFINED), MEAN_UM)
+    density, rays = (
+        torch.zeros(3, 2 * N_STEPS + 1, BLOCK, N_REFINED),
+        torch.full((BLOCK, N_REFINED), MEAN_UM),
+    )
     names = {"input_names": ["density", "rays"], "output_names": ["change"]}
-    graph = torch.onnx.export(network, (density, rays), **names, dynamo=True, verbose=False).model_proto
+    graph = torch.onnx.export(
+        network, (density, rays), **names, dynamo=True, verbose=False
+    ).model_proto
     facts = {
         "licence": "Apache-2.0",
-        "training_data": f"{REFINER_DATA}; pixels of BRCA-M2C (BSD-3-Clause), Orion (MIT) and CAMELYON16 (CC0-1.0)",
+        "training_data": (
+            f"{REFINER_DATA}; pixels of BRCA-M2C (BSD-3-Clause), Orion (MIT) and CAMELYON16"
+            " (CC0-1.0)"
+        ),
     }
     write_graph(graph, facts, output)
 
@@ -399,7 +502,9 @@ def score(data: Path, fold: str, runs: Path, refiner: OutlineRefiner) -> dict:
 
 
 def render_table(runs: list[dict]) -> str:
-    """The table by network and kind of outlines; the folds of TNBC are joined if a network was scored on both."""
+    """The table by network and kind of outlines; the folds of TNBC are joined if a network was
+    scored on both.
+    """
     shown = {name: measure for name, measure in MEASURES.items() if name != "Dice"}
     lines = [
         f"| pictures left out | network | outlines | {' | '.join(shown)} |",
@@ -411,12 +516,18 @@ def render_table(runs: list[dict]) -> str:
             joined.setdefault((run["fold"].split()[0], network), []).append(run)
     for (name, network), parts in joined.items():
         patients = [patient for part in parts for patient in part["patients"]]
-        rows = {kind: [row for part in parts for row in part["counts"][network][kind]] for kind in OUTLINES}
+        rows = {
+            kind: [row for part in parts for row in part["counts"][network][kind]]
+            for kind in OUTLINES
+        }
         of = {kind: np.array(counts, float) for kind, counts in rows.items()}
         for kind, counts in list(of.items())[1:]:  # all but "of the network"
             cells = [f"{measure(counts.sum(0)):.3f}" for measure in shown.values()]
             lines.append(f"| {name}, {len(patients)} | {network} | {kind} | {' | '.join(cells)} |")
-        changes = [change_from(measure, of["on edges"], of["refined"], patients) for measure in shown.values()]
+        changes = [
+            change_from(measure, of["on edges"], of["refined"], patients)
+            for measure in shown.values()
+        ]
         lines.append(f"| | | refined, less on edges | {' | '.join(changes)} |")
     return "\n".join(lines)
 

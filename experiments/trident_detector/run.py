@@ -3,9 +3,9 @@
     python -m experiments.trident_detector.run --data DATA    # trains what is not recorded
     python -m experiments.trident_detector.run --table        # prints the table
 
-The backbones are those of the experiment trident_tissue, in the folder trident_tissue/ next to --work. Each is
-fine-tuned as a detector like `compact` on five labelled pictures of site A8 of BRCA-M2C, chosen by the seed, and scored
-on sites A7 and AC. DATA is a folder with brca-m2c/.
+The backbones are those of the experiment trident_tissue, in the folder trident_tissue/ next to
+--work. Each is fine-tuned as a detector like `compact` on five labelled pictures of site A8 of
+BRCA-M2C, chosen by the seed, and scored on sites A7 and AC. DATA is a folder with brca-m2c/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ import dataclasses
 
 import numpy as np
 
-from experiments.common.breast import N_PICTURES, SCORES, SETTINGS, load_breast, read_site, score, without
+from experiments.common.breast import (
+    N_PICTURES,
+    SCORES,
+    SETTINGS,
+    load_breast,
+    read_site,
+    score,
+    without,
+)
 from experiments.common.runs import by_arm_and_seed, run_arms, runs_of
 from experiments.common.training import finetune
 from muse_pipeline.evaluation.bootstrap import compare_scores
@@ -66,7 +74,9 @@ def render_table(recorded: list[dict]) -> str:
         found = [compare(runs, arm, seeds, score) for score in SCORES.values()]
         cells = [f"{one['after']:.1f}" for one in found]
         cells += [
-            "" if arm == BASELINE else "{:+.1f} ({:+.1f} to {:+.1f})".format(one["difference"], *one["interval"])
+            ""
+            if arm == BASELINE
+            else "{:+.1f} ({:+.1f} to {:+.1f})".format(one["difference"], *one["interval"])
             for one in found
         ]
         rows.append(f"| {title} | {len(seeds)} | {' | '.join(cells)} |")

@@ -1,16 +1,19 @@
-"""What an H&E backbone learns from a partner: three factors of synthetic pictures, predicted from its features.
+"""What an H&E backbone learns from a partner: three factors of synthetic pictures, predicted from
+its features.
 
-    python -m experiments.trident_factors.run            # trains what is not recorded, a minute or two each
+    python -m experiments.trident_factors.run  # trains what is not recorded, a minute or two each
     python -m experiments.trident_factors.run --table    # prints the table
 
-A picture has three binary factors. A, the size of its nuclei, is plain in H&E and in the partner. B, the number of
-fibres (few or many), is plain in H&E and absent from the partner. C shows as faint green dots in H&E, no stronger than
-the noise that each view receives, and as the colour of the partner. A linear probe predicts the factors from the image
-vectors of new pictures. A useful partner adds C without losing B.
+A picture has three binary factors. A, the size of its nuclei, is plain in H&E and in the partner.
+B, the number of fibres (few or many), is plain in H&E and absent from the partner. C shows as faint
+green dots in H&E, no stronger than the noise that each view receives, and as the colour of the
+partner. A linear probe predicts the factors from the image vectors of new pictures. A useful
+partner adds C without losing B.
 
-Weights and pictures were chosen on seeds 0 to 2, the number of steps on seeds 0, 3 and 4. These factors are far fewer
-than those of tissue: with loss weights of 1, 25 and 1 and vectors of 16 dimensions, the backbone learned only one of B
-and C. The recorded runs of 500 steps are older, and had a warm-up of 5 % of their steps.
+Weights and pictures were chosen on seeds 0 to 2, the number of steps on seeds 0, 3 and 4. These
+factors are far fewer than those of tissue: with loss weights of 1, 25 and 1 and vectors of 16
+dimensions, the backbone learned only one of B and C. The recorded runs of 500 steps are older, and
+had a warm-up of 5 % of their steps.
 """
 
 from __future__ import annotations
@@ -43,8 +46,15 @@ FACTORS = ("A", "B", "C")
 MARGIN_PX, N_NUCLEI, RADII_PX = 6, 4, (2, 4)
 N_FIBRES, FIBRE_PX, FIBRE_LEVELS = (2, 7), 14, 100
 TINT = (-0.5, 1.0, -0.5)  # green
-N_DOTS, DOT_PX, TINT_LEVELS, NOISE_LEVELS = 7, 5, 34.0, 34.0  # NOISE_LEVELS is the largest noise of a view
-AUGMENTATION = Augmentation(stain_gain=0.1, stain_mix=0.02, shift=0.02, blur=0.0, noise=NOISE_LEVELS)
+N_DOTS, DOT_PX, TINT_LEVELS, NOISE_LEVELS = (
+    7,
+    5,
+    34.0,
+    34.0,
+)  # NOISE_LEVELS is the largest noise of a view
+AUGMENTATION = Augmentation(
+    stain_gain=0.1, stain_mix=0.02, shift=0.02, blur=0.0, noise=NOISE_LEVELS
+)
 WEIGHTS = {"hidden": 64, "width": 32, "invariance": 3.0, "variance": 50.0, "covariance": 1.0}
 STEPS = 1500
 ARMS = {  # number of branches, and how partners are paired
@@ -72,7 +82,9 @@ def draw_pictures(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return he, partners, factors
 
 
-def draw_pair(a: bool, b: bool, c: bool, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw_pair(
+    a: bool, b: bool, c: bool, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A picture and its partner, with random positions of nuclei, fibres and dots."""
     he = np.full((SIDE_PX, SIDE_PX, 3), (225, 175, 205), float)
     partner = np.full_like(he, (205, 185, 160) if c else (235, 235, 240))
@@ -92,7 +104,9 @@ def draw_pair(a: bool, b: bool, c: bool, generator: np.random.Generator) -> tupl
 def draw_fibre(picture: np.ndarray, x: int, y: int, degrees: float) -> None:
     """Draw a straight fibre with its centre at ``x``, ``y``."""
     reach = FIBRE_PX / 2 * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
-    ends = [tuple(np.round(np.array([x, y]) + sign * reach).astype(int).tolist()) for sign in (-1, 1)]
+    ends = [
+        tuple(np.round(np.array([x, y]) + sign * reach).astype(int).tolist()) for sign in (-1, 1)
+    ]
     cv2.line(picture, *ends, (225, 175 - FIBRE_LEVELS, 205 - FIBRE_LEVELS), 2)
 
 
@@ -103,7 +117,13 @@ def make_config(branches: int, seed: int, steps: int, **alignment: float) -> Tri
         backbone="muse_compact_16",
         sources=(PairedSource(images=Path("drawn"), partner=PartnerSource(images=Path("drawn"))),),
         schedule=Schedule(
-            steps=steps, learning_rate=1e-2, warmup=0.1, weight_decay=0.01, clip=1e3, save_every=500, log_every=20
+            steps=steps,
+            learning_rate=1e-2,
+            warmup=0.1,
+            weight_decay=0.01,
+            clip=1e3,
+            save_every=500,
+            log_every=20,
         ),
         alignment=AlignmentSettings(branches=branches, **{**WEIGHTS, **alignment}),
         views=ViewSettings(global_px=VIEW_PX, mpp=(MPP, MPP), n_local=0),
@@ -126,7 +146,8 @@ class FactorData(NamedTuple):
 
 
 class FactorBatches:
-    """Batches of random crops; the partner has the pose of the first view, without noise or changes of colour.
+    """Batches of random crops; the partner has the pose of the first view, without noise or changes
+    of colour.
 
     Args:
         data: pictures and partners.
@@ -144,15 +165,21 @@ class FactorBatches:
         pixels = torch.cat([cut_crops(self.data.he[chosen], pose) for pose in poses])
         pixels = vary_sharpness(pixels, MPP, AUGMENTATION, generator)
         colour = torch.eye(3, 4).repeat(len(pixels), 1, 1)
-        views = Views(pixels, vary_colour(colour, torch.tensor(ROUNDED_TEXTBOOK), AUGMENTATION, generator))
+        views = Views(
+            pixels, vary_colour(colour, torch.tensor(ROUNDED_TEXTBOOK), AUGMENTATION, generator)
+        )
         none = torch.zeros(0)
         known = torch.full((self.config.batch,), self.data.partners is not None)
-        partner = none if self.data.partners is None else cut_crops(self.data.partners[chosen], poses[0])
+        partner = (
+            none if self.data.partners is None else cut_crops(self.data.partners[chosen], poses[0])
+        )
         return PairBatch(ViewBatch(views, None, *[none] * 4), PartnerBatch(partner, known, none))
 
 
 def draw_poses(n: int, generator: torch.Generator) -> Tensor:
-    """Poses (n, 5): row and column of a crop, and 0 or 1 for a vertical flip, a horizontal flip and a transposition."""
+    """Poses (n, 5): row and column of a crop, and 0 or 1 for a vertical flip, a horizontal flip
+    and a transposition.
+    """
     corner = torch.randint(SIDE_PX - VIEW_PX + 1, (n, 2), generator=generator)
     return torch.cat([corner, torch.randint(2, (n, 3), generator=generator)], 1)
 
@@ -162,8 +189,14 @@ def cut_crops(pictures: Tensor, poses: Tensor) -> Tensor:
     top, left, flip_up, flip_left, transpose = poses[:, :, None, None].unbind(1)
     i, j = torch.meshgrid(*[torch.arange(VIEW_PX)] * 2, indexing="ij")
     row, column = torch.where(transpose > 0, j, i), torch.where(transpose > 0, i, j)
-    row, column = (torch.where(f > 0, VIEW_PX - 1 - at, at) for f, at in ((flip_up, row), (flip_left, column)))
-    return pictures[torch.arange(len(pictures))[:, None, None], top + row, left + column].permute(0, 3, 1, 2).float()
+    row, column = (
+        torch.where(f > 0, VIEW_PX - 1 - at, at) for f, at in ((flip_up, row), (flip_left, column))
+    )
+    return (
+        pictures[torch.arange(len(pictures))[:, None, None], top + row, left + column]
+        .permute(0, 3, 1, 2)
+        .float()
+    )
 
 
 class FactorStage(TridentStage):
@@ -183,7 +216,9 @@ class FactorStage(TridentStage):
         """Generate the pictures and their partners."""
         he, partners, _ = map(torch.from_numpy, draw_pictures(N_PICTURES, self.config.seed))
         if self.control == "shuffled":
-            partners = partners[torch.randperm(len(partners), generator=torch.Generator().manual_seed(0))]
+            partners = partners[
+                torch.randperm(len(partners), generator=torch.Generator().manual_seed(0))
+            ]
         if self.control == "blank":
             partners = torch.full_like(partners, 255)
         return FactorData(he, None if self.control == "none" else partners)
@@ -209,7 +244,9 @@ def read_features(backbone: Backbone, pictures: np.ndarray) -> np.ndarray:
 
 
 def probe_factors(backbone: Backbone, seed: int) -> dict[str, float]:
-    """Accuracy by factor of a ridge classifier that is fitted to one half of new pictures and scored on the other."""
+    """Accuracy by factor of a ridge classifier that is fitted to one half of new pictures and
+    scored on the other.
+    """
     he, _, factors = draw_pictures(2 * N_PROBED, 1000 + seed)
     generator = np.random.default_rng(seed)
     he = (he + generator.normal(0, NOISE_LEVELS / 2, he.shape)).clip(0, 255).astype(np.uint8)
@@ -230,12 +267,16 @@ def run_arm(arm: str, seed: int, steps: int, folder: Path, **alignment: float) -
     backbone = BACKBONES["muse_compact_16"]()
     backbone.load_state_dict(checkpoint.backbone)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    gauges = {name: round(json.loads(lines[-1])[f"image_{name}"], 4) for name in ("std", "spread", "rank")}
+    gauges = {
+        name: round(json.loads(lines[-1])[f"image_{name}"], 4) for name in ("std", "spread", "rank")
+    }
     return {"steps": steps, **probe_factors(backbone, seed), **gauges}
 
 
 def render_table(runs: list[dict]) -> str:
-    """The table of accuracies of each factor by arm and number of steps: the mean over seeds, and each seed."""
+    """The table of accuracies of each factor by arm and number of steps: the mean over seeds,
+    and each seed.
+    """
     runs = sorted(runs, key=lambda run: run["seed"])
     rows = ["| aligned | steps | seeds | A | B | C |", "|---|---|---|---|---|---|"]
     for steps in sorted({run["steps"] for run in runs}):

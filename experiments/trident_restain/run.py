@@ -1,12 +1,14 @@
-"""A second stain as the partner of H&E in which a class of nuclei hardly shows, from slides to features.
+"""A second stain as the partner of H&E in which a class of nuclei hardly shows, from slides to
+features.
 
     python -m experiments.trident_restain.run            # runs what is not recorded
     python -m experiments.trident_restain.run --table    # prints the table
 
-A third of the nuclei of a synthetic section has a marker: brown in the second stain, which is rotated and moved, and a
-trace more eosin in H&E. The workflow registers the partner, finds nuclei without labels and trains. The frozen features
-at the true nuclei of a different section, which has only H&E, are classified from the labels of five fields of the
-first section, by the 20 nearest neighbours and by a linear layer. The fields are chosen at random five times.
+A third of the nuclei of a synthetic section has a marker: brown in the second stain, which is
+rotated and moved, and a trace more eosin in H&E. The workflow registers the partner, finds nuclei
+without labels and trains. The frozen features at the true nuclei of a different section, which has
+only H&E, are classified from the labels of five fields of the first section, by the 20 nearest
+neighbours and by a linear layer. The fields are chosen at random five times.
 """
 
 from __future__ import annotations
@@ -36,11 +38,19 @@ RUNS, SNAKEFILE = runs_of(__file__), TOP / "workflow/Snakefile"
 SIZE_UM, MPP, FIELD_PX = (1500.0, 1300.0), 0.5, 256
 WARP = Warp(degrees=25, scale=1.02, shift_um=(60, 35))
 TRACE = 0.2  # eosin added to nuclei with the marker; its amount elsewhere varies by about 0.08
-ARMS = {"three": 3, "three-plain": 3, "three-shapes": 3, "siamese": 1, "untrained": 0}  # number of branches
+ARMS = {
+    "three": 3,
+    "three-plain": 3,
+    "three-shapes": 3,
+    "siamese": 1,
+    "untrained": 0,
+}  # number of branches
 TITLES = {
     "three": "two H&E views and the second stain (TriDeNT)",
     "three-plain": "likewise, a second stain without the marker",
-    "three-shapes": "TriDeNT with a partner network like the backbone, which sees shapes and neighbours",
+    "three-shapes": (
+        "TriDeNT with a partner network like the backbone, which sees shapes and neighbours"
+    ),
     "siamese": "two H&E views (Siamese)",
     "untrained": "random weights",
 }
@@ -59,12 +69,20 @@ SETTINGS = {
     "partner_backbone": "colour_cnn",
     "views": {"global_px": 64, "mpp": [0.5, 1.0]},
     "batch": 12,
-    "schedule": {"steps": 400, "learning_rate": 2e-3, "warmup": 0.1, "weight_decay": 1e-4, "clip": 30.0},
+    "schedule": {
+        "steps": 400,
+        "learning_rate": 2e-3,
+        "warmup": 0.1,
+        "weight_decay": 1e-4,
+        "clip": 30.0,
+    },
 }
 
 
 def run_arm(arm: str, seed: int, work: Path) -> dict:
-    """Run the workflow on one section, and classify the nuclei of a second one from the backbone's features."""
+    """Run the workflow on one section, and classify the nuclei of a second one from the backbone's
+    features.
+    """
     known, judged = (draw_section(SIZE_UM, MPP, seed=2 * seed + number) for number in range(2))
     checkpoint, agreement = None, {}
     if arm != "untrained":
@@ -72,7 +90,10 @@ def run_arm(arm: str, seed: int, work: Path) -> dict:
         store = work / f"{arm}-{seed}" / "results/a/partner/image-500nm.zarr"
         if arm == "three":
             brown, has_marker = brown_nuclei(open_store(store), known)
-            agreement = {"isolated_nuclei": len(brown), "agreeing": int((brown == has_marker).sum())}
+            agreement = {
+                "isolated_nuclei": len(brown),
+                "agreeing": int((brown == has_marker).sum()),
+            }
     fields = [cut_fields(section) for section in (known, judged)]
     found = count_predictions(SETTINGS["backbone"], checkpoint, *fields, seed)
     return {"steps": SETTINGS["schedule"]["steps"], **agreement, **found}
@@ -84,11 +105,18 @@ def train_arm(arm: str, seed: int, section: Section, folder: Path) -> Path:
     stained = section
     if arm == "three-plain":
         without, marked, ground = np.moveaxis(section.amounts, 2, 0)
-        stained = Section(np.dstack([without + marked, 0 * marked, ground]), MPP, section.xy_um, section.has_marker)
+        stained = Section(
+            np.dstack([without + marked, 0 * marked, ground]),
+            MPP,
+            section.xy_um,
+            section.has_marker,
+        )
     for name, pixels in (("he", stain_faintly(section)), ("ihc", draw_partner(stained, WARP, MPP))):
         if not (folder / f"{name}.tif").is_file():
             write_pyramid(folder / f"{name}.tif", pixels, (2, 4), mpp=MPP)
-    (folder / "slides.tsv").write_text("slide_id\tpath\tpatient\tpartner\na\the.tif\tP1\tihc.tif\n", encoding="utf-8")
+    (folder / "slides.tsv").write_text(
+        "slide_id\tpath\tpatient\tpartner\na\the.tif\tP1\tihc.tif\n", encoding="utf-8"
+    )
     settings = {**SETTINGS, "seed": seed, "alignment": {"branches": ARMS[arm], **ALIGNMENT}}
     if arm == "three-shapes":
         settings["partner_backbone"] = SETTINGS["backbone"]
@@ -96,7 +124,15 @@ def train_arm(arm: str, seed: int, section: Section, folder: Path) -> Path:
     config = {"slides": "slides.tsv", "pretrain": {"run": "restain.yaml", "compare": False}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     checkpoint = "results/pretraining/restain/checkpoint.pt"
-    command = [sys.executable, "-m", "snakemake", "--snakefile", SNAKEFILE, "--configfile", "config.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        SNAKEFILE,
+        "--configfile",
+        "config.yaml",
+    ]
     subprocess.run([*command, "--cores", "1", checkpoint], cwd=folder, check=True)
     return folder / checkpoint
 
@@ -108,7 +144,9 @@ def stain_faintly(section: Section) -> np.ndarray:
 
 
 def cut_fields(section: Section) -> list[LabelledImage]:
-    """Fields of the H&E picture that contain nuclei of both classes; each counts as a separate patient."""
+    """Fields of the H&E picture that contain nuclei of both classes; each counts as a separate
+    patient.
+    """
     pixels, xy, fields = stain_faintly(section), section.xy_um / MPP, []
     stain = fit_macenko(pixels.reshape(-1, 3))
     for top in range(0, pixels.shape[0] - FIELD_PX + 1, FIELD_PX):
@@ -119,7 +157,9 @@ def cut_fields(section: Section) -> list[LabelledImage]:
                 nuclei = Nuclei(xy=xy[inside] - (left, top), frame=Frame.WINDOW, label=label)
                 field = pixels[top : top + FIELD_PX, left : left + FIELD_PX]
                 where = {"name": f"{left}-{top}", "patient": f"{left}-{top}"}
-                fields.append(LabelledImage(pixels=field, nuclei=nuclei, stain=stain, weight=1.0, **where))
+                fields.append(
+                    LabelledImage(pixels=field, nuclei=nuclei, stain=stain, weight=1.0, **where)
+                )
     return fields
 
 

@@ -1,13 +1,14 @@
-"""A free partner of an H&E backbone on real tissue: the nuclei that the built-in `label_free` finds.
+"""A free partner of an H&E backbone on real tissue: the nuclei that the built-in `label_free`
+finds.
 
     python -m experiments.trident_tissue.run --data ../shared/data    # trains what is not recorded
     python -m experiments.trident_tissue.run --table                  # prints the table
 
-Backbones are trained on the pixels of site A8 of BRCA-M2C (train and val), without labels. `muse run --mode
-label-free` finds the nuclei of its pictures; the partner of a picture is a drawing of their outlines. The frozen
-features at the true nuclei of sites A7 and AC are classified from the labels of five pictures of A8, by the 20 nearest
-neighbours and by a linear layer. The pictures are chosen at random five times. A stopped run continues. DATA is a
-folder with brca-m2c/.
+Backbones are trained on the pixels of site A8 of BRCA-M2C (train and val), without labels. `muse
+run --mode label-free` finds the nuclei of its pictures; the partner of a picture is a drawing of
+their outlines. The frozen features at the true nuclei of sites A7 and AC are classified from the
+labels of five pictures of A8, by the 20 nearest neighbours and by a linear layer. The pictures are
+chosen at random five times. A stopped run continues. DATA is a folder with brca-m2c/.
 """
 
 from __future__ import annotations
@@ -53,11 +54,29 @@ def sites_but(sites: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def find_nuclei(images: Path, results: Path) -> list[Path]:
-    """Find the nuclei of the training pictures with `label_free`, and return the folder of each picture's results."""
-    paths = [path for path in list_pictures(images) if not any(word in path.name for word in sites_but(LEARNT))]
+    """Find the nuclei of the training pictures with `label_free`, and return the folder of each
+    picture's results.
+    """
+    paths = [
+        path
+        for path in list_pictures(images)
+        if not any(word in path.name for word in sites_but(LEARNT))
+    ]
     if not (results / "report.html").is_file():
-        options = ["--mpp", str(MPP), "--mode", "label-free", "--features", "all", "--no-viewer", "-o", results]
-        subprocess.run([Path(sys.executable).with_name("muse"), "run", *paths, *options], check=True)
+        options = [
+            "--mpp",
+            str(MPP),
+            "--mode",
+            "label-free",
+            "--features",
+            "all",
+            "--no-viewer",
+            "-o",
+            results,
+        ]
+        subprocess.run(
+            [Path(sys.executable).with_name("muse"), "run", *paths, *options], check=True
+        )
     return [results / path.stem for path in paths]
 
 
@@ -69,7 +88,9 @@ def make_sources(arm: str, slides: list[Path]) -> tuple[NucleusSource, ...]:
         if arm == "muse":
             sources.append(NucleusSource(**source))
             continue
-        sources.append(PairedSource(**source, partner=PartnerSource(nuclei=slide / "nuclei.parquet")))
+        sources.append(
+            PairedSource(**source, partner=PartnerSource(nuclei=slide / "nuclei.parquet"))
+        )
     return tuple(sources)
 
 
@@ -80,7 +101,13 @@ def make_stage(arm: str, seed: int, slides: list[Path], work: Path) -> MuseStage
         "name": arm,
         "backbone": BACKBONE,
         "schedule": Schedule(
-            steps=STEPS, learning_rate=2e-3, warmup=0.1, weight_decay=1e-4, clip=30.0, save_every=100, log_every=10
+            steps=STEPS,
+            learning_rate=2e-3,
+            warmup=0.1,
+            weight_decay=1e-4,
+            clip=30.0,
+            save_every=100,
+            log_every=10,
         ),
         "batch": BATCH,
         "seed": seed,
@@ -97,7 +124,10 @@ def make_stage(arm: str, seed: int, slides: list[Path], work: Path) -> MuseStage
             momentum=0.98,
         )
         config = MuseConfig(
-            sources=sources, views=ViewSettings(n_local=2, **views), distillation=distillation, **common
+            sources=sources,
+            views=ViewSettings(n_local=2, **views),
+            distillation=distillation,
+            **common,
         )
         return MuseStage(config, folder)
     alignment = AlignmentSettings(
@@ -110,7 +140,9 @@ def make_stage(arm: str, seed: int, slides: list[Path], work: Path) -> MuseStage
         width=256,
     )
     views = ViewSettings(n_local=0, **views)
-    config = TridentConfig(sources=sources, views=views, alignment=alignment, partner_backbone="colour_cnn", **common)
+    config = TridentConfig(
+        sources=sources, views=views, alignment=alignment, partner_backbone="colour_cnn", **common
+    )
     return TridentStage(config, folder)
 
 

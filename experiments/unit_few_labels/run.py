@@ -1,18 +1,21 @@
-"""Whether a detector with 2 or 8 labelled crops is better if UNIT pretrained its backbone without labels.
+"""Whether a detector with 2 or 8 labelled crops is better if UNIT pretrained its backbone without
+labels.
 
     python -m experiments.unit_few_labels.run --data DATA    # trains what is not recorded
     python -m experiments.unit_few_labels.run --table        # prints the tables
 
-Detectors like `compact` are fine-tuned with the same settings from random weights, from MUSE (experiment muse_proof,
-without site A7, with the same seed), from UNIT's backbone and from UNIT's whole detector (experiment unit_real, one run
-for all seeds). Those runs are in the folders muse_proof/ and unit_real/ next to --work. Random weights are the control
-for pretraining, MUSE for the masks, UNIT's backbone for its instance head, and UNIT's detector without fine-tuning for
-the labels.
+Detectors like `compact` are fine-tuned with the same settings from random weights, from MUSE
+(experiment muse_proof, without site A7, with the same seed), from UNIT's backbone and from UNIT's
+whole detector (experiment unit_real, one run for all seeds). Those runs are in the folders
+muse_proof/ and unit_real/ next to --work. Random weights are the control for pretraining, MUSE for
+the masks, UNIT's backbone for its instance head, and UNIT's detector without fine-tuning for the
+labels.
 
-`tnbc`: the seed shuffles the 7 patients of TNBC; labelled crops come from the first three, and all crops of the other
-four are scored, at the threshold with the best AJI on the labelled crops. `a7`: labelled pictures come from the sites
-A8 and AC of BRCA-M2C, and all pictures of A7 are scored, at a threshold of 0.4. UNIT was trained on the pixels of A7,
-MUSE was not. DATA is a folder with tnbc-nuclei/ and brca-m2c/.
+`tnbc`: the seed shuffles the 7 patients of TNBC; labelled crops come from the first three, and all
+crops of the other four are scored, at the threshold with the best AJI on the labelled crops. `a7`:
+labelled pictures come from the sites A8 and AC of BRCA-M2C, and all pictures of A7 are scored, at a
+threshold of 0.4. UNIT was trained on the pixels of A7, MUSE was not. DATA is a folder with
+tnbc-nuclei/ and brca-m2c/.
 """
 
 from __future__ import annotations
@@ -25,8 +28,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from experiments.common.breast import SCORES, SETTINGS, load_breast, read_site, score, scorer_of, without
-from experiments.common.crops import MPP, aji, compare, detection_f1, network_finder, overlap_labels, read_tnbc
+from experiments.common.breast import (
+    SCORES,
+    SETTINGS,
+    load_breast,
+    read_site,
+    score,
+    scorer_of,
+    without,
+)
+from experiments.common.crops import (
+    MPP,
+    aji,
+    compare,
+    detection_f1,
+    network_finder,
+    overlap_labels,
+    read_tnbc,
+)
 from experiments.common.runs import run_arms, runs_of
 from experiments.common.training import finetune
 from muse_pipeline.evaluation.bootstrap import compare_scores
@@ -55,7 +74,9 @@ NUCLEUS = NucleusClass("Nucleus", (128, 64, 192))  # the class of UNIT's detecto
 ARMS = (
     "tnbc-0-unit-detector",
     *(f"tnbc-{n}-{start}" for n in N_LABELLED for start in STARTS),
-    *(f"a7-{n}-{start}" for n in N_LABELLED for start in STARTS if start != "unit-detector"),  # UNIT has one class
+    *(
+        f"a7-{n}-{start}" for n in N_LABELLED for start in STARTS if start != "unit-detector"
+    ),  # UNIT has one class
 )
 Crop = tuple[str, str, np.ndarray, np.ndarray]  # name, patient, pixels and instances
 
@@ -77,7 +98,9 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def find_start(start: str, seed: int, work: Path) -> Path | None:
-    """The checkpoint that a run starts from; for UNIT's backbone, it is written without the instance head."""
+    """The checkpoint that a run starts from; for UNIT's backbone, it is written without the
+    instance head.
+    """
     if start == "random":
         return None
     if start == "muse":
@@ -92,7 +115,9 @@ def find_start(start: str, seed: int, work: Path) -> Path | None:
 
 
 def run_crops(config: DetectorConfig, data: Path, n: int, folder: Path) -> dict:
-    """Fine-tune on ``n`` crops of TNBC, and return the counts of ``compare`` for each scored crop."""
+    """Fine-tune on ``n`` crops of TNBC, and return the counts of ``compare`` for each scored
+    crop.
+    """
     crops = {crop[0]: crop for crop in read_tnbc(data)}
     names = divide_crops({name: crop[1] for name, crop in crops.items()}, n, config.seed)
     labelled, judged = ([crops[name] for name in part] for part in names)
@@ -129,7 +154,9 @@ def choose_threshold(predictor: NetworkPredictor, crops: Sequence[Crop]) -> floa
 
     def areas(threshold: float) -> np.ndarray:
         find = network_finder(predictor, threshold)
-        return np.sum([jaccard_areas(overlap_labels(find(pixels), true)) for _, _, pixels, true in crops], 0)
+        return np.sum(
+            [jaccard_areas(overlap_labels(find(pixels), true)) for _, _, pixels, true in crops], 0
+        )
 
     return max(THRESHOLDS, key=lambda threshold: jaccard_ratio(areas(threshold)))
 
@@ -144,12 +171,16 @@ def divide_crops(patients: dict[str, str], n: int, seed: int) -> tuple[list[str]
     """
     random = np.random.default_rng(seed)
     first = random.permutation(sorted(set(patients.values())))[:N_PATIENTS].tolist()
-    of_first = random.permutation([name for name, patient in patients.items() if patient in first]).tolist()
+    of_first = random.permutation(
+        [name for name, patient in patients.items() if patient in first]
+    ).tolist()
     return of_first[:n], [name for name, patient in patients.items() if patient not in first]
 
 
 def write_source(crops: Sequence[Crop], folder: Path) -> LabelSource:
-    """Write crops as pictures, instances and classes, and return them as a source with ``format: instances``."""
+    """Write crops as pictures, instances and classes, and return them as a source with ``format:
+    instances``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, _, pixels, labels in crops:
         n_nuclei = len(np.unique(labels[labels > 0]))
@@ -158,7 +189,8 @@ def write_source(crops: Sequence[Crop], folder: Path) -> LabelSource:
 
 
 def run_breast(config: DetectorConfig, data: Path, n: int, folder: Path) -> dict:
-    """Fine-tune on ``n`` pictures of BRCA-M2C, and return the counts for each picture of the scored site.
+    """Fine-tune on ``n`` pictures of BRCA-M2C, and return the counts for each picture of the scored
+    site.
 
     Counts are true positives, false positives and false negatives for any class and for each class.
     """
@@ -176,8 +208,12 @@ def run_breast(config: DetectorConfig, data: Path, n: int, folder: Path) -> dict
 
 
 def render_tables(runs: list[dict]) -> str:
-    """Scores of both tasks over the seeds, and differences from random weights, paired by seed and patient."""
-    percent = {name: lambda counts, of=of: of(DetectionCounts(counts)) for name, of in SCORES.items()}
+    """Scores of both tasks over the seeds, and differences from random weights, paired by seed and
+    patient.
+    """
+    percent = {
+        name: lambda counts, of=of: of(DetectionCounts(counts)) for name, of in SCORES.items()
+    }
     tables = {
         "tnbc": ("TNBC", {"AJI": aji, "detection F1": detection_f1}, ".3f"),
         "a7": (f"BRCA-M2C, site {JUDGED}", percent, ".1f"),
@@ -185,20 +221,30 @@ def render_tables(runs: list[dict]) -> str:
     return "\n\n".join(render_table(task, runs, *table) for task, table in tables.items())
 
 
-def render_table(task: str, runs: Sequence[dict], title: str, measures: dict[str, Callable], digits: str) -> str:
+def render_table(
+    task: str, runs: Sequence[dict], title: str, measures: dict[str, Callable], digits: str
+) -> str:
     """The table of one task, with 95 % intervals bootstrapped over patients."""
     heads = [f"{name} | less random weights (95 %)" for name in measures]
-    rows = [f"| {title}, labelled | start | runs | {' | '.join(heads)} |", "|---" * (3 + 2 * len(heads)) + "|"]
+    rows = [
+        f"| {title}, labelled | start | runs | {' | '.join(heads)} |",
+        "|---" * (3 + 2 * len(heads)) + "|",
+    ]
     for arm in [arm for arm in ARMS if arm.startswith(f"{task}-")]:
         _, n, start = arm.split("-", 2)
-        beside = f"{task}-{max(int(n), min(N_LABELLED))}-{BASELINE}"  # random weights need at least some labels
-        own, base = ({run["seed"]: run for run in runs if run["arm"] == one} for one in (arm, beside))
+        # random weights need at least some labels
+        beside = f"{task}-{max(int(n), min(N_LABELLED))}-{BASELINE}"
+        own, base = (
+            {run["seed"]: run for run in runs if run["arm"] == one} for one in (arm, beside)
+        )
         seeds = sorted(own.keys() & base.keys())
         if not seeds:
             continue
         cells = []
         for measure in measures.values():
-            found = compare_runs([base[seed] for seed in seeds], [own[seed] for seed in seeds], measure)
+            found = compare_runs(
+                [base[seed] for seed in seeds], [own[seed] for seed in seeds], measure
+            )
             low, high = found["interval"]
             change = f"{found['difference']:+{digits}} ({low:+{digits}} to {high:+{digits}})"
             cells += [f"{found['after']:{digits}}", "" if start == BASELINE else change]
@@ -207,7 +253,9 @@ def render_table(task: str, runs: Sequence[dict], title: str, measures: dict[str
 
 
 def compare_runs(before: Sequence[dict], after: Sequence[dict], measure: Callable) -> dict:
-    """Compare two arms with the same seeds by the mean over seeds of a measure; the bootstrap samples patients."""
+    """Compare two arms with the same seeds by the mean over seeds of a measure; the bootstrap
+    samples patients.
+    """
     patients = sorted({patient for run in before for patient in run["patients"]})
     shape = np.shape(before[0]["counts"][0])
     sums = np.zeros((2, len(patients), len(before), *shape))
@@ -217,7 +265,9 @@ def compare_runs(before: Sequence[dict], after: Sequence[dict], measure: Callabl
                 sums[side, patients.index(patient), seed] += counts
 
     def mean_of_seeds(summed: np.ndarray) -> np.ndarray:
-        is_drawn = summed.any(axis=tuple(range(-len(shape), 0)))  # a seed scores only some of the patients
+        is_drawn = summed.any(
+            axis=tuple(range(-len(shape), 0))
+        )  # a seed scores only some of the patients
         with np.errstate(invalid="ignore"):
             return np.where(is_drawn, measure(summed), np.nan).mean(-1)
 

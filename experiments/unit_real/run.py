@@ -1,11 +1,12 @@
 """Nuclei of real tissue found without labels, by mask-tissue translation and by its controls.
 
-    python -m experiments.unit_real.run --data DATA           # trains and scores what is not recorded
+    python -m experiments.unit_real.run --data DATA  # trains and scores what is not recorded
     python -m experiments.unit_real.run --table               # prints the table
 
-`config/train/unit.yaml` trains on pixels of BRCA-M2C and CAMELYON16. The detector is scored on TNBC (Institut Curie, 35
-crops of 7 patients) and NuCLS (10 crops, each counted as a patient), on which nothing was trained or chosen. All arms
-run on crops of 0.25 um/px with the threshold of their card. A stopped training continues.
+`config/train/unit.yaml` trains on pixels of BRCA-M2C and CAMELYON16. The detector is scored on TNBC
+(Institut Curie, 35 crops of 7 patients) and NuCLS (10 crops, each counted as a patient), on which
+nothing was trained or chosen. All arms run on crops of 0.25 um/px with the threshold of their card.
+A stopped training continues.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ UNTRAINED = {
     "label_free": "built-in `label_free`",
 }
 ARMS = TRAINED | UNTRAINED
-ONE_THIRD = {arm for arm, title in TRAINED.items() if "third" in title}  # shown only in the table of TNBC
+ONE_THIRD = {
+    arm for arm, title in TRAINED.items() if "third" in title
+}  # shown only in the table of TNBC
 REFERENCE = "label_free"  # arm from which differences are taken
 
 
@@ -90,7 +93,9 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 
 
 def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
-    """The finder of an arm; if the arm needs training, it is trained first, or its stopped training is resumed."""
+    """The finder of an arm; if the arm needs training, it is trained first, or its stopped
+    training is resumed.
+    """
     if arm == "colour":
         return find_by_colour
     if arm == "otsu":
@@ -101,7 +106,9 @@ def make_finder(arm: str, seed: int, data: Path, runs: Path) -> Find:
     if arm in {"painted", "painted-whole"}:
         checkpoint = train_painted(config, runs / f"{arm}-{seed}")
     elif arm in {"first", "snapped"}:  # stages of the whole run
-        checkpoint = train_unit(config, runs / f"unit-{seed}", until="translation" if arm == "first" else "reader")
+        checkpoint = train_unit(
+            config, runs / f"unit-{seed}", until="translation" if arm == "first" else "reader"
+        )
     else:
         checkpoint = train_unit(config, runs / f"{arm}-{seed}", until="reader")
     if arm == "no-guide":
@@ -153,16 +160,22 @@ class PaintedStage(UnitStage):
 
     def monitors(self, data: UnitData, method: UnitTraining) -> list[Monitor]:
         """The monitors without the alarm for collapsed translation, as nothing is translated."""
-        return [one for one in super().monitors(data, method) if not isinstance(one, TranslationAlarm)]
+        return [
+            one for one in super().monitors(data, method) if not isinstance(one, TranslationAlarm)
+        ]
 
 
 def train_painted(config: UnitConfig, folder: Path) -> Path:
-    """Train the reader on painted masks for the steps of the second stage, and return its checkpoint."""
+    """Train the reader on painted masks for the steps of the second stage, and return its
+    checkpoint.
+    """
     weights = LossWeights(picture_gan=0, mask_gan=0, cycle=0, instances=config.weights.instances)
     schedule = dataclasses.replace(config.schedule, **vars(config.second))
     settings = {**vars(config), "weights": weights, "schedule": schedule}
     masks = SynthesisStage(config, folder / "masks").run(_options())
-    return PaintedStage(stage_config(UnitConfig(**settings), masks, None), folder / "reader").run(_options())
+    return PaintedStage(stage_config(UnitConfig(**settings), masks, None), folder / "reader").run(
+        _options()
+    )
 
 
 def _options() -> Options:
@@ -177,7 +190,9 @@ def find_by_colour(pixels: np.ndarray) -> np.ndarray:
 
 
 def mask_finder(checkpoint: Path, config: UnitConfig) -> Find:
-    """A finder of nuclei as the filled areas, separated by contours, of the masks that the reader predicts."""
+    """A finder of nuclei as the filled areas, separated by contours, of the masks that the
+    reader predicts.
+    """
     reader = build_reader(config).eval()
     trained = load_checkpoint(checkpoint)
     load_detector_weights(reader.detector(), trained, checkpoint)
@@ -186,20 +201,28 @@ def mask_finder(checkpoint: Path, config: UnitConfig) -> Find:
 
     @torch.no_grad()
     def find(pixels: np.ndarray) -> np.ndarray:
-        height, width = (round(side * MPP / config.mpp) // STRIDE_PX * STRIDE_PX for side in pixels.shape[:2])
+        height, width = (
+            round(side * MPP / config.mpp) // STRIDE_PX * STRIDE_PX for side in pixels.shape[:2]
+        )
         resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
         colour = torch.from_numpy(colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3))))
-        mask = reader(torch.from_numpy(resized).permute(2, 0, 1)[None].float(), colour).mask[0].numpy()
+        mask = (
+            reader(torch.from_numpy(resized).permute(2, 0, 1)[None].float(), colour).mask[0].numpy()
+        )
         inside = (mask[1:].max(0) > INSIDE) & (mask[0] < 0)
         _, labels = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)
-        whole = cv2.resize(labels.astype(np.float32), pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        whole = cv2.resize(
+            labels.astype(np.float32), pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST
+        )
         return drop_small_labels(whole.astype(np.int32), MIN_PX)
 
     return find
 
 
 def render_tables(runs: list[dict]) -> str:
-    """The tables of both sets: scores, and differences from ``REFERENCE`` with 95 % intervals, paired by patient."""
+    """The tables of both sets: scores, and differences from ``REFERENCE`` with 95 % intervals,
+    paired by patient.
+    """
     return "\n\n".join(_render(name, runs) for name in ("TNBC", "NuCLS"))
 
 
@@ -216,8 +239,13 @@ def _render(name: str, runs: list[dict]) -> str:
         cells = [f"{measure(values.sum(0)):.3f}" for measure in (detection_f1, aji)]
         changes = ["", ""]
         if arm != REFERENCE and sums[REFERENCE]:
-            changes = [change_from(measure, sums[REFERENCE][0], values, patients) for measure in (detection_f1, aji)]
-        rows.append(f"| {title} | {n if arm in TRAINED else ''} | " + " | ".join((*cells, *changes)) + " |")
+            changes = [
+                change_from(measure, sums[REFERENCE][0], values, patients)
+                for measure in (detection_f1, aji)
+            ]
+        rows.append(
+            f"| {title} | {n if arm in TRAINED else ''} | " + " | ".join((*cells, *changes)) + " |"
+        )
     return "\n".join(rows)
 
 

@@ -1,4 +1,6 @@
-"""The parser of the command line, types of numbers that it checks, and functions that print results."""
+"""The parser of the command line, types of numbers that it checks, and functions that print
+results.
+"""
 
 import argparse
 import os
@@ -21,7 +23,9 @@ LEAST_COLUMNS = 60  # narrower text is unreadable
 
 
 def text_columns() -> int:
-    """Width of printed text in columns: that of the terminal, but at least 60; 100 if there is no terminal."""
+    """Width of printed text in columns: that of the terminal, but at least 60; 100 if there is no
+    terminal.
+    """
     return max(get_terminal_size((100, 24)).columns, LEAST_COLUMNS)
 
 
@@ -62,20 +66,32 @@ def _stain(text: str) -> str:
 
 
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
-    """Return the values, keyed by name, of the settings for which ``Parser.add_settings`` added options."""
+    """Return the values, keyed by name, of the settings for which ``Parser.add_settings`` added
+    options.
+    """
     values = {}
     for setting in settings:
-        parts = {name: value for name in setting.parts if (value := getattr(args, name)) is not None}
+        parts = {
+            name: value for name in setting.parts if (value := getattr(args, name)) is not None
+        }
         values[setting.name] = parts or getattr(args, setting.name)
         if parts and setting.default and not getattr(args, setting.name):
-            raise ConfigError(f"{setting.option} and --{min(parts)} contradict each other; give one of them")
+            raise ConfigError(
+                f"{setting.option} and --{min(parts)} contradict each other; give one of them"
+            )
     return values
 
 
 def share_of_cores(threads: int | None, processes: int = 1) -> int:
-    """Number of threads for each process: --threads, OMP_NUM_THREADS or else an equal share of the cores."""
+    """Number of threads for each process: --threads, OMP_NUM_THREADS or else an equal share of the
+    cores.
+    """
     of_openmp = os.environ.get("OMP_NUM_THREADS", "")
-    return threads or (int(of_openmp) if of_openmp.isdecimal() else 0) or max(1, count_cores() // processes)
+    return (
+        threads
+        or (int(of_openmp) if of_openmp.isdecimal() else 0)
+        or max(1, count_cores() // processes)
+    )
 
 
 def _any_number(text: str) -> float:
@@ -121,7 +137,9 @@ class TrainingOutput:
             self._bar = None
 
     def _describe_rest(self, done: int, steps: int) -> str:
-        """Remaining time of the training at the mean speed so far; "" at its first line and its end."""
+        """Remaining time of the training at the mean speed so far; "" at its first line and its
+        end.
+        """
         first, begin = self._begin
         if done <= first or not first:
             self._begin = done, time.monotonic()
@@ -137,14 +155,20 @@ STANDARD_OUTPUT = Path("-")
 
 
 def json_file(text: str) -> Path:
-    """Parse the path of a JSON file; reject other names, so that a slide given after ``--json`` is not overwritten."""
+    """Parse the path of a JSON file; reject other names, so that a slide given after ``--json`` is
+    not overwritten.
+    """
     if not text.lower().endswith(".json") and text != str(STANDARD_OUTPUT):
-        raise argparse.ArgumentTypeError(f"'{text}' does not end in .json; give a JSON file, or put --json last")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' does not end in .json; give a JSON file, or put --json last"
+        )
     return Path(text)
 
 
 def show_result(text: str, result: Any, file: Path | None) -> None:
-    """Print the result as ``text``, and write it to ``file`` if given; for ``--json`` without FILE, print only JSON."""
+    """Print the result as ``text``, and write it to ``file`` if given; for ``--json`` without FILE,
+    print only JSON.
+    """
     if file == STANDARD_OUTPUT:
         print(json_text(result), end="", flush=True)
         return
@@ -154,12 +178,17 @@ def show_result(text: str, result: Any, file: Path | None) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that adds defaults to the help, and reports a mistake in the command line as a short message."""
+    """A parser that adds defaults to the help, and reports a mistake in the command line as a short
+    message.
+    """
 
     def add_argument(self, *names: str, **properties: Any) -> argparse.Action:
         """Add an argument; its help ends with its default, if that is a text or number."""
         action = super().add_argument(*names, **properties)
-        if type(action.default) in {str, int, float} and action.default not in {"", argparse.SUPPRESS}:
+        if type(action.default) in {str, int, float} and action.default not in {
+            "",
+            argparse.SUPPRESS,
+        }:
             action.help += " (default: %(default)s)"
         return action
 
@@ -168,12 +197,16 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
     def parse_known_args(self, args=None, namespace=None):
-        """Report unknown options before missing options, because an unknown one may be a misspelling."""
+        """Report unknown options before missing options, because an unknown one may be a
+        misspelling.
+        """
         if self._subparsers is not None:  # the sub-parsers report unknown options
             return super().parse_known_args(args, namespace)
         for word in takewhile(lambda word: word != "--", args or ()):
             name = word.partition("=")[0]
-            if name.startswith("--") and not any(option.startswith(name) for option in self.options()):
+            if name.startswith("--") and not any(
+                option.startswith(name) for option in self.options()
+            ):
                 self.reject(name, self.options())
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
@@ -185,11 +218,15 @@ class Parser(argparse.ArgumentParser):
         return [name for action in self._actions for name in action.option_strings]
 
     def reject(self, word: str, vocabulary: Iterable[str]) -> NoReturn:
-        """Report the unknown ``word`` and the nearest of the known words, ``vocabulary``, and exit."""
+        """Report the unknown ``word`` and the nearest of the known words, ``vocabulary``, and
+        exit.
+        """
         from difflib import get_close_matches
 
         if near := get_close_matches(word, vocabulary):
-            nearest = max(near, key=lambda name: sorted(name) == sorted(word))  # `--modle` is `--model`, not `--mode`
+            nearest = max(
+                near, key=lambda name: sorted(name) == sorted(word)
+            )  # `--modle` is `--model`, not `--mode`
             self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
         self.error(f"there is no '{word}'")
 
@@ -197,7 +234,9 @@ class Parser(argparse.ArgumentParser):
         """Add a path; ``what`` describes the file or folder."""
         self.add_argument(name, type=Path, metavar=metavar, help=what, **properties)
 
-    def add_number(self, name: str, kind: Callable[[str], float], metavar: str, what: str, **properties: Any) -> None:
+    def add_number(
+        self, name: str, kind: Callable[[str], float], metavar: str, what: str, **properties: Any
+    ) -> None:
         """Add a number that the function ``kind`` parses and checks."""
         self.add_argument(name, type=kind, metavar=metavar, help=what, **properties)
 
@@ -206,47 +245,73 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(name, action="store_true", help=what)
 
     def add_output(self, metavar: str, what: str | None = None, required: bool = True) -> None:
-        self.add_argument("-o", "--output", type=Path, required=required, metavar=metavar, help=what)
+        self.add_argument(
+            "-o", "--output", type=Path, required=required, metavar=metavar, help=what
+        )
 
     def add_threads(self, what: str = "processor threads") -> None:
         self.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=what)
 
     def add_specimen(self) -> None:
-        """Add ``--organ`` and ``--stain``, which apply to slides whose row in a sheet does not state them."""
-        self.add_argument("--organ", metavar="NAME", help="organ of the slides, such as breast, mamma or BRCA")
+        """Add ``--organ`` and ``--stain``, which apply to slides whose row in a sheet does not
+        state them.
+        """
+        self.add_argument(
+            "--organ", metavar="NAME", help="organ of the slides, such as breast, mamma or BRCA"
+        )
         self.add_stain()
 
     def add_stain(self) -> None:
-        what = "H&E, IHC (also a marker, such as Ki-67), or unknown: judged by the colours (default)"
+        what = (
+            "H&E, IHC (also a marker, such as Ki-67), or unknown: judged by the colours (default)"
+        )
         self.add_argument("--stain", type=_stain, metavar="NAME", help=what)
 
     def add_doubts(self) -> None:
-        """Add ``--include-doubtful``, the kinds of doubt that do not exclude slides from totals and statistics."""
+        """Add ``--include-doubtful``, the kinds of doubt that do not exclude slides from totals and
+        statistics.
+        """
         self.add_argument(
             "--include-doubtful",
             choices=DOUBTS,
             action="append",
             default=[],
-            help="keep numbers with this kind of doubt in totals and statistics; may be given several times",
+            help=(
+                "keep numbers with this kind of doubt in totals and statistics; may be given"
+                " several times"
+            ),
         )
 
     def add_settings(self, settings: Iterable[Setting]) -> None:
-        """Add an option for each of these settings of a run; ``read_settings`` returns their values."""
+        """Add an option for each of these settings of a run; ``read_settings`` returns their
+        values.
+        """
         for setting in settings:
             self._add_option(setting)
             for name, schema in setting.parts.items():
                 kind = {"nargs": "*"} if schema["type"] == "array" else {"type": _any_number}
-                what = f"{'' if setting.default else f'{setting.option} with different '}{schema['description']}"
-                self.add_argument(f"--{name.replace('_', '-')}", **kind, metavar=setting.metavar, help=what)
+                lead = "" if setting.default else f"{setting.option} with different "
+                what = lead + schema["description"]
+                self.add_argument(
+                    f"--{name.replace('_', '-')}", **kind, metavar=setting.metavar, help=what
+                )
 
     def _add_option(self, setting: Setting) -> None:
         text, types = plain(setting.text), setting.types
         if "boolean" in types:
             text = f"do not {text}" if setting.default else text
             action = "store_false" if setting.default else "store_true"
-            self.add_argument(setting.option, dest=setting.name, action=action, default=setting.default, help=text)
+            self.add_argument(
+                setting.option, dest=setting.name, action=action, default=setting.default, help=text
+            )
         elif "array" in types:
-            self.add_argument(setting.option, nargs="*", default=setting.default, metavar=setting.metavar, help=text)
+            self.add_argument(
+                setting.option,
+                nargs="*",
+                default=setting.default,
+                metavar=setting.metavar,
+                help=text,
+            )
         else:
             self.add_argument(
                 setting.option,
@@ -259,30 +324,48 @@ class Parser(argparse.ArgumentParser):
 
     def add_shard(self) -> None:
         """Add ``--shard`` of the slide, for verbs that write shards."""
-        self.add_argument("--shard", default="1-of-1", metavar="I-OF-N", help="part of the slide, such as 1-of-4")
+        self.add_argument(
+            "--shard", default="1-of-1", metavar="I-OF-N", help="part of the slide, such as 1-of-4"
+        )
 
     def add_compute(self) -> None:
-        """Add ``--threads`` (see ``share_of_cores``) and ``--accelerator`` to a verb that trains a network."""
+        """Add ``--threads`` (see ``share_of_cores``) and ``--accelerator`` to a verb that trains a
+        network.
+        """
         self.add_argument(
             "--threads",
             type=at_least_one,
             metavar="N",
-            help="threads of each process (default: OMP_NUM_THREADS, else all cores that this process may use)",
+            help=(
+                "threads of each process (default: OMP_NUM_THREADS, else all cores that this"
+                " process may use)"
+            ),
         )
-        self.add_argument("--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0], help="training device")
+        self.add_argument(
+            "--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0], help="training device"
+        )
 
     def add_provider(self) -> None:
         """Add ``--provider``, which runs a model."""
         self.add_argument(
             "--provider",
             default="cpu",
-            help="cpu, cuda, tensorrt, openvino, torch (the accelerator that PyTorch finds), torch-cpu, "
-            'or "auto": cuda if it starts here, else cpu',
+            help=(
+                "cpu, cuda, tensorrt, openvino, torch (the accelerator that PyTorch finds),"
+                ' torch-cpu, or "auto": cuda if it starts here, else cpu'
+            ),
         )
 
     def add_config(self, example: str) -> None:
-        """Add ``--data``, the folder to which the config's paths are relative, and ``--set``, changes to the config."""
-        self.add_argument("--data", type=Path, metavar="FOLDER", help="folder to which the config's paths are relative")
+        """Add ``--data``, the folder to which the config's paths are relative, and ``--set``,
+        changes to the config.
+        """
+        self.add_argument(
+            "--data",
+            type=Path,
+            metavar="FOLDER",
+            help="folder to which the config's paths are relative",
+        )
         self.add_argument(
             "--set",
             nargs="+",
@@ -304,4 +387,9 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_ledger(self) -> None:
-        self.add_argument("--ledger", type=Path, metavar="JSON", help="record the outcome of the step, for the report")
+        self.add_argument(
+            "--ledger",
+            type=Path,
+            metavar="JSON",
+            help="record the outcome of the step, for the report",
+        )

@@ -1,10 +1,12 @@
-"""Count the genes of a spatial assay in the nuclei of a slide: Visium HD bins or Xenium transcripts.
+"""Count the genes of a spatial assay in the nuclei of a slide: Visium HD bins or Xenium
+transcripts.
 
     muse bins results/slide --visium-hd outs/binned_outputs
     muse bins results/slide --xenium outs/transcripts.parquet --transform he_imagealignment.csv
 
-Writes `bins.h5ad` (AnnData): X has the counts of each nucleus, obs its class and probabilities, obsm its position and
-features. Positions outside nuclei count for the nearest nucleus within --expand-um. Needs the extra `anndata` (h5py).
+Writes `bins.h5ad` (AnnData): X has the counts of each nucleus, obs its class and probabilities,
+obsm its position and features. Positions outside nuclei count for the nearest nucleus within
+--expand-um. Needs the extra `anndata` (h5py).
 """
 
 import argparse
@@ -18,13 +20,17 @@ from muse_pipeline.outputs.cells import EXPAND_UM
 def add_arguments(parser: Parser) -> None:
     parser.add_path("slide", "FOLDER", "folder of a slide's results")
     assay = parser.add_mutually_exclusive_group(required=True)
-    assay.add_argument("--visium-hd", type=Path, metavar="FOLDER", help="Space Ranger's binned_outputs")
-    assay.add_argument("--xenium", type=Path, metavar="PARQUET", help="Xenium's transcripts.parquet")
+    assay.add_argument(
+        "--visium-hd", type=Path, metavar="FOLDER", help="Space Ranger's binned_outputs"
+    )
+    assay.add_argument(
+        "--xenium", type=Path, metavar="PARQUET", help="Xenium's transcripts.parquet"
+    )
     parser.add_path(
         "--transform",
         "FILE",
-        "map from the slide to the assay's picture: transform.json from `muse register`, landmarks, or a matrix, "
-        "such as Xenium Explorer's (default: they are the same picture)",
+        "map from the slide to the assay's picture: transform.json from `muse register`, landmarks,"
+        " or a matrix, such as Xenium Explorer's (default: they are the same picture)",
     )
     parser.add_number(
         "--expand-um",
@@ -33,11 +39,14 @@ def add_arguments(parser: Parser) -> None:
         "count positions up to this distance from a nucleus; 0: only positions inside",
         default=EXPAND_UM,
     )
-    parser.add_output("H5AD", "file to write (default: bins.h5ad in the slide's folder)", required=False)
+    parser.add_output(
+        "H5AD", "file to write (default: bins.h5ad in the slide's folder)", required=False
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Count the genes in the nuclei, write the file, and print the fraction of the counts in nuclei.
+    """Count the genes in the nuclei, write the file, and print the fraction of the counts in
+    nuclei.
 
     Returns:
         1 if the alignment is doubtful, and an existing file was therefore kept.
@@ -53,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
         raise ArgumentError(f"--expand-um {args.expand_um:g}: give a distance from 0 to 50 um")
     if args.xenium and not args.transform:
         raise ArgumentError(
-            "--xenium: positions are in the frame of Xenium's own picture; give its alignment as --transform"
+            "--xenium: positions are in the frame of Xenium's own picture; give its alignment as"
+            " --transform"
         )
     files = SlideFiles(args.slide)
     info, output = read_info(files.info), args.output or files.bins
@@ -67,9 +77,14 @@ def run(args: argparse.Namespace) -> int:
         write_bins(files.nuclei, assay, counts.matrix, output)
         n_nuclei, n_genes = counts.matrix.shape
         of_bins = f" from bins of {assay.bin_um:g} um" if assay.bin_um else ""
-        others = f" (left out: {count_noun(assay.n_others, 'feature')} of other kinds)" if assay.n_others else ""
+        others = (
+            f" (left out: {count_noun(assay.n_others, 'feature')} of other kinds)"
+            if assay.n_others
+            else ""
+        )
         print(
-            f"{output}: {n_nuclei:,} nuclei, {count_noun(n_genes, 'gene')}{of_bins}{others}; {counts.of_counts:.1%} of "
-            f"the counts and {counts.of_positions:.1%} of the positions belong to nuclei"
+            f"{output}: {n_nuclei:,} nuclei, {count_noun(n_genes, 'gene')}{of_bins}{others};"
+            f" {counts.of_counts:.1%} of the counts and {counts.of_positions:.1%} of the positions"
+            " belong to nuclei"
         )
     return int(bool(counts.doubt))

@@ -1,11 +1,13 @@
 """Show or edit a model card.
 
-    muse card compact                       show classes, training data, figures and limits; --json: the whole card
-    muse card compact.onnx --pictures brca-m2c/images 0.5 --pictures nucls-cc0/images 0.25 -o compact.onnx
+    muse card compact  show classes, training data, figures and limits; --json: the whole card
+    muse card compact.onnx --pictures brca-m2c/images 0.5 --pictures nucls-cc0/images 0.25 -o \
+        compact.onnx
     muse card compact.onnx --temperature 1.3 --limits "Trained on breast only." -o compact.onnx
     muse card mine.onnx --organ kidney --organ Epithelial=bladder -o mine.onnx
 
-The network does not change. `muse export` has already added the appearance of a run's training pictures to its card.
+The network does not change. `muse export` has already added the appearance of a run's training
+pictures to its card.
 """
 
 from __future__ import annotations
@@ -33,13 +35,18 @@ def add_arguments(parser: Parser) -> None:
         metavar=("FOLDER", "UM"),
         help="folder of training pictures and their um per pixel; may be given several times",
     )
-    parser.add_number("--temperature", positive, "T", "number by which class logits are divided to calibrate them")
+    parser.add_number(
+        "--temperature", positive, "T", "number by which class logits are divided to calibrate them"
+    )
     outlines = parser.add_mutually_exclusive_group()
     outlines.add_argument(
         "--snap-um",
         type=not_negative,
         metavar="UM",
-        help="move outlines by at most this distance to the nearest edge, instead of --refine; 0: do not move them",
+        help=(
+            "move outlines by at most this distance to the nearest edge, instead of --refine; 0: do"
+            " not move them"
+        ),
     )
     outlines.add_argument(
         "--refine",
@@ -47,13 +54,18 @@ def add_arguments(parser: Parser) -> None:
         default=None,
         help="refine outlines with the built-in network, instead of --snap-um",
     )
-    parser.add_argument("--limits", metavar="TEXT", help="meaning of the classes, and limits of the model's use")
+    parser.add_argument(
+        "--limits", metavar="TEXT", help="meaning of the classes, and limits of the model's use"
+    )
     parser.add_argument(
         "--organ",
         action="append",
         dest="organs",
         metavar="[CLASS=]NAME",
-        help="an organ in which this class, or every class, was validated; may be given several times",
+        help=(
+            "an organ in which this class, or every class, was validated; may be given several"
+            " times"
+        ),
     )
     parser.add_output("ONNX", "file to write, which may be the model's own", required=False)
 
@@ -75,8 +87,8 @@ def run(args: argparse.Namespace) -> None:
     if not args.pictures and not facts:
         if args.output is not None:
             raise ConfigError(
-                f"--output {args.output}: nothing to change in the card; give --pictures, --temperature, --snap-um, "
-                "--refine, --limits or --organ"
+                f"--output {args.output}: nothing to change in the card; give --pictures,"
+                " --temperature, --snap-um, --refine, --limits or --organ"
             )
         card = read_card(model)
         show_result(_text(card), asdict(card), args.json)
@@ -93,8 +105,14 @@ def run(args: argparse.Namespace) -> None:
     card = recard(model, args.output, facts)
     text = f"{args.output}: {card.name}"
     if isinstance(card, ModelCard):
-        moved = f"outlines moved by at most {card.snap_um:g} um" if card.snap_um else "outlines as the model found them"
-        text += f", temperature {card.temperature:g}, {'outlines refined' if card.refine else moved}"
+        moved = (
+            f"outlines moved by at most {card.snap_um:g} um"
+            if card.snap_um
+            else "outlines as the model found them"
+        )
+        text += (
+            f", temperature {card.temperature:g}, {'outlines refined' if card.refine else moved}"
+        )
     print(text)
 
 
@@ -104,7 +122,9 @@ def _organs_by_class(words: list[str], card: Card) -> dict[str, list[str]]:
     for word in words:
         name, _, organ = word.rpartition("=")
         if name and name not in classes:
-            raise ConfigError(f"--organ {word}: the model has no class '{name}', but {', '.join(classes)}")
+            raise ConfigError(
+                f"--organ {word}: the model has no class '{name}', but {', '.join(classes)}"
+            )
         for one in [name] if name else classes:
             organs.setdefault(one, []).append(organ)
     return organs

@@ -1,4 +1,6 @@
-"""Show what is installed and usable here: readers, model runtime and its providers, GPU, training, workflow, cores."""
+"""Show what is installed and usable here: readers, model runtime and its providers, GPU, training,
+workflow, cores.
+"""
 
 import argparse
 
@@ -18,6 +20,13 @@ def run(args: argparse.Namespace) -> None:
 
     findings = [*examine_environment(), *examine_providers()]
     width = max(len(finding.topic) for finding in findings) + 1
-    lines = [f"  {'ok' if finding.usable else '--'}  {finding.topic:{width}}{finding.found}" for finding in findings]
+    lines = [
+        f"  {'ok' if finding.usable else '--'}  {finding.topic:{width}}{finding.found}"
+        for finding in findings
+    ]
     text = "\n".join([f"muse-pipeline {__version__}", *lines])
-    show_result(text, {"version": __version__, "findings": [asdict(finding) for finding in findings]}, args.json)
+    show_result(
+        text,
+        {"version": __version__, "findings": [asdict(finding) for finding in findings]},
+        args.json,
+    )

@@ -1,12 +1,13 @@
-"""Score the detection, classes and outlines of nuclei against true nuclei, for one slide or a cohort.
+"""Score the detection, classes and outlines of nuclei against true nuclei, for one slide or a
+cohort.
 
     muse evaluate results/a/nuclei.parquet --truth a.csv
-    muse evaluate results --truth truths                     truths/<slide>.csv, .tsv, .geojson, .png ...
-    muse evaluate results --sheet slides.tsv                 columns slide_id, truth; patient and region if known
+    muse evaluate results --truth truths  truths/<slide>.csv, .tsv, .geojson, .png ...
+    muse evaluate results --sheet slides.tsv  columns slide_id, truth; patient and region if known
 
-The truth is a table of points (x, y in level-0 pixels, class), GeoJSON points or polygons, or an instance mask of the
-whole slide. Nuclei are matched one to one within 3 um by descending score, as in papers on point detection; counts are
-summed over slides. See docs/guide/evaluation.md.
+The truth is a table of points (x, y in level-0 pixels, class), GeoJSON points or polygons, or an
+instance mask of the whole slide. Nuclei are matched one to one within 3 um by descending score, as
+in papers on point detection; counts are summed over slides. See docs/guide/evaluation.md.
 """
 
 import argparse
@@ -19,23 +20,39 @@ from muse_pipeline.settings import list_settings
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_path("nuclei", "RESULT", "nuclei.parquet, the folder of a slide, or that of all slides")
+    parser.add_path(
+        "nuclei", "RESULT", "nuclei.parquet, the folder of a slide, or that of all slides"
+    )
     parser.add_path("--truth", "PATH", "true nuclei, or a folder of <slide>.<suffix>")
     parser.add_path("--sheet", "TSV", "table of slides: slide_id, patient, truth, region")
-    parser.add_path("--region", "PATH", "area with complete truth: GeoJSON, mask picture, or a folder")
-    parser.add_argument("--patient", metavar="PATTERN", help="regular expression for the patient in a slide's name")
-    parser.add_argument("--site", metavar="PATTERN", help="regular expression for the site, for calibration by site")
-    parser.add_argument("--radius-um", type=positive, default=3.0, help="largest distance of a match")
-    parser.add_argument("--score", type=fraction, help="lowest score of a nucleus (default: the model's threshold)")
+    parser.add_path(
+        "--region", "PATH", "area with complete truth: GeoJSON, mask picture, or a folder"
+    )
+    parser.add_argument(
+        "--patient", metavar="PATTERN", help="regular expression for the patient in a slide's name"
+    )
+    parser.add_argument(
+        "--site", metavar="PATTERN", help="regular expression for the site, for calibration by site"
+    )
+    parser.add_argument(
+        "--radius-um", type=positive, default=3.0, help="largest distance of a match"
+    )
+    parser.add_argument(
+        "--score", type=fraction, help="lowest score of a nucleus (default: the model's threshold)"
+    )
     parser.add_argument(
         "--class-map",
         nargs="+",
         metavar="WORD=CLASS",
-        help="the model's class for each class of the truth, such as Tumour=Epithelial; Immune=Lymphocyte,Stroma if "
-        "either is right; Debris=null if the class does not count",
+        help=(
+            "the model's class for each class of the truth, such as Tumour=Epithelial;"
+            " Immune=Lymphocyte,Stroma if either is right; Debris=null if the class does not count"
+        ),
     )
     parser.add_settings([list_settings()["frame"]])
-    parser.add_argument("--repeats", type=at_least_one, default=1000, help="number of bootstrap samples")
+    parser.add_argument(
+        "--repeats", type=at_least_one, default=1000, help="number of bootstrap samples"
+    )
     parser.add_json("all scores and counts")
     parser.add_path("--reliability", "PNG", "also draw a reliability diagram")
 
@@ -50,15 +67,19 @@ def run(args: argparse.Namespace) -> None:
     pairing = _pair(args)
     rules = Rules(args.radius_um, args.score, args.frame, _class_map(args.class_map))
     scores = resolve_all(pairing.pairs, lambda pair: score_slide(pair, rules))
-    if not any(score.n_true or score.outside_region or len(score.outside_slide) for score in scores):
+    if not any(
+        score.n_true or score.outside_region or len(score.outside_slide) for score in scores
+    ):
         raise LabelError(
-            f"{pairing.pairs[0].truth}: holds no nucleus, so nothing can be scored; export all objects, not only the "
-            "annotated region, or give a different file"
+            f"{pairing.pairs[0].truth}: holds no nucleus, so nothing can be scored; export all"
+            " objects, not only the annotated region, or give a different file"
         )
-    if args.region and (whole := [score.pair.slide_id for score in scores if score.region_mm2 is None]):
+    if args.region and (
+        whole := [score.pair.slide_id for score in scores if score.region_mm2 is None]
+    ):
         raise LabelError(
-            f"{args.region}: has no region of slide '{whole[0]}', nor does its truth; add a region with that name, or "
-            "score fully annotated slides separately, without --region"
+            f"{args.region}: has no region of slide '{whole[0]}', nor does its truth; add a region"
+            " with that name, or score fully annotated slides separately, without --region"
         )
     summary = summarise_scores(scores, pairing, rules, args.repeats, args.site)
     show_result(render_summary(summary), summary, args.json)
@@ -71,7 +92,10 @@ def _draw(summary: dict, output: Path) -> None:
 
     calibration = summary["calibration"]
     if calibration is None:
-        raise ConfigError("--reliability: no match has a true class, or the model has only one class; leave it out")
+        raise ConfigError(
+            "--reliability: no match has a true class, or the model has only one class; leave"
+            " it out"
+        )
     draw_reliability({"all": calibration, **(calibration["by_site"] or {})}, output)
 
 
@@ -81,7 +105,9 @@ def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
     pairs = [word.rpartition("=") for word in words]
     if wrong := [word for word, (name, _, _) in zip(words, pairs, strict=True) if not name]:
         raise ConfigError(f"--class-map {wrong[0]}: give WORD=CLASS, such as Tumour=Epithelial")
-    return {name: None if classes in {"", "null"} else classes.split(",") for name, _, classes in pairs}
+    return {
+        name: None if classes in {"", "null"} else classes.split(",") for name, _, classes in pairs
+    }
 
 
 def _pair(args: argparse.Namespace):
@@ -98,13 +124,14 @@ def _pair(args: argparse.Namespace):
         return pair_folder(args.nuclei, args.truth, args.sheet, args.region, args.patient)
     if args.nuclei.name.lower().endswith(GEOJSON_SUFFIXES):
         raise NucleiError(
-            f"{args.nuclei}: is GeoJSON, but results are scored from nuclei.parquet; give that file, which is in the "
-            "slide's folder of results, or give the folder of all results"
+            f"{args.nuclei}: is GeoJSON, but results are scored from nuclei.parquet; give that"
+            " file, which is in the slide's folder of results, or give the folder of all results"
         )
     for option in ("sheet", "patient"):
         if getattr(args, option) is not None:
             raise ConfigError(
-                f"--{option} distinguishes slides of a folder, but {args.nuclei} is one table; leave it out"
+                f"--{option} distinguishes slides of a folder, but {args.nuclei} is one table;"
+                " leave it out"
             )
     if args.truth is None:
         raise ConfigError(f"give --truth FILE, the true nuclei of {args.nuclei}")

@@ -1,10 +1,12 @@
 """Download a slide from its URL, for the steps that read it.
 
-muse fetch https://host/slide.svs --output copy          or s3://bucket/slide.svs, or other protocols of fsspec
-muse fetch slides.tsv --slide-id S1 --output copy        the slide of one row of a sheet
+muse fetch https://host/slide.svs --output copy          or s3://bucket/slide.svs, or other
+protocols of fsspec muse fetch slides.tsv --slide-id S1 --output copy        the slide of one row of
+a sheet
 
-Writes a folder that contains the slide; `muse inspect`, `tissue` and `tile` accept the folder as the slide. Credentials
-in a URL (user:password@, a signed query) are neither written nor printed. Needs the extra `remote`.
+Writes a folder that contains the slide; `muse inspect`, `tissue` and `tile` accept the folder as
+the slide. Credentials in a URL (user:password@, a signed query) are neither written nor printed.
+Needs the extra `remote`.
 """
 
 import argparse
@@ -32,5 +34,7 @@ def run(args: argparse.Namespace) -> None:
             raise SlideError(f"{args.url}: is not a URL; give a URL, or a sheet and --slide-id")
         url = read_row(args.url, args.slide_id).path
         if not is_url(url):
-            raise SlideError(f"{url}: is a local file, so there is nothing to fetch for '{args.slide_id}'")
+            raise SlideError(
+                f"{url}: is a local file, so there is nothing to fetch for '{args.slide_id}'"
+            )
     fetch(url, args.output)

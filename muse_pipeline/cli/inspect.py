@@ -1,8 +1,8 @@
 """Show the properties of a slide: size, mpp and its source, levels, bounds, fingerprint, warnings.
 
-With --output, it also writes slide.json, which every later step reads. If the file has no mpp, give it with --mpp. The
-slide is opened in a separate process, so that a slide that crashes or hangs its reader is rejected before any other
-step reads it.
+With --output, it also writes slide.json, which every later step reads. If the file has no mpp, give
+it with --mpp. The slide is opened in a separate process, so that a slide that crashes or hangs its
+reader is rejected before any other step reads it.
 """
 
 import argparse
@@ -11,10 +11,16 @@ from muse_pipeline.cli.arguments import Parser, positive
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_path("slide", "SLIDE", "a slide or a plain image, or a folder written by `muse fetch`")
-    parser.add_argument("--slide-id", metavar="ID", help="name in the cohort (default: the name of the file)")
+    parser.add_path(
+        "slide", "SLIDE", "a slide or a plain image, or a folder written by `muse fetch`"
+    )
+    parser.add_argument(
+        "--slide-id", metavar="ID", help="name in the cohort (default: the name of the file)"
+    )
     parser.add_number("--mpp", positive, "UM", "um per level-0 pixel, instead of the file's")
-    parser.add_argument("--source", metavar="URL", help="URL from which SLIDE must have been fetched")
+    parser.add_argument(
+        "--source", metavar="URL", help="URL from which SLIDE must have been fetched"
+    )
     parser.add_output("JSON", "also write slide.json here", required=False)
     parser.add_ledger()
 

@@ -1,4 +1,6 @@
-"""Entry point of ``muse VERB``: parse the arguments, run the verb, and exit with status 2 after a user's mistake."""
+"""Entry point of ``muse VERB``: parse the arguments, run the verb, and exit with status 2 after a
+user's mistake.
+"""
 
 import argparse
 import errno
@@ -15,7 +17,8 @@ from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.core.environment import write_any_text
 from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputError
 
-# Verbs as in `muse --help`, in the order of use; each has its own module in this folder, except those in MODULES.
+# Verbs as in `muse --help`, in the order of use; each has its own module in this folder, except
+# those in MODULES.
 GROUPS = {
     "before a run": "doctor inspect sheet workflow preflight",
     "a run and its results": "run view statistics",
@@ -23,21 +26,36 @@ GROUPS = {
     "a model of your own": "finetune pretrain train export evaluate",
 }
 MORE = {  # only in `muse help all`
-    "single steps of a run": ("fetch tissue register tile image regions propose detect stitch geojson overlay report"),
-    "more about models": "pretrain-config import-checkpoint import-model psm synthesize card proposer",
+    "single steps of a run": (
+        "fetch tissue register tile image regions propose detect stitch geojson overlay report"
+    ),
+    "more about models": (
+        "pretrain-config import-checkpoint import-model psm synthesize card proposer"
+    ),
     "tools": "qupath-script demo-slide",
 }
-MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")  # module of each verb that has none of its own
+MODULES = dict.fromkeys(
+    ("finetune", "pretrain", "psm"), "train"
+)  # module of each verb that has none of its own
 OF_THE_WORKFLOW = ("nuclei", "partner", "model")
 VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW)
 # Names of the arguments that are output files, for verbs that do not define WRITES.
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
-TRAINING_PACKAGES = ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage")  # of the extra `train`
+TRAINING_PACKAGES = (
+    "torch",
+    "lightning_fabric",
+    "onnx",
+    "onnxscript",
+    "matplotlib",
+    "skimage",
+)  # of the extra `train`
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; return the exit status: 0, 2 for a mistake that the user can fix, or above 128 if interrupted."""
+    """Run one verb; return the exit status: 0, 2 for a mistake that the user can fix, or above 128
+    if interrupted.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     write_any_text()
     try:
@@ -48,7 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"muse {arguments[0]}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest here at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Python flushes the rest here at exit
         return BROKEN_PIPE
     except KeyboardInterrupt:
         print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)
@@ -57,7 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
         if error.errno == errno.ENAMETOOLONG:
             what = f"{Path(error.filename).name}: a name in this path is too long; shorten it"
         elif isinstance(error, PermissionError) and error.filename:
-            what = f"{error.filename}: access is denied; change its permissions or those of its folder"
+            what = (
+                f"{error.filename}: access is denied; change its permissions or those of its folder"
+            )
         else:
             raise
         print(f"muse {arguments[0]}: {what}", file=sys.stderr)
@@ -81,18 +103,23 @@ def run_verb(arguments: list[str]) -> int:
             if error.name is None or error.name.partition(".")[0] not in TRAINING_PACKAGES:
                 raise
             raise MissingPackageError(
-                f"needs the package '{error.name}', which is not installed; install the extra `train` "
-                "(see docs/guide/own-model.md)"
+                f"needs the package '{error.name}', which is not installed; install the extra"
+                " `train` (see docs/guide/own-model.md)"
             ) from error
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the command line; exit with a message if it is invalid, or with the help if it asks for help."""
+    """Parse the command line; exit with a message if it is invalid, or with the help if it asks for
+    help.
+    """
     groups = GROUPS
     if arguments[:1] == ["help"]:
         topic = arguments[1:]
         if topic == ["all"]:
-            groups, topic = {**GROUPS, **MORE, "called by the workflow": " ".join(OF_THE_WORKFLOW)}, []
+            groups, topic = (
+                {**GROUPS, **MORE, "called by the workflow": " ".join(OF_THE_WORKFLOW)},
+                [],
+            )
         arguments = [*topic, "--help"]
     arguments = arguments or ["--help"]
     parser = build_parser(arguments, groups)
@@ -104,33 +131,55 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def _require_inputs_kept(args: argparse.Namespace) -> None:
     """Check that no output would overwrite an input or another output."""
     written: set[Path] = set()
-    named = {name: value if isinstance(value, list) else [value] for name, value in vars(args).items()}
-    read = {path.resolve() for name in named.keys() - args.writes for path in named[name] if isinstance(path, Path)}
+    named = {
+        name: value if isinstance(value, list) else [value] for name, value in vars(args).items()
+    }
+    read = {
+        path.resolve()
+        for name in named.keys() - args.writes
+        for path in named[name]
+        if isinstance(path, Path)
+    }
     for name in sorted(named.keys() & args.writes):
         for path in named[name]:
             if not isinstance(path, Path) or path.is_dir():  # a folder is not overwritten
                 continue
             if path.resolve() in read | written:
                 raise OutputError(
-                    f"--{name} {path}: is already an input or another output of this command; give a different path"
+                    f"--{name} {path}: is already an input or another output of this command; give"
+                    " a different path"
                 )
             written.add(path.resolve())
 
 
-def build_parser(arguments: list[str], groups: Mapping[str, str] = GROUPS) -> argparse.ArgumentParser:
-    """Build the parser; import only the module of the verb in ``arguments`` or, without a verb, those of ``groups``."""
+def build_parser(
+    arguments: list[str], groups: Mapping[str, str] = GROUPS
+) -> argparse.ArgumentParser:
+    """Build the parser; import only the module of the verb in ``arguments`` or, without a verb,
+    those of ``groups``.
+    """
     from muse_pipeline import __version__
 
-    parser = Parser(prog="muse", usage="muse VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="muse", usage="muse VERB ...", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"muse-pipeline {__version__}")
-    subparsers = parser.add_subparsers(prog="muse", dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS)
+    subparsers = parser.add_subparsers(
+        prog="muse", dest="verb", metavar="VERB", required=True, help=argparse.SUPPRESS
+    )
     chosen = [verb for verb in VERBS if arguments and verb == arguments[0]]
     summaries = {}
     for verb in chosen or " ".join(groups.values()).split():
         module = import_verb(verb)
-        text = getattr(module, "DESCRIPTIONS", {}).get(verb) or module.__doc__ or _read_docstring(module.__file__)
+        text = (
+            getattr(module, "DESCRIPTIONS", {}).get(verb)
+            or module.__doc__
+            or _read_docstring(module.__file__)
+        )
         summaries[verb] = text.strip().splitlines()[0]
-        subparser = subparsers.add_parser(verb, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+        subparser = subparsers.add_parser(
+            verb, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         if chosen:  # the list of all verbs needs no options, which would take long to load
             module.add_arguments(subparser)
         subparser.set_defaults(run=module.run, writes=getattr(module, "WRITES", WRITES))
@@ -145,14 +194,18 @@ def import_verb(verb: str) -> ModuleType:
 
 
 def _read_docstring(file: str) -> str:
-    """Read the docstring of a module from its file, because ``PYTHONOPTIMIZE=2`` removes it from the module."""
+    """Read the docstring of a module from its file, because ``PYTHONOPTIMIZE=2`` removes it from
+    the module.
+    """
     import ast
 
     return ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
 
 
 def _list_verbs(summaries: Mapping[str, str], groups: Mapping[str, str]) -> str:
-    """Describe ``muse`` and its verbs, grouped by purpose; argparse itself can only print a single list."""
+    """Describe ``muse`` and its verbs, grouped by purpose; argparse itself can only print a single
+    list.
+    """
     wrapper = TextWrapper(text_columns() - 2, subsequent_indent=" " * 23)
     lines = ["From H&E whole-slide images to nuclei in QuPath."]
     for group, verbs in groups.items():

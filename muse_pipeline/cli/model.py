@@ -1,7 +1,9 @@
-"""Describe a model: a built-in model by its name, an .onnx file, or a training run that makes a model.
+"""Describe a model: a built-in model by its name, an .onnx file, or a training run that makes a
+model.
 
-Prints the model's name, mpp and classes. `--resolved` writes what the workflow needs before it starts: the model's file
-and checksum, or all files that the training run reads, and the provider, for which `auto` is resolved here.
+Prints the model's name, mpp and classes. `--resolved` writes what the workflow needs before it
+starts: the model's file and checksum, or all files that the training run reads, and the provider,
+for which `auto` is resolved here.
 """
 
 import argparse
@@ -35,4 +37,7 @@ def run(args: argparse.Namespace) -> None:
     facts["provider"] = provider
     if args.resolved:
         write_json(args.resolved, facts)
-    print(f"{facts.get('model', facts['name'])}: {facts['mpp']:g} um/px; {', '.join(facts['classes'])}")
+    print(
+        f"{facts.get('model', facts['name'])}: {facts['mpp']:g} um/px;"
+        f" {', '.join(facts['classes'])}"
+    )

@@ -1,4 +1,5 @@
-"""Join a slide's shards and write outputs from its nuclei: `stitch`, `geojson`, `overlay` and others in one process.
+"""Join a slide's shards and write outputs from its nuclei: `stitch`, `geojson`, `overlay` and
+others in one process.
 
 This is the job `nuclei` of the workflow.
 """

@@ -1,6 +1,8 @@
-"""Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for the report.
+"""Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for the
+report.
 
-`muse report` also draws missing pictures, but this separate step can run for many slides at the same time.
+`muse report` also draws missing pictures, but this separate step can run for many slides at the
+same time.
 """
 
 import argparse
@@ -12,7 +14,12 @@ from muse_pipeline.outputs.base import list_outputs
 
 def drawing_settings() -> list[Setting]:
     """The settings of the outputs that this step writes."""
-    return [setting for output in list_outputs() if output.step == "overlay" for setting in output.all_settings()]
+    return [
+        setting
+        for output in list_outputs()
+        if output.step == "overlay"
+        for setting in output.all_settings()
+    ]
 
 
 def add_arguments(parser: Parser) -> None:

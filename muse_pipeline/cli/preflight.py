@@ -2,8 +2,8 @@
 
     muse preflight slides.tsv --threads 4     a sheet, a folder, slides, or URLs of slides
 
-Opens each slide in a separate process, finds its tissue and reads some tiles. A slide at a URL is not fetched; only its
-existence and size are checked. The exit status is 2 if a slide cannot run.
+Opens each slide in a separate process, finds its tissue and reads some tiles. A slide at a URL is
+not fetched; only its existence and size are checked. The exit status is 2 if a slide cannot run.
 """
 
 import argparse
@@ -12,10 +12,20 @@ from muse_pipeline.cli.arguments import Parser, fraction, path_or_url, positive,
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("slides", type=path_or_url, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides")
-    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel of slides or a folder, instead of the files'")
+    parser.add_argument(
+        "slides", type=path_or_url, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides"
+    )
+    parser.add_number(
+        "--mpp", positive, "UM", "um per level-0 pixel of slides or a folder, instead of the files'"
+    )
     parser.add_argument("--model", default="compact", help="model that will find the nuclei")
-    parser.add_number("--max-corrupt", fraction, "F", "fraction of the tissue that may be undecodable", default=0.01)
+    parser.add_number(
+        "--max-corrupt",
+        fraction,
+        "F",
+        "fraction of the tissue that may be undecodable",
+        default=0.01,
+    )
     parser.add_threads("slides checked at the same time")
     parser.add_path("--roi", "GEOJSON", "analyse only these areas, drawn in QuPath")
     parser.add_json("everything")
@@ -34,10 +44,15 @@ def run(args: argparse.Namespace) -> None:
     card = read_card(find_model(args.model), ModelCard)
     checks = [None] * len(rows)
     with show_progress("slides") as progress:
-        for done, (number, check) in enumerate(check_slides(rows, card, args.max_corrupt, args.threads), 1):
+        for done, (number, check) in enumerate(
+            check_slides(rows, card, args.max_corrupt, args.threads), 1
+        ):
             checks[number] = check
             progress(done, len(rows))
     cohort = sum_up(checks)
     show_result(render_preflight(cohort), cohort, args.json)
     if names := [check.slide_id for check in checks if check.problem]:
-        raise SlideError(f"{len(names)} of {len(rows)} slides cannot run ({some_of(names, 10)}); fix or remove them")
+        raise SlideError(
+            f"{len(names)} of {len(rows)} slides cannot run ({some_of(names, 10)}); fix or remove"
+            " them"
+        )

@@ -1,10 +1,11 @@
 """Write the config for pretraining on the slides of a cohort with `muse pretrain`.
 
-    muse pretrain-config config/train/muse_pretrain_slides.yaml --sheet slides.tsv --results results -o run.yaml
+    muse pretrain-config config/train/muse_pretrain_slides.yaml --sheet slides.tsv --results \
+        results -o run.yaml
 
-Its sources are those of the given config, if it has any, and the sheet's slides: for each slide the store at the finest
-mpp of the views, with the slide's proposals. Slides with the `split` "test" are held back. The workflow does this for
-its setting `pretrain`.
+Its sources are those of the given config, if it has any, and the sheet's slides: for each slide the
+store at the finest mpp of the views, with the slide's proposals. Slides with the `split` "test" are
+held back. The workflow does this for its setting `pretrain`.
 """
 
 import argparse
@@ -16,8 +17,12 @@ WRITES = frozenset({"output", "resolved"})
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("config", type=Path, help="config of the run (YAML), with or without `sources`")
-    parser.add_argument("--sheet", "--slides", type=Path, required=True, metavar="TSV", help="sheet of the slides")
+    parser.add_argument(
+        "config", type=Path, help="config of the run (YAML), with or without `sources`"
+    )
+    parser.add_argument(
+        "--sheet", "--slides", type=Path, required=True, metavar="TSV", help="sheet of the slides"
+    )
     parser.add_path("--results", "FOLDER", "folder with a folder per slide", required=True)
     parser.add_output("YAML", "config of the run")
     parser.add_config("schedule.steps=100")
@@ -39,7 +44,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_path(
         "--judged-by",
         ("YAML", "FOLDER"),
-        "training config whose validation patients are held back too, and the folder for its relative paths",
+        "training config whose validation patients are held back too, and the folder for its"
+        " relative paths",
         nargs="+",
         action="append",
         default=[],
@@ -57,11 +63,16 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.methods.muse.cohort import Cohort, plan_cohort_run, settings_of
 
     if any(len(judge) > 2 for judge in args.judged_by):
-        raise ConfigError("--judged-by takes one config and one folder; repeat it for another config")
+        raise ConfigError(
+            "--judged-by takes one config and one folder; repeat it for another config"
+        )
     held_splits = None if args.held_splits is None else tuple(args.held_splits)
     cohort = Cohort(read_sheet(args.sheet), args.results, tuple(args.exclude), held_splits)
     planned = plan_cohort_run(args.config, cohort, args.data, args.judged_by, args.set)
-    config, facts = planned.config, planned.facts()  # may raise an error, so it precedes all writing
+    config, facts = (
+        planned.config,
+        planned.facts(),
+    )  # may raise an error, so it precedes all writing
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     text = yaml.dump(settings_of(config), Dumper=dumper, sort_keys=False, allow_unicode=True)
     write_if_changed(args.output, text)  # a file with the same content keeps its modification time
@@ -70,4 +81,7 @@ def run(args: argparse.Namespace) -> None:
     n_others = len(config.sources) - len(planned.slides)
     others = f" and {n_others} source{'s' if n_others > 1 else ''} of its own" if n_others else ""
     held = f"; {len(planned.held)} held back" if planned.held else ""
-    print(f"{config.name}: {facts['backbone']} on {len(planned.slides)} of {len(cohort.rows)} slides{others}{held}")
+    print(
+        f"{config.name}: {facts['backbone']} on {len(planned.slides)} of {len(cohort.rows)}"
+        f" slides{others}{held}"
+    )

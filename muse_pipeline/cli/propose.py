@@ -1,7 +1,8 @@
 """Propose the nuclei of one shard of a slide without any label.
 
-Reads the store that `muse tile` wrote and writes a shard for `muse stitch`, as `muse detect` does. The slide's
-parameters are estimated from a fixed sample, so the result does not depend on the number of shards or threads.
+Reads the store that `muse tile` wrote and writes a shard for `muse stitch`, as `muse detect` does.
+The slide's parameters are estimated from a fixed sample, so the result does not depend on the
+number of shards or threads.
 """
 
 import argparse
@@ -13,7 +14,9 @@ from muse_pipeline.cli.arguments import Parser
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("store", type=Path, help="image store")
     parser.add_argument("--method", default="haematoxylin", help="name of a proposer")
-    parser.add_argument("--settings", default="{}", metavar="YAML", help="settings, such as '{min_distance_um: 4}'")
+    parser.add_argument(
+        "--settings", default="{}", metavar="YAML", help="settings, such as '{min_distance_um: 4}'"
+    )
     parser.add_path("--colour", "JSON", "stain statistics from `muse tissue`", required=True)
     parser.add_path("--info", "JSON", "slide.json from `muse inspect`", required=True)
     parser.add_shard()
@@ -39,4 +42,6 @@ def run(args: argparse.Namespace) -> None:
     colour = read_colour(args.colour, store.fingerprint)
     with show_progress("windows") as progress:
         fitted = fit_proposer(store, args.method, settings, colour, info)
-        args.warnings += propose_shard(store, *fitted, shard, args.output, threads=args.threads, progress=progress)
+        args.warnings += propose_shard(
+            store, *fitted, shard, args.output, threads=args.threads, progress=progress
+        )

@@ -1,7 +1,7 @@
 """Show the settings of a proposer, which finds nuclei without labels.
 
-Prints all its settings, with defaults for those that are not given. The workflow calls this before it reads a slide, so
-that mistakes are found early.
+Prints all its settings, with defaults for those that are not given. The workflow calls this before
+it reads a slide, so that mistakes are found early.
 """
 
 import argparse
@@ -12,7 +12,9 @@ from muse_pipeline.cli.arguments import Parser
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("method", help="name of a proposer")
-    parser.add_argument("--settings", default="{}", metavar="YAML", help="settings, such as '{min_distance_um: 4}'")
+    parser.add_argument(
+        "--settings", default="{}", metavar="YAML", help="settings, such as '{min_distance_um: 4}'"
+    )
     parser.add_path("--resolved", "JSON", "write the description as JSON")
 
 
@@ -25,9 +27,14 @@ def run(args: argparse.Namespace) -> None:
 
     try:
         settings = asdict(parse_settings(args.method, parse_yaml(args.settings, "--settings")))
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+        settings = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in settings.items()
+        }
         text = ", ".join(f"{name} {value}" for name, value in settings.items())
-    except ModuleNotFoundError as error:  # the jobs of a workflow may run in a different environment
+    except (
+        ModuleNotFoundError
+    ) as error:  # the jobs of a workflow may run in a different environment
         settings, text = None, f"not checked, as the package '{error.name}' is not installed here"
     if args.resolved:
         write_json(args.resolved, {"method": args.method, "settings": settings})

@@ -3,9 +3,10 @@
     muse regions results/S1/image-500nm.zarr --nuclei results/S1/shards/*.parquet -o results/S1
     muse regions results/S1/image-500nm.zarr --model tumour.onnx -o results/S1
 
-Reads the smaller levels of the store that `muse tile` wrote, and slide.json and colour.json next to it. Writes
-regions.geojson (annotations for QuPath), regions.png, regions.zarr and regions.json into the folder. If this fails,
-regions.json states why, so that the slide's nuclei can be written without regions.
+Reads the smaller levels of the store that `muse tile` wrote, and slide.json and colour.json next to
+it. Writes regions.geojson (annotations for QuPath), regions.png, regions.zarr and regions.json into
+the folder. If this fails, regions.json states why, so that the slide's nuclei can be written
+without regions.
 """
 
 import argparse
@@ -15,9 +16,13 @@ from muse_pipeline.cli.arguments import Parser
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("store", type=Path, help="image store; the model's um/px must be a multiple of its um/px")
+    parser.add_argument(
+        "store", type=Path, help="image store; the model's um/px must be a multiple of its um/px"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--nuclei", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide")
+    source.add_argument(
+        "--nuclei", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide"
+    )
     source.add_argument("--model", metavar="ONNX", help="region model")
     parser.add_path("--training", "JSON", "outcome of the workflow's training of the model")
     parser.add_path("--info", "JSON", "slide.json (default: next to the store)")
@@ -46,6 +51,9 @@ def _load_predictor(args: argparse.Namespace):
     from muse_pipeline.inference.predictor import RegionPredictor
 
     if args.training and read_json(args.training)["status"] != "ok":
-        raise ModelError(f"the training of the region model failed; see {args.training.parent / 'logs/train.log'}")
+        raise ModelError(
+            "the training of the region model failed; see"
+            f" {args.training.parent / 'logs/train.log'}"
+        )
     provider = choose_provider(args.provider)
     return RegionPredictor(find_region_model(args.model, provider), provider)

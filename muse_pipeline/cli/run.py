@@ -1,10 +1,11 @@
 """Find the nuclei of slides or images: all steps in one command, without Snakemake.
 
-    muse run slide.svs -o results          also several slides, folders of slides, and sheets (TSV, CSV)
+    muse run slide.svs -o results  also several slides, folders of slides, and sheets (TSV, CSV)
 
-Writes one folder per slide, with the same files and bytes as the workflow. Prints a line per slide; the output of the
-steps is in OUT/<slide>/logs. Slides that are finished with the same settings are skipped. If a slide fails, the others
-are still run, and the exit status is 2. Slides of earlier runs into the same folder stay in its report.
+Writes one folder per slide, with the same files and bytes as the workflow. Prints a line per slide;
+the output of the steps is in OUT/<slide>/logs. Slides that are finished with the same settings are
+skipped. If a slide fails, the others are still run, and the exit status is 2. Slides of earlier
+runs into the same folder stay in its report.
 """
 
 import argparse
@@ -16,7 +17,11 @@ from muse_pipeline.settings import list_run_settings
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "slides", type=path_or_url, nargs="+", metavar="SLIDES", help="slides, images, URLs, folders or sheets"
+        "slides",
+        type=path_or_url,
+        nargs="+",
+        metavar="SLIDES",
+        help="slides, images, URLs, folders or sheets",
     )
     parser.add_output("OUT", "folder of the results")
     parser.add_number("--mpp", positive, "UM", "um per level-0 pixel, instead of the files'")
@@ -25,8 +30,10 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--regions",
         metavar="nuclei|MODEL|GEOJSON",
-        help="add the tissue region of every nucleus, from the classes of the nuclei (`nuclei`), from a region model "
-        "or from areas drawn in QuPath",
+        help=(
+            "add the tissue region of every nucleus, from the classes of the nuclei (`nuclei`),"
+            " from a region model or from areas drawn in QuPath"
+        ),
     )
     parser.add_settings(list_run_settings())
     parser.add_number(

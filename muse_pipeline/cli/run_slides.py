@@ -23,7 +23,14 @@ from muse_pipeline.cohort.records import describe_changes
 from muse_pipeline.cohort.settings import require_fitting_model
 from muse_pipeline.cohort.sheet import SheetRow, read_resolved
 from muse_pipeline.core.environment import all_processor_seconds, count_cores
-from muse_pipeline.core.errors import ConfigError, GeoJSONError, LeftOutWarning, MuseError, OutputError, SlideError
+from muse_pipeline.core.errors import (
+    ConfigError,
+    GeoJSONError,
+    LeftOutWarning,
+    MuseError,
+    OutputError,
+    SlideError,
+)
 from muse_pipeline.core.files import remove, write_json
 from muse_pipeline.core.text import count_noun, one_line, some_of, time_text
 from muse_pipeline.core.types import FROM_NUCLEI, MODEL_OF_MODE, SlideInfo
@@ -47,11 +54,20 @@ from muse_pipeline.slides.signature import fingerprint_file, require_file
 
 
 def run_into_folder(args: argparse.Namespace, started: float) -> None:
-    """Find the slides and the model, run the unfinished slides, and raise an error that lists failed ones."""
-    drawn = Path(args.regions) if args.regions and args.regions.lower().endswith(GEOJSON_SUFFIXES) else None
+    """Find the slides and the model, run the unfinished slides, and raise an error that lists
+    failed ones.
+    """
+    drawn = (
+        Path(args.regions)
+        if args.regions and args.regions.lower().endswith(GEOJSON_SUFFIXES)
+        else None
+    )
     rows = _find_rows(args, drawn)
     models, settings = _load_models(args, None if drawn else args.regions)
-    plan, output = plan_slides(rows, models, settings), Path(settings.output)  # in which ~ is expanded
+    plan, output = (
+        plan_slides(rows, models, settings),
+        Path(settings.output),
+    )  # in which ~ is expanded
     _require_to_last(rows, plan)
     with nullcontext() if args.no_report else lock_results(output, "muse run"):
         if not args.no_report:
@@ -66,10 +82,15 @@ def run_into_folder(args: argparse.Namespace, started: float) -> None:
         print(*cost_lines(steps, time.monotonic() - started, all_processor_seconds()), sep="\n")
     failed = [slide.slide_id for slide in ran if slide.status == "failed"]
     without_regions = [slide.slide_id for slide in ran if slide.lacks_regions]
-    for names, what in ((failed, "failed"), (without_regions, "have no tissue regions, because mapping failed")):
+    for names, what in (
+        (failed, "failed"),
+        (without_regions, "have no tissue regions, because mapping failed"),
+    ):
         if names:
             page = output / ("" if args.no_report else CohortFiles.report)
-            raise SlideError(f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}")
+            raise SlideError(
+                f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}"
+            )
 
 
 def _find_rows(args: argparse.Namespace, drawn: Path | None) -> list[SheetRow]:
@@ -78,8 +99,13 @@ def _find_rows(args: argparse.Namespace, drawn: Path | None) -> list[SheetRow]:
         if isinstance(location, Path) and not (location.is_file() or location.is_dir()):
             require_file(location)
     mpp = args.mpp and require_mpp(args.mpp)
-    rows = [row.complete(args.organ, args.stain) for row in find_rows(args.slides, mpp, args.roi, drawn)]
-    for option, areas, read in (("--roi", args.roi, read_roi), ("--regions", drawn, read_class_areas)):
+    rows = [
+        row.complete(args.organ, args.stain) for row in find_rows(args.slides, mpp, args.roi, drawn)
+    ]
+    for option, areas, read in (
+        ("--roi", args.roi, read_roi),
+        ("--regions", drawn, read_class_areas),
+    ):
         if areas is not None:
             _require_areas(option, areas, read, rows)
     return rows
@@ -93,7 +119,9 @@ def _load_models(args: argparse.Namespace, regions: str | None) -> tuple[Models,
     card = predictor.card
     classes = [kind.name for kind in card.classes]
     of_run = {"output": str(args.output), "mpp": card.mpp, "regions": regions}
-    settings = RunSettings(read_settings(args, list_run_settings()) | of_run, args.threads or count_cores())
+    settings = RunSettings(
+        read_settings(args, list_run_settings()) | of_run, args.threads or count_cores()
+    )
     require_available(settings)
     require_fitting_model(settings, {"name": card.name, "mpp": card.mpp, "classes": classes})
     require_measurements(settings.measurements, settings.features, classes, settings.cells)
@@ -101,12 +129,21 @@ def _load_models(args: argparse.Namespace, regions: str | None) -> tuple[Models,
     mapper = None
     if settings.regions not in (None, FROM_NUCLEI):
         mapper = RegionPredictor(find_region_model(settings.regions, provider), provider)
-    return Models(predictor, mapper, Embedder(path, provider) if settings.embedding else None), settings
+    return (
+        Models(predictor, mapper, Embedder(path, provider) if settings.embedding else None),
+        settings,
+    )
 
 
-def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], Any], rows: list[SheetRow]) -> None:
-    """Check that a file has areas on at least one of the slides, before results of an earlier run are removed."""
-    with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse tissue` warns for each slide
+def _require_areas(
+    option: str, path: Path, read: Callable[[Path, SlideInfo], Any], rows: list[SheetRow]
+) -> None:
+    """Check that a file has areas on at least one of the slides, before results of an earlier run
+    are removed.
+    """
+    with warnings.catch_warnings(
+        action="ignore", category=LeftOutWarning
+    ):  # `muse tissue` warns for each slide
         try:
             read_areas(path)
         except GeoJSONError as error:
@@ -124,30 +161,46 @@ def _require_areas(option: str, path: Path, read: Callable[[Path, SlideInfo], An
 
 
 def _require_to_last(rows: list[SheetRow], plan: Plan) -> None:
-    """Check that no input is a file that this run removes first, such as an earlier run's outline given as --roi."""
+    """Check that no input is a file that this run removes first, such as an earlier run's outline
+    given as --roi.
+    """
     records = [plan.records(row.slide_id) for row in rows]
     homes = {of_slide.folder.resolve() for of_slide in records}
     read = sorted(
-        {location for row in rows for location in (row.path, row.roi, row.regions) if location and not is_url(location)}
+        {
+            location
+            for row in rows
+            for location in (row.path, row.roi, row.regions)
+            if location and not is_url(location)
+        }
     )
     for path in map(Path, read):
         if path.suffix.lower() == ".mrxs" and path.with_suffix("").resolve() in homes:
-            raise ConfigError(f"{path}: its folder of pixels is also the folder of its results; give another --output")
+            raise ConfigError(
+                f"{path}: its folder of pixels is also the folder of its results; give another"
+                " --output"
+            )
         if homes & set(path.resolve().parents):
             results = (of_slide.find_results(job) for of_slide in records for job in of_slide.jobs)
             if path.resolve() in map(Path.resolve, chain.from_iterable(results)):
                 raise ConfigError(
-                    f"{path}: is a result of an earlier run that this run replaces; give a copy of the file"
+                    f"{path}: is a result of an earlier run that this run replaces; give a copy of"
+                    " the file"
                 )
 
 
-def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: RunSettings) -> list[SlideResult]:
-    """Run the jobs of slides that are not current, and print a line for each slide, even if some fail.
+def run_slides(
+    rows: Sequence[SheetRow], plan: Plan, models: Models, settings: RunSettings
+) -> list[SlideResult]:
+    """Run the jobs of slides that are not current, and print a line for each slide, even if some
+    fail.
 
     Returns the outcomes of the slides that were not finished.
     """
     replaced = {slide: find_replaced(plan.records(slide)) for slide in plan.slides}
-    for line in describe_changes({slide: changes for slide, changes in replaced.items() if changes}):
+    for line in describe_changes(
+        {slide: changes for slide, changes in replaced.items() if changes}
+    ):
         print(line)
     ran = []
     with tqdm(total=len(rows), unit="slide", disable=None) as bar:
@@ -161,7 +214,10 @@ def run_slides(rows: Sequence[SheetRow], plan: Plan, models: Models, settings: R
                 end = problem or _describe_end(result, time.monotonic() - started)
             else:
                 with open_nuclei(SlideFiles(records.folder).nuclei) as file:
-                    end = f"{count_noun(file.metadata.num_rows, 'nucleus', 'nuclei')}, unchanged, skipped"
+                    end = (
+                        f"{count_noun(file.metadata.num_rows, 'nucleus', 'nuclei')}, unchanged,"
+                        " skipped"
+                    )
             count = f" ({number} of {len(rows)})" if len(rows) > 1 else ""
             bar.write(f"{row.slide_id}: {end}{count}")
             bar.update()
@@ -185,7 +241,8 @@ def merge_sheet(rows: Sequence[SheetRow], plan: Plan) -> None:
 
 
 def write_cohort_files(plan: Plan, settings: RunSettings) -> None:
-    """Write the report and the requested files of the cohort, and remove those that are out of date.
+    """Write the report and the requested files of the cohort, and remove those that are out of
+    date.
 
     The report covers all slides that have results in the folder, including those of earlier runs.
     """
@@ -202,7 +259,9 @@ def write_cohort_files(plan: Plan, settings: RunSettings) -> None:
 
 
 def run_logged(row: SheetRow, plan: Plan, models: Models, settings: RunSettings, bar: tqdm) -> str:
-    """Run one slide, write what its steps print to its log, and return the reason if it failed, otherwise ""."""
+    """Run one slide, write what its steps print to its log, and return the reason if it failed,
+    otherwise "".
+    """
     files, steps = SlideFiles(Path(plan.folder(row.slide_id))), ["start"]
     log_file = files.log("run")
 
@@ -230,7 +289,9 @@ def run_logged(row: SheetRow, plan: Plan, models: Models, settings: RunSettings,
 
 
 def _describe_end(slide: SlideResult, seconds: float) -> str:
-    """Describe a slide's result: the number of nuclei and the time, or the step that failed and the reason."""
+    """Describe a slide's result: the number of nuclei and the time, or the step that failed and the
+    reason.
+    """
     if slide.status == "failed":
         return f"{slide.step}: {slide.reason}"
     nuclei = f"{describe_nuclei(slide.summary)}, {time_text(seconds)}"
@@ -238,7 +299,9 @@ def _describe_end(slide: SlideResult, seconds: float) -> str:
 
 
 def _require_no_other_slide(files: SlideFiles, before: str, now: str | SlideUrl) -> None:
-    """Check that the results to be replaced belong to the same slide, since several slides may have the same name."""
+    """Check that the results to be replaced belong to the same slide, since several slides may have
+    the same name.
+    """
     if isinstance(now, SlideUrl) or not files.nuclei.is_file():
         return
     try:
@@ -247,5 +310,6 @@ def _require_no_other_slide(files: SlideFiles, before: str, now: str | SlideUrl)
         return
     if is_other:
         raise OutputError(
-            f"{files.folder}: has the results of {before}, another slide of that name; give another --output"
+            f"{files.folder}: has the results of {before}, another slide of that name; give another"
+            " --output"
         )

@@ -1,9 +1,9 @@
 """Write a sheet from a folder of slides, or check a sheet.
 
-muse sheet FOLDER --output slides.tsv           one row per slide under FOLDER
-muse sheet FOLDER --output slides.tsv --add     append slides that are not in the sheet yet, and keep its other rows
-muse sheet FOLDER --output cores.tsv --tma      one row per core of tissue microarrays, each with its ROI
-muse sheet --check slides.tsv                   list all mistakes with their rows
+muse sheet FOLDER --output slides.tsv           one row per slide under FOLDER muse sheet FOLDER
+--output slides.tsv --add     append slides that are not in the sheet yet, and keep its other rows
+muse sheet FOLDER --output cores.tsv --tma      one row per core of tissue microarrays, each with
+its ROI muse sheet --check slides.tsv                   list all mistakes with their rows
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_number("--mpp", positive, "UM", "um per pixel of every slide, not the files'")
     parser.add_flag("--add", "append slides that are not in the sheet yet")
     parser.add_flag("--tma", "find the cores of slides that are tissue microarrays")
-    parser.add_path("--core-map", "TSV", "with --tma: table with `core` (B-7) and columns such as `patient`")
+    parser.add_path(
+        "--core-map", "TSV", "with --tma: table with `core` (B-7) and columns such as `patient`"
+    )
     parser.add_path("--check", "TSV", "check this sheet instead of writing one")
     parser.add_path("--resolved", "JSON", "with --check: write the rows, with absolute paths")
 
@@ -49,16 +51,21 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("--core-map is the map of a tissue microarray; give --tma too")
     elif args.tma and args.output and (args.add or args.output.exists()):
         raise ConfigError(
-            f"{args.output}: --tma always writes a new sheet; choose a file that does not exist, without --add"
+            f"{args.output}: --tma always writes a new sheet; choose a file that does not exist,"
+            " without --add"
         )
     elif args.folder and args.output:
         make_sheet(args)
     else:
-        raise ConfigError("give a FOLDER and --output to write a sheet, or --check SHEET to check one")
+        raise ConfigError(
+            "give a FOLDER and --output to write a sheet, or --check SHEET to check one"
+        )
 
 
 def make_sheet(args: argparse.Namespace) -> None:
-    """Write a sheet of the slides in a folder or of their cores, or add the slides to an existing sheet."""
+    """Write a sheet of the slides in a folder or of their cores, or add the slides to an existing
+    sheet.
+    """
     from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
 
     rows, output = collect_slides(args.folder, args.mpp), args.output
@@ -67,14 +74,20 @@ def make_sheet(args: argparse.Namespace) -> None:
         rows = [core for row in rows for core in find_core_rows(row, output, core_map)]
     elif args.add and output.exists():
         n_new = len(add_to_sheet(output, rows))
-        print(f"{output}: {count_noun(n_new, 'slide')} added, {count_noun(len(rows) - n_new, 'slide')} there already")
+        print(
+            f"{output}: {count_noun(n_new, 'slide')} added,"
+            f" {count_noun(len(rows) - n_new, 'slide')} there already"
+        )
         return
     write_sheet(output, rows)
     print(f"{output}: {count_noun(len(rows), 'core' if args.tma else 'slide')}")
 
 
-def find_core_rows(slide: SheetRow, sheet: Path, core_map: Mapping[str, Mapping[str, str]]) -> list[SheetRow]:
-    """Make a row for every core of a slide, and write the core's region of interest to a folder next to ``sheet``.
+def find_core_rows(
+    slide: SheetRow, sheet: Path, core_map: Mapping[str, Mapping[str, str]]
+) -> list[SheetRow]:
+    """Make a row for every core of a slide, and write the core's region of interest to a folder
+    next to ``sheet``.
 
     The cells of the core map, ``core_map``, are keyed by the core's name and then by column.
     """
@@ -111,33 +124,49 @@ def _read_core_map(path: Path) -> dict[str, dict[str, str]]:
 
     core_map = read_cells(path, key="core")
     if not core_map:
-        raise SheetError(f"{path}: has no core in it; add a row per core, with its name in column 'core', such as B-7")
-    if taken := {"slide_id", "path", "roi", "mpp"} & {name for row in core_map.values() for name in row}:
-        raise SheetError(f"{path}: the sheet has its own column '{min(taken)}'; rename the column of the map")
+        raise SheetError(
+            f"{path}: has no core in it; add a row per core, with its name in column 'core', such"
+            " as B-7"
+        )
+    if taken := {"slide_id", "path", "roi", "mpp"} & {
+        name for row in core_map.values() for name in row
+    }:
+        raise SheetError(
+            f"{path}: the sheet has its own column '{min(taken)}'; rename the column of the map"
+        )
     return core_map
 
 
-def _compare_with_map(slide: SheetRow, cores: Sequence[Core], core_map: Mapping[str, object]) -> None:
-    """Warn of cores that only the slide or only the map has; raise an error if the map is not one of the slide's grid.
+def _compare_with_map(
+    slide: SheetRow, cores: Sequence[Core], core_map: Mapping[str, object]
+) -> None:
+    """Warn of cores that only the slide or only the map has; raise an error if the map is not one
+    of the slide's grid.
 
-    Empty outer rows and columns are not part of the grid, so names may be shifted if the map has more rows or columns.
+    Empty outer rows and columns are not part of the grid, so names may be shifted if the map has
+    more rows or columns.
     """
     names = [core.name for core in cores if not core.is_missing]
     of_map = [f"'{name}'" for name in core_map if name not in names]
     of_slide = [f"'{name}'" for name in names if name not in core_map]
     if len(of_map) == len(core_map):
         raise SheetError(
-            f"--core-map: has no core of {slide.path}, only {some_of(of_map)}; the slide has {some_of(of_slide)}; "
-            "correct the map's column 'core'"
+            f"--core-map: has no core of {slide.path}, only {some_of(of_map)}; the slide has"
+            f" {some_of(of_slide)}; correct the map's column 'core'"
         )
     grid = {core.name for core in cores}
     if beyond := [f"'{name}'" for name in core_map if name not in grid]:
         raise SheetError(
-            f"--core-map: has {some_of(beyond)}, but the grid of {slide.path} ends at {cores[-1].name}, and its names "
-            "are shifted if the first row or column is empty; give a map that names the cores as tma.geojson does"
+            f"--core-map: has {some_of(beyond)}, but the grid of {slide.path} ends at"
+            f" {cores[-1].name}, and its names are shifted if the first row or column is empty;"
+            " give a map that names the cores as tma.geojson does"
         )
     map_has = f"lacks {len(of_map)} of the {len(core_map)} cores in the map"
     slide_has = f"has {len(of_slide)} of its {len(names)} cores not in the map"
-    differences = [f"{what}: {some_of(cores)}" for what, cores in ((map_has, of_map), (slide_has, of_slide)) if cores]
+    differences = [
+        f"{what}: {some_of(cores)}"
+        for what, cores in ((map_has, of_map), (slide_has, of_slide))
+        if cores
+    ]
     if differences:
         warn(f"{slide.path}: {'; '.join(differences)}", LeftOutWarning, stacklevel=2)

@@ -3,10 +3,10 @@
     muse synthesize masks -o masks --n 1000 --mpp 0.5
     muse synthesize pictures --generator runs/unit/checkpoint.pt -o rendered --n 200
 
-The folder contains instances/ (16-bit PNG, one number per nucleus), points/ (classes of the nuclei), masks.json
-(settings and statistics) and page.png (examples). --fit adapts sizes, eccentricities and density to detected nuclei. A
-folder of pictures also contains images/, rendered by the generator of a run with `method: unit`, and is a source of
-labels for `muse finetune`.
+The folder contains instances/ (16-bit PNG, one number per nucleus), points/ (classes of the
+nuclei), masks.json (settings and statistics) and page.png (examples). --fit adapts sizes,
+eccentricities and density to detected nuclei. A folder of pictures also contains images/, rendered
+by the generator of a run with `method: unit`, and is a source of labels for `muse finetune`.
 """
 
 import argparse
@@ -16,7 +16,9 @@ from muse_pipeline.cli.arguments import Parser, at_least_one, positive, zero_or_
 
 def add_arguments(parser: Parser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    masks = kinds.add_parser("masks", help="instance masks of glands and stroma", description=write_masks.__doc__)
+    masks = kinds.add_parser(
+        "masks", help="instance masks of glands and stroma", description=write_masks.__doc__
+    )
     masks.add_output("FOLDER", "folder to write; masks from an earlier call are replaced")
     masks.add_number("--n", at_least_one, "N", "number", default=1000)
     masks.add_number("--seed", zero_or_more, "S", "seed", default=0)
@@ -25,19 +27,26 @@ def add_arguments(parser: Parser) -> None:
     masks.add_path(
         "--fit",
         "FILE",
-        "nuclei.parquet or proposals.parquet, to which sizes, eccentricities and density are fitted",
+        "nuclei.parquet or proposals.parquet, to which sizes, eccentricities and density are"
+        " fitted",
         nargs="+",
         default=[],
     )
     masks.add_threads("number of masks made at the same time")
     masks.set_defaults(synthesize=write_masks)
-    pictures = kinds.add_parser("pictures", help="rendered tissue with labels", description=write_pictures.__doc__)
+    pictures = kinds.add_parser(
+        "pictures", help="rendered tissue with labels", description=write_pictures.__doc__
+    )
     pictures.add_output("FOLDER", "folder to write; pictures from an earlier call are replaced")
-    pictures.add_path("--generator", "FILE", "checkpoint of a run with `method: unit`", required=True)
+    pictures.add_path(
+        "--generator", "FILE", "checkpoint of a run with `method: unit`", required=True
+    )
     pictures.add_number("--n", at_least_one, "N", "number", default=200)
     pictures.add_number("--seed", zero_or_more, "S", "seed", default=0)
     pictures.add_number("--size-px", at_least_one, "P", "side of a picture", default=256)
-    pictures.add_path("--masks", "FOLDER", "masks to render, made at the same mpp (default: synthesised)")
+    pictures.add_path(
+        "--masks", "FOLDER", "masks to render, made at the same mpp (default: synthesised)"
+    )
     pictures.add_threads("threads of the generator")
     pictures.set_defaults(synthesize=write_pictures)
 
@@ -57,8 +66,15 @@ def write_masks(args: argparse.Namespace) -> None:
     tissue, record = TissueSettings(), None
     if args.fit:
         tissue, wanted, reached = fit_tissue(args.fit, tissue)
-        record = {"files": [str(path) for path in args.fit], "wanted_per_mm2": wanted, "reached_per_mm2": reached}
-        print(f"fitted: long axis {tissue.stroma.major_um:.1f} um, {reached:,} nuclei per mm2 (tissue: {wanted:,})")
+        record = {
+            "files": [str(path) for path in args.fit],
+            "wanted_per_mm2": wanted,
+            "reached_per_mm2": reached,
+        }
+        print(
+            f"fitted: long axis {tissue.stroma.major_um:.1f} um, {reached:,} nuclei per mm2"
+            f" (tissue: {wanted:,})"
+        )
     with show_progress("masks") as progress:
         facts = folder.write_mask_folder(
             args.output,
@@ -72,7 +88,10 @@ def write_masks(args: argparse.Namespace) -> None:
             progress=progress,
         )
     _, _, nuclei, _, _ = facts["statistics"]["nuclei"]
-    print(f"{args.output}: {count_noun(args.n, 'mask')}, a median of {nuclei:g} nuclei each; see {folder.PAGE}")
+    print(
+        f"{args.output}: {count_noun(args.n, 'mask')}, a median of {nuclei:g} nuclei each; see"
+        f" {folder.PAGE}"
+    )
 
 
 def write_pictures(args: argparse.Namespace) -> None:
@@ -84,6 +103,15 @@ def write_pictures(args: argparse.Namespace) -> None:
     renderer = rendering.Renderer(args.generator, args.threads)
     with show_progress("pictures") as progress:
         rendering.render_pictures(
-            renderer, args.output, args.n, seed=args.seed, size_px=args.size_px, masks=args.masks, progress=progress
+            renderer,
+            args.output,
+            args.n,
+            seed=args.seed,
+            size_px=args.size_px,
+            masks=args.masks,
+            progress=progress,
         )
-    print(f"{args.output}: {count_noun(args.n, 'picture')} at {renderer.mpp:g} um/px; see {rendering.PAGE}")
+    print(
+        f"{args.output}: {count_noun(args.n, 'picture')} at {renderer.mpp:g} um/px; see"
+        f" {rendering.PAGE}"
+    )

@@ -1,7 +1,7 @@
 """Write a slide's tissue as a sparse OME-Zarr image at one mpp.
 
-Glass is left out. Areas that cannot be decoded are white, and are listed in the store. The store appears under its name
-when it is complete.
+Glass is left out. Areas that cannot be decoded are white, and are listed in the store. The store
+appears under its name when it is complete.
 """
 
 import argparse
@@ -16,7 +16,13 @@ def add_arguments(parser: Parser) -> None:
     parser.add_path("--tissue", "NPZ", "tissue.npz from `muse tissue`", required=True)
     parser.add_argument("--mpp", type=positive, default=0.5, help="um per pixel of the image")
     parser.add_threads()
-    parser.add_number("--max-corrupt", fraction, "F", "fraction of the tissue that may be undecodable", default=0.01)
+    parser.add_number(
+        "--max-corrupt",
+        fraction,
+        "F",
+        "fraction of the tissue that may be undecodable",
+        default=0.01,
+    )
     parser.add_argument(
         "--codec",
         choices=("zstd", "jpeg"),
@@ -30,5 +36,14 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     from muse_pipeline.steps import tile
 
-    given = args.slide, args.info, args.tissue, args.output, args.mpp, args.threads, args.max_corrupt, args.codec
+    given = (
+        args.slide,
+        args.info,
+        args.tissue,
+        args.output,
+        args.mpp,
+        args.threads,
+        args.max_corrupt,
+        args.codec,
+    )
     args.warnings += tile(*given)

@@ -1,8 +1,9 @@
 """Train a model as a config describes, by the `method` detector, mil, muse, psm, trident or unit.
 
-Writes into the run folder: checkpoint.pt, the resolved config.yaml, provenance.json, metrics.jsonl and curves.png. A
-method with several stages has a folder for each under stages/, and psm also writes <name>.onnx. The same command
-continues a run that was stopped. `muse finetune`, `muse pretrain` and `muse psm` are for configs without a method.
+Writes into the run folder: checkpoint.pt, the resolved config.yaml, provenance.json, metrics.jsonl
+and curves.png. A method with several stages has a folder for each under stages/, and psm also
+writes <name>.onnx. The same command continues a run that was stopped. `muse finetune`, `muse
+pretrain` and `muse psm` are for configs without a method.
 """
 
 import argparse
@@ -12,42 +13,62 @@ from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
 
-from muse_pipeline.cli.arguments import Parser, at_least_one, positive, share_of_cores, text_columns, zero_or_more
+from muse_pipeline.cli.arguments import (
+    Parser,
+    at_least_one,
+    positive,
+    share_of_cores,
+    text_columns,
+    zero_or_more,
+)
 
-# Descriptions, keyed by verb, of the verbs for a single method. METHODS contains the method that each verb uses for a
-# config without a method.
+# Descriptions, keyed by verb, of the verbs for a single method. METHODS contains the method that
+# each verb uses for a config without a method.
 DESCRIPTIONS = {
-    "finetune": """Train a nucleus detector on labelled images, as a config describes.
+    "finetune": (
+        """Train a nucleus detector on labelled images, as a config describes.
 
-Like `muse train` with `method: detector`. Writes into the run folder: checkpoint.pt, the resolved config.yaml,
-provenance.json, metrics.jsonl and curves.png. The same command continues a run that was stopped.
-""",
-    "pretrain": """Pretrain a backbone on tissue without labels, as a config describes (MUSE).
+Like `muse train` with `method: detector`. Writes into the run folder: checkpoint.pt, the resolved
+config.yaml, provenance.json, metrics.jsonl and curves.png. The same command continues a run that
+was stopped.
+"""
+    ),
+    "pretrain": (
+        """Pretrain a backbone on tissue without labels, as a config describes (MUSE).
 
-Like `muse train` with `method: muse`. Writes into the run folder: checkpoint.pt (a backbone, for `muse finetune`), the
-resolved config.yaml, provenance.json, metrics.jsonl, curves.png and views.png. The same command continues a run that
-was stopped; a run that collapses ends with an error. See docs/guide/pretraining.md.
-""",
-    "psm": """Train a nucleus detector on tissue without labels, as a config describes (PSM), and export it.
+Like `muse train` with `method: muse`. Writes into the run folder: checkpoint.pt (a backbone, for
+`muse finetune`), the resolved config.yaml, provenance.json, metrics.jsonl, curves.png and
+views.png. The same command continues a run that was stopped; a run that collapses ends with an
+error. See docs/guide/pretraining.md.
+"""
+    ),
+    "psm": (
+        """Train a nucleus detector on tissue without labels, as a config describes (PSM).
 
-Like `muse train` with `method: psm`. Each stage has its own folder under stages/. The same command continues a run that
-was stopped, and keeps finished stages. At the end, <name>.onnx is written into the run folder. See
-docs/guide/label-free.md.
-""",
+Like `muse train` with `method: psm`. Each stage has its own folder under stages/. The same command
+continues a run that was stopped, and keeps finished stages. At the end, <name>.onnx is exported
+into the run folder. See docs/guide/label-free.md.
+"""
+    ),
 }
 METHODS = {"finetune": "detector", "pretrain": "muse", "psm": "psm"}
 
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("config", type=Path, help="config of the run (YAML), such as one of --list")
-    parser.add_argument("--list", action=_ListRecipes, nargs=0, help="list configs to copy and edit, and exit")
+    parser.add_argument(
+        "--list", action=_ListRecipes, nargs=0, help="list configs to copy and edit, and exit"
+    )
     parser.add_output("FOLDER", "folder of the run")
     parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
     parser.add_compute()
     parser.add_argument(
         "--loaders",
         type=zero_or_more,
-        help="threads (MUSE, TriDeNT: processes) that prepare batches (default: that of --threads with a GPU, else 0)",
+        help=(
+            "threads (MUSE, TriDeNT: processes) that prepare batches (default: that of --threads"
+            " with a GPU, else 0)"
+        ),
     )
     parser.add_argument(
         "--devices",
@@ -56,14 +77,22 @@ def add_arguments(parser: Parser) -> None:
         help="number of GPUs, or of processes on a CPU, per node; each takes `batch` windows",
     )
     parser.add_argument(
-        "--nodes", type=at_least_one, default=1, help="number of machines on which srun or torchrun starts this command"
+        "--nodes",
+        type=at_least_one,
+        default=1,
+        help="number of machines on which srun or torchrun starts this command",
     )
     if parser.prog == "muse finetune":
-        parser.add_number("--minutes", positive, "N", "longest duration of all trainings of a single process")
+        parser.add_number(
+            "--minutes", positive, "N", "longest duration of all trainings of a single process"
+        )
     parser.add_flag(
-        "--start-over", "discard a run with other settings, data or weights in the folder; otherwise an error"
+        "--start-over",
+        "discard a run with other settings, data or weights in the folder; otherwise an error",
     )
-    parser.add_config("detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100")
+    parser.add_config(
+        "detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100"
+    )
 
 
 class _ListRecipes(argparse.Action):
@@ -83,7 +112,9 @@ class _ListRecipes(argparse.Action):
 
 def _first_sentence(text: str) -> str:
     """The first sentence of the comment with which a config begins."""
-    lines = takewhile(re.compile(r"# \S").match, text.splitlines())  # a command, indented further, ends the sentence
+    lines = takewhile(
+        re.compile(r"# \S").match, text.splitlines()
+    )  # a command, indented further, ends the sentence
     return re.split(r"[.;] ", " ".join(line.removeprefix("# ") for line in lines))[0].rstrip(".:")
 
 

@@ -1,9 +1,11 @@
 """Write a Snakefile, a config and profiles into the folder of a study.
 
-    muse workflow study --slides /path/to/slides     then: cd study && muse preflight config/slides.tsv && snakemake
+    muse workflow study --slides /path/to/slides  then: cd study && muse preflight \
+        config/slides.tsv && snakemake
 
-The Snakefile includes the workflow that is installed with this package, so no repository is needed, and after an update
-of the package the study runs the new version. Existing files are not overwritten.
+The Snakefile includes the workflow that is installed with this package, so no repository is needed,
+and after an update of the package the study runs the new version. Existing files are not
+overwritten.
 """
 
 import argparse
@@ -27,7 +29,10 @@ def run(args: argparse.Namespace) -> None:
 
     if args.mpp and not args.slides:
         raise ConfigError("--mpp is for the slides of a sheet; give --slides FOLDER too")
-    sheet, rows = args.folder / "config/slides.tsv", args.slides and collect_slides(args.slides, args.mpp)
+    sheet, rows = (
+        args.folder / "config/slides.tsv",
+        args.slides and collect_slides(args.slides, args.mpp),
+    )
     if rows:
         require_new_sheet(sheet)
     print(f"{args.folder}: {count_noun(len(write_study(args.folder)), 'file')} written")

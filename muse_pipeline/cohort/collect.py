@@ -1,4 +1,6 @@
-"""Collect the slides of a cohort from files, URLs, folders and sheets, and write them to a sheet, one row per slide."""
+"""Collect the slides of a cohort from files, URLs, folders and sheets, and write them to a sheet,
+one row per slide.
+"""
 
 import csv
 import io
@@ -34,41 +36,81 @@ from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, name_problem
 
-SLIDE_SUFFIXES = TIFF_SUFFIXES | {".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm", ".czi"}
+SLIDE_SUFFIXES = TIFF_SUFFIXES | {
+    ".svs",
+    ".ndpi",
+    ".mrxs",
+    ".scn",
+    ".bif",
+    ".svslide",
+    ".vms",
+    ".vmu",
+    ".dcm",
+    ".czi",
+}
 NOT_SLIDES = frozenset(  # text, tables, results, and files that accompany slides
-    {".txt", ".md", ".csv", ".tsv", ".xlsx", ".json", ".geojson", ".xml", ".html", ".pdf", ".log", ".yaml", ".yml"}
+    {
+        ".txt",
+        ".md",
+        ".csv",
+        ".tsv",
+        ".xlsx",
+        ".json",
+        ".geojson",
+        ".xml",
+        ".html",
+        ".pdf",
+        ".log",
+        ".yaml",
+        ".yml",
+    }
     | {".h5ad", ".parquet", ".opt", ".ini", ".dat"}
 )
-_SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)  # DICOM tag (0020,000E), its type and its length
+_SERIES_UID = re.compile(
+    rb"\x20\x00\x0e\x00UI(..)", re.DOTALL
+)  # DICOM tag (0020,000E), its type and its length
 
 
 def find_rows(
-    paths: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
+    paths: Sequence[Path | str],
+    mpp: float | None = None,
+    roi: Path | None = None,
+    regions: Path | None = None,
 ) -> list[SheetRow]:
-    """Collect the rows of slides, URLs, folders and sheets, in the given order; a slide given twice has one row.
+    """Collect the rows of slides, URLs, folders and sheets, in the given order; a slide given twice
+    has one row.
 
-    Slides of the same name are named after their folders, too; rows of sheets keep their names. ``roi`` and ``regions``
-    are GeoJSON files for slides that are given directly, and ``mpp`` is also for slides in folders.
+    Slides of the same name are named after their folders, too; rows of sheets keep their names.
+    ``roi`` and ``regions`` are GeoJSON files for slides that are given directly, and ``mpp`` is
+    also for slides in folders.
     """
     paths = list(dict.fromkeys(paths))
-    is_folder = {location: not is_url(str(location)) and Path(location).is_dir() for location in paths}
+    is_folder = {
+        location: not is_url(str(location)) and Path(location).is_dir() for location in paths
+    }
     is_table = {
-        location: not (is_url(str(location)) or is_folder[location]) and is_sheet(Path(location)) for location in paths
+        location: not (is_url(str(location)) or is_folder[location]) and is_sheet(Path(location))
+        for location in paths
     }
     slides = [location for location in paths if not (is_folder[location] or is_table[location])]
     named = iter(name_slides(slides, mpp, roi, regions))
-    of_slides = {name: file for name, file in (("roi", roi), ("regions", regions)) if file is not None}
+    of_slides = {
+        name: file for name, file in (("roi", roi), ("regions", regions)) if file is not None
+    }
     rows: list[SheetRow] = []
     is_of_sheet: list[bool] = []
     for location in paths:
         if is_table[location]:
             for name in (*(["mpp"] if mpp is not None else []), *of_slides):
-                raise ConfigError(f"--{name} is for slides; {location} is a sheet, which has a column for it")
+                raise ConfigError(
+                    f"--{name} is for slides; {location} is a sheet, which has a column for it"
+                )
             rows += read_sheet(location)
         elif is_folder[location]:
             for name in of_slides:
                 raise ConfigError(
-                    f"--{name} is for slides, not folders; write a sheet (`muse sheet`) with a column {name}"
+                    f"--{name} is for slides, not folders; write a sheet (`muse sheet`) with a"
+                    f" column {name}"
                 )
             rows += collect_slides(location, mpp)
         else:
@@ -76,22 +118,35 @@ def find_rows(
         is_of_sheet += [is_table[location]] * (len(rows) - len(is_of_sheet))
     names = _names_apart(list(compress(rows, map(not_, is_of_sheet))))
     pairs = zip(rows, is_of_sheet, strict=True)
-    return _unique_rows(row if is_fixed else replace(row, slide_id=names[row.path]) for row, is_fixed in pairs)
+    return _unique_rows(
+        row if is_fixed else replace(row, slide_id=names[row.path]) for row, is_fixed in pairs
+    )
 
 
 def _names_apart(rows: Sequence[SheetRow]) -> dict[str, str]:
-    """Names of slides, keyed by path; a ``slide_id`` that several slides have is extended by their folders."""
+    """Names of slides, keyed by path; a ``slide_id`` that several slides have is extended by their
+    folders.
+    """
     ids = {row.path: row.slide_id for row in rows}
     locations = [_parse_location(path) for path in ids]
-    slides = [_identity(location) if isinstance(location, Path) else location for location in locations]
+    slides = [
+        _identity(location) if isinstance(location, Path) else location for location in locations
+    ]
     n_of_key = Counter(key for key, _ in {*zip(map(folder_key, ids.values()), slides, strict=True)})
-    apart = _unique_names([_path_within(_common_folder(locations), location) for location in locations])
-    chosen = [new if n_of_key[folder_key(own)] > 1 else own for own, new in zip(ids.values(), apart, strict=True)]
+    apart = _unique_names(
+        [_path_within(_common_folder(locations), location) for location in locations]
+    )
+    chosen = [
+        new if n_of_key[folder_key(own)] > 1 else own
+        for own, new in zip(ids.values(), apart, strict=True)
+    ]
     return dict(zip(ids, _number(chosen), strict=True))
 
 
 def _common_folder(locations: Iterable[Path | SlideUrl]) -> str:
-    return os.path.commonpath([location.parent for location in locations if isinstance(location, Path)] or ["/"])
+    return os.path.commonpath(
+        [location.parent for location in locations if isinstance(location, Path)] or ["/"]
+    )
 
 
 def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
@@ -100,8 +155,8 @@ def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
         other = unique.setdefault(folder_key(row.slide_id), row)
         if other.path != row.path:
             raise SheetError(
-                f"slide_id '{row.slide_id}' belongs to {other.path} and {row.path}; give each slide its own in a "
-                "sheet (`muse sheet` writes a sheet from a folder)"
+                f"slide_id '{row.slide_id}' belongs to {other.path} and {row.path}; give each slide"
+                " its own in a sheet (`muse sheet` writes a sheet from a folder)"
             )
     return list(unique.values())
 
@@ -109,22 +164,30 @@ def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
 def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRow]:
     """Make a row for every slide under ``folder``, sorted by path.
 
-    Hidden files and folders, and result folders (those with a slide.json), are skipped. A DICOM series has one row.
-    PNG, JPEG and JPEG 2000 files, which state no mpp, are included only if ``mpp`` is given.
+    Hidden files and folders, and result folders (those with a slide.json), are skipped. A DICOM
+    series has one row. PNG, JPEG and JPEG 2000 files, which state no mpp, are included only if
+    ``mpp`` is given.
 
     Warns:
-        LeftOutWarning: some files have a suffix that is neither that of a slide nor in ``NOT_SLIDES``.
+        LeftOutWarning: some files have a suffix that is neither that of a slide nor in
+            ``NOT_SLIDES``.
     """
-    folder = Path(folder).resolve()  # links inside it are not resolved: a MIRAX slide needs the folder next to its link
+    folder = Path(
+        folder
+    ).resolve()  # links inside it are not resolved: a MIRAX slide needs the folder next to its link
     if not folder.is_dir():
         raise SheetError(f"{folder}: is not a folder; give the folder of your slides")
     suffixes = SLIDE_SUFFIXES | PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
     files = _walk(folder)
     slides = sorted(_one_per_series([path for path in files if path.suffix.lower() in suffixes]))
-    left_out = _list_left_out(folder, [path for path in files if path.suffix.lower() not in suffixes | NOT_SLIDES])
+    left_out = _list_left_out(
+        folder, [path for path in files if path.suffix.lower() not in suffixes | NOT_SLIDES]
+    )
     if not slides:
         formats = f"{' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp"
-        raise SheetError("; ".join(filter(None, [f"{folder}: no slide in it ({formats})", left_out])))
+        raise SheetError(
+            "; ".join(filter(None, [f"{folder}: no slide in it ({formats})", left_out]))
+        )
     _require_unicode(slides)
     if left_out:
         warnings.warn(f"{folder}: {left_out}", LeftOutWarning, stacklevel=2)
@@ -135,26 +198,36 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
 def _list_left_out(folder: Path, files: list[Path]) -> str:
     if not files:
         return ""
-    names = some_of([os.fsencode(path.relative_to(folder)).decode(errors="replace") for path in sorted(files)])
+    names = some_of(
+        [os.fsencode(path.relative_to(folder)).decode(errors="replace") for path in sorted(files)]
+    )
     has_pictures = any(path.suffix.lower() in PICTURE_SUFFIXES for path in files)
     hint = "; pictures are included only with --mpp" if has_pictures else ""
     return f"{count_noun(len(files), 'file')} left out: {names}{hint}"
 
 
 def name_slides(
-    files: Sequence[Path | str], mpp: float | None = None, roi: Path | None = None, regions: Path | None = None
+    files: Sequence[Path | str],
+    mpp: float | None = None,
+    roi: Path | None = None,
+    regions: Path | None = None,
 ) -> list[SheetRow]:
-    """Make a row for each path or URL in ``files``, all with the same ``mpp``, ``roi`` and ``regions``."""
+    """Make a row for each path or URL in ``files``, all with the same ``mpp``, ``roi`` and
+    ``regions``.
+    """
     locations = [_parse_location(file) for file in files]
     _require_unicode(location for location in locations if isinstance(location, Path))
-    names = _unique_names([_path_within(_common_folder(locations), location) for location in locations])
+    names = _unique_names(
+        [_path_within(_common_folder(locations), location) for location in locations]
+    )
     paths = [str(location) if isinstance(location, Path) else location for location in locations]
     areas = {"roi": roi and str(roi.absolute()), "regions": regions and str(regions.absolute())}
     return [SheetRow(name, path, mpp, **areas) for name, path in zip(names, paths, strict=True)]
 
 
 def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
-    """Write a sheet with the columns that the rows use, and those in which a user states what no file contains.
+    """Write a sheet with the columns that the rows use, and those in which a user states what no
+    file contains.
 
     Paths under the sheet's own folder become relative to it.
     """
@@ -162,7 +235,9 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     rows = list(rows)
     require_new_sheet(path)
     used = [name for name in ("mpp", "patient", "roi") if any(vars(row)[name] for row in rows)]
-    own = [name for row in rows for name in row.own]  # from a map of cores, which may also have organ and stain
+    own = [
+        name for row in rows for name in row.own
+    ]  # from a map of cores, which may also have organ and stain
     columns = list(dict.fromkeys(["slide_id", "path", *used, "organ", "stain", *own]))
     with complete_file(path) as partial:
         partial.write_bytes(_text_of([columns, *_cells_of(rows, columns, path)], path))
@@ -172,7 +247,8 @@ def require_new_sheet(path: Path) -> None:
     """Check that there is no sheet at ``path``."""
     if path.exists():
         raise SheetError(
-            f"{path}: exists already; `muse sheet FOLDER --output {path} --add` adds the slides that it lacks"
+            f"{path}: exists already; `muse sheet FOLDER --output {path} --add` adds the slides"
+            " that it lacks"
         )
 
 
@@ -188,7 +264,9 @@ def add_to_sheet(path: Path | str, rows: Iterable[SheetRow]) -> list[SheetRow]:
     new = [row for row in rows if _identity(Path(row.path)) not in present]
     for name in ("slide_id", "path", *(["mpp"] if any(row.mpp for row in new) else [])):
         if name not in header:
-            raise SheetError(f"{path}: has no column '{name}', which the new rows need; add it to the first row")
+            raise SheetError(
+                f"{path}: has no column '{name}', which the new rows need; add it to the first row"
+            )
     ids = [cells["slide_id"] for cells in there]
     names = _number([*ids, *(row.slide_id for row in new)])[len(ids) :]
     new = [replace(row, slide_id=name) for row, name in zip(new, names, strict=True)]
@@ -218,7 +296,9 @@ def _text_of(lines: Iterable[Sequence[Any]], path: Path, end: str = "\n") -> byt
 
 
 def _identity(path: Path) -> Path | tuple[Path, bytes | Path]:
-    """A key that is equal for all paths of a slide, such as a link and its target or the files of a DICOM series."""
+    """A key that is equal for all paths of a slide, such as a link and its target or the files of a
+    DICOM series.
+    """
     if path.suffix.lower() == ".dcm" and path.is_file():
         return path.parent.resolve(), _series_uid(path)
     return path.resolve()
@@ -240,7 +320,9 @@ def _parse_location(file: Path | str) -> Path | SlideUrl:
 
 
 def _path_within(home: str, location: Path | SlideUrl) -> Path:
-    """The path relative to ``home``, from which a unique name is made; for a URL, its host, folders and file name."""
+    """The path relative to ``home``, from which a unique name is made; for a URL, its host, folders
+    and file name.
+    """
     if isinstance(location, Path):
         return location.relative_to(home)
     parts = urlsplit(location)
@@ -248,7 +330,9 @@ def _path_within(home: str, location: Path | SlideUrl) -> Path:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """List the files under ``folder``, following links; skip hidden files, results, and folders listed already."""
+    """List the files under ``folder``, following links; skip hidden files, results, and folders
+    listed already.
+    """
     paths: list[Path] = []
     entered: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -264,7 +348,8 @@ def _walk(folder: Path) -> list[Path]:
 def _one_per_series(files: Sequence[Path]) -> list[Path]:
     """Leave out all files of a DICOM series except the largest, which contains level 0.
 
-    OpenSlide opens a series from any of its files. A link without a target is kept; the check of the sheet reports it.
+    OpenSlide opens a series from any of its files. A link without a target is kept; the check of
+    the sheet reports it.
     """
     series, alone = defaultdict(list), []
     for path in files:
@@ -272,7 +357,9 @@ def _one_per_series(files: Sequence[Path]) -> list[Path]:
             series[path.parent, _series_uid(path)].append(path)
         else:
             alone.append(path)
-    return alone + [max(sorted(paths), key=lambda path: path.stat().st_size) for paths in series.values()]
+    return alone + [
+        max(sorted(paths), key=lambda path: path.stat().st_size) for paths in series.values()
+    ]
 
 
 def _series_uid(path: Path) -> bytes | Path:
@@ -283,7 +370,9 @@ def _series_uid(path: Path) -> bytes | Path:
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """Make unique slide_ids from the names of files; where names are equal, add folders, suffixes or numbers."""
+    """Make unique slide_ids from the names of files; where names are equal, add folders, suffixes
+    or numbers.
+    """
     ways: tuple[Callable[[Path], str], ...] = (
         _stem,
         lambda path: "_".join([*path.parts[:-1], _stem(path)]),
@@ -318,6 +407,8 @@ def _number(names: Sequence[str]) -> list[str]:
     result = []
     for name in names:
         candidates = (name if n == 1 else f"{name}-{n}" for n in range(1, len(names) + 2))
-        result.append(next(candidate for candidate in candidates if candidate.casefold() not in taken))
+        result.append(
+            next(candidate for candidate in candidates if candidate.casefold() not in taken)
+        )
         taken.add(result[-1].casefold())
     return result

@@ -9,15 +9,33 @@ from typing import overload
 
 from muse_pipeline.core.text import slug
 
-# Suffixes of the files of a table of nuclei or proposals; other files, such as a QuPath project, belong to the user.
-TABLE_FILES = ("parquet", "csv.gz", "geojson.gz", "part-[0-9][0-9][0-9].geojson.gz", "provenance.json")
+# Suffixes of the files of a table of nuclei or proposals; other files, such as a QuPath project,
+# belong to the user.
+TABLE_FILES = (
+    "parquet",
+    "csv.gz",
+    "geojson.gz",
+    "part-[0-9][0-9][0-9].geojson.gz",
+    "provenance.json",
+)
 # Names of files and folders next to the folders of the slides.
 BESIDE_SLIDES = frozenset(
-    {"cohort.tsv", "cohort.h5ad", "roi.tsv", "statistics.tsv", "statistics.patients.tsv", "report.html"}
+    {
+        "cohort.tsv",
+        "cohort.h5ad",
+        "roi.tsv",
+        "statistics.tsv",
+        "statistics.patients.tsv",
+        "report.html",
+    }
     | {"sheet.json", "model.json", "run_config.yaml", "pretraining.json", "region_model.json"}
     | {"logs", "training", "pretraining", "region_training", "qupath"}
 )
-OF_COHORT = "cohort.h5ad", "statistics.tsv", "statistics.patients.tsv"  # files made from the nuclei of all slides
+OF_COHORT = (
+    "cohort.h5ad",
+    "statistics.tsv",
+    "statistics.patients.tsv",
+)  # files made from the nuclei of all slides
 
 
 def store_name(mpp: float) -> str:
@@ -31,7 +49,9 @@ def shard_names(n_shards: int) -> list[str]:
 
 
 class _Path:
-    """Descriptor of a file or folder: of an instance its path inside ``folder``, of the class its name."""
+    """Descriptor of a file or folder: of an instance its path inside ``folder``, of the class its
+    name.
+    """
 
     def __init__(self, name: str):
         self._name = name
@@ -50,7 +70,9 @@ class SlideFiles:
 
     folder: Path  # folder of the slide's results, RESULTS/<slide_id>
 
-    fetched = _Path("fetched")  # folder of the downloaded slide, which is removed when its images have been written
+    fetched = _Path(
+        "fetched"
+    )  # folder of the downloaded slide, which is removed when its images have been written
     info = _Path("slide.json")  # header of the slide
     mask = _Path("tissue.npz")  # the tissue mask
     picture = _Path("tissue.png")  # picture of the tissue's outline on the slide
@@ -68,13 +90,17 @@ class SlideFiles:
     viewer = _Path("viewer/index.html")  # the page that shows the slide and its nuclei
     anndata = _Path("nuclei.h5ad")  # the nuclei as AnnData
     bins = _Path("bins.h5ad")  # gene counts of the nuclei, written by `muse bins`
-    regions = _Path("regions.json")  # record of the tissue regions, or the reason why there are none
+    regions = _Path(
+        "regions.json"
+    )  # record of the tissue regions, or the reason why there are none
     region_outlines = _Path("regions.geojson")  # tissue regions for QuPath
     region_picture = _Path("regions.png")  # picture of the tissue regions
     region_map = _Path("regions.zarr")  # probabilities of the tissue classes
     artefacts = _Path("artefacts.geojson")  # areas of artefacts, for QuPath
     tma = _Path("tma.geojson")  # cores of a tissue microarray, for QuPath
-    partner = _Path("partner")  # the folder of the registered partner: its transform, pictures and stores
+    partner = _Path(
+        "partner"
+    )  # the folder of the registered partner: its transform, pictures and stores
 
     def store(self, mpp: float) -> Path:
         """Path of the store at ``mpp``."""
@@ -85,8 +111,12 @@ class SlideFiles:
         return self.folder / f"shards/{name}.parquet"
 
     def embeddings(self, model: str, nuclei: str = "") -> Path:
-        """Path of a model's features for the slide's nuclei, or for nuclei in a file called ``nuclei``."""
-        return self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"
+        """Path of a model's features for the slide's nuclei, or for nuclei in a file called
+        ``nuclei``.
+        """
+        return (
+            self.folder / f"embeddings-{'-'.join(map(slug, filter(None, [model, nuclei])))}.parquet"
+        )
 
     def request(self, job: str) -> Path:
         """Path of the settings with which a job was last requested."""
@@ -123,10 +153,14 @@ class CohortFiles:
         return {path.parent.name: path for path in sorted(self.folder.glob("*/nuclei.parquet"))}
 
 
-def remove_cohort_files(results: Path, slides: Collection[str], unrequested: Collection[str] = ()) -> None:
-    """Remove each file in ``OF_COHORT`` that is older than one of its sources, or of which a source is missing.
+def remove_cohort_files(
+    results: Path, slides: Collection[str], unrequested: Collection[str] = ()
+) -> None:
+    """Remove each file in ``OF_COHORT`` that is older than one of its sources, or of which a source
+    is missing.
 
-    The sources are the tables of nuclei of ``slides`` and, for files in ``unrequested``, the resolved sheet.
+    The sources are the tables of nuclei of ``slides`` and, for files in ``unrequested``, the
+    resolved sheet.
     """
     tables = [SlideFiles(results / slide).nuclei for slide in slides]
     for path in (results / name for name in OF_COHORT):

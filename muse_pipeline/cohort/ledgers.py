@@ -1,4 +1,6 @@
-"""Ledgers: the outcome and the cost of every step of a slide, written by the step and read by the report."""
+"""Ledgers: the outcome and the cost of every step of a slide, written by the step and read by the
+report.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.core.environment import all_processor_seconds, forget_peak_memory, peak_memory_mib
+from muse_pipeline.core.environment import (
+    all_processor_seconds,
+    forget_peak_memory,
+    peak_memory_mib,
+)
 from muse_pipeline.core.errors import MuseError, MuseWarning
 from muse_pipeline.core.files import find_json, write_json
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import count_noun, memory_text, one_line, time_text
 
-# Steps that are not reported as missing: optional ones, and ``overlay``, whose pictures the report can draw.
+# Steps that are not reported as missing: optional ones, and ``overlay``, whose pictures the report
+# can draw.
 OPTIONAL = ("fetch", "regions", "propose", "overlay")
 KILLED = "killed (out of memory or time?); see its log and run again"
-STEPS = ("fetch", "inspect", "tissue", "tile", "propose", "detect", "regions", "stitch", "geojson", "overlay")
+STEPS = (
+    "fetch",
+    "inspect",
+    "tissue",
+    "tile",
+    "propose",
+    "detect",
+    "regions",
+    "stitch",
+    "geojson",
+    "overlay",
+)
 
 
 @dataclass(frozen=True)
@@ -31,55 +49,87 @@ class StepRecord:
     step: str  # name of the step
     status: str  # "ok", "failed" or "missing"
     reason: str = ""  # sentence that explains why the step failed or is missing; "" if it is ok
-    seconds: float | None = None  # wall-clock time, summed over shards; None if nothing was recorded
-    processor_seconds: float | None = None  # that of all threads, summed over shards; None if nothing was recorded
-    peak_memory_mib: int | None = None  # largest peak memory of any shard; None if nothing was recorded
+    seconds: float | None = (
+        None  # wall-clock time, summed over shards; None if nothing was recorded
+    )
+    processor_seconds: float | None = (
+        None  # that of all threads, summed over shards; None if nothing was recorded
+    )
+    peak_memory_mib: int | None = (
+        None  # largest peak memory of any shard; None if nothing was recorded
+    )
     warnings: tuple[str, ...] = ()  # warnings of the step without duplicates
 
 
-def read_progress(folder: Path, n_shards: int | None = None, no_model: str = "") -> list[StepRecord]:
+def read_progress(
+    folder: Path, n_shards: int | None = None, no_model: str = ""
+) -> list[StepRecord]:
     """Read the records of a slide's steps and outputs, in the order of ``order_steps``.
 
-    A step that has no ledger and is not in ``OPTIONAL`` has the status "missing"; ``no_model`` is the reason for this
-    if a run has no model. Ledgers of runs with a different number of shards than ``n_shards`` are ignored.
+    A step that has no ledger and is not in ``OPTIONAL`` has the status "missing"; ``no_model`` is
+    the reason for this if a run has no model. Ledgers of runs with a different number of shards
+    than ``n_shards`` are ignored.
     """
     entries = list(_read_entries(folder / "ledger", n_shards))
     records: list[StepRecord] = []
-    for step in order_steps({*STEPS, *(str(entry["step"]) for entry in entries if entry.get("step"))}):
+    for step in order_steps(
+        {*STEPS, *(str(entry["step"]) for entry in entries if entry.get("step"))}
+    ):
         shards = [entry for entry in entries if entry.get("step") == step]
         if step in OPTIONAL and not shards:
             continue
-        stopped_at = next((record for record in records if record.status != "ok" and record.step != "regions"), None)
-        records.append(_merge_shards(step, shards) if shards else _explain_absence(step, stopped_at, no_model))
+        stopped_at = next(
+            (record for record in records if record.status != "ok" and record.step != "regions"),
+            None,
+        )
+        records.append(
+            _merge_shards(step, shards) if shards else _explain_absence(step, stopped_at, no_model)
+        )
     return records
 
 
 def order_steps(steps: Collection[str]) -> list[str]:
-    """The steps in the order in which they run: those in ``STEPS``, and then all others sorted by name."""
+    """The steps in the order in which they run: those in ``STEPS``, and then all others sorted by
+    name.
+    """
     return [*(step for step in STEPS if step in steps), *sorted(set(steps) - set(STEPS))]
 
 
 def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
-    """The step that explains why a slide is not finished; a recorded failure takes precedence over a missing step.
+    """The step that explains why a slide is not finished; a recorded failure takes precedence over
+    a missing step.
 
-    ``overlay`` never counts, since the report draws missing pictures; nor does ``regions``, which nuclei do not need.
+    ``overlay`` never counts, since the report draws missing pictures; nor does ``regions``, which
+    nuclei do not need.
     """
-    broken = [record for record in records if record.status != "ok" and record.step not in {"overlay", "regions"}]
+    broken = [
+        record
+        for record in records
+        if record.status != "ok" and record.step not in {"overlay", "regions"}
+    ]
     return min(broken, key=lambda record: record.status != "failed", default=None)
 
 
 def describe_nuclei(summary: dict[str, Any]) -> str:
-    """Text with the number of nuclei in a slide's summary, the positive share, and how many more lie in artefacts."""
+    """Text with the number of nuclei in a slide's summary, the positive share, and how many more
+    lie in artefacts.
+    """
     n = Provenance.from_dict(summary["provenance"]).n_left_out
     flagged = f", {n:,} more in artefacts" if n else ""
     scored = summary.get("immunohistochemistry") or {}
-    positive = f", {share:.1f} % positive" if (share := scored.get("percent_positive")) is not None else ""
+    positive = (
+        f", {share:.1f} % positive" if (share := scored.get("percent_positive")) is not None else ""
+    )
     return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{positive}{flagged}"
 
 
 def failed_steps(folder: Path) -> set[str]:
-    """Names, without suffix, of those ledgers in a slide's ``folder`` whose steps failed or were killed."""
-    statuses = {path.stem: (find_json(path) or {}).get("status") for path in folder.glob("ledger/*.json")}
+    """Names, without suffix, of those ledgers in a slide's ``folder`` whose steps failed or were
+    killed.
+    """
+    statuses = {
+        path.stem: (find_json(path) or {}).get("status") for path in folder.glob("ledger/*.json")
+    }
     return {step for step, status in statuses.items() if status not in {"ok", "interrupted"}}
 
 
@@ -93,7 +143,11 @@ def _read_entries(ledger: Path, n_shards: int | None) -> Iterable[dict[str, Any]
             # Snakemake leaves an empty file for a killed step.
             has_content = path.is_file() and path.stat().st_size > 0
             reason = f"{path} is broken" if has_content else f"was {KILLED}"
-            entry = {"step": path.name.split("-")[0].removesuffix(".json"), "status": "failed", "reason": reason}
+            entry = {
+                "step": path.name.split("-")[0].removesuffix(".json"),
+                "status": "failed",
+                "reason": reason,
+            }
         yield entry
 
 
@@ -102,11 +156,15 @@ def _merge_shards(step: str, entries: list[dict[str, Any]]) -> StepRecord:
     return StepRecord(
         step=step,
         status="failed" if failed else "ok",
-        reason=str(failed.get("reason") or "failed without a reason; see its log") if failed else "",
+        reason=str(failed.get("reason") or "failed without a reason; see its log")
+        if failed
+        else "",
         seconds=_total(entries, "seconds"),
         processor_seconds=_total(entries, "processor_seconds"),
         peak_memory_mib=max(entry.get("peak_memory_mib") or 0 for entry in entries),
-        warnings=tuple(dict.fromkeys(warning for entry in entries for warning in entry.get("warnings") or ())),
+        warnings=tuple(
+            dict.fromkeys(warning for entry in entries for warning in entry.get("warnings") or ())
+        ),
     )
 
 
@@ -128,10 +186,12 @@ def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) ->
 
 @contextmanager
 def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
-    """Write the outcome of a step, its time and its peak memory to ``path``, if given, when the block ends or fails.
+    """Write the outcome of a step, its time and its peak memory to ``path``, if given, when the
+    block ends or fails.
 
-    The block receives a list; texts appended to it are written as ``warnings``, and so is every ``MuseWarning``, which
-    is also printed. The file is empty while the block runs, and stays empty if the process is killed.
+    The block receives a list; texts appended to it are written as ``warnings``, and so is every
+    ``MuseWarning``, which is also printed. The file is empty while the block runs, and stays empty
+    if the process is killed.
     """
     if path is not None:
         with suppress(OSError):  # a disk that is full or read-only is reported by the step itself
@@ -150,7 +210,11 @@ def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
             status, reason = "interrupted", "was interrupted; run it again"
         else:
             status = "failed"
-            reason = str(error) if isinstance(error, MuseError) else f"unexpected {type(error).__name__}: {error}"
+            reason = (
+                str(error)
+                if isinstance(error, MuseError)
+                else f"unexpected {type(error).__name__}: {error}"
+            )
         raise
     finally:
         if path is not None:
@@ -188,8 +252,13 @@ def show_warnings(step: str, noted: list[str]) -> Iterator[None]:
 
 
 COST_COLUMNS = ("Step", "Time", "Processor", "Busy cores", "Processor s/mm²", "Peak memory")
-OTHER, WHOLE = "other", "all"  # rows besides the steps: the rest of a run, such as its start, and the whole run
-SlideSteps = tuple[Sequence[StepRecord], float]  # the records of a slide, and the area of tissue processed, in mm2
+OTHER, WHOLE = (
+    "other",
+    "all",
+)  # rows besides the steps: the rest of a run, such as its start, and the whole run
+SlideSteps = tuple[
+    Sequence[StepRecord], float
+]  # the records of a slide, and the area of tissue processed, in mm2
 
 
 @dataclass(frozen=True)
@@ -200,7 +269,9 @@ class Cost:
     seconds: float  # wall-clock time, added up over shards even if they ran at the same time
     processor_seconds: float  # processor time of all threads
     tissue_mm2: float  # area of tissue of the slides on which the step ran
-    peak_memory_mib: int | None = None  # highest peak memory on any slide; None for the row ``OTHER``
+    peak_memory_mib: int | None = (
+        None  # highest peak memory on any slide; None for the row ``OTHER``
+    )
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -212,11 +283,19 @@ class Cost:
 
 
 def step_costs(slides: Iterable[SlideSteps]) -> list[Cost]:
-    """The costs of the steps that ran, summed over their slides, and their total ``WHOLE``; empty if none ran."""
-    ran = [(mm2, [record for record in records if record.seconds is not None]) for records, mm2 in slides]
+    """The costs of the steps that ran, summed over their slides, and their total ``WHOLE``; empty
+    if none ran.
+    """
+    ran = [
+        (mm2, [record for record in records if record.seconds is not None])
+        for records, mm2 in slides
+    ]
     steps = order_steps({record.step for _, records in ran for record in records})
     costs = [
-        _add_up(step, [(mm2, [record for record in records if record.step == step]) for mm2, records in ran])
+        _add_up(
+            step,
+            [(mm2, [record for record in records if record.step == step]) for mm2, records in ran],
+        )
         for step in steps
     ]
     return [*costs, _add_up(WHOLE, ran)] if costs else []
@@ -224,13 +303,19 @@ def step_costs(slides: Iterable[SlideSteps]) -> list[Cost]:
 
 def _add_up(name: str, ran: Sequence[tuple[float, list[StepRecord]]]) -> Cost:
     ends = [record for _, records in ran for record in records]
-    seconds, used = (sum(getattr(end, what) or 0 for end in ends) for what in ("seconds", "processor_seconds"))
+    seconds, used = (
+        sum(getattr(end, what) or 0 for end in ends) for what in ("seconds", "processor_seconds")
+    )
     tissue_mm2 = sum(mm2 for mm2, records in ran if records)
     return Cost(name, seconds, used, tissue_mm2, max(end.peak_memory_mib or 0 for end in ends))
 
 
-def cost_lines(slides: Iterable[SlideSteps], seconds: float, processor_seconds: float) -> Iterator[str]:
-    """The costs of a run as lines of text; wall-clock and processor time are those of the run from start to end."""
+def cost_lines(
+    slides: Iterable[SlideSteps], seconds: float, processor_seconds: float
+) -> Iterator[str]:
+    """The costs of a run as lines of text; wall-clock and processor time are those of the run from
+    start to end.
+    """
     *steps, total = step_costs(slides) or [Cost(WHOLE, 0, 0, 0)]
     rest = seconds - total.seconds, processor_seconds - total.processor_seconds
     steps.append(Cost(OTHER, *rest, total.tissue_mm2))

@@ -1,12 +1,13 @@
-"""Requests: the settings that each job of a slide is run with, from which every later run finds the jobs to repeat.
+"""Requests: the settings that each job of a slide is run with, from which every later run finds the
+jobs to repeat.
 
-The request of a job is a JSON file that is written before the job runs. The job is current if its request contains the
-settings of this run, and if all its files exist and none is older than the request or than a file that the job reads.
-`muse run` repeats the jobs that are not current. So does Snakemake, which compares the same times, because the rules
-have requests as inputs.
+The request of a job is a JSON file that is written before the job runs. The job is current if its
+request contains the settings of this run, and if all its files exist and none is older than the
+request or than a file that the job reads. `muse run` repeats the jobs that are not current. So does
+Snakemake, which compares the same times, because the rules have requests as inputs.
 
-If a run is stopped before a job begins, the results still belong to the request before, which is kept next to the new
-one: they are current again for a run with the earlier settings.
+If a run is stopped before a job begins, the results still belong to the request before, which is
+kept next to the new one: they are current again for a run with the earlier settings.
 """
 
 import json
@@ -41,9 +42,13 @@ class Job:
     settings: Mapping[str, Any]  # all settings on which the results depend, keyed by name
     reads: Sequence[str] = ()  # files of other jobs that it reads
     writes: Sequence[str] = ()  # files and folders that it writes
-    temporary: Sequence[str] = ()  # files in ``writes`` that are deleted when no other job needs them
+    temporary: Sequence[
+        str
+    ] = ()  # files in ``writes`` that are deleted when no other job needs them
     steps: Sequence[str] = ()  # names of the ledgers of its steps; by default its own name
-    removes: Sequence[str] = ()  # glob patterns of files that are removed before it runs; by default ``writes``
+    removes: Sequence[
+        str
+    ] = ()  # glob patterns of files that are removed before it runs; by default ``writes``
 
     @property
     def kept(self) -> list[str]:
@@ -57,7 +62,9 @@ class Job:
 
 
 class Records:
-    """The requests of a slide's jobs, each after those whose files it reads, and the state of their results."""
+    """The requests of a slide's jobs, each after those whose files it reads, and the state of their
+    results.
+    """
 
     def __init__(self, folder: Path, jobs: Sequence[Job]):
         self.folder, self.jobs = folder, jobs
@@ -70,7 +77,9 @@ class Records:
         return self.request(job).with_suffix(".before.json")
 
     def find_request(self, job: Job) -> Path | None:
-        """The request with the settings of this run to which results may belong; None if there is none."""
+        """The request with the settings of this run to which results may belong; None if there is
+        none.
+        """
         last, before = self.request(job), self._request_before(job)
         if compare(find_json(last), job.settings) == {}:
             return last
@@ -80,23 +89,35 @@ class Records:
     def write_requests(self) -> None:
         """Write the requests that this run changes."""
         for job in self.jobs:
-            current, last, before = self.find_request(job), self.request(job), self._request_before(job)
+            current, last, before = (
+                self.find_request(job),
+                self.request(job),
+                self._request_before(job),
+            )
             if current == before:
                 before.replace(last)
             elif current is None:
                 if last.exists() and not (before.exists() and self._is_untouched(job)):
-                    last.replace(before) if self._is_complete(job) else before.unlink(missing_ok=True)
+                    (
+                        last.replace(before)
+                        if self._is_complete(job)
+                        else before.unlink(missing_ok=True)
+                    )
                 write_json(last, job.settings)
 
     def is_current(self, job: Job) -> bool:
         """True if the results of a job are complete and were made with the settings of this run."""
         request = self.find_request(job)
         times = [time for name in job.reads if (time := self._time(name)) is not None]
-        return request is not None and self._is_complete(job, max([request.stat().st_mtime_ns, *times]))
+        return request is not None and self._is_complete(
+            job, max([request.stat().st_mtime_ns, *times])
+        )
 
     @cached_property
     def outdated(self) -> list[Job]:
-        """The jobs to run: those that are not current or read files that are made again, or that make missing files."""
+        """The jobs to run: those that are not current or read files that are made again, or that
+        make missing files.
+        """
         chosen = {job.name for job in self.jobs if not self.is_current(job)}
         n_before = -1
         while len(chosen) > n_before:
@@ -104,7 +125,11 @@ class Records:
             repeated = [job for job in self.jobs if job.name in chosen]
             rewritten = {name for job in repeated for name in job.writes}
             missing = {name for job in repeated for name in job.reads if self._time(name) is None}
-            chosen |= {job.name for job in self.jobs if rewritten & set(job.reads) or missing & set(job.writes)}
+            chosen |= {
+                job.name
+                for job in self.jobs
+                if rewritten & set(job.reads) or missing & set(job.writes)
+            }
         return [job for job in self.jobs if job.name in chosen]
 
     def begin(self) -> list[Job]:
@@ -122,22 +147,34 @@ class Records:
             try:
                 remove(path)
             except OSError as error:
-                raise OutputError(f"{path}: cannot be removed ({error.strerror}); give another --output") from error
+                raise OutputError(
+                    f"{path}: cannot be removed ({error.strerror}); give another --output"
+                ) from error
 
     def withdraw_failed(self) -> None:
-        """After a step of the slide failed, remove the results that jobs which did not run should have replaced."""
+        """After a step of the slide failed, remove the results that jobs which did not run should
+        have replaced.
+        """
         if failed := failed_steps(self.folder):
-            remove(SlideFiles(self.folder).fetched)  # so that the next run fetches a corrected original
+            remove(
+                SlideFiles(self.folder).fetched
+            )  # so that the next run fetches a corrected original
             missing = {name for job in self.jobs for name in job.kept if self._time(name) is None}
             waiting = [job for job in self.jobs if not failed & set(job.ledgers)]
-            self.withdraw([job for job in waiting if missing & set(job.reads) or not self.is_current(job)])
+            self.withdraw(
+                [job for job in waiting if missing & set(job.reads) or not self.is_current(job)]
+            )
 
     def find_results(self, job: Job) -> set[Path]:
-        """Paths of the files that a job has written in an earlier run, and that its next run replaces."""
+        """Paths of the files that a job has written in an earlier run, and that its next run
+        replaces.
+        """
         return {path for pattern in job.removes or job.writes for path in self.folder.glob(pattern)}
 
     def remove_unrequested(self, others: Iterable[Job]) -> None:
-        """Remove what no requested job explains: failed steps, and results of ``others`` with different settings."""
+        """Remove what no requested job explains: failed steps, and results of ``others`` with
+        different settings.
+        """
         failed = failed_steps(self.folder)
         for job in others:
             if compare(find_json(self.request(job)), job.settings) or failed & set(job.ledgers):
@@ -151,7 +188,9 @@ class Records:
         phrases: dict[str, None] = {}
         for job in self.outdated:
             before = self._request_before(job)
-            made_with = find_json(before if before.exists() and self._is_untouched(job) else self.request(job))
+            made_with = find_json(
+                before if before.exists() and self._is_untouched(job) else self.request(job)
+            )
             changed = compare(made_with, job.settings)
             if changed is None and any(self._time(name) for name in job.writes):
                 changed = {"": "settings that are not recorded"}
@@ -159,42 +198,64 @@ class Records:
         return list(phrases)
 
     def _explain(self, job: Job) -> Iterator[str]:
-        """Phrases for the files because of which a job is not current although its settings have not changed."""
-        yield from (f"{Path(name).name} is missing" for name in job.kept if self._time(name) is None)
+        """Phrases for the files because of which a job is not current although its settings have
+        not changed.
+        """
+        yield from (
+            f"{Path(name).name} is missing" for name in job.kept if self._time(name) is None
+        )
         rewritten = {name for other in self.outdated for name in other.writes}
-        oldest = min((time for name in job.writes if (time := self._time(name)) is not None), default=math.inf)
-        newer = (name for name in job.reads if name not in rewritten and (self._time(name) or 0) > oldest)
+        oldest = min(
+            (time for name in job.writes if (time := self._time(name)) is not None),
+            default=math.inf,
+        )
+        newer = (
+            name for name in job.reads if name not in rewritten and (self._time(name) or 0) > oldest
+        )
         yield from (f"{Path(name).name} is newer than the results made from it" for name in newer)
 
     def _is_complete(self, job: Job, since_ns: int | None = None) -> bool:
-        """True if all files of a job exist and none is older than ``since_ns``, by default the time of its request."""
+        """True if all files of a job exist and none is older than ``since_ns``, by default the time
+        of its request.
+        """
         times = self._times(job)
         since_ns = self.request(job).stat().st_mtime_ns if since_ns is None else since_ns
         return times is not None and min(times, default=since_ns) >= since_ns
 
     def _is_untouched(self, job: Job) -> bool:
-        """True if all files of a job exist and are older than its last request: no job has begun since."""
+        """True if all files of a job exist and are older than its last request: no job has begun
+        since.
+        """
         times, requested_ns = self._times(job), self._time(f"logs/requests/{job.name}.json")
         return times is not None and max(times, default=0) < (requested_ns or 0)
 
     def _times(self, job: Job) -> list[int] | None:
         """The times of all files of a job that exist; None if a file that must exist is missing."""
         times = {name: self._time(name) for name in job.writes}
-        return None if None in map(times.get, job.kept) else [time for time in times.values() if time is not None]
+        return (
+            None
+            if None in map(times.get, job.kept)
+            else [time for time in times.values() if time is not None]
+        )
 
     def _time(self, name: str) -> int | None:
-        """Modification time of a file as Snakemake compares it, in ns; None if the file is missing."""
+        """Modification time of a file as Snakemake compares it, in ns; None if the file is
+        missing.
+        """
         path = self.folder / name
         try:
             state = path.stat()
             stamp = path / ".snakemake_timestamp"  # the time of a folder
-            return (stamp.stat() if stat.S_ISDIR(state.st_mode) and stamp.exists() else state).st_mtime_ns
+            return (
+                stamp.stat() if stat.S_ISDIR(state.st_mode) and stamp.exists() else state
+            ).st_mtime_ns
         except OSError:
             return None
 
 
 def compare(before: Any, now: Mapping[str, Any]) -> dict[str, str] | None:
-    """Phrases for settings that differ from those in a request, keyed by name, such as "csv false -> true".
+    """Phrases for settings that differ from those in a request, keyed by name, such as "csv false
+    -> true".
 
     None if ``before`` is not the content of a request.
     """
@@ -203,7 +264,8 @@ def compare(before: Any, now: Mapping[str, Any]) -> dict[str, str] | None:
     return {
         name: PHRASES.get(name) or f"{name} {_word(before.get(name))} -> {_word(value)}"
         for name, value in now.items()
-        if before.get(name) != value and not (name == "slide" and _is_same_file(before.get(name), value))
+        if before.get(name) != value
+        and not (name == "slide" and _is_same_file(before.get(name), value))
     }
 
 
@@ -213,11 +275,16 @@ def _word(value: Any) -> str:
 
 def _is_same_file(before: Any, now: str) -> bool:
     """True if the earlier path of a slide leads to the same file, for example through a link."""
-    return isinstance(before, str) and not is_url(now) and Path(before).resolve() == Path(now).resolve()
+    return (
+        isinstance(before, str)
+        and not is_url(now)
+        and Path(before).resolve() == Path(now).resolve()
+    )
 
 
 def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
-    """Describe in lines of text which results a run replaces: every change with its slides; empty if there is none.
+    """Describe in lines of text which results a run replaces: every change with its slides; empty
+    if there is none.
 
     ``changes`` has the phrases for every slide whose results are replaced, keyed by slide_id.
     """
@@ -229,6 +296,9 @@ def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
         return []
     return [
         f"This run replaces the finished results of {count_noun(len(changes), 'slide')}:",
-        *(f"  {change}: {count_noun(len(names), 'slide')} ({some_of(names)})" for change, names in slides_of.items()),
+        *(
+            f"  {change}: {count_noun(len(names), 'slide')} ({some_of(names)})"
+            for change, names in slides_of.items()
+        ),
         "To keep them, stop the run and give another output folder.",
     ]

@@ -24,40 +24,67 @@ def require_plain_output(settings: Mapping[str, Any]) -> None:
     """Check that Snakemake does not read the name of the output folder as a pattern."""
     if patterns := sorted(PATTERNS.intersection(settings["output"])):
         raise ConfigError(
-            f"config: output: {settings['output']} contains {' '.join(patterns)}, which Snakemake expands; rename it"
+            f"config: output: {settings['output']} contains {' '.join(patterns)}, which Snakemake"
+            " expands; rename it"
         )
 
 
 def require_columns(settings: Mapping[str, Any]) -> None:
-    """Check that the sheet has the columns named in ``statistics``; only "patient" may be missing."""
+    """Check that the sheet has the columns named in ``statistics``; only "patient" may be
+    missing.
+    """
     try:
-        with warnings.catch_warnings(action="ignore", category=LeftOutWarning):  # `muse sheet --check` prints them
-            read_cells(Path(settings["slides"]), *sorted({*settings["statistics"].values()} - {"patient"}))
+        with warnings.catch_warnings(
+            action="ignore", category=LeftOutWarning
+        ):  # `muse sheet --check` prints them
+            read_cells(
+                Path(settings["slides"]), *sorted({*settings["statistics"].values()} - {"patient"})
+            )
     except SheetError as error:
         raise ConfigError(f"config: statistics: {error}") from error
 
 
 def explain_schema_error(wrong: Any) -> str:
-    """Return the message for a ``jsonschema.ValidationError``; for an unknown setting it suggests a known one."""
+    """Return the message for a ``jsonschema.ValidationError``; for an unknown setting it suggests a
+    known one.
+    """
     setting = ".".join(map(str, wrong.absolute_path))
-    if wrong.validator == "type" and "string" in wrong.validator_value and isinstance(wrong.instance, (int, float)):
+    if (
+        wrong.validator == "type"
+        and "string" in wrong.validator_value
+        and isinstance(wrong.instance, (int, float))
+    ):
         return (
-            f"config: {setting}: {wrong.instance} is read as a number, or as true, false or null; write it in quotes "
+            f"config: {setting}: {wrong.instance} is read as a number, or as true, false or null;"
+            " write it in quotes "
             f'in a config file, as {setting}: "..."'
         )
     return f"config: {setting}{': ' if setting else ''}{_explain(wrong)}"
 
 
 def _explain(wrong: Any) -> str:
-    names = {"additionalProperties": wrong.schema.get("properties"), "required": wrong.validator_value}
+    names = {
+        "additionalProperties": wrong.schema.get("properties"),
+        "required": wrong.validator_value,
+    }
     choices = names.get(wrong.validator, ())
     unknown = [str(key) for key in wrong.instance if key not in choices] if choices else []
     for key in unknown:
         if near := get_close_matches(key, choices):
-            nearest = max(near, key=lambda name: sorted(name) == sorted(key))  # `modle` is `model`, not `mode`
+            nearest = max(
+                near, key=lambda name: sorted(name) == sorted(key)
+            )  # `modle` is `model`, not `mode`
             return f"unknown setting '{key}'; did you mean '{nearest}'?"
-    message = f"unknown setting '{unknown[0]}'" if wrong.validator == "additionalProperties" else wrong.message
-    if wrong.validator == "type" and "boolean" in wrong.validator_value and isinstance(wrong.instance, str):
+    message = (
+        f"unknown setting '{unknown[0]}'"
+        if wrong.validator == "additionalProperties"
+        else wrong.message
+    )
+    if (
+        wrong.validator == "type"
+        and "boolean" in wrong.validator_value
+        and isinstance(wrong.instance, str)
+    ):
         message += " (after --config write True or False)"
     return f"{message}; config/README.md explains the settings"
 
@@ -66,19 +93,24 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
     """Check that a model, as `muse model` describes it, suits the config."""
     if model.get("kind") == "regions":
         raise ConfigError(
-            f"config: model: '{model['name']}' maps regions, not nuclei; give it as `regions` and choose another "
-            "`model`"
+            f"config: model: '{model['name']}' maps regions, not nuclei; give it as `regions` and"
+            " choose another `model`"
         )
     if abs(model["mpp"] / settings["mpp"] - 1) > 1e-6:
         raise ConfigError(
-            f"config: mpp is {settings['mpp']:g}, but model '{model['name']}' works at {model['mpp']:g} um/px; set "
-            f"`mpp: {model['mpp']:g}` or choose another model"
+            f"config: mpp is {settings['mpp']:g}, but model '{model['name']}' works at"
+            f" {model['mpp']:g} um/px; set `mpp: {model['mpp']:g}` or choose another model"
         )
     of_mode, wrong = settings["mode"], ""
     if of_mode == "label-free" and len(model["classes"]) > 1:
-        wrong = f"is for models of one class, but model '{model['name']}' has {', '.join(model['classes'])}"
+        wrong = (
+            f"is for models of one class, but model '{model['name']}' has"
+            f" {', '.join(model['classes'])}"
+        )
     elif of_mode == "supervised" and model["name"] == MODEL_OF_MODE["label-free"]:
-        wrong = f"is for models trained with labels, but model '{model['name']}' was trained without"
+        wrong = (
+            f"is for models trained with labels, but model '{model['name']}' was trained without"
+        )
     if wrong:
         raise ConfigError(f"mode {of_mode} {wrong}; leave one of the two settings out")
     if settings["regions"] == FROM_NUCLEI and len(model["classes"]) == 1:
@@ -93,8 +125,8 @@ def pretraining_codec(settings: Mapping[str, Any], pretrain_mpp: float) -> str:
     codec, store = settings["pretrain_store"].get("codec", "zstd"), store_name(pretrain_mpp)
     if codec != "zstd" and store in map(store_name, [settings["mpp"], *settings["extra_mpps"]]):
         raise ConfigError(
-            f"config: pretrain_store: codec {codec} loses detail, but {store} is also the store of `mpp` or of one of "
-            "`extra_mpps`; set `codec: zstd`, or pretrain at another mpp"
+            f"config: pretrain_store: codec {codec} loses detail, but {store} is also the store of"
+            " `mpp` or of one of `extra_mpps`; set `codec: zstd`, or pretrain at another mpp"
         )
     return codec
 
@@ -106,13 +138,16 @@ def name_stores(mpps: Iterable[float]) -> dict[str, float]:
         if named.setdefault(store_name(mpp), mpp) != mpp:
             other = named[store_name(mpp)]
             raise ConfigError(
-                f"config: images at {other} and {mpp} um/px would both be {store_name(mpp)}; leave one of them out"
+                f"config: images at {other} and {mpp} um/px would both be {store_name(mpp)}; leave"
+                " one of them out"
             )
     return named
 
 
 def training_file(settings: Mapping[str, Any]) -> str | None:
-    """The file of the training run that makes the config's model; None if the model is not trained."""
+    """The file of the training run that makes the config's model; None if the model is not
+    trained.
+    """
     model = settings["model"]
     if isinstance(model, str) and not model.endswith((".yaml", ".yml")):
         return None
@@ -120,69 +155,102 @@ def training_file(settings: Mapping[str, Any]) -> str | None:
 
 
 def pretraining_run(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The setting ``pretrain`` as a mapping, with the run's file as ``run``; {} without pretraining."""
+    """The setting ``pretrain`` as a mapping, with the run's file as ``run``; {} without
+    pretraining.
+    """
     run = settings["pretrain"]
     return {"run": run} if isinstance(run, str) else dict(run or {})
 
 
 def pretraining_options(settings: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
-    """The arguments of `muse pretrain-config` for the setting ``pretrain``, except the sheet and the folders."""
+    """The arguments of `muse pretrain-config` for the setting ``pretrain``, except the sheet and
+    the folders.
+    """
     given = pretraining_run(settings)
-    own = {name: value for name, value in given.items() if name not in {"run", "exclude", "held_splits"}}
+    own = {
+        name: value
+        for name, value in given.items()
+        if name not in {"run", "exclude", "held_splits"}
+    }
     file = given.get("run") or run_file(own, Path(settings["output"], "pretraining"))
     words = {
         "--data": [settings["train_data"] or ("." if "run" not in given else None)],
         "--set": as_changes(own) if "run" in given else [],
         "--exclude": given.get("exclude", []),
-        "--judged-by": [training_file(settings), *training_data(settings)[1:]] if model.get("is_validated") else [],
+        "--judged-by": (
+            [training_file(settings), *training_data(settings)[1:]]
+            if model.get("is_validated")
+            else []
+        ),
     }
     chosen = {flag: [word for word in values if word is not None] for flag, values in words.items()}
     options = [word for flag, values in chosen.items() if values for word in (flag, *values)]
-    return [file, *options, *(["--held-splits", *given["held_splits"]] if given.get("held_splits") is not None else [])]
+    return [
+        file,
+        *options,
+        *(["--held-splits", *given["held_splits"]] if given.get("held_splits") is not None else []),
+    ]
 
 
 def require_fitting_pretraining(
-    settings: Mapping[str, Any], run: Mapping[str, Any], rows: Mapping[str, Any], model: Mapping[str, Any]
+    settings: Mapping[str, Any],
+    run: Mapping[str, Any],
+    rows: Mapping[str, Any],
+    model: Mapping[str, Any],
 ) -> None:
-    """Check that a pretraining run, as `muse pretrain-config` plans it, suits the slides and the model.
+    """Check that a pretraining run, as `muse pretrain-config` plans it, suits the slides and the
+    model.
 
     The ``rows`` of the sheet are keyed by slide_id, and `muse model` describes the model.
     """
-    has_model = settings["regions"] not in (None, FROM_NUCLEI)  # nuclei are found with the pretrained backbone
+    has_model = settings["regions"] not in (
+        None,
+        FROM_NUCLEI,
+    )  # nuclei are found with the pretrained backbone
     missing = [slide for slide in run["slides"] if not (has_model or rows[slide].get("regions"))]
     if run["reads_regions"] and missing:
         raise ConfigError(
-            f"config: `pretrain` weights tissue regions, but slide '{missing[0]}' has none; set `regions` to a region "
-            "model or a run that trains one"
+            f"config: `pretrain` weights tissue regions, but slide '{missing[0]}' has none; set"
+            " `regions` to a region model or a run that trains one"
         )
     if model.get("backbone", run["backbone"]) != run["backbone"]:
         raise ConfigError(
-            f"config: `pretrain` trains {run['backbone']}, but the training run '{model['name']}' has "
-            f"{model['backbone']}; give both the same `backbone`"
+            f"config: `pretrain` trains {run['backbone']}, but the training run '{model['name']}'"
+            f" has {model['backbone']}; give both the same `backbone`"
         )
 
 
 def training_data(settings: Mapping[str, Any]) -> list[str]:
-    """``--data`` with the folder to which a run's paths are relative; empty if that is the folder of the run's file."""
+    """``--data`` with the folder to which a run's paths are relative; empty if that is the folder
+    of the run's file.
+    """
     data = settings["train_data"] or (None if isinstance(settings["model"], str) else ".")
     return [] if data is None else ["--data", data]
 
 
 def region_run(settings: Mapping[str, Any]) -> str | None:
-    """The file of the training run that makes the config's region model; None if the model is not trained."""
+    """The file of the training run that makes the config's region model; None if the model is not
+    trained.
+    """
     regions = settings["regions"]
     return regions if regions and regions.endswith((".yaml", ".yml")) else None
 
 
 def slides_of_region_run(settings: Mapping[str, Any]) -> list[str]:
-    """Changes, as for ``--set``, that add the workflow's sheet and results to a region run's ``slide_labels``."""
+    """Changes, as for ``--set``, that add the workflow's sheet and results to a region run's
+    ``slide_labels``.
+    """
     text = read_text(Path(settings["regions"]))
     values = parse_yaml(text or "", settings["regions"])
     if not isinstance(values, dict) or "slide_labels" not in values:
         return []
     given = values["slide_labels"] or {}
     locations = {"slides": settings["slides"], "stores": settings["output"]}
-    missing = {name: str(Path(location).resolve()) for name, location in locations.items() if name not in given}
+    missing = {
+        name: str(Path(location).resolve())
+        for name, location in locations.items()
+        if name not in given
+    }
     return list(as_changes({"slide_labels": missing}))
 
 
@@ -190,7 +258,8 @@ def require_region_model(model: Mapping[str, Any]) -> None:
     """Check that a model, as `muse model` describes it, maps regions."""
     if model.get("kind") != "regions":
         raise ConfigError(
-            f"config: regions: '{model['name']}' finds nuclei, not regions; give a training run of method mil"
+            f"config: regions: '{model['name']}' finds nuclei, not regions; give a training run of"
+            " method mil"
         )
 
 
@@ -209,12 +278,16 @@ def run_file(run: str | Mapping[str, Any], folder: Path) -> str:
         teachers = [_from_here(checkpoint) for checkpoint in distillation["teachers"]]
         run["distillation"] = {**distillation, "teachers": teachers}
     path = folder / f"{slug(run['name'])}.yaml"
-    write_if_changed(path, yaml.safe_dump(json.loads(json.dumps(run)), allow_unicode=True, sort_keys=False))
+    write_if_changed(
+        path, yaml.safe_dump(json.loads(json.dumps(run)), allow_unicode=True, sort_keys=False)
+    )
     return str(path)
 
 
 def _from_here(checkpoint: Any) -> Any:
-    """Make the path of a checkpoint absolute; names of built-in models and other values are returned unchanged."""
+    """Make the path of a checkpoint absolute; names of built-in models and other values are
+    returned unchanged.
+    """
     has_suffix = isinstance(checkpoint, str) and Path(checkpoint).suffix
     return str(Path(checkpoint).resolve()) if has_suffix else checkpoint
 
@@ -229,7 +302,9 @@ def as_changes(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _as_number(value: Any) -> Any:
-    """Convert texts to numbers and booleans; Snakemake reads values in braces, as in `--config a='{b: 1}'`, as text."""
+    """Convert texts to numbers and booleans; Snakemake reads values in braces, as in `--config
+    a='{b: 1}'`, as text.
+    """
     if isinstance(value, list):
         return [_as_number(one) for one in value]
     if not isinstance(value, str):
@@ -247,7 +322,9 @@ def read_text(path: Path) -> str | None:
 
 
 def write_if_changed(path: Path, text: str) -> None:
-    """Write a file unless it has this content already, so that a new modification time does not cause a rerun."""
+    """Write a file unless it has this content already, so that a new modification time does not
+    cause a rerun.
+    """
     if read_text(path) != text:
         with complete_file(path) as partial:
             partial.write_text(text, encoding="utf-8")

@@ -23,12 +23,23 @@ from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
-NEWER = ("regions", "partner", "partner_transform", "organ", "stain")  # in a row of `sheet.json` only if filled
+NEWER = (
+    "regions",
+    "partner",
+    "partner_transform",
+    "organ",
+    "stain",
+)  # in a row of `sheet.json` only if filled
 REQUIRED = ("slide_id", "path")
 MISSING = frozenset(
     {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
 )  # as written by R, pandas and Excel
-NO_PATIENT = {"none", "unknown", "missing", *(word.casefold() for word in MISSING)}  # compared without regard to case
+NO_PATIENT = {
+    "none",
+    "unknown",
+    "missing",
+    *(word.casefold() for word in MISSING),
+}  # compared without regard to case
 
 # A slide_id is the name of a folder, the value of a Snakemake wildcard and part of shell commands.
 ID_MAX_BYTES = 120
@@ -36,7 +47,9 @@ ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
 MAX_SHARDS = 10_000
 
 _UM = "(um|microns?|micromet(er|re)s?)"
-MPP = re.compile(rf"mpp{_UM}?|{_UM}(per)?(px|pixels?)|(px|pixel)(size|width|spacing){_UM}?")  # names of the column mpp
+MPP = re.compile(
+    rf"mpp{_UM}?|{_UM}(per)?(px|pixels?)|(px|pixel)(size|width|spacing){_UM}?"
+)  # names of the column mpp
 
 
 @dataclass(frozen=True)
@@ -49,19 +62,28 @@ class SheetRow:
     patient: str | None = None  # patient of the slide
     roi: str | None = None  # absolute path of a GeoJSON that limits the analysis; or None
     split: str | None = None  # part of the cohort: train, val or any other name
-    shards: int | None = None  # number of jobs into which detection is divided; None to use the number in the config
+    shards: int | None = (
+        None  # number of jobs into which detection is divided; None to use the number in the config
+    )
     regions: str | None = None  # absolute path of a GeoJSON of tissue areas with classes; or None
     partner: str | None = None  # absolute path of a second picture of the same tissue; or None
-    # absolute path of landmarks, a matrix or a transform.json that registration starts from; or None
+    # absolute path of landmarks, a matrix or a transform.json that registration starts from; or
+    # None
     partner_transform: str | None = None
     label: str | None = None  # class of the slide, for training region models; or None
-    organ: str | None = None  # organ, which decides whether a model's classes are validated for the slide; or None
-    stain: str | None = None  # "H&E", "IHC" or "unknown" (see ``core.specimen``); None means "unknown"
+    organ: str | None = (
+        None  # organ, which decides whether a model's classes are validated for the slide; or None
+    )
+    stain: str | None = (
+        None  # "H&E", "IHC" or "unknown" (see ``core.specimen``); None means "unknown"
+    )
     # cells of columns that the user has added, keyed by the column's name; an empty cell is None
     own: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary of all columns, the user's own too, but not ``label`` and empty ones in ``NEWER``."""
+        """A JSON-ready dictionary of all columns, the user's own too, but not ``label`` and empty
+        ones in ``NEWER``.
+        """
         left_out = {"label", *(name for name in NEWER if getattr(self, name) is None)}
         return {name: value for name, value in self.cells().items() if name not in left_out}
 
@@ -69,7 +91,9 @@ class SheetRow:
     def from_dict(cls, row: dict[str, Any]) -> SheetRow:
         """Make a row from a dictionary that ``to_dict`` or ``cells`` returned."""
         columns = {name: value for name, value in row.items() if name in COLUMNS}
-        return cls(**columns, own={name: value for name, value in row.items() if name not in COLUMNS})
+        return cls(
+            **columns, own={name: value for name, value in row.items() if name not in COLUMNS}
+        )
 
     def complete(self, organ: str | None, stain: str | None) -> SheetRow:
         """The row with an organ and a stain that apply to slides whose row does not state them."""
@@ -87,12 +111,15 @@ RESERVED = {"_index", "__categories", "."}  # names that AnnData and HDF5 do not
 
 
 def name_own(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
-    """Unique names of the user's own columns in tables of results, keyed by their names in the sheet.
+    """Unique names of the user's own columns in tables of results, keyed by their names in the
+    sheet.
 
     "sheet_" is put before a name that is ``taken`` by another column, or reserved.
     """
     used, named = {*taken, *RESERVED}, dict.fromkeys(names, "")
-    for name in sorted(named, key=lambda name: one_line(name) in used):  # a name that is free stays as it is
+    for name in sorted(
+        named, key=lambda name: one_line(name) in used
+    ):  # a name that is free stays as it is
         new = one_line(name)
         while new in used:
             new = f"sheet_{new}"
@@ -102,14 +129,18 @@ def name_own(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
 
 
 def is_sheet(path: Path) -> bool:
-    """True if a file is a sheet of slides: it ends in .tsv, .csv or .json, or its first line contains ``slide_id``."""
+    """True if a file is a sheet of slides: it ends in .tsv, .csv or .json, or its first line
+    contains ``slide_id``.
+    """
     if path.suffix.lower() in {".tsv", ".csv", ".json"}:
         return True
     return REQUIRED[0].encode() in _first_line(path)
 
 
 def read_sheet(path: Path | str) -> list[SheetRow]:
-    """Read and check a sheet, or read the resolved sheet of a run (JSON); relative paths are relative to its folder."""
+    """Read and check a sheet, or read the resolved sheet of a run (JSON); relative paths are
+    relative to its folder.
+    """
     path = Path(path)
     if path.suffix == ".json":
         return [SheetRow.from_dict(row) for row in read_resolved(path)]
@@ -124,7 +155,9 @@ def read_sheet(path: Path | str) -> list[SheetRow]:
         if not row_problems:
             rows.append(_parse_row(values, path.parent))
     if not records:
-        problems.append("no slide in it; add a row per slide, or write one with `muse sheet FOLDER`")
+        problems.append(
+            "no slide in it; add a row per slide, or write one with `muse sheet FOLDER`"
+        )
     if problems:
         raise _sheet_error(path, problems)
     return rows
@@ -135,17 +168,32 @@ def read_resolved(path: Path) -> list[dict[str, Any]]:
     try:
         rows = read_json(path)
     except (OSError, ValueError) as error:
-        raise SheetError(f"{path}: not readable as JSON ({error}); write it with `muse sheet --check`") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row) for row in rows):
-        raise SheetError(f"{path}: expected a list of rows, each with a slide_id; write it with `muse sheet --check`")
+        raise SheetError(
+            f"{path}: not readable as JSON ({error}); write it with `muse sheet --check`"
+        ) from error
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and _is_row(row) for row in rows
+    ):
+        raise SheetError(
+            f"{path}: expected a list of rows, each with a slide_id; write it with `muse sheet"
+            " --check`"
+        )
     return rows
 
 
 def _is_row(row: dict[str, Any]) -> bool:
-    """True if ``slide_id`` can name a folder within the results and ``shards`` is an integer or missing."""
+    """True if ``slide_id`` can name a folder within the results and ``shards`` is an integer or
+    missing.
+    """
     name, n_shards = row.get("slide_id"), row.get("shards")
-    is_folder = isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
-    return is_folder and len(name.encode(errors="replace")) < 256 and (n_shards is None or type(n_shards) is int)
+    is_folder = (
+        isinstance(name, str) and name not in {"", ".", ".."} and not set("/\\\0") & set(name)
+    )
+    return (
+        is_folder
+        and len(name.encode(errors="replace")) < 256
+        and (n_shards is None or type(n_shards) is int)
+    )
 
 
 def read_row(path: Path | str, slide_id: str) -> SheetRow:
@@ -155,7 +203,9 @@ def read_row(path: Path | str, slide_id: str) -> SheetRow:
     for number, cells in records:
         values = dict(zip(header, cells, strict=False))
         if values.get("slide_id") == slide_id:
-            if problems := [f"row {number}: {problem}" for problem in _row_problems(values, path.parent)]:
+            if problems := [
+                f"row {number}: {problem}" for problem in _row_problems(values, path.parent)
+            ]:
                 raise _sheet_error(path, problems)
             return _parse_row(values, path.parent)
     raise SheetError(f"{path}: has no slide '{slide_id}'; check its column slide_id")
@@ -170,39 +220,59 @@ def id_problem(slide_id: str) -> str | None:
         (forbidden, f"contains {' '.join(forbidden)}, which is not allowed in folders and shells"),
         (slide_id.startswith(("-", ".", " ")), "begins with a dash, a dot or a space"),
         (slide_id.endswith((".", " ")), "ends with a dot or a space"),
-        (len(slide_id.encode(errors="replace")) > ID_MAX_BYTES, f"is longer than {ID_MAX_BYTES} bytes"),
+        (
+            len(slide_id.encode(errors="replace")) > ID_MAX_BYTES,
+            f"is longer than {ID_MAX_BYTES} bytes",
+        ),
         (slide_id.casefold() in BESIDE_SLIDES, "is the name of a file among the results"),
     )
     shown = repr(_show(slide_id))
     return next((f"slide_id {shown} {problem}" for wrong, problem in checks if wrong), None)
 
 
-def read_table(path: Path, kept: Collection[str] = ()) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def read_table(
+    path: Path, kept: Collection[str] = ()
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Read the header, and the row numbers and stripped cells of all rows that are not blank.
 
-    The header has the names in ``COLUMNS`` for columns that have such a name in another spelling (``find_column``),
-    unless their name in the file is in ``kept``. A word for a missing value (``is_missing``) becomes an empty cell,
-    with a warning. A warning also names patients that differ only in case. In tables with semicolons, ``mpp`` may have
-    a decimal comma.
+    The header has the names in ``COLUMNS`` for columns that have such a name in another spelling
+    (``find_column``), unless their name in the file is in ``kept``. A word for a missing value
+    (``is_missing``) becomes an empty cell, with a warning. A warning also names patients that
+    differ only in case. In tables with semicolons, ``mpp`` may have a decimal comma.
     """
     separator = find_separator(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=separator, strict=True)]
+            rows = [
+                [cell.strip() for cell in row]
+                for row in csv.reader(file, delimiter=separator, strict=True)
+            ]
     except OSError as error:
         raise SheetError(
-            f"{path}: cannot be read ({error.strerror}); `muse sheet FOLDER --output {path}` writes one"
+            f"{path}: cannot be read ({error.strerror}); `muse sheet FOLDER --output {path}`"
+            " writes one"
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SheetError(f"{path}: is not a TSV or CSV table in UTF-8 ({error}); save it as one") from error
+        raise SheetError(
+            f"{path}: is not a TSV or CSV table in UTF-8 ({error}); save it as one"
+        ) from error
     filled = [(number, row) for number, row in enumerate(rows, 1) if any(row)]
     if not filled:
-        raise SheetError(f"{path}: is empty; write a sheet with `muse sheet FOLDER --output {path.name}`")
+        raise SheetError(
+            f"{path}: is empty; write a sheet with `muse sheet FOLDER --output {path.name}`"
+        )
     header = [name if name in kept else find_column(name) for name in filled[0][1]]
     for column in {*header} & {*COLUMNS}:
-        names = {name: None for name, heading in zip(filled[0][1], header, strict=True) if heading == column}
+        names = {
+            name: None
+            for name, heading in zip(filled[0][1], header, strict=True)
+            if heading == column
+        }
         if len(names) > 1:
-            raise SheetError(f"{path}: row 1: the columns {' and '.join(names)} mean '{column}'; keep one of them")
+            raise SheetError(
+                f"{path}: row 1: the columns {' and '.join(names)} mean '{column}'; keep one of"
+                " them"
+            )
     records = _empty_missing(path, header, filled[1:])
     for _, cells in records:
         for index in (index for index, name in enumerate(header[: len(cells)]) if name == "mpp"):
@@ -212,23 +282,31 @@ def read_table(path: Path, kept: Collection[str] = ()) -> tuple[list[str], list[
 
 
 def find_separator(path: Path) -> str:
-    """The separator of a sheet's columns: the most frequent of tab, comma and semicolon in its first line."""
-    line, usual = _first_line(path).decode(errors="replace"), "," if path.suffix.lower() == ".csv" else "\t"
+    """The separator of a sheet's columns: the most frequent of tab, comma and semicolon in its
+    first line.
+    """
+    line, usual = (
+        _first_line(path).decode(errors="replace"),
+        "," if path.suffix.lower() == ".csv" else "\t",
+    )
     return most_frequent_separator(line, usual)
 
 
 def is_missing(column: str, cell: str) -> bool:
-    """True for words that R, pandas and Excel write for a missing value, and for a few more in two columns.
+    """True for words that R, pandas and Excel write for a missing value, and for a few more in two
+    columns.
 
-    A dash or a question mark is a missing patient, label, organ or stain. "None", "unknown" and "missing", in upper or
-    lower case, are missing patients, but valid labels.
+    A dash or a question mark is a missing patient, label, organ or stain. "None", "unknown" and
+    "missing", in upper or lower case, are missing patients, but valid labels.
     """
     if cell in {"-", "?"}:
         return column in {"patient", "label", "organ", "stain"}
     return cell in MISSING or (column == "patient" and cell.casefold() in NO_PATIENT)
 
 
-def _empty_missing(path: Path, header: list[str], records: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+def _empty_missing(
+    path: Path, header: list[str], records: list[tuple[int, list[str]]]
+) -> list[tuple[int, list[str]]]:
     emptied: Counter[tuple[str, str]] = Counter()
     for _, cells in records:
         for index, (name, cell) in enumerate(zip(header, cells, strict=False)):
@@ -236,7 +314,9 @@ def _empty_missing(path: Path, header: list[str], records: list[tuple[int, list[
                 emptied[name, cell] += 1
                 cells[index] = ""
     if emptied:
-        words = some_of([f"'{cell}' in column '{name}' (rows: {n})" for (name, cell), n in emptied.items()])
+        words = some_of(
+            [f"'{cell}' in column '{name}' (rows: {n})" for (name, cell), n in emptied.items()]
+        )
         warnings.warn(f"{path}: read as a missing value: {words}", LeftOutWarning, stacklevel=3)
     return records
 
@@ -247,13 +327,22 @@ def _warn_of_patients(path: Path, header: list[str], records: list[tuple[int, li
     for _, cells in records:
         patient = dict(zip(header, cells, strict=False)).get("patient", "")
         spellings.setdefault(patient.casefold(), {})[patient] = None
-    if alike := [" and ".join(f"'{_show(name)}'" for name in names) for names in spellings.values() if len(names) > 1]:
-        message = f"{path}: patients whose names differ only in case count as different patients: {some_of(alike)}"
+    if alike := [
+        " and ".join(f"'{_show(name)}'" for name in names)
+        for names in spellings.values()
+        if len(names) > 1
+    ]:
+        message = (
+            f"{path}: patients whose names differ only in case count as different patients:"
+            f" {some_of(alike)}"
+        )
         warnings.warn(message, LeftOutWarning, stacklevel=3)
 
 
 def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, dict[str, str]]:
-    """Read the cells of all rows, keyed by the row's cell in the column ``key`` and then by column."""
+    """Read the cells of all rows, keyed by the row's cell in the column ``key`` and then by
+    column.
+    """
     header, records = read_table(path, (key, *columns))
     for name in (key, *columns):
         if name not in header:
@@ -264,7 +353,9 @@ def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, di
         raise _sheet_error(path, problems)
     for name in header:
         if near := _near_column(name, header):
-            message = f"{path}: column '{_show(name)}' is kept as one of your own; did you mean '{near}'?"
+            message = (
+                f"{path}: column '{_show(name)}' is kept as one of your own; did you mean '{near}'?"
+            )
             warnings.warn(message, LeftOutWarning, stacklevel=2)
     return {values.get(key, ""): values for _, values, _ in rows}
 
@@ -272,15 +363,24 @@ def read_cells(path: Path, *columns: str, key: str = "slide_id") -> dict[str, di
 def _values_by_row(
     header: list[str], records: list[tuple[int, list[str]]], column: str = "slide_id"
 ) -> Iterator[tuple[int, dict[str, str], list[str]]]:
-    """Yield each row's number, its cells keyed by column, and its problems: too many cells, or a repeated key."""
+    """Yield each row's number, its cells keyed by column, and its problems: too many cells, or a
+    repeated key.
+    """
     seen: dict[str, int] = {}
     for number, cells in records:
         values = dict(zip(header, cells, strict=False))
-        row_problems = [f"{len(cells)} cells where the header has {len(header)}"] if len(cells) > len(header) else []
+        row_problems = (
+            [f"{len(cells)} cells where the header has {len(header)}"]
+            if len(cells) > len(header)
+            else []
+        )
         key = folder_key(values.get(column, ""))
         if key and seen.setdefault(key, number) != number:
             same = "folder" if column == "slide_id" else column
-            row_problems.append(f"{column} '{_show(values[column])}' names the same {same} as that of row {seen[key]}")
+            row_problems.append(
+                f"{column} '{_show(values[column])}' names the same {same} as that of row"
+                f" {seen[key]}"
+            )
         yield number, values, row_problems
 
 
@@ -289,10 +389,15 @@ def _header_problems(header: list[str]) -> Iterator[str]:
     for name in REQUIRED:
         if name not in header:
             meant = [other for other in header if _near_column(other, header) == name]
-            yield f"row 1: column '{name}' is missing" + "".join(f"; is it '{_show(column)}'?" for column in meant[:1])
+            yield f"row 1: column '{name}' is missing" + "".join(
+                f"; is it '{_show(column)}'?" for column in meant[:1]
+            )
     for name in header:
         if (near := _near_column(name, header)) and near not in REQUIRED:
-            yield f"row 1: column '{_show(name)}': did you mean '{near}'? A column of your own needs another name"
+            yield (
+                f"row 1: column '{_show(name)}': did you mean '{near}'? A column of your own needs"
+                " another name"
+            )
 
 
 def _doubled_columns(header: list[str]) -> Iterator[str]:
@@ -302,9 +407,15 @@ def _doubled_columns(header: list[str]) -> Iterator[str]:
 
 
 def find_column(name: str) -> str:
-    """The name in ``COLUMNS`` that ``name`` is in another case, with other separators, or as a synonym; else itself."""
+    """The name in ``COLUMNS`` that ``name`` is in another case, with other separators, or as a
+    synonym; else itself.
+    """
     plain = _letters(name)
-    return "mpp" if MPP.fullmatch(plain) else next((column for column in COLUMNS if _letters(column) == plain), name)
+    return (
+        "mpp"
+        if MPP.fullmatch(plain)
+        else next((column for column in COLUMNS if _letters(column) == plain), name)
+    )
 
 
 def _letters(name: str) -> str:
@@ -313,21 +424,31 @@ def _letters(name: str) -> str:
 
 
 def _near_column(name: str, header: list[str]) -> str | None:
-    """The column that the unknown ``name`` may misspell; None if no column is similar, or the header contains it."""
+    """The column that the unknown ``name`` may misspell; None if no column is similar, or the
+    header contains it.
+    """
     if find_column(name) in (*COLUMNS, OF_EVALUATION):
         return None
     word = _letters(name)
     of_column = {_letters(column): column for column in COLUMNS} | dict.fromkeys(
         ("umperpx", "umperpixel", "pixelsize"), "mpp"
     )
-    near = get_close_matches(word, of_column, n=1, cutoff=0.8)  # a different letter of five, or a missing one of four
+    near = get_close_matches(
+        word, of_column, n=1, cutoff=0.8
+    )  # a different letter of five, or a missing one of four
     # Words of three letters have too many similar ones, so all letters must be the same.
-    near += [column for column in of_column if len(column) == 3 and len(word) <= 4 and {*word} == {*column}]
+    near += [
+        column
+        for column in of_column
+        if len(column) == 3 and len(word) <= 4 and {*word} == {*column}
+    ]
     return next((of_column[column] for column in near if of_column[column] not in header), None)
 
 
 def _first_line(path: Path) -> bytes:
-    """The first line, at most 1,000 bytes; empty if the file cannot be read, which is reported by later readers."""
+    """The first line, at most 1,000 bytes; empty if the file cannot be read, which is reported by
+    later readers.
+    """
     with suppress(OSError), path.open("rb") as file:
         return file.readline(1000)
     return b""
@@ -354,7 +475,10 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
         else:
             yield f"mpp '{_show(cell)}' is not a positive number of um per pixel, such as 0.25"
     if (cell := values.get("stain")) and not name_stain(cell):
-        yield f"stain '{_show(cell)}' is none of {', '.join(STAINS)}; write unknown to let the colours decide"
+        yield (
+            f"stain '{_show(cell)}' is none of {', '.join(STAINS)}; write unknown to let the"
+            " colours decide"
+        )
     if (cell := values.get("shards")) and not _parse_shards(cell):
         yield f"shards '{_show(cell)}' is not a whole number from 1 to {MAX_SHARDS:,}"
 
@@ -363,7 +487,11 @@ def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
     filled = {name: cell for name, cell in values.items() if cell}
     return SheetRow(
         slide_id=filled["slide_id"],
-        path=SlideUrl(filled["path"]) if is_url(filled["path"]) else str(absolute_path(filled["path"], folder)),
+        path=(
+            SlideUrl(filled["path"])
+            if is_url(filled["path"])
+            else str(absolute_path(filled["path"], folder))
+        ),
         mpp=_parse_mpp(filled.get("mpp", "")),
         patient=filled.get("patient"),
         split=filled.get("split"),
@@ -389,9 +517,15 @@ def absolute_path(cell: str, folder: Path) -> Path:
 
 
 def _location_problem(cell: str, column: str, folder: Path) -> str | None:
-    """The reason why the file or URL in ``cell`` is unusable; None if it is usable or only a server can tell."""
+    """The reason why the file or URL in ``cell`` is unusable; None if it is usable or only a server
+    can tell.
+    """
     if is_url(cell):
-        return url_problem(cell) if column == "path" else "is a URL, but only slides are fetched; copy the file here"
+        return (
+            url_problem(cell)
+            if column == "path"
+            else "is a URL, but only slides are fetched; copy the file here"
+        )
     path = absolute_path(cell, folder)
     try:
         if path.is_file():
@@ -413,7 +547,11 @@ def _parse_mpp(cell: str) -> float | None:
 
 
 def _parse_shards(cell: str) -> int | None:
-    return int(cell) if re.fullmatch(r"[1-9]\d{0,4}", cell, re.ASCII) and int(cell) <= MAX_SHARDS else None
+    return (
+        int(cell)
+        if re.fullmatch(r"[1-9]\d{0,4}", cell, re.ASCII) and int(cell) <= MAX_SHARDS
+        else None
+    )
 
 
 def folder_key(slide_id: str) -> str:

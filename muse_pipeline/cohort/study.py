@@ -6,7 +6,7 @@ from muse_pipeline.core.errors import OutputError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import some_of
 
-SNAKEFILE = '''"""The workflow that is installed with muse-pipeline, for the slides and settings in this folder.
+SNAKEFILE = '''"""The workflow of muse-pipeline, for the slides and settings in this folder.
 
     muse preflight config/slides.tsv     checks every slide
     snakemake                            runs what is missing
@@ -40,14 +40,26 @@ def list_recipes() -> list[Path]:
 
 
 def write_study(folder: Path) -> list[Path]:
-    """Write a config, profiles and a Snakefile, which includes the installed one, to ``folder``; return the files."""
+    """Write a config, profiles and a Snakefile, which includes the installed one, to ``folder``;
+    return the files.
+    """
     top = find_workflow().parent
-    copied = [path for pattern in ("config/*", "workflow/profiles/*/*") for path in sorted(top.glob(pattern))]
+    copied = [
+        path
+        for pattern in ("config/*", "workflow/profiles/*/*")
+        for path in sorted(top.glob(pattern))
+    ]
     copied = [path for path in copied if path.suffix in {".md", ".yaml"}]
     texts = {path.relative_to(top): path.read_text(encoding="utf-8") for path in copied}
-    texts = {folder / name: text for name, text in {Path("workflow/Snakefile"): SNAKEFILE, **texts}.items()}
+    texts = {
+        folder / name: text
+        for name, text in {Path("workflow/Snakefile"): SNAKEFILE, **texts}.items()
+    }
     if existing := [str(path.relative_to(folder)) for path in texts if path.exists()]:
-        raise OutputError(f"{folder}: already has {some_of(existing)}, so nothing was written; give another folder")
+        raise OutputError(
+            f"{folder}: already has {some_of(existing)}, so nothing was written; give another"
+            " folder"
+        )
     for path, text in texts.items():
         with complete_file(path) as partial:
             partial.write_text(text, encoding="utf-8")

@@ -1,1 +1,3 @@
-"""Parts shared by all packages: types, coordinates, errors, files, configs, plug-ins, the environment."""
+"""Parts shared by all packages: types, coordinates, errors, files, configs, plug-ins, the
+environment.
+"""

@@ -1,4 +1,6 @@
-"""Convert YAML settings to frozen dataclasses; the error for an unknown key suggests the nearest known key."""
+"""Convert YAML settings to frozen dataclasses; the error for an unknown key suggests the nearest
+known key.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import one_line
 
 C = TypeVar("C")
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 parses 1e-3, without a point, as text
+_EXPONENT = re.compile(
+    r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"
+)  # YAML 1.1 parses 1e-3, without a point, as text
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,17 @@ class Between:
     def __str__(self) -> str:
         if math.isinf(self.most):
             return f"above {self.least:g}" if self.is_open else f"of {self.least:g} or more"
-        return f"from {self.least:g} to {f'{self.most:,}' if isinstance(self.most, int) else f'{self.most:g}'}"
+        return (
+            f"from {self.least:g} to"
+            f" {f'{self.most:,}' if isinstance(self.most, int) else f'{self.most:g}'}"
+        )
 
 
 @dataclass(frozen=True)
 class ParsedBy:
-    """Function that converts a value and the beginning of messages to a setting, as metadata of its type."""
+    """Function that converts a value and the beginning of messages to a setting, as metadata of its
+    type.
+    """
 
     parse: Callable[[Any, str], Any]
 
@@ -74,7 +83,9 @@ Positive = Annotated[float, Between(0, is_open=True)]
 Count = Annotated[int, Between(1)]
 Mpp = Annotated[float, Between(0.01, 100)]
 WEIGHTS = "weights"
-Weights = Annotated[Path, WEIGHTS]  # a checkpoint, relative to the config's folder, or a built-in model's name
+Weights = Annotated[
+    Path, WEIGHTS
+]  # a checkpoint, relative to the config's folder, or a built-in model's name
 WORDS = {
     str: "text",
     int: "a whole number",
@@ -91,31 +102,43 @@ def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
 
     Args:
         path: YAML file.
-        changes: ``key=value`` pairs that override the file; ``a.b`` is setting b of a, ``a.0`` the first item of a
-            list.
+        changes: ``key=value`` pairs that override the file; ``a.b`` is setting b of a, ``a.0`` the
+            first item of a list.
     """
     try:
         values = parse_yaml(Path(path).read_bytes(), str(path))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML config") from error
-    for change in changes if isinstance(values, dict) else ():  # `parse_config` rejects anything else
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a YAML config"
+        ) from error
+    for change in (
+        changes if isinstance(values, dict) else ()
+    ):  # `parse_config` rejects anything else
         _apply(change, values)
     return values
 
 
 def parse_yaml(text: str | bytes, where: str) -> Any:
-    """Parse YAML ``text``; an empty document is an empty mapping. ``where`` is the prefix of the error message."""
+    """Parse YAML ``text``; an empty document is an empty mapping.
+
+    ``where`` is the prefix of the error message.
+    """
     import yaml
 
     try:
-        # The safe loader in C, if PyYAML has it, is five times as fast; a config may list 10,000 slides.
+        # The safe loader in C, if PyYAML has it, is five times as fast; a config may list 10,000
+        # slides.
         return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: not readable as YAML ({one_line(error)}); correct it") from error
+        raise ConfigError(
+            f"{where}: not readable as YAML ({one_line(error)}); correct it"
+        ) from error
 
 
 def _apply(change: str, values: Any) -> None:
-    """Apply a change ``a.b=value`` to nested dictionaries and lists; ``parse_config`` rejects unknown settings."""
+    """Apply a change ``a.b=value`` to nested dictionaries and lists; ``parse_config`` rejects
+    unknown settings.
+    """
     import yaml
 
     key, equals, text = change.partition("=")
@@ -126,13 +149,19 @@ def _apply(change: str, values: Any) -> None:
         for name in outer:
             values = values[int(name)] if isinstance(values, list) else values.setdefault(name, {})
         value = yaml.safe_load(text)
-        is_plain = isinstance(value, str) and text[:1] not in {"'", '"'}  # text without quotes may contain a #
+        is_plain = isinstance(value, str) and text[:1] not in {
+            "'",
+            '"',
+        }  # text without quotes may contain a #
         values[int(last) if isinstance(values, list) else last] = text if is_plain else value
     except IndexError as error:
-        raise ConfigError(f"change '{change}': the list has no such entry; the first one is 0") from error
+        raise ConfigError(
+            f"change '{change}': the list has no such entry; the first one is 0"
+        ) from error
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"change '{change}': not usable ({one_line(error)}); write key=value, such as schedule.steps=100"
+            f"change '{change}': not usable ({one_line(error)}); write key=value, such as"
+            " schedule.steps=100"
         ) from error
 
 
@@ -142,10 +171,13 @@ def _read_hints(kind: type) -> dict[str, Any]:
 
 
 def parse_config(values: Any, kind: type[C], where: str) -> C:
-    """Convert a nested dictionary to the dataclass ``kind``; ``where`` is the prefix of error messages."""
+    """Convert a nested dictionary to the dataclass ``kind``; ``where`` is the prefix of error
+    messages.
+    """
     if not isinstance(values, dict):
         raise ConfigError(
-            f"{where}: expected a mapping of settings, found {type(values).__name__}; write `name: value`"
+            f"{where}: expected a mapping of settings, found {type(values).__name__}; write `name:"
+            " value`"
         )
     hints = _read_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
@@ -155,11 +187,15 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
             hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(fields)}"
             raise ConfigError(f"{where}: unknown setting '{key}'; {hint}")
     for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
         if required and name not in values:
             raise ConfigError(f"{where}: setting '{name}' is missing; add it")
     try:
-        return kind(**{key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()})
+        return kind(
+            **{key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()}
+        )
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:
@@ -169,7 +205,9 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
 def replace_settings(settings: C, changes: Mapping[str, Any], where: str) -> C:
     """Copy a dataclass of settings, with some values replaced and converted to their types."""
     hints = _read_hints(type(settings))
-    converted = {name: _convert(value, hints[name], f"{where}: {name}") for name, value in changes.items()}
+    converted = {
+        name: _convert(value, hints[name], f"{where}: {name}") for name, value in changes.items()
+    }
     return dataclasses.replace(settings, **converted)
 
 
@@ -191,11 +229,15 @@ def locate(settings: C, data: Path, weights: Callable[[Path], Path]) -> C:
         return locate(value, data, weights) if dataclasses.is_dataclass(value) else value
 
     names = [field.name for field in dataclasses.fields(settings)]
-    return dataclasses.replace(settings, **{name: absolute(getattr(settings, name), hints[name]) for name in names})
+    return dataclasses.replace(
+        settings, **{name: absolute(getattr(settings, name), hints[name]) for name in names}
+    )
 
 
 def _is_weights(hint: Any) -> bool:
-    return WEIGHTS in getattr(hint, "__metadata__", ()) or any(map(_is_weights, typing.get_args(hint)))
+    return WEIGHTS in getattr(hint, "__metadata__", ()) or any(
+        map(_is_weights, typing.get_args(hint))
+    )
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -221,7 +263,9 @@ def _convert_type(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - 
         kinds = [a for a in arguments if a is not type(None)]
         # YAML has lists where settings have tuples.
         kind = tuple if isinstance(value, list) else type(value)
-        return _convert(value, next((k for k in kinds if (typing.get_origin(k) or k) is kind), kinds[0]), where)
+        return _convert(
+            value, next((k for k in kinds if (typing.get_origin(k) or k) is kind), kinds[0]), where
+        )
     if dataclasses.is_dataclass(hint):
         return parse_config(value, hint, where)
     if origin is tuple and isinstance(value, (list, tuple)):
@@ -230,14 +274,21 @@ def _convert_type(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - 
             raise ConfigError(f"{where}: expected {len(inner)} values, found {len(value)}")
         return tuple(_convert(v, h, where) for v, h in zip(value, inner, strict=True))
     if origin is dict and isinstance(value, dict):
-        return {_convert(k, arguments[0], where): _convert(v, arguments[1], f"{where}: {k}") for k, v in value.items()}
+        return {
+            _convert(k, arguments[0], where): _convert(v, arguments[1], f"{where}: {k}")
+            for k, v in value.items()
+        }
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if (
+        isinstance(hint, type)
+        and isinstance(value, hint)
+        and not (hint is int and isinstance(value, bool))
+    ):
         return value
     expected = WORDS.get(origin or hint, getattr(hint, "__name__", str(hint)))
     quoted = "; put it in quotes" if hint is str and isinstance(value, bool | int | float) else ""

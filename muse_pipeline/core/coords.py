@@ -1,11 +1,13 @@
 """Coordinate conventions, and all conversions between frames.
 
-Pixel (i, j) covers [i, i+1) x [j, j+1); its centre is (i + 0.5, j + 0.5). Positions are ``(x, y)``, but arrays are
-indexed ``[row, column]``. There are three frames: **level0** (absolute level-0 pixels as the reader counts them),
-**work** (the pixels of a store, with the same mpp in both directions) and **window** (a crop of work). Only the
-functions with ``index`` in their names shift by half a pixel.
+Pixel (i, j) covers [i, i+1) x [j, j+1); its centre is (i + 0.5, j + 0.5). Positions are ``(x, y)``,
+but arrays are indexed ``[row, column]``. There are three frames: **level0** (absolute level-0
+pixels as the reader counts them), **work** (the pixels of a store, with the same mpp in both
+directions) and **window** (a crop of work). Only the functions with ``index`` in their names shift
+by half a pixel.
 
-GeoJSON counts level-0 pixels from a different origin, ``qupath_offset_px``: writers subtract it, readers add it.
+GeoJSON counts level-0 pixels from a different origin, ``qupath_offset_px``: writers subtract it,
+readers add it.
 """
 
 from __future__ import annotations
@@ -29,19 +31,29 @@ def work_to_level0(xy: np.ndarray, slide_mpp: tuple[float, float], work_mpp: flo
 
 
 def window_to_work(xy: np.ndarray, origin_xy: np.ndarray) -> np.ndarray:
-    """Convert positions (..., 2) in a window, whose top left corner is at ``origin_xy``, to work pixels."""
+    """Convert positions (..., 2) in a window, whose top left corner is at ``origin_xy``, to work
+    pixels.
+    """
     return np.asarray(xy, float) + origin_xy
 
 
-def work_size_px(size_px: tuple[int, int], slide_mpp: tuple[float, float], work_mpp: float) -> tuple[int, int]:
-    """(width, height) in work pixels that covers a slide of ``size_px``; the last column and row may be partial."""
+def work_size_px(
+    size_px: tuple[int, int], slide_mpp: tuple[float, float], work_mpp: float
+) -> tuple[int, int]:
+    """(width, height) in work pixels that covers a slide of ``size_px``; the last column and row
+    may be partial.
+    """
     # Rounding errors of the product must not add a row or a column.
-    width, height = np.ceil(level0_to_work(np.array(size_px), slide_mpp, work_mpp) - 1e-6).astype(int)
+    width, height = np.ceil(level0_to_work(np.array(size_px), slide_mpp, work_mpp) - 1e-6).astype(
+        int
+    )
     return int(width), int(height)
 
 
 def row_column_index_to_xy(row_column: np.ndarray) -> np.ndarray:
-    """Convert pixel indices (N, 2) as (row, column), as in many label files, to (x, y) of pixel centres."""
+    """Convert pixel indices (N, 2) as (row, column), as in many label files, to (x, y) of pixel
+    centres.
+    """
     return np.asarray(row_column, float)[..., ::-1] + 0.5
 
 
@@ -58,7 +70,8 @@ def xy_to_xy_index(xy: np.ndarray) -> np.ndarray:
 def qupath_offset_px(bounds: Bounds | None, frame: str = "qupath") -> tuple[int, int]:
     """(x, y) of the origin of GeoJSON, in absolute level-0 pixels.
 
-    The frame "qupath" counts from the corner of the scanner's ``bounds``, "openslide" from the corner of level 0.
+    The frame "qupath" counts from the corner of the scanner's ``bounds``, "openslide" from the
+    corner of level 0.
     """
     if frame not in GEOJSON_FRAMES:
         raise GeoJSONError(f"frame '{frame}' is unknown; choose one of {', '.join(GEOJSON_FRAMES)}")

@@ -14,7 +14,16 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
-PACKAGES = ("numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "opencv-python-headless", "pyarrow", "shapely")
+PACKAGES = (
+    "numpy",
+    "zarr",
+    "numcodecs",
+    "tifffile",
+    "imagecodecs",
+    "opencv-python-headless",
+    "pyarrow",
+    "shapely",
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,11 @@ class Finding:
 def examine_environment() -> list[Finding]:
     """Examine all packages and devices, and return the findings in a fixed order."""
     return [
-        Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        Finding(
+            "python",
+            True,
+            f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        ),
         _find_openslide(),
         _find_package("reader tiffslide", "tiffslide"),
         _find_package("reader image", "pillow"),
@@ -37,16 +50,28 @@ def examine_environment() -> list[Finding]:
         _find_package("JPEG 2000 tiles", "imagecodecs"),
         *_find_runtimes(),
         _find_gpus(),
-        _find_package("training", "torch", remedy="not installed; install the extra `train` to train models"),
-        _find_package("slides by URL", "s3fs", remedy="not installed; install the extra `remote` to fetch slides"),
+        _find_package(
+            "training", "torch", remedy="not installed; install the extra `train` to train models"
+        ),
+        _find_package(
+            "slides by URL",
+            "s3fs",
+            remedy="not installed; install the extra `remote` to fetch slides",
+        ),
         _find_package("workflow", "snakemake"),
-        Finding("packages", True, ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES)),
+        Finding(
+            "packages",
+            True,
+            ", ".join(f"{name} {_version(name) or 'missing'}" for name in PACKAGES),
+        ),
         Finding("cores", True, f"{count_cores()} available of {os.cpu_count()}"),
         _find_memory(),
         Finding(
             "memory limit",
             has_limit := Path("/proc/self/statm").exists(),
-            "applies to processes that open slides" if has_limit else "none on this system for damaged slides",
+            "applies to processes that open slides"
+            if has_limit
+            else "none on this system for damaged slides",
         ),
         _find_scratch(),
     ]
@@ -58,26 +83,39 @@ def find_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def count_cores() -> int:
-    """Number of cores that this process may use, given its affinity and the quota of its container (cgroup)."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of cores that this process may use, given its affinity and the quota of its container
+    (cgroup).
+    """
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     quota = _read_text("/sys/fs/cgroup/cpu.max").split()  # "200000 100000", or "max 100000"
     if not quota:  # cgroup version 1, where -1 means no quota
-        quota = [_read_text(f"/sys/fs/cgroup/cpu/cpu.cfs_{what}_us").strip() for what in ("quota", "period")]
+        quota = [
+            _read_text(f"/sys/fs/cgroup/cpu/cpu.cfs_{what}_us").strip()
+            for what in ("quota", "period")
+        ]
     if len(quota) == 2 and all(map(str.isdigit, quota)):
         allowed = min(allowed, max(1, round(int(quota[0]) / int(quota[1]))))
     return allowed
 
 
 def forget_peak_memory() -> None:
-    """Reset the peak memory of this process (Linux only; elsewhere the peak is that of all steps so far)."""
+    """Reset the peak memory of this process (Linux only; elsewhere the peak is that of all steps so
+    far).
+    """
     with suppress(OSError):
         # Writing 5 resets only the peak of the resident memory (proc(5)).
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _children() -> Iterator[tuple[float, int]]:
-    """Processor seconds and resident bytes of each child process of a step; a single one only opens slides."""
-    multiprocessing = sys.modules.get("multiprocessing")  # loaded by the first that starts a process
+    """Processor seconds and resident bytes of each child process of a step; a single one only opens
+    slides.
+    """
+    multiprocessing = sys.modules.get(
+        "multiprocessing"
+    )  # loaded by the first that starts a process
     children = multiprocessing.active_children() if multiprocessing else []
     if len(children) > 1:
         import psutil
@@ -89,16 +127,21 @@ def _children() -> Iterator[tuple[float, int]]:
 
 
 def peak_memory_mib() -> int:
-    """Largest resident memory of this process so far (Linux: since its last reset), and that of its child processes."""
+    """Largest resident memory of this process so far (Linux: since its last reset), and that of its
+    child processes.
+    """
     return _own_peak_mib() + round(sum(size for _, size in _children()) / (1 << 20))
 
 
 def _own_peak_mib() -> int:
     import re
 
-    # The kernel's figure is better than ``ru_maxrss``, which starts from the peak of the parent process.
+    # The kernel's figure is better than ``ru_maxrss``, which starts from the peak of the parent
+    # process.
     status = Path("/proc/self/status")
-    if status.exists() and (stated := re.search(rb"^VmHWM:\s*(\d+) kB", status.read_bytes(), re.MULTILINE)):
+    if status.exists() and (
+        stated := re.search(rb"^VmHWM:\s*(\d+) kB", status.read_bytes(), re.MULTILINE)
+    ):
         return round(int(stated[1]) / (1 << 10))
     try:
         import resource
@@ -116,15 +159,22 @@ def limit_memory(n_bytes: int) -> None:
     with suppress(ImportError, OSError, ValueError):
         import resource
 
-        held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (held + n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        held = (
+            int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+            * resource.getpagesize()
+        )
+        resource.setrlimit(
+            resource.RLIMIT_AS, (held + n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1])
+        )
 
 
 def choose_start_method() -> str:
-    """The start method for child processes: "fork" if this process certainly has a single thread, otherwise "spawn".
+    """The start method for child processes: "fork" if this process certainly has a single thread,
+    otherwise "spawn".
 
-    A fork of a process with several threads, for example OpenCV's, could wait forever for a thread that does not exist
-    in the fork. The environment variable MUSE_START_METHOD=spawn prevents forks.
+    A fork of a process with several threads, for example OpenCV's, could wait forever for a thread
+    that does not exist in the fork. The environment variable MUSE_START_METHOD=spawn prevents
+    forks.
     """
     try:
         n_threads = len(list(Path("/proc/self/task").iterdir()))
@@ -135,10 +185,14 @@ def choose_start_method() -> str:
 
 
 def lock_file(file: IO[bytes], shared: bool = False) -> None:
-    """Lock a file, opened only once in this process, against others until it is closed; Windows ignores ``shared``."""
+    """Lock a file, opened only once in this process, against others until it is closed; Windows
+    ignores ``shared``.
+    """
     try:
         import fcntl
-    except ImportError:  # Windows; a locked byte cannot be read there, so lock one far beyond the end of the file
+    except (
+        ImportError
+    ):  # Windows; a locked byte cannot be read there, so lock one far beyond the end of the file
         import msvcrt
 
         file.seek(1 << 30)
@@ -153,10 +207,11 @@ def lock_file(file: IO[bytes], shared: bool = False) -> None:
 
 @cache
 def reserve_gpu() -> None:
-    """Restrict this process, before it uses a GPU, to one NVIDIA GPU that no other process of this user has reserved.
+    """Restrict this process, before it uses a GPU, to one NVIDIA GPU that no other process of this
+    user has reserved.
 
-    The reservation ends with the process. If all GPUs are reserved, one of them is shared. A GPU that the driver has
-    lost is not in the driver's list, so the next process uses a different one.
+    The reservation ends with the process. If all GPUs are reserved, one of them is shared. A GPU
+    that the driver has lost is not in the driver's list, so the next process uses a different one.
     """
     import subprocess
     import tempfile
@@ -165,8 +220,13 @@ def reserve_gpu() -> None:
         names = visible.split(",")
     else:
         try:
-            names = [line for line in _ask_nvidia_smi("uuid", check=False) if line.startswith("GPU-")]
-        except (OSError, subprocess.SubprocessError):  # there is no NVIDIA driver, or it does not answer
+            names = [
+                line for line in _ask_nvidia_smi("uuid", check=False) if line.startswith("GPU-")
+            ]
+        except (
+            OSError,
+            subprocess.SubprocessError,
+        ):  # there is no NVIDIA driver, or it does not answer
             return
     if len(names) < 2:
         return
@@ -185,7 +245,9 @@ _RESERVED = ExitStack()  # locks that are held until the process ends
 
 
 def read_at(file: int, n_bytes: int, offset: int) -> bytes:
-    """Read at most ``n_bytes`` at an offset of a file, given its descriptor; safe to call from several threads."""
+    """Read at most ``n_bytes`` at an offset of a file, given its descriptor; safe to call from
+    several threads.
+    """
     if hasattr(os, "pread"):
         return os.pread(file, n_bytes, offset)
     with _POSITION:  # Windows
@@ -197,7 +259,8 @@ _POSITION = Lock()  # guards the position of an open file, which all threads sha
 
 
 def link_folder(link: Path, target: str, folder: Path) -> None:
-    """Link to ``target``, which may be relative to the link's later location; or else copy ``folder``, the same folder.
+    """Link to ``target``, which may be relative to the link's later location; or else copy
+    ``folder``, the same folder.
 
     Where links are not allowed, a folder with hard links or copies of the files is made.
     """
@@ -211,10 +274,16 @@ def link_folder(link: Path, target: str, folder: Path) -> None:
 
 
 def write_any_text() -> None:
-    """Make standard output and error accept any text: in UTF-8, or with escapes in a terminal without UTF-8."""
+    """Make standard output and error accept any text: in UTF-8, or with escapes in a terminal
+    without UTF-8.
+    """
     for stream in (sys.stdout, sys.stderr):
-        if "utf" not in (getattr(stream, "encoding", None) or "utf").lower() and hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+        if "utf" not in (getattr(stream, "encoding", None) or "utf").lower() and hasattr(
+            stream, "reconfigure"
+        ):
+            stream.reconfigure(
+                encoding=None if stream.isatty() else "utf-8", errors="backslashreplace"
+            )
 
 
 def all_processor_seconds() -> float:
@@ -222,9 +291,13 @@ def all_processor_seconds() -> float:
     return sum(os.times()[:4]) + sum(seconds for seconds, _ in _children())
 
 
-def _find_package(topic: str, name: str, remedy: str = "missing; install muse-pipeline again") -> Finding:
+def _find_package(
+    topic: str, name: str, remedy: str = "missing; install muse-pipeline again"
+) -> Finding:
     version = _version(name)
-    return Finding(topic, version is not None, f"{name} {version}" if version else f"{name} {remedy}")
+    return Finding(
+        topic, version is not None, f"{name} {version}" if version else f"{name} {remedy}"
+    )
 
 
 def _find_openslide() -> Finding:
@@ -232,20 +305,34 @@ def _find_openslide() -> Finding:
     try:
         import openslide
     except (ImportError, OSError) as error:  # only one of the package and the library is installed
-        return Finding(topic, False, f"cannot be loaded ({error}); pip install openslide-python openslide-bin")
-    return Finding(topic, True, f"openslide-python {openslide.__version__}, library {openslide.__library_version__}")
+        return Finding(
+            topic, False, f"cannot be loaded ({error}); pip install openslide-python openslide-bin"
+        )
+    return Finding(
+        topic,
+        True,
+        f"openslide-python {openslide.__version__}, library {openslide.__library_version__}",
+    )
 
 
 def _find_runtimes() -> Iterator[Finding]:
     topic = "model runtime"
     installed = find_versions(("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"))
     if len(installed) > 1:
-        yield Finding(topic, False, f"{' and '.join(installed)} exclude each other; uninstall all and install one")
+        yield Finding(
+            topic,
+            False,
+            f"{' and '.join(installed)} exclude each other; uninstall all and install one",
+        )
         return
     try:
         import onnxruntime
     except ImportError:
-        yield Finding(topic, False, "onnxruntime is not installed; install the extra `cpu`, `gpu` or `openvino`")
+        yield Finding(
+            topic,
+            False,
+            "onnxruntime is not installed; install the extra `cpu`, `gpu` or `openvino`",
+        )
         return
     yield Finding(topic, True, f"{next(iter(installed), 'onnxruntime')} {onnxruntime.__version__}")
 
@@ -256,18 +343,24 @@ def _find_gpus() -> Finding:
     try:
         listed = _ask_nvidia_smi("name,memory.total,driver_version", check=True)
     except FileNotFoundError:
-        return Finding("gpu", False, "none found (there is no nvidia-smi); everything also runs on the CPU")
+        return Finding(
+            "gpu", False, "none found (there is no nvidia-smi); everything also runs on the CPU"
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return Finding("gpu", False, f"nvidia-smi fails ({error}); check the driver")
     return Finding("gpu", bool(listed), "; ".join(listed) or "none listed")
 
 
 def _ask_nvidia_smi(fields: str, check: bool) -> list[str]:
-    """Query these fields, and return a line per GPU; with ``check``, raise an error if nvidia-smi fails."""
+    """Query these fields, and return a line per GPU; with ``check``, raise an error if nvidia-smi
+    fails.
+    """
     import subprocess
 
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=check).stdout.splitlines()
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=20, check=check
+    ).stdout.splitlines()
 
 
 def _find_memory() -> Finding:
@@ -288,8 +381,16 @@ def _find_scratch() -> Finding:
             file.write(b"x")
     except OSError as error:
         folder = tempfile.tempdir or "every folder for temporary files"
-        return Finding("scratch", False, f"{folder} cannot be written ({error.strerror}); set TMPDIR to another folder")
-    return Finding("scratch", True, f"{folder} is writable, {shutil.disk_usage(folder).free / 2**30:.1f} GiB free")
+        return Finding(
+            "scratch",
+            False,
+            f"{folder} cannot be written ({error.strerror}); set TMPDIR to another folder",
+        )
+    return Finding(
+        "scratch",
+        True,
+        f"{folder} is writable, {shutil.disk_usage(folder).free / 2**30:.1f} GiB free",
+    )
 
 
 @cache

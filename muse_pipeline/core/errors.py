@@ -1,7 +1,7 @@
 """Errors that the user can fix.
 
-A message states what was found, where, and what to do. The command line prints it and exits with status 2; any other
-exception is a bug and keeps its traceback.
+A message states what was found, where, and what to do. The command line prints it and exits with
+status 2; any other exception is a bug and keeps its traceback.
 """
 
 
@@ -14,7 +14,9 @@ class SlideError(MuseError, OSError):
 
 
 class HangingReadError(MuseError, TimeoutError):
-    """Reading a slide hangs, so it is not read any further; a ``SlideError`` may concern only a damaged region."""
+    """Reading a slide hangs, so it is not read any further; a ``SlideError`` may concern only a
+    damaged region.
+    """
 
 
 class ProcessError(MuseError, RuntimeError):

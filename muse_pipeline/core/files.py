@@ -21,16 +21,18 @@ from typing import Any
 from muse_pipeline.core.errors import LabelError, MuseError, OutputError
 
 DAY_S = 86_400
-# EEXIST: there is a file where a folder should be. EFBIG: the file is larger than the disk or a quota allows.
+# EEXIST: there is a file where a folder should be. EFBIG: the file is larger than the disk or a
+# quota allows.
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EFBIG}
 
 
 @contextmanager
 def complete_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path to write to; rename it to ``path`` if the block succeeds, or else remove it.
+    """Yield a temporary path to write to; rename it to ``path`` if the block succeeds, or else
+    remove it.
 
-    Both files and folders can be written; an existing folder is replaced by a folder, but never by a file. Temporary
-    files that killed processes left for the same path are removed after a day.
+    Both files and folders can be written; an existing folder is replaced by a folder, but never by
+    a file. Temporary files that killed processes left for the same path are removed after a day.
     """
     path = Path(path)
     hidden = f".{path.name}."
@@ -54,11 +56,15 @@ def complete_file(path: Path | str) -> Iterator[Path]:
                 raise OutputError(f"{path}: cannot be written {disk}") from error
             if not _concerns_output(error, path.absolute(), hidden):
                 raise
-            raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another output folder") from error
+            raise OutputError(
+                f"{path}: cannot be written ({error.strerror}); choose another output folder"
+            ) from error
 
 
 def _concerns_output(error: OSError | RuntimeError, path: Path, hidden: str) -> bool:
-    """True if an error concerns writing to the absolute ``path``, not a file that the block reads."""
+    """True if an error concerns writing to the absolute ``path``, not a file that the block
+    reads.
+    """
     if not isinstance(error, OSError) or error.filename is None:
         return getattr(error, "errno", None) in _NOT_WRITABLE
     name = Path(str(error.filename)).absolute()  # the temporary path is absolute since Python 3.12
@@ -66,7 +72,9 @@ def _concerns_output(error: OSError | RuntimeError, path: Path, hidden: str) -> 
 
 
 def _make_way(path: Path, partial: Path) -> None:
-    """Move an existing folder aside; removing it in place would leave a part of it if the process were killed."""
+    """Move an existing folder aside; removing it in place would leave a part of it if the process
+    were killed.
+    """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OutputError(f"{path}: is a device or a pipe; give the name of a file")
     if not path.is_dir() or path.is_symlink():
@@ -77,9 +85,13 @@ def _make_way(path: Path, partial: Path) -> None:
 
 
 def require_own_folder(path: Path, is_ours: bool = False) -> None:
-    """Check that a folder, if it exists, may be replaced: this package created it (``is_ours``), or it is empty."""
+    """Check that a folder, if it exists, may be replaced: this package created it (``is_ours``), or
+    it is empty.
+    """
     if path.is_dir() and any(path.iterdir()) and not is_ours:
-        raise OutputError(f"{path}: is a folder that this command did not create; choose another one")
+        raise OutputError(
+            f"{path}: is a folder that this command did not create; choose another one"
+        )
 
 
 def remove(path: Path) -> None:
@@ -99,11 +111,15 @@ def sha256_of(path: Path | str) -> str:
 
 
 def cache_name(path: Path, how: str) -> str:
-    """Name of the cache file for ``path`` when processed as ``how`` describes; changes when ``path`` is rewritten."""
+    """Name of the cache file for ``path`` when processed as ``how`` describes; changes when
+    ``path`` is rewritten.
+    """
     import hashlib
 
     stat = path.stat()
-    return hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {how}".encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {how}".encode()
+    ).hexdigest()[:16]
 
 
 def write_json(path: Path | str, values: Any) -> None:
@@ -127,7 +143,9 @@ def read_json(path: Path | str) -> Any:
 
 
 def find_json(path: Path | str) -> Any:
-    """The content of a JSON file; None if it is missing or invalid, for example because its writer was killed."""
+    """The content of a JSON file; None if it is missing or invalid, for example because its writer
+    was killed.
+    """
     try:
         return read_json(path)
     except (OSError, ValueError):
@@ -135,15 +153,18 @@ def find_json(path: Path | str) -> Any:
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-PLENTY_BYTES = 1 << 30  # a disk with more free space was not full, even before an unfinished output was removed
+PLENTY_BYTES = (
+    1 << 30
+)  # a disk with more free space was not full, even before an unfinished output was removed
 
 
 def _find_full_disk(error: OSError | RuntimeError, folder: Path) -> str | None:
-    """The end of a message about the full disk that caused ``error``; None if the cause was not a full disk.
+    """The end of a message about the full disk that caused ``error``; None if the cause was not a
+    full disk.
 
-    The error of a failed write does not name the disk, and errors of torch and tifffile do not even state the reason.
-    Therefore this function tests the disks of ``folder`` and of temporary files, and must be called before the
-    unfinished output is removed.
+    The error of a failed write does not name the disk, and errors of torch and tifffile do not even
+    state the reason. Therefore this function tests the disks of ``folder`` and of temporary files,
+    and must be called before the unfinished output is removed.
     """
     number = getattr(error, "errno", None) or _write_error(folder)
     if number not in FULL:
@@ -151,7 +172,10 @@ def _find_full_disk(error: OSError | RuntimeError, folder: Path) -> str | None:
     folders = [folder.resolve()]
     with suppress(FileNotFoundError):  # no disk has room for temporary files
         folders.append(Path(tempfile.gettempdir()).resolve())
-    disks = [next(parent for parent in (path, *path.parents) if os.path.ismount(parent)) for path in folders]
+    disks = [
+        next(parent for parent in (path, *path.parents) if os.path.ismount(parent))
+        for path in folders
+    ]
     n_free, fullest = min((shutil.disk_usage(disk).free, disk) for disk in disks)
     if number == errno.EDQUOT:
         where = f"your quota on {disks[0]} is exceeded, in bytes or in files"
@@ -159,11 +183,16 @@ def _find_full_disk(error: OSError | RuntimeError, folder: Path) -> str | None:
         where = "a disk that it writes or logs to is full"
     else:
         where = f"{fullest} has {n_free / 1e6:,.1f} MB free"
-    return f"({os.strerror(number)}): {where}; make room and run the same command again (finished results are kept)"
+    return (
+        f"({os.strerror(number)}): {where}; make room and run the same command again (finished"
+        " results are kept)"
+    )
 
 
 def _write_error(folder: Path) -> int | None:
-    """Try to write 64 KiB to ``folder``, and return the error number if its disk is full; otherwise None."""
+    """Try to write 64 KiB to ``folder``, and return the error number if its disk is full; otherwise
+    None.
+    """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 16))
@@ -173,7 +202,9 @@ def _write_error(folder: Path) -> int | None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file, which may be compressed, in UTF-8 or in Windows-1252 of older programs."""
+    """Read the lines of a text file, which may be compressed, in UTF-8 or in Windows-1252 of older
+    programs.
+    """
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
@@ -187,30 +218,40 @@ def read_lines(path: Path) -> list[str]:
             with suppress(UnicodeDecodeError):
                 return content.decode("cp1252").splitlines()
         line = content.count(b"\n", 0, error.start) + 1
-        raise LabelError(f"{path}, line {line}: not readable as text in UTF-8; save the file as UTF-8") from error
+        raise LabelError(
+            f"{path}, line {line}: not readable as text in UTF-8; save the file as UTF-8"
+        ) from error
 
 
 def iterate_rows(path: Path) -> Iterator[tuple[int, list[str], str | None]]:
     """Yield the rows of a table that are not blank, also with the semicolons of German tables.
 
-    A row is the line on which it ends, its stripped cells, and the separator of the table: the most frequent of tab,
-    semicolon and comma in its first line, or None for blanks.
+    A row is the line on which it ends, its stripped cells, and the separator of the table: the most
+    frequent of tab, semicolon and comma in its first line, or None for blanks.
     """
     lines = read_lines(path)
     first = next(filter(str.strip, lines), "")
     separator = max("\t;,", key=first.count) if set("\t;,") & set(first) else None
     reader = csv.reader(lines, delimiter=separator or " ", strict=True)
-    rows = ((reader.line_num, row) for row in reader) if separator else enumerate(map(str.split, lines), 1)
+    rows = (
+        ((reader.line_num, row) for row in reader)
+        if separator
+        else enumerate(map(str.split, lines), 1)
+    )
     try:
         for number, row in rows:
             if any(cells := [cell.strip() for cell in row]):
                 yield number, cells, separator
     except csv.Error as error:
-        raise LabelError(f"{path}, line {reader.line_num}: not readable as CSV ({error}); correct it") from error
+        raise LabelError(
+            f"{path}, line {reader.line_num}: not readable as CSV ({error}); correct it"
+        ) from error
 
 
 def read_rows(path: Path, columns: str) -> tuple[str | None, list[tuple[int, list[str]]]]:
-    """The separator and the rows of a table, as from ``iterate_rows``; an error lists the ``columns`` of the header."""
+    """The separator and the rows of a table, as from ``iterate_rows``; an error lists the
+    ``columns`` of the header.
+    """
     if not (rows := list(iterate_rows(path))):
         raise LabelError(f"{path}: is empty; give columns {columns}")
     return rows[0][2], [(number, cells) for number, cells, _ in rows]

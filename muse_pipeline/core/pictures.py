@@ -9,7 +9,10 @@ import numpy as np
 
 from muse_pipeline.core.errors import LabelError
 
-PNG = {"format": "PNG", "compress_type": 3}  # for Pillow: run-length encoding is twice as fast, and files are smaller
+PNG = {
+    "format": "PNG",
+    "compress_type": 3,
+}  # for Pillow: run-length encoding is twice as fast, and files are smaller
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 
@@ -24,7 +27,9 @@ def spread_evenly(n: int, n_chosen: int = 6) -> list[int]:
 
 
 def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndarray:
-    """Read a plain picture as (h, w, 3) uint8 RGB; ``remedy`` is the advice of the error if it is damaged."""
+    """Read a plain picture as (h, w, 3) uint8 RGB; ``remedy`` is the advice of the error if it is
+    damaged.
+    """
     picture = _decode(path, cv2.IMREAD_COLOR)
     if picture is None:
         raise LabelError(f"{path}: not readable as a picture; {remedy}")
@@ -32,12 +37,16 @@ def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndar
 
 
 def read_grey(path: Path) -> np.ndarray | None:
-    """Read a plain picture, such as a mask, as (h, w) uint8; None if the file is missing or damaged."""
+    """Read a plain picture, such as a mask, as (h, w) uint8; None if the file is missing or
+    damaged.
+    """
     return _decode(path, cv2.IMREAD_GRAYSCALE)
 
 
 def _decode(path: Path, kind: int) -> np.ndarray | None:
-    """Read pixels as stored; ``cv2.imread`` would apply the EXIF rotation, and fail for many file names on Windows."""
+    """Read pixels as stored; ``cv2.imread`` would apply the EXIF rotation, and fail for many file
+    names on Windows.
+    """
     try:
         return cv2.imdecode(np.fromfile(path, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
     except (OSError, cv2.error):

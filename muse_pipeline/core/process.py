@@ -24,10 +24,11 @@ def map_in_order(
     ahead: int = 1,
     make_pool: Callable[[int], Any] = ThreadPoolExecutor,
 ) -> Iterator[R]:
-    """Map items on ``threads`` threads; yield results in order, with at most ``threads`` + ``ahead`` in progress.
+    """Map items on ``threads`` threads; yield results in order, with at most ``threads`` +
+    ``ahead`` in progress.
 
-    A larger ``ahead`` keeps the threads busy while the caller spends a long time on one result. ``make_pool`` returns a
-    context manager with a method ``submit`` like an executor's.
+    A larger ``ahead`` keeps the threads busy while the caller spends a long time on one result.
+    ``make_pool`` returns a context manager with a method ``submit`` like an executor's.
     """
     with make_pool(threads) as pool:
         waiting: deque = deque()
@@ -39,7 +40,9 @@ def map_in_order(
             yield waiting.popleft().result()
 
 
-MapInOrder = Callable[..., Iterator[Any]]  # a function with the first four arguments of ``map_in_order``
+MapInOrder = Callable[
+    ..., Iterator[Any]
+]  # a function with the first four arguments of ``map_in_order``
 
 LARGE = 4 << 20  # bytes; masks of large slides are larger, blocks of pixels smaller
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of glibc's <malloc.h>
@@ -48,8 +51,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of glibc's <malloc.h>
 def return_large_arrays() -> None:
     """Make this process return large arrays to the system as soon as they are freed.
 
-    By default glibc keeps freed arrays of up to 32 MB for later use, so that a step would hold the memory of all freed
-    masks of a slide until it ends. With other C libraries this has no effect.
+    By default glibc keeps freed arrays of up to 32 MB for later use, so that a step would hold the
+    memory of all freed masks of a slide until it ends. With other C libraries this has no effect.
     """
     with suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
@@ -59,7 +62,9 @@ def return_large_arrays() -> None:
 
 @contextmanager
 def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar during the block, and yield a function of (done, total) that updates it."""
+    """Show a progress bar during the block, and yield a function of (done, total) that updates
+    it.
+    """
     from tqdm import tqdm
 
     with tqdm(unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -73,9 +78,14 @@ def show_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def print_load(work: str, threads: int) -> Iterator[None]:
-    """Print how long ``work`` took and how busy its threads were, at the end of a block of at least a second."""
+    """Print how long ``work`` took and how busy its threads were, at the end of a block of at least
+    a second.
+    """
     started, used = time.monotonic(), all_processor_seconds()
     yield
     seconds, busy = time.monotonic() - started, all_processor_seconds() - used
     if seconds >= 1:
-        print(f"{work} took {seconds:.1f} s on {count_noun(threads, 'thread')}, {busy / seconds / threads:.0%} busy")
+        print(
+            f"{work} took {seconds:.1f} s on {count_noun(threads, 'thread')},"
+            f" {busy / seconds / threads:.0%} busy"
+        )

@@ -1,4 +1,6 @@
-"""Provenance of the nuclei of a slide, in the metadata of ``nuclei.parquet`` and in ``nuclei.provenance.json``."""
+"""Provenance of the nuclei of a slide, in the metadata of ``nuclei.parquet`` and in
+``nuclei.provenance.json``.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +49,14 @@ class Verdict:
         return self.verdict == OTHER_STAIN and DARK not in self.reasons
 
     def sentences(self) -> list[str]:
-        """Warnings for the ledger: the reasons if the verdict is "flagged" or an unstated "other stain"."""
-        return list(self.reasons) if self.verdict in DOUBTFUL and STATED_IHC not in self.reasons else []
+        """Warnings for the ledger: the reasons if the verdict is "flagged" or an unstated "other
+        stain".
+        """
+        return (
+            list(self.reasons)
+            if self.verdict in DOUBTFUL and STATED_IHC not in self.reasons
+            else []
+        )
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,12 @@ class FeatureRecord:
     set: str  # name of the set of features
     mpp: Number  # um per pixel of the image in which they were measured
     stains: dict[str, Any]  # source and vectors of the stains
-    n_without_pixels: int | None = None  # number of nuclei that contain no pixel centre; None if they were not counted
-    expand_um: Number | None = None  # distance by which nuclei are expanded to cells; None if there are no cells
+    n_without_pixels: int | None = (
+        None  # number of nuclei that contain no pixel centre; None if they were not counted
+    )
+    expand_um: Number | None = (
+        None  # distance by which nuclei are expanded to cells; None if there are no cells
+    )
 
 
 @dataclass(frozen=True)
@@ -87,8 +99,8 @@ class Quality:
     mpp: Number  # um per pixel at which focus was judged
     cell_um: Number  # side of the cells in the map of artefacts
     model_sha256: str  # checksum of the model that finds all kinds except blurred tissue
-    # area of tissue, keyed by kind of artefact; empty if no artefacts were searched for, and without "blurred" if
-    # focus was not judged
+    # area of tissue, keyed by kind of artefact; empty if no artefacts were searched for, and
+    # without "blurred" if focus was not judged
     area_mm2: dict[str, Number]
     asked: tuple[str, ...]  # kinds that the user asked to leave out of totals
     subtract: tuple[str, ...]  # kinds that totals leave out
@@ -100,7 +112,9 @@ class Quality:
 
 @dataclass(frozen=True)
 class RegionArea:
-    """Area of the tissue regions of one class; ``is_inside`` is True if the class counts as inside the border."""
+    """Area of the tissue regions of one class; ``is_inside`` is True if the class counts as inside
+    the border.
+    """
 
     name: str
     color: tuple[int, int, int]
@@ -110,7 +124,9 @@ class RegionArea:
 
 @dataclass(frozen=True)
 class Band:
-    """Areas within ``um`` of the border of the tissue regions, or of one ``region`` alone, on each side of it."""
+    """Areas within ``um`` of the border of the tissue regions, or of one ``region`` alone, on each
+    side of it.
+    """
 
     um: int
     inside_mm2: Number
@@ -134,8 +150,8 @@ class Regions:
     source: str  # "model", "nuclei" or "drawn"
     status: str  # "ok" or "failed"
     reason: str  # reason for a failure; "" if there was none
-    # model that mapped the regions, or that found the nuclei from which they were mapped; None for drawn regions
-    # and after a failure
+    # model that mapped the regions, or that found the nuclei from which they were mapped; None for
+    # drawn regions and after a failure
     model: NamedFile | None = None
     file: NamedFile | None = None  # file with drawn regions; None for others
     classes: tuple[RegionArea, ...] | None = None  # area of each class; None after a failure
@@ -176,18 +192,26 @@ class Provenance:
     tissue_sha256: str | None  # checksum of the tissue to which nuclei were restricted
     refiner_sha256: str | None = None  # checksum of the network that refined the outlines
     appearance: Verdict | None = None  # comparison of the slide with the model's training pictures
-    positive_od: Number | None = None  # minimum optical density of a positive nucleus in immunohistochemistry
+    positive_od: Number | None = (
+        None  # minimum optical density of a positive nucleus in immunohistochemistry
+    )
     # minimum optical densities of nuclei that are 1+, 2+ and 3+ in immunohistochemistry
     intensities_od: tuple[Number, ...] | None = None
     # unit vector of a stain other than haematoxylin and DAB in immunohistochemistry
     third_stain: tuple[Number, ...] | None = None
     proposer: dict[str, Any] | None = None  # settings of the proposer that found the proposals
-    warnings: tuple[str, ...] | None = None  # warnings of the guard that skips unsuitable windows for a proposer
-    guarded_windows: dict[str, int] | None = None  # number of windows that the guard skipped, keyed by reason
+    warnings: tuple[str, ...] | None = (
+        None  # warnings of the guard that skips unsuitable windows for a proposer
+    )
+    guarded_windows: dict[str, int] | None = (
+        None  # number of windows that the guard skipped, keyed by reason
+    )
     roi: Roi | None = None
     regions: Regions | None = None
     quality: Quality | None = None  # artefacts in the tissue
-    morphology: tuple[dict[str, Any], ...] | None = None  # description of each cluster of nuclei with similar shapes
+    morphology: tuple[dict[str, Any], ...] | None = (
+        None  # description of each cluster of nuclei with similar shapes
+    )
     # features of the nuclei, and the image and stains with which they were measured
     features: FeatureRecord | None = None
     n_repaired_outlines: int | None = None  # number of outlines that were repaired
@@ -204,9 +228,13 @@ class Provenance:
         try:
             for entry in values["card"]["classes"]:
                 parse_config(entry, NucleusClass, "card: classes")
-            return parse_config({name: values[name] for name in values if name in names}, cls, "provenance")
+            return parse_config(
+                {name: values[name] for name in values if name in names}, cls, "provenance"
+            )
         except (ConfigError, KeyError, TypeError) as error:
-            raise NucleiError(f"not the provenance of nuclei: {error}; run the slide again") from error
+            raise NucleiError(
+                f"not the provenance of nuclei: {error}; run the slide again"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary, without optional fields that are None."""
@@ -215,7 +243,9 @@ class Provenance:
     @cached_property
     def classes(self) -> tuple[NucleusClass, ...]:
         """Classes of the model, in the order of their labels."""
-        return tuple(NucleusClass(entry["name"], tuple(entry["color"])) for entry in self.card["classes"])
+        return tuple(
+            NucleusClass(entry["name"], tuple(entry["color"])) for entry in self.card["classes"]
+        )
 
     @property
     def class_names(self) -> list[str]:
@@ -249,7 +279,9 @@ class Provenance:
 
     @property
     def verdict(self) -> Verdict:
-        """Result of the comparison with the model's training pictures; "not known" if there was none."""
+        """Result of the comparison with the model's training pictures; "not known" if there was
+        none.
+        """
         return self.appearance or Verdict(NOT_KNOWN)
 
     @property
@@ -270,13 +302,21 @@ class Provenance:
     @property
     def left_out_mm2(self) -> float:
         """Area of tissue in mm2 that totals leave out."""
-        return sum(self.quality.area_mm2.get(kind, 0.0) for kind in self.quality.subtract) if self.quality else 0
+        return (
+            sum(self.quality.area_mm2.get(kind, 0.0) for kind in self.quality.subtract)
+            if self.quality
+            else 0
+        )
 
 
 def organs_of(card: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Organs in which each class of a card is validated; a card may also list the organs of all its classes."""
+    """Organs in which each class of a card is validated; a card may also list the organs of all its
+    classes.
+    """
     organs = card.get("organs") or {}
-    return organs if isinstance(organs, dict) else {entry["name"]: organs for entry in card["classes"]}
+    return (
+        organs if isinstance(organs, dict) else {entry["name"]: organs for entry in card["classes"]}
+    )
 
 
 def run_name(slide_id: str, sha256: str) -> str:
@@ -285,8 +325,14 @@ def run_name(slide_id: str, sha256: str) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Convert dataclasses to dictionaries and tuples to lists; fields whose value and default are None are omitted."""
+    """Convert dataclasses to dictionaries and tuples to lists; fields whose value and default are
+    None are omitted.
+    """
     if is_dataclass(value):
         parts = [(field, getattr(value, field.name)) for field in fields(value)]
-        return {field.name: to_json(part) for field, part in parts if part is not None or field.default is not None}
+        return {
+            field.name: to_json(part)
+            for field, part in parts
+            if part is not None or field.default is not None
+        }
     return list(map(to_json, value)) if isinstance(value, tuple) else value

@@ -1,4 +1,6 @@
-"""Plug-ins by name: a new reader, backbone, method or metric is one new file next to the existing ones."""
+"""Plug-ins by name: a new reader, backbone, method or metric is one new file next to the existing
+ones.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,20 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Plug-ins of one kind, a noun for messages, keyed by name.
 
-    Modules of ``package`` are imported when a plug-in is first looked up. If a module has the name of the plug-in, only
-    that module is imported, so that a plug-in does not need the packages that others need. A plug-in whose packages are
-    missing fails only when it is requested. If each plug-in is a package, its module ``entry`` registers it. Other
-    packages add plug-ins through entry points of the ``group``, if there is one.
+    Modules of ``package`` are imported when a plug-in is first looked up. If a module has the name
+    of the plug-in, only that module is imported, so that a plug-in does not need the packages that
+    others need. A plug-in whose packages are missing fails only when it is requested. If each
+    plug-in is a package, its module ``entry`` registers it. Other packages add plug-ins through
+    entry points of the ``group``, if there is one.
     """
 
     def __init__(self, kind: str, package: str, entry: str = "", group: str = ""):
-        self.kind, self.package, self._entry, self._group = kind, package, f".{entry}" if entry else "", group
+        self.kind, self.package, self._entry, self._group = (
+            kind,
+            package,
+            f".{entry}" if entry else "",
+            group,
+        )
         self._entries: dict[str, T] = {}
         self._loaded = False
         self._lacking: dict[str, ModuleNotFoundError] = {}
@@ -50,7 +58,9 @@ class Registry(Generic[T]):
             self._load()
         if name not in self._entries:
             # If no plug-in could be imported, the cause is a missing package, not a wrong name.
-            if lacking := self._lacking.get(name, None if self._entries else next(iter(self._lacking.values()), None)):
+            if lacking := self._lacking.get(
+                name, None if self._entries else next(iter(self._lacking.values()), None)
+            ):
                 raise lacking
             near = get_close_matches(name, self._entries, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(self.names())}"
@@ -74,5 +84,8 @@ class Registry(Generic[T]):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name not in (f"{self.package}.{module}", name):  # the module exists, but needs a missing package
+            if error.name not in (
+                f"{self.package}.{module}",
+                name,
+            ):  # the module exists, but needs a missing package
                 self._lacking[module] = error

@@ -1,4 +1,6 @@
-"""Definition of a run's setting, from which config, schema, documentation and command-line option are generated."""
+"""Definition of a run's setting, from which config, schema, documentation and command-line
+option are generated.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from typing import Any
 class Setting:
     """A setting of a run.
 
-    Its part of the JSON schema, its line in ``config/config.yaml``, its row in ``config/README.md`` and its
-    command-line option are generated from it.
+    Its part of the JSON schema, its line in ``config/config.yaml``, its row in ``config/README.md``
+    and its command-line option are generated from it.
 
     Attributes:
         name: name in a config; the option has hyphens in place of underscores.
@@ -21,13 +23,14 @@ class Setting:
         schema: JSON schema of the values.
         text: short description that starts in lower case.
         details: further sentences of the description, in Markdown.
-        job: job of the workflow that reruns if the setting changes; "" if none depends on it directly.
+        job: job of the workflow that reruns if the setting changes; "" if none depends on it
+            directly.
         metavar: placeholder of the option's value.
 
     Example:
-        >>> csv = Setting("csv", False, {"type": "boolean"}, "write `nuclei.csv.gz`, the nuclei as a table")
+        >>> csv = Setting("csv", False, {"type": "boolean"}, "write `nuclei.csv.gz`, a table")
         >>> csv.yaml_line()
-        'csv: false # write nuclei.csv.gz, the nuclei as a table'
+        'csv: false # write nuclei.csv.gz, a table'
         >>> csv.arguments(True)
         ['--csv']
     """
@@ -42,18 +45,24 @@ class Setting:
 
     @property
     def types(self) -> list[str]:
-        """JSON types of the values; empty if the schema states no type, as for a list of choices."""
+        """JSON types of the values; empty if the schema states no type, as for a list of
+        choices.
+        """
         types = self.schema.get("type", [])
         return [types] if isinstance(types, str) else list(types)
 
     @property
     def option(self) -> str:
-        """Command-line option, such as ``--max-features``, or ``--no-viewer`` for a flag that is on by default."""
+        """Command-line option, such as ``--max-features``, or ``--no-viewer`` for a flag that
+        is on by default.
+        """
         return f"--{'no-' if self.default is True else ''}{self.name.replace('_', '-')}"
 
     @property
     def parts(self) -> Mapping[str, Any]:
-        """Schemas of the parts of a setting that may be a boolean or an object; each part has its own option."""
+        """Schemas of the parts of a setting that may be a boolean or an object; each part has
+        its own option.
+        """
         return self.schema.get("properties", {}) if "boolean" in self.types else {}
 
     def arguments(self, value: Any) -> list[str]:
@@ -63,7 +72,11 @@ class Setting:
         if isinstance(value, bool):
             return [self.option]
         if isinstance(value, Mapping):
-            return [word for name, part in value.items() for word in (f"--{name.replace('_', '-')}", *_words(part))]
+            return [
+                word
+                for name, part in value.items()
+                for word in (f"--{name.replace('_', '-')}", *_words(part))
+            ]
         return [self.option, *_words(value)]
 
     def yaml_line(self) -> str:

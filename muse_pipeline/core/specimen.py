@@ -8,9 +8,12 @@ import unicodedata
 HE, IHC, UNKNOWN = "H&E", "IHC", "unknown"
 STAINS = HE, IHC, UNKNOWN
 
-# Terms in English, Latin and German, diagnoses that occur in one organ only, and the project codes of TCGA.
+# Terms in English, Latin and German, diagnoses that occur in one organ only, and the project codes
+# of TCGA.
 ORGANS = {
-    "adrenal gland": "adrenal; adrenals; suprarenal gland; glandula suprarenalis; nebenniere; acc; pcpg",
+    "adrenal gland": (
+        "adrenal; adrenals; suprarenal gland; glandula suprarenalis; nebenniere; acc; pcpg"
+    ),
     "bile duct": "biliary tract; cholangiocarcinoma; gallengang; chol",
     "bladder": "urinary bladder; vesica urinaria; harnblase; blase; blca",
     "bone": "os; knochen; osteosarcoma",
@@ -18,18 +21,24 @@ ORGANS = {
     "brain": "cerebrum; cerebellum; gehirn; hirn; glioma; glioblastoma; gbm; lgg",
     "breast": "mamma; mammary gland; mammary; brust; brustdruese; dcis; tnbc; brca",
     "cervix": "cervix uteri; uterine cervix; zervix; gebaermutterhals; cesc",
-    "colon": "rectum; colorectal; colorectum; colon rectum; large intestine; large bowel; sigmoid; sigma; caecum; "
-    "cecum; kolon; rektum; dickdarm; enddarm; crc; coad; read; coadread",
+    "colon": (
+        "rectum; colorectal; colorectum; colon rectum; large intestine; large bowel; sigmoid;"
+        " sigma; caecum; cecum; kolon; rektum; dickdarm; enddarm; crc; coad; read; coadread"
+    ),
     "eye": "uvea; uveal; retina; auge; uvm",
     "gallbladder": "vesica biliaris; vesica fellea; gallenblase",
-    "head and neck": "head neck; oral cavity; mouth; tongue; larynx; pharynx; oropharynx; mund; mundhoehle; zunge; "
-    "kehlkopf; hnsc; hnscc; oscc",
+    "head and neck": (
+        "head neck; oral cavity; mouth; tongue; larynx; pharynx; oropharynx; mund; mundhoehle;"
+        " zunge; kehlkopf; hnsc; hnscc; oscc"
+    ),
     "heart": "cor; myocardium; herz",
     "kidney": "renal; ren; niere; nieren; nierenzell; rcc; ccrcc; kich; kirc; kirp",
     "liver": "hepar; hepatic; hepatocellular; leber; hcc; lihc",
     "lung": "pulmo; pulmonary; bronchus; lunge; lungen; nsclc; sclc; luad; lusc",
-    "lymph node": "lymph nodes; lymphnode; nodus lymphaticus; nodus lymphoideus; lymphknoten; ln; sentinel node; "
-    "sln; dlbc",
+    "lymph node": (
+        "lymph nodes; lymphnode; nodus lymphaticus; nodus lymphoideus; lymphknoten; ln; sentinel"
+        " node; sln; dlbc"
+    ),
     "oesophagus": "esophagus; oesophageal; esophageal; speiseroehre; esca",
     "ovary": "ovarian; ovarium; ovar; eierstock; ov",
     "pancreas": "pancreatic; pankreas; bauchspeicheldruese; pdac; paad",
@@ -49,27 +58,47 @@ ORGANS = {
     "uterus": "endometrium; endometrial; myometrium; corpus uteri; gebaermutter; ucec; ucs",
 }
 _ORGAN_OF = {term: organ for organ, terms in ORGANS.items() for term in (organ, *terms.split("; "))}
-# Longer terms come first, so that "bone marrow" is not "bone". German diagnoses are compounds, such as Mammakarzinom.
+# Longer terms come first, so that "bone marrow" is not "bone". German diagnoses are compounds, such
+# as Mammakarzinom.
 _TERM = re.compile(
     rf"\b({'|'.join(sorted(map(re.escape, _ORGAN_OF), key=len, reverse=True))})"
     r"(?:s?karzinom|s?carcinom|krebs|tumor|biopsie|stanze|gewebe)?s?\b"
 )
-_NOT_KNOWN = {"", "unknown", "not known", "unbekannt", "none", "na", "n a", "nan", "null", "missing", "not stated"}
+_NOT_KNOWN = {
+    "",
+    "unknown",
+    "not known",
+    "unbekannt",
+    "none",
+    "na",
+    "n a",
+    "nan",
+    "null",
+    "missing",
+    "not stated",
+}
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "œ": "oe"})
 
 _STAIN_OF = {
     **dict.fromkeys(_NOT_KNOWN, UNKNOWN),
-    **dict.fromkeys(("he", "h e", "h and e", "hes", "he stain", "haematoxylin eosin", "haematoxylin and eosin"), HE),
-    **dict.fromkeys(("ihc", "dab", "hdab", "brown", "ki67", "mib1", "er", "pr", "her2", "pdl1"), IHC),
+    **dict.fromkeys(
+        ("he", "h e", "h and e", "hes", "he stain", "haematoxylin eosin", "haematoxylin and eosin"),
+        HE,
+    ),
+    **dict.fromkeys(
+        ("ihc", "dab", "hdab", "brown", "ki67", "mib1", "er", "pr", "her2", "pdl1"), IHC
+    ),
     **dict.fromkeys(("p16", "p40", "p53", "p63", "ttf1", "sox10", "s100"), IHC),
 }
 
 
 def name_organ(text: str) -> str:
-    """The name in ``ORGANS`` of the organ in a text, such as "breast" for "Left mamma", "BRCA" or "TCGA-BRCA".
+    """The name in ``ORGANS`` of the organ in a text, such as "breast" for "Left mamma", "BRCA" or
+    "TCGA-BRCA".
 
-    The name is "" if the text states that the organ is not known. A text with no term or terms of several organs, or
-    about a metastasis, is returned in lower case, since its tissue may be that of neither.
+    The name is "" if the text states that the organ is not known. A text with no term or terms of
+    several organs, or about a metastasis, is returned in lower case, since its tissue may be that
+    of neither.
     """
     words = _plain_words(text)
     if words in _NOT_KNOWN:
@@ -79,7 +108,9 @@ def name_organ(text: str) -> str:
 
 
 def name_stain(text: str) -> str | None:
-    """The stain in ``STAINS`` that a text means, such as "IHC" for "Ki-67" or "H&E" for "he"; None if it is another."""
+    """The stain in ``STAINS`` that a text means, such as "IHC" for "Ki-67" or "H&E" for "he"; None
+    if it is another.
+    """
     words = _plain_words(text).replace("hematoxylin", "haematoxylin")
     joined = words.replace(" ", "")
     if words.startswith("immun") or re.fullmatch(r"(cd|ck)\d+[a-z]?", joined):

@@ -12,14 +12,20 @@ def one_line(value: object) -> str:
 
 
 def count_noun(n: int, one: str, many: str | None = None) -> str:
-    """A number with its noun, as in "1 slide" and "1,200 slides"; ``many`` is an irregular plural."""
+    """A number with its noun, as in "1 slide" and "1,200 slides"; ``many`` is an irregular
+    plural.
+    """
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
 
 
 def join_sentences(*texts: str) -> str:
-    """Join texts with spaces, and end all but the last with a full stop; empty texts are omitted."""
+    """Join texts with spaces, and end all but the last with a full stop; empty texts are
+    omitted.
+    """
     given = [text.strip() for text in texts if text.strip()]
-    return " ".join([*(text if text.endswith(".") else f"{text}." for text in given[:-1]), *given[-1:]])
+    return " ".join(
+        [*(text if text.endswith(".") else f"{text}." for text in given[:-1]), *given[-1:]]
+    )
 
 
 def some_of(names: Sequence[str], n: int = 5) -> str:
@@ -33,7 +39,9 @@ def count_text(n: int | None) -> str:
 
 
 def area_text(mm2: float | None) -> str:
-    """An area in mm2, as 12.3 or 1.23, or with one significant digit below 0.01; a dash for None."""
+    """An area in mm2, as 12.3 or 1.23, or with one significant digit below 0.01; a dash for
+    None.
+    """
     if mm2 is None:
         return "–"
     return f"{mm2:,.1f}" if mm2 >= 10 else f"{mm2:.2f}" if mm2 >= 0.01 or not mm2 else f"{mm2:.1g}"
@@ -71,7 +79,9 @@ def slug(name: str) -> str:
 
 
 def most_frequent_separator(header: str, usual: str) -> str:
-    """The most frequent of tab, comma and semicolon in the header of a table; ``usual`` if none is more frequent."""
+    """The most frequent of tab, comma and semicolon in the header of a table; ``usual`` if none is
+    more frequent.
+    """
     return max((usual, "\t", ";", ","), key=header.count)
 
 

@@ -19,16 +19,42 @@ ACCELERATORS = ("auto", "cpu", "cuda", "mps")  # devices for training
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu")  # for inference
 MODEL_PRECISIONS = ("fp32", "fp16", "int8")  # types of weights and activations of exported models
 ModelPrecision = Annotated[str, OneOf(MODEL_PRECISIONS)]
-ENCODER = "encoder"  # kind of third-party networks that compute a vector for a tile (see ``inference.encoder``)
-SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")  # how the input of these networks is scaled
+# kind of third-party networks that compute a vector for a tile (see ``inference.encoder``)
+ENCODER = "encoder"
+SCALINGS = (
+    "none",
+    "unit",
+    "symmetric",
+    "imagenet",
+    "percentile",
+)  # how the input of these networks is scaled
 FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
-DOUBTS = ("stain", "scale", "classes", "organ", "regions")  # doubts about a slide's numbers (see ``inference.doubts``)
-ARTEFACTS = ("blurred", "fold", "bubble", "ink")  # values of the column ``quality`` (see ``inference.artefacts``)
-LEFT_OUT = ("blurred",)  # artefacts that totals leave out by default: the others are also found in sound tissue
-INTENSITIES_OD = (0.2, 0.4, 0.6)  # minimum optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
+DOUBTS = (
+    "stain",
+    "scale",
+    "classes",
+    "organ",
+    "regions",
+)  # doubts about a slide's numbers (see ``inference.doubts``)
+ARTEFACTS = (
+    "blurred",
+    "fold",
+    "bubble",
+    "ink",
+)  # values of the column ``quality`` (see ``inference.artefacts``)
+LEFT_OUT = (
+    "blurred",
+)  # artefacts that totals leave out by default: the others are also found in sound tissue
+INTENSITIES_OD = (
+    0.2,
+    0.4,
+    0.6,
+)  # minimum optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
 # Built-in models by `mode`; None if no mode is given, so that any model may be.
 MODEL_OF_MODE = {None: "compact", "supervised": "compact", "label-free": "label_free"}
-FROM_NUCLEI = "nuclei"  # value of the setting `regions` for tissue regions from the classes of the nuclei
+FROM_NUCLEI = (  # value of the setting `regions` for tissue regions from the classes of the nuclei
+    "nuclei"
+)
 
 
 class Frame(StrEnum):
@@ -53,7 +79,10 @@ class NucleusClass:
 
     def __post_init__(self) -> None:
         if not all(0 <= part <= 255 for part in self.color):
-            raise ConfigError(f"class '{self.name}': color {self.color} is not (r, g, b); give numbers from 0 to 255")
+            raise ConfigError(
+                f"class '{self.name}': color {self.color} is not (r, g, b); give numbers from 0"
+                " to 255"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,16 +136,25 @@ class SlideInfo:
         """Inverse of ``to_dict``."""
         info = parse_config(values, cls, "slide")
         if not info.level_sizes_px or len(info.level_sizes_px) != len(info.level_downsamples):
-            raise ConfigError("slide: there is no level, or the numbers of sizes and downsamples differ")
+            raise ConfigError(
+                "slide: there is no level, or the numbers of sizes and downsamples differ"
+            )
         return info
 
     @property
     def scanned_box(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom, in level-0 pixels, of what QuPath shows: the scanner's bounds or level 0."""
+        """Left, top, right and bottom, in level-0 pixels, of what QuPath shows: the scanner's
+        bounds or level 0.
+        """
         if self.bounds is None:
             return (0, 0, *self.size_px)
         right, bottom = self.bounds.x + self.bounds.width, self.bounds.y + self.bounds.height
-        return (max(self.bounds.x, 0), max(self.bounds.y, 0), min(right, self.size_px[0]), min(bottom, self.size_px[1]))
+        return (
+            max(self.bounds.x, 0),
+            max(self.bounds.y, 0),
+            min(right, self.size_px[0]),
+            min(bottom, self.size_px[1]),
+        )
 
     @property
     def area_mm2(self) -> float:
@@ -126,14 +164,20 @@ class SlideInfo:
 
 @runtime_checkable
 class Slide(Protocol):
-    """An open slide, which several threads may read at once; each reader is a plug-in, one file in ``slides/``."""
+    """An open slide, which several threads may read at once; each reader is a plug-in, one file in
+    ``slides/``.
+    """
 
     path: Path
 
-    def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` = (width, height) pixels of ``level`` whose corner is at ``xy_level0`` (absolute level-0 px).
+    def read_region(
+        self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> np.ndarray:
+        """Read ``size`` = (width, height) pixels of ``level`` whose corner is at ``xy_level0``
+        (absolute level-0 px).
 
-        The result is (h, w, 3) uint8 RGB; transparent pixels, and those outside the image, are white.
+        The result is (h, w, 3) uint8 RGB; transparent pixels, and those outside the image, are
+        white.
         """
 
     def close(self) -> None:

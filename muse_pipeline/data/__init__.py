@@ -1,1 +1,3 @@
-"""Training data: images with nuclei, unlabelled tissue, partners, and augmented windows and views."""
+"""Training data: images with nuclei, unlabelled tissue, partners, and augmented windows and
+views.
+"""

@@ -1,7 +1,8 @@
-"""Random variation of windows on the training device, and the seeds and prefetching of a run's batches.
+"""Random variation of windows on the training device, and the seeds and prefetching of a run's
+batches.
 
-Pixels, centres and rays are moved by one affine map per window. Colour is varied in optical density along the
-reference stains, because sites differ mainly in stain.
+Pixels, centres and rays are moved by one affine map per window. Colour is varied in optical density
+along the reference stains, because sites differ mainly in stain.
 """
 
 from __future__ import annotations
@@ -32,22 +33,36 @@ MIN_BLUR_RADIUS_PX = 3
 
 
 class Prefetched:
-    """Batches that threads prepare in advance; the end of a ``with`` block cancels those that have not been started.
+    """Batches that threads prepare in advance; the end of a ``with`` block cancels those that have
+    not been started.
 
-    ``batches``, called from several threads, makes the batch of an index. Successive indices of this process differ by
-    ``stride``. With 0 ``loaders``, every batch is made on request. With ``finish``, ``batches``, which is then pickled,
-    is called in other processes, and each thread calls ``finish`` on the batch.
+    ``batches``, called from several threads, makes the batch of an index. Successive indices of
+    this process differ by ``stride``. With 0 ``loaders``, every batch is made on request. With
+    ``finish``, ``batches``, which is then pickled, is called in other processes, and each thread
+    calls ``finish`` on the batch.
     """
 
     def __init__(
-        self, batches: Callable[[int], Any], stride: int, loaders: int, finish: Callable[[Any], Any] | None = None
+        self,
+        batches: Callable[[int], Any],
+        stride: int,
+        loaders: int,
+        finish: Callable[[Any], Any] | None = None,
     ):
-        self._batches, self._stride, self._ahead, self._finish = batches, stride, 2 * loaders, finish
+        self._batches, self._stride, self._ahead, self._finish = (
+            batches,
+            stride,
+            2 * loaders,
+            finish,
+        )
         self._threads = ThreadPoolExecutor(loaders, "batch") if loaders else None
         self._processes = None
         if loaders and finish is not None:
-            # While threads run Python code, the thread that trains waits for them at each of its operations.
-            context = multiprocessing.get_context("spawn")  # a process with threads must not be forked
+            # While threads run Python code, the thread that trains waits for them at each of its
+            # operations.
+            context = multiprocessing.get_context(
+                "spawn"
+            )  # a process with threads must not be forked
             self._processes = ProcessPoolExecutor(loaders, context, _begin_process, (batches,))
         self._waiting: dict[int, Future] = {}
 
@@ -71,8 +86,8 @@ class Prefetched:
                 batch = self._processes.submit(_make_batch, number).result()
             except BrokenProcessPool as error:
                 raise ProviderError(
-                    "a process that prepares batches was ended by the system, perhaps because memory ran out; continue "
-                    "the run with fewer --loaders"
+                    "a process that prepares batches was ended by the system, perhaps because"
+                    " memory ran out; continue the run with fewer --loaders"
                 ) from error
         return batch if self._finish is None else self._finish(batch)
 
@@ -84,7 +99,9 @@ class Prefetched:
             pool.shutdown(cancel_futures=True)
 
 
-_of_process: list[Callable[[int], Any]] = []  # in a process that makes batches: the function that makes them
+_of_process: list[
+    Callable[[int], Any]
+] = []  # in a process that makes batches: the function that makes them
 
 
 def _begin_process(batches: Callable[[int], Any]) -> None:
@@ -121,12 +138,13 @@ class Augmentation:
 
     Attributes:
         scale: maximum magnification; sampled log-uniformly, from 1 / scale.
-        free_rotation: fraction of windows rotated by an arbitrary angle; the others are rotated by quarter turns.
+        free_rotation: fraction of windows rotated by an arbitrary angle; the others are rotated by
+            quarter turns.
         stain_gain: standard deviation of the log of the strength of each stain.
         stain_mix: standard deviation of noise added to every entry of the colour matrix.
         shift: standard deviation of noise added to every optical density.
-        partial_colour: minimum normalisation strength; each window has a random strength between this and 1, because
-            stain fits on crops are inexact.
+        partial_colour: minimum normalisation strength; each window has a random strength between
+            this and 1, because stain fits on crops are inexact.
         blur: fraction of windows blurred.
         blur_um: maximum sigma of the blur, um.
         noise: maximum standard deviation of pixel noise, in grey levels.
@@ -147,7 +165,8 @@ class WeakView(NamedTuple):
     """The windows of a batch for a teacher, without variation of colour and sharpness."""
 
     pixels: Tensor  # (B, 3, H, W) float, 0 to 255
-    # (B, 3, 4) map in optical density, with the mean normalisation strength of (1 + ``partial_colour``) / 2
+    # (B, 3, 4) map in optical density, with the mean normalisation strength of (1 +
+    # ``partial_colour``) / 2
     colour: Tensor
 
 
@@ -162,11 +181,12 @@ class LabelledBatch(NamedTuple):
     xy: Tensor  # (B, M, 2) window px; padding lies at -1e6
     label: Tensor  # (B, M) class index, -1 if unknown
     rays: Tensor  # (B, M, R) um, NaN if unknown
-    # (B, H / 4, W / 4) distance, um, of each cell's centre from the border of the annotated region; 0 outside
-    # annotations, ``OTHERS`` in regions whose nuclei are in other images, ``CLASSES_ONLY`` in class areas; None if all
-    # windows are annotated completely
+    # (B, H / 4, W / 4) distance, um, of each cell's centre from the border of the annotated region;
+    # 0 outside annotations, ``OTHERS`` in regions whose nuclei are in other images,
+    # ``CLASSES_ONLY`` in class areas; None if all windows are annotated completely
     region: Tensor | None = None
-    # (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei; None without areas
+    # (B, M, C) expected class shares of nuclei in class areas; 0 for other nuclei; None without
+    # areas
     shares: Tensor | None = None
     weak: WeakView | None = None  # windows for a teacher, if the method has one
 
@@ -183,7 +203,8 @@ def random_linear(n: int, augmentation: Augmentation, generator: torch.Generator
 
 
 def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int) -> Tensor:
-    """Cut windows of ``size_px`` around ``centre`` (B, 2) from pictures (B, 3, h, w), 0 to 255; white outside them.
+    """Cut windows of ``size_px`` around ``centre`` (B, 2) from pictures (B, 3, h, w), 0 to 255;
+    white outside them.
 
     ``back`` (B, 2, 2) maps windows to pictures; it is the inverse of ``random_linear``.
     """
@@ -193,16 +214,23 @@ def sample_windows(pictures: Tensor, centre: Tensor, back: Tensor, size_px: int)
     source = torch.einsum("bij,hwj->bhwi", back, grid) + centre[:, None, None]
     source = 2 * source / source.new_tensor([width, height]) - 1
     # ``grid_sample`` pads with zeros, so white is mapped to 0 before the call and back after it.
-    return functional.grid_sample(pictures - WHITE, source, padding_mode="zeros", align_corners=False) + WHITE
+    return (
+        functional.grid_sample(pictures - WHITE, source, padding_mode="zeros", align_corners=False)
+        + WHITE
+    )
 
 
-def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
+def move_nuclei(
+    xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_px: int
+) -> tuple[Tensor, Tensor]:
     """Move centres (B, M, 2) and rays (B, M, R) by maps (B, 2, 2) from picture to window."""
     moved = torch.einsum("bij,bmj->bmi", linear, xy - centre[:, None]) + size_px / 2
     n_rays = rays.shape[-1]
     angle = 2 * math.pi * torch.arange(n_rays, device=rays.device) / n_rays
     direction = torch.stack([angle.cos(), angle.sin()])  # (2, R)
-    back = torch.linalg.inv(linear) @ direction  # (B, 2, R): direction of each new ray before the map
+    back = (
+        torch.linalg.inv(linear) @ direction
+    )  # (B, 2, R): direction of each new ray before the map
     position = torch.atan2(back[:, 1], back[:, 0]) * (n_rays / (2 * math.pi)) % n_rays
     below = position.floor()
     share = (position - below)[:, None]
@@ -213,15 +241,21 @@ def move_nuclei(xy: Tensor, rays: Tensor, centre: Tensor, linear: Tensor, size_p
 
 
 def part_way(colour: Tensor, share: Tensor) -> Tensor:
-    """Interpolate between the identity, at a ``share`` (B,) of 0, and the maps ``colour`` (B, 3, 4), at 1."""
+    """Interpolate between the identity, at a ``share`` (B,) of 0, and the maps ``colour`` (B, 3,
+    4), at 1.
+    """
     share = share.to(colour)[:, None, None]
     return torch.lerp(torch.eye(3, 4).to(colour), colour, share)
 
 
-def vary_colour(colour: Tensor, stains: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+def vary_colour(
+    colour: Tensor, stains: Tensor, augmentation: Augmentation, generator: torch.Generator
+) -> Tensor:
     """Compose each map (B, 3, 4) with a random variation along the reference ``stains`` (2, 3)."""
     n = len(colour)
-    basis = torch.cat([stains, torch.linalg.cross(stains[0], stains[1])[None]]).T  # columns: stains, their normal
+    basis = torch.cat(
+        [stains, torch.linalg.cross(stains[0], stains[1])[None]]
+    ).T  # columns: stains, their normal
     gain = torch.exp(augmentation.stain_gain * torch.randn(n, 3, generator=generator))
     mix = augmentation.stain_mix * torch.randn(n, 3, 3, generator=generator)
     shift = augmentation.shift * torch.randn(n, 3, 1, generator=generator)
@@ -231,9 +265,16 @@ def vary_colour(colour: Tensor, stains: Tensor, augmentation: Augmentation, gene
 
 
 def vary_appearance(
-    pixels: Tensor, colour: Tensor, stains: Tensor, mpp: float, augmentation: Augmentation, generator: torch.Generator
+    pixels: Tensor,
+    colour: Tensor,
+    stains: Tensor,
+    mpp: float,
+    augmentation: Augmentation,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Vary the sharpness of windows (B, 3, H, W) and, along ``stains`` (2, 3), their colour maps (B, 3, 4)."""
+    """Vary the sharpness of windows (B, 3, H, W) and, along ``stains`` (2, 3), their colour maps
+    (B, 3, 4).
+    """
     pixels = vary_sharpness(pixels, mpp, augmentation, generator)
     share = torch.empty(len(pixels)).uniform_(augmentation.partial_colour, 1, generator=generator)
     return pixels, vary_colour(part_way(colour, share), stains, augmentation, generator)
@@ -242,19 +283,24 @@ def vary_appearance(
 def vary_sharpness(
     pixels: Tensor, mpp: float | Tensor, augmentation: Augmentation, generator: torch.Generator
 ) -> Tensor:
-    """Blur some windows (B, 3, H, W) and add noise to all; ``mpp`` is that of all windows, or of each (B,)."""
+    """Blur some windows (B, 3, H, W) and add noise to all; ``mpp`` is that of all windows, or of
+    each (B,).
+    """
     n, mpp = len(pixels), torch.as_tensor(mpp)
     chosen = torch.rand(n, generator=generator) < augmentation.blur
     # 1e-3 avoids division by a sigma of 0.
     sigma = torch.rand(n, generator=generator) * augmentation.blur_um / mpp + 1e-3
     if chosen.any():
-        # The radius suits the largest possible sigma, so that the kernels of all windows form one tensor.
+        # The radius suits the largest possible sigma, so that the kernels of all windows form one
+        # tensor.
         radius = _blur_radius(augmentation.blur_um / float(mpp.min()), min(pixels.shape[2:]))
         blurred = _blur(pixels[chosen], sigma[chosen], radius)
         pixels = pixels.clone()
         pixels[chosen] = blurred
     level = torch.rand(n, 1, 1, 1, generator=generator).to(pixels) * augmentation.noise
-    if pixels.device.type != "cpu":  # noise is made on the device, by a generator seeded from this one
+    if (
+        pixels.device.type != "cpu"
+    ):  # noise is made on the device, by a generator seeded from this one
         seed = int(torch.randint(2**62, (), generator=generator))
         generator = torch.Generator(pixels.device).manual_seed(seed)
     noise = torch.randn(pixels.shape, generator=generator, device=pixels.device).to(pixels)
@@ -268,9 +314,11 @@ N_OFFSETS = 1 << 22
 def vary_view_sharpness(
     pixels: np.ndarray, mpp: float, augmentation: Augmentation, generator: np.random.Generator
 ) -> np.ndarray:
-    """Randomly blur a view (R, R, 3) uint8 and add noise, with the distributions of ``vary_sharpness``.
+    """Randomly blur a view (R, R, 3) uint8 and add noise, with the distributions of
+    ``vary_sharpness``.
 
-    The noise is read from a table at a random offset, because generating it takes longer than reading the pixels.
+    The noise is read from a table at a random offset, because generating it takes longer than
+    reading the pixels.
     """
     if generator.random() < augmentation.blur:
         sigma = generator.random() * augmentation.blur_um / mpp + 1e-3
@@ -284,18 +332,24 @@ def vary_view_sharpness(
 
 @lru_cache
 def _noise_table(n: int) -> np.ndarray:
-    """int8 normal numbers with standard deviation ``NOISE_STD``, enough for ``n`` of them from any offset."""
+    """int8 normal numbers with standard deviation ``NOISE_STD``, enough for ``n`` of them from any
+    offset.
+    """
     normal = np.random.default_rng(0).standard_normal(N_OFFSETS + n, np.float32)
     return (NOISE_STD * normal).round().clip(-127, 127).astype(np.int8)
 
 
 def _blur_radius(sigma_px: float, side_px: int) -> int:
-    """Radius, in px, at which Gaussians of up to ``sigma_px`` are cut off: three sigmas, or less in small windows."""
+    """Radius, in px, at which Gaussians of up to ``sigma_px`` are cut off: three sigmas, or less in
+    small windows.
+    """
     return min(max(MIN_BLUR_RADIUS_PX, int(3 * sigma_px)), side_px - 1)
 
 
 def _blur(pixels: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Blur each window (B, 3, H, W) with its own ``sigma`` (B,) in px; Gaussians are cut off after ``radius`` px."""
+    """Blur each window (B, 3, H, W) with its own ``sigma`` (B,) in px; Gaussians are cut off after
+    ``radius`` px.
+    """
     offset = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).to(pixels)  # (B, 2 radius + 1)
@@ -305,7 +359,8 @@ def _blur(pixels: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
 
 def _weighted_shifts(pixels: Tensor, kernel: Tensor, axis: int) -> Tensor:
-    """Convolve each window (B, 3, H, W) with its own ``kernel`` (B, 2 radius + 1) along ``axis``; borders are mirrored.
+    """Convolve each window (B, 3, H, W) with its own ``kernel`` (B, 2 radius + 1) along ``axis``;
+    borders are mirrored.
 
     On a CPU, a grouped convolution would take six times as long.
     """

@@ -1,4 +1,6 @@
-"""Images with known positions of nuclei, and their sources in a pretraining config: stores of slides, or pictures."""
+"""Images with known positions of nuclei, and their sources in a pretraining config: stores of
+slides, or pictures.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,15 @@ from muse_pipeline.tissue.stain import MacenkoFit
 
 @dataclass(frozen=True)
 class NucleusSource:
-    """A pretraining source: a slide's ``store`` with ``proposals``, a folder of ``images``, or ``labelled`` pictures.
+    """A pretraining source: a slide's ``store`` with ``proposals``, a folder of ``images``, or
+    ``labelled`` pictures.
 
     Attributes:
         store: image store of a slide, from ``muse tile``.
         proposals: ``proposals.parquet`` or ``nuclei.parquet`` of the same slide.
         colour: ``colour.json`` of the slide; by default the one next to the store.
-        regions: GeoJSON of areas with classes, drawn in QuPath; by default the region map next to the store. Only used
-            with ``region_weights``.
+        regions: GeoJSON of areas with classes, drawn in QuPath; by default the region map next to
+            the store. Only used with ``region_weights``.
         patient_name: patient of the slide; by default derived from its id, as for labels.
         images: folder of pictures; ``detector`` finds their nuclei.
         mpp: um per pixel of the pictures, if their files do not state it.
@@ -52,24 +55,29 @@ class NucleusSource:
     weight: Positive = 1.0
 
     def __post_init__(self) -> None:
-        given = [name for name in ("store", "images", "labelled") if getattr(self, name) is not None]
+        given = [
+            name for name in ("store", "images", "labelled") if getattr(self, name) is not None
+        ]
         if len(given) != 1:
             raise ConfigError(
-                "a pretraining source must have exactly one of `store`, `images` and `labelled`, but has "
-                f"{' and '.join(f'`{name}`' for name in given) or 'none'}"
+                "a pretraining source must have exactly one of `store`, `images` and `labelled`,"
+                f" but has {' and '.join(f'`{name}`' for name in given) or 'none'}"
             )
         if self.store is not None and self.proposals is None:
             raise ConfigError(
-                f"{self.store}: `proposals` is missing; find the nuclei with `muse propose` and name its file"
+                f"{self.store}: `proposals` is missing; find the nuclei with `muse propose` and"
+                " name its file"
             )
         for name in ("exclude", "mpp", *(["patient"] if self.labelled else [])):
             if self.images is None and getattr(self, name) not in (None, ()):
                 raise ConfigError(
-                    f"{self.location}: `{name}` is a setting of `images`; remove it from this source, or move it "
-                    "into `labelled`"
+                    f"{self.location}: `{name}` is a setting of `images`; remove it from this"
+                    " source, or move it into `labelled`"
                 )
         if self.labelled is not None and self.labelled.weight != 1:
-            raise ConfigError(f"{self.location}: `weight` is set inside `labelled`; set it next to `labelled`")
+            raise ConfigError(
+                f"{self.location}: `weight` is set inside `labelled`; set it next to `labelled`"
+            )
         require_patient_rule(self.patient, self.location)
 
     @property
@@ -88,14 +96,17 @@ class NucleusSource:
 class NucleusImage:
     """An image with positions of nuclei; pixels and positions are read on demand.
 
-    Subclasses add ``nuclei`` (a ``NucleusIndex``) and ``read``, which returns pixels as in ``data.unlabelled.Image``.
+    Subclasses add ``nuclei`` (a ``NucleusIndex``) and ``read``, which returns pixels as in
+    ``data.unlabelled.Image``.
     """
 
     name: str  # name of the picture, or id of the slide
     patient: str  # patient of the image
     mpp: float  # um per pixel
     size_px: tuple[int, int]  # (width, height)
-    stain: MacenkoFit | None  # stains fitted to the picture or the slide's tissue; None if the fit failed
+    stain: (
+        MacenkoFit | None
+    )  # stains fitted to the picture or the slide's tissue; None if the fit failed
     weight: float  # relative frequency at which the image is sampled
 
 
@@ -140,8 +151,12 @@ class NucleusIndex:
     cell_px: float  # side of a cell
     n_columns: int  # number of cells per row
     xy: np.ndarray  # (N, 2) float32 image px
-    occupied: np.ndarray  # (C,) int64 indices, ascending, of the cells that contain nuclei, counted row by row
-    start: np.ndarray  # (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell; the last entry is N
+    occupied: (
+        np.ndarray
+    )  # (C,) int64 indices, ascending, of the cells that contain nuclei, counted row by row
+    # (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell; the last entry is
+    # N
+    start: np.ndarray
     # (C,) running sum of the weights of the occupied cells; None if all weights are 1
     cumulated: np.ndarray | None = None
 
@@ -151,8 +166,11 @@ class NucleusIndex:
         return float(len(self.occupied) if self.cumulated is None else self.cumulated[-1])
 
     @classmethod
-    def build(cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float) -> tuple[NucleusIndex, np.ndarray]:
-        """Index positions (N, 2) in an image of ``size_px`` = (width, height); those outside it are left out.
+    def build(
+        cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float
+    ) -> tuple[NucleusIndex, np.ndarray]:
+        """Index positions (N, 2) in an image of ``size_px`` = (width, height); those outside it are
+        left out.
 
         Returns the index, and for each of its M positions the row of ``xy`` that it comes from.
         """
@@ -161,24 +179,38 @@ class NucleusIndex:
         xy = xy[inside].astype(np.float32)
         cell_px, n_columns = _cells(size_px, mpp)
         column, row = np.floor(xy / cell_px).astype(np.int64).T
-        number = row * n_columns + column.clip(max=n_columns - 1)  # rounding may lead past the last column
+        number = row * n_columns + column.clip(
+            max=n_columns - 1
+        )  # rounding may lead past the last column
         order = np.lexsort((xy[:, 0], xy[:, 1], number))  # equal positions keep their order
         occupied, first = np.unique(number[order], return_index=True)
-        index = cls(cell_px, n_columns, xy[order], occupied, np.append(first, len(xy)).astype(np.int64))
+        index = cls(
+            cell_px, n_columns, xy[order], occupied, np.append(first, len(xy)).astype(np.int64)
+        )
         return index, inside[order]
 
     def with_weights(self, weight: np.ndarray) -> NucleusIndex:
-        """The index with each cell weighted by the mean ``weight`` of its nuclei, (N,) in the order of ``self.xy``."""
+        """The index with each cell weighted by the mean ``weight`` of its nuclei, (N,) in the order
+        of ``self.xy``.
+        """
         mean = np.add.reduceat(weight, self.start[:-1]) / np.diff(self.start)
         return dataclasses.replace(self, cumulated=mean.cumsum())
 
     @classmethod
-    def open(cls, folder: Path, size_px: tuple[int, int], mpp: float, mapped: bool = True) -> NucleusIndex:
-        """Open an index that ``save`` wrote: memory-mapped, or read into memory if ``mapped`` is False."""
+    def open(
+        cls, folder: Path, size_px: tuple[int, int], mpp: float, mapped: bool = True
+    ) -> NucleusIndex:
+        """Open an index that ``save`` wrote: memory-mapped, or read into memory if ``mapped`` is
+        False.
+        """
         how = "r" if mapped else None
         arrays = [np.load(folder / f"{name}.npy", mmap_mode=how) for name in FILES]
         weights = folder / WEIGHTS
-        return cls(*_cells(size_px, mpp), *arrays, np.load(weights, mmap_mode=how) if weights.is_file() else None)
+        return cls(
+            *_cells(size_px, mpp),
+            *arrays,
+            np.load(weights, mmap_mode=how) if weights.is_file() else None,
+        )
 
     def save(self, folder: Path) -> None:
         """Write the index to a new folder, atomically."""
@@ -193,11 +225,18 @@ class NucleusIndex:
         if self.cumulated is not None:
             np.save(folder / WEIGHTS, self.cumulated)
 
-    def inside(self, left: float, top: float, right: float, bottom: float) -> tuple[np.ndarray, np.ndarray]:
-        """Indices (M,) in ``xy``, and positions (M, 2) float64, of the nuclei in a half-open box in image px."""
+    def inside(
+        self, left: float, top: float, right: float, bottom: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Indices (M,) in ``xy``, and positions (M, 2) float64, of the nuclei in a half-open box in
+        image px.
+        """
         first, last = (max(0, int(side // self.cell_px)) for side in (left, right))
         last = min(last, self.n_columns - 1)
-        rows = np.arange(max(0, int(top // self.cell_px)), int(bottom // self.cell_px) + 1) * self.n_columns
+        rows = (
+            np.arange(max(0, int(top // self.cell_px)), int(bottom // self.cell_px) + 1)
+            * self.n_columns
+        )
         begin = self.start[np.searchsorted(self.occupied, rows + first)]
         end = self.start[np.searchsorted(self.occupied, rows + last, side="right")]
         numbers = np.concatenate([np.zeros(0, np.int64), *map(np.arange, begin, end)])
@@ -206,12 +245,18 @@ class NucleusIndex:
         return numbers[kept], xy[kept]
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """Sample the position (2,) of a nucleus: first a cell in proportion to its weight, then one of its nuclei."""
+        """Sample the position (2,) of a nucleus: first a cell in proportion to its weight, then one
+        of its nuclei.
+        """
         if self.cumulated is None:
             cell = generator.integers(len(self.occupied))
         else:
-            cell = np.searchsorted(self.cumulated, generator.random() * self.cumulated[-1], side="right")
-        return self.xy[generator.integers(self.start[cell], self.start[cell + 1])].astype(np.float64)
+            cell = np.searchsorted(
+                self.cumulated, generator.random() * self.cumulated[-1], side="right"
+            )
+        return self.xy[generator.integers(self.start[cell], self.start[cell + 1])].astype(
+            np.float64
+        )
 
 
 def _cells(size_px: tuple[int, int], mpp: float) -> tuple[float, int]:

@@ -1,7 +1,7 @@
 """Partners of H&E images: data of the same tissue that are only needed in training.
 
-A partner is a picture aligned pixel by pixel with its H&E image: a different stain, or outlines of nuclei. It may cover
-only part of the image, or be missing.
+A partner is a picture aligned pixel by pixel with its H&E image: a different stain, or outlines of
+nuclei. It may cover only part of the image, or be missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError, StoreError
 from muse_pipeline.core.files import cache_name, complete_file
 from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb
-from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex, NucleusSlide, NucleusSource
+from muse_pipeline.data.nucleus_images import (
+    NucleusImage,
+    NucleusIndex,
+    NucleusSlide,
+    NucleusSource,
+)
 from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSet
 from muse_pipeline.labels.nuclei_files import read_drawn, read_instances
@@ -32,7 +37,9 @@ from muse_pipeline.store.store import BACKGROUND, Store, open_store
 
 KINDS = ("store", "images", "nuclei")
 MPP_TOLERANCE = 1e-3
-CORNERS = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)])  # in units of a view's side
+CORNERS = np.array(
+    [(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)]
+)  # in units of a view's side
 
 
 @dataclass(frozen=True)
@@ -40,13 +47,14 @@ class PartnerSource:
     """Partner of an H&E source: one of ``store``, ``images`` and ``nuclei``.
 
     Attributes:
-        store: partner of a slide: a store with the size and mpp of the H&E store, from ``muse register``. Its
-            tissue label marks where the partner may be used. A slide has no partner if partner.json records that its
-            registration failed.
-        images: partners of pictures: a folder of pictures with the same names and sizes. Pictures without a file
-            have no partner.
-        nuclei: outlines, rendered as a picture. For a slide: ``nuclei.parquet``, ``proposals.parquet`` or GeoJSON
-            in level-0 px. For a folder of pictures: a folder of label images or GeoJSON with the pictures' names.
+        store: partner of a slide: a store with the size and mpp of the H&E store, from ``muse
+            register``. Its tissue label marks where the partner may be used. A slide has no partner
+            if partner.json records that its registration failed.
+        images: partners of pictures: a folder of pictures with the same names and sizes. Pictures
+            without a file have no partner.
+        nuclei: outlines, rendered as a picture. For a slide: ``nuclei.parquet``,
+            ``proposals.parquet`` or GeoJSON in level-0 px. For a folder of pictures: a folder of
+            label images or GeoJSON with the pictures' names.
     """
 
     store: Path | None = None
@@ -57,7 +65,9 @@ class PartnerSource:
         given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
             stated = " and ".join(f"`{name}`" for name in given) or "none"
-            raise ConfigError(f"partner: found {stated}; give one of {', '.join(f'`{name}`' for name in KINDS)}")
+            raise ConfigError(
+                f"partner: found {stated}; give one of {', '.join(f'`{name}`' for name in KINDS)}"
+            )
 
     @property
     def location(self) -> Path:
@@ -67,7 +77,8 @@ class PartnerSource:
 
 @dataclass(frozen=True)
 class PairedSource(NucleusSource):
-    """A ``NucleusSource`` of H&E tissue, a slide's ``store`` or a folder of ``images``, that may have a partner.
+    """A ``NucleusSource`` of H&E tissue, a slide's ``store`` or a folder of ``images``, that may
+    have a partner.
 
     Attributes:
         partner: partner of the images; if there is none, training uses only H&E views.
@@ -83,12 +94,16 @@ class PairedSource(NucleusSource):
         kind = next((name for name in allowed if getattr(self, name) is not None), "labelled")
         if all(getattr(self.partner, name) is None for name in allowed.get(kind, ())):
             raise ConfigError(
-                f"{self.partner.location}: cannot be the partner of a source of `{kind}`; a `store` takes a `store` "
-                "or `nuclei`, and `images` take `images` or `nuclei`"
+                f"{self.partner.location}: cannot be the partner of a source of `{kind}`; a `store`"
+                " takes a `store` or `nuclei`, and `images` take `images` or `nuclei`"
             )
 
 
-N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0  # rays per outline; radius drawn for a point; maximum ray length
+N_RAYS, POINT_UM, REACH_UM = (
+    32,
+    3.0,
+    20.0,
+)  # rays per outline; radius drawn for a point; maximum ray length
 INSIDE, OUTLINE = (0, 160, 80), (0, 0, 0)  # colours on white; outlines separate touching nuclei
 SUBPIXEL_BITS = 4
 RAYS = "rays.npy"
@@ -103,21 +118,32 @@ class DrawnNuclei:
     mpp: float  # um per image px
 
     @staticmethod
-    def save(folder: Path, xy: np.ndarray, rays: np.ndarray, size_px: tuple[int, int], mpp: float) -> None:
-        """Write outlines with centres (N, 2) in image px and rays (N, R) um into ``folder``, atomically."""
+    def save(
+        folder: Path, xy: np.ndarray, rays: np.ndarray, size_px: tuple[int, int], mpp: float
+    ) -> None:
+        """Write outlines with centres (N, 2) in image px and rays (N, R) um into ``folder``,
+        atomically.
+        """
         index, order = NucleusIndex.build(xy, size_px, mpp)
         with complete_file(folder) as partial:
             partial.mkdir()
             index.write(partial)
-            np.save(partial / RAYS, np.nan_to_num(rays[order], nan=POINT_UM).clip(max=REACH_UM).astype(np.float32))
+            np.save(
+                partial / RAYS,
+                np.nan_to_num(rays[order], nan=POINT_UM).clip(max=REACH_UM).astype(np.float32),
+            )
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``, rendered from the outlines."""
+        """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``, rendered from
+        the outlines.
+        """
         canvas = np.full((size[1], size[0], 3), BACKGROUND, np.uint8)
         index, margin = NucleusIndex.open(self.folder, self.size_px, self.mpp), REACH_UM / self.mpp
         numbers, centres = index.inside(*np.subtract(xy, margin), *np.add(xy, size) + margin)
         rays = np.load(self.folder / RAYS, mmap_mode="r")[numbers]
-        rings = rays_to_rings(centres - xy, rays, (self.mpp, self.mpp)) - 0.5  # OpenCV counts from pixel centres
+        rings = (
+            rays_to_rings(centres - xy, rays, (self.mpp, self.mpp)) - 0.5
+        )  # OpenCV counts from pixel centres
         points = list(np.round(rings * 2**SUBPIXEL_BITS).astype(np.int32))
         for ring in points:
             cv2.fillPoly(canvas, [ring], INSIDE, cv2.LINE_8, SUBPIXEL_BITS)
@@ -133,7 +159,8 @@ Partner = Store | Picture | DrawnNuclei  # may be used in its tissue
 
 
 def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Partner | None:
-    """Open the partner of an image; None if ``source`` has no file for the image, or its registration failed.
+    """Open the partner of an image; None if ``source`` has no file for the image, or its
+    registration failed.
 
     Outlines are stored in the cache ``folder`` in a format that is fast to read.
     """
@@ -150,13 +177,14 @@ def _open_store(path: Path, image: NucleusSlide) -> Store | None:
     store = open_store(path)
     if abs(store.mpp / image.mpp - 1) > MPP_TOLERANCE:
         raise MppError(
-            f"{path}: is at {store.mpp:g} um/px, but the H&E store {image.store.path} is at {image.mpp:g}; write the "
-            "partner with `muse register` at the H&E store's mpp"
+            f"{path}: is at {store.mpp:g} um/px, but the H&E store {image.store.path} is at"
+            f" {image.mpp:g}; write the partner with `muse register` at the H&E store's mpp"
         )
     if store.size_px != image.size_px:
         raise StoreError(
-            f"{path}: is {_size(store.size_px)} px, but the H&E store {image.store.path} is {_size(image.size_px)} px, "
-            "so it is not in the H&E slide's frame; write it with `muse register`"
+            f"{path}: is {_size(store.size_px)} px, but the H&E store {image.store.path} is"
+            f" {_size(image.size_px)} px, so it is not in the H&E slide's frame; write it with"
+            " `muse register`"
         )
     mask, side = store.tissue
     rows, columns = np.nonzero(mask)
@@ -178,15 +206,19 @@ def _open_picture(folder: Path, image: NucleusImage) -> Picture | None:
     pixels = read_rgb(path)
     if pixels.shape[1::-1] != image.size_px:
         raise LabelError(
-            f"{path}: is {_size(pixels.shape[1::-1])} px, but its H&E picture is {_size(image.size_px)} px; give a "
-            "partner of the same size"
+            f"{path}: is {_size(pixels.shape[1::-1])} px, but its H&E picture is"
+            f" {_size(image.size_px)} px; give a partner of the same size"
         )
     return Picture(pixels)
 
 
 def _open_nuclei(location: Path, image: NucleusImage, folder: Path) -> DrawnNuclei | None:
     is_slide = isinstance(image, NucleusSlide)
-    path = location if is_slide else _file_of(location, image.name, (*GEOJSON_SUFFIXES, *PICTURE_SUFFIXES, ".npy"))
+    path = (
+        location
+        if is_slide
+        else _file_of(location, image.name, (*GEOJSON_SUFFIXES, *PICTURE_SUFFIXES, ".npy"))
+    )
     if path is None:
         return None
     if not path.is_file():
@@ -197,8 +229,8 @@ def _open_nuclei(location: Path, image: NucleusImage, folder: Path) -> DrawnNucl
         inside = ((xy >= 0) & (xy < image.size_px)).all(1)
         if is_slide and not inside.any():
             raise NucleiError(
-                f"{path}: none of its {len(xy)} nuclei lies in {image.name} ({_size(image.size_px)} px at "
-                f"{image.mpp:g} um/px); give the nuclei of this slide, in level-0 px"
+                f"{path}: none of its {len(xy)} nuclei lies in {image.name} ({_size(image.size_px)}"
+                f" px at {image.mpp:g} um/px); give the nuclei of this slide, in level-0 px"
             )
         DrawnNuclei.save(kept, xy, rays, image.size_px, image.mpp)
     return DrawnNuclei(kept, image.size_px, image.mpp)
@@ -208,7 +240,9 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
     """Read outlines as centres (N, 2) in image px and rays (N, R) in um."""
     if path.suffix == ".parquet":
         if read_provenance(path).fingerprint != image.store.fingerprint:
-            raise NucleiError(f"{path}: contains nuclei of a slide other than {image.store.path}; correct one")
+            raise NucleiError(
+                f"{path}: contains nuclei of a slide other than {image.store.path}; correct one"
+            )
         nuclei = read_nuclei(path)
         return level0_to_work(nuclei.xy, image.store.slide_mpp, image.mpp), nuclei.rays
     if not path.name.lower().endswith(GEOJSON_SUFFIXES):
@@ -222,10 +256,14 @@ def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndar
 
 
 def _file_of(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
-    """The file of a picture's partner, named ``stem`` with one of ``suffixes``; None if there is none."""
+    """The file of a picture's partner, named ``stem`` with one of ``suffixes``; None if there is
+    none.
+    """
     if not folder.is_dir():
         raise LabelError(f"{folder}: no such folder of partners; correct `partner` in the config")
-    return next((path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()), None)
+    return next(
+        (path for suffix in suffixes if (path := folder / f"{stem}{suffix}").is_file()), None
+    )
 
 
 def _size(size_px: Sequence[int]) -> str:
@@ -237,33 +275,44 @@ class PartnerBatch(NamedTuple):
 
     image: Tensor  # pixels (K, 3, R, R) uint8 of the K sets with a partner
     image_known: Tensor  # (B,) bool, True for the K sets with a partner
-    nuclei_known: Tensor  # (B, M) bool, True for nuclei in both global views that the partner covers
+    nuclei_known: (
+        Tensor  # (B, M) bool, True for nuclei in both global views that the partner covers
+    )
 
 
 class PairBatch(NamedTuple):
     """B sets of views, and their partners."""
 
-    # H&E views; entry 0 of ``teacher_xy``, ``student_xy`` and ``shared`` is for the pair of global views
+    # H&E views; entry 0 of ``teacher_xy``, ``student_xy`` and ``shared`` is for the pair of global
+    # views
     views: ViewBatch
     partner: PartnerBatch  # partners of the views
 
 
 class PairBatches:
-    """Batches of views with their partners (None for images without one); each batch depends only on its index.
+    """Batches of views with their partners (None for images without one); each batch depends only
+    on its index.
 
-    A partner is cut, scaled, mirrored and rotated like the first global view; its colours are not varied.
+    A partner is cut, scaled, mirrored and rotated like the first global view; its colours are not
+    varied.
     """
 
-    def __init__(self, views: ViewBatches, images: Sequence[NucleusImage], partners: Sequence[Partner | None]):
+    def __init__(
+        self, views: ViewBatches, images: Sequence[NucleusImage], partners: Sequence[Partner | None]
+    ):
         self.views = views
         self._partner = {image: partner for image, partner in zip(images, partners, strict=True)}
 
     def __call__(self, number: int) -> PairBatch:
         """The batch whose index is ``number``."""
         views, sets = self.views.draw(number)
-        return PairBatch(views, self._read_partners(sets, views.teacher_xy[0].numpy(), views.shared[0].numpy()))
+        return PairBatch(
+            views, self._read_partners(sets, views.teacher_xy[0].numpy(), views.shared[0].numpy())
+        )
 
-    def _read_partners(self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray) -> PartnerBatch:
+    def _read_partners(
+        self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray
+    ) -> PartnerBatch:
         cut, has_partner, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)
         for number, view_set in enumerate(sets):
             partner, view = self._partner[view_set.image], view_set.views[0]
@@ -276,4 +325,6 @@ class PairBatches:
                 at_nuclei[number] = shared[number] & partner.in_tissue(view.source_xy(xy[number]))
         side = sets[0].views[0].size_px
         pixels = torch.from_numpy(np.stack(cut) if cut else np.zeros((0, side, side, 3), np.uint8))
-        return PartnerBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(has_partner), torch.from_numpy(at_nuclei))
+        return PartnerBatch(
+            pixels.permute(0, 3, 1, 2), torch.from_numpy(has_partner), torch.from_numpy(at_nuclei)
+        )

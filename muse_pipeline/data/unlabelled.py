@@ -36,14 +36,21 @@ class UnlabelledSource:
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.store is None):
-            raise ConfigError("a source of unlabelled tissue must have either `images` or `store`; give one of them")
+            raise ConfigError(
+                "a source of unlabelled tissue must have either `images` or `store`; give one of"
+                " them"
+            )
 
 
 def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Image]:
-    """Read all pictures into memory, resampled to ``mpp``, and open all stores, which are read window by window."""
+    """Read all pictures into memory, resampled to ``mpp``, and open all stores, which are read
+    window by window.
+    """
     images = [image for source in sources for image in _open(source, mpp)]
     if not images:
-        raise ConfigError("no unlabelled tissue is named; give `sources`, each with `images` or `store`")
+        raise ConfigError(
+            "no unlabelled tissue is named; give `sources`, each with `images` or `store`"
+        )
     return images
 
 
@@ -51,10 +58,16 @@ def _open(source: UnlabelledSource, mpp: float) -> list[Image]:
     if source.store is not None:
         store = open_store(source.store)
         if abs(store.mpp / mpp - 1) > 1e-3:
-            raise MppError(f"{store.path}: is at {store.mpp:g} um/px, but the config has {mpp:g}; correct `mpp`")
+            raise MppError(
+                f"{store.path}: is at {store.mpp:g} um/px, but the config has {mpp:g}; correct"
+                " `mpp`"
+            )
         return [store]
     read = ((path.stem, *read_picture(path, source.mpp)) for path in picture_files(source.images))
-    return [Picture(resize_picture(pixels, picture_mpp / mpp), name) for name, pixels, picture_mpp in read]
+    return [
+        Picture(resize_picture(pixels, picture_mpp / mpp), name)
+        for name, pixels, picture_mpp in read
+    ]
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -71,7 +84,9 @@ MASK_PX = 16  # side of a pixel of a picture's tissue mask, in px of the picture
 
 
 class Image(Protocol):
-    """An image to cut windows from, such as a ``Store``; ``tissue`` is (mask, side of a mask pixel in px)."""
+    """An image to cut windows from, such as a ``Store``; ``tissue`` is (mask, side of a mask pixel
+    in px).
+    """
 
     slide_id: str
     size_px: tuple[int, int]
@@ -82,12 +97,17 @@ class Image(Protocol):
 
 
 class Picture:
-    """A picture (h, w, 3) uint8 in memory, mirrored beyond its border; all of it counts as tissue."""
+    """A picture (h, w, 3) uint8 in memory, mirrored beyond its border; all of it counts as
+    tissue.
+    """
 
     def __init__(self, pixels: np.ndarray, slide_id: str = ""):
         self.pixels, self.slide_id = pixels, slide_id
         self.size_px = pixels.shape[1], pixels.shape[0]
-        self.tissue = np.ones((-(-pixels.shape[0] // MASK_PX), -(-pixels.shape[1] // MASK_PX)), bool), float(MASK_PX)
+        self.tissue = (
+            np.ones((-(-pixels.shape[0] // MASK_PX), -(-pixels.shape[1] // MASK_PX)), bool),
+            float(MASK_PX),
+        )
 
     def in_tissue(self, xy: np.ndarray) -> np.ndarray:
         """(M,) bool: True for all positions (M, 2)."""
@@ -110,17 +130,25 @@ class Picture:
 
 
 class WindowSampler:
-    """Samples windows that are centred on tissue and, as far as possible, inside their image; images have the same mpp.
+    """Samples windows that are centred on tissue and, as far as possible, inside their image;
+    images have the same mpp.
 
-    Images are sampled in proportion to their tissue area, and positions uniformly over the tissue of an image.
+    Images are sampled in proportion to their tissue area, and positions uniformly over the tissue
+    of an image.
     """
 
     def __init__(self, images: Sequence[Image], window_px: int):
         self.images, self.window_px = images, window_px
-        self._cells = [(np.flatnonzero(mask), mask.shape[1], side) for mask, side in (image.tissue for image in images)]
+        self._cells = [
+            (np.flatnonzero(mask), mask.shape[1], side)
+            for mask, side in (image.tissue for image in images)
+        ]
         area = np.array([len(cells) * side**2 for cells, _, side in self._cells], float)
         if not area.sum():
-            raise StoreError("no image has tissue to sample windows from; name slides or pictures that contain tissue")
+            raise StoreError(
+                "no image has tissue to sample windows from; name slides or pictures that contain"
+                " tissue"
+            )
         self._share = area / area.sum()
 
     def __call__(self, n: int, generator: np.random.Generator) -> np.ndarray:
@@ -138,9 +166,13 @@ class WindowSampler:
 
 
 class UnlabelledWindows:
-    """Samples batches that depend only on their ``step``, so that a resumed run gets the same ones."""
+    """Samples batches that depend only on their ``step``, so that a resumed run gets the same
+    ones.
+    """
 
-    def __init__(self, images: Sequence[Image], window_px: int, batch: int, seed: int, device: torch.device):
+    def __init__(
+        self, images: Sequence[Image], window_px: int, batch: int, seed: int, device: torch.device
+    ):
         self.draw = WindowSampler(images, window_px)
         self.batch, self.seed, self.device = batch, seed, device
 
@@ -154,14 +186,17 @@ class UnlabelledWindows:
 MIN_TISSUE = 0.5  # minimum share of tissue in a window of a slide
 
 
-PATIENT_OF_CROP = r"(?:^picture-\d{5}-|^)(TCGA-\w\w-\w{4}|.+?(?=-\d{5}-\d+-\d+$|$))"  # in names by ``cut_crops``
+PATIENT_OF_CROP = (  # in names by ``cut_crops``
+    r"(?:^picture-\d{5}-|^)(TCGA-\w\w-\w{4}|.+?(?=-\d{5}-\d+-\d+$|$))"
+)
 
 
 def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, np.ndarray]:
-    """Cut an image into crops (h, w, 3) uint8, keyed by name: windows of a store, or a whole picture.
+    """Cut an image into crops (h, w, 3) uint8, keyed by name: windows of a store, or a whole
+    picture.
 
-    ``number``, the index of the image in its run, makes the names unique. At most ``most`` windows of a store are cut,
-    spread evenly over those that are at least half tissue.
+    ``number``, the index of the image in its run, makes the names unique. At most ``most`` windows
+    of a store are cut, spread evenly over those that are at least half tissue.
     """
     if isinstance(image, Picture):
         return {f"picture-{number:05d}-{image.slide_id}": image.pixels}

@@ -1,8 +1,10 @@
-"""Views: squares of tissue at random mpps, and the nuclei that two of them share (arXiv 2511.05170).
+"""Views: squares of tissue at random mpps, and the nuclei that two of them share (arXiv
+2511.05170).
 
-A view is cut from its image in whole pixels, resized to the view's side, mirrored and rotated by quarter turns.
-Positions are measured from pixel edges, x in [0, R], so that mirroring turns x into R - x. Two views share a nucleus if
-both contain it; nuclei are identified by their index in the image, and positions are not matched by distance.
+A view is cut from its image in whole pixels, resized to the view's side, mirrored and rotated by
+quarter turns. Positions are measured from pixel edges, x in [0, R], so that mirroring turns x into
+R - x. Two views share a nucleus if both contain it; nuclei are identified by their index in the
+image, and positions are not matched by distance.
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ from muse_pipeline.data.nucleus_images import NucleusImage
 
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # in units of a view's side
 MAX_SIDE_PX = 4096
-QUARTER_TURNS = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)  # by 1, 2 and 3 turns
+QUARTER_TURNS = (
+    cv2.ROTATE_90_COUNTERCLOCKWISE,
+    cv2.ROTATE_180,
+    cv2.ROTATE_90_CLOCKWISE,
+)  # by 1, 2 and 3 turns
 BORDER_PX = 2  # nuclei closer than this to the border of a view count as outside it
 
 
@@ -45,8 +51,10 @@ class ViewSettings:
         local_px: side of a local view, px.
         n_local: number of local views per set, besides the two global ones.
         mpp: (finest, coarsest) um per pixel of views, sampled uniformly for each view.
-        min_matches: minimum number of nuclei in both global views; otherwise both are sampled again.
-        max_matches: maximum number of nuclei compared in a pair of views, sampled from those in both.
+        min_matches: minimum number of nuclei in both global views; otherwise both are sampled
+            again.
+        max_matches: maximum number of nuclei compared in a pair of views, sampled from those in
+            both.
         draws: maximum number of tries for the two global views.
     """
 
@@ -61,7 +69,8 @@ class ViewSettings:
     def __post_init__(self) -> None:
         if not 0.01 <= self.mpp[0] <= self.mpp[1] <= 10:
             raise ConfigError(
-                f"views: mpp is {list(self.mpp)}; give the finest and the coarsest um/px, as in [0.25, 0.5]"
+                f"views: mpp is {list(self.mpp)}; give the finest and the coarsest um/px, as in"
+                " [0.25, 0.5]"
             )
 
 
@@ -112,7 +121,11 @@ class View:
             pixels = cv2.resize(pixels, (self.size_px, self.size_px), interpolation=how)
         if self.mirror:
             pixels = cv2.flip(pixels, 1)
-        return cv2.rotate(pixels, QUARTER_TURNS[self.turns - 1]) if self.turns else np.ascontiguousarray(pixels)
+        return (
+            cv2.rotate(pixels, QUARTER_TURNS[self.turns - 1])
+            if self.turns
+            else np.ascontiguousarray(pixels)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +134,9 @@ class ViewSet:
 
     image: NucleusImage  # image of the views
     views: tuple[View, ...]  # the V views
-    placed: np.ndarray  # (V, N, 2) positions, in px of each view, of all nuclei in the box around the global views
+    placed: (
+        np.ndarray
+    )  # (V, N, 2) positions, in px of each view, of all nuclei in the box around the global views
     seen: np.ndarray  # (V, N) bool, True for nuclei inside a view
 
     @classmethod
@@ -132,7 +147,9 @@ class ViewSet:
         return cls(image, tuple(views), placed, seen)
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """Corner (x, y), in image px, and pixels (h, w, 3) uint8 of the smallest box around all views."""
+        """Corner (x, y), in image px, and pixels (h, w, 3) uint8 of the smallest box around all
+        views.
+        """
         corners = np.array([view.corner for view in self.views])
         end, corner = (corners + [[view.side_px] for view in self.views]).max(0), corners.min(0)
         return corner, self.image.read(tuple(corner.tolist()), tuple((end - corner).tolist()))
@@ -145,24 +162,36 @@ class ViewSet:
 class ViewSampler:
     """Samples sets of views from images with at least one nucleus each.
 
-    An image's weight is multiplied by its area with nuclei to the power ``balance``; 0 ignores the area.
+    An image's weight is multiplied by its area with nuclei to the power ``balance``; 0 ignores the
+    area.
     """
 
-    def __init__(self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5):
+    def __init__(
+        self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5
+    ):
         self.images, self.settings = images, settings
         share = np.array([image.weight * image.nuclei.extent**balance for image in images], float)
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:
-        """Sample a set of views around a random nucleus; the set has no nuclei if its global views share too few."""
-        settings, image = self.settings, self.images[generator.choice(len(self.images), p=self._share)]
+        """Sample a set of views around a random nucleus; the set has no nuclei if its global views
+        share too few.
+        """
+        settings, image = (
+            self.settings,
+            self.images[generator.choice(len(self.images), p=self._share)],
+        )
         nuclei = image.nuclei
         for _ in range(settings.draws):
             mpps = self.draw_mpps(generator)
-            # Both global views contain the pivot, because independent views would hardly ever share a nucleus.
+            # Both global views contain the pivot, because independent views would hardly ever share
+            # a nucleus.
             pivot = nuclei.draw(generator)
             pair = [self._around(image, pivot, mpp, generator) for mpp in mpps[:2]]
-            corner, side = np.array([view.corner for view in pair]), np.array([[view.side_px] for view in pair])
+            corner, side = (
+                np.array([view.corner for view in pair]),
+                np.array([[view.side_px] for view in pair]),
+            )
             _, xy = nuclei.inside(*corner.min(0).tolist(), *(corner + side).max(0).tolist())
             views = ViewSet.index(image, pair, xy)
             is_enough = len(views.shared(0, 1)) >= settings.min_matches
@@ -170,19 +199,26 @@ class ViewSampler:
                 break
         # Local views lie near nuclei in global views, because only shared nuclei are compared.
         near = xy[views.seen.any(0)] if views.seen.any() else pivot[None]
-        local = [self._near(image, near[generator.integers(len(near))], mpp, generator) for mpp in mpps[2:]]
+        local = [
+            self._near(image, near[generator.integers(len(near))], mpp, generator)
+            for mpp in mpps[2:]
+        ]
         return ViewSet.index(image, [*pair, *local], xy if is_enough else xy[:0])
 
     def draw_mpps(self, generator: np.random.Generator) -> np.ndarray:
         """Sample the um per pixel (2 + n_local,) of the views of a set."""
         return generator.uniform(*self.settings.mpp, 2 + self.settings.n_local)
 
-    def _around(self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
+    def _around(
+        self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator
+    ) -> View:
         """A global view with ``pivot`` at least a tenth of its side from its border."""
         at = PIVOT_MARGIN + (1 - 2 * PIVOT_MARGIN) * generator.random(2)
         return self._view(image, pivot, at, mpp, self.settings.global_px, generator)
 
-    def _near(self, image: NucleusImage, nucleus: np.ndarray, mpp: float, generator: np.random.Generator) -> View:
+    def _near(
+        self, image: NucleusImage, nucleus: np.ndarray, mpp: float, generator: np.random.Generator
+    ) -> View:
         """A local view whose centre is within a quarter of its side of ``nucleus``."""
         at = 0.5 + LOCAL_JITTER * generator.uniform(-1, 1, 2)
         return self._view(image, nucleus, at, mpp, self.settings.local_px, generator)
@@ -196,11 +232,20 @@ class ViewSampler:
         size_px: int,
         generator: np.random.Generator,
     ) -> View:
-        """A view with ``point`` at the fractions ``at`` of its sides, then moved into the image as far as possible."""
+        """A view with ``point`` at the fractions ``at`` of its sides, then moved into the image as
+        far as possible.
+        """
         side = max(1, round(size_px * mpp / image.mpp))
         last = np.maximum(np.array(image.size_px) - side, 0)
         x, y = np.floor(point - at * side).clip(0, last).astype(int).tolist()
-        return View((x, y), side, size_px, bool(generator.integers(2)), int(generator.integers(4)), image.mpp)
+        return View(
+            (x, y),
+            side,
+            size_px,
+            bool(generator.integers(2)),
+            int(generator.integers(4)),
+            image.mpp,
+        )
 
 
 N_AT_ONCE = 64  # views that are cut at once on a device, to limit memory
@@ -213,20 +258,25 @@ class Cuts(NamedTuple):
     size_px: int  # R, side of the views
     most_px: int  # largest side of a view in its image, in image px
     seed: int  # seed of blur and noise
-    mpp: tuple[float, ...]  # um per pixel of each view; not a tensor, because random numbers are drawn on the CPU
-    # (V, 7) int64: index of the window's first pixel, width of the window, x and y of the view's corner in the window,
-    # side in image px, mirror, and quarter turns
+    mpp: tuple[
+        float, ...
+    ]  # um per pixel of each view; not a tensor, because random numbers are drawn on the CPU
+    # (V, 7) int64: index of the window's first pixel, width of the window, x and y of the view's
+    # corner in the window, side in image px, mirror, and quarter turns
     places: Tensor
 
     def cut(self, windows: Tensor, augmentation: Augmentation) -> Tensor:
         """Cut the pixels (V, 3, R, R) uint8 from ``windows`` (N, 3), and vary their sharpness.
 
-        Averages (as of ``cv2.INTER_AREA``) and mirroring are linear along each axis, so all views are cut by products
-        of matrices. On a CPU, which uses ``View.cut``, this takes more than fifteen times as long.
+        Averages (as of ``cv2.INTER_AREA``) and mirroring are linear along each axis, so all views
+        are cut by products of matrices. On a CPU, which uses ``View.cut``, this takes more than
+        fifteen times as long.
         """
         pixels = torch.cat([self._cut(windows, part) for part in self.places.split(N_AT_ONCE)])
         generator = torch.Generator().manual_seed(self.seed)
-        return vary_sharpness(pixels, torch.tensor(self.mpp), augmentation, generator).round_().byte()
+        return (
+            vary_sharpness(pixels, torch.tensor(self.mpp), augmentation, generator).round_().byte()
+        )
 
     def _cut(self, windows: Tensor, places: Tensor) -> Tensor:
         """(v, 3, R, R) pixels, 0 to 255, of the views at ``places`` (v, 7)."""
@@ -236,7 +286,8 @@ class Cuts(NamedTuple):
         rows = first[:, None] + (y[:, None] + within) * width[:, None]
         index = rows[:, :, None] + (x[:, None] + within)[:, None]
         source = windows[index].permute(0, 3, 1, 2).float()  # (v, 3, S, S)
-        # (v, R, S) weights along an axis: pixels of views are means over their own width, but at least an image pixel.
+        # (v, R, S) weights along an axis: pixels of views are means over their own width, but at
+        # least an image pixel.
         ratio = (side / self.size_px)[:, None, None]
         centre = (torch.arange(self.size_px, device=windows.device)[:, None] + 0.5) * ratio
         half = ratio.clamp(min=1) / 2
@@ -245,23 +296,29 @@ class Cuts(NamedTuple):
         weights = weights / weights.sum(2, keepdim=True)
         # Turning is a transposition and up to two reversals.
         is_reversed = (turns == 2) | (turns == 3), (mirror > 0) ^ ((turns == 1) | (turns == 2))
-        down, across = (torch.where(each[:, None, None], weights.flip(1), weights)[:, None] for each in is_reversed)
+        down, across = (
+            torch.where(each[:, None, None], weights.flip(1), weights)[:, None]
+            for each in is_reversed
+        )
         pixels = down @ source @ across.mT
         return torch.where((turns % 2 > 0)[:, None, None, None], pixels.mT, pixels)
 
 
 class Views(NamedTuple):
-    """Views of one size from B sets: the first view of each set, then the second of each, and so on."""
+    """Views of one size from B sets: the first view of each set, then the second of each, and so
+    on.
+    """
 
     pixels: Tensor | Cuts  # (n * B, 3, R, R) uint8, or their places in ``ViewBatch.windows``
     colour: Tensor  # (n * B, 3, 4) map in optical density
 
 
 class ViewBatch(NamedTuple):
-    """B sets of two global and L local views, with P ordered pairs (teacher's view, student's view) per set.
+    """B sets of two global and L local views, with P ordered pairs (teacher's view, student's view)
+    per set.
 
-    Teachers get the global views and students all views, so the P = 2 (1 + L) pairs are (0, 1), (0, 2), ..., (1, 0),
-    (1, 2), ...
+    Teachers get the global views and students all views, so the P = 2 (1 + L) pairs are (0, 1), (0,
+    2), ..., (1, 0), (1, 2), ...
     """
 
     global_views: Views  # 2 B global views
@@ -270,31 +327,41 @@ class ViewBatch(NamedTuple):
     student_xy: Tensor  # (P, B, M, 2) positions of the same nuclei in the student's view
     shared: Tensor  # (P, B, M) bool, True for entries that contain a nucleus, False for padding
     octaves: Tensor  # (P, B) |log2| of the ratio of the two views' mpps
-    windows: Tensor | None = None  # (N, 3) uint8 pixels of the sets' windows, one after the other, until views are cut
+    windows: Tensor | None = (
+        None  # (N, 3) uint8 pixels of the sets' windows, one after the other, until views are cut
+    )
 
     def cut(self, augmentation: Augmentation) -> ViewBatch:
-        """The batch with the pixels of all views, cut on the device of the windows; itself if it contains them."""
+        """The batch with the pixels of all views, cut on the device of the windows; itself if it
+        contains them.
+        """
         if self.windows is None:
             return self
         wide, near = (
-            views and views._replace(pixels=views.pixels.cut(self.windows, augmentation)) for views in self[:2]
+            views and views._replace(pixels=views.pixels.cut(self.windows, augmentation))
+            for views in self[:2]
         )
         return self._replace(global_views=wide, local_views=near, windows=None)
 
 
 def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
     """Pairs (teacher's view, student's view) of a set, as indices of views."""
-    return [(teacher, other) for teacher in (0, 1) for other in range(2 + n_local) if other != teacher]
+    return [
+        (teacher, other) for teacher in (0, 1) for other in range(2 + n_local) if other != teacher
+    ]
 
 
 class ViewBatches:
-    """Samples batches on the CPU that depend only on their index, so that a resumed run gets the same ones.
+    """Samples batches on the CPU that depend only on their index, so that a resumed run gets the
+    same ones.
 
-    ``colours`` (N, 3, 4) are the images' maps in optical density, and ``stains`` (2, 3) the reference stains along
-    which colour is varied. Geometry follows ``settings``, not ``augmentation``; ``balance`` is that of ``ViewSampler``.
+    ``colours`` (N, 3, 4) are the images' maps in optical density, and ``stains`` (2, 3) the
+    reference stains along which colour is varied. Geometry follows ``settings``, not
+    ``augmentation``; ``balance`` is that of ``ViewSampler``.
     """
 
-    on_device = False  # True to read windows, from which ``ViewBatch.cut`` cuts views with the same distributions
+    # True to read windows, from which ``ViewBatch.cut`` cuts views with the same distributions
+    on_device = False
 
     def __init__(
         self,
@@ -312,7 +379,12 @@ class ViewBatches:
         self.sample = ViewSampler(images, settings, balance)
         self._colour = {image: colour for image, colour in zip(images, colours, strict=True)}
         self._stains = torch.from_numpy(np.asarray(stains, np.float32))
-        self.settings, self.batch, self.augmentation, self.seed = settings, batch, augmentation, seed
+        self.settings, self.batch, self.augmentation, self.seed = (
+            settings,
+            batch,
+            augmentation,
+            seed,
+        )
         self.grey = grey
 
     def __call__(self, number: int) -> ViewBatch:
@@ -325,12 +397,16 @@ class ViewBatches:
         varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
         sets, n_local = [self.sample(generator) for _ in range(self.batch)], self.settings.n_local
         colours = [self._draw_colours(sets, n, varied) for n in (2, n_local)]
-        pixels, windows = self._plan(sets, varied) if self.on_device else (self._cut(sets, generator), None)
+        pixels, windows = (
+            self._plan(sets, varied) if self.on_device else (self._cut(sets, generator), None)
+        )
         global_views, local_views = map(Views, pixels, colours)
         tables = self._match(sets, generator)
         return ViewBatch(global_views, local_views if n_local else None, *tables, windows), sets
 
-    def _cut(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _cut(
+        self, sets: Sequence[ViewSet], generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Cut the pixels of global and local views, with varied sharpness.
 
         The views of a set are cut in succession, because they read the same few chunks of a store.
@@ -339,41 +415,74 @@ class ViewBatches:
         sizes = (2, settings.global_px), (settings.n_local, settings.local_px)
         parts = [np.empty((n, len(sets), side, side, 3), np.uint8) for n, side in sizes]
         for number, view_set in enumerate(sets):
-            for view, pixels in zip(view_set.views, chain(*(part[:, number] for part in parts)), strict=True):
-                pixels[:] = vary_view_sharpness(view.cut(view_set.image), view.mpp, self.augmentation, generator)
+            for view, pixels in zip(
+                view_set.views, chain(*(part[:, number] for part in parts)), strict=True
+            ):
+                pixels[:] = vary_view_sharpness(
+                    view.cut(view_set.image), view.mpp, self.augmentation, generator
+                )
         return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts)
 
-    def _plan(self, sets: Sequence[ViewSet], generator: torch.Generator) -> tuple[list[Cuts], Tensor]:
-        """Places of the global and the local views in windows, one for each set, and the pixels of the windows."""
+    def _plan(
+        self, sets: Sequence[ViewSet], generator: torch.Generator
+    ) -> tuple[list[Cuts], Tensor]:
+        """Places of the global and the local views in windows, one for each set, and the pixels of
+        the windows.
+        """
         corners, windows = zip(*(view_set.read() for view_set in sets), strict=True)
         first = np.cumsum([0, *(pixels.size // 3 for pixels in windows)]).tolist()
         cuts, settings = [], self.settings
-        for numbers, size_px in (range(2), settings.global_px), (range(2, 2 + settings.n_local), settings.local_px):
-            views = [(b, view_set.views[number]) for number in numbers for b, view_set in enumerate(sets)]
+        for numbers, size_px in (
+            (range(2), settings.global_px),
+            (range(2, 2 + settings.n_local), settings.local_px),
+        ):
+            views = [
+                (b, view_set.views[number]) for number in numbers for b, view_set in enumerate(sets)
+            ]
             places = [
-                (first[b], windows[b].shape[1], *(view.corner - corners[b]), view.side_px, view.mirror, view.turns)
+                (
+                    first[b],
+                    windows[b].shape[1],
+                    *(view.corner - corners[b]),
+                    view.side_px,
+                    view.mirror,
+                    view.turns,
+                )
                 for b, view in views
             ]
-            most_px, mpp = max((view.side_px for _, view in views), default=0), tuple(view.mpp for _, view in views)
+            most_px, mpp = (
+                max((view.side_px for _, view in views), default=0),
+                tuple(view.mpp for _, view in views),
+            )
             seed = int(torch.randint(2**62, (), generator=generator))
             cuts.append(Cuts(size_px, most_px, seed, mpp, torch.tensor(places)))
         return cuts, torch.from_numpy(np.concatenate([pixels.reshape(-1, 3) for pixels in windows]))
 
-    def _draw_colours(self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator) -> Tensor:
-        """(n_views * B, 3, 4) random colour maps, a different one for each of ``n_views`` views of every set."""
-        colour = torch.from_numpy(np.stack([self._colour[view_set.image] for view_set in sets]).astype(np.float32))
+    def _draw_colours(
+        self, sets: Sequence[ViewSet], n_views: int, generator: torch.Generator
+    ) -> Tensor:
+        """(n_views * B, 3, 4) random colour maps, a different one for each of ``n_views`` views of
+        every set.
+        """
+        colour = torch.from_numpy(
+            np.stack([self._colour[view_set.image] for view_set in sets]).astype(np.float32)
+        )
         colour, n = colour.repeat(n_views, 1, 1), n_views * len(sets)
         least = self.augmentation.partial_colour
         colour = part_way(colour, least + (1 - least) * torch.rand(n, generator=generator))
         colour = vary_colour(colour, self._stains, self.augmentation, generator)
         # A weighted mean of the three densities is grey.
         grey = colour.new_tensor(LUMINANCE).expand(3, 3) @ colour
-        return torch.where((torch.rand(n, generator=generator) < self.grey)[:, None, None], grey, colour)
+        return torch.where(
+            (torch.rand(n, generator=generator) < self.grey)[:, None, None], grey, colour
+        )
 
     def _match(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, ...]:
         """``teacher_xy``, ``student_xy``, ``shared`` and ``octaves`` of a ``ViewBatch``."""
         pairs, most = ordered_pairs(self.settings.n_local), self.settings.max_matches
-        chosen = [[_draw(view_set.shared(*pair), most, generator) for view_set in sets] for pair in pairs]
+        chosen = [
+            [_draw(view_set.shared(*pair), most, generator) for view_set in sets] for pair in pairs
+        ]
         width = max(1, *(len(numbers) for row in chosen for numbers in row))
         xy = np.zeros((2, len(pairs), len(sets), width, 2), np.float32)
         shared, octaves = np.zeros(xy.shape[1:4], bool), np.zeros(xy.shape[1:3], np.float32)
@@ -382,9 +491,13 @@ class ViewBatches:
                 n = len(numbers)
                 xy[:, p, b, :n] = view_set.placed[[teacher, student]][:, numbers]
                 shared[p, b, :n] = True
-                octaves[p, b] = abs(math.log2(view_set.views[teacher].mpp / view_set.views[student].mpp))
+                octaves[p, b] = abs(
+                    math.log2(view_set.views[teacher].mpp / view_set.views[student].mpp)
+                )
         return tuple(torch.from_numpy(part) for part in (*xy, shared, octaves))
 
 
 def _draw(numbers: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:
-    return numbers if len(numbers) <= most else np.sort(generator.choice(numbers, most, replace=False))
+    return (
+        numbers if len(numbers) <= most else np.sort(generator.choice(numbers, most, replace=False))
+    )

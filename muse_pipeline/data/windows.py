@@ -1,4 +1,6 @@
-"""Endless, seeded streams of augmented training windows, of nuclei or regions, from labelled images in memory."""
+"""Endless, seeded streams of augmented training windows, of nuclei or regions, from labelled images
+in memory.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,12 @@ class WindowSettings(Protocol):
 
 
 class LabelledWindows:
-    """Samples batches that, on a CPU, depend only on their ``step``, so that a resumed run gets the same ones.
+    """Samples batches that, on a CPU, depend only on their ``step``, so that a resumed run gets the
+    same ones.
 
-    Images (N, all at the same mpp) have the colour maps ``colours`` (N, 3, 4); colour is varied along ``stains`` (2,
-    3). With ``weak_view``, batches contain windows for a teacher too; ``around`` is that of ``draw_centres``.
+    Images (N, all at the same mpp) have the colour maps ``colours`` (N, 3, 4); colour is varied
+    along ``stains`` (2, 3). With ``weak_view``, batches contain windows for a teacher too;
+    ``around`` is that of ``draw_centres``.
     """
 
     def __init__(
@@ -64,12 +68,21 @@ class LabelledWindows:
         self.mpp, self.window_px, self.batch = settings.mpp, settings.window_px, settings.batch
         self.augmentation, self.seed, self.device = settings.augmentation, settings.seed, device
         self.weak_view, self.around = weak_view, around
-        self.sizes = torch.tensor([image.pixels.shape[1::-1] for image in images], dtype=torch.float32)
+        self.sizes = torch.tensor(
+            [image.pixels.shape[1::-1] for image in images], dtype=torch.float32
+        )
         self.regions = torch.tensor([image.annotated_box for image in images], dtype=torch.float32)
         self.weights = torch.tensor([image.weight for image in images])
-        self.pictures = [torch.from_numpy(image.pixels).permute(2, 0, 1).contiguous().to(device) for image in images]
+        self.pictures = [
+            torch.from_numpy(image.pixels).permute(2, 0, 1).contiguous().to(device)
+            for image in images
+        ]
         has_regions = any(image.region is not None for image in images)
-        self.depths = [torch.from_numpy(_depth(image)).to(device) for image in images] if has_regions else None
+        self.depths = (
+            [torch.from_numpy(_depth(image)).to(device) for image in images]
+            if has_regions
+            else None
+        )
         self.nuclei = NucleiStack([image.nuclei for image in images], device)
         self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
         self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
@@ -80,13 +93,19 @@ class LabelledWindows:
         chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator)
         linear = random_linear(self.batch, self.augmentation, generator)
         reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
-        centre = draw_centres(self.sizes[chosen], self.regions[chosen], reach, generator, self.around)
+        centre = draw_centres(
+            self.sizes[chosen], self.regions[chosen], reach, generator, self.around
+        )
         sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, self.window_px)
         own_colour = self.colours[chosen.to(self.device)]
-        pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)
+        pixels, colour = vary_appearance(
+            sharp, own_colour, self.stains, self.mpp, self.augmentation, generator
+        )
         view = chosen.to(self.device), centre.to(self.device), linear.to(self.device)
         xy, label, rays, shares = self.nuclei.move(*view, self.window_px)
-        batch = LabelledBatch(pixels, colour, xy, label, rays, shares=shares if shares.shape[2] else None)
+        batch = LabelledBatch(
+            pixels, colour, xy, label, rays, shares=shares if shares.shape[2] else None
+        )
         if self.depths is not None:
             depths = [self.depths[i] for i in chosen]
             depth = read_window_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
@@ -99,17 +118,20 @@ class LabelledWindows:
 
 
 def _depth(image: LabelledImage) -> np.ndarray:
-    """(h, w) int16: in the region, the distance to its border in px, at least 1; the picture's border does not count.
+    """(h, w) int16: in the region, the distance to its border in px, at least 1; the picture's
+    border does not count.
 
-    The value is 0 outside annotations and ``OTHERS`` in regions whose nuclei are in other images; in class areas, it is
-    ``CLASSES_ONLY`` instead of a distance.
+    The value is 0 outside annotations and ``OTHERS`` in regions whose nuclei are in other images;
+    in class areas, it is ``CLASSES_ONLY`` instead of a distance.
     """
     if image.areas:
         others = np.where(image.unannotated, 0, OTHERS)
         return np.where(image.region, CLASSES_ONLY, others).astype(np.int16)
     if image.region is None or image.region.all():
         return np.full(image.pixels.shape[:2], DEEP, np.int16)
-    distance = cv2.distanceTransform(image.region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = cv2.distanceTransform(
+        image.region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
     depth = distance.clip(0, DEEP).astype(np.int16)
     depth[~image.region & ~image.unannotated] = OTHERS
     return depth
@@ -118,27 +140,32 @@ def _depth(image: LabelledImage) -> np.ndarray:
 def draw_centres(
     size: Tensor, region: Tensor, reach: Tensor, generator: torch.Generator, around: bool = False
 ) -> Tensor:
-    """Sample the centres (B, 2) of windows uniformly, in picture px, on pictures of ``size`` (B, 2), width and height.
+    """Sample the centres (B, 2) of windows uniformly, in picture px, on pictures of ``size`` (B,
+    2), width and height.
 
-    The whole annotated region may lie anywhere in a window (MUSE's large field of view) or, if the region is larger
-    than a window, the window anywhere in the region; with ``around``, windows may also reach over its border. Windows
-    stay within the picture as far as possible. ``region`` (B, 4) is left, top, right, bottom of the region's bounding
-    box, and ``reach`` (B, 1) half the side of a window, both in picture px.
+    The whole annotated region may lie anywhere in a window (MUSE's large field of view) or, if the
+    region is larger than a window, the window anywhere in the region; with ``around``, windows may
+    also reach over its border. Windows stay within the picture as far as possible. ``region`` (B,
+    4) is left, top, right, bottom of the region's bounding box, and ``reach`` (B, 1) half the side
+    of a window, both in picture px.
     """
     middle, half = (region[:, :2] + region[:, 2:]) / 2, (region[:, 2:] - region[:, :2]) / 2
-    # The centre may move by |reach - half|, so that either the region or the window contains the other.
+    # The centre may move by |reach - half|, so that either the region or the window contains the
+    # other.
     freedom = (reach - half).abs()
     if around:
         freedom = torch.maximum(freedom, half)
     nearest = torch.minimum(reach, size / 2)
     low, high = (
-        torch.maximum(torch.minimum(at, size - nearest), nearest) for at in (middle - freedom, middle + freedom)
+        torch.maximum(torch.minimum(at, size - nearest), nearest)
+        for at in (middle - freedom, middle + freedom)
     )
     return low + torch.rand(low.shape, generator=generator) * (high - low)
 
 
 def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px: int) -> Tensor:
-    """Like ``sample_windows``, for uint8 pictures of different sizes; only the part in a window is made float.
+    """Like ``sample_windows``, for uint8 pictures of different sizes; only the part in a window is
+    made float.
 
     ``linear`` (B, 2, 2), which maps pictures to windows, and ``centre`` (B, 2) are on the CPU.
     """
@@ -148,7 +175,10 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
     low = (centre - half).floor().clamp(min=0)
     high = (centre + half).ceil()
     device = pictures[0].device
-    middles, maps = (centre - low)[:, None].to(device), back[:, None].to(device)  # copied once for all windows
+    middles, maps = (
+        (centre - low)[:, None].to(device),
+        back[:, None].to(device),
+    )  # copied once for all windows
     windows = []
     for picture, middle, matrix, first, last in zip(
         pictures, middles, maps, low.int().tolist(), high.int().tolist(), strict=True
@@ -161,8 +191,11 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
     return torch.cat(windows)
 
 
-def read_window_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int) -> Tensor:
-    """Read maps (h, w) of B pictures at the centres of N = ``cells`` cells per side: (B, N, N) float, 0 outside.
+def read_window_cells(
+    maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int
+) -> Tensor:
+    """Read maps (h, w) of B pictures at the centres of N = ``cells`` cells per side: (B, N, N)
+    float, 0 outside.
 
     ``centre`` (B, 2) and ``linear`` (B, 2, 2) are those of ``cut_windows``.
     """
@@ -187,7 +220,9 @@ class NucleiStack:
 
     def __init__(self, pictures: list[Nuclei], device: torch.device):
         xy, label, rays = (
-            torch.from_numpy(np.concatenate([getattr(nuclei, name) for nuclei in pictures])).to(device)
+            torch.from_numpy(np.concatenate([getattr(nuclei, name) for nuclei in pictures])).to(
+                device
+            )
             for name in ("xy", "label", "rays")
         )
         self.n = torch.tensor([len(nuclei) for nuclei in pictures], device=device)  # (N,)
@@ -195,21 +230,29 @@ class NucleiStack:
         # (T, 2) picture px; (T,) class index, -1 if unknown; (T, R) um, NaN if unknown
         self.xy, self.label, self.rays = xy.float(), label.long(), rays
         n_classes = max(nuclei.prob.shape[1] for nuclei in pictures)
-        rows = [nuclei.prob if nuclei.prob.size else np.zeros((len(nuclei), n_classes)) for nuclei in pictures]
-        # (T, C) expected class shares, 0 for nuclei outside class areas; (T, 0) if no picture has areas
+        rows = [
+            nuclei.prob if nuclei.prob.size else np.zeros((len(nuclei), n_classes))
+            for nuclei in pictures
+        ]
+        # (T, C) expected class shares, 0 for nuclei outside class areas; (T, 0) if no picture has
+        # areas
         self.shares = torch.from_numpy(np.concatenate(rows)).float().to(device)
 
     def move(
         self, chosen: Tensor, centre: Tensor, linear: Tensor, size_px: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the nuclei in and close to each window, padded to the number in the fullest window, M'.
+        """Return the nuclei in and close to each window, padded to the number in the fullest
+        window, M'.
 
-        The B windows lie on the pictures ``chosen``; ``centre`` and ``linear`` are those of ``cut_windows``. The result
-        is xy (B, M', 2) in window px, -1e6 for padding; label (B, M'); rays (B, M', R); shares (B, M', C).
+        The B windows lie on the pictures ``chosen``; ``centre`` and ``linear`` are those of
+        ``cut_windows``. The result is xy (B, M', 2) in window px, -1e6 for padding; label (B, M');
+        rays (B, M', R); shares (B, M', C).
         """
         window, rank = _number(self.n[chosen])
         row = self.first[chosen][window] + rank
-        moved = torch.einsum("tij,tj->ti", linear[window], self.xy[row] - centre[window]) + size_px / 2
+        moved = (
+            torch.einsum("tij,tj->ti", linear[window], self.xy[row] - centre[window]) + size_px / 2
+        )
         inside = ((moved > -NEAR_PX) & (moved < size_px + NEAR_PX)).all(1)
         row, n_inside = row[inside], torch.bincount(window[inside], minlength=len(chosen))
         at = _number(n_inside)
@@ -225,18 +268,22 @@ class NucleiStack:
 
 
 def _number(n: Tensor) -> tuple[Tensor, Tensor]:
-    """For groups of ``n`` (B,) members, the group (n.sum(),) of each member, and the member's index in its group."""
+    """For groups of ``n`` (B,) members, the group (n.sum(),) of each member, and the member's index
+    in its group.
+    """
     group = torch.arange(len(n), device=n.device).repeat_interleave(n)
     return group, torch.arange(len(group), device=n.device) - (n.cumsum(0) - n)[group]
 
 
-SEAM_UM = 3.0  # labels this close to a seam are ignored, because nuclei cut by it continue as mirror images
+# labels this close to a seam are ignored, because nuclei cut by it continue as mirror images
+SEAM_UM = 3.0
 
 
 def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
     """Extend a picture that is smaller than a window by mirror images to its right and below it.
 
-    Pixels within 3 um of a seam or of the original border do not count as annotated. Larger pictures are unchanged.
+    Pixels within 3 um of a seam or of the original border do not count as annotated. Larger
+    pictures are unchanged.
     """
     height, width = image.pixels.shape[:2]
     if min(width, height) >= window_px:
@@ -251,11 +298,19 @@ def continue_mirrored(image: LabelledImage, window_px: int, mpp: float) -> Label
         for array in (image.pixels, region.astype(np.uint8))
     )
     mosaic = (width, height), (repeats_x, repeats_y)
-    return replace(image, pixels=pixels, region=region > 0, annotated=None, nuclei=_repeat(image.nuclei, *mosaic))
+    return replace(
+        image,
+        pixels=pixels,
+        region=region > 0,
+        annotated=None,
+        nuclei=_repeat(image.nuclei, *mosaic),
+    )
 
 
 def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) -> Nuclei:
-    """The nuclei of a picture and its mirror images, which are reversed in every second column and row."""
+    """The nuclei of a picture and its mirror images, which are reversed in every second column and
+    row.
+    """
     size, parts = np.array(size_px), []
     xy, rays = torch.from_numpy(nuclei.xy).float()[None], torch.from_numpy(nuclei.rays)[None]
     for row, column in np.ndindex(repeats[1], repeats[0]):
@@ -272,15 +327,17 @@ class RegionBatch(NamedTuple):
     pixels: Tensor  # (B, 3, S, S) float, 0 to 255
     colour: Tensor  # (B, 3, 4) map in optical density
     label: Tensor  # (B, K) label of the image, 1 or 0; -1 if its pixels are labelled instead
-    target: Tensor  # (B, K, S / 4, S / 4) 1 or 0: the labels of the pixels or, everywhere, the label of the image
+    # (B, K, S / 4, S / 4) 1 or 0: the labels of the pixels or, everywhere, the label of the image
+    target: Tensor
     known: Tensor  # (B, K, S / 4, S / 4) 1 where the target is known, 0 elsewhere
 
 
 class RegionWindows:
-    """Samples batches that, on a CPU, depend only on their ``step``; arguments are those of ``LabelledWindows``.
+    """Samples batches that, on a CPU, depend only on their ``step``; arguments are those of
+    ``LabelledWindows``.
 
-    All classes are sampled equally often, as are all images of a class. Images with labelled pixels form another class.
-    The first of ``n_classes`` classes has no target.
+    All classes are sampled equally often, as are all images of a class. Images with labelled pixels
+    form another class. The first of ``n_classes`` classes has no target.
     """
 
     def __init__(
@@ -296,13 +353,27 @@ class RegionWindows:
         self.mpp, self.window_px, self.batch = settings.mpp, settings.window_px, settings.batch
         self.augmentation, self.seed = settings.augmentation, settings.seed
         margin = self.window_px // 2  # rotated windows reach beyond pictures of the same size
-        pictures = [cv2.copyMakeBorder(image.pixels, *[margin] * 4, cv2.BORDER_REFLECT_101) for image in images]
-        self.pictures = [torch.from_numpy(picture).permute(2, 0, 1).contiguous().to(device) for picture in pictures]
-        self.sizes = torch.tensor([picture.shape[1::-1] for picture in pictures], dtype=torch.float32)
-        boxes = [(margin, margin, picture.shape[1] - margin, picture.shape[0] - margin) for picture in pictures]
+        pictures = [
+            cv2.copyMakeBorder(image.pixels, *[margin] * 4, cv2.BORDER_REFLECT_101)
+            for image in images
+        ]
+        self.pictures = [
+            torch.from_numpy(picture).permute(2, 0, 1).contiguous().to(device)
+            for picture in pictures
+        ]
+        self.sizes = torch.tensor(
+            [picture.shape[1::-1] for picture in pictures], dtype=torch.float32
+        )
+        boxes = [
+            (margin, margin, picture.shape[1] - margin, picture.shape[0] - margin)
+            for picture in pictures
+        ]
         self.boxes = torch.tensor(boxes, dtype=torch.float32)
         self.labels = torch.tensor([image.label for image in images])
-        self.maps = [None if image.target is None else _shifted(image.target, margin, device) for image in images]
+        self.maps = [
+            None if image.target is None else _shifted(image.target, margin, device)
+            for image in images
+        ]
         self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
         self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
         # ``bincount`` counts from 0, but images with labelled pixels have the label -1.
@@ -314,26 +385,41 @@ class RegionWindows:
         chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator)
         linear = random_linear(self.batch, self.augmentation, generator)
         reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
-        centre = draw_centres(self.sizes[chosen], self.boxes[chosen], reach.clamp(max=self.window_px / 2), generator)
+        centre = draw_centres(
+            self.sizes[chosen], self.boxes[chosen], reach.clamp(max=self.window_px / 2), generator
+        )
         sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, self.window_px)
         own_colour = self.colours[chosen.to(self.device)]
-        pixels, colour = vary_appearance(sharp, own_colour, self.stains, self.mpp, self.augmentation, generator)
-        classes = torch.stack([self._classes(int(i), *view) for i, *view in zip(chosen, centre, linear, strict=True)])
+        pixels, colour = vary_appearance(
+            sharp, own_colour, self.stains, self.mpp, self.augmentation, generator
+        )
+        classes = torch.stack(
+            [self._classes(int(i), *view) for i, *view in zip(chosen, centre, linear, strict=True)]
+        )
         is_known = (classes >= 0)[:, None].expand(-1, self.n_classes - 1, -1, -1)
         target = functional.one_hot(classes.clamp(min=0), self.n_classes).permute(0, 3, 1, 2)[:, 1:]
         label = functional.one_hot(self.labels[chosen].clamp(min=0), self.n_classes)[:, 1:]
         label = torch.where(self.labels[chosen][:, None] < 0, -1, label).to(self.device)
-        return RegionBatch(pixels, colour, label.float(), (target * is_known).float(), is_known.float())
+        return RegionBatch(
+            pixels, colour, label.float(), (target * is_known).float(), is_known.float()
+        )
 
     def _classes(self, index: int, centre: Tensor, linear: Tensor) -> Tensor:
         """(S / 4, S / 4) class index of each cell of a window; -1 where unknown."""
         cells = self.window_px // CELL_PX
         if self.maps[index] is None:
             return torch.full((cells, cells), int(self.labels[index]), device=self.device)
-        return read_window_cells([self.maps[index]], centre[None], linear[None], cells, CELL_PX)[0].long() - 1
+        return (
+            read_window_cells([self.maps[index]], centre[None], linear[None], cells, CELL_PX)[
+                0
+            ].long()
+            - 1
+        )
 
 
 def _shifted(target: np.ndarray, margin: int, device: torch.device) -> Tensor:
-    """The target plus 1, padded by ``margin``; unknown pixels are 0, as in ``read_window_cells``."""
+    """The target plus 1, padded by ``margin``; unknown pixels are 0, as in
+    ``read_window_cells``.
+    """
     shifted = np.where(target == UNKNOWN, 0, target + 1).astype(np.uint8)
     return torch.from_numpy(np.pad(shifted, margin)).to(device)

@@ -1,1 +1,4 @@
-"""The synthetic demo slide, with all its true nuclei. No model is trained, tuned or fitted on it."""
+"""The synthetic demo slide, with all its true nuclei.
+
+No model is trained, tuned or fitted on it.
+"""

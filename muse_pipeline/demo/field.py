@@ -1,7 +1,8 @@
-"""The plan of a synthetic slide: a periodic field of tissue, and the islands that are cut out of it.
+"""The plan of a synthetic slide: a periodic field of tissue, and the islands that are cut out of
+it.
 
-The field consists of noise for textures, and maps of glands, lymphocytes and blur. It repeats, so a few megabytes
-suffice for slides of any size. The glass also has a fold and a pen stroke.
+The field consists of noise for textures, and maps of glands, lymphocytes and blur. It repeats, so a
+few megabytes suffice for slides of any size. The glass also has a fold and a pen stroke.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from scipy.spatial import cKDTree
 
 PERIOD_UM, RASTER_UM = 3072.0, 2.0
 SIDE = int(PERIOD_UM / RASTER_UM)
-# Slope of the fibres along y (``Field.shape``); its rise over ``PERIOD_UM`` is a multiple of their texture's period.
+# Slope of the fibres along y (``Field.shape``); its rise over ``PERIOD_UM`` is a multiple of their
+# texture's period.
 FLOW_SLOPE = 0.5
 N_GLANDS = 25  # number of glands along a side, where all tissue is tumour
 GAP_UM = 3.0  # half the distance between two glands that touch
@@ -23,14 +25,18 @@ SOLID_UM = 1e3  # thickness of the epithelium in nests without a lumen, larger t
 CROWD_UM = 260.0  # wavelength of the noise whose peaks are crowds of lymphocytes
 
 
-def smooth_noise(side: int, wavelength: float | tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+def smooth_noise(
+    side: int, wavelength: float | tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
     """Periodic Gaussian noise (side, side) float32 with mean 0 and standard deviation 1.
 
     It has hardly any detail finer than ``wavelength``, in pixels, or (along y, along x).
     """
     along_y, along_x = np.broadcast_to(wavelength, 2)
     spectrum = np.fft.rfft2(rng.standard_normal((side, side)).astype(np.float32))
-    spectrum *= np.exp(-((np.fft.fftfreq(side)[:, None] * along_y) ** 2) - (np.fft.rfftfreq(side) * along_x) ** 2)
+    spectrum *= np.exp(
+        -((np.fft.fftfreq(side)[:, None] * along_y) ** 2) - (np.fft.rfftfreq(side) * along_x) ** 2
+    )
     spectrum[0, 0] = 0
     noise = np.fft.irfft2(spectrum, (side, side))
     return (noise / noise.std()).astype(np.float32)
@@ -52,7 +58,9 @@ def draw_outline(
     angles = np.arange(N_ANGLES) * (2 * np.pi / N_ANGLES)
     radius = 1 / np.hypot(np.cos(angles) / axes[0], np.sin(angles) / axes[1])
     for order in range(2, n_orders):
-        radius *= 1 + wobble / order * rng.standard_normal() * np.cos(order * angles + rng.uniform(0, 2 * np.pi))
+        radius *= 1 + wobble / order * rng.standard_normal() * np.cos(
+            order * angles + rng.uniform(0, 2 * np.pi)
+        )
     return angles, radius
 
 
@@ -78,7 +86,12 @@ class Window:
         """The rectangle, enlarged by ``margin_px`` on every side."""
         width, height = self.size
         shift = margin_px * self.mpp
-        return Window(self.x_um - shift, self.y_um - shift, self.mpp, (width + 2 * margin_px, height + 2 * margin_px))
+        return Window(
+            self.x_um - shift,
+            self.y_um - shift,
+            self.mpp,
+            (width + 2 * margin_px, height + 2 * margin_px),
+        )
 
     def centres(self) -> tuple[np.ndarray, np.ndarray]:
         """Pixel centres in um: x as (1, w), y as (h, 1), float32."""
@@ -97,15 +110,21 @@ class Texture:
     def view(self, window: Window) -> np.ndarray:
         """Resample the picture in ``window`` bilinearly: (h, w) or (h, w, C) float32."""
         zoom = window.mpp / self.pixel_um
-        x, y = (np.mod(start / self.pixel_um, len(self.values)) for start in (window.x_um, window.y_um))
+        x, y = (
+            np.mod(start / self.pixel_um, len(self.values)) for start in (window.x_um, window.y_um)
+        )
         matrix = np.array([[zoom, 0, x + zoom / 2 - 0.5], [0, zoom, y + zoom / 2 - 0.5]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(self.values, matrix, window.size, flags=flags, borderMode=cv2.BORDER_WRAP)
+        return cv2.warpAffine(
+            self.values, matrix, window.size, flags=flags, borderMode=cv2.BORDER_WRAP
+        )
 
     def at(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
         """Sample the picture bilinearly at positions (h, w): (h, w) or (h, w, C) float32."""
         side, scale = np.float32(len(self.values)), np.float32(1 / self.pixel_um)
-        pixels = (np.asarray(position, np.float32) * scale - np.float32(0.5) for position in (x_um, y_um))
+        pixels = (
+            np.asarray(position, np.float32) * scale - np.float32(0.5) for position in (x_um, y_um)
+        )
         column, row = (at - np.floor(at / side) * side for at in pixels)
         return cv2.remap(self.values, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
@@ -114,11 +133,12 @@ class Texture:
 class Field:
     """Periodic maps of the tissue."""
 
-    # channels ``depth`` (depth in um inside a gland), ``hollow`` (depth in um inside a lumen), ``flow`` (um;
-    # fibres run along the level lines of ``flow + FLOW_SLOPE * y``) and ``loose`` (from 0, dense collagen, to 1,
-    # loose stroma). Depths are negative outside
+    # channels ``depth`` (depth in um inside a gland), ``hollow`` (depth in um inside a lumen),
+    # ``flow`` (um; fibres run along the level lines of ``flow + FLOW_SLOPE * y``) and ``loose``
+    # (from 0, dense collagen, to 1, loose stroma). Depths are negative outside
     shape: Texture
-    # channels ``crowd`` (density of lymphocytes, 0 to 1) and ``focus`` (from 0, sharp, to 1, out of focus)
+    # channels ``crowd`` (density of lymphocytes, 0 to 1) and ``focus`` (from 0, sharp, to 1, out of
+    # focus)
     state: Texture
 
 
@@ -138,9 +158,11 @@ def plan_field(rng: np.random.Generator) -> Field:
 
 
 def _glands(tumour: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Depth in um inside the glands of the tumour, and the thickness of their epithelium (``SOLID_UM`` without lumen).
+    """Depth in um inside the glands of the tumour, and the thickness of their epithelium
+    (``SOLID_UM`` without lumen).
 
-    Glands are discs that are cut off half-way to their neighbours, on a lattice that is warped by noise.
+    Glands are discs that are cut off half-way to their neighbours, on a lattice that is warped by
+    noise.
     """
     lattice = np.indices((N_GLANDS, N_GLANDS)).reshape(2, -1).T
     centres = (lattice + rng.uniform(0.1, 0.9, lattice.shape)) * PERIOD_UM / N_GLANDS
@@ -149,7 +171,9 @@ def _glands(tumour: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
     n = len(centres)
     radius = np.exp(rng.uniform(*np.log((30, 75)), n))
     is_open = rng.random(n) < np.where(radius > 38, 0.72, 0.15)
-    wall = np.where(is_open, np.maximum(rng.uniform(17, 25, n), radius * rng.uniform(0.3, 0.7, n)), SOLID_UM)
+    wall = np.where(
+        is_open, np.maximum(rng.uniform(17, 25, n), radius * rng.uniform(0.3, 0.7, n)), SOLID_UM
+    )
     warp = [9 * smooth_noise(SIDE, 90 / RASTER_UM, rng) for _ in range(2)]
     raster = (np.arange(SIDE) + 0.5) * RASTER_UM
     xy = np.stack(np.meshgrid(raster, raster), -1) + np.stack(warp, -1)
@@ -160,7 +184,9 @@ def _glands(tumour: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
 
 
 def _blurred(values: np.ndarray, sigma_um: float) -> np.ndarray:
-    return cv2.GaussianBlur(np.pad(values, 64, mode="wrap"), (0, 0), sigma_um / RASTER_UM)[64:-64, 64:-64]
+    return cv2.GaussianBlur(np.pad(values, 64, mode="wrap"), (0, 0), sigma_um / RASTER_UM)[
+        64:-64, 64:-64
+    ]
 
 
 def _stack(*maps: np.ndarray) -> Texture:
@@ -183,14 +209,20 @@ class Island:
     stains: np.ndarray  # (2, 3) optical density per unit of haematoxylin and eosin
 
     def inside_um(self, x_um: np.ndarray, y_um: np.ndarray, rag: Texture) -> np.ndarray:
-        """Approximate depth, in um, of positions on the glass inside the ragged outline; negative outside."""
-        x, y = np.broadcast_arrays(x_um - np.float32(self.centre_um[0]), y_um - np.float32(self.centre_um[1]))
+        """Approximate depth, in um, of positions on the glass inside the ragged outline; negative
+        outside.
+        """
+        x, y = np.broadcast_arrays(
+            x_um - np.float32(self.centre_um[0]), y_um - np.float32(self.centre_um[1])
+        )
         return self._inside_smooth(x, y) + 16 * rag.at(x, y) + 2.5 * rag.at(7 * x, 7 * y)
 
     def extent_um(self, window: Window) -> tuple[float, float]:
         """Lower and upper bound of ``inside_um`` in a window, with a margin for ragged edges."""
         x, y = Window(window.x_um, window.y_um, max(window.size_um) / 8, (9, 9)).centres()
-        inside = self._inside_smooth(*np.broadcast_arrays(x - self.centre_um[0], y - self.centre_um[1]))
+        inside = self._inside_smooth(
+            *np.broadcast_arrays(x - self.centre_um[0], y - self.centre_um[1])
+        )
         room = RAG_UM + max(window.size_um) / 8
         return float(inside.min() - room), float(inside.max() + room)
 
@@ -202,7 +234,10 @@ class Island:
         location = np.arctan2(y, x) * np.float32(N_ANGLES / (2 * np.pi))
         low = np.floor(location)
         part, low = location - low, low.astype(np.int32)
-        radius = self.radius_um[low % N_ANGLES] * (1 - part) + self.radius_um[(low + 1) % N_ANGLES] * part
+        radius = (
+            self.radius_um[low % N_ANGLES] * (1 - part)
+            + self.radius_um[(low + 1) % N_ANGLES] * part
+        )
         return radius - np.hypot(x, y)
 
 
@@ -222,7 +257,9 @@ class Stroke:
         ux, uy = (along / length).astype(np.float32)
         x, y = x_um - np.float32(self.start_um[0]), y_um - np.float32(self.start_um[1])
         travelled, aside = x * ux + y * uy, y * ux - x * uy
-        bend = self.sway_um * np.sin(travelled * np.float32(5.3 / length)) + self.sway_um / 4 * np.sin(travelled / 61)
+        bend = self.sway_um * np.sin(
+            travelled * np.float32(5.3 / length)
+        ) + self.sway_um / 4 * np.sin(travelled / 61)
         taper = self.width_um / 2 * (1 + 0.15 * np.sin(travelled / 83))
         beyond = np.maximum(np.abs(travelled - length / 2) - length / 2 + taper, 0)  # round ends
         return (taper - np.hypot(aside - bend, beyond)).astype(np.float32)
@@ -230,7 +267,10 @@ class Stroke:
     def may_show(self, window: Window) -> bool:
         """True if a part of the band may be in a window."""
         reach = self.width_um + 1.5 * self.sway_um
-        low, high = np.minimum(self.start_um, self.end_um) - reach, np.maximum(self.start_um, self.end_um) + reach
+        low, high = (
+            np.minimum(self.start_um, self.end_um) - reach,
+            np.maximum(self.start_um, self.end_um) + reach,
+        )
         corner, size = np.array([window.x_um, window.y_um]), np.array(window.size_um)
         return bool(((corner < high) & (corner + size > low)).all())
 
@@ -246,12 +286,20 @@ class Layout:
 
 
 def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> Layout:
-    """Plan two rows of two islands with a total area of ``area_mm2``, a fold in the third island, and a pen stroke."""
+    """Plan two rows of two islands with a total area of ``area_mm2``, a fold in the third island,
+    and a pen stroke.
+    """
     radii = []
     for part in (0.30, 0.22, 0.27, 0.21):
         angles, radius = draw_outline((1.0, rng.uniform(0.6, 0.8)), 0.17, 14, rng)
-        radii.append((radius * np.sqrt(part * area_mm2 * 1e6 / (np.pi * np.mean(radius**2)))).astype(np.float32))
-    extent = np.max([np.abs([np.cos(angles), np.sin(angles)] * radius).max(1) for radius in radii], 0)
+        radii.append(
+            (radius * np.sqrt(part * area_mm2 * 1e6 / (np.pi * np.mean(radius**2)))).astype(
+                np.float32
+            )
+        )
+    extent = np.max(
+        [np.abs([np.cos(angles), np.sin(angles)] * radius).max(1) for radius in radii], 0
+    )
     pitch = 2 * extent + ISLAND_GAP_UM
     width, height = (2 * (MARGIN_UM + pitch)).tolist()
     islands = []
@@ -259,13 +307,25 @@ def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> 
         centre = (MARGIN_UM + pitch * (np.array([i % 2, i // 2]) + 0.5)).astype(np.float32)
         islands.append(Island(centre, radius, rng.uniform(0, period_um, 2), _stains(i, rng)))
     third, reach = islands[2].centre_um, float(radii[2].mean())
-    fold = Stroke(third + reach * np.array([-1.5, -0.6]), third + reach * np.array([1.5, 0.2]), 46.0, 0.08 * reach)
-    pen = Stroke(np.array([width / 2 + 60, 0.05 * height]), np.array([width / 2 - 60, 0.40 * height]), 170.0, 45.0)
+    fold = Stroke(
+        third + reach * np.array([-1.5, -0.6]),
+        third + reach * np.array([1.5, 0.2]),
+        46.0,
+        0.08 * reach,
+    )
+    pen = Stroke(
+        np.array([width / 2 + 60, 0.05 * height]),
+        np.array([width / 2 - 60, 0.40 * height]),
+        170.0,
+        45.0,
+    )
     return Layout((width, height), tuple(islands), fold, pen)
 
 
 def _stains(i: int, rng: np.random.Generator) -> np.ndarray:
-    """Slightly varied stain vectors of island ``i``; one island is pale, one rich in eosin, one in haematoxylin."""
+    """Slightly varied stain vectors of island ``i``; one island is pale, one rich in eosin, one in
+    haematoxylin.
+    """
     strength = ((1.0, 1.0), (0.86, 1.18), (1.12, 0.92), (0.84, 0.82))[i % 4]
     vectors = np.stack([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.022, (2, 3))
     return (vectors * np.array(strength)[:, None]).astype(np.float32)

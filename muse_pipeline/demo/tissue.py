@@ -1,7 +1,7 @@
 """The cells of a synthetic slide: a stock of nuclei, the stamps, and the positions of their copies.
 
-Stamps are synthesised once in fine detail; the nuclei of a slide are rotated and scaled copies of them. Epithelial
-cells are in glands, spindle cells along fibres, and lymphocytes in crowds.
+Stamps are synthesised once in fine detail; the nuclei of a slide are rotated and scaled copies of
+them. Epithelial cells are in glands, spindle cells along fibres, and lymphocytes in crowds.
 """
 
 from dataclasses import dataclass
@@ -47,19 +47,33 @@ KINDS = (
     Kind((9.5, 14.0), (0.62, 0.92), (0.70, 1.35), membrane=0.60, nucleoli=2),
     Kind((10.5, 17.0), (0.22, 0.36), (1.10, 1.75)),
 )
-CLUMPS, CLUMP_UM, WOBBLE = 0.35, 1.7, 0.1  # contrast and size of grains of chromatin, and unevenness of outlines
+CLUMPS, CLUMP_UM, WOBBLE = (
+    0.35,
+    1.7,
+    0.1,
+)  # contrast and size of grains of chromatin, and unevenness of outlines
 
 
 @dataclass(frozen=True)
 class Stamps:
     """A stock of S nuclei, the stamps; the long axis of each lies along x."""
 
-    # (S, side, side, 2) uint8: coverage in steps of 1 / 255, and haematoxylin in steps of ``DENSITY_STEP``
+    # (S, side, side, 2) uint8: coverage in steps of 1 / 255, and haematoxylin in steps of
+    # ``DENSITY_STEP``
     density: np.ndarray
     axes_um: np.ndarray  # (S, 2) half the length of the long and of the short axis
     label: np.ndarray  # (S,) class, an index into ``CLASSES``
 
-    def press(self, stamp: int, x_um: float, y_um: float, angle: float, mirror: int, scale: float, window: Window):
+    def press(
+        self,
+        stamp: int,
+        x_um: float,
+        y_um: float,
+        angle: float,
+        mirror: int,
+        scale: float,
+        window: Window,
+    ):
         """Resample a stamp on the lattice of ``window``: (h, w, 2) uint8, as in ``density``.
 
         The (row, column) of its corner, which comes first, may lie outside the window.
@@ -73,7 +87,8 @@ class Stamps:
         dx = column + 0.5 - (x_um - window.x_um) / window.mpp
         dy = row + 0.5 - (y_um - window.y_um) / window.mpp
         middle = STAMP_SIDE / 2 - 0.5
-        # The matrix maps pixels of the window to pixels of the stamp: it rotates them back, then mirrors them.
+        # The matrix maps pixels of the window to pixels of the stamp: it rotates them back, then
+        # mirrors them.
         matrix = np.array(
             [
                 [cosine, sine, cosine * dx + sine * dy + middle],
@@ -90,7 +105,10 @@ DENSITY_STEP = 1 / 80
 def draw_stamps(rng: np.random.Generator, n_per_kind: int = 80) -> Stamps:
     """Synthesise a stock with ``n_per_kind`` stamps of every kind."""
     label = np.repeat(np.arange(len(KINDS)), n_per_kind)
-    density, axes = (np.stack(column) for column in zip(*(_draw(KINDS[kind], rng) for kind in label), strict=True))
+    density, axes = (
+        np.stack(column)
+        for column in zip(*(_draw(KINDS[kind], rng) for kind in label), strict=True)
+    )
     return Stamps(density, axes, label)
 
 
@@ -100,10 +118,19 @@ def _draw(kind: Kind, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     offsets = (np.arange(STAMP_SIDE) + 0.5 - STAMP_SIDE / 2) * STAMP_UM
     x, y = np.meshgrid(offsets, offsets)
     edge = np.interp(np.arctan2(y, x), angles, radius, period=2 * np.pi)
-    depth = (edge - np.hypot(x, y)) * half[1] / edge  # depth along the ray, scaled to about the distance to the rim
-    grains, fine = (smooth_noise(STAMP_SIDE, share * CLUMP_UM / STAMP_UM, rng) for share in (1, 0.45))
+    depth = (
+        (edge - np.hypot(x, y)) * half[1] / edge
+    )  # depth along the ray, scaled to about the distance to the rim
+    grains, fine = (
+        smooth_noise(STAMP_SIDE, share * CLUMP_UM / STAMP_UM, rng) for share in (1, 0.45)
+    )
     density = rng.uniform(*kind.density) * (1 + CLUMPS * (0.7 * np.tanh(grains) + 0.4 * fine))
-    density += kind.membrane * rng.uniform(0.6, 1.2) * np.exp(-(((depth - 0.32) / 0.32) ** 2)) * (1 + 0.35 * grains)
+    density += (
+        kind.membrane
+        * rng.uniform(0.6, 1.2)
+        * np.exp(-(((depth - 0.32) / 0.32) ** 2))
+        * (1 + 0.35 * grains)
+    )
     for _ in range(rng.integers(0, kind.nucleoli + 1)):
         centre, size = rng.normal(0, 1.2, 2), rng.uniform(0.55, 1.05)
         away = np.hypot(x - centre[0], y - centre[1])
@@ -129,7 +156,9 @@ CELL = np.dtype(
 
 
 def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> np.ndarray:
-    """Propose far too many cells of every class and keep a dense subset without overlap, as (N,) ``CELL``."""
+    """Propose far too many cells of every class and keep a dense subset without overlap, as (N,)
+    ``CELL``.
+    """
     proposals = {LYMPHOCYTE: _lymphocytes, EPITHELIAL: _epithelium, STROMA: _spindles}
     proposed = [propose(field, rng) for propose in proposals.values()]
     xy, angle, rank = (np.concatenate(columns) for columns in zip(*proposed, strict=True))
@@ -137,14 +166,22 @@ def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> np.n
     n = len(xy)
     cells = np.empty(n, CELL)
     cells["xy_um"], cells["label"], cells["mirror"] = xy, label, rng.choice([-1, 1], n)
-    cells["angle"] = angle.round(3)  # rounded, because the last digits of filtered maps differ between runs
-    cells["stamp"] = rng.integers(0, (stamps.label == LYMPHOCYTE).sum(), n) + np.searchsorted(stamps.label, label)
+    cells["angle"] = angle.round(
+        3
+    )  # rounded, because the last digits of filtered maps differ between runs
+    cells["stamp"] = rng.integers(0, (stamps.label == LYMPHOCYTE).sum(), n) + np.searchsorted(
+        stamps.label, label
+    )
     cells["scale"] = rng.normal(1, 0.05, n).clip(0.88, 1.12)
-    cells["strength"] = rng.normal(1, 0.11, n).clip(0.7, 1.3) * np.where(rng.random(n) < 0.06, 0.62, 1)
+    cells["strength"] = rng.normal(1, 0.11, n).clip(0.7, 1.3) * np.where(
+        rng.random(n) < 0.06, 0.62, 1
+    )
     return cells[_without_overlap(cells, stamps, rank)]
 
 
-Proposed = tuple[np.ndarray, np.ndarray, np.ndarray]  # positions (N, 2), angles (N,), and ranks (N,), lowest first
+Proposed = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # positions (N, 2), angles (N,), and ranks (N,), lowest first
 
 
 def _epithelium(field: Field, rng: np.random.Generator) -> Proposed:
@@ -152,7 +189,9 @@ def _epithelium(field: Field, rng: np.random.Generator) -> Proposed:
     depth, hollow, *_ = _at(field.shape, xy)
     xy, depth = xy[(depth > 5) & (hollow < -5)], depth[(depth > 5) & (hollow < -5)]
     outwards = _direction(field.shape.values[..., 0], xy)
-    row_of_cells = np.abs(depth - rng.normal(8, 1.0, len(xy)))  # so that the basal row is filled first
+    row_of_cells = np.abs(
+        depth - rng.normal(8, 1.0, len(xy))
+    )  # so that the basal row is filled first
     angle = outwards + rng.normal(0, 0.3, len(xy)) + (depth > 14) * rng.uniform(-1.2, 1.2, len(xy))
     return xy, angle, np.minimum(row_of_cells, 6) + rng.uniform(0, 3, len(xy))
 
@@ -163,7 +202,8 @@ def _lymphocytes(field: Field, rng: np.random.Generator) -> Proposed:
     crowd = _at(field.state, xy)[0]
     likely = np.where(depth < -3, 0.03 + 0.97 * crowd**1.5, 0.02 * (depth > 5))
     xy = xy[(rng.random(len(xy)) < likely) & (hollow < -4)]
-    # The ranks place lymphocytes after most spindle cells, but before the last gaps in the epithelium are filled.
+    # The ranks place lymphocytes after most spindle cells, but before the last gaps in the
+    # epithelium are filled.
     return xy, rng.uniform(0, 2 * np.pi, len(xy)), rng.uniform(1.5, 8, len(xy))
 
 
@@ -207,7 +247,9 @@ def _without_overlap(cells: np.ndarray, stamps: Stamps, rank: np.ndarray) -> np.
     """
     long, short = stamps.axes_um[cells["stamp"]].T * cells["scale"]
     axis = np.stack([np.cos(cells["angle"]), np.sin(cells["angle"])], -1) * (long - short)[:, None]
-    discs = np.mod(np.concatenate([cells["xy_um"] + shift for shift in (0, -axis, axis)]), PERIOD_UM)
+    discs = np.mod(
+        np.concatenate([cells["xy_um"] + shift for shift in (0, -axis, axis)]), PERIOD_UM
+    )
     radius = np.tile(short, 3)
     pairs = cKDTree(discs, boxsize=PERIOD_UM).query_pairs(2 * radius.max(), output_type="ndarray")
     away = np.abs(discs[pairs[:, 0]] - discs[pairs[:, 1]])
@@ -215,7 +257,9 @@ def _without_overlap(cells: np.ndarray, stamps: Stamps, rank: np.ndarray) -> np.
     first, second = (pairs[away < 0.96 * radius[pairs].sum(1)] % len(cells)).T
     winner, loser = np.where(rank[first] < rank[second], (first, second), (second, first))
     is_kept = np.ones(len(cells), bool)
-    for pair in np.argsort(rank[winner]):  # in this order, it is known whether the winner itself is kept
+    for pair in np.argsort(
+        rank[winner]
+    ):  # in this order, it is known whether the winner itself is kept
         if is_kept[winner[pair]] and winner[pair] != loser[pair]:
             is_kept[loser[pair]] = False
     return is_kept
@@ -250,14 +294,17 @@ class Tissue:
 
 
 def disable_ipp() -> None:
-    """Disable Intel's IPP in this thread, because the last bits of its results depend on memory alignment."""
+    """Disable Intel's IPP in this thread, because the last bits of its results depend on memory
+    alignment.
+    """
     cv2.ipp.setUseIPP(False)
 
 
 def plan_tissue(area_mm2: float, seed: int) -> Tissue:
     """Plan a slide with about ``area_mm2`` of tissue."""
     disable_ipp()
-    # Each part has its own random stream, so that a change to one part does not affect the other parts.
+    # Each part has its own random stream, so that a change to one part does not affect the other
+    # parts.
     layout_rng, stamp_rng, field_rng, cell_rng, texture_rng = np.random.default_rng(seed).spawn(5)
     stamps, field = draw_stamps(stamp_rng), plan_field(field_rng)
     return Tissue(
@@ -279,12 +326,16 @@ def _texture(side: int, pixel_um: float, waves_um: tuple, rng: np.random.Generat
 
 
 def cells_in(tissue: Tissue, island: Island, window: Window, reach_um: float = 0.0) -> np.ndarray:
-    """Cells of an island whose centres lie within ``reach_um`` of ``window``; their positions are on the glass."""
+    """Cells of an island whose centres lie within ``reach_um`` of ``window``; their positions are
+    on the glass.
+    """
     corner = np.array([window.x_um, window.y_um]) - reach_um
     size = np.array(window.size_um) + 2 * reach_um
     offset = np.mod(tissue.cells["xy_um"] - island.shift_um - corner, PERIOD_UM)
     is_near = (offset < size).all(1)
     cells = tissue.cells[is_near]
     cells["xy_um"] = offset[is_near] + corner
-    inside = island.inside_um(*(column[:, None].astype(np.float32) for column in cells["xy_um"].T), tissue.rag)[:, 0]
+    inside = island.inside_um(
+        *(column[:, None].astype(np.float32) for column in cells["xy_um"].T), tissue.rag
+    )[:, 0]
     return cells[inside > EDGE_UM]

@@ -1,4 +1,6 @@
-"""Area under the ROC curve, and intervals bootstrapped over patients, since nuclei of one patient are correlated."""
+"""Area under the ROC curve, and intervals bootstrapped over patients, since nuclei of one patient
+are correlated.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ REPEATS = 1000
 
 
 def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """Area under the ROC curve of ``scores`` (N,), with ties counted half; NaN without positives or negatives."""
+    """Area under the ROC curve of ``scores`` (N,), with ties counted half; NaN without positives or
+    negatives.
+    """
     from scipy.stats import rankdata
 
     is_positive = np.asarray(is_positive, bool)
@@ -23,8 +27,12 @@ def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
     return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
-def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequence[str]) -> tuple[float, float] | None:
-    """95 % interval of ``area_under_curve`` of N scores, bootstrapped over patients; None for a single patient."""
+def area_interval(
+    scores: np.ndarray, is_positive: np.ndarray, patients: Sequence[str]
+) -> tuple[float, float] | None:
+    """95 % interval of ``area_under_curve`` of N scores, bootstrapped over patients; None for a
+    single patient.
+    """
     names, member = np.unique(np.asarray(patients, str), return_inverse=True)
     generator, draws = np.random.default_rng(0), []
     for _ in range(REPEATS):
@@ -37,8 +45,8 @@ def area_interval(scores: np.ndarray, is_positive: np.ndarray, patients: Sequenc
 def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPEATS) -> np.ndarray:
     """Sums (repeats, ...) of ``values`` (N, ...) over bootstrap samples of the N groups' members.
 
-    A sample contains as many groups as there are, drawn with replacement, with all their members. Scores that depend
-    only on sums (F1, PQ, accuracy) then need to be computed only once per draw.
+    A sample contains as many groups as there are, drawn with replacement, with all their members.
+    Scores that depend only on sums (F1, PQ, accuracy) then need to be computed only once per draw.
     """
     names, member = np.unique(np.asarray(groups, str), return_inverse=True)
     by_group = np.zeros((len(names), *values.shape[1:]), values.dtype)
@@ -48,7 +56,9 @@ def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPE
 
 
 def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float, float] | None:
-    """Central 95 % interval of ``draws`` (repeats,), NaN excluded; None for a single group or if all are NaN."""
+    """Central 95 % interval of ``draws`` (repeats,), NaN excluded; None for a single group or if
+    all are NaN.
+    """
     finite = draws[np.isfinite(draws)]
     if len(set(groups)) < 2 or not len(finite):
         return None
@@ -56,7 +66,9 @@ def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float
     return float(low), float(high)
 
 
-MIN_PATIENTS = 6  # with five, all differ in the same direction by chance in 1 of 16 cases, and the interval excludes 0
+# with five, all differ in the same direction by chance in 1 of 16 cases, and the interval excludes
+# 0
+MIN_PATIENTS = 6
 
 
 def compare_scores(
@@ -66,10 +78,12 @@ def compare_scores(
     score: Callable[[np.ndarray], np.ndarray],
     repeats: int = REPEATS,
 ) -> dict[str, Any]:
-    """Scores of two networks, and their difference (after minus before) with an interval bootstrapped over patients.
+    """Scores of two networks, and their difference (after minus before) with an interval
+    bootstrapped over patients.
 
-    The same patients are sampled for both networks, so that differences between patients do not widen the interval.
-    ``before`` and ``after`` are counts (N, ...) in N pictures or slides; ``score`` converts summed counts to scores.
+    The same patients are sampled for both networks, so that differences between patients do not
+    widen the interval. ``before`` and ``after`` are counts (N, ...) in N pictures or slides;
+    ``score`` converts summed counts to scores.
     """
     both = np.stack([before, after], 1)
     first, second = score(both.sum(0))

@@ -1,4 +1,5 @@
-"""Comparison of detected with true nuclei: F1 of detection and classes, overlap of outlines, AJI and panoptic quality.
+"""Comparison of detected with true nuclei: F1 of detection and classes, overlap of outlines, AJI
+and panoptic quality.
 
 F1 is that of the point-detection papers: matched one to one within 3 um, with summed counts.
 """
@@ -18,19 +19,25 @@ from scipy.spatial import cKDTree
 from muse_pipeline.nuclei.table import Nuclei
 
 
-def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarray, radius: float) -> np.ndarray:
-    """By descending score, match each prediction with the nearest unmatched true point within ``radius``.
+def match_points(
+    predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarray, radius: float
+) -> np.ndarray:
+    """By descending score, match each prediction with the nearest unmatched true point within
+    ``radius``.
 
-    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). It is computed for all predictions at
-    once by deferred acceptance: every unmatched prediction proposes to its nearest point that has not rejected it, and
-    every point keeps the best-scored prediction. The result is the same, because all points rank predictions by score;
-    for ties the lower index is first. Points (P, 2) and (T, 2) and ``radius`` have the same unit. The result (P,) is
-    the index of the matched true point, or -1.
+    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). It is computed for
+    all predictions at once by deferred acceptance: every unmatched prediction proposes to its
+    nearest point that has not rejected it, and every point keeps the best-scored prediction. The
+    result is the same, because all points rank predictions by score; for ties the lower index is
+    first. Points (P, 2) and (T, 2) and ``radius`` have the same unit. The result (P,) is the index
+    of the matched true point, or -1.
     """
     taken = np.full(len(predicted_xy), -1)
     if not len(predicted_xy) or not len(true_xy):
         return taken
-    pairs = cKDTree(predicted_xy).sparse_distance_matrix(cKDTree(true_xy), radius, output_type="ndarray")
+    pairs = cKDTree(predicted_xy).sparse_distance_matrix(
+        cKDTree(true_xy), radius, output_type="ndarray"
+    )
     order = np.lexsort((pairs["j"], pairs["v"], pairs["i"]))
     asker, point = pairs["i"][order], pairs["j"][order]
     start = np.searchsorted(asker, np.arange(len(predicted_xy) + 1))
@@ -42,7 +49,8 @@ def match_points(predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarra
     while len(free):
         wish = point[following[free]]
         following[free] += 1
-        # A point keeps the best-ranked of its current prediction and those that propose to it in this round.
+        # A point keeps the best-ranked of its current prediction and those that propose to it in
+        # this round.
         best = np.full(len(true_xy), len(score))
         held = np.flatnonzero(holder >= 0)
         best[held] = rank[holder[held]]
@@ -64,7 +72,9 @@ RADIUS_UM = 3.0
 
 @dataclass(frozen=True)
 class DetectionCounts:
-    """True positives, false positives and false negatives: row 0 for any class, then a row for each class."""
+    """True positives, false positives and false negatives: row 0 for any class, then a row for each
+    class.
+    """
 
     values: np.ndarray  # (..., C + 1, 3); leading axes are draws of the bootstrap
 
@@ -91,7 +101,9 @@ class DetectionCounts:
 
     @property
     def mean_class_f1(self) -> np.ndarray:
-        """(...) unweighted mean F1 of the classes that are present or predicted; NaN if there are none."""
+        """(...) unweighted mean F1 of the classes that are present or predicted; NaN if there are
+        none.
+        """
         by_class = self.f1[..., 1:]
         has_f1 = np.isfinite(by_class)
         return _percent(np.where(has_f1, by_class, 0).sum(-1), has_f1.sum(-1)) / 100
@@ -99,7 +111,11 @@ class DetectionCounts:
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
         """F1 by name: "detection", each class, and "mean class" for the mean of the classes."""
         f1 = self.f1
-        return {"detection": f1[0], "mean class": float(self.mean_class_f1), **dict(zip(classes, f1[1:], strict=True))}
+        return {
+            "detection": f1[0],
+            "mean class": float(self.mean_class_f1),
+            **dict(zip(classes, f1[1:], strict=True)),
+        }
 
 
 def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -113,18 +129,24 @@ class Matches:
 
     predicted_label: np.ndarray  # (P,) class index, -1 unknown
     true_label: np.ndarray  # (T,) class index, -1 unknown
-    # (C + 1, P) index of the matched true nucleus, -1 if none: in row 0 regardless of class, in row 1 + c among nuclei
-    # of class c
+    # (C + 1, P) index of the matched true nucleus, -1 if none: in row 0 regardless of class, in row
+    # 1 + c among nuclei of class c
     taken: np.ndarray
-    judged: np.ndarray  # (P,) bool, True if the truth is complete at the prediction, so that it can be a false positive
+    # (P,) bool, True if the truth is complete at the prediction, so that it can be a false positive
+    judged: np.ndarray
 
     @property
     def counts(self) -> DetectionCounts:
-        """Detection counts; a prediction matched to a nucleus of unknown class does not count as a false positive."""
+        """Detection counts; a prediction matched to a nucleus of unknown class does not count as a
+        false positive.
+        """
         rows = []
         of_unknown_class = (
-            # The index -1 of an unmatched prediction selects the last nucleus, which the first condition discards.
-            (self.taken[0] >= 0) & (self.true_label[self.taken[0]] < 0) if len(self.true_label) else False
+            # The index -1 of an unmatched prediction selects the last nucleus, which the first
+            # condition discards.
+            (self.taken[0] >= 0) & (self.true_label[self.taken[0]] < 0)
+            if len(self.true_label)
+            else False
         )
         for index, taken in enumerate(self.taken):
             mine = self.predicted_label == index - 1 if index else np.ones(len(taken), bool)
@@ -136,9 +158,11 @@ class Matches:
 
     @property
     def confusion(self) -> np.ndarray:
-        """(C + 1, C + 1) counts, true class by predicted class; last row: false positives, last column: missed nuclei.
+        """(C + 1, C + 1) counts, true class by predicted class; last row: false positives, last
+        column: missed nuclei.
 
-        Pairs are matched regardless of class (row 0 of ``taken``); nuclei of unknown class are left out.
+        Pairs are matched regardless of class (row 0 of ``taken``); nuclei of unknown class are left
+        out.
         """
         n_classes = len(self.taken) - 1
         matrix = np.zeros((n_classes + 1, n_classes + 1), int)
@@ -154,7 +178,9 @@ class Matches:
 
     @property
     def n_set_aside(self) -> int:
-        """Number of unmatched predictions outside the annotated region, which count neither as right nor as wrong."""
+        """Number of unmatched predictions outside the annotated region, which count neither as
+        right nor as wrong.
+        """
         return int((~self.judged & (self.taken[0] < 0)).sum())
 
 
@@ -168,14 +194,17 @@ def match_nuclei(
 ) -> Matches:
     """Match one slide or picture with pixels of ``mpp``, over all classes and class by class.
 
-    Labels run from 0 to ``n_classes`` - 1, -1 is unknown; ``judged`` (P,) is that of ``Matches``, True by default.
+    Labels run from 0 to ``n_classes`` - 1, -1 is unknown; ``judged`` (P,) is that of ``Matches``,
+    True by default.
     """
     predicted.require(true.frame)
     taken = np.full((n_classes + 1, len(predicted)), -1)
     for index, row in enumerate(taken):
         mine = np.flatnonzero(predicted.label == index - 1) if index else np.arange(len(predicted))
         of_class = np.flatnonzero(true.label == index - 1) if index else np.arange(len(true))
-        chosen = match_points(predicted.xy[mine] * mpp, predicted.score[mine], true.xy[of_class] * mpp, radius_um)
+        chosen = match_points(
+            predicted.xy[mine] * mpp, predicted.score[mine], true.xy[of_class] * mpp, radius_um
+        )
         row[mine[chosen >= 0]] = of_class[chosen[chosen >= 0]]
     judged = np.ones(len(predicted), bool) if judged is None else judged
     return Matches(predicted.label, true.label, taken, judged)
@@ -202,23 +231,35 @@ class Overlaps:
         return self.shared / self.union
 
     def keep(self, detected: np.ndarray, true: np.ndarray) -> Overlaps:
-        """Keep only pairs of the outlines selected by masks (P,) and (T,); indices and areas are unchanged."""
+        """Keep only pairs of the outlines selected by masks (P,) and (T,); indices and areas are
+        unchanged.
+        """
         pair = detected[self.detected] & true[self.true]
-        return replace(self, detected=self.detected[pair], true=self.true[pair], shared=self.shared[pair])
+        return replace(
+            self, detected=self.detected[pair], true=self.true[pair], shared=self.shared[pair]
+        )
 
     def match(self, above: float = 0.0) -> np.ndarray:
-        """Indices (M,) of the pairs with IoU > ``above`` in the one-to-one matching with the largest total IoU.
+        """Indices (M,) of the pairs with IoU > ``above`` in the one-to-one matching with the
+        largest total IoU.
 
-        If ``above`` is at least 0.5, the matching is unique unless detected outlines overlap each other.
+        If ``above`` is at least 0.5, the matching is unique unless detected outlines overlap each
+        other.
         """
         kept = np.flatnonzero(self.iou > above)
-        # Outlines in different clusters do not compete, so each cluster is a small assignment problem.
+        # Outlines in different clusters do not compete, so each cluster is a small assignment
+        # problem.
         n_detected, n_nodes = len(self.detected_area), len(self.detected_area) + len(self.true_area)
-        edges = coo_array((np.ones(len(kept)), (self.detected[kept], n_detected + self.true[kept])), (n_nodes, n_nodes))
+        edges = coo_array(
+            (np.ones(len(kept)), (self.detected[kept], n_detected + self.true[kept])),
+            (n_nodes, n_nodes),
+        )
         cluster = connected_components(edges, directed=False)[1][self.detected[kept]]
         order = np.argsort(cluster, kind="stable")
         groups = np.split(kept[order], np.flatnonzero(np.diff(cluster[order])) + 1)
-        return np.sort(np.concatenate([group if len(group) < 2 else self._assign(group) for group in groups]))
+        return np.sort(
+            np.concatenate([group if len(group) < 2 else self._assign(group) for group in groups])
+        )
 
     def _assign(self, pairs: np.ndarray) -> np.ndarray:
         """The best one-to-one matching among pairs (G,) of one cluster of outlines."""
@@ -233,12 +274,19 @@ class Overlaps:
 
 
 def overlap_polygons(detected: np.ndarray, true: np.ndarray, mpp: tuple[float, float]) -> Overlaps:
-    """Overlaps in um2 of polygons (P,) and (T,) in pixels of ``mpp``, computed without rasterising them."""
+    """Overlaps in um2 of polygons (P,) and (T,) in pixels of ``mpp``, computed without rasterising
+    them.
+    """
     um2 = mpp[0] * mpp[1]
     pairs = shapely.STRtree(true).query(detected, predicate="intersects")
     shared = shapely.area(shapely.intersection(detected[pairs[0]], true[pairs[1]])) * um2
     touching = shared > 0
-    return Overlaps(*pairs[:, touching], shared[touching], shapely.area(detected) * um2, shapely.area(true) * um2)
+    return Overlaps(
+        *pairs[:, touching],
+        shared[touching],
+        shapely.area(detected) * um2,
+        shapely.area(true) * um2,
+    )
 
 
 MIN_IOU = 0.5
@@ -246,10 +294,12 @@ MIN_IOU = 0.5
 
 @dataclass(frozen=True)
 class PanopticCounts:
-    """Sums over slides: row 0 for any class (bPQ), then a row for each class (mPQ is their mean)."""
+    """Sums over slides: row 0 for any class (bPQ), then a row for each class (mPQ is their
+    mean).
+    """
 
-    # (..., C + 1, 4) sum of IoU, true positives, false positives, false negatives; leading axes are draws of the
-    # bootstrap
+    # (..., C + 1, 4) sum of IoU, true positives, false positives, false negatives; leading axes are
+    # draws of the bootstrap
     values: np.ndarray
 
     @property
@@ -284,12 +334,18 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def count_panoptic(
-    overlaps: Overlaps, detected_label: np.ndarray, true_label: np.ndarray, n_classes: int, judged: np.ndarray
+    overlaps: Overlaps,
+    detected_label: np.ndarray,
+    true_label: np.ndarray,
+    n_classes: int,
+    judged: np.ndarray,
 ) -> PanopticCounts:
-    """Sums for the PQ of one slide with P detected and T true outlines, whose labels are class indices, -1 if unknown.
+    """Sums for the PQ of one slide with P detected and T true outlines, whose labels are class
+    indices, -1 if unknown.
 
-    Classes are matched separately, as the definition requires. As for F1, a detected outline that matches a true
-    nucleus of unknown class is not a false positive of its own class. ``judged`` (P,) is that of ``detection.Matches``.
+    Classes are matched separately, as the definition requires. As for F1, a detected outline that
+    matches a true nucleus of unknown class is not a false positive of its own class. ``judged``
+    (P,) is that of ``detection.Matches``.
     """
     agreeing = np.flatnonzero(overlaps.iou > MIN_IOU)
     excused = np.zeros(len(detected_label), bool)
@@ -303,7 +359,9 @@ def count_panoptic(
     return PanopticCounts(np.array(rows))
 
 
-def _sums(overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.ndarray) -> tuple[float, ...]:
+def _sums(
+    overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.ndarray
+) -> tuple[float, ...]:
     false = may_be_false.copy()
     false[overlaps.detected[pairs]] = False
     return overlaps.iou[pairs].sum(), len(pairs), false.sum(), n_true - len(pairs)
@@ -312,16 +370,22 @@ def _sums(overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.n
 def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.ndarray:
     """Areas of intersection and of union; the ratio of their sums over slides is the AJI.
 
-    Each true nucleus is paired with the detected nucleus of largest IoU. Other detected nuclei that are ``judged``
-    (P,), as in ``detection.Matches``, add their areas to the union.
+    Each true nucleus is paired with the detected nucleus of largest IoU. Other detected nuclei that
+    are ``judged`` (P,), as in ``detection.Matches``, add their areas to the union.
     """
-    order = np.lexsort((-overlaps.detected, overlaps.iou))  # for equal IoU the first detected outline wins
+    order = np.lexsort(
+        (-overlaps.detected, overlaps.iou)
+    )  # for equal IoU the first detected outline wins
     best = np.full(len(overlaps.true_area), -1)
     best[overlaps.true[order]] = order  # the last assignment to an index wins
     pairs = best[best >= 0]
     unused = np.ones(len(overlaps.detected_area), bool) if judged is None else judged.copy()
     unused[overlaps.detected[pairs]] = False
-    covered = overlaps.union[pairs].sum() + overlaps.true_area[best < 0].sum() + overlaps.detected_area[unused].sum()
+    covered = (
+        overlaps.union[pairs].sum()
+        + overlaps.true_area[best < 0].sum()
+        + overlaps.detected_area[unused].sum()
+    )
     return np.array([overlaps.shared[pairs].sum(), covered], float)
 
 

@@ -1,7 +1,8 @@
 """Reliability of class probabilities: predicted probability against observed accuracy.
 
-Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: expected calibration error of the likeliest class,
-and temperature scaling. Only detected nuclei that match a true nucleus of known class are counted.
+Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: expected calibration error of the
+likeliest class, and temperature scaling. Only detected nuclei that match a true nucleus of known
+class are counted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ N_BINS = 15
 class CalibrationCounts:
     """Counts of nuclei in bins of the probability of their likeliest class."""
 
-    # (..., N_BINS, 3) count, sum of probabilities, count of correct classes; leading axes are draws of the bootstrap
+    # (..., N_BINS, 3) count, sum of probabilities, count of correct classes; leading axes are draws
+    # of the bootstrap
     values: np.ndarray
 
     @property
@@ -34,7 +36,9 @@ class CalibrationCounts:
 
     @property
     def error(self) -> np.ndarray:
-        """(...) expected calibration error: mean difference between confidence and accuracy, weighted by bin size."""
+        """(...) expected calibration error: mean difference between confidence and accuracy,
+        weighted by bin size.
+        """
         return ratio(np.abs(self.values[..., 1] - self.values[..., 2]).sum(-1), self.n)
 
     @property
@@ -47,7 +51,9 @@ class CalibrationCounts:
         """(...) fraction of nuclei whose likeliest class is correct."""
         return ratio(self.values[..., 2].sum(-1), self.n)
 
-    def describe(self, by_slide: np.ndarray, patients: Sequence[str], repeats: int = REPEATS) -> dict[str, Any]:
+    def describe(
+        self, by_slide: np.ndarray, patients: Sequence[str], repeats: int = REPEATS
+    ) -> dict[str, Any]:
         """JSON-ready description, with an interval of the error, bootstrapped over patients.
 
         ``values`` is the sum of the slides' counts ``by_slide`` (S, N_BINS, 3).
@@ -74,7 +80,9 @@ class CalibrationCounts:
 
 
 def count_calibration(prob: np.ndarray, true_label: np.ndarray) -> CalibrationCounts:
-    """Count nuclei by bin, from their class probabilities (N, C) and their true classes (N,), all known."""
+    """Count nuclei by bin, from their class probabilities (N, C) and their true classes (N,), all
+    known.
+    """
     values = np.zeros((N_BINS, 3))
     if len(prob):
         confidence = prob.max(1).astype(float)
@@ -85,7 +93,8 @@ def count_calibration(prob: np.ndarray, true_label: np.ndarray) -> CalibrationCo
 
 
 def draw_reliability(panels: dict[str, dict[str, Any]], output: Path) -> None:
-    """Draw a PNG with a panel per entry of ``panels``, each a result of ``CalibrationCounts.describe``.
+    """Draw a PNG with a panel per entry of ``panels``, each a result of
+    ``CalibrationCounts.describe``.
 
     The area of a dot is proportional to its number of nuclei; dots on the diagonal are calibrated.
     """
@@ -100,9 +109,21 @@ def draw_reliability(panels: dict[str, dict[str, Any]], output: Path) -> None:
         x, y = ([row[name] for row in bins] for name in ("confidence", "accuracy"))
         axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
         axis.plot(x, y, color="tab:blue", linewidth=1)
-        axis.scatter(x, y, [600 * row["n"] / panel["n"] for row in bins], color="tab:blue", alpha=0.5, linewidths=0)
+        axis.scatter(
+            x,
+            y,
+            [600 * row["n"] / panel["n"] for row in bins],
+            color="tab:blue",
+            alpha=0.5,
+            linewidths=0,
+        )
         error = "-" if panel["error"] is None else f"{100 * panel['error']:.1f} %"
-        axis.set(title=f"{title}\n{panel['n']:,} nuclei, error {error}", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axis.set(
+            title=f"{title}\n{panel['n']:,} nuclei, error {error}",
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+        )
         axis.set(xlabel="probability given", ylabel="share right" if index == 1 else "")
     with complete_file(output) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})

@@ -1,4 +1,6 @@
-"""Compare the nuclei of a slide with its truth: the counts from which the scores of a cohort are computed."""
+"""Compare the nuclei of a slide with its truth: the counts from which the scores of a cohort are
+computed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,13 @@ from muse_pipeline.evaluation.detection import (
 )
 from muse_pipeline.evaluation.reliability import CalibrationCounts, count_calibration
 from muse_pipeline.evaluation.truth import ClassMap, SlidePair, Truth, read_region, read_truth
-from muse_pipeline.nuclei.parquet import ROW_GROUP, iterate_rows, parse_outlines, read_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import (
+    ROW_GROUP,
+    iterate_rows,
+    parse_outlines,
+    read_nuclei,
+    read_provenance,
+)
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import TissueMask
 
@@ -37,8 +45,11 @@ class Rules:
     """Rules for scoring."""
 
     radius_um: float = RADIUS_UM  # largest distance of a match
-    min_score: float | None = None  # minimum score of the detected nuclei that are used; None to use all in the table
-    # "qupath" if positions in GeoJSON start at the corner of the scanner's bounds, otherwise "openslide"
+    min_score: float | None = (
+        None  # minimum score of the detected nuclei that are used; None to use all in the table
+    )
+    # "qupath" if positions in GeoJSON start at the corner of the scanner's bounds, otherwise
+    # "openslide"
     frame: str = "qupath"
     class_map: ClassMap | None = None  # map of the classes of the truth, as in ``truth.read_truth``
 
@@ -56,41 +67,60 @@ class SlideScore:
     # counts, by class probability, of found nuclei whose true class is known; None without classes
     calibration: CalibrationCounts | None
     panoptic: PanopticCounts | None  # sums for PQ, or None if the truth has no outlines
-    jaccard: np.ndarray | None  # (2,) areas of intersection and of union for AJI, or None if the truth has no outlines
+    jaccard: (
+        np.ndarray | None
+    )  # (2,) areas of intersection and of union for AJI, or None if the truth has no outlines
     region_mm2: float | None  # area of the annotated region, or None if the whole slide counts
     outside_region: int  # number of true nuclei outside this region, which are ignored
-    outside_slide: np.ndarray  # (n, 2) positions of true nuclei outside the slide, which are ignored
+    outside_slide: (
+        np.ndarray
+    )  # (n, 2) positions of true nuclei outside the slide, which are ignored
     checked_against_slide: bool  # True if the size of the slide was known
-    true_in_tissue: int | None  # number of true nuclei that count and lie in the searched tissue; None if unknown
-    found_far: int  # number of found nuclei that are judged and lie farther than ``FAR_UM`` from every true nucleus
+    true_in_tissue: (
+        int | None
+    )  # number of true nuclei that count and lie in the searched tissue; None if unknown
+    # number of found nuclei that are judged and lie farther than ``FAR_UM`` from every true nucleus
+    found_far: int
     names_classes: bool  # True if any nucleus of the truth, even an ignored one, has a class
 
 
 def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     """Read and score one slide."""
     provenance = read_provenance(pair.nuclei)
-    classes, mpp, threshold = tuple(provenance.class_names), provenance.slide_mpp, provenance.threshold
+    classes, mpp, threshold = (
+        tuple(provenance.class_names),
+        provenance.slide_mpp,
+        provenance.threshold,
+    )
     size_px, offset_px = _read_size(pair.nuclei), qupath_offset_px(provenance.bounds, rules.frame)
     if rules.min_score is not None and threshold is not None and rules.min_score < threshold:
         raise NucleiError(
-            f"{pair.nuclei}: contains only nuclei with a score of {threshold:g} or more, above --score "
-            f"{rules.min_score:g}; raise --score, or export the model with a lower threshold and detect again"
+            f"{pair.nuclei}: contains only nuclei with a score of {threshold:g} or more, above"
+            f" --score {rules.min_score:g}; raise --score, or export the model with a lower"
+            " threshold and detect again"
         )
     truth = read_truth(pair.truth, classes, mpp, offset_px, size_px, rules.class_map)
     region = read_region(pair.region, size_px, offset_px) if pair.region else truth.region
-    on_slide = ((truth.nuclei.xy >= 0) & (truth.nuclei.xy <= (np.inf if size_px is None else size_px))).all(1)
+    on_slide = (
+        (truth.nuclei.xy >= 0) & (truth.nuclei.xy <= (np.inf if size_px is None else size_px))
+    ).all(1)
     detected = read_nuclei(pair.nuclei)
     _require_order(pair.truth, truth.nuclei.xy, detected.xy, mpp, rules.radius_um)
     _require_on_slide(pair, truth.nuclei.xy, on_slide, region, size_px)
     in_region = on_slide & _inside(region, truth.nuclei.xy)
     counted = truth[in_region]
 
-    kept = np.ones(len(detected), bool) if rules.min_score is None else detected.score >= rules.min_score
+    kept = (
+        np.ones(len(detected), bool)
+        if rules.min_score is None
+        else detected.score >= rules.min_score
+    )
     detected = detected[kept]
     judged = _inside(region, detected.xy)
     matches = match_nuclei(detected, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     if counted.accepted is not None:
-        # A true nucleus with several accepted classes gets that of its match, so classes are matched once more.
+        # A true nucleus with several accepted classes gets that of its match, so classes are
+        # matched once more.
         taken = matches.taken[0]
         paired = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
         right = paired[counted.accepted[taken[paired], matches.predicted_label[paired]]]
@@ -98,7 +128,9 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         matches = match_nuclei(detected, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
     panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)
     # Infinite beyond FAR_UM, and if there are no true nuclei.
-    nearest_um, _ = cKDTree(counted.nuclei.xy * mpp).query(detected.xy * mpp, distance_upper_bound=FAR_UM)
+    nearest_um, _ = cKDTree(counted.nuclei.xy * mpp).query(
+        detected.xy * mpp, distance_upper_bound=FAR_UM
+    )
     return SlideScore(
         pair=pair,
         run=provenance,
@@ -113,34 +145,53 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         outside_region=int((on_slide & ~in_region).sum()),
         outside_slide=truth.nuclei.xy[~on_slide],
         checked_against_slide=size_px is not None,
-        true_in_tissue=_count_in_tissue(SlideFiles(pair.nuclei.parent).mask, counted.nuclei.xy, mpp),
+        true_in_tissue=_count_in_tissue(
+            SlideFiles(pair.nuclei.parent).mask, counted.nuclei.xy, mpp
+        ),
         found_far=int((judged & np.isinf(nearest_um)).sum()),
         names_classes=bool((truth.nuclei.label >= 0).any()),
     )
 
 
 def _require_on_slide(
-    pair: SlidePair, xy: np.ndarray, on_slide: np.ndarray, region: shapely.Geometry | None, size_px: tuple | None
+    pair: SlidePair,
+    xy: np.ndarray,
+    on_slide: np.ndarray,
+    region: shapely.Geometry | None,
+    size_px: tuple | None,
 ) -> None:
     """Require that a true nucleus, and some of the region, are on the slide."""
     if len(on_slide) and not on_slide.any():
         x, y = xy[0]
         raise LabelError(
-            f"{pair.truth}: no true nucleus lies on slide '{pair.slide_id}' (the first at x {x:.0f}, y {y:.0f}); "
-            "give the truth of this slide, in its level-0 pixels, x before y"
+            f"{pair.truth}: no true nucleus lies on slide '{pair.slide_id}' (the first at x"
+            f" {x:.0f}, y {y:.0f}); give the truth of this slide, in its level-0 pixels, x before y"
         )
-    if region is not None and size_px is not None and not region.intersects(shapely.box(0, 0, *size_px)):
+    if (
+        region is not None
+        and size_px is not None
+        and not region.intersects(shapely.box(0, 0, *size_px))
+    ):
         where = pair.region or pair.truth
-        raise LabelError(f"{where}: its region is outside slide '{pair.slide_id}'; give annotations of this slide")
+        raise LabelError(
+            f"{where}: its region is outside slide '{pair.slide_id}'; give annotations of this"
+            " slide"
+        )
 
 
-LEAST_TRUE, MOST = 5, 0.5  # minimum number of true nuclei; minimum fraction near found ones (by chance up to 0.25)
+LEAST_TRUE, MOST = (
+    5,
+    0.5,
+)  # minimum number of true nuclei; minimum fraction near found ones (by chance up to 0.25)
 
 
-def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float) -> None:
+def _require_order(
+    path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float
+) -> None:
     """Reject truth whose x and y seem to be exchanged.
 
-    At least half of the nuclei, and over twice as many as before, must lie near detected nuclei after an exchange.
+    At least half of the nuclei, and over twice as many as before, must lie near detected nuclei
+    after an exchange.
     """
     true_xy = true_xy[np.isfinite(true_xy).all(1)]
     if not len(found_xy) or len(true_xy) < LEAST_TRUE:
@@ -152,8 +203,8 @@ def _require_order(path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: t
     )
     if exchanged >= MOST and exchanged > 2 * given:
         raise LabelError(
-            f"{path}: {given:.0%} of its nuclei match found ones as they are, but {exchanged:.0%} with x and y "
-            "exchanged; exchange them"
+            f"{path}: {given:.0%} of its nuclei match found ones as they are, but {exchanged:.0%}"
+            " with x and y exchanged; exchange them"
         )
 
 
@@ -163,7 +214,9 @@ def _read_size(nuclei: Path) -> tuple[int, int] | None:
     try:
         return tuple(read_json(info)["size_px"]) if info.is_file() else None
     except (ValueError, KeyError, TypeError) as error:
-        raise NucleiError(f"{info}: has no size of the slide; write it again with `muse inspect`") from error
+        raise NucleiError(
+            f"{info}: has no size of the slide; write it again with `muse inspect`"
+        ) from error
 
 
 def _inside(region: shapely.Geometry | None, xy: np.ndarray) -> np.ndarray:
@@ -175,7 +228,9 @@ def _inside(region: shapely.Geometry | None, xy: np.ndarray) -> np.ndarray:
 
 def _count_in_tissue(tissue: Path, xy: np.ndarray, mpp: tuple[float, float]) -> int | None:
     try:
-        return int(TissueMask.load(tissue).kept.contains(xy, mpp).sum()) if tissue.is_file() else None
+        return (
+            int(TissueMask.load(tissue).kept.contains(xy, mpp).sum()) if tissue.is_file() else None
+        )
     except StoreError:  # only a remark depends on it
         return None
 
@@ -192,14 +247,22 @@ def _calibrate(nuclei: Nuclei, matches: Matches) -> CalibrationCounts | None:
 
 
 def _score_outlines(
-    nuclei: Path, kept: np.ndarray, truth: Truth, matches: Matches, n_classes: int, mpp: tuple[float, float]
+    nuclei: Path,
+    kept: np.ndarray,
+    truth: Truth,
+    matches: Matches,
+    n_classes: int,
+    mpp: tuple[float, float],
 ) -> tuple[PanopticCounts | None, np.ndarray | None]:
     if truth.outlines is None:
         return None, None
     columns = [
-        table["geometry"].to_numpy(zero_copy_only=False) for table in iterate_rows(nuclei, ROW_GROUP, ["geometry"])
+        table["geometry"].to_numpy(zero_copy_only=False)
+        for table in iterate_rows(nuclei, ROW_GROUP, ["geometry"])
     ]
     outlines = parse_outlines(np.concatenate([np.zeros(0, object), *columns]))[kept]
     overlaps = overlap_polygons(outlines, truth.outlines, mpp)
     labels = matches.predicted_label, matches.true_label
-    return count_panoptic(overlaps, *labels, n_classes, matches.judged), jaccard_areas(overlaps, matches.judged)
+    return count_panoptic(overlaps, *labels, n_classes, matches.judged), jaccard_areas(
+        overlaps, matches.judged
+    )

@@ -1,4 +1,6 @@
-"""The scores of a cohort, as a dictionary for JSON and as text, computed from counts summed over slides."""
+"""The scores of a cohort, as a dictionary for JSON and as text, computed from counts summed over
+slides.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,35 @@ import numpy as np
 from muse_pipeline.cohort.patients import match_patient
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.evaluation.bootstrap import MIN_PATIENTS, REPEATS, percentile_interval, resample_sums
-from muse_pipeline.evaluation.detection import MIN_IOU, DetectionCounts, PanopticCounts, jaccard_ratio
+from muse_pipeline.evaluation.bootstrap import (
+    MIN_PATIENTS,
+    REPEATS,
+    percentile_interval,
+    resample_sums,
+)
+from muse_pipeline.evaluation.detection import (
+    MIN_IOU,
+    DetectionCounts,
+    PanopticCounts,
+    jaccard_ratio,
+)
 from muse_pipeline.evaluation.reliability import CalibrationCounts
 from muse_pipeline.evaluation.score import FAR_UM, Rules, SlideScore
 from muse_pipeline.evaluation.truth import Pairing
 
-NOT_SCORED = {"without_truth": "no truth", "without_result": "no result", "beyond_sheet": "not in the sheet"}
+NOT_SCORED = {
+    "without_truth": "no truth",
+    "without_result": "no result",
+    "beyond_sheet": "not in the sheet",
+}
 
 
 def summarise_scores(
-    scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int = REPEATS, site: str | None = None
+    scores: Sequence[SlideScore],
+    pairing: Pairing,
+    rules: Rules,
+    repeats: int = REPEATS,
+    site: str | None = None,
 ) -> dict[str, Any]:
     """The result of ``muse evaluate``, as a dictionary for JSON.
 
@@ -31,15 +51,18 @@ def summarise_scores(
     for score in scores:
         if (others := score.run.class_names) != classes:
             raise NucleiError(
-                f"slide '{score.pair.slide_id}' has the classes {', '.join(others)}, '{scores[0].pair.slide_id}' has "
-                f"{', '.join(classes)}; evaluate results of different models separately"
+                f"slide '{score.pair.slide_id}' has the classes {', '.join(others)},"
+                f" '{scores[0].pair.slide_id}' has {', '.join(classes)}; evaluate results of"
+                " different models separately"
             )
     patients = [score.pair.patient for score in scores]
     summary = {
         "rules": {
             "radius_um": rules.radius_um,
             "min_score": rules.min_score,
-            "model_threshold": sorted({score.run.threshold for score in scores if score.run.threshold is not None}),
+            "model_threshold": sorted(
+                {score.run.threshold for score in scores if score.run.threshold is not None}
+            ),
             "mpp": sorted({score.run.slide_mpp for score in scores}),
             "min_iou": MIN_IOU,
             "interval": f"95 %, bootstrap over patients, {repeats} draws",
@@ -62,7 +85,9 @@ def summarise_scores(
             "found_outside_region": sum(score.matches.n_set_aside for score in scores),
             "true_outside_region": sum(score.outside_region for score in scores),
             "true_outside_slide": sum(len(score.outside_slide) for score in scores),
-            "slides_with_region": [score.pair.slide_id for score in scores if score.region_mm2 is not None],
+            "slides_with_region": [
+                score.pair.slide_id for score in scores if score.region_mm2 is not None
+            ],
         },
         "not_scored": {name: list(getattr(pairing, name)) for name in NOT_SCORED},
         "slides": [_slide(score) for score in scores],
@@ -71,10 +96,15 @@ def summarise_scores(
 
 
 def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) -> dict[str, Any]:
-    """Detection scores and, if true nuclei have classes, scores of the classes, their mean and the confusion matrix."""
+    """Detection scores and, if true nuclei have classes, scores of the classes, their mean and the
+    confusion matrix.
+    """
     classes = scores[0].run.class_names
     by_slide = np.stack([score.matches.counts.values for score in scores])
-    total, drawn = DetectionCounts(by_slide.sum(0)), DetectionCounts(resample_sums(by_slide, patients, repeats))
+    total, drawn = (
+        DetectionCounts(by_slide.sum(0)),
+        DetectionCounts(resample_sums(by_slide, patients, repeats)),
+    )
 
     def row(index: int) -> dict[str, Any]:
         tp, fp, fn = total.values[index].tolist()
@@ -103,17 +133,25 @@ def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) 
     }
 
 
-def _calibration(scores: Sequence[SlideScore], repeats: int, site: str | None) -> dict[str, Any] | None:
-    """Reliability of class probabilities, over all slides and by site; None if no match has a known class."""
+def _calibration(
+    scores: Sequence[SlideScore], repeats: int, site: str | None
+) -> dict[str, Any] | None:
+    """Reliability of class probabilities, over all slides and by site; None if no match has a known
+    class.
+    """
     counted = [score for score in scores if score.calibration is not None and score.calibration.n]
     if not counted:
         return None
 
     def row(chosen: Sequence[SlideScore]) -> dict[str, Any]:
         by_slide = np.stack([score.calibration.values for score in chosen])
-        return CalibrationCounts(by_slide.sum(0)).describe(by_slide, [score.pair.patient for score in chosen], repeats)
+        return CalibrationCounts(by_slide.sum(0)).describe(
+            by_slide, [score.pair.patient for score in chosen], repeats
+        )
 
-    sites = [match_patient(score.pair.slide_id, site, "--site") for score in counted] if site else []
+    sites = (
+        [match_patient(score.pair.slide_id, site, "--site") for score in counted] if site else []
+    )
     by_site = {
         name: row([score for score, its in zip(counted, sites, strict=True) if its == name])
         for name in sorted(set(sites))
@@ -122,14 +160,19 @@ def _calibration(scores: Sequence[SlideScore], repeats: int, site: str | None) -
 
 
 def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | None:
-    """PQ and AJI over slides whose truth has outlines or no nuclei; None if no slide has a true outline."""
+    """PQ and AJI over slides whose truth has outlines or no nuclei; None if no slide has a true
+    outline.
+    """
     outlined = [score for score in scores if score.panoptic is not None]
     if not any(score.n_true for score in outlined):
         return None
     patients = [score.pair.patient for score in outlined]
     values = np.stack([score.panoptic.values for score in outlined])
     areas = np.stack([score.jaccard for score in outlined])
-    total, drawn = PanopticCounts(values.sum(0)), PanopticCounts(resample_sums(values, patients, repeats))
+    total, drawn = (
+        PanopticCounts(values.sum(0)),
+        PanopticCounts(resample_sums(values, patients, repeats)),
+    )
 
     def measured(of: Callable[[PanopticCounts], np.ndarray]) -> dict[str, Any]:
         return {"pq": float(of(total)), "pq_interval": percentile_interval(of(drawn), patients)}
@@ -145,10 +188,16 @@ def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | No
     return {
         "n_slides": len(outlined),
         "any_class": row(0),
-        "by_class": {name: row(index) for index, name in enumerate(scores[0].run.class_names, 1)} if classed else None,
+        "by_class": (
+            {name: row(index) for index, name in enumerate(scores[0].run.class_names, 1)}
+            if classed
+            else None
+        ),
         "mean_class": measured(lambda counts: counts.mean_class_quality) if classed else None,
         "aji": float(jaccard_ratio(areas.sum(0))),
-        "aji_interval": percentile_interval(jaccard_ratio(resample_sums(areas, patients, repeats)), patients),
+        "aji_interval": percentile_interval(
+            jaccard_ratio(resample_sums(areas, patients, repeats)), patients
+        ),
     }
 
 
@@ -190,9 +239,16 @@ NONE = "-"
 
 
 def render_summary(summary: dict[str, Any]) -> str:
-    """Render a result of ``summarise_scores`` as tables, with remarks on doubts, nuclei and slides left out."""
+    """Render a result of ``summarise_scores`` as tables, with remarks on doubts, nuclei and slides
+    left out.
+    """
     parts = [_heading(summary), _f1_table(summary)]
-    tables = _confusion(summary), _calibration_table(summary), _outline_table(summary), _slide_table(summary)
+    tables = (
+        _confusion(summary),
+        _calibration_table(summary),
+        _outline_table(summary),
+        _slide_table(summary),
+    )
     parts += [part for part in tables if part]
     remarks = list(_remarks(summary))
     return "\n\n".join([*parts, *(["\n".join(remarks)] if remarks else [])])
@@ -223,18 +279,33 @@ def _heading(summary: dict[str, Any]) -> str:
     is_own = rules["min_score"] is None
     cut = [f"{value:g}" for value in (rules["model_threshold"] if is_own else [rules["min_score"]])]
     own = " (the model's own)" if is_own else ""
-    mpp = ", ".join(sorted({f"{x:.4g}" if abs(x - y) < 1e-4 else f"{x:.4g} x {y:.4g}" for x, y in rules["mpp"]}))
+    mpp = ", ".join(
+        sorted({f"{x:.4g}" if abs(x - y) < 1e-4 else f"{x:.4g} x {y:.4g}" for x, y in rules["mpp"]})
+    )
     n_slides, n_patients = summary["n_slides"], summary["n_patients"]
     few = f", fewer than {MIN_PATIENTS}: too few to rely on" if n_patients < MIN_PATIENTS else ""
     n_left_out = summary["n_left_out"]
-    uncounted = f" ({n_left_out:,} of them in artefacts, which the report does not count)" if n_left_out else ""
-    intervals = f"bootstrap over {n_patients} patients{few}" if n_patients > 1 else "none, as there is one patient"
+    uncounted = (
+        f" ({n_left_out:,} of them in artefacts, which the report does not count)"
+        if n_left_out
+        else ""
+    )
+    intervals = (
+        f"bootstrap over {n_patients} patients{few}"
+        if n_patients > 1
+        else "none, as there is one patient"
+    )
     return "\n".join(
         [
-            f"{count_noun(n_slides, 'slide')}, model {', '.join(summary['models'])}: "
-            f"{count_noun(summary['n_found'], 'nucleus', 'nuclei')} found{uncounted}, {summary['n_true']:,} true",
-            f"match: one to one by descending score, within {rules['radius_um']:g} um; mpp {mpp}; "
-            f"score cut {', '.join(cut) or 'unknown'}{own}",
+            (
+                f"{count_noun(n_slides, 'slide')}, model {', '.join(summary['models'])}:"
+                f" {count_noun(summary['n_found'], 'nucleus', 'nuclei')} found{uncounted},"
+                f" {summary['n_true']:,} true"
+            ),
+            (
+                f"match: one to one by descending score, within {rules['radius_um']:g} um; mpp"
+                f" {mpp}; score cut {', '.join(cut) or 'unknown'}{own}"
+            ),
             f"95 % intervals: {intervals} ({rules['patient']})",
         ]
     )
@@ -243,14 +314,20 @@ def _heading(summary: dict[str, Any]) -> str:
 def _f1_table(summary: dict[str, Any]) -> str:
     named = {"detection": summary["detection"], **(summary["by_class"] or {})}
     counts = "true_positives", "false_positives", "false_negatives"
-    rates = {name: [format_number(row[key]) for key in ("precision", "recall")] for name, row in named.items()}
+    rates = {
+        name: [format_number(row[key]) for key in ("precision", "recall")]
+        for name, row in named.items()
+    }
     rows = [
-        [name, *_score(row, "f1"), *rates[name], *(f"{row[key]:,}" for key in counts)] for name, row in named.items()
+        [name, *_score(row, "f1"), *rates[name], *(f"{row[key]:,}" for key in counts)]
+        for name, row in named.items()
     ]
     if mean := summary["mean_class"]:
         rows.append(["mean class", *_score(mean, "f1"), *[""] * 5])
     title = f"at {summary['rules']['radius_um']:g} um, %"
-    return render_table([title, "F1", "interval", "precision", "recall", "hits", "false", "missed"], rows)
+    return render_table(
+        [title, "F1", "interval", "precision", "recall", "hits", "false", "missed"], rows
+    )
 
 
 def _confusion(summary: dict[str, Any]) -> str | None:
@@ -258,7 +335,8 @@ def _confusion(summary: dict[str, Any]) -> str | None:
     if confusion is None:
         return None
     rows = [
-        [name, *(f"{n:,}" for n in counts)] for name, counts in zip(confusion["rows"], confusion["counts"], strict=True)
+        [name, *(f"{n:,}" for n in counts)]
+        for name, counts in zip(confusion["rows"], confusion["counts"], strict=True)
     ]
     rows[-1][-1] = ""
     return render_table(["true \\ found", *confusion["columns"]], rows)
@@ -272,7 +350,14 @@ def _calibration_table(summary: dict[str, Any]) -> str | None:
     for name, row in {"all": calibration, **(calibration["by_site"] or {})}.items():
         given = [format_number(row[key], 100) for key in ("confidence", "accuracy")]
         rows.append([name, *given, *_score(row, "error", 100), f"{row['n']:,}"])
-    header = ["class probability, %", "given", "right", "calibration error", "interval", "matched nuclei"]
+    header = [
+        "class probability, %",
+        "given",
+        "right",
+        "calibration error",
+        "interval",
+        "matched nuclei",
+    ]
     return render_table(header, rows)
 
 
@@ -281,12 +366,18 @@ def _outline_table(summary: dict[str, Any]) -> str | None:
     if outlines is None:
         return None
     named = {"any class (bPQ)": outlines["any_class"], **(outlines["by_class"] or {})}
-    parts = {name: [format_number(row[key], 100) for key in ("sq", "dq")] for name, row in named.items()}
+    parts = {
+        name: [format_number(row[key], 100) for key in ("sq", "dq")] for name, row in named.items()
+    }
     rows = [[name, *_score(row, "pq", 100), *parts[name]] for name, row in named.items()]
     if mean := outlines["mean_class"]:
         rows.append(["mean class (mPQ)", *_score(mean, "pq", 100), "", ""])
     rows.append(["AJI", *_score(outlines, "aji", 100), "", ""])
-    slides = "" if outlines["n_slides"] == summary["n_slides"] else f" ({count_noun(outlines['n_slides'], 'slide')})"
+    slides = (
+        ""
+        if outlines["n_slides"] == summary["n_slides"]
+        else f" ({count_noun(outlines['n_slides'], 'slide')})"
+    )
     return render_table([f"outlines{slides}, %", "PQ", "interval", "SQ", "DQ"], rows)
 
 
@@ -304,7 +395,9 @@ def _slide_table(summary: dict[str, Any]) -> str | None:
         ]
         for slide in summary["slides"]
     ]
-    return render_table(["slide", "patient", "found", "true", "detection F1", "mean class F1"], rows)
+    return render_table(
+        ["slide", "patient", "found", "true", "detection F1", "mean class F1"], rows
+    )
 
 
 def _remarks(summary: dict[str, Any]) -> Iterator[str]:
@@ -312,10 +405,10 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
     if aside["slides_with_region"]:
         area = sum(slide["region_mm2"] or 0 for slide in summary["slides"])
         yield (
-            f"{count_noun(len(aside['slides_with_region']), 'slide')} scored within annotated regions "
-            f"({area:.3g} mm2); outside them, "
-            f"{count_noun(aside['found_outside_region'], 'found nucleus', 'found nuclei')} and "
-            f"{aside['true_outside_region']:,} true nuclei are set aside, neither right nor wrong"
+            f"{count_noun(len(aside['slides_with_region']), 'slide')} scored within annotated"
+            f" regions ({area:.3g} mm2); outside them,"
+            f" {count_noun(aside['found_outside_region'], 'found nucleus', 'found nuclei')} and"
+            f" {aside['true_outside_region']:,} true nuclei are set aside, neither right nor wrong"
         )
     for slide in summary["slides"]:
         yield from _doubts(slide)
@@ -324,16 +417,26 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
         whose = "no true nucleus that counts has a class" if named else "the truth names no classes"
         yield f"{whose}: only detection is scored"
     elif n := summary["n_true_of_unknown_class"]:
-        yield f"{count_noun(n, 'true nucleus has', 'true nuclei have')} no class: counted only for detection"
+        yield (
+            f"{count_noun(n, 'true nucleus has', 'true nuclei have')} no class: counted only for"
+            " detection"
+        )
     for slide in summary["slides"]:
         if outside := slide["true_outside_slide"]:
             x, y = outside[0]
             yield (
-                f"{slide['slide_id']}: {count_noun(len(outside), 'true nucleus lies', 'true nuclei lie')} outside the "
-                f"slide (first at x {x:.0f}, y {y:.0f}) and not counted: is the truth in level-0 pixels of this slide?"
+                f"{slide['slide_id']}:"
+                f" {count_noun(len(outside), 'true nucleus lies', 'true nuclei lie')} outside the"
+                f" slide (first at x {x:.0f}, y {y:.0f}) and not counted: is the truth in level-0"
+                " pixels of this slide?"
             )
-    if unchecked := [slide["slide_id"] for slide in summary["slides"] if not slide["checked_against_slide"]]:
-        yield f"no slide.json next to the nuclei, so truth outside the slide is not detected: {', '.join(unchecked)}"
+    if unchecked := [
+        slide["slide_id"] for slide in summary["slides"] if not slide["checked_against_slide"]
+    ]:
+        yield (
+            "no slide.json next to the nuclei, so truth outside the slide is not detected:"
+            f" {', '.join(unchecked)}"
+        )
     if len(summary["models"]) > 1:
         yield f"the slides were not detected by a single model: {', '.join(summary['models'])}"
     for key, why in NOT_SCORED.items():
@@ -341,13 +444,15 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
             yield f"not scored, {why}: {', '.join(missing[key])}"
 
 
-# Fractions that raise a doubt: fewer than FEW true nuclei are found, fewer than HALF of them lie in tissue, or more
-# than HALF of the found nuclei lie far from true ones.
+# Fractions that raise a doubt: fewer than FEW true nuclei are found, fewer than HALF of them lie in
+# tissue, or more than HALF of the found nuclei lie far from true ones.
 FEW, HALF = 0.2, 0.5
 
 
 def _doubts(slide: dict[str, Any]) -> Iterator[str]:
-    """Yield signs that the truth, not the model, is wrong: misplaced nuclei, or parts without annotation."""
+    """Yield signs that the truth, not the model, is wrong: misplaced nuclei, or parts without
+    annotation.
+    """
     hits, false, missed = slide["counts"][0]
     n_true, in_tissue = hits + missed, slide["true_in_tissue"]
     astray = in_tissue is not None and in_tissue < HALF * n_true
@@ -355,15 +460,22 @@ def _doubts(slide: dict[str, Any]) -> Iterator[str]:
         yield f"{slide['slide_id']}: the truth has no nucleus; is it the right file?"
     elif slide["roi"] and slide["region_mm2"] is None:
         yield (
-            f"{slide['slide_id']}: nuclei were detected only within {slide['roi']}: give that as --region, otherwise "
-            "true nuclei outside it count as missed"
+            f"{slide['slide_id']}: nuclei were detected only within {slide['roi']}: give that as"
+            " --region, otherwise true nuclei outside it count as missed"
         )
     elif astray or hits < FEW * n_true:
         where, n = ("in the searched tissue", in_tissue) if astray else ("found", hits)
-        yield f"{slide['slide_id']}: true nuclei {where}: {n:,} of {n_true:,}; are they in level-0 pixels, x before y?"
-    elif slide["region_mm2"] is None and hits > HALF * n_true and slide["found_far_from_true"] > HALF * (hits + false):
         yield (
-            f"{slide['slide_id']}: {slide['found_far_from_true']:,} of {hits + false:,} found nuclei lie farther than "
-            f"{FAR_UM:g} um from every true nucleus and count as false: if the truth is complete only in a part of "
-            "the slide, give that as --region"
+            f"{slide['slide_id']}: true nuclei {where}: {n:,} of {n_true:,}; are they in level-0"
+            " pixels, x before y?"
+        )
+    elif (
+        slide["region_mm2"] is None
+        and hits > HALF * n_true
+        and slide["found_far_from_true"] > HALF * (hits + false)
+    ):
+        yield (
+            f"{slide['slide_id']}: {slide['found_far_from_true']:,} of {hits + false:,} found"
+            f" nuclei lie farther than {FAR_UM:g} um from every true nucleus and count as false: if"
+            " the truth is complete only in a part of the slide, give that as --region"
         )

@@ -1,4 +1,6 @@
-"""True nuclei of slides, the regions in which they are complete, and the results to compare with them."""
+"""True nuclei of slides, the regions in which they are complete, and the results to compare with
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,20 @@ from muse_pipeline.cohort.patients import find_patients
 from muse_pipeline.cohort.sheet import read_table
 from muse_pipeline.core.errors import GeoJSONError, LabelError, NucleiError, SheetError
 from muse_pipeline.core.types import Frame
-from muse_pipeline.labels.nuclei_files import MASK_SUFFIXES, TABLE_SUFFIXES, read_drawn, read_points, require_size
+from muse_pipeline.labels.nuclei_files import (
+    MASK_SUFFIXES,
+    TABLE_SUFFIXES,
+    read_drawn,
+    read_points,
+    require_size,
+)
 from muse_pipeline.nuclei.class_names import ClassWords
-from muse_pipeline.nuclei.masks import label_image_to_polygons, read_label_image, read_mask, require_nuclei
+from muse_pipeline.nuclei.masks import (
+    label_image_to_polygons,
+    read_label_image,
+    read_mask,
+    require_nuclei,
+)
 from muse_pipeline.nuclei.rays import interior_centres, repair_areas
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES, list_counts
@@ -36,13 +49,18 @@ class Truth:
     nuclei: Nuclei  # T nuclei (frame: level0); label -1 if the class is unknown
     # (T,) polygons in level-0 px, empty without nuclei; None if at least one nucleus is a point
     outlines: np.ndarray | None = None
-    region: BaseGeometry | None = None  # area in which the truth is complete, in level-0 px; None for the whole slide
-    # (T, C) bool, accepted classes of each nucleus, including its label; None if no nucleus has several classes
+    region: BaseGeometry | None = (
+        None  # area in which the truth is complete, in level-0 px; None for the whole slide
+    )
+    # (T, C) bool, accepted classes of each nucleus, including its label; None if no nucleus has
+    # several classes
     accepted: np.ndarray | None = None
 
     def __getitem__(self, chosen: np.ndarray) -> Truth:
         """The nuclei chosen by a mask (T,)."""
-        outlines, accepted = (rows if rows is None else rows[chosen] for rows in (self.outlines, self.accepted))
+        outlines, accepted = (
+            rows if rows is None else rows[chosen] for rows in (self.outlines, self.accepted)
+        )
         return Truth(self.nuclei[chosen], outlines, self.region, accepted)
 
 
@@ -54,22 +72,28 @@ def read_truth(
     size_px: tuple[int, int] | None = None,
     class_map: ClassMap | None = None,
 ) -> Truth:
-    """Read the truth in the format of its suffix: a table of points, GeoJSON, or an instance mask of level 0.
+    """Read the truth in the format of its suffix: a table of points, GeoJSON, or an instance mask
+    of level 0.
 
-    For a model of one class, all classes of the truth are mapped to this class unless ``class_map`` is given. It maps
-    each class of the file to a class of the model, several accepted classes, or None (not scored); without a map, the
-    file must use the names of the model or synonyms. ``mpp`` is that of level 0, ``offset_px`` the level-0 position of
-    the origin of a GeoJSON file, and ``size_px`` (width, height) that of level 0, which a mask must have.
+    For a model of one class, all classes of the truth are mapped to this class unless ``class_map``
+    is given. It maps each class of the file to a class of the model, several accepted classes, or
+    None (not scored); without a map, the file must use the names of the model or synonyms. ``mpp``
+    is that of level 0, ``offset_px`` the level-0 position of the origin of a GeoJSON file, and
+    ``size_px`` (width, height) that of level 0, which a mask must have.
     """
     name = path.name.lower()
     if path.is_file() and not name.endswith(SUFFIXES):
-        raise LabelError(f"{path}: not a file of ground truth; its name must end in {' or '.join(SUFFIXES)}")
+        raise LabelError(
+            f"{path}: not a file of ground truth; its name must end in {' or '.join(SUFFIXES)}"
+        )
     if name.endswith(MASK_SUFFIXES):
         return _read_mask(path, mpp, size_px)
     if name.endswith(GEOJSON_SUFFIXES):
         true = read_drawn(path, mpp, n_rays=1, offset_px=offset_px)
     else:
-        true = read_points(path, ("x", "y", "class"), remedy="rename the columns; x and y are level-0 pixels")
+        true = read_points(
+            path, ("x", "y", "class"), remedy="rename the columns; x and y are level-0 pixels"
+        )
     true.require_distinct(mpp)
     are_outlines = true.shapes is not None and (shapely.get_dimensions(true.shapes) == 2).all()
     if len(classes) == 1 and not class_map:
@@ -81,7 +105,12 @@ def read_truth(
     accepted = None
     if any(len(labels) > 1 for labels in indices):
         accepted = np.array([np.isin(range(len(classes)), labels) for labels in indices])
-    return Truth(replace(true.nuclei, label=label), true.shapes if are_outlines else None, true.area, accepted)
+    return Truth(
+        replace(true.nuclei, label=label),
+        true.shapes if are_outlines else None,
+        true.area,
+        accepted,
+    )
 
 
 def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | None) -> Truth:
@@ -95,15 +124,21 @@ def _read_mask(path: Path, mpp: tuple[float, float], size_px: tuple[int, int] | 
     return Truth(Nuclei(interior_centres(outlines), Frame.LEVEL0), outlines)
 
 
-def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[int, int] = (0, 0)) -> BaseGeometry:
-    """Read the annotated region of a slide from GeoJSON areas, or from a mask of the whole slide at any resolution.
+def read_region(
+    path: Path, size_px: tuple[int, int] | None, offset_px: tuple[int, int] = (0, 0)
+) -> BaseGeometry:
+    """Read the annotated region of a slide from GeoJSON areas, or from a mask of the whole slide at
+    any resolution.
 
-    Areas of the class "Ignore" are subtracted, and pixels of a mask are annotated if they are not 0. ``offset_px`` and
-    ``size_px`` are those of ``read_truth``.
+    Areas of the class "Ignore" are subtracted, and pixels of a mask are annotated if they are not
+    0. ``offset_px`` and ``size_px`` are those of ``read_truth``.
     """
     if path.name.lower().endswith(MASK_SUFFIXES):
         if size_px is None:
-            raise LabelError(f"{path}: its position is unknown without the slide.json next to the nuclei; restore it")
+            raise LabelError(
+                f"{path}: its position is unknown without the slide.json next to the nuclei;"
+                " restore it"
+            )
         mask = read_mask(path) != 0
         scale = np.array(size_px) / mask.shape[::-1]
         parts = label_image_to_polygons(mask)
@@ -113,7 +148,9 @@ def read_region(path: Path, size_px: tuple[int, int] | None, offset_px: tuple[in
     region = union_of_areas(shapely.transform(parts, lambda xy: xy * scale))
     if region is None:
         kinds = list_counts(Counter(part.geom_type.lower() for part in parts))
-        raise GeoJSONError(f"{path}: contains no area (found: {kinds}); draw the annotated region as a closed area")
+        raise GeoJSONError(
+            f"{path}: contains no area (found: {kinds}); draw the annotated region as a closed area"
+        )
     return region
 
 
@@ -146,7 +183,8 @@ def pair_one(nuclei: Path, truth: Path, slide_id: str, region: Path | None = Non
     """Pair one table with one file of truth."""
     if truth.is_dir():
         raise LabelError(
-            f"{truth}: is a folder, while {nuclei} is one table; give that slide's file, or a results folder"
+            f"{truth}: is a folder, while {nuclei} is one table; give that slide's file, or a"
+            " results folder"
         )
     return Pairing((SlidePair(slide_id, nuclei, truth, region, slide_id),), "the slide itself")
 
@@ -160,13 +198,16 @@ def pair_folder(
 ) -> Pairing:
     """Pair every slide of a results folder with its truth, by name or by a sheet.
 
-    ``truth`` and ``region`` are folders of files named after slides; a sheet with a column ``truth`` replaces the
-    former, and only its slides are scored. ``patient`` is a regular expression searched in a slide's name; the match
-    (its first group, if any) is the patient.
+    ``truth`` and ``region`` are folders of files named after slides; a sheet with a column
+    ``truth`` replaces the former, and only its slides are scored. ``patient`` is a regular
+    expression searched in a slide's name; the match (its first group, if any) is the patient.
     """
     tables = CohortFiles(results).tables()
     if not tables:
-        raise NucleiError(f"{results}: holds no <slide>/nuclei.parquet; give the output folder of a run, or one table")
+        raise NucleiError(
+            f"{results}: holds no <slide>/nuclei.parquet; give the output folder of a run, or one"
+            " table"
+        )
     rows = read_evaluation_sheet(sheet) if sheet else {}
     truths = _by_slide(truth, SUFFIXES, "--truth") | _named_files(rows, "truth", sheet)
     regions = _by_slide(region, REGION_SUFFIXES, "--region") | _named_files(rows, "region", sheet)
@@ -174,12 +215,16 @@ def pair_folder(
     paired = [name for name in sorted(wanted) if name in tables and name in truths]
     if not paired:
         raise LabelError(
-            f"no slide has both a result and a truth: results of {_some(tables)}, truths of {_some(truths)}; name "
-            "truths as their slides, as in <slide>.csv, or give a --sheet with the columns slide_id and truth"
+            f"no slide has both a result and a truth: results of {_some(tables)}, truths of"
+            f" {_some(truths)}; name truths as their slides, as in <slide>.csv, or give a --sheet"
+            " with the columns slide_id and truth"
         )
     patients, grouping = find_patients(paired, rows, patient)
     return Pairing(
-        tuple(SlidePair(name, tables[name], truths[name], regions.get(name), patients[name]) for name in paired),
+        tuple(
+            SlidePair(name, tables[name], truths[name], regions.get(name), patients[name])
+            for name in paired
+        ),
         grouping,
         tuple(name for name in sorted(wanted) if name in tables and name not in truths),
         tuple(name for name in sorted(wanted) if name not in tables),
@@ -188,17 +233,23 @@ def pair_folder(
 
 
 def read_evaluation_sheet(path: Path) -> dict[str, dict[str, str]]:
-    """Read the rows of a sheet by slide; the workflow's sheet can be used too, since other columns are ignored."""
+    """Read the rows of a sheet by slide; the workflow's sheet can be used too, since other columns
+    are ignored.
+    """
     header, records = read_table(path)
     if "slide_id" not in header:
-        raise SheetError(f"{path}: column 'slide_id' is missing (found {', '.join(header)}); add it")
+        raise SheetError(
+            f"{path}: column 'slide_id' is missing (found {', '.join(header)}); add it"
+        )
     rows: dict[str, dict[str, str]] = {}
     for number, cells in records:
         row = dict(zip(header, cells, strict=False))
         if not row.get("slide_id"):
             raise SheetError(f"{path}, row {number}: has no slide_id; fill it in or remove the row")
         if row["slide_id"] in rows:
-            raise SheetError(f"{path}, row {number}: slide_id '{row['slide_id']}' occurs twice; remove one")
+            raise SheetError(
+                f"{path}, row {number}: slide_id '{row['slide_id']}' occurs twice; remove one"
+            )
         rows[row["slide_id"]] = row
     if not rows:
         raise SheetError(f"{path}: no slide in it; add a row per slide")
@@ -210,25 +261,36 @@ def _by_slide(folder: Path | None, suffixes: tuple[str, ...], option: str) -> di
         return {}
     if not folder.is_dir():
         raise LabelError(
-            f"{folder}: no such folder; to score a results folder, {option} names a folder of files <slide>.<suffix>"
+            f"{folder}: no such folder; to score a results folder, {option} names a folder of files"
+            " <slide>.<suffix>"
         )
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        suffix = next((end for end in sorted(suffixes, key=len)[::-1] if path.name.lower().endswith(end)), None)
+        suffix = next(
+            (end for end in sorted(suffixes, key=len)[::-1] if path.name.lower().endswith(end)),
+            None,
+        )
         if suffix is None or path.name.startswith("."):
             continue
         name = path.name[: -len(suffix)]
         if name in files:
-            raise LabelError(f"{folder}: '{files[name].name}' and '{path.name}' are both slide '{name}'; keep one")
+            raise LabelError(
+                f"{folder}: '{files[name].name}' and '{path.name}' are both slide '{name}';"
+                " keep one"
+            )
         files[name] = path
     return files
 
 
-def _named_files(rows: dict[str, dict[str, str]], column: str, sheet: Path | None) -> dict[str, Path]:
+def _named_files(
+    rows: dict[str, dict[str, str]], column: str, sheet: Path | None
+) -> dict[str, Path]:
     files = {name: sheet.parent / row[column] for name, row in rows.items() if row.get(column)}
     for name, path in files.items():
         if not path.is_file():
-            raise SheetError(f"{sheet}: {column} of slide '{name}' is not a file ({path}); correct it")
+            raise SheetError(
+                f"{sheet}: {column} of slide '{name}' is not a file ({path}); correct it"
+            )
     return files
 
 

@@ -1,4 +1,6 @@
-"""Cut the graph of a detector: it starts from optical densities, and also returns the map that its head reads."""
+"""Cut the graph of a detector: it starts from optical densities, and also returns the map that its
+head reads.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,24 @@ HEAD = "detector.head."  # prefix of the head's weights, see ``models.detector.D
 
 
 def cut(whole: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with the input ``density`` in place of ``pixels``, and with the output ``dense``; results do not change.
+    """A copy with the input ``density`` in place of ``pixels``, and with the output ``dense``;
+    results do not change.
 
     ONNX Runtime computes densities in four passes over all pixels, and a table in one.
     """
     model = copy.deepcopy(whole)
     graph = model.graph
     makers = {output: node for node in graph.node for output in node.output}
-    of_density = [next(node for node in graph.node if node.op_type == "Log")]  # later ones belong to the head
+    of_density = [
+        next(node for node in graph.node if node.op_type == "Log")
+    ]  # later ones belong to the head
     while (value := of_density[-1].input[0]) != PIXELS:
         of_density.append(makers[value])
     for node in of_density:
         graph.node.remove(node)
-    of_head = (node.input[0] for node in graph.node if any(name.startswith(HEAD) for name in node.input))
+    of_head = (
+        node.input[0] for node in graph.node if any(name.startswith(HEAD) for name in node.input)
+    )
     dense = next(name for name in of_head if not name.startswith(HEAD))
     names = {PIXELS: DENSITY, of_density[0].output[0]: DENSITY, dense: DENSE}
     for node in graph.node:

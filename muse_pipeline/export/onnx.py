@@ -1,4 +1,6 @@
-"""Export of detectors (``models.detector.DetectionGraph``) and embedding networks as ONNX, and edits of a card."""
+"""Export of detectors (``models.detector.DetectionGraph``) and embedding networks as ONNX, and
+edits of a card.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,13 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.core.text import join_sentences
 from muse_pipeline.export.cut import cut
-from muse_pipeline.export.quantise import calibration_windows, describe_calibration, errors_only, halve, quantise
+from muse_pipeline.export.quantise import (
+    calibration_windows,
+    describe_calibration,
+    errors_only,
+    halve,
+    quantise,
+)
 from muse_pipeline.inference.card import (
     METADATA_KEY,
     AppearanceReference,
@@ -44,20 +52,28 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.tissue.colour import measure_picture
-from muse_pipeline.training.checkpoint import load_backbone_weights, read_weights, recognise_backbone
+from muse_pipeline.training.checkpoint import (
+    load_backbone_weights,
+    read_weights,
+    recognise_backbone,
+)
 from muse_pipeline.training.run import RunFolder
 
 OPSET = 18
 TRACED_BATCH = 2  # a batch of 1 would be exported as a constant
 
 
-def export_onnx(checkpoint: Path, output: Path, *, calibration: Path | None = None, **changes: Any) -> ModelCard:
-    """Export a detector to ``output``, one file with its card in the metadata, for batches of any size.
+def export_onnx(
+    checkpoint: Path, output: Path, *, calibration: Path | None = None, **changes: Any
+) -> ModelCard:
+    """Export a detector to ``output``, one file with its card in the metadata, for batches of any
+    size.
 
     Args:
         checkpoint: a checkpoint of ``muse finetune``.
         output: the file.
-        calibration: folder of pictures to calibrate int8; by default that of the run's own pictures.
+        calibration: folder of pictures to calibrate int8; by default that of the run's own
+            pictures.
         changes: ``name`` and settings of the export, as in ``load_detector``.
     """
     graph, card = load_detector(checkpoint, **changes)
@@ -66,7 +82,9 @@ def export_onnx(checkpoint: Path, output: Path, *, calibration: Path | None = No
     model = trace(graph, card)
     if windows:
         model = quantise(model, windows, card.source["backbone"])
-        card = dataclasses.replace(card, source={**card.source, "calibration": describe_calibration(windows)})
+        card = dataclasses.replace(
+            card, source={**card.source, "calibration": describe_calibration(windows)}
+        )
     write_model(cut(model), card, output)
     return card
 
@@ -77,8 +95,11 @@ def trace(graph: DetectionGraph, card: ModelCard) -> onnx.ModelProto:
     return trace_windows(graph, card, outputs, graph.detector.backbone.lattice.any_size)
 
 
-def trace_windows(graph: torch.nn.Module, card: Card, outputs: list[str], any_size: bool) -> onnx.ModelProto:
-    """Convert a graph of pixels and colour, in evaluation mode, to ONNX with these outputs, for any size of batches.
+def trace_windows(
+    graph: torch.nn.Module, card: Card, outputs: list[str], any_size: bool
+) -> onnx.ModelProto:
+    """Convert a graph of pixels and colour, in evaluation mode, to ONNX with these outputs, for any
+    size of batches.
 
     With ``any_size``, windows may have any size, and otherwise only the card's.
     """
@@ -114,7 +135,14 @@ def write_graph(model: onnx.ModelProto, metadata: dict[str, str], output: Path) 
     """
     onnx.helper.set_model_props(model, metadata)
     graph = model.graph
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    for part in (
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    ):
         del part.metadata_props[:]
         part.doc_string = ""
     onnx.checker.check_model(model)
@@ -122,10 +150,13 @@ def write_graph(model: onnx.ModelProto, metadata: dict[str, str], output: Path) 
         onnx.save_model(model, partial)
 
 
-def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[DetectionGraph, ModelCard]:
+def load_detector(
+    path: Path, name: str | None = None, **changes: Any
+) -> tuple[DetectionGraph, ModelCard]:
     """Load the graph and its card from a checkpoint of ``muse finetune``.
 
-    The ``name`` and the settings of the export (``methods.detector.config``) replace those in the checkpoint.
+    The ``name`` and the settings of the export (``methods.detector.config``) replace those in the
+    checkpoint.
     """
     detector, config, checkpoint = load_trained(path)
     export = replace_settings(config.export, replace_outlines(changes), "export")
@@ -139,14 +170,23 @@ def load_detector(path: Path, name: str | None = None, **changes: Any) -> tuple[
     texts = complete_texts(config, checkpoint.meta)
     card = dataclasses.replace(card, **texts, metrics={**measured, **config.metrics})
     if seen := checkpoint.meta.get("appearance"):
-        card = dataclasses.replace(card, appearance=parse_config(seen, AppearanceReference, str(path)))
+        card = dataclasses.replace(
+            card, appearance=parse_config(seen, AppearanceReference, str(path))
+        )
     if card.precision == "fp16":
         halve(detector)
-    return DetectionGraph(detector, card.threshold, card.capacity, bool(card.embedding_dim)).eval(), card
+    return (
+        DetectionGraph(detector, card.threshold, card.capacity, bool(card.embedding_dim)).eval(),
+        card,
+    )
 
 
 def describe_model(
-    config: DetectorConfig, detector: NucleusDetector, input_px: int, reference: ColourReference, path: Path
+    config: DetectorConfig,
+    detector: NucleusDetector,
+    input_px: int,
+    reference: ColourReference,
+    path: Path,
 ) -> ModelCard:
     """Make the card of a detector for windows of ``input_px``; ``path`` is its checkpoint."""
     settings, backbone = config.export, detector.backbone
@@ -173,10 +213,14 @@ def describe_model(
 
 
 def recard(model: Path, output: Path, facts: dict[str, Any]) -> ModelCard:
-    """Write ``model`` with ``facts`` in its card to ``output``, which may be the same file; the graph is unchanged."""
+    """Write ``model`` with ``facts`` in its card to ``output``, which may be the same file; the
+    graph is unchanged.
+    """
     card = read_card(model)
     if facts.keys() - {field.name for field in dataclasses.fields(card)}:
-        raise ConfigError(f"{model}: {card.does}, and has no temperature, outlines or organs; give a detector")
+        raise ConfigError(
+            f"{model}: {card.does}, and has no temperature, outlines or organs; give a detector"
+        )
     card = dataclasses.replace(card, **replace_outlines(facts))
     write_model(onnx.load(find_graph(model)), card, output)
     return card
@@ -188,11 +232,16 @@ def measure_folders(folders: Iterable[tuple[Path, float]]) -> AppearanceReferenc
     for folder, mpp in folders:
         paths = list_pictures(folder)
         if not paths:
-            raise ModelError(f"{folder}: contains no pictures; give a folder of those that the model was trained on")
+            raise ModelError(
+                f"{folder}: contains no pictures; give a folder of those that the model was"
+                " trained on"
+            )
         measured += [measure_picture(read_rgb(path), mpp) for path in paths]
     reference = describe_training(measured)
     if reference is None:
-        raise ModelError("nothing can be measured in the pictures; give those that the model was trained on")
+        raise ModelError(
+            "nothing can be measured in the pictures; give those that the model was trained on"
+        )
     return reference
 
 
@@ -200,7 +249,9 @@ WINDOW_PX = 1024  # side of a window for networks that accept any size
 
 
 class EmbeddingGraph(nn.Module):
-    """Computes the dense map (B, D, H / 4, W / 4) of pixels (B, 3, H, W) uint8 with a colour map (3, 4)."""
+    """Computes the dense map (B, D, H / 4, W / 4) of pixels (B, 3, H, W) uint8 with a colour map
+    (3, 4).
+    """
 
     def __init__(self, backbone: Backbone):
         super().__init__()
@@ -214,8 +265,8 @@ class EmbeddingGraph(nn.Module):
 def export_embedder(checkpoint: Path, output: Path, mpp: float) -> EmbedderCard:
     """Export a backbone to ``output``, one file with its card in the metadata.
 
-    The checkpoint is that of any method of this package, a released MUSE file, or the name of a built-in model. If it
-    does not state its um per pixel, ``mpp`` is assumed.
+    The checkpoint is that of any method of this package, a released MUSE file, or the name of a
+    built-in model. If it does not state its um per pixel, ``mpp`` is assumed.
     """
     graph, card = load_embedder(checkpoint, mpp)
     write_model(trace_windows(graph, card, [DENSE], graph.backbone.lattice.any_size), card, output)
@@ -227,15 +278,20 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
     path = find_checkpoint(checkpoint)
     weights = read_weights(path)
     meta, config = weights.meta, weights.meta.get("config", {})
-    name = meta.get("backbone") or config.get("backbone") or recognise_backbone(weights.backbone, path)
+    name = (
+        meta.get("backbone") or config.get("backbone") or recognise_backbone(weights.backbone, path)
+    )
     backbone = BACKBONES[name]()
     load_backbone_weights(backbone, weights, path)
     input_px, halo_px = _window(backbone, name, meta, path)
     backbone.fix_size(input_px, input_px)
     colour = parse_config(meta.get("colour", {}), ColourReference, f"{path}: colour")
-    share = config.get("export", {}).get("colour_share", colour.share)  # as for the export of a detector
+    share = config.get("export", {}).get(
+        "colour_share", colour.share
+    )  # as for the export of a detector
     card = EmbedderCard(
-        name=config.get("name") or (path.stem if path.stem != "checkpoint" else path.resolve().parent.name),
+        name=config.get("name")
+        or (path.stem if path.stem != "checkpoint" else path.resolve().parent.name),
         mpp=meta.get("mpp") or config.get("mpp") or mpp,
         input_px=input_px,
         halo_px=halo_px,
@@ -254,11 +310,19 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
 
 
 def _window(backbone: Backbone, name: str, meta: dict[str, Any], path: Path) -> tuple[int, int]:
-    """Side and halo of the window in px; a network with a fixed window keeps its training window."""
+    """Side and halo of the window in px; a network with a fixed window keeps its training
+    window.
+    """
     if backbone.lattice.any_size:
         return WINDOW_PX, embedding_halo(WINDOW_PX, backbone.stride_px, any_size=True)
     by_name = re.search(r"_(\d+)$", name)
-    side = meta.get("window_px") or meta.get("config", {}).get("window_px") or (by_name and int(by_name[1]))
+    side = (
+        meta.get("window_px")
+        or meta.get("config", {}).get("window_px")
+        or (by_name and int(by_name[1]))
+    )
     if not side:
-        raise CheckpointError(f"{path}: does not state its training window; use `muse import-checkpoint --backbone`")
+        raise CheckpointError(
+            f"{path}: does not state its training window; use `muse import-checkpoint --backbone`"
+        )
     return side, embedding_halo(side, backbone.stride_px, any_size=False)

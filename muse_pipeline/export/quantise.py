@@ -1,4 +1,6 @@
-"""Reduced precision inside a graph: int8 for the expensive convolutions, float32 for the final decisions."""
+"""Reduced precision inside a graph: int8 for the expensive convolutions, float32 for the final
+decisions.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,23 @@ QUANTISED = ("Conv", "Add", "Relu")
 KEPT = ("Resize", "Transpose", "Reshape")  # operations that gain nothing from int8
 
 
-def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name: str) -> onnx.ModelProto:
-    """Insert static QDQ pairs (U8S8) around convolutions: weights are scaled per channel, activations by their range.
+def quantise(
+    model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name: str
+) -> onnx.ModelProto:
+    """Insert static QDQ pairs (U8S8) around convolutions: weights are scaled per channel,
+    activations by their range.
 
-    Layers from the first convolution with weights up to, but not including, the last layers are int8. The others are
-    not, because rounded scores would tie, and colour, positions and selection need more than 256 values. The result is
-    deterministic. The ranges of activations are determined from the ``windows``; ``name`` is that of the network in
-    errors.
+    Layers from the first convolution with weights up to, but not including, the last layers are
+    int8. The others are not, because rounded scores would tie, and colour, positions and selection
+    need more than 256 values. The result is deterministic. The ranges of activations are determined
+    from the ``windows``; ``name`` is that of the network in errors.
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -49,8 +59,8 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
     if others or not nodes:
         operations = ", ".join(others) or "fewer than two convolutions"
         raise ConfigError(
-            f"precision 'int8' is only for networks of convolutions (the compact family), but {name} has {operations}; "
-            "choose fp32 or fp16"
+            "precision 'int8' is only for networks of convolutions (the compact family), but"
+            f" {name} has {operations}; choose fp32 or fp16"
         )
     # Hides the advice to fuse batch norms first, which torch's exporter has done already.
     with tempfile.TemporaryDirectory() as folder, errors_only():
@@ -72,8 +82,13 @@ def quantise(model: onnx.ModelProto, windows: Sequence[CalibrationWindow], name:
 
 
 def _gather_before_dequantising(model: onnx.ModelProto) -> None:
-    """Change the graph, in place, so that only the few selected cells of a map are dequantised, which is faster."""
-    maker, moved_values = {output: node for node in model.graph.node for output in node.output}, set()
+    """Change the graph, in place, so that only the few selected cells of a map are dequantised,
+    which is faster.
+    """
+    maker, moved_values = (
+        {output: node for node in model.graph.node for output in node.output},
+        set(),
+    )
     for gather in [node for node in model.graph.node if node.op_type == "GatherND"]:
         source, moves = maker.get(gather.input[0]), []
         while source is not None and source.op_type in ("Transpose", "Reshape"):
@@ -86,13 +101,19 @@ def _gather_before_dequantising(model: onnx.ModelProto) -> None:
         for node in (*reversed(moves), gather):
             moved = onnx.NodeProto()
             moved.CopyFrom(node)
-            moved.name, moved.input[0], moved.output[0] = f"{node.name}_int8", values, f"{node.output[0]}_int8"
+            moved.name, moved.input[0], moved.output[0] = (
+                f"{node.name}_int8",
+                values,
+                f"{node.output[0]}_int8",
+            )
             values = moved.output[0]
             if values not in moved_values:  # several operations may gather from one map
                 moved_values.add(values)
                 nodes.append(moved)
         nodes.append(
-            onnx.helper.make_node("DequantizeLinear", [values, *scale], gather.output, f"{gather.name}_dequantised")
+            onnx.helper.make_node(
+                "DequantizeLinear", [values, *scale], gather.output, f"{gather.name}_dequantised"
+            )
         )
         at = list(model.graph.node).index(gather)
         model.graph.node.remove(gather)
@@ -103,12 +124,16 @@ def _gather_before_dequantising(model: onnx.ModelProto) -> None:
 def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Nodes from the first convolution with weights up to, but not including, the last layers.
 
-    Layers are convolutions and matrix products with weights. The last layers, with which heads compute their maps, are
-    not followed by any convolution.
+    Layers are convolutions and matrix products with weights. The last layers, with which heads
+    compute their maps, are not followed by any convolution.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     convolutions, products = (
-        {node.name for node in model.graph.node if node.op_type == kind and node.input[1] in weights}
+        {
+            node.name
+            for node in model.graph.node
+            if node.op_type == kind and node.input[1] in weights
+        }
         for kind in ("Conv", "MatMul")
     )
     last_products = products - _leading_to(model, convolutions)
@@ -127,7 +152,9 @@ def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _leading_to(model: onnx.ModelProto, layers: set[str]) -> set[str]:
-    """Names of the nodes whose results reach one of the ``layers``, directly or through other nodes."""
+    """Names of the nodes whose results reach one of the ``layers``, directly or through other
+    nodes.
+    """
     wanted: set[str] = set()
     leading = set()
     for node in reversed(model.graph.node):
@@ -140,7 +167,9 @@ def _leading_to(model: onnx.ModelProto, layers: set[str]) -> set[str]:
 
 @contextmanager
 def errors_only(name: str | None = None) -> Iterator[None]:
-    """Drop messages of the logger ``name``, by default the root logger, that are less severe than errors."""
+    """Drop messages of the logger ``name``, by default the root logger, that are less severe than
+    errors.
+    """
 
     def is_error(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR
@@ -156,17 +185,23 @@ def errors_only(name: str | None = None) -> Iterator[None]:
 class HalfBackbone(Backbone):
     """A backbone with float16 weights and activations, whose inputs and features are float32.
 
-    The layers of the network are changed in place. Its inputs are normalised in float32, where 8 bits of colour and the
-    means of ImageNet are exact.
+    The layers of the network are changed in place. Its inputs are normalised in float32, where 8
+    bits of colour and the means of ImageNet are exact.
     """
 
     def __init__(self, network: Backbone):
         super().__init__()
-        for layers in network.children():  # only children, because the backbone's own buffers are used in `prepare`
+        for layers in (
+            network.children()
+        ):  # only children, because the backbone's own buffers are used in `prepare`
             layers.half()
         self.network = network.eval()
         self.channels, self.image_channels = network.channels, network.image_channels
-        self.stride_px, self.stage_sizes, self.lattice = network.stride_px, network.stage_sizes, network.lattice
+        self.stride_px, self.stage_sizes, self.lattice = (
+            network.stride_px,
+            network.stage_sizes,
+            network.lattice,
+        )
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
         """Prepare pixels as the network does, in float32."""
@@ -186,8 +221,8 @@ class HalfBackbone(Backbone):
 def halve(detector: NucleusDetector | RegionNetwork) -> None:
     """Run the backbone of a detector or region network in float16, in place.
 
-    The head remains in float32, because it takes little time and rounded scores could tie, which would make two
-    neighbouring cells peaks of one nucleus.
+    The head remains in float32, because it takes little time and rounded scores could tie, which
+    would make two neighbouring cells peaks of one nucleus.
     """
     detector.backbone = HalfBackbone(detector.backbone)
 
@@ -197,23 +232,26 @@ MAX_WINDOWS = 64
 
 @dataclass(frozen=True)
 class CalibrationWindow:
-    """Inputs of a call of the graph: pixels (1, 3, S, S) uint8, and a colour map (3, 4) float32 for the picture."""
+    """Inputs of a call of the graph: pixels (1, 3, S, S) uint8, and a colour map (3, 4) float32 for
+    the picture.
+    """
 
     pixels: np.ndarray
     colour: np.ndarray
 
 
 def calibration_windows(folder: Path, card: ModelCard | RegionCard) -> list[CalibrationWindow]:
-    """The upper left window of each picture in a folder, or of ``MAX_WINDOWS`` selected ones if there are more.
+    """The upper left window of each picture in a folder, or of ``MAX_WINDOWS`` selected ones if
+    there are more.
 
-    The pictures are at the model's mpp. The selection is spread evenly over the sorted names. Small pictures are padded
-    with white, like windows at the edge of a slide.
+    The pictures are at the model's mpp. The selection is spread evenly over the sorted names. Small
+    pictures are padded with white, like windows at the edge of a slide.
     """
     paths = list_pictures(folder)
     if not paths:
         raise ConfigError(
-            f"{folder}: no pictures to calibrate precision 'int8' on; give a folder of pictures like those that the "
-            "model will see (--calibration FOLDER)"
+            f"{folder}: no pictures to calibrate precision 'int8' on; give a folder of pictures"
+            " like those that the model will see (--calibration FOLDER)"
         )
     return [_window(paths[index], card) for index in spread_evenly(len(paths), MAX_WINDOWS)]
 
@@ -234,7 +272,9 @@ def _window(path: Path, card: ModelCard | RegionCard) -> CalibrationWindow:
 
 
 def read_window(path: Path, input_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """The upper left pixels (h, w, 3) uint8 of a picture, and a window (S, S, 3) of them that is padded with white."""
+    """The upper left pixels (h, w, 3) uint8 of a picture, and a window (S, S, 3) of them that is
+    padded with white.
+    """
     pixels = read_rgb(path)[:input_px, :input_px]
     window = np.full((input_px, input_px, 3), 255, np.uint8)
     window[: pixels.shape[0], : pixels.shape[1]] = pixels

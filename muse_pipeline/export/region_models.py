@@ -1,4 +1,6 @@
-"""Export of region models as ONNX (``models.region.RegionGraph``), and a check of the exported graph."""
+"""Export of region models as ONNX (``models.region.RegionGraph``), and a check of the exported
+graph.
+"""
 
 from __future__ import annotations
 
@@ -31,16 +33,23 @@ TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (0.05, 0.005), "int8": (0.5, 0.03)}
 MAX_PICTURES = 6
 
 
-def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tuple[RegionNetwork, RegionCard]:
+def load_region_model(
+    path: Path, name: str | None = None, **changes: Any
+) -> tuple[RegionNetwork, RegionCard]:
     """Load a region network, in evaluation mode, and its card.
 
-    The ``name`` and the settings of ``RegionExport`` in ``changes`` replace those in the checkpoint.
+    The ``name`` and the settings of ``RegionExport`` in ``changes`` replace those in the
+    checkpoint.
     """
     checkpoint = load_checkpoint(path)
     if checkpoint.meta.get("kind") != REGIONS:
-        raise CheckpointError(f"{path}: holds no region network; give the checkpoint of a region model")
+        raise CheckpointError(
+            f"{path}: holds no region network; give the checkpoint of a region model"
+        )
     model = parse_config(checkpoint.meta["region"], RegionModel, str(path))
-    if unknown := sorted(changes.keys() - {field.name for field in dataclasses.fields(RegionExport)}):
+    if unknown := sorted(
+        changes.keys() - {field.name for field in dataclasses.fields(RegionExport)}
+    ):
         raise ConfigError(f"export: a region model has no '{unknown[0]}'; leave the option out")
     export = replace_settings(model.export, changes, "export")
     model = dataclasses.replace(model, name=name or model.name, export=export)
@@ -49,7 +58,9 @@ def load_region_model(path: Path, name: str | None = None, **changes: Any) -> tu
     try:
         network.sides.load_state_dict(checkpoint.head)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: its side maps do not fit its classes; train it again") from error
+        raise CheckpointError(
+            f"{path}: its side maps do not fit its classes; train it again"
+        ) from error
     colour = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
     return network.eval(), describe_region_model(model, network, colour, path)
 
@@ -80,30 +91,40 @@ def describe_region_model(
 def export_region_model(
     checkpoint: Path, output: Path, *, calibration: Path | None = None, **changes: Any
 ) -> RegionCard:
-    """Export a region model to ``output``, one ONNX file with its card in the metadata, for batches of any size.
+    """Export a region model to ``output``, one ONNX file with its card in the metadata, for batches
+    of any size.
 
-    For ``changes``, see ``load_region_model``. The folder ``calibration`` has pictures to calibrate int8.
+    For ``changes``, see ``load_region_model``. The folder ``calibration`` has pictures to calibrate
+    int8.
     """
     network, card = load_region_model(checkpoint, **changes)
     windows = []
     if card.precision == "int8":
         if calibration is None:
-            raise ConfigError("precision 'int8' is calibrated on pictures; give --calibration FOLDER")
+            raise ConfigError(
+                "precision 'int8' is calibrated on pictures; give --calibration FOLDER"
+            )
         windows = calibration_windows(calibration, card)
     if card.precision == "fp16":
         halve(network)
     network.backbone.fix_size(card.input_px, card.input_px)
-    traced = trace_windows(RegionGraph(network).eval(), card, [MAP], network.backbone.lattice.any_size)
+    traced = trace_windows(
+        RegionGraph(network).eval(), card, [MAP], network.backbone.lattice.any_size
+    )
     if windows:
         traced = quantise(traced, windows, card.source["backbone"])
-        card = dataclasses.replace(card, source={**card.source, "calibration": describe_calibration(windows)})
+        card = dataclasses.replace(
+            card, source={**card.source, "calibration": describe_calibration(windows)}
+        )
     write_model(traced, card, output)
     return card
 
 
 @dataclass(frozen=True)
 class RegionParity:
-    """Differences of probabilities, over all cells and classes, between a network in torch and its exported graph."""
+    """Differences of probabilities, over all cells and classes, between a network in torch and its
+    exported graph.
+    """
 
     n_windows: int
     largest: float
@@ -112,17 +133,21 @@ class RegionParity:
 
     def __str__(self) -> str:
         return (
-            f"{self.n_windows} windows; probabilities differ by {self.largest:.2g} at most and {self.mean:.2g} on "
-            f"average, {self.other_class:.2%} of cells have a different class"
+            f"{self.n_windows} windows; probabilities differ by {self.largest:.2g} at most and"
+            f" {self.mean:.2g} on average, {self.other_class:.2%} of cells have a different class"
         )
 
 
 def check_region_parity(checkpoint: Path, model: Path, images: Path) -> RegionParity:
-    """Compare a checkpoint, run in float32, with the model exported from it, on at most ``MAX_PICTURES`` pictures."""
+    """Compare a checkpoint, run in float32, with the model exported from it, on at most
+    ``MAX_PICTURES`` pictures.
+    """
     predictor = RegionPredictor(model)
     card = predictor.card
     if not list_pictures(images):
-        raise ModelError(f"{images}: no pictures to check the export on; give a folder that has some")
+        raise ModelError(
+            f"{images}: no pictures to check the export on; give a folder that has some"
+        )
     network, _ = load_region_model(checkpoint, input_px=card.input_px, halo_px=card.halo_px)
     network.backbone.fix_size(card.input_px, card.input_px)
     graph = RegionGraph(network).eval()
@@ -139,5 +164,8 @@ def check_region_parity(checkpoint: Path, model: Path, images: Path) -> RegionPa
     parity = RegionParity(len(windows), largest, float(np.mean(means)), float(np.mean(others)))
     at_most, on_average = TOLERANCES[card.precision]
     if parity.largest > at_most or parity.mean > on_average:
-        raise ModelError(f"{checkpoint}: the exported graph differs from its checkpoint ({parity}); do not use it")
+        raise ModelError(
+            f"{checkpoint}: the exported graph differs from its checkpoint ({parity}); do not"
+            " use it"
+        )
     return parity

@@ -1,13 +1,16 @@
-"""Stains of nuclei: optical densities of the nucleus, its rim and the ring around it, and texture within the nucleus.
+"""Stains of nuclei: optical densities of the nucleus, its rim and the ring around it, and texture
+within the nucleus.
 
-The pixels of many nuclei are found at once, row by row. Where an edge of an outline crosses the centre line of a row of
-pixels, the index of the first pixel to the right is recorded. In ascending order, the indices of an outline alternately
-start and end runs of pixels; the indices of two nested outlines together delimit the zone between them.
+The pixels of many nuclei are found at once, row by row. Where an edge of an outline crosses the
+centre line of a row of pixels, the index of the first pixel to the right is recorded. In ascending
+order, the indices of an outline alternately start and end runs of pixels; the indices of two nested
+outlines together delimit the zone between them.
 
-Densities are integer multiples of ``STEP``, so that sums are exact and do not depend on how a slide is divided into
-images. Texture is measured in haematoxylin: gradient, histogram and the features of Haralick, Shanmugam & Dinstein,
-"Textural features for image classification", IEEE Trans Syst Man Cybern 1973. The latter come from one symmetric matrix
-per nucleus, which counts the pairs of adjacent pixels in all four directions.
+Densities are integer multiples of ``STEP``, so that sums are exact and do not depend on how a slide
+is divided into images. Texture is measured in haematoxylin: gradient, histogram and the features of
+Haralick, Shanmugam & Dinstein, "Textural features for image classification", IEEE Trans Syst Man
+Cybern 1973. The latter come from one symmetric matrix per nucleus, which counts the pairs of
+adjacent pixels in all four directions.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ _LAST = np.iinfo(np.int32).max  # pads arrays of crossings; exceeds every pixel 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pixels of N nuclei, nucleus by nucleus and row by row, as indices (M,) int32 in the flattened image.
+    """Pixels of N nuclei, nucleus by nucleus and row by row, as indices (M,) int32 in the flattened
+    image.
 
     Nucleus i has the pixels ``pixel[start[i]:start[i + 1]]``, with ``start`` (N + 1,).
     """
@@ -53,7 +57,9 @@ class Pixels:
         return Pixels(self.pixel.take(kept), np.searchsorted(kept, self.start))
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """(N,) sum of ``values`` (M,) in each nucleus; float64, or int64 if the values are integers."""
+        """(N,) sum of ``values`` (M,) in each nucleus; float64, or int64 if the values are
+        integers.
+        """
         kind = np.float64 if values.dtype.kind == "f" else np.int64
         sums, is_filled = np.zeros(len(self.start) - 1, kind), self.n > 0
         if is_filled.any():
@@ -68,14 +74,18 @@ class Zones:
     nucleus: Pixels  # pixels whose centres lie within the outline
     rim: Pixels  # pixels of the nucleus that are lost if every ray is shortened by ``RIM_UM``
     ring: Pixels  # pixels that are gained if every ray is lengthened by ``RING_UM``
-    outline: np.ndarray  # (N, C) int32 crossings of the outline, as from ``cross_rows``, but with all rows
+    outline: (
+        np.ndarray
+    )  # (N, C) int32 crossings of the outline, as from ``cross_rows``, but with all rows
 
 
-def find_zones(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Zones:
+def find_zones(
+    xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]
+) -> Zones:
     """The zones of nuclei in an image of ``shape`` (h, w), without pixels outside the image.
 
-    The centres (N, 2) are in pixels of the slide at ``mpp``, the rays (N, R) in um, and the ``corner`` (x, y) is the
-    image's first pixel on the slide.
+    The centres (N, 2) are in pixels of the slide at ``mpp``, the rays (N, R) in um, and the
+    ``corner`` (x, y) is the image's first pixel on the slide.
     """
     rays = np.asarray(rays_um, float)
     outlines = rays, np.maximum(rays - RIM_UM, 0), rays + RING_UM
@@ -88,28 +98,42 @@ def cross_rows(
 ) -> np.ndarray:
     """Crossings of outlines with every ``ROW_STEP``-th row of the image, for ``fill``.
 
-    Arguments are the same as for ``find_zones``; the y of ``corner`` must be a multiple of ``ROW_STEP``.
+    Arguments are the same as for ``find_zones``; the y of ``corner`` must be a multiple of
+    ``ROW_STEP``.
     """
     step, size = np.array([1, ROW_STEP]), (-(-shape[0] // ROW_STEP), shape[1])
-    at = xy / step + [0, 0.5 - 0.5 / ROW_STEP]  # so that the centres of measured rows are at 0.5, 1.5, ...
+    at = xy / step + [
+        0,
+        0.5 - 0.5 / ROW_STEP,
+    ]  # so that the centres of measured rows are at 0.5, 1.5, ...
     return _crossings(at, np.asarray(rays_um, float), mpp * step, corner // step, size)
 
 
 def thin_rows(outline: np.ndarray, width: int) -> np.ndarray:
-    """The result of ``cross_rows``, computed from ``Zones.outline`` (N, C) in an image of this width."""
+    """The result of ``cross_rows``, computed from ``Zones.outline`` (N, C) in an image of this
+    width.
+    """
     runs = np.sort(outline, axis=1).reshape(len(outline), -1, 2)
-    row = runs[..., :1] // width  # from the start of a run, because its end may be the start of the next row
+    row = (
+        runs[..., :1] // width
+    )  # from the start of a run, because its end may be the start of the next row
     counts = (row % ROW_STEP == 0) & (runs[..., :1] < _LAST)
-    return np.where(counts, runs - (row - row // ROW_STEP) * np.int32(width), _LAST).reshape(outline.shape)
+    return np.where(counts, runs - (row - row // ROW_STEP) * np.int32(width), _LAST).reshape(
+        outline.shape
+    )
 
 
-def find_nuclei(xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]) -> Pixels:
+def find_nuclei(
+    xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]
+) -> Pixels:
     """The pixels within the outlines of nuclei, as in the ``nucleus`` of ``find_zones``."""
     return fill(_crossings(xy, np.asarray(rays_um, float), mpp, corner, shape))
 
 
 def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Consecutive runs of ``n`` (N,) int32 values as rows of an array (N, max n), padded with the largest int32."""
+    """Consecutive runs of ``n`` (N,) int32 values as rows of an array (N, max n), padded with the
+    largest int32.
+    """
     rows = np.full((len(n), n.max(initial=0)), _LAST, np.int32)
     rows.reshape(-1)[count_from(np.arange(len(n)) * rows.shape[1], n)] = values
     return rows
@@ -130,20 +154,32 @@ def count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def _crossings(
-    xy: np.ndarray, rays: np.ndarray, mpp: float | np.ndarray, corner: np.ndarray, shape: tuple[int, int]
+    xy: np.ndarray,
+    rays: np.ndarray,
+    mpp: float | np.ndarray,
+    corner: np.ndarray,
+    shape: tuple[int, int],
 ) -> np.ndarray:
-    """(N, C) int32: indices of the pixels to the right of the points where outlines cross rows, padded by ``to_rows``.
+    """(N, C) int32: indices of the pixels to the right of the points where outlines cross rows,
+    padded by ``to_rows``.
 
-    Outlines beyond a side of the image cross at that side. Vertices are computed relative to the pixel of the centre,
-    so that rounding does not depend on the image.
+    Outlines beyond a side of the image cross at that side. Vertices are computed relative to the
+    pixel of the centre, so that rounding does not depend on the image.
     """
     height, width = shape
     whole = np.floor(xy)
     directions = ray_directions(rays.shape[1]) / mpp
-    x, y = (rays * directions[:, axis] + (xy[:, axis] - whole[:, axis] - 0.5)[:, None] for axis in (0, 1))
+    x, y = (
+        rays * directions[:, axis] + (xy[:, axis] - whole[:, axis] - 0.5)[:, None]
+        for axis in (0, 1)
+    )
     left, top = (whole - corner).astype(np.int32).T[..., None]
-    row = np.clip(np.ceil(y).astype(np.int32), -top, height - top)  # first row with its centre not above the vertex
-    next_x, next_y, next_row = (np.concatenate([values[:, 1:], values[:, :1]], axis=1) for values in (x, y, row))
+    row = np.clip(
+        np.ceil(y).astype(np.int32), -top, height - top
+    )  # first row with its centre not above the vertex
+    next_x, next_y, next_row = (
+        np.concatenate([values[:, 1:], values[:, :1]], axis=1) for values in (x, y, row)
+    )
     n_rows, first_row = np.abs(next_row - row), np.minimum(row, next_row)
     with np.errstate(divide="ignore", invalid="ignore"):  # for edges that do not cross a row
         slope = (next_x - x) / (next_y - y)
@@ -157,7 +193,9 @@ def _crossings(
 
 
 def fill(*outlines: np.ndarray) -> Pixels:
-    """The pixels of each nucleus that lie within an odd number of its outlines, given as crossings with rows."""
+    """The pixels of each nucleus that lie within an odd number of its outlines, given as crossings
+    with rows.
+    """
     ascending = np.sort(np.concatenate(outlines, axis=1), axis=1)
     begin, end = ascending[:, ::2], ascending[:, 1::2]
     length = end - begin  # 0 for padding
@@ -170,13 +208,17 @@ STEP = 2.0**-20  # unit of integer densities, in OD
 
 
 def stain_tables(stains: np.ndarray) -> np.ndarray:
-    """Contribution (S, 3, 256) int32 of each value of each channel to the density of each stain (S, 3), in ``STEP``."""
+    """Contribution (S, 3, 256) int32 of each value of each channel to the density of each stain (S,
+    3), in ``STEP``.
+    """
     shares = np.linalg.pinv(np.asarray(stains, float)).T  # least-squares weights
     return np.rint(shares[..., None] * (DENSITY.astype(float) / np.log(10) / STEP)).astype(np.int32)
 
 
 def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
-    """Density (h, w) int32 of a stain, from three channels (h, w) uint8 and its table (3, 256) of ``stain_tables``."""
+    """Density (h, w) int32 of a stain, from three channels (h, w) uint8 and its table (3, 256) of
+    ``stain_tables``.
+    """
     density, *others = (_look_up(plane, part) for plane, part in zip(planes, table, strict=True))
     for other in others:
         density += other
@@ -185,7 +227,9 @@ def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
 
 def _look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     """The entries of ``table`` (256,) for values (h, w) uint8."""
-    return cv2.LUT(values, table) if values.size else np.zeros(values.shape, table.dtype)  # LUT returns None if empty
+    return (
+        cv2.LUT(values, table) if values.size else np.zeros(values.shape, table.dtype)
+    )  # LUT returns None if empty
 
 
 def _gather(planes: Sequence[np.ndarray], pixel: np.ndarray) -> list[np.ndarray]:
@@ -194,32 +238,47 @@ def _gather(planes: Sequence[np.ndarray], pixel: np.ndarray) -> list[np.ndarray]
     return [plane.take(pixel)[:, None] for plane in planes]
 
 
-def measure_densities(zones: Zones, planes: np.ndarray, tables: np.ndarray) -> dict[str, np.ndarray]:
-    """The features of groups *h* and *e*, (N,) each in OD, from planes (3, h, w) uint8; NaN for zones without pixels.
+def measure_densities(
+    zones: Zones, planes: np.ndarray, tables: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The features of groups *h* and *e*, (N,) each in OD, from planes (3, h, w) uint8; NaN for
+    zones without pixels.
 
-    The rings of the zones must not contain pixels of other nuclei. The tables (2, 3, 256) come from ``stain_tables``.
+    The rings of the zones must not contain pixels of other nuclei. The tables (2, 3, 256) come from
+    ``stain_tables``.
     """
     values = [_gather(planes, part.pixel) for part in (zones.nucleus, zones.rim, zones.ring)]
     features = {}
     for stain, table in zip("he", tables, strict=True):
         nucleus, rim, ring = (split_stain(channels, table).ravel() for channels in values)
         mean, sd = mean_and_sd(zones.nucleus, nucleus)
-        measures = {"mean": mean, "sd": sd, "rim_mean": _mean(zones.rim, rim), "ring_mean": _mean(zones.ring, ring)}
+        measures = {
+            "mean": mean,
+            "sd": sd,
+            "rim_mean": _mean(zones.rim, rim),
+            "ring_mean": _mean(zones.ring, ring),
+        }
         ranked = _percentiles(nucleus, zones.nucleus.n)
-        measures |= {f"p{percent}": density for percent, density in zip(PERCENTILES, ranked, strict=True)}
+        measures |= {
+            f"p{percent}": density for percent, density in zip(PERCENTILES, ranked, strict=True)
+        }
         features |= {f"{stain}_{name}": density * STEP for name, density in measures.items()}
     return features
 
 
 def mean_densities(pixels: Pixels, planes: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean optical density (N, 3) of each of three channels (h, w) uint8; NaN for nuclei without pixels."""
+    """Mean optical density (N, 3) of each of three channels (h, w) uint8; NaN for nuclei without
+    pixels.
+    """
     table = np.rint(DENSITY.astype(float) / np.log(10) / STEP).astype(np.int32)
     densities = (_look_up(channel, table).ravel() for channel in _gather(planes, pixels.pixel))
     return np.stack([_mean(pixels, values) * STEP for values in densities], -1)
 
 
 def mean_and_sd(pixels: Pixels, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation, (N,) each, of ``values`` (M,) over the pixels of each nucleus."""
+    """Mean and standard deviation, (N,) each, of ``values`` (M,) over the pixels of each
+    nucleus.
+    """
     mean = _mean(pixels, values)
     values = values.astype(np.result_type(values, np.int64))
     return mean, np.sqrt(np.maximum(_mean(pixels, values * values) - mean * mean, 0))
@@ -231,7 +290,9 @@ def _mean(pixels: Pixels, values: np.ndarray) -> np.ndarray:
 
 
 def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
-    """``PERCENTILES``, (N,) each, of consecutive runs of ``n`` (N,) values, as from ``numpy.percentile``."""
+    """``PERCENTILES``, (N,) each, of consecutive runs of ``n`` (N,) values, as from
+    ``numpy.percentile``.
+    """
     ascending = to_rows(values, n)
     ascending.sort(axis=1)
     last, row = n - 1, np.flatnonzero(n)
@@ -239,28 +300,44 @@ def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
     for percentile, percent in zip(percentiles, PERCENTILES, strict=True):
         rank = last[row] * (percent / 100)
         below = np.floor(rank).astype(int)
-        low, high = (ascending[row, at].astype(float) for at in (below, np.minimum(below + 1, last[row])))
+        low, high = (
+            ascending[row, at].astype(float) for at in (below, np.minimum(below + 1, last[row]))
+        )
         percentile[row] = low + (high - low) * (rank - below)
     return list(percentiles)
 
 
-LEVEL_OD, N_LEVELS = 0.05, 32  # the last level includes densities above 1.6, and the first level negative ones
+LEVEL_OD, N_LEVELS = (
+    0.05,
+    32,
+)  # the last level includes densities above 1.6, and the first level negative ones
 
 
-def measure_texture(nuclei: Pixels, planes: np.ndarray, table: np.ndarray, mpp: float) -> dict[str, np.ndarray]:
-    """The features of the group *texture*, (N,) each, from planes (3, h, w) uint8; NaN where a feature is undefined.
+def measure_texture(
+    nuclei: Pixels, planes: np.ndarray, table: np.ndarray, mpp: float
+) -> dict[str, np.ndarray]:
+    """The features of the group *texture*, (N,) each, from planes (3, h, w) uint8; NaN where a
+    feature is undefined.
 
     The table (3, 256) of haematoxylin comes from ``stain_tables``.
     """
-    (height, width), pixel = planes.shape[1:], nuclei.pixel.astype(np.intp)  # converted once for all channels
+    (height, width), pixel = (
+        planes.shape[1:],
+        nuclei.pixel.astype(np.intp),
+    )  # converted once for all channels
     y = nuclei.pixel // width  # vectorised, unlike divmod
     x = nuclei.pixel - y * np.int32(width)
-    # The pixels themselves, and those to the right, to the left, below and above, if the image has them.
+    # The pixels themselves, and those to the right, to the left, below and above, if the image has
+    # them.
     shifts = 0, x < width - 1, -1 * (x > 0), width * (y < height - 1), -width * (y > 0)
-    values, *beside = (split_stain(_gather(planes, pixel + shift), table).ravel() for shift in shifts)
+    values, *beside = (
+        split_stain(_gather(planes, pixel + shift), table).ravel() for shift in shifts
+    )
     level = (values * (STEP / LEVEL_OD)).astype(np.int32).clip(0, N_LEVELS - 1)
     across, down = ((beside[k] - beside[k + 1]).astype(float) for k in (0, 2))
-    gradient_mean, gradient_sd = mean_and_sd(nuclei, np.sqrt(across * across + down * down) / 2 * (STEP / mpp))
+    gradient_mean, gradient_sd = mean_and_sd(
+        nuclei, np.sqrt(across * across + down * down) / 2 * (STEP / mpp)
+    )
     return {
         "texture_gradient_mean": gradient_mean,
         "texture_gradient_sd": gradient_sd,
@@ -272,24 +349,31 @@ def measure_texture(nuclei: Pixels, planes: np.ndarray, table: np.ndarray, mpp: 
 
 def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
     n = len(nuclei.n)
-    counts = np.bincount(nuclei.owner * N_LEVELS + level, minlength=n * N_LEVELS).reshape(n, N_LEVELS)
+    counts = np.bincount(nuclei.owner * N_LEVELS + level, minlength=n * N_LEVELS).reshape(
+        n, N_LEVELS
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         share = counts / nuclei.n[:, None]
         return np.where(nuclei.n > 0, -np.nansum(share * np.log2(share), 1), np.nan)
 
 
-def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+def _haralick(
+    nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> dict[str, np.ndarray]:
     """Haralick's features of each nucleus.
 
-    The co-occurrence matrix of a nucleus is indexed by the difference of both levels and by the lower level. All
-    features but the homogeneity are quotients of sums of integers.
+    The co-occurrence matrix of a nucleus is indexed by the difference of both levels and by the
+    lower level. All features but the homogeneity are quotients of sums of integers.
     """
     n = len(nuclei.n)
     cell, stride = _cells(nuclei, x, y)
     level, n_levels = level.astype(np.int16), int(level.max(initial=0)) + 1
     level_of_cell = np.full(cell.max(initial=0) + stride + 2, -1, np.int16)
     level_of_cell[cell] = level
-    first_entry, none = nuclei.owner * (n_levels**2 + 1), np.int16(n_levels**2)  # the last entry is for missing pairs
+    first_entry, none = (
+        nuclei.owner * (n_levels**2 + 1),
+        np.int16(n_levels**2),
+    )  # the last entry is for missing pairs
     entries = np.empty((4, len(level)), np.int64)
     n_pairs, sums, products = np.zeros((3, len(level)), np.int16)  # over the pairs with each pixel
     for row, step in zip(entries, (1, stride - 1, stride, stride + 1), strict=True):
@@ -306,10 +390,14 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
     differences, inverse = ((n_apart * weight).sum(1) for weight in (apart**2, 1 / (1 + apart**2)))
     n_pairs, sums, products = map(nuclei.sum, (n_pairs, sums, products))
     # Counts off the diagonal are twice the entries of the symmetric matrix.
-    sum_of_squares = sum(np.einsum("nk,nk->n", part, part) for part in (counts, counts[:, :n_levels])) / 2
+    sum_of_squares = (
+        sum(np.einsum("nk,nk->n", part, part) for part in (counts, counts[:, :n_levels])) / 2
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = sums / (2 * n_pairs)
-        variance = (2 * products + differences) / (2 * n_pairs) - mean**2  # over both pixels of every pair
+        variance = (2 * products + differences) / (
+            2 * n_pairs
+        ) - mean**2  # over both pixels of every pair
         correlation = np.where(variance > 1e-9, (products / n_pairs - mean**2) / variance, np.nan)
         return {
             "texture_contrast": differences / n_pairs,
@@ -320,10 +408,11 @@ def _haralick(nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray) -
 
 
 def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, int]:
-    """Copy each nucleus to a box of its own: cell (M,) of each pixel, and the number of cells in a row of any box.
+    """Copy each nucleus to a box of its own: cell (M,) of each pixel, and the number of cells in a
+    row of any box.
 
-    Cells are numbered through all boxes. A box has a margin to the right and below, so that no pixel of a nucleus is
-    adjacent to another nucleus.
+    Cells are numbered through all boxes. A box has a margin to the right and below, so that no
+    pixel of a nucleus is adjacent to another nucleus.
     """
     filled = np.flatnonzero(nuclei.n)
     if not len(filled):

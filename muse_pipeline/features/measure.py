@@ -1,4 +1,6 @@
-"""All features of a slide's nuclei, measured part by part from the image and the nuclei around each part."""
+"""All features of a slide's nuclei, measured part by part from the image and the nuclei around each
+part.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,12 @@ from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.mask import KeptArea
 from muse_pipeline.tissue.stain import TEXTBOOK, MacenkoFit
 
-MAX_RAY_UM = 24.0  # pixels farther from a nucleus' centre are left out, so that only nearby nuclei can touch
+MAX_RAY_UM = (
+    24.0  # pixels farther from a nucleus' centre are left out, so that only nearby nuclei can touch
+)
 FIELD_PX = 1500  # longest side of a field, the area that is read at once
-# Number of nuclei whose pixels are held at once, so that they fit in the CPU's cache; texture takes more memory.
+# Number of nuclei whose pixels are held at once, so that they fit in the CPU's cache; texture takes
+# more memory.
 AT_ONCE, AT_ONCE_WITH_TEXTURE = 512, 256
 CACHED_CHUNKS = 64  # 50 MB, because adjacent rows of fields share chunks
 
@@ -52,7 +57,11 @@ class FeatureSettings:
     expand_um: float | None = None  # distance by which nuclei grow into cells; None for no cells
 
     def meter(
-        self, info: SlideInfo, kept: KeptArea, classes: Sequence[str], brown: np.ndarray | None = None
+        self,
+        info: SlideInfo,
+        kept: KeptArea,
+        classes: Sequence[str],
+        brown: np.ndarray | None = None,
     ) -> FeatureMeter:
         """A ``FeatureMeter`` with these settings."""
         return FeatureMeter(self, info, kept, classes, brown)
@@ -61,9 +70,9 @@ class FeatureSettings:
 class FeatureMeter:
     """Measures the nuclei of a slide; safe to call from several threads.
 
-    Other nuclei affect the features of a nucleus, whose columns are ``names``, up to a distance of ``reach_um``. The
-    stain vectors ``brown`` (3, 3) of immunohistochemistry, DAB second, serve to measure DAB in cells; None for other
-    stains.
+    Other nuclei affect the features of a nucleus, whose columns are ``names``, up to a distance of
+    ``reach_um``. The stain vectors ``brown`` (3, 3) of immunohistochemistry, DAB second, serve to
+    measure DAB in cells; None for other stains.
     """
 
     def __init__(
@@ -78,34 +87,49 @@ class FeatureMeter:
         self.store = settings.store
         self.store.keep_chunks(CACHED_CHUNKS)
         features = features_of(settings.chosen, classes)
-        self.names, self.groups = tuple(feature.name for feature in features), {feature.group for feature in features}
+        self.names, self.groups = (
+            tuple(feature.name for feature in features),
+            {feature.group for feature in features},
+        )
         if settings.expand_um:
             of_cells = CELL if brown is None else (*CELL, *DAB_OF_CELL)
             self.names += (*(feature.name for feature in of_cells), CELL_RAYS)
-        self.margin_um = max(RING_UM, settings.expand_um or 0)  # pixels are measured up to this far outside nuclei
-        self.reach_um = REACH_UM if "neighbours" in self.groups else 2 * (MAX_RAY_UM + self.margin_um)
+        self.margin_um = max(
+            RING_UM, settings.expand_um or 0
+        )  # pixels are measured up to this far outside nuclei
+        self.reach_um = (
+            REACH_UM if "neighbours" in self.groups else 2 * (MAX_RAY_UM + self.margin_um)
+        )
         self._stains = TEXTBOOK if settings.fit is None else settings.fit.stains
         self._tables = stain_tables(self._stains)
-        stains = {f"cytoplasm_{name}_mean": share for name, share in zip("he", _shares(self._stains), strict=True)}
+        stains = {
+            f"cytoplasm_{name}_mean": share
+            for name, share in zip("he", _shares(self._stains), strict=True)
+        }
         if brown is not None:
             stains |= {f"{zone}_dab_mean": _shares(brown)[1] for zone in ("cytoplasm", "membrane")}
         self._stains_of_cells, self._third = stains, None
-        if brown is not None and not np.allclose(brown[:2] @ brown[2], 0):  # a third stain, not the residual of two
+        if brown is not None and not np.allclose(
+            brown[:2] @ brown[2], 0
+        ):  # a third stain, not the residual of two
             self._third = _shares(brown)[2], _shares(brown[:2])[1]
 
     def describe(self) -> FeatureRecord:
         """The record of the features for the provenance of the table."""
         source = "textbook" if self.settings.fit is None else "slide"
         stains = {"source": source, "vectors": np.round(self._stains, 6).tolist()}
-        return FeatureRecord(self.settings.chosen, self.store.mpp, stains, expand_um=self.settings.expand_um)
+        return FeatureRecord(
+            self.settings.chosen, self.store.mpp, stains, expand_um=self.settings.expand_um
+        )
 
     def measure(
         self, nuclei: Nuclei, others: Nuclei, rings: np.ndarray, shapes: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """The columns ``names`` of nuclei (frame: level0), (N,) each, but (N, R) for ``cell_rays``; NaN if undefined.
+        """The columns ``names`` of nuclei (frame: level0), (N,) each, but (N, R) for ``cell_rays``;
+        NaN if undefined.
 
-        All other nuclei within ``reach_um`` are ``others``. The outlines ``rings`` (N, R, 2) are in level-0 px, and
-        their ``shapes`` come from ``nuclei.shape.measure_shapes``.
+        All other nuclei within ``reach_um`` are ``others``. The outlines ``rings`` (N, R, 2) are in
+        level-0 px, and their ``shapes`` come from ``nuclei.shape.measure_shapes``.
         """
         info = self.info
         columns = measure_form(rings, info.mpp, shapes)
@@ -117,11 +141,17 @@ class FeatureMeter:
         if "neighbours" in self.groups:
             um, others_um = (part.xy * np.asarray(info.mpp) for part in (nuclei, others))
             columns |= measure_neighbours(um, nuclei.label, others_um, others.label, self.classes)
-            columns["neighbours_tissue_edge_um"] = measure_edge_distance(nuclei.xy, self.kept, info.mpp)
+            columns["neighbours_tissue_edge_um"] = measure_edge_distance(
+                nuclei.xy, self.kept, info.mpp
+            )
         return {name: columns[name] for name in self.names}
 
-    def _measure_pixels(self, nuclei: Nuclei, others: Nuclei, cells: np.ndarray | None) -> dict[str, np.ndarray]:
-        xy, others_xy = (level0_to_work(part.xy, self.info.mpp, self.store.mpp) for part in (nuclei, others))
+    def _measure_pixels(
+        self, nuclei: Nuclei, others: Nuclei, cells: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        xy, others_xy = (
+            level0_to_work(part.xy, self.info.mpp, self.store.mpp) for part in (nuclei, others)
+        )
         all_xy = np.concatenate([xy, others_xy])
         all_rays = np.minimum(np.concatenate([nuclei.rays, others.rays]), MAX_RAY_UM)
         radius, most = all_rays.max(1, initial=0) / self.store.mpp, MAX_RAY_UM + self.margin_um
@@ -132,10 +162,21 @@ class FeatureMeter:
             low = np.maximum(np.floor(all_low[:, field].min(1) - margin), 0).astype(int)
             # The rows that are measured in a cell must not depend on the field.
             low[1] -= low[1] % ROW_STEP
-            high = np.minimum(np.ceil(all_high[:, field].max(1) + margin), self.store.size_px).astype(int)
-            near = (all_high[0] >= low[0]) & (all_high[1] >= low[1]) & (all_low[0] <= high[0]) & (all_low[1] <= high[1])
+            high = np.minimum(
+                np.ceil(all_high[:, field].max(1) + margin), self.store.size_px
+            ).astype(int)
+            near = (
+                (all_high[0] >= low[0])
+                & (all_high[1] >= low[1])
+                & (all_low[0] <= high[0])
+                & (all_low[1] <= high[1])
+            )
             near[field] = False
-            own = xy[field], all_rays[field], None if cells is None else np.minimum(cells[field], most)
+            own = (
+                xy[field],
+                all_rays[field],
+                None if cells is None else np.minimum(cells[field], most),
+            )
             parts.append(self._measure_field(own, all_xy[near], all_rays[near], low, high))
         order = np.concatenate(fields)
         columns = {name: np.empty(len(xy)) for name in parts[0]}
@@ -151,7 +192,8 @@ class FeatureMeter:
         low: np.ndarray,
         high: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Features of nuclei from the pixels between ``low`` and ``high``; all positions are in work px.
+        """Features of nuclei from the pixels between ``low`` and ``high``; all positions are in
+        work px.
 
         ``own`` has the nuclei's positions, rays, and rays of their cells.
         """
@@ -162,7 +204,10 @@ class FeatureMeter:
         groups = [slice(start, start + at_once) for start in range(0, len(xy), at_once)]
         zones = [find_zones(xy[group], rays[group], *image) for group in groups]
         taken = np.zeros(height * width, bool)
-        for nuclei in (*(group.nucleus for group in zones), find_nuclei(others_xy, others_rays, *image)):
+        for nuclei in (
+            *(group.nucleus for group in zones),
+            find_nuclei(others_xy, others_rays, *image),
+        ):
             taken[nuclei.pixel] = True
         planes = self.store.read_planes(tuple(low), (width, height))
         rows = None if cells is None else np.ascontiguousarray(planes[:, ::ROW_STEP])
@@ -171,7 +216,9 @@ class FeatureMeter:
             free = group.ring.where(~taken.take(group.ring.pixel))
             parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
             if cells is not None:  # without ``taken``, because cells do not contain other nuclei
-                parts[-1] |= self._measure_cells([values[nuclei] for values in own], image, group.outline, rows)
+                parts[-1] |= self._measure_cells(
+                    [values[nuclei] for values in own], image, group.outline, rows
+                )
             if "texture" in self.groups:
                 parts[-1] |= measure_texture(group.nucleus, planes, self._tables[0], self.store.mpp)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -183,28 +230,46 @@ class FeatureMeter:
         outline: np.ndarray,
         rows: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Stains of cells, from arguments as in ``_measure_field``, ``Zones.outline`` and the rows to measure."""
+        """Stains of cells, from arguments as in ``_measure_field``, ``Zones.outline`` and the rows
+        to measure.
+        """
         xy, rays, cells = own
-        outer, inner = cross_rows(xy, cells, *image), {"cytoplasm": thin_rows(outline, rows.shape[2])}
+        outer, inner = (
+            cross_rows(xy, cells, *image),
+            {"cytoplasm": thin_rows(outline, rows.shape[2])},
+        )
         if len(self._stains_of_cells) > 2:
             inner["membrane"] = cross_rows(xy, np.maximum(cells - RIM_UM, rays), *image)
-        means = {zone: mean_densities(fill(outer, crossings), rows) for zone, crossings in inner.items()}
-        densities = {name: means[name.partition("_")[0]] @ share for name, share in self._stains_of_cells.items()}
-        if self._third is not None:  # where the third stain is negative, only two are separated, as in nuclei
+        means = {
+            zone: mean_densities(fill(outer, crossings), rows) for zone, crossings in inner.items()
+        }
+        densities = {
+            name: means[name.partition("_")[0]] @ share
+            for name, share in self._stains_of_cells.items()
+        }
+        if (
+            self._third is not None
+        ):  # where the third stain is negative, only two are separated, as in nuclei
             of_third, dab_of_two = self._third
             for zone, density in means.items():
                 name = f"{zone}_dab_mean"
-                densities[name] = np.where(density @ of_third < 0, density @ dab_of_two, densities[name])
+                densities[name] = np.where(
+                    density @ of_third < 0, density @ dab_of_two, densities[name]
+                )
         return densities
 
 
 def _shares(stains: np.ndarray) -> np.ndarray:
-    """(S, 3) weights: ``density @ weights[s]`` is the least-squares amount of stain s of ``stains`` (S, 3)."""
+    """(S, 3) weights: ``density @ weights[s]`` is the least-squares amount of stain s of ``stains``
+    (S, 3).
+    """
     return np.linalg.pinv(np.asarray(stains, float)).T
 
 
 def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
-    """``SHAPE_COLUMNS`` and the meter's columns for all nuclei of a slide (frame: level0), in the nuclei's order."""
+    """``SHAPE_COLUMNS`` and the meter's columns for all nuclei of a slide (frame: level0), in the
+    nuclei's order.
+    """
     xy, reach = nuclei.xy, meter.reach_um / np.asarray(meter.info.mpp)
     columns = {name: np.full(len(xy), np.nan) for name in (*SHAPE_COLUMNS, *meter.names)}
     work_xy = level0_to_work(xy, meter.info.mpp, meter.store.mpp)
@@ -212,7 +277,9 @@ def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
     for field, near in with_near(xy, fields, reach):
         rings = rays_to_rings(xy[field], nuclei.rays[field], meter.info.mpp)
         shapes = measure_shapes(rings, meter.info.mpp)
-        for name, values in (shapes | meter.measure(nuclei[field], nuclei[near], rings, shapes)).items():
+        for name, values in (
+            shapes | meter.measure(nuclei[field], nuclei[near], rings, shapes)
+        ).items():
             columns[name][field] = values
     return columns
 
@@ -220,9 +287,11 @@ def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
 def with_near(
     xy: np.ndarray, fields: Sequence[np.ndarray], reach: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each field, with ascending indices of the other positions within ``reach`` (2,) of the box around it.
+    """Yield each field, with ascending indices of the other positions within ``reach`` (2,) of the
+    box around it.
 
-    Positions are sorted by y, because large slides have hundreds of fields; only the rows of each box are searched.
+    Positions are sorted by y, because large slides have hundreds of fields; only the rows of each
+    box are searched.
     """
     by_y = np.argsort(xy[:, 1], kind="stable")
     y, is_own = xy[by_y, 1], np.zeros(len(xy), bool)
@@ -251,7 +320,8 @@ def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:
 def measure_form(
     rings: np.ndarray, mpp: tuple[float, float], shapes: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The features of the group *shape*, (N,) each, of outlines (N, V, 2) in pixels without a repeated last vertex.
+    """The features of the group *shape*, (N,) each, of outlines (N, V, 2) in pixels without a
+    repeated last vertex.
 
     The ``shapes`` of the same outlines come from ``nuclei.shape.measure_shapes``.
     """
@@ -263,16 +333,22 @@ def measure_form(
         return {
             "shape_equivalent_diameter_um": np.sqrt(4 * area / np.pi),
             "shape_feret_um": _largest_distance(x, y),
-            "shape_orientation": np.arctan2(2 * xy, yy - xx) / 2,  # from the downward axis, positive to the right
+            "shape_orientation": (
+                np.arctan2(2 * xy, yy - xx) / 2
+            ),  # from the downward axis, positive to the right
             "shape_circularity": 4 * np.pi * area / perimeter**2,
             "shape_extent": area / (width * height),
         }
 
 
 def _largest_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(N,) Feret diameters: the largest distance between two of the vertices ``x``, ``y`` (N, V)."""
+    """(N,) Feret diameters: the largest distance between two of the vertices ``x``, ``y`` (N,
+    V).
+    """
     n_vertices = x.shape[1]
-    x, y = (np.concatenate([axis, axis[:, : n_vertices // 2]], 1).astype(np.float32) for axis in (x, y))
+    x, y = (
+        np.concatenate([axis, axis[:, : n_vertices // 2]], 1).astype(np.float32) for axis in (x, y)
+    )
     largest = np.zeros((len(x), n_vertices), np.float32)
     for step in range(1, n_vertices // 2 + 1):
         ahead = slice(step, step + n_vertices)

@@ -1,1 +1,4 @@
-"""Running a model: its card, the ONNX graph, one shard of one slide. Loading the package does not import torch."""
+"""Running a model: its card, the ONNX graph, one shard of one slide.
+
+Loading the package does not import torch.
+"""

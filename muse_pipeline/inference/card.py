@@ -14,7 +14,9 @@ from muse_pipeline.core.provenance import organs_of
 from muse_pipeline.core.types import ENCODER, NucleusClass
 
 METADATA_KEY = "muse_card"
-REFINER_DATA = "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"  # training data of `refine`
+REFINER_DATA = (  # training data of `refine`
+    "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"
+)
 WINDOW_TEXT = "{input_px:,} px, of which {halo_px} px on every side belong to neighbouring windows"
 MAX_SNAP_UM = 5.0
 
@@ -27,7 +29,8 @@ class ColourReference:
         method: "identity" or "macenko".
         stains: reference unit vectors in optical density for "macenko", haematoxylin first.
         strong: 99th percentile of each stain's concentration in the reference, for "macenko".
-        share: normalisation strength: 0 leaves a slide's colours unchanged, 1 matches the reference.
+        share: normalisation strength: 0 leaves a slide's colours unchanged, 1 matches the
+            reference.
     """
 
     method: str = "identity"
@@ -38,8 +41,8 @@ class ColourReference:
     def __post_init__(self) -> None:
         if self.method == "macenko" and (len(self.stains), len(self.strong)) != (2, 2):
             raise ConfigError(
-                f"colour: method 'macenko' needs two `stains` and two values of `strong`, not {len(self.stains)} and "
-                f"{len(self.strong)}"
+                "colour: method 'macenko' needs two `stains` and two values of `strong`, not"
+                f" {len(self.stains)} and {len(self.strong)}"
             )
 
 
@@ -49,7 +52,8 @@ class AppearanceReference:
 
     Attributes:
         n_pictures: number of pictures that were measured.
-        ranges: name of each measure of ``tissue.colour`` -> its 1st, 50th and 99th percentile over the pictures.
+        ranges: name of each measure of ``tissue.colour`` -> its 1st, 50th and 99th percentile over
+            the pictures.
     """
 
     n_pictures: int
@@ -58,12 +62,14 @@ class AppearanceReference:
 
 @dataclass(frozen=True)
 class ClassReference:
-    """Measures of the nuclei of one class on the slides that a model was trained on (see ``inference.doubts``).
+    """Measures of the nuclei of one class on the slides that a model was trained on (see
+    ``inference.doubts``).
 
     Attributes:
         n_slides: number of slides with enough nuclei of the class.
         median_area_um2: minimum, median and maximum, over these slides, of the median area.
-        mean_class_probability: minimum, median and maximum, over these slides, of the mean probability.
+        mean_class_probability: minimum, median and maximum, over these slides, of the mean
+            probability.
     """
 
     n_slides: int
@@ -73,23 +79,27 @@ class ClassReference:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Contract between a model file and the code that runs it; base class of the cards of all kinds of models.
+    """Contract between a model file and the code that runs it; base class of the cards of all kinds
+    of models.
 
     Attributes:
         name: name of the model.
         mpp: um per pixel of its input.
         input_px: side of the square window.
-        halo_px: width of a window's border, whose nuclei or regions are left to neighbouring windows.
+        halo_px: width of a window's border, whose nuclei or regions are left to neighbouring
+            windows.
         stride_px: total stride of the network; windows start at multiples of it.
         batch: number of windows per call of the graph.
         licence: SPDX name of the weights' licence.
         training_data: data that the weights were trained on, with licences.
         colour: reference for the graph's input ``colour``.
         precision: type of weights and activations inside the graph, "fp32", "fp16" or "int8".
-        source: checkpoint's checksum, command and package versions; for int8 also the calibration windows' checksum.
+        source: checkpoint's checksum, command and package versions; for int8 also the calibration
+            windows' checksum.
         does: predicate of a sentence about models of this kind, such as "finds nuclei".
         verb: command that runs a model of this kind.
-        otherwise: end of the error if a model of another kind is given instead; ``{verb}`` is the command that runs it.
+        otherwise: end of the error if a model of another kind is given instead; ``{verb}`` is the
+            command that runs it.
     """
 
     name: str
@@ -122,7 +132,9 @@ class Card:
 
 
 def replace_outlines(given: dict[str, Any]) -> dict[str, Any]:
-    """Complete settings of outlines, so that ``refine`` also resets an inherited ``snap_um`` and vice versa."""
+    """Complete settings of outlines, so that ``refine`` also resets an inherited ``snap_um`` and
+    vice versa.
+    """
     if given.get("refine"):
         return {"snap_um": 0.0, **given}
     return {"refine": False, **given} if "snap_um" in given else given
@@ -137,13 +149,17 @@ class ModelCard(Card):
         classes: class index -> name and colour.
         threshold: score below which the graph leaves a slot empty.
         n_rays: rays per outline.
-        readout: rule by which positions are read from the dense map (``models.base``), "x/4-0.5" for our own networks.
+        readout: rule by which positions are read from the dense map (``models.base``), "x/4-0.5"
+            for our own networks.
         appearance: appearance of the training pictures; None if not measured.
-        temperature: divisor of the logits of the class probabilities, applied after the graph; 1 leaves them unchanged.
+        temperature: divisor of the logits of the class probabilities, applied after the graph; 1
+            leaves them unchanged.
         snap_um: largest distance by which outlines move to the clearest edge of the stained nucleus
             (``outlines.snap_to_edges``); 0 leaves them unchanged.
-        refine: True if the built-in network refines outlines (``inference.outlines``), in place of ``snap_um``.
-        embedding_dim: length D of the vectors in the graph's output ``embedding``; 0 if it has no such output.
+        refine: True if the built-in network refines outlines (``inference.outlines``), in place of
+            ``snap_um``.
+        embedding_dim: length D of the vectors in the graph's output ``embedding``; 0 if it has no
+            such output.
         metrics: measured figures by name; each name states the data split.
         limits: limits of the model's use, in words.
         organs: class -> organs in which it was validated.
@@ -175,13 +191,15 @@ class ModelCard(Card):
             raise ConfigError(f"card of '{self.name}': has no classes")
         if not 0 <= self.snap_um <= MAX_SNAP_UM:
             raise ConfigError(
-                f"card of '{self.name}': snap_um is {self.snap_um:g}; give a number from 0 to {MAX_SNAP_UM:g}"
+                f"card of '{self.name}': snap_um is {self.snap_um:g}; give a number from 0 to"
+                f" {MAX_SNAP_UM:g}"
             )
         core_px = self.input_px - 2 * self.halo_px
         if core_px <= 0 or core_px % self.stride_px or self.halo_px % self.stride_px:
             raise ConfigError(
-                f"card of '{self.name}': window {self.input_px} px with halo {self.halo_px} px does not suit a stride "
-                f"of {self.stride_px} px; core and halo must be multiples of the stride"
+                f"card of '{self.name}': window {self.input_px} px with halo {self.halo_px} px does"
+                f" not suit a stride of {self.stride_px} px; core and halo must be multiples of the"
+                " stride"
             )
 
 
@@ -197,7 +215,8 @@ class ImportedCard(ModelCard):
         channels_first: True if the input is (B, 3, H, W), False if it is (B, H, W, 3).
         logits: True if the maps contain logits instead of probabilities.
         margin_px: width of the border of a window that the maps do not cover.
-        classifier: weights and biases, layer by layer, of the small network of a network of kind "instanseg".
+        classifier: weights and biases, layer by layer, of the small network of a network of kind
+            "instanseg".
     """
 
     kind: str
@@ -214,8 +233,12 @@ class ImportedCard(ModelCard):
 
 REGIONS = "regions"
 MIN_AREA_MM2 = 0.01  # a disc with a diameter of 113 um
-# Metrics of region models: of their maps, and of the class that is best if everything is painted in it.
-DICE, DICE_OF_PAINTING = "validation Dice of pixels, by masks", "validation Dice of painting everything"
+# Metrics of region models: of their maps, and of the class that is best if everything is painted in
+# it.
+DICE, DICE_OF_PAINTING = (
+    "validation Dice of pixels, by masks",
+    "validation Dice of painting everything",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,10 +247,12 @@ class RegionCard(Card):
 
     Attributes:
         cell_px: input pixels per cell of the map.
-        classes: name and colour of each channel of the map; the first is tissue that belongs to none of the others.
+        classes: name and colour of each channel of the map; the first is tissue that belongs to
+            none of the others.
         metrics: measured figures by name; each name states the data split.
         limits: limits of the model's use, in words.
-        min_area_mm2: minimum area of regions and holes; smaller ones are merged into the class around them.
+        min_area_mm2: minimum area of regions and holes; smaller ones are merged into the class
+            around them.
         kind: always "regions"; the card of a detector has no kind.
     """
 
@@ -244,24 +269,28 @@ class RegionCard(Card):
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len({one.name for one in self.classes}) < len(self.classes):
-            raise ConfigError(f"card of '{self.name}': give two or more classes with different names")
+            raise ConfigError(
+                f"card of '{self.name}': give two or more classes with different names"
+            )
         core_px, step_px = self.input_px - 2 * self.halo_px, max(self.stride_px, self.cell_px)
         if core_px <= 0 or core_px % step_px or self.halo_px % step_px or step_px % self.cell_px:
             raise ConfigError(
-                f"card of '{self.name}': core and halo of a window must be multiples of {step_px} px; found a window "
-                f"of {self.input_px} px with a halo of {self.halo_px} px"
+                f"card of '{self.name}': core and halo of a window must be multiples of {step_px}"
+                f" px; found a window of {self.input_px} px with a halo of {self.halo_px} px"
             )
 
 
 def painting_warnings(name: str, metrics: Mapping[str, float]) -> list[str]:
-    """A warning if a region model is not better than painting everything in one class; empty if it is, or may be."""
+    """A warning if a region model is not better than painting everything in one class; empty if it
+    is, or may be.
+    """
     own = next((value for metric, value in metrics.items() if metric.startswith(DICE)), None)
     painting = metrics.get(DICE_OF_PAINTING)
     if own is None or painting is None or own > painting:
         return []
     return [
-        f"region model '{name}' is not better than painting everything in one class (Dice {own:.3f} and {painting:.3f} "
-        "on its validation images); do not use its regions"
+        f"region model '{name}' is not better than painting everything in one class (Dice {own:.3f}"
+        f" and {painting:.3f} on its validation images); do not use its regions"
     ]
 
 
@@ -285,13 +314,15 @@ class EmbedderCard(Card):
     does = "computes features of nuclei"
     verb = "muse embed"
     otherwise = (
-        " and computes no features at given positions; give --checkpoint with the checkpoint that it was exported from"
+        " and computes no features at given positions; give --checkpoint with the checkpoint that"
+        " it was exported from"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderCard(EmbedderCard):
-    """Contract of a third-party network that computes one vector for a tile (see ``inference.encoder``).
+    """Contract of a third-party network that computes one vector for a tile (see
+    ``inference.encoder``).
 
     ``input_px`` and ``halo_px`` are those of the windows that tiles are cut from.
 
@@ -323,30 +354,48 @@ def read_any_card(text: str, where: str) -> Card:
             values["organs"] = organs_of(values)
         return parse_config(values, KINDS.get(kind, ImportedCard), where)
     except (json.JSONDecodeError, ConfigError, KeyError, TypeError) as error:
-        raise ModelError(f"{where}: the model card is not usable ({error}); export the model again") from error
+        raise ModelError(
+            f"{where}: the model card is not usable ({error}); export the model again"
+        ) from error
 
 
 def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
-    """The facts in a model's card by name, each as a text or a list of lines; missing ones are left out."""
+    """The facts in a model's card by name, each as a text or a list of lines; missing ones are left
+    out.
+    """
     if card.get("refine"):
         outlines = f"refined by a second network, trained on {REFINER_DATA}"
     else:
-        outlines = f"moved by up to {card['snap_um']:g} µm to the nearest edge" if card.get("snap_um") else None
+        outlines = (
+            f"moved by up to {card['snap_um']:g} µm to the nearest edge"
+            if card.get("snap_um")
+            else None
+        )
     facts = {
         "Classes": [kind["name"] for kind in card.get("classes", [])],
-        "Validated in": [f"{name}: {', '.join(organs)}" for name, organs in organs_of(card).items() if organs],
+        "Validated in": [
+            f"{name}: {', '.join(organs)}" for name, organs in organs_of(card).items() if organs
+        ],
         "Works at": f"{card['mpp']:g} µm per pixel",
         "Window": WINDOW_TEXT.format(**card) if "input_px" in card else None,
-        "Imported": f"{card['kind']}; scaling of pixels: {card['scaling']}" if "scaling" in card else None,
+        "Imported": (
+            f"{card['kind']}; scaling of pixels: {card['scaling']}" if "scaling" in card else None
+        ),
         "Precision": card.get("precision"),
         "Threshold": _number_text(card.get("threshold")),
         "Stain normalisation": _colour_text(card.get("colour") or {}),
         "Outlines": outlines,
         "Training data": card.get("training_data"),
-        "Measured": [f"{name}: {_number_text(value)}" for name, value in sorted((card.get("metrics") or {}).items())],
+        "Measured": [
+            f"{name}: {_number_text(value)}"
+            for name, value in sorted((card.get("metrics") or {}).items())
+        ],
         "Limits": card.get("limits"),
         "Licence": card.get("licence"),
-        "Made from": [f"{name.replace('_', ' ')}: {text}" for name, text in sorted((card.get("source") or {}).items())],
+        "Made from": [
+            f"{name.replace('_', ' ')}: {text}"
+            for name, text in sorted((card.get("source") or {}).items())
+        ],
     }
     return {term: content for term, content in facts.items() if content}
 
@@ -358,4 +407,6 @@ def _colour_text(colour: Mapping[str, Any]) -> str | None:
 
 
 def _number_text(value: Any) -> str | None:
-    return f"{value:.4g}" if isinstance(value, int | float) else None if value is None else str(value)
+    return (
+        f"{value:.4g}" if isinstance(value, int | float) else None if value is None else str(value)
+    )

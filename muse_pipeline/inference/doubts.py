@@ -1,16 +1,20 @@
-"""Doubts about a slide: about its appearance compared with the training pictures, its stain, scale and classes.
+"""Doubts about a slide: about its appearance compared with the training pictures, its stain, scale
+and classes.
 
-A model's card contains the range of every measure of ``tissue.colour`` over the training pictures. A slide that lies
-outside a range by more than a margin is flagged, with the reason in words; a slide with a dark background, or of
-immunohistochemistry, has a different stain. No step fails because of a doubt. docs/guide/confidence.md states how often
-pictures of an unseen site are flagged, and the limits of the check.
+A model's card contains the range of every measure of ``tissue.colour`` over the training pictures.
+A slide that lies outside a range by more than a margin is flagged, with the reason in words; a
+slide with a dark background, or of immunohistochemistry, has a different stain. No step fails
+because of a doubt. docs/guide/confidence.md states how often pictures of an unseen site are
+flagged, and the limits of the check.
 
-Totals of a cohort leave out doubtful slides, or only the classes of their nuclei or their regions. If the pixel size is
-wrong, the commonest mistake, nuclei have a different size and lower class probabilities. Both also occur at the right
-pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ are uncertain. Hence the plausible range
-of the median area narrows as the mean class probability falls, unless the nuclei of a class are about as large as in
-training. A pixel size that the scanner wrote into the slide's file is rarely wrong, so the size of nuclei then leads to
-a warning only. The limits come from the breast tissue that `compact` was trained on, and from other tissue.
+Totals of a cohort leave out doubtful slides, or only the classes of their nuclei or their regions.
+If the pixel size is wrong, the commonest mistake, nuclei have a different size and lower class
+probabilities. Both also occur at the right pixel size: nuclei of lymph nodes are small, and classes
+in an unfamiliar organ are uncertain. Hence the plausible range of the median area narrows as the
+mean class probability falls, unless the nuclei of a class are about as large as in training. A
+pixel size that the scanner wrote into the slide's file is rarely wrong, so the size of nuclei then
+leads to a warning only. The limits come from the breast tissue that `compact` was trained on, and
+from other tissue.
 """
 
 from __future__ import annotations
@@ -47,24 +51,39 @@ BROWN_NUCLEI = "brown nuclei or cells, as in immunohistochemistry"
 OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
 OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
 OF_REGIONS = {"regions": "doubtful regions"}
-MAX_UNLIKE = 0.15  # share of judged nuclei in tissue of another kind; by outlines of pathologists it is 0.04 to 0.08
+# share of judged nuclei in tissue of another kind; by outlines of pathologists it is 0.04 to 0.08
+MAX_UNLIKE = 0.15
 MIN_NUCLEI = 100  # minimum number of nuclei of a class or slide; fewer may not be representative
-SMALLEST = (0.86, 0.955), (20.0, 12.0)  # mean class probabilities, and the minimum median areas in um2 for them
-LARGEST = (0.85, 0.92), (48.0, 75.0)  # mean class probabilities, and the maximum median areas in um2 for them
-# At half the true pixel size nuclei are both small and four times as dense; in frozen sections they are only small.
-SMALLEST_SPARSE, DENSE_PER_MM2 = 12.0, 8000.0  # minimum median area in um2 of a slide with fewer nuclei per mm2
-# The same minimum applies if this share of the nuclei belongs to classes whose median area is at least this fraction of
-# the smallest one in training, as in follicles and crowded glands; at half the pixel size they are rare.
+SMALLEST = (
+    (0.86, 0.955),
+    (20.0, 12.0),
+)  # mean class probabilities, and the minimum median areas in um2 for them
+LARGEST = (
+    (0.85, 0.92),
+    (48.0, 75.0),
+)  # mean class probabilities, and the maximum median areas in um2 for them
+# At half the true pixel size nuclei are both small and four times as dense; in frozen sections they
+# are only small.
+SMALLEST_SPARSE, DENSE_PER_MM2 = (
+    12.0,
+    8000.0,
+)  # minimum median area in um2 of a slide with fewer nuclei per mm2
+# The same minimum applies if this share of the nuclei belongs to classes whose median area is at
+# least this fraction of the smallest one in training, as in follicles and crowded glands; at half
+# the pixel size they are rare.
 USUAL_SHARE, USUAL_AREA = 0.2, 0.68
-SMALLEST_ALONE = 14.0  # minimum for models of one class, without a maximum: a doubled pixel size hardly enlarges nuclei
+# minimum for models of one class, without a maximum: a doubled pixel size hardly enlarges nuclei
+SMALLEST_ALONE = 14.0
 CHECK = "check the pixel size"  # beginning of the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
 _STEPS = 1_000_000  # integer steps per unit of probability
-MARGIN = 1.2  # limit of a class's median area, relative to the largest in training, at usual probabilities
+# limit of a class's median area, relative to the largest in training, at usual probabilities
+MARGIN = 1.2
 
 
 class Measure(NamedTuple):
-    """Criterion by which one measure of a slide is flagged: tolerated distance beyond the range of training pictures.
+    """Criterion by which one measure of a slide is flagged: tolerated distance beyond the range of
+    training pictures.
 
     The meanings of a value ``below`` and ``above`` the range are in words; "" if it is not flagged.
     """
@@ -74,7 +93,8 @@ class Measure(NamedTuple):
     above: str
 
 
-# Each margin is how far pictures of one site lie outside the range of two other sites (docs/guide/confidence.md).
+# Each margin is how far pictures of one site lie outside the range of two other sites
+# (docs/guide/confidence.md).
 STAINS = {
     "brown": Measure(0.01, "", BROWN),
     "foreign": Measure(0.1, "", "colours other than those of haematoxylin and eosin"),
@@ -85,7 +105,9 @@ STAINS = {
     "tissue density": Measure(0.5, "tissue paler", "tissue darker"),
     "nuclei density": Measure(0.5, "nuclei paler", "nuclei darker"),
     "haematoxylin red": Measure(0.1, "haematoxylin redder", "haematoxylin bluer"),
-    "haematoxylin blue": Measure(0.1, "haematoxylin more violet", "haematoxylin more grey or brown"),
+    "haematoxylin blue": Measure(
+        0.1, "haematoxylin more violet", "haematoxylin more grey or brown"
+    ),
     "haematoxylin strength": Measure(0.5, "haematoxylin weaker", "haematoxylin stronger"),
     "eosin red": Measure(0.1, "eosin redder", "eosin bluer"),
     "eosin blue": Measure(0.1, "eosin more violet", "eosin more yellow or brown"),
@@ -96,18 +118,23 @@ TISSUE = {"contrast": Measure(0.5, "less structure", "more structure")}
 
 
 def describe_training(measured: Sequence[dict[str, float]]) -> AppearanceReference | None:
-    """The reference from the ``tissue.colour`` measures of all training pictures; None if nothing was measured."""
+    """The reference from the ``tissue.colour`` measures of all training pictures; None if nothing
+    was measured.
+    """
     names = sorted({name for measures in measured for name in measures})
     values = {name: [measures[name] for measures in measured if name in measures] for name in names}
-    ranges = {name: tuple(np.percentile(values[name], PERCENTILES).round(4).tolist()) for name in names}
+    ranges = {
+        name: tuple(np.percentile(values[name], PERCENTILES).round(4).tolist()) for name in names
+    }
     return AppearanceReference(len(measured), ranges) if ranges else None
 
 
 def merge_references(*references: AppearanceReference | None) -> AppearanceReference | None:
     """The reference of a model that was trained on the pictures of all references.
 
-    The range of each measure spans its ranges in all references. Medians are averaged, weighted by the numbers of
-    pictures; these numbers are added up, so a picture in two references counts twice. Each None is left out.
+    The range of each measure spans its ranges in all references. Medians are averaged, weighted by
+    the numbers of pictures; these numbers are added up, so a picture in two references counts
+    twice. Each None is left out.
     """
     present = [reference for reference in references if reference is not None]
     ranges = {}
@@ -116,24 +143,39 @@ def merge_references(*references: AppearanceReference | None) -> AppearanceRefer
         low, median, high = zip(*(reference.ranges[name] for reference in having), strict=True)
         mean = np.average(median, weights=[reference.n_pictures for reference in having])
         ranges[name] = min(low), round(float(mean), 4), max(high)
-    return AppearanceReference(sum(reference.n_pictures for reference in present), ranges) if present else None
+    return (
+        AppearanceReference(sum(reference.n_pictures for reference in present), ranges)
+        if present
+        else None
+    )
 
 
-def judge_appearance(reference: AppearanceReference | None, colour: SlideColour, stain: str | None = None) -> Verdict:
+def judge_appearance(
+    reference: AppearanceReference | None, colour: SlideColour, stain: str | None = None
+) -> Verdict:
     """Compare a slide with the training pictures of a model, whose card may have no ``reference``.
 
-    If the ``stain`` that the user states, one of ``core.specimen.STAINS``, is None or "unknown", the colours decide.
+    If the ``stain`` that the user states, one of ``core.specimen.STAINS``, is None or "unknown",
+    the colours decide.
     """
     if other := _name_other_stain(colour, stain):
         return Verdict(OTHER_STAIN, other)
     if reference is None:
-        return Verdict(NOT_KNOWN, ("the model's card does not describe the appearance of its training pictures",))
+        return Verdict(
+            NOT_KNOWN,
+            ("the model's card does not describe the appearance of its training pictures",),
+        )
     if colour.appearance is None:
-        return Verdict(NOT_KNOWN, ("colour.json was written by a version that did not measure the appearance",))
+        return Verdict(
+            NOT_KNOWN, ("colour.json was written by a version that did not measure the appearance",)
+        )
     measured = colour.appearance
     if not measured:
         return Verdict(NOT_KNOWN, ("no tissue to measure",))
-    reasons = (*_reasons(reference, measured), *([f"{BROWN_NUCLEI}, but stated as H&E"] if colour.is_ihc else []))
+    reasons = (
+        *_reasons(reference, measured),
+        *([f"{BROWN_NUCLEI}, but stated as H&E"] if colour.is_ihc else []),
+    )
     return Verdict(FLAGGED if reasons else OK, reasons)
 
 
@@ -171,25 +213,37 @@ def _deviations(
 
 
 def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
-    """The doubts about a slide, keyed as in ``OF_NUCLEI``, ``OF_CLASSES`` and ``OF_REGIONS``, each with its reason.
+    """The doubts about a slide, keyed as in ``OF_NUCLEI``, ``OF_CLASSES`` and ``OF_REGIONS``, each
+    with its reason.
 
-    The key "mpp" has a doubt about a pixel size that the scanner states, for which no number is left out. The ``organ``
-    is that in the sheet of slides, "" if there is none.
+    The key "mpp" has a doubt about a pixel size that the scanner states, for which no number is
+    left out. The ``organ`` is that in the sheet of slides, "" if there is none.
     """
     verdict = provenance.verdict
     of_mpp = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
     of_regions = _doubt_regions(provenance)
     if verdict.verdict == OTHER_STAIN:  # size and classes of its nuclei are not judged
-        judged = {"stain": "" if verdict.is_ihc else "; ".join(verdict.reasons), "scale": of_mpp, "regions": of_regions}
+        judged = {
+            "stain": "" if verdict.is_ihc else "; ".join(verdict.reasons),
+            "scale": of_mpp,
+            "regions": of_regions,
+        }
         return {kind: doubt for kind, doubt in judged.items() if doubt}
     of_size = "mpp" if is_of_scanner(provenance.mpp_source) else "scale"
-    doubts = {of_size: provenance.size_doubt, "classes": provenance.class_doubt, "regions": of_regions}
+    doubts = {
+        of_size: provenance.size_doubt,
+        "classes": provenance.class_doubt,
+        "regions": of_regions,
+    }
     doubts = {kind: doubt for kind, doubt in doubts.items() if doubt}
     if of_mpp:
         doubts.setdefault("scale", of_mpp)
     if names := name_unvalidated(provenance, organ):
         card = f"the card of {provenance.model.name}"
-        doubts["organ"] = f"{names} are not validated in {organ}: {card} lists {describe_organs(provenance.organs)}"
+        doubts["organ"] = (
+            f"{names} are not validated in {organ}: {card} lists"
+            f" {describe_organs(provenance.organs)}"
+        )
     return doubts
 
 
@@ -201,29 +255,43 @@ def _doubt_regions(provenance: Provenance) -> str:
     n, n_unlike = (regions.n_judged or 0, regions.n_unlike_region or 0) if regions else (0, 0)
     if n < MIN_NUCLEI or n_unlike <= MAX_UNLIKE * n:
         return ""
-    return f"check the regions: {n_unlike:,} of {n:,} nuclei are epithelial outside epithelium or stroma inside it"
+    return (
+        f"check the regions: {n_unlike:,} of {n:,} nuclei are epithelial outside epithelium or"
+        " stroma inside it"
+    )
 
 
 def list_unvalidated(provenance: Provenance, organ: str) -> list[str]:
-    """Classes that are not validated in an organ; empty if the organ is not known or the classes mean nothing.
+    """Classes that are not validated in an organ; empty if the organ is not known or the classes
+    mean nothing.
 
     The ``organ`` may have any form of ``core.specimen.ORGANS``.
     """
     name = name_organ(organ)
     if not name or not has_classes(provenance):
         return []
-    validated = {class_name: set(map(name_organ, organs)) for class_name, organs in provenance.organs.items()}
-    return [class_name for class_name in provenance.class_names if name not in validated.get(class_name, ())]
+    validated = {
+        class_name: set(map(name_organ, organs)) for class_name, organs in provenance.organs.items()
+    }
+    return [
+        class_name
+        for class_name in provenance.class_names
+        if name not in validated.get(class_name, ())
+    ]
 
 
 def name_unvalidated(provenance: Provenance, organ: str) -> str:
-    """The classes that are not validated in an organ: "Lymphocyte and Stroma", "classes" for all, "" for none."""
+    """The classes that are not validated in an organ: "Lymphocyte and Stroma", "classes" for all,
+    "" for none.
+    """
     names = list_unvalidated(provenance, organ)
     return "classes" if names == provenance.class_names else " and ".join(names)
 
 
 def has_classes(provenance: Provenance) -> bool:
-    """True if the classes of a slide mean something: there are several, and the stain is not another one."""
+    """True if the classes of a slide mean something: there are several, and the stain is not
+    another one.
+    """
     return len(provenance.classes) > 1 and provenance.verdict.verdict != OTHER_STAIN
 
 
@@ -232,24 +300,30 @@ def describe_organs(organs: Mapping[str, Sequence[str]]) -> str:
     texts = []
     for organ in dict.fromkeys(chain.from_iterable(organs.values())):
         classes = [name for name, of_class in organs.items() if organ in of_class]
-        texts.append(organ if len(classes) == len(organs) else f"{organ} (only {', '.join(classes)})")
+        texts.append(
+            organ if len(classes) == len(organs) else f"{organ} (only {', '.join(classes)})"
+        )
     return ", ".join(texts) or "no organs"
 
 
-def reason_left_out(doubts: Iterable[str], kinds: Mapping[str, str], included: Iterable[str] = ()) -> str:
-    """The reason why totals leave a slide with these ``doubts`` out, in a few words; "" if they include it.
+def reason_left_out(
+    doubts: Iterable[str], kinds: Mapping[str, str], included: Iterable[str] = ()
+) -> str:
+    """The reason why totals leave a slide with these ``doubts`` out, in a few words; "" if they
+    include it.
 
-    Only doubts among ``kinds``, such as ``OF_NUCLEI``, matter, without those that the reader chose to have
-    ``included``.
+    Only doubts among ``kinds``, such as ``OF_NUCLEI``, matter, without those that the reader chose
+    to have ``included``.
     """
     return next((word for kind, word in kinds.items() if kind in set(doubts) - set(included)), "")
 
 
 def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
-    """A note on the slides left out and the reasons, as in "2 slides left out: doubtful scale"; "" if there are none.
+    """A note on the slides left out and the reasons, as in "2 slides left out: doubtful scale"; ""
+    if there are none.
 
-    The ``reasons`` come from ``reason_left_out``. The phrase ``of`` names the numbers that exclude the slides, such as
-    " of the counts of classes"; "" if all numbers do.
+    The ``reasons`` come from ``reason_left_out``. The phrase ``of`` names the numbers that exclude
+    the slides, such as " of the counts of classes"; "" if all numbers do.
     """
     counts = Counter(filter(None, reasons))
     if not counts:
@@ -258,27 +332,33 @@ def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
     return f"{count_noun(counts.total(), 'slide')} left out{of}: {', '.join(why)}"
 
 
-def judge_classes(references: Mapping[str, ClassReference], sizes: Mapping[str, Mapping[str, Any]]) -> str:
+def judge_classes(
+    references: Mapping[str, ClassReference], sizes: Mapping[str, Mapping[str, Any]]
+) -> str:
     """The reason why counts of classes are doubtful; "" if they are not.
 
-    A class is doubtful if the median area of its nuclei exceeds a limit that depends on their mean class probability.
-    Between the median and the maximum probability on the training slides, the limit is 1.2 times the largest median
-    area on any training slide. It falls below the median probability, down to the geometric mean of the median and the
-    largest area at the minimum probability. Above the maximum probability there is no limit. The ``sizes`` have
-    ``n_nuclei``, ``median_area_um2`` and ``mean_class_probability`` of each class on the slide.
+    A class is doubtful if the median area of its nuclei exceeds a limit that depends on their mean
+    class probability. Between the median and the maximum probability on the training slides, the
+    limit is 1.2 times the largest median area on any training slide. It falls below the median
+    probability, down to the geometric mean of the median and the largest area at the minimum
+    probability. Above the maximum probability there is no limit. The ``sizes`` have ``n_nuclei``,
+    ``median_area_um2`` and ``mean_class_probability`` of each class on the slide.
     """
     reasons = []
     for name, reference in references.items():
         if sizes[name]["n_nuclei"] < MIN_NUCLEI:
             continue
-        area, probability = (sizes[name][key] for key in ("median_area_um2", "mean_class_probability"))
+        area, probability = (
+            sizes[name][key] for key in ("median_area_um2", "mean_class_probability")
+        )
         _, typical, most = reference.median_area_um2
         limits = np.sqrt(typical * most), MARGIN * most, MARGIN * most
         limit = np.interp(probability, reference.mean_class_probability, limits, right=np.inf)
         if area > limit:
             reasons.append(
-                f'nuclei of the class "{name}" are too large for it (median area {area:.1f} um2, expected at most '
-                f"{limit:.1f} um2 at a mean class probability of {probability:.2f})"
+                f'nuclei of the class "{name}" are too large for it (median area {area:.1f} um2,'
+                f" expected at most {limit:.1f} um2 at a mean class probability of"
+                f" {probability:.2f})"
             )
     return f"check the classes: {'; '.join(reasons)}" if reasons else ""
 
@@ -287,19 +367,22 @@ def judge_classes(references: Mapping[str, ClassReference], sizes: Mapping[str, 
 class NuclearSize:
     """Number and size of the nuclei of a slide, or of one of its classes.
 
-    The median area is None without nuclei; the mean over the nuclei of the probability of the likeliest class is None
-    without nuclei or for a model of one class.
+    The median area is None without nuclei; the mean over the nuclei of the probability of the
+    likeliest class is None without nuclei or for a model of one class.
     """
 
     n_nuclei: int
     median_area_um2: float | None = None
     mean_class_probability: float | None = None
 
-    def describe_doubt(self, mpp: tuple[float, float], tissue_mm2: float, are_usual: bool = False) -> str:
-        """A warning if nuclei of this size are implausible at ``mpp`` = (x, y) um per level-0 pixel; "" otherwise.
+    def describe_doubt(
+        self, mpp: tuple[float, float], tissue_mm2: float, are_usual: bool = False
+    ) -> str:
+        """A warning if nuclei of this size are implausible at ``mpp`` = (x, y) um per level-0
+        pixel; "" otherwise.
 
-        Small nuclei are plausible if they lie far apart in the tissue, or if their classes explain them
-        (``have_usual_sizes``).
+        Small nuclei are plausible if they lie far apart in the tissue, or if their classes explain
+        them (``have_usual_sizes``).
         """
         if self.n_nuclei < MIN_NUCLEI:
             return ""
@@ -310,25 +393,38 @@ class NuclearSize:
             least, most = (np.interp(probability, *limit) for limit in (SMALLEST, LARGEST))
             if are_usual or self.n_nuclei < DENSE_PER_MM2 * tissue_mm2:
                 least = min(least, SMALLEST_SPARSE)
-            unsure = f", mean class probability {probability:.2f}, {self.n_nuclei / tissue_mm2:,.0f} per mm2"
+            unsure = (
+                f", mean class probability {probability:.2f}, {self.n_nuclei / tissue_mm2:,.0f}"
+                " per mm2"
+            )
         if least <= area <= most:
             return ""
         size = "small" if area < least else "large"
-        return f"{CHECK}, {np.mean(mpp):.4g} um: the nuclei are too {size} for it (median area {area:.1f} um2{unsure})"
+        return (
+            f"{CHECK}, {np.mean(mpp):.4g} um: the nuclei are too {size} for it (median area"
+            f" {area:.1f} um2{unsure})"
+        )
 
 
-def have_usual_sizes(references: Mapping[str, ClassReference], of_class: Mapping[str, NuclearSize]) -> bool:
-    """True if enough of a slide's nuclei belong to classes whose nuclei are about as large as in training."""
+def have_usual_sizes(
+    references: Mapping[str, ClassReference], of_class: Mapping[str, NuclearSize]
+) -> bool:
+    """True if enough of a slide's nuclei belong to classes whose nuclei are about as large as in
+    training.
+    """
     usual = [
         size.n_nuclei
         for name, size in of_class.items()
-        if name in references and (size.median_area_um2 or 0) >= USUAL_AREA * references[name].median_area_um2[0]
+        if name in references
+        and (size.median_area_um2 or 0) >= USUAL_AREA * references[name].median_area_um2[0]
     ]
     return sum(usual) >= USUAL_SHARE * max(sum(size.n_nuclei for size in of_class.values()), 1)
 
 
 class SizeSample:
-    """Sums up sizes in integers, so that the result depends neither on the order nor on the grouping of nuclei."""
+    """Sums up sizes in integers, so that the result depends neither on the order nor on the
+    grouping of nuclei.
+    """
 
     def __init__(self) -> None:
         self._n_by_area = np.zeros(round(_LARGEST_UM2 / _BIN_UM2), np.int64)
@@ -339,7 +435,9 @@ class SizeSample:
         bins = (area_um2 / _BIN_UM2).astype(np.int64).clip(0, len(self._n_by_area) - 1)
         self._n_by_area += np.bincount(bins, minlength=len(self._n_by_area))
         if prob.shape[1] > 1:
-            self._probability += int(np.rint(prob.max(1).astype(float) * _STEPS).astype(np.int64).sum())
+            self._probability += int(
+                np.rint(prob.max(1).astype(float) * _STEPS).astype(np.int64).sum()
+            )
 
     def measure(self) -> NuclearSize:
         """The median area, to 0.1 um2, and the mean class probability."""
@@ -347,4 +445,6 @@ class SizeSample:
         if not n:
             return NuclearSize(0)
         median = round(float(np.searchsorted(self._n_by_area.cumsum(), (n + 1) // 2)) * _BIN_UM2, 1)
-        return NuclearSize(n, median, round(self._probability / n / _STEPS, 4) if self._probability else None)
+        return NuclearSize(
+            n, median, round(self._probability / n / _STEPS, 4) if self._probability else None
+        )

@@ -1,7 +1,7 @@
 """Features that a network computes for given nuclei of a slide, whichever program found them.
 
-Windows are placed as in detection: the features of a nucleus are read at its exact position in the window whose core
-contains it, far from the window's edges.
+Windows are placed as in detection: the features of a nucleus are read at its exact position in the
+window whose core contains it, far from the window's edges.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from muse_pipeline.inference.encoder import TileEncoder
 
 HALF_PIXEL = "x/4-0.5"  # see ``models.base``
-WINDOW_HALO_PX = 192  # for networks that accept windows of any size; with less, features show the grid of windows
+# for networks that accept windows of any size; with less, features show the grid of windows
+WINDOW_HALO_PX = 192
 HALO_SHARE = 4  # the halo is a quarter of the window, for networks with a fixed window
 
 
@@ -46,8 +47,9 @@ class Embedder(GraphRunner):
             channels = [port.shape[1] for port in self.session.get_outputs() if port.name == DENSE]
             if not channels:
                 raise ModelError(
-                    f"{path}: its graph has no output '{DENSE}', so it has no embeddings; export it again with `muse "
-                    "export`, or run `muse embed --checkpoint` with the checkpoint that it was exported from"
+                    f"{path}: its graph has no output '{DENSE}', so it has no embeddings; export it"
+                    " again with `muse export`, or run `muse embed --checkpoint` with the"
+                    " checkpoint that it was exported from"
                 )
             self.card = describe_backbone(detector, *channels)
         else:
@@ -55,7 +57,10 @@ class Embedder(GraphRunner):
         card = self.card
         side, cells = card.input_px, card.input_px // CELL_PX
         self.require_shapes(
-            {self.port: (card.batch, 3, side, side), DENSE: (card.batch, card.embedding_dim, cells, cells)}
+            {
+                self.port: (card.batch, 3, side, side),
+                DENSE: (card.batch, card.embedding_dim, cells, cells),
+            }
         )
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray, xy: np.ndarray) -> np.ndarray:
@@ -64,11 +69,25 @@ class Embedder(GraphRunner):
 
 
 def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
-    """The card of a detector's backbone, whose map is read at the centres of cells, as the head reads it."""
-    shared = ("name", "mpp", "input_px", "stride_px", "licence", "training_data", "colour", "precision", "source")
+    """The card of a detector's backbone, whose map is read at the centres of cells, as the head
+    reads it.
+    """
+    shared = (
+        "name",
+        "mpp",
+        "input_px",
+        "stride_px",
+        "licence",
+        "training_data",
+        "colour",
+        "precision",
+        "source",
+    )
     return EmbedderCard(
         **{name: getattr(detector, name) for name in shared},
-        halo_px=embedding_halo(detector.input_px, detector.stride_px, detector.readout == HALF_PIXEL),
+        halo_px=embedding_halo(
+            detector.input_px, detector.stride_px, detector.readout == HALF_PIXEL
+        ),
         batch=1,
         readout=HALF_PIXEL,
         embedding_dim=channels,
@@ -76,17 +95,22 @@ def describe_backbone(detector: ModelCard, channels: int) -> EmbedderCard:
 
 
 def embedding_halo(input_px: int, stride_px: int, any_size: bool) -> int:
-    """Width in px of a window's border, whose nuclei are left to neighbouring windows; a multiple of the stride."""
+    """Width in px of a window's border, whose nuclei are left to neighbouring windows; a multiple
+    of the stride.
+    """
     quarter = input_px // HALO_SHARE // stride_px * stride_px
     return min(quarter, WINDOW_HALO_PX) if any_size else quarter
 
 
 def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
-    """Interpolate a map (D, h, w) at positions (N, 2) in the window, as ``models.base.interpolate_at`` does: (N, D)."""
+    """Interpolate a map (D, h, w) at positions (N, 2) in the window, as
+    ``models.base.interpolate_at`` does: (N, D).
+    """
     size = np.array(dense.shape[:0:-1])
     at = xy / CELL_PX - 0.5 if readout == HALF_PIXEL else xy / (size * CELL_PX) * (size - 1)
     at = np.clip(at, 0, size - 1)
-    # Interpolation needs the next cell in both directions, so the last cell is reached from the cell before it.
+    # Interpolation needs the next cell in both directions, so the last cell is reached from the
+    # cell before it.
     low = np.minimum(np.floor(at).astype(int), size - 2)
     (x, y), (right, below) = low.T, (at - low).T.astype(np.float32)
     upper = dense[:, y, x] * (1 - right) + dense[:, y, x + 1] * right
@@ -110,9 +134,11 @@ def embed_nuclei(
         embedder: the model.
         colour: (3, 4) map of the slide's colours, see ``inference.stains``.
         xy: positions of the nuclei.
-        threads: number of windows that are read and run at the same time; results do not depend on it.
+        threads: number of windows that are read and run at the same time; results do not depend on
+            it.
         progress: function called with (windows done, windows in all).
-        offset_px: shift of the window grid; 0 except in tests, which check that results do not depend on it.
+        offset_px: shift of the window grid; 0 except in tests, which check that results do not
+            depend on it.
     """
     card = embedder.card
     require_mpp(store, card)
@@ -128,7 +154,9 @@ def embed_nuclei(
         return embedder(pixels, colour, xy[nuclei] - origin).astype(np.float16)
 
     embedding = np.empty((len(xy), card.embedding_dim), np.float16)
-    for done, (nuclei, features) in enumerate(zip(groups, map_in_order(embed_window, groups, threads), strict=True), 1):
+    for done, (nuclei, features) in enumerate(
+        zip(groups, map_in_order(embed_window, groups, threads), strict=True), 1
+    ):
         embedding[nuclei] = features
         if progress:
             progress(done, len(groups))
@@ -146,9 +174,9 @@ def write_embeddings(
 ) -> None:
     """Write ``embeddings-<model>.parquet``, with one row per nucleus.
 
-    The ids (N,) S36 are those of the objects in QuPath, and the positions (N, 2) are in level-0 pixels. Columns of
-    ``features`` (N,) are null where they are not finite. The embedding is (N, D) float16, and the provenance describes
-    slide, nuclei and model.
+    The ids (N,) S36 are those of the objects in QuPath, and the positions (N, 2) are in level-0
+    pixels. Columns of ``features`` (N,) are null where they are not finite. The embedding is (N, D)
+    float16, and the provenance describes slide, nuclei and model.
     """
     columns = {
         "id": bytes_to_arrow(ids.tolist(), pa.string()),
@@ -160,6 +188,10 @@ def write_embeddings(
         columns[name] = to_arrow(column, valid=np.isfinite(column))
     values = to_arrow(np.ascontiguousarray(embedding).ravel())
     columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, embedding.shape[1])
-    table = pa.table(columns).replace_schema_metadata({PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)})
+    table = pa.table(columns).replace_schema_metadata(
+        {PROVENANCE_KEY: json.dumps(provenance, sort_keys=True)}
+    )
     with complete_file(path) as partial:
-        pq.write_table(table, partial, row_group_size=ROW_GROUP, compression="zstd", write_page_checksum=True)
+        pq.write_table(
+            table, partial, row_group_size=ROW_GROUP, compression="zstd", write_page_checksum=True
+        )

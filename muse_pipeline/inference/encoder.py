@@ -1,4 +1,6 @@
-"""Third-party encoders, such as foundation models of pathology: a vector for the tile around every nucleus."""
+"""Third-party encoders, such as foundation models of pathology: a vector for the tile around every
+nucleus.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ BATCH = 16  # tiles per call, if the graph takes any number
 
 
 def open_embedder(path: Path, provider: str = "cpu") -> Embedder | TileEncoder:
-    """Open a model that computes vectors of nuclei: a third-party encoder, an embedding model, or a detector."""
+    """Open a model that computes vectors of nuclei: a third-party encoder, an embedding model, or a
+    detector.
+    """
     return (TileEncoder if isinstance(read_card(path), EncoderCard) else Embedder)(path, provider)
 
 

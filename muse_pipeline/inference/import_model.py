@@ -1,4 +1,6 @@
-"""Import of third-party networks: a card is added to a copy of the ONNX file, and the graph is unchanged."""
+"""Import of third-party networks: a card is added to a copy of the ONNX file, and the graph is
+unchanged.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from muse_pipeline.core.types import ENCODER
 from muse_pipeline.inference.card import METADATA_KEY, Card, EncoderCard, ImportedCard
 from muse_pipeline.inference.encoder import BATCH, CORE_PX
 from muse_pipeline.inference.families import FAMILIES
-from muse_pipeline.inference.maps import N_RAYS, RADIUS_UM, SCALINGS, nuclei_of_maps, read_maps, scale_pixels
+from muse_pipeline.inference.maps import (
+    N_RAYS,
+    RADIUS_UM,
+    SCALINGS,
+    nuclei_of_maps,
+    read_maps,
+    scale_pixels,
+)
 from muse_pipeline.inference.model import open_session, run_session
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.tissue.stain import IDENTITY
@@ -28,7 +37,10 @@ if TYPE_CHECKING:
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 PERIOD_UM = 16.0  # spacing of the synthetic nuclei
-NUCLEI, TISSUE = (96, 72, 140), (232, 196, 214)  # colours of the synthetic nuclei and of the background
+NUCLEI, TISSUE = (
+    (96, 72, 140),
+    (232, 196, 214),
+)  # colours of the synthetic nuclei and of the background
 # Contents of maps of probabilities (``Family.list_maps``).
 PROBABILITIES = ("nucleus", "classes", "classes and boundary", "background, inside and boundary")
 ROUNDING = 0.01  # largest excess of a probability over 0 to 1, in half precision
@@ -43,39 +55,51 @@ def import_model(
     graph: Path | None = None,
     **facts: Any,
 ) -> ImportedCard:
-    """Write ``network``, an ONNX file without a card, with a card to ``output``, after a trial on synthetic nuclei.
+    """Write ``network``, an ONNX file without a card, with a card to ``output``, after a trial on
+    synthetic nuclei.
 
     Args:
         network: file of the network.
         output: file to write.
         input_px: side of a window; None if the graph fixes it.
         halo_um: width of the border of the maps that is left to neighbouring windows.
-        outputs: names of the outputs in the order of ``Family.list_maps``; if empty, they are found by their usual
-            names, or else taken in the order of the graph.
+        outputs: names of the outputs in the order of ``Family.list_maps``; if empty, they are found
+            by their usual names, or else taken in the order of the graph.
         graph: the network as ONNX file, if ``network`` is none.
         facts: entries of the card that the network does not contain.
     """
     session, family = _open_network(graph or network), FAMILIES[facts["kind"]]()
     if len(facts["classes"]) > 1 and not family.has_classes:
-        raise ModelError(f"{network}: has no classes, like all networks of kind '{facts['kind']}'; give one --classes")
+        raise ModelError(
+            f"{network}: has no classes, like all networks of kind '{facts['kind']}'; give one"
+            " --classes"
+        )
     names = [port.name for port in session.get_outputs()]
     if unknown := set(outputs) - set(names):
-        raise ModelError(f"{network}: has no output '{min(unknown)}', only {', '.join(names)}; correct --outputs")
+        raise ModelError(
+            f"{network}: has no output '{min(unknown)}', only {', '.join(names)}; correct --outputs"
+        )
     usual = [of_map.name for of_map in family.list_maps(len(facts["classes"]))]
     card = ImportedCard(
         **_read_input(network, session, input_px, facts["scaling"]),
         **facts,
         maps=tuple(outputs or (usual if set(usual) <= set(names) else names)),
-        # Sizes that are valid for the trial; ``_fit`` replaces them with sizes that follow from the maps.
+        # Sizes that are valid for the trial; ``_fit`` replaces them with sizes that follow from the
+        # maps.
         halo_px=0,
         stride_px=1,
         capacity=1,
         n_rays=N_RAYS,
         readout="pixel",
-        source={"network_sha256": sha256_of(network), "command": f"muse import-model --kind {facts['kind']}"},
+        source={
+            "network_sha256": sha256_of(network),
+            "command": f"muse import-model --kind {facts['kind']}",
+        },
     )
     field = _draw_field(card.mpp, card.input_px, card.batch)
-    maps = run_session(session, network, list(card.maps), {session.get_inputs()[0].name: scale_pixels(field, card)})
+    maps = run_session(
+        session, network, list(card.maps), {session.get_inputs()[0].name: scale_pixels(field, card)}
+    )
     card = _fit(network, card, maps, halo_um)
     if wrong := _find_fault(card, maps):
         raise ModelError(f"{network}: returns {wrong}, or export the network again")
@@ -101,7 +125,9 @@ def import_encoder(
     ports = {port.name: port for port in session.get_outputs()}
     name = next(iter(outputs or ports))
     if len(outputs) > 1 or name not in ports:
-        raise ModelError(f"{network}: an encoder has one vector, in one of {', '.join(ports)}; correct --outputs")
+        raise ModelError(
+            f"{network}: an encoder has one vector, in one of {', '.join(ports)}; correct --outputs"
+        )
     described = _read_input(network, session, input_px, facts["scaling"])
     tile_px, batch = described.pop("input_px"), session.get_inputs()[0].shape[0]
     half_px = math.ceil(tile_px / 2) + 1  # tiles are cut at whole pixels
@@ -114,17 +140,23 @@ def import_encoder(
         tile_px=tile_px,
         output=name,
         embedding_dim=1,  # replaced after the trial
-        source={"network_sha256": sha256_of(network), "command": f"muse import-model --kind {ENCODER}"},
+        source={
+            "network_sha256": sha256_of(network),
+            "command": f"muse import-model --kind {ENCODER}",
+        },
     )
     tiles = scale_pixels(_draw_field(card.mpp, tile_px, card.batch), card)
     (vectors,) = run_session(session, network, [name], {session.get_inputs()[0].name: tiles})
     if vectors.ndim != 2 or len(vectors) != card.batch or not vectors.size:
         raise ModelError(
-            f"{network}: output '{name}' has shape {list(vectors.shape)} for {card.batch} tiles; an encoder gives a "
-            "vector per tile: name another output with --outputs, or export the network with its pooling"
+            f"{network}: output '{name}' has shape {list(vectors.shape)} for {card.batch} tiles; an"
+            " encoder gives a vector per tile: name another output with --outputs, or export the"
+            " network with its pooling"
         )
     if not np.abs(vectors).max() < np.finfo(np.float16).max:
-        raise ModelError(f"{network}: returns NaN, or values above 65,504, for a drawn tile; correct --scaling")
+        raise ModelError(
+            f"{network}: returns NaN, or values above 65,504, for a drawn tile; correct --scaling"
+        )
     card = replace(card, embedding_dim=vectors.shape[1])
     with _with_card(network, card, output):
         return card
@@ -144,12 +176,15 @@ def _open_network(network: Path) -> InferenceSession:
 
 @contextmanager
 def _with_card(network: Path, card: Card, output: Path) -> Iterator[Path]:
-    """Write a copy of the network with a card, which becomes ``output`` unless the caller's trial of it fails."""
+    """Write a copy of the network with a card, which becomes ``output`` unless the caller's trial
+    of it fails.
+    """
     try:
         import onnx
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            "imported networks need the package 'onnx', which is not installed; install the extra `onnx`"
+            "imported networks need the package 'onnx', which is not installed; install the extra"
+            " `onnx`"
         ) from error
     model = onnx.load(network)
     model.metadata_props.add(key=METADATA_KEY, value=card.to_json())
@@ -159,7 +194,9 @@ def _with_card(network: Path, card: Card, output: Path) -> Iterator[Path]:
 
 
 def _find_fault(card: ImportedCard, maps: list[np.ndarray]) -> str:
-    """Describe a fault in the maps of synthetic nuclei, and what to correct; "" if there is none."""
+    """Describe a fault in the maps of synthetic nuclei, and what to correct; "" if there is
+    none.
+    """
     if not all((values < np.inf).all() for values in maps):
         return "NaN or infinity for synthetic nuclei; correct --scaling"
     maps, family = read_maps(maps, card), FAMILIES[card.kind]()
@@ -168,18 +205,27 @@ def _find_fault(card: ImportedCard, maps: list[np.ndarray]) -> str:
         low, high = values.min(), values.max()
         is_prob = of_map.content in PROBABILITIES and not card.logits
         if is_prob and not -ROUNDING <= low <= high <= 1 + ROUNDING:
-            return f"{low:.3g} to {high:.3g} as probabilities ('{name}'); give --logits, correct --scaling or --outputs"
+            return (
+                f"{low:.3g} to {high:.3g} as probabilities ('{name}'); give --logits, correct"
+                " --scaling or --outputs"
+            )
     return family.find_fault(maps, card)
 
 
-def _require_nuclei(network: Path, session: InferenceSession, card: ImportedCard, maps: list[np.ndarray]) -> None:
+def _require_nuclei(
+    network: Path, session: InferenceSession, card: ImportedCard, maps: list[np.ndarray]
+) -> None:
     """Check that the network finds synthetic nuclei if their scaling is ``card.scaling``."""
     if len(nuclei_of_maps(maps, card)[0]):
         return
     better = []
     for scaling in SCALINGS if card.dtype != "uint8" else ():
         other = replace(card, scaling=scaling)
-        pixels = {session.get_inputs()[0].name: scale_pixels(_draw_field(card.mpp, card.input_px, card.batch), other)}
+        pixels = {
+            session.get_inputs()[0].name: scale_pixels(
+                _draw_field(card.mpp, card.input_px, card.batch), other
+            )
+        }
         maps = run_session(session, network, list(card.maps), pixels)
         if not _find_fault(other, maps) and len(nuclei_of_maps(maps, other)[0]):
             better.append(scaling)
@@ -187,7 +233,10 @@ def _require_nuclei(network: Path, session: InferenceSession, card: ImportedCard
         what = f"with --scaling {card.scaling}, the network finds none of the synthetic nuclei"
         remedy = "correct --mpp or --outputs, or lower --threshold"
         if better:
-            remedy = f"it finds some with {' or '.join(better)}; give the scaling with which it was trained"
+            remedy = (
+                f"it finds some with {' or '.join(better)}; give the scaling with which it was"
+                " trained"
+            )
         raise ModelError(f"{network}: {what}; {remedy}")
 
 
@@ -198,14 +247,22 @@ def _draw_field(mpp: float, side_px: int, batch: int) -> np.ndarray:
     return np.where(is_nucleus, NUCLEI, TISSUE).astype(np.uint8)[None].repeat(batch, 0)
 
 
-def _read_input(network: Path, session: InferenceSession, input_px: int | None, scaling: str) -> dict[str, Any]:
+def _read_input(
+    network: Path, session: InferenceSession, input_px: int | None, scaling: str
+) -> dict[str, Any]:
     """Entries of the card that describe the graph's input."""
     ports = session.get_inputs()
     batch, *shape = ports[0].shape
-    if len(ports) != 1 or len(shape) != 3 or 3 not in (shape[0], shape[2]) or ports[0].type not in DTYPES:
+    if (
+        len(ports) != 1
+        or len(shape) != 3
+        or 3 not in (shape[0], shape[2])
+        or ports[0].type not in DTYPES
+    ):
         inputs = ", ".join(f"{port.name} {port.type} {port.shape}" for port in ports)
         raise ModelError(
-            f"{network}: takes {inputs}; give a network with one input, of RGB windows in float32, float16 or uint8"
+            f"{network}: takes {inputs}; give a network with one input, of RGB windows in float32,"
+            " float16 or uint8"
         )
     if ports[0].type == "tensor(uint8)" and scaling != "none":
         raise ModelError(f"{network}: takes pixels in uint8, from 0 to 255; give --scaling none")
@@ -215,7 +272,10 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None, 
         raise ModelError(f"{network}: takes windows of any size; give --input-px, for example 512")
     if len(sides | ({input_px} - {None})) > 1:
         only = " x ".join(map(str, sorted(sides)))
-        raise ModelError(f"{network}: takes only windows of {only} px; they must be square, with --input-px as side")
+        raise ModelError(
+            f"{network}: takes only windows of {only} px; they must be square, with --input-px as"
+            " side"
+        )
     return {
         "batch": batch if isinstance(batch, int) else 1,
         "input_px": input_px or sides.pop(),
@@ -224,26 +284,35 @@ def _read_input(network: Path, session: InferenceSession, input_px: int | None, 
     }
 
 
-def _fit(network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: float) -> ImportedCard:
+def _fit(
+    network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: float
+) -> ImportedCard:
     """The card, completed with the sizes of the maps that the network returned."""
     n_rays = _count_rays(card, values)
     if not n_rays:
         expected = FAMILIES[card.kind]().list_maps(len(card.classes))
-        wanted = ", ".join(f"{content} ({' or '.join(map(str, n)) or 'any'})" for _, content, n in expected)
-        sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in zip(card.maps, values, strict=True))
+        wanted = ", ".join(
+            f"{content} ({' or '.join(map(str, n)) or 'any'})" for _, content, n in expected
+        )
+        sizes = ", ".join(
+            f"{name} {list(array.shape)}" for name, array in zip(card.maps, values, strict=True)
+        )
         raise ModelError(
-            f"{network}: a network of kind '{card.kind}' for {', '.join(one.name for one in card.classes)} has square "
-            f"maps with channels: {wanted}; found {sizes}; name the maps with --outputs, or correct --classes or --kind"
+            f"{network}: a network of kind '{card.kind}' for"
+            f" {', '.join(one.name for one in card.classes)} has square maps with channels:"
+            f" {wanted}; found {sizes}; name the maps with --outputs, or correct --classes or"
+            " --kind"
         )
     side, map_px = card.input_px, read_maps(values, card)[0].shape[2]
-    # If the side of a map does not divide that of the window, the network has no padding and leaves out a margin.
+    # If the side of a map does not divide that of the window, the network has no padding and leaves
+    # out a margin.
     stride_px = side // map_px if side % map_px == 0 else 1
     margin_px, odd = divmod(side - map_px * stride_px, 2)
     halo_px = math.ceil((margin_px + halo_um / card.mpp) / stride_px) * stride_px
     if odd or margin_px < 0 or 2 * halo_px >= side:
         raise ModelError(
-            f"{network}: for windows of {side} px the maps have {map_px} px, and inside a border of {halo_um:g} um "
-            "nothing is left; give a larger --input-px or a smaller --halo-um"
+            f"{network}: for windows of {side} px the maps have {map_px} px, and inside a border of"
+            f" {halo_um:g} um nothing is left; give a larger --input-px or a smaller --halo-um"
         )
     sizes = {"stride_px": stride_px, "margin_px": margin_px, "halo_px": halo_px}
     return replace(card, **sizes, n_rays=n_rays, capacity=(side // CELL_PX) ** 2)

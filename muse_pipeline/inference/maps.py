@@ -1,7 +1,7 @@
 """Third-party networks: scaling of their input, and what decoders of their maps share.
 
-``inference.families`` has a decoder per kind of network. Maps may have their channels first or last; their first class
-is the background.
+``inference.families`` has a decoder per kind of network. Maps may have their channels first or
+last; their first class is the background.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from muse_pipeline.nuclei.masks import MIN_NUCLEUS_UM2, cut_relief, label_image_
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.components import drop_small
 
-MEAN, DEVIATION = (np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # ImageNet's
+MEAN, DEVIATION = (
+    np.array(rgb, np.float32) for rgb in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+)  # ImageNet's
 PERCENTILES = (1.0, 99.8)  # stretched to 0 and 1, as in StarDist
 DEPTH_UM = 0.4  # sigma of the blur of the depth inside nuclei
 N_RAYS = 32  # number of rays of an outline from a label image
@@ -33,7 +35,8 @@ def _stretch(pixels: np.ndarray) -> np.ndarray:
     return (pixels - low) / np.maximum(high - low, 1)
 
 
-# Functions from pixels (B, H, W, 3) float32, 0 to 255, to the network's input, keyed as in ``core.types.SCALINGS``.
+# Functions from pixels (B, H, W, 3) float32, 0 to 255, to the network's input, keyed as in
+# ``core.types.SCALINGS``.
 SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "none": lambda pixels: pixels,
     "unit": lambda pixels: pixels / 255,
@@ -84,7 +87,9 @@ class Family(ABC):
         return N_RAYS
 
     def find_fault(self, maps: list[np.ndarray], card: ImportedCard) -> str:
-        """Describe a fault in the maps (B, C, h, w) of synthetic nuclei, and what to correct; "" if there is none."""
+        """Describe a fault in the maps (B, C, h, w) of synthetic nuclei, and what to correct; "" if
+        there is none.
+        """
         return ""
 
     def with_classes(self, maps: list[Map], name: str, n_classes: int) -> list[Map]:
@@ -93,10 +98,14 @@ class Family(ABC):
 
 
 def channels_first(values: np.ndarray) -> np.ndarray:
-    """Convert a map of square windows from (B, C, h, w), (B, h, w, C) or (B, h, w) to (B, C, h, w) float32."""
+    """Convert a map of square windows from (B, C, h, w), (B, h, w, C) or (B, h, w) to (B, C, h, w)
+    float32.
+    """
     if values.ndim == 3:
         values = values[:, None]
-    return (values if values.shape[2] == values.shape[3] else values.transpose(0, 3, 1, 2)).astype(np.float32)
+    return (values if values.shape[2] == values.shape[3] else values.transpose(0, 3, 1, 2)).astype(
+        np.float32
+    )
 
 
 def read_maps(outputs: Sequence[np.ndarray], card: ImportedCard) -> list[np.ndarray]:
@@ -106,9 +115,13 @@ def read_maps(outputs: Sequence[np.ndarray], card: ImportedCard) -> list[np.ndar
 
 
 def nuclei_of_maps(outputs: Sequence[np.ndarray], card: ImportedCard) -> list[Nuclei]:
-    """The nuclei of each window (frame: window), by descending score, from the network's outputs ``card.maps``."""
+    """The nuclei of each window (frame: window), by descending score, from the network's outputs
+    ``card.maps``.
+    """
     maps, family = read_maps(outputs, card), FAMILIES[card.kind]()
-    return [family.decode([values[window] for values in maps], card) for window in range(len(maps[0]))]
+    return [
+        family.decode([values[window] for values in maps], card) for window in range(len(maps[0]))
+    ]
 
 
 def is_nucleus(prob: np.ndarray) -> np.ndarray:
@@ -125,33 +138,49 @@ def probabilities(values: np.ndarray, card: ImportedCard) -> np.ndarray:
 
 def smooth(values: np.ndarray, sigma_um: float, card: ImportedCard) -> list[np.ndarray]:
     """The channels of a map (C, h, w), blurred."""
-    return [cv2.GaussianBlur(channel, (0, 0), sigma_um / card.mpp / card.stride_px) for channel in values]
+    return [
+        cv2.GaussianBlur(channel, (0, 0), sigma_um / card.mpp / card.stride_px)
+        for channel in values
+    ]
 
 
 def cut_nuclei(
-    nucleus: np.ndarray, relief: Callable[[np.ndarray], np.ndarray], classes: np.ndarray | None, card: ImportedCard
+    nucleus: np.ndarray,
+    relief: Callable[[np.ndarray], np.ndarray],
+    classes: np.ndarray | None,
+    card: ImportedCard,
 ) -> Nuclei:
-    """Nuclei that a watershed separates where the probability ``nucleus`` (h, w) is at least the threshold.
+    """Nuclei that a watershed separates where the probability ``nucleus`` (h, w) is at least the
+    threshold.
 
     Args:
         nucleus: probability of a nucleus.
-        relief: function from the mask (h, w) bool to a map (h, w) that is highest in the middle of nuclei.
+        relief: function from the mask (h, w) bool to a map (h, w) that is highest in the middle of
+            nuclei.
         classes: (C, h, w) probabilities of background and classes, if there are several classes.
         card: card of the network.
     """
     mask = nucleus_mask(nucleus, card)
-    return nuclei_of_labels(cut_relief(mask, relief(mask), card.mpp * card.stride_px), nucleus, classes, card)
+    return nuclei_of_labels(
+        cut_relief(mask, relief(mask), card.mpp * card.stride_px), nucleus, classes, card
+    )
 
 
 def nucleus_mask(nucleus: np.ndarray, card: ImportedCard) -> np.ndarray:
-    """(h, w) bool: where the probability ``nucleus`` is at least the threshold, without small components and holes."""
+    """(h, w) bool: where the probability ``nucleus`` is at least the threshold, without small
+    components and holes.
+    """
     least = MIN_NUCLEUS_UM2 / (card.mpp * card.stride_px) ** 2
     mask = drop_small(nucleus >= card.threshold, least)
     return ~drop_small(~mask, least, connectivity=4)
 
 
-def nuclei_of_labels(labels: np.ndarray, nucleus: np.ndarray, classes: np.ndarray | None, card: ImportedCard) -> Nuclei:
-    """Nuclei of a label image (h, w), 1..N, with the means of probabilities (see ``cut_nuclei``) over each of them."""
+def nuclei_of_labels(
+    labels: np.ndarray, nucleus: np.ndarray, classes: np.ndarray | None, card: ImportedCard
+) -> Nuclei:
+    """Nuclei of a label image (h, w), 1..N, with the means of probabilities (see ``cut_nuclei``)
+    over each of them.
+    """
     mpp = card.mpp * card.stride_px
     nuclei = label_image_to_nuclei(labels, (mpp, mpp), card.n_rays)
     n_pixels = np.bincount(labels.ravel())[1:]
@@ -163,12 +192,19 @@ def nuclei_of_labels(labels: np.ndarray, nucleus: np.ndarray, classes: np.ndarra
 
 
 def nuclei_table(
-    xy: np.ndarray, rays: np.ndarray, score: np.ndarray, classes: Sequence[np.ndarray] | None, card: ImportedCard
+    xy: np.ndarray,
+    rays: np.ndarray,
+    score: np.ndarray,
+    classes: Sequence[np.ndarray] | None,
+    card: ImportedCard,
 ) -> Nuclei:
-    """Table of at most ``card.capacity`` nuclei, by descending score; the first of ``classes`` is the background."""
+    """Table of at most ``card.capacity`` nuclei, by descending score; the first of ``classes`` is
+    the background.
+    """
     prob = np.ones((len(xy), 1))
     if len(card.classes) > 1:
-        # Never 0, so that the probabilities of a nucleus that is all background can be divided by their sum.
+        # Never 0, so that the probabilities of a nucleus that is all background can be divided by
+        # their sum.
         prob = np.stack(list(classes[1:]), 1).clip(np.finfo(np.float32).tiny)
     prob /= prob.sum(1, keepdims=True)
     best = np.argsort(-score, kind="stable")[: card.capacity]

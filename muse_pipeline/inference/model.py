@@ -1,4 +1,6 @@
-"""Model files and providers: built-in models and checkpoints by name, cards, and sessions that run a graph."""
+"""Model files and providers: built-in models and checkpoints by name, cards, and sessions that run
+a graph.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,25 @@ if TYPE_CHECKING:
 
 AnyCard = TypeVar("AnyCard", bound=Card)
 BUILT_IN = Path(__file__).parent / "built_in"
-DENSITIES = BUILT_IN / "density/density.onnx"  # graph from pixels in uint8 to log((pixel + 1) / 256)
-_RUN = "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the workflow's config"
-NOT_YET_MODELS = {".pt": "is a checkpoint; `muse export` makes a model from it", ".yaml": _RUN, ".yml": _RUN}
+DENSITIES = (
+    BUILT_IN / "density/density.onnx"
+)  # graph from pixels in uint8 to log((pixel + 1) / 256)
+_RUN = (
+    "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the"
+    " workflow's config"
+)
+NOT_YET_MODELS = {
+    ".pt": "is a checkpoint; `muse export` makes a model from it",
+    ".yaml": _RUN,
+    ".yml": _RUN,
+}
 
 
 def find_model(model: str, provider: str = "cpu") -> Path:
     """Find the file of a model, from a path or the name of a built-in model.
 
-    The precision of a built-in model is chosen by ``precisions_for``, unless the name contains it, as in
-    ``compact-fp32``.
+    The precision of a built-in model is chosen by ``precisions_for``, unless the name contains it,
+    as in ``compact-fp32``.
     """
     if path := _find_file(model, provider):
         return path
@@ -40,7 +51,9 @@ def find_model(model: str, provider: str = "cpu") -> Path:
     names = sorted({*files, *(name.partition("-")[0] for name in files)})
     near = get_close_matches(model, names, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "correct the name or path"
-    raise ModelError(f"model '{model}': neither a file nor a built-in model ({', '.join(names)}); {hint}")
+    raise ModelError(
+        f"model '{model}': neither a file nor a built-in model ({', '.join(names)}); {hint}"
+    )
 
 
 def find_region_model(model: str, provider: str = "cpu") -> Path:
@@ -49,8 +62,8 @@ def find_region_model(model: str, provider: str = "cpu") -> Path:
         return path
     what = "the built-in model is withdrawn" if model == "epithelium" else "there is no such file"
     raise ConfigError(
-        f"regions '{model}': {what}; give `{FROM_NUCLEI}`, which maps regions from the classes of the nuclei, or the "
-        "file of a region model (docs/guide/regions.md)"
+        f"regions '{model}': {what}; give `{FROM_NUCLEI}`, which maps regions from the classes of"
+        " the nuclei, or the file of a region model (docs/guide/regions.md)"
     )
 
 
@@ -62,24 +75,31 @@ def _find_file(model: str, provider: str) -> Path | None:
     path = Path(model)
     if not path.is_file() and (path / "checkpoint.pt").is_file():
         raise ModelError(
-            f"{path}: is the folder of a training run; `muse export {path}/checkpoint.pt` makes a model from it"
+            f"{path}: is the folder of a training run; `muse export {path}/checkpoint.pt` makes a"
+            " model from it"
         )
     return path if path.is_file() else None
 
 
 def find_graph(path: Path) -> Path:
-    """The file with the graph of a model: NAME.cut for a built-in model (``docs/make_cut_graphs.py``), or the model."""
+    """The file with the graph of a model: NAME.cut for a built-in model
+    (``docs/make_cut_graphs.py``), or the model.
+    """
     graph = path.with_suffix(".cut")
     return graph if path.parent == BUILT_IN and graph.is_file() else path
 
 
 def name_model(path: Path) -> str:
-    """The name by which ``find_model`` finds this file: that of a built-in model with its precision, or the path."""
+    """The name by which ``find_model`` finds this file: that of a built-in model with its
+    precision, or the path.
+    """
     return path.stem if path.parent == BUILT_IN else str(path)
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint of the built-in model that ``path`` names, or ``path`` itself if it names none."""
+    """The checkpoint of the built-in model that ``path`` names, or ``path`` itself if it names
+    none.
+    """
     return BUILT_IN / f"{path}.pt" if str(path) in list_checkpoints() else path
 
 
@@ -89,12 +109,16 @@ def list_checkpoints() -> list[str]:
 
 
 def checkpoint_from(folder: Path, path: Path) -> Path:
-    """``path`` if it names a built-in model, or else ``folder / path``: a path for ``find_checkpoint``."""
+    """``path`` if it names a built-in model, or else ``folder / path``: a path for
+    ``find_checkpoint``.
+    """
     return path if find_checkpoint(path) != path else folder / path
 
 
 def precisions_for(provider: str) -> tuple[str, ...]:
-    """The precisions that suit a provider, best first: "int8" on processors, "fp32" and "fp16" on GPUs."""
+    """The precisions that suit a provider, best first: "int8" on processors, "fp32" and "fp16" on
+    GPUs.
+    """
     return ("int8",) if provider == "cpu" else ("fp32", "fp16")
 
 
@@ -134,7 +158,8 @@ def open_session(
 ) -> onnxruntime.InferenceSession | TorchSession:
     """Open an ONNX Runtime session for a file, and silence the runtime's own warnings.
 
-    For the providers in ``TORCH``, open a ``TorchSession``, which has the same methods and runs the file's checkpoint.
+    For the providers in ``TORCH``, open a ``TorchSession``, which has the same methods and runs the
+    file's checkpoint.
     """
     import onnxruntime
 
@@ -150,7 +175,8 @@ def open_session(
     except Exception as error:  # ONNX Runtime's errors have no common base class
         broken = f"not usable as an ONNX model ({_reason(error)}); export it again"
         raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
-    # ONNX Runtime falls back to the CPU, without an error, if the libraries of a provider are missing.
+    # ONNX Runtime falls back to the CPU, without an error, if the libraries of a provider are
+    # missing.
     if RUNTIMES[provider] not in session.get_providers():
         raise _does_not_start(provider)
     return session
@@ -168,15 +194,18 @@ def _open_in_torch(path: Path, provider: str) -> TorchSession:
 def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
     """The card in a session's metadata as JSON; ``path`` is the model's file.
 
-    Entries that were measured later for a built-in model are read from a separate JSON file, because ids of nuclei
-    depend on the checksum of the model's file.
+    Entries that were measured later for a built-in model are read from a separate JSON file,
+    because ids of nuclei depend on the checksum of the model's file.
     """
     try:
         metadata = session.get_modelmeta().custom_metadata_map
     except UnicodeDecodeError as error:
         raise ModelError(f"{path}: its metadata are not text; copy or export it again") from error
     if METADATA_KEY not in metadata:
-        raise ModelError(f"{path}: this ONNX file has no card; export it with `muse export` or `muse import-model`")
+        raise ModelError(
+            f"{path}: this ONNX file has no card; export it with `muse export` or `muse"
+            " import-model`"
+        )
     measured = path.with_name(f"{path.stem.partition('-')[0]}.json")
     if path.parent != BUILT_IN or not measured.is_file():
         return metadata[METADATA_KEY]
@@ -184,7 +213,10 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
 
 
 def run_session(
-    session: onnxruntime.InferenceSession, path: Path, outputs: list[str] | None, inputs: dict[str, np.ndarray]
+    session: onnxruntime.InferenceSession,
+    path: Path,
+    outputs: list[str] | None,
+    inputs: dict[str, np.ndarray],
 ) -> list[np.ndarray]:
     """Run a graph and return the named outputs, or all of them; ``path`` is named in errors."""
     try:
@@ -203,7 +235,9 @@ _SOURCE = re.compile(  # such as "/src/model.cc:256 onnxruntime::Model::Model(on
 
 
 def _reason(error: Exception) -> str:
-    """The reason that an error of ONNX Runtime states, without its code, the model's path and lines of its source."""
+    """The reason that an error of ONNX Runtime states, without its code, the model's path and lines
+    of its source.
+    """
     stated = str(error).rpartition("Status Message: ")[2].strip() or type(error).__name__
     return _SOURCE.sub("", _CODE.sub("", stated.splitlines()[0]))
 
@@ -219,24 +253,31 @@ TORCH = ("torch", "torch-cpu")
 ON_GPU = ("cuda", "tensorrt", "torch")
 EXTRAS = {"cpu": "cpu", "cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino"}
 OPTIONS = {
-    # cuDNN's exhaustive search times its kernels and may choose differently each time, which changes the last digits.
+    # cuDNN's exhaustive search times its kernels and may choose differently each time, which
+    # changes the last digits.
     "cuda": {"cudnn_conv_algo_search": "DEFAULT"},
-    # As with the CPU provider, nothing is rounded to 16 bits, even if the processor could, and a call uses one thread.
+    # As with the CPU provider, nothing is rounded to 16 bits, even if the processor could, and a
+    # call uses one thread.
     "openvino": {"device_type": "CPU", "precision": "FP32", "num_of_threads": "1"},
 }
-# "auto" considers only providers that use the same kernels in every run; of these, "cuda" is faster.
+# "auto" considers only providers that use the same kernels in every run; of these, "cuda" is
+# faster.
 AUTO, PREFERRED = "auto", ("cuda", "cpu")
 
 
 def choose_provider(provider: str) -> str:
-    """``provider`` itself, installed or not; for "auto" the first of ``PREFERRED`` that starts on this machine.
+    """``provider`` itself, installed or not; for "auto" the first of ``PREFERRED`` that starts on
+    this machine.
 
-    The choice is made once for all shards of a run: results on a GPU differ from those on a CPU in the last digits.
+    The choice is made once for all shards of a run: results on a GPU differ from those on a CPU in
+    the last digits.
     """
     if provider == AUTO:
         return next((name for name in PREFERRED if starts(name)), "cpu")
     if provider not in PROVIDERS:
-        raise ProviderError(f"provider '{provider}' is unknown; choose one of {', '.join(PROVIDERS)}")
+        raise ProviderError(
+            f"provider '{provider}' is unknown; choose one of {', '.join(PROVIDERS)}"
+        )
     return provider
 
 
@@ -244,19 +285,24 @@ def require_installed(provider: str) -> None:
     """Raise an error unless a provider is installed."""
     if is_installed(provider):
         return
-    raise ProviderError(f"provider '{provider}' was requested but is {_lacks(provider)}, or choose provider 'cpu'")
+    raise ProviderError(
+        f"provider '{provider}' was requested but is {_lacks(provider)}, or choose provider 'cpu'"
+    )
 
 
 def _lacks(provider: str) -> str:
     if provider in TORCH:
         return "part of PyTorch, which is not installed here; install the extra `train`"
     return (
-        f"not in this installation of ONNX Runtime; install the extra `{EXTRAS[provider]}` in place of the present one"
+        f"not in this installation of ONNX Runtime; install the extra `{EXTRAS[provider]}` in place"
+        " of the present one"
     )
 
 
 def is_installed(provider: str) -> bool:
-    """True if the installed ONNX Runtime has the provider; for PyTorch's providers, if torch is installed."""
+    """True if the installed ONNX Runtime has the provider; for PyTorch's providers, if torch is
+    installed.
+    """
     if provider in TORCH:
         return find_spec("torch") is not None
     import onnxruntime
@@ -294,13 +340,15 @@ def require_start(provider: str) -> None:
 
 def _does_not_start(provider: str) -> ProviderError:
     return ProviderError(
-        f"provider '{provider}' is installed but could not start here; check its drivers (`muse doctor`) "
-        "or choose provider 'cpu'"
+        f"provider '{provider}' is installed but could not start here; check its drivers (`muse"
+        " doctor`) or choose provider 'cpu'"
     )
 
 
 def examine_providers() -> list[Finding]:
-    """Findings about every provider and about the choice of "auto"; empty if ONNX Runtime is not installed."""
+    """Findings about every provider and about the choice of "auto"; empty if ONNX Runtime is not
+    installed.
+    """
     try:
         findings = [Finding(f"provider {name}", *_examine(name)) for name in (*RUNTIMES, *TORCH)]
     except ImportError:
@@ -311,4 +359,8 @@ def examine_providers() -> list[Finding]:
 def _examine(provider: str) -> tuple[bool, str]:
     if not is_installed(provider):
         return False, _lacks(provider)
-    return (True, "starts") if starts(provider) else (False, "installed, but does not start here; check its drivers")
+    return (
+        (True, "starts")
+        if starts(provider)
+        else (False, "installed, but does not start here; check its drivers")
+    )

@@ -15,18 +15,32 @@ from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.card import Card, ModelCard, RegionCard
-from muse_pipeline.inference.model import DENSITIES, TORCH, card_text, choose_provider, open_session, run_session
+from muse_pipeline.inference.model import (
+    DENSITIES,
+    TORCH,
+    card_text,
+    choose_provider,
+    open_session,
+    run_session,
+)
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.nuclei.table import Nuclei
 
-OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"  # outputs of every detector, and an optional one
+OUTPUTS, EMBEDDING = (
+    ("xy", "score", "prob", "rays"),
+    "embedding",
+)  # outputs of every detector, and an optional one
 MAP = "map"  # output of region models
 DENSE = "dense"  # output: the map that the head of a detector reads, or that of an embedding model
-PIXELS, DENSITY = "pixels", "density"  # input: RGB in uint8, or its negative optical density in float32
+PIXELS, DENSITY = (
+    "pixels",
+    "density",
+)  # input: RGB in uint8, or its negative optical density in float32
 
 
 def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -> list[Nuclei]:
-    """The nuclei in each window (frame: window), by descending score, from xy, score, prob, rays and any embedding.
+    """The nuclei in each window (frame: window), by descending score, from xy, score, prob, rays
+    and any embedding.
 
     For ``temperature``, see ``inference.card.ModelCard``.
     """
@@ -48,7 +62,8 @@ def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -
 
 
 def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
-    """Class probabilities (..., C) with their logits divided by ``temperature`` (Guo et al., ICML 2017).
+    """Class probabilities (..., C) with their logits divided by ``temperature`` (Guo et al., ICML
+    2017).
 
     The likeliest class does not change.
     """
@@ -58,10 +73,11 @@ def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
 
 
 class GraphRunner:
-    """Runs the graph of a model of any kind, whose card each subclass reads; safe to call from several threads.
+    """Runs the graph of a model of any kind, whose card each subclass reads; safe to call from
+    several threads.
 
-    Each call uses one thread, so that results are the same for any number of threads. Densities are looked up in a
-    table, for graphs that take them (``export.cut``).
+    Each call uses one thread, so that results are the same for any number of threads. Densities are
+    looked up in a table, for graphs that take them (``export.cut``).
 
     Args:
         path: path of an ONNX file with a card.
@@ -69,7 +85,8 @@ class GraphRunner:
 
     Attributes:
         port: name of the graph's first input.
-        any_size: True if windows of any size are accepted; False for providers that have to prepare for each size.
+        any_size: True if windows of any size are accepted; False for providers that have to prepare
+            for each size.
         device: name of PyTorch's device; "" for other providers.
     """
 
@@ -86,17 +103,26 @@ class GraphRunner:
         self.port = self.session.get_inputs()[0].name
         if self.port == DENSITY and self.provider not in TORCH:
             of_pixels = open_session(DENSITIES, options, "cpu")
-            (self._table,) = run_session(of_pixels, DENSITIES, None, {PIXELS: np.arange(256, dtype=np.uint8)})
+            (self._table,) = run_session(
+                of_pixels, DENSITIES, None, {PIXELS: np.arange(256, dtype=np.uint8)}
+            )
         self.device = self.session.device_name if self.provider in TORCH else ""
         sides = self.session.get_inputs()[0].shape[2:]
-        self.any_size = self.provider in {"cpu", "torch-cpu"} and not any(isinstance(side, int) for side in sides)
+        self.any_size = self.provider in {"cpu", "torch-cpu"} and not any(
+            isinstance(side, int) for side in sides
+        )
         self.sha256 = sha256_of(self.path)
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.path, self.provider)  # sessions cannot be copied to other processes
+        return type(self), (
+            self.path,
+            self.provider,
+        )  # sessions cannot be copied to other processes
 
     def run(self, outputs: list[str], pixels: np.ndarray, colour: np.ndarray) -> list[np.ndarray]:
-        """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3, 4) float32."""
+        """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3,
+        4) float32.
+        """
         return run_session(self.session, self.path, outputs, self.inputs(pixels, colour))
 
     def inputs(self, pixels: np.ndarray, colour: np.ndarray) -> dict[str, np.ndarray]:
@@ -111,14 +137,21 @@ class GraphRunner:
 
     def describe(self) -> dict[str, Any]:
         """The description for the provenance of the results."""
-        return {"sha256": self.sha256, "provider": self.provider, "card": json.loads(self.card.to_json())}
+        return {
+            "sha256": self.sha256,
+            "provider": self.provider,
+            "card": json.loads(self.card.to_json()),
+        }
 
     def require_shapes(self, stated: dict[str, tuple[int, ...]]) -> None:
-        """Check that the graph's inputs and outputs have the sizes ``stated`` by its card, if the graph fixes them."""
+        """Check that the graph's inputs and outputs have the sizes ``stated`` by its card, if the
+        graph fixes them.
+        """
         ports = (*self.session.get_inputs(), *self.session.get_outputs())
         if missing := stated.keys() - {port.name for port in ports}:
             raise ModelError(
-                f"{self.path}: the graph lacks the outputs {sorted(missing)}; export it with `muse export`"
+                f"{self.path}: the graph lacks the outputs {sorted(missing)}; export it with `muse"
+                " export`"
             )
         for port in ports:
             sizes, expected = port.shape, stated.get(port.name, port.shape)
@@ -127,8 +160,8 @@ class GraphRunner:
             )
             if not fits:
                 raise ModelError(
-                    f"{self.path}: its card states '{port.name}' as {tuple(expected)}, while the graph has "
-                    f"{tuple(sizes)}; export it with `muse export`"
+                    f"{self.path}: its card states '{port.name}' as {tuple(expected)}, while the"
+                    f" graph has {tuple(sizes)}; export it with `muse export`"
                 )
 
 
@@ -158,14 +191,16 @@ class Predictor(GraphRunner):
         """Find the nuclei in each window (frame: window), by descending score.
 
         Args:
-            pixels: (B, S, S, 3) uint8, S = the card's ``input_px``; with ``any_size``, (B, H, W, 3), where H and W are
-                multiples of the card's ``stride_px``.
+            pixels: (B, S, S, 3) uint8, S = the card's ``input_px``; with ``any_size``, (B, H, W,
+                3), where H and W are multiples of the card's ``stride_px``.
             colour: (3, 4) float32 map, see ``inference.stains``.
         """
         if self.card.is_imported:
             nuclei = self._find_in_maps(pixels)
         else:
-            nuclei = nuclei_of_windows(self.run(self.outputs, pixels, colour), self.card.temperature)
+            nuclei = nuclei_of_windows(
+                self.run(self.outputs, pixels, colour), self.card.temperature
+            )
         return fit_outlines(nuclei, pixels, self.card.mpp, self.card.snap_um, self.refiner)
 
     def _find_in_maps(self, pixels: np.ndarray) -> list[Nuclei]:
@@ -174,7 +209,9 @@ class Predictor(GraphRunner):
         card = self.card
         (port,) = self.session.get_inputs()
         inputs = {port.name: scale_pixels(pixels, card)}
-        windows = nuclei_of_maps(run_session(self.session, self.path, list(card.maps), inputs), card)
+        windows = nuclei_of_maps(
+            run_session(self.session, self.path, list(card.maps), inputs), card
+        )
         return [replace(nuclei, prob=temper(nuclei.prob, card.temperature)) for nuclei in windows]
 
 
@@ -186,9 +223,14 @@ class RegionPredictor(GraphRunner):
         self.card = card = RegionCard.from_json(card_text(self.session, self.path), str(self.path))
         side, cells = card.input_px, card.input_px // card.cell_px
         self.require_shapes(
-            {self.port: (card.batch, 3, side, side), MAP: (card.batch, len(card.classes), cells, cells)}
+            {
+                self.port: (card.batch, 3, side, side),
+                MAP: (card.batch, len(card.classes), cells, cells),
+            }
         )
 
     def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
-        """Probabilities (B, C, H / cell_px, W / cell_px) float32 of the classes; arguments as for ``Predictor``."""
+        """Probabilities (B, C, H / cell_px, W / cell_px) float32 of the classes; arguments as for
+        ``Predictor``.
+        """
         return self.run([MAP], pixels, colour)[0]

@@ -1,4 +1,6 @@
-"""The files of a slide's regions: polygons for QuPath, the map, a picture, and a record of the outcome."""
+"""The files of a slide's regions: polygons for QuPath, the map, a picture, and a record of the
+outcome.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ CHUNK_CELLS = 512
 
 @contextmanager
 def record_failure(folder: Path, slide_id: str) -> Iterator[None]:
-    """Remove the regions of an earlier run; if the block fails, leave a ``regions.json`` with the reason.
+    """Remove the regions of an earlier run; if the block fails, leave a ``regions.json`` with the
+    reason.
 
     Nuclei are then written without regions, and the report shows the reason.
     """
@@ -69,20 +72,31 @@ def write_regions(maps: SlideMap, store: Store, info: SlideInfo, folder: Path) -
     write_class_areas(files.region_outlines, areas, info, maps.facts["model"]["sha256"])
     draw_areas(files.region_picture, areas, classes, store)
     write_map(files.region_map, maps)
-    record = {"status": OK, "reason": "", **maps.facts, "classes": measure_areas(areas, maps, info.mpp)}
+    record = {
+        "status": OK,
+        "reason": "",
+        **maps.facts,
+        "classes": measure_areas(areas, maps, info.mpp),
+    }
     write_json(files.regions, record)
     return record
 
 
 def _to_level0(polygon: shapely.Polygon, maps: SlideMap, info: SlideInfo) -> shapely.Polygon:
-    """Convert a polygon from cells to level-0 pixels, rounded to 0.1, and clip it to the scanner's bounds."""
-    shape = shapely.transform(polygon, lambda xy: np.round(work_to_level0(xy, info.mpp, maps.cell_um), 1))
+    """Convert a polygon from cells to level-0 pixels, rounded to 0.1, and clip it to the scanner's
+    bounds.
+    """
+    shape = shapely.transform(
+        polygon, lambda xy: np.round(work_to_level0(xy, info.mpp, maps.cell_um), 1)
+    )
     if not shapely.box(*info.scanned_box).contains(shape):
         shape = shapely.intersection(shape, shapely.box(*info.scanned_box))
     return shape if shape.is_valid else repair_areas(shape)
 
 
-def measure_areas(areas: Sequence[ClassArea], maps: SlideMap, mpp: tuple[float, float]) -> list[dict[str, Any]]:
+def measure_areas(
+    areas: Sequence[ClassArea], maps: SlideMap, mpp: tuple[float, float]
+) -> list[dict[str, Any]]:
     """Name, colour, side of the border, number of areas and total area in mm2 of every class."""
     described = []
     for region, is_inside in zip(maps.classes, maps.is_inside, strict=True):
@@ -94,7 +108,9 @@ def measure_areas(areas: Sequence[ClassArea], maps: SlideMap, mpp: tuple[float, 
 
 
 def write_map(path: Path, maps: SlideMap) -> None:
-    """Write ``regions.zarr``: an OME-Zarr image (class, y, x) uint8 of probabilities times 255, 0 outside tissue."""
+    """Write ``regions.zarr``: an OME-Zarr image (class, y, x) uint8 of probabilities times 255, 0
+    outside tissue.
+    """
     channels = [(region.name, region.color, index > 0) for index, region in enumerate(maps.classes)]
     image = image_metadata("regions", maps.cell_um, (1,), channels)
     with complete_file(path) as folder:
@@ -102,15 +118,21 @@ def write_map(path: Path, maps: SlideMap) -> None:
         write_planes(folder / "0", maps.prob, min(CHUNK_CELLS, *maps.prob.shape[1:]))
 
 
-def draw_areas(path: Path, areas: Sequence[ClassArea], classes: Sequence[NucleusClass], store: Store) -> None:
-    """Draw the slide, at most 1,500 px wide and high, with areas tinted in the colours of their classes."""
+def draw_areas(
+    path: Path, areas: Sequence[ClassArea], classes: Sequence[NucleusClass], store: Store
+) -> None:
+    """Draw the slide, at most 1,500 px wide and high, with areas tinted in the colours of their
+    classes.
+    """
     # The smallest factor by which the picture fits, rounded up to a multiple of a level's factor.
     needed = max(1, -(-max(store.size_px) // PICTURE_PX))
     level = max(factor for factor in PYRAMID if factor <= needed)
     small = store.at(store.mpp * (-(-needed // level) * level))
     width, height = small.size_px
     bands = strips(height, 64)  # a large slide is not read all at once
-    picture = np.concatenate([small.read((0, rows.start), (width, rows.stop - rows.start)) for rows in bands])
+    picture = np.concatenate(
+        [small.read((0, rows.start), (width, rows.stop - rows.start)) for rows in bands]
+    )
     tint = picture.copy()
     scale = np.array(store.slide_mpp) / small.mpp
     rings = [[_to_pixels(ring, scale) for ring in shapely.get_rings(area.shape)] for area in areas]
@@ -118,7 +140,15 @@ def draw_areas(path: Path, areas: Sequence[ClassArea], classes: Sequence[Nucleus
         cv2.fillPoly(tint, outline, area.color, cv2.LINE_AA, shift=_SHIFT)
     picture = cv2.addWeighted(picture, 0.65, tint, 0.35, 0)
     for area, outline in zip(areas, rings, strict=True):
-        cv2.polylines(picture, outline, True, area.color, 1 + max(picture.shape) // 1000, cv2.LINE_AA, shift=_SHIFT)
+        cv2.polylines(
+            picture,
+            outline,
+            True,
+            area.color,
+            1 + max(picture.shape) // 1000,
+            cv2.LINE_AA,
+            shift=_SHIFT,
+        )
     with complete_file(path) as partial:
         _add_legend(picture, classes).save(partial, **PNG)
 
@@ -135,7 +165,9 @@ def _add_legend(picture: np.ndarray, classes: Sequence[NucleusClass]) -> Image.I
     """The picture with the colours and names of the classes below it."""
     size, margin = 18, 8
     font, y = ImageFont.load_default(size), picture.shape[0] + margin
-    left = np.cumsum([margin, *(size + 26 + round(font.getlength(region.name)) for region in classes)]).tolist()
+    left = np.cumsum(
+        [margin, *(size + 26 + round(font.getlength(region.name)) for region in classes)]
+    ).tolist()
     canvas = Image.new("RGB", (max(picture.shape[1], left[-1]), y + size + margin), "white")
     canvas.paste(Image.fromarray(picture))
     draw = ImageDraw.Draw(canvas)

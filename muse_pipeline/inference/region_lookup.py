@@ -1,4 +1,6 @@
-"""The region of every nucleus, its probability and the distance to the border, from a model's map or drawn areas."""
+"""The region of every nucleus, its probability and the distance to the border, from a model's map
+or drawn areas.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from muse_pipeline.tissue.mask import KeptArea
 
 BANDS_UM = (50, 100)  # widths of bands on either side of the border
 NO_REGION = -1
-# Tissues in lower case in which nuclei of a class do not occur; the first class of a model is like stroma.
+# Tissues in lower case in which nuclei of a class do not occur; the first class of a model is like
+# stroma.
 UNLIKE = {"Epithelial": ("stroma", "lymphoid"), "Stroma": ("epithelium",)}
 MARGIN_UM = 16.0  # four cells of the map; closer to the border, the region is uncertain
 
@@ -36,8 +39,12 @@ class RegionColumns:
     """Columns of the table that describe the regions of N nuclei."""
 
     region: np.ndarray  # (N,) int32 index of the class; ``NO_REGION`` outside all regions
-    prob: np.ndarray  # (N,) float32 probability of that class; NaN outside all regions and in drawn areas
-    border_um: np.ndarray  # (N,) float32 distance to the nearest border, negative inside; NaN if there is none
+    prob: (
+        np.ndarray
+    )  # (N,) float32 probability of that class; NaN outside all regions and in drawn areas
+    border_um: (
+        np.ndarray
+    )  # (N,) float32 distance to the nearest border, negative inside; NaN if there is none
     own_um: dict[str, np.ndarray]  # the same for the border of each class that has one of its own
 
 
@@ -47,16 +54,18 @@ class RegionClass(NucleusClass):
 
     tissue: shapely.Geometry  # tissue of the class, in level-0 pixels
     is_inside: bool  # True if the class lies inside the border
-    border: shapely.Geometry | None = None  # border of the class alone; None if it is not distinguished
+    border: shapely.Geometry | None = (
+        None  # border of the class alone; None if it is not distinguished
+    )
 
 
 class SlideRegions:
     """The regions of one slide.
 
-    All classes of a model except the first, and all drawn areas, lie inside the border. The border consists of the
-    lines at which a model's regions meet, or of the outlines of drawn areas; the edge of the tissue is not a border. If
-    areas of several classes are drawn, each class also has a border of its own. Where drawn areas overlap, the smallest
-    counts.
+    All classes of a model except the first, and all drawn areas, lie inside the border. The border
+    consists of the lines at which a model's regions meet, or of the outlines of drawn areas; the
+    edge of the tissue is not a border. If areas of several classes are drawn, each class also has a
+    border of its own. Where drawn areas overlap, the smallest counts.
 
     A slide on which the model failed has no classes, and its columns have no values.
 
@@ -80,21 +89,34 @@ class SlideRegions:
         origin: Regions,
         prob: ProbabilityMap | None = None,
     ):
-        self.classes, self.origin, self.mpp, self._prob = tuple(classes), origin, np.array(info.mpp), prob
+        self.classes, self.origin, self.mpp, self._prob = (
+            tuple(classes),
+            origin,
+            np.array(info.mpp),
+            prob,
+        )
         self._index = {region.name: number for number, region in enumerate(classes)}
         ordered = sorted(areas, key=lambda area: area.shape.area)
         self._shapes = np.array([area.shape for area in ordered], object)
         self._label = np.array([self._index[area.class_name] for area in ordered], np.int32)
-        self._inside = np.array([*(region.is_inside for region in classes), False])  # index -1 is ``NO_REGION``
+        self._inside = np.array(
+            [*(region.is_inside for region in classes), False]
+        )  # index -1 is ``NO_REGION``
         self._bounds = shapely.bounds(self._shapes)
         shapely.prepare(self._shapes)
         for shape in self._shapes:  # builds the index of the shape, which threads then share
             shapely.contains_xy(shape, 0.0, 0.0)
         self._outside = outside
         own = {region.name: region.border for region in classes if region.border is not None}
-        self._borders = {name: _scale(lines, self.mpp) for name, lines in {None: border, **own}.items()}
-        self._trees = {name: shapely.STRtree(_segments(lines)) for name, lines in self._borders.items()}
-        for tree in self._trees.values():  # the first query builds a tree, which several threads must not do at once
+        self._borders = {
+            name: _scale(lines, self.mpp) for name, lines in {None: border, **own}.items()
+        }
+        self._trees = {
+            name: shapely.STRtree(_segments(lines)) for name, lines in self._borders.items()
+        }
+        for tree in (
+            self._trees.values()
+        ):  # the first query builds a tree, which several threads must not do at once
             tree.query(shapely.Point(0, 0))
 
     @property
@@ -108,7 +130,9 @@ class SlideRegions:
         return [name for name in self._borders if name is not None]
 
     def columns(self, xy: np.ndarray) -> RegionColumns:
-        """The columns of nuclei at ``xy`` (N, 2) in level-0 pixels; safe to call from several threads."""
+        """The columns of nuclei at ``xy`` (N, 2) in level-0 pixels; safe to call from several
+        threads.
+        """
         region = np.full(len(xy), NO_REGION, np.int32)
         if not len(xy):
             none = np.zeros(0, np.float32)
@@ -120,7 +144,9 @@ class SlideRegions:
         prob = np.full(len(xy), np.nan, np.float32)
         if self._prob is not None and (is_mapped := region >= 0).any():
             prob[is_mapped] = self._prob.at(xy[is_mapped], region[is_mapped])
-        own = {name: self._distance(xy, region == self._index[name], name) for name in self.own_borders}
+        own = {
+            name: self._distance(xy, region == self._index[name], name) for name in self.own_borders
+        }
         return RegionColumns(region, prob, self._distance(xy, self._inside[region], None), own)
 
     def _distance(self, xy: np.ndarray, is_inside: np.ndarray, name: str | None) -> np.ndarray:
@@ -135,19 +161,28 @@ class SlideRegions:
         return np.where(is_inside, -border_um, border_um)
 
     def unlike(self, classes: Sequence[str]) -> np.ndarray | None:
-        """(R + 1, C) bool: True if nuclei of a class do not occur in a region; the last row is for ``NO_REGION``.
+        """(R + 1, C) bool: True if nuclei of a class do not occur in a region; the last row is for
+        ``NO_REGION``.
 
-        None unless a model maps epithelium, and ``classes`` contains every class of ``UNLIKE``. Regions that come from
-        the classes of nuclei agree with most of them, right or wrong.
+        None unless a model maps epithelium, and ``classes`` contains every class of ``UNLIKE``.
+        Regions that come from the classes of nuclei agree with most of them, right or wrong.
         """
         tissues = ["stroma", *(region.name.lower() for region in self.classes[1:]), "none"]
-        if self.origin.source != "model" or "epithelium" not in tissues or not UNLIKE.keys() <= set(classes):
+        if (
+            self.origin.source != "model"
+            or "epithelium" not in tissues
+            or not UNLIKE.keys() <= set(classes)
+        ):
             return None
-        return np.array([[tissue in UNLIKE.get(name, ()) for name in classes] for tissue in tissues])
+        return np.array(
+            [[tissue in UNLIKE.get(name, ()) for name in classes] for tissue in tissues]
+        )
 
     @staticmethod
     def are_unlike(columns: RegionColumns, label: np.ndarray, unlike: np.ndarray) -> np.ndarray:
-        """(N,) bool: True for nuclei of classes ``label`` (N,) that are ``unlike`` their region, far from a border."""
+        """(N,) bool: True for nuclei of classes ``label`` (N,) that are ``unlike`` their region,
+        far from a border.
+        """
         is_near = np.abs(columns.border_um) <= MARGIN_UM  # False if there is no border
         return unlike[columns.region, label] & ~is_near
 
@@ -164,9 +199,16 @@ class SlideRegions:
                 (inside if is_inner else outside).append(region.tissue)
             sides = map(shapely.union_all, (inside, outside))
             band = _scale(shapely.buffer(self._borders[name], um), 1 / self.mpp)
-            bands.append(Band(um, *(round(float((band & side).area * mm2), 6) for side in sides), name))
+            bands.append(
+                Band(um, *(round(float((band & side).area * mm2), 6) for side in sides), name)
+            )
         classes = [
-            RegionArea(region.name, tuple(region.color), region.is_inside, round(float(region.tissue.area * mm2), 6))
+            RegionArea(
+                region.name,
+                tuple(region.color),
+                region.is_inside,
+                round(float(region.tissue.area * mm2), 6),
+            )
             for region in self.classes
         ]
         border_mm = round(self._borders[None].length / 1000, 3)
@@ -174,14 +216,21 @@ class SlideRegions:
 
 
 class ProbabilityMap:
-    """The parts of a slide's ``regions.zarr``, a map of ``n_classes`` classes, that contain nuclei."""
+    """The parts of a slide's ``regions.zarr``, a map of ``n_classes`` classes, that contain
+    nuclei.
+    """
 
     def __init__(self, path: Path, n_classes: int, mpp: tuple[float, float]):
         self._planes = [Plane(path / "0", number) for number in range(n_classes)]
-        self._mpp, self._cell_um = mpp, float(read_json(path / METADATA)["attributes"]["muse"]["cell_um"])
+        self._mpp, self._cell_um = (
+            mpp,
+            float(read_json(path / METADATA)["attributes"]["muse"]["cell_um"]),
+        )
 
     def at(self, xy: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """(n,) float32 probabilities of classes ``label`` (n,) at positions (n, 2) in level-0 pixels."""
+        """(n,) float32 probabilities of classes ``label`` (n,) at positions (n, 2) in level-0
+        pixels.
+        """
         limit = np.array(self._planes[0].shape[::-1]) - 1
         cell = np.floor(level0_to_work(xy, self._mpp, self._cell_um)).astype(int).clip(0, limit)
         (left, top), (right, bottom) = cell.min(0), cell.max(0) + 1
@@ -190,7 +239,9 @@ class ProbabilityMap:
 
 
 def load_regions(source: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
-    """The regions of a slide, from a folder of ``muse regions`` or a GeoJSON file of drawn areas with classes."""
+    """The regions of a slide, from a folder of ``muse regions`` or a GeoJSON file of drawn areas
+    with classes.
+    """
     return _of_model(source, info, kept) if source.is_dir() else _drawn(source, info, kept)
 
 
@@ -201,7 +252,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         # Both keys are looked up, so that a record without one of them counts as damaged.
         return {"status": record["status"], "reason": record["reason"], **record}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder}: has no readable regions.json; run `muse regions` for this slide") from error
+        raise StoreError(
+            f"{folder}: has no readable regions.json; run `muse regions` for this slide"
+        ) from error
 
 
 def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
@@ -209,15 +262,26 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
     if record["status"] != OK:
         nowhere = shapely.MultiLineString(), shapely.MultiPolygon()
         return SlideRegions((), (), *nowhere, info, Regions("model", FAILED, record["reason"]))
-    if record["fingerprint"] != info.fingerprint or record["tissue_sha256"] not in {None, kept.tissue_sha256}:
-        raise StoreError(f"{files.regions}: made for a different slide, tissue or ROI; run `muse regions` again")
+    if record["fingerprint"] != info.fingerprint or record["tissue_sha256"] not in {
+        None,
+        kept.tissue_sha256,
+    }:
+        raise StoreError(
+            f"{files.regions}: made for a different slide, tissue or ROI; run `muse regions` again"
+        )
     areas = (
-        read_class_areas(files.region_outlines, info) if any(entry["n_areas"] for entry in record["classes"]) else []
+        read_class_areas(files.region_outlines, info)
+        if any(entry["n_areas"] for entry in record["classes"])
+        else []
     )
     classes = []
     for entry in record["classes"]:
-        tissue = shapely.MultiPolygon([area.shape for area in areas if area.class_name == entry["name"]])
-        classes.append(RegionClass(entry["name"], tuple(entry["color"]), tissue, entry["is_inside"]))
+        tissue = shapely.MultiPolygon(
+            [area.shape for area in areas if area.class_name == entry["name"]]
+        )
+        classes.append(
+            RegionClass(entry["name"], tuple(entry["color"]), tissue, entry["is_inside"])
+        )
     inside = {region.name for region in classes if region.is_inside}
     is_inside = np.array([area.class_name in inside for area in areas], bool)
     return SlideRegions(
@@ -226,7 +290,12 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
         border=shared_lines(np.array([area.shape for area in areas], object), is_inside),
         outside=shapely.union_all([region.tissue for region in classes if not region.is_inside]),
         info=info,
-        origin=Regions(record["source"], OK, "", model=NamedFile(record["model"]["name"], record["model"]["sha256"])),
+        origin=Regions(
+            record["source"],
+            OK,
+            "",
+            model=NamedFile(record["model"]["name"], record["model"]["sha256"]),
+        ),
         prob=ProbabilityMap(files.region_map, len(classes), info.mpp),
     )
 
@@ -238,7 +307,10 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
         colors.setdefault(area.class_name, area.color)  # the first colour of a class counts
     tissue = outline_kept(kept, info)
     ordered = sorted(drawn, key=lambda area: area.shape.area)
-    shapes, of_class = np.array([area.shape for area in ordered], object), {name: [] for name in colors}
+    shapes, of_class = (
+        np.array([area.shape for area in ordered], object),
+        {name: [] for name in colors},
+    )
     number, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     smaller = np.split(other, np.searchsorted(number, np.arange(1, len(shapes))))
     for index, area in enumerate(ordered):
@@ -246,9 +318,14 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
         of_class[area.class_name].append(area.shape - taken)
     lines = shapely.union_all(shapely.boundary(shapes))
     whole = {name: shapely.union_all(parts) for name, parts in of_class.items()}
-    own = {name: shape.boundary & tissue for name, shape in whole.items()} if len(colors) > 1 else {}
+    own = (
+        {name: shape.boundary & tissue for name, shape in whole.items()} if len(colors) > 1 else {}
+    )
     return SlideRegions(
-        classes=[RegionClass(name, color, whole[name] & tissue, True, own.get(name)) for name, color in colors.items()],
+        classes=[
+            RegionClass(name, color, whole[name] & tissue, True, own.get(name))
+            for name, color in colors.items()
+        ],
         areas=drawn,
         border=shapely.intersection(lines, tissue),
         outside=shapely.difference(tissue, shapely.union_all(shapes)),
@@ -261,12 +338,15 @@ def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
     """Outline of the area in which nuclei are kept, in level-0 pixels."""
     mask = np.unpackbits(kept.bits, axis=1, count=kept.width)
     polygons, _ = trace_regions(mask)
-    outline = shapely.transform(shapely.union_all(polygons), lambda xy: xy * (kept.mask_mpp / np.array(info.mpp)))
+    outline = shapely.transform(
+        shapely.union_all(polygons), lambda xy: xy * (kept.mask_mpp / np.array(info.mpp))
+    )
     return outline if kept.roi is None else shapely.intersection(outline, kept.roi)
 
 
 def shared_lines(polygons: np.ndarray, is_inside: np.ndarray) -> shapely.Geometry:
-    """Lines at which polygons (N,) of a tiling meet, at least one of which lies inside (N,) bool the border.
+    """Lines at which polygons (N,) of a tiling meet, at least one of which lies inside (N,) bool
+    the border.
 
     Both polygons must have the same vertices there.
     """
@@ -275,12 +355,17 @@ def shared_lines(polygons: np.ndarray, is_inside: np.ndarray) -> shapely.Geometr
     rings, owner = shapely.get_rings(polygons, return_index=True)
     sides = np.concatenate(list(map(_sides, rings)))
     of_inside = np.repeat(is_inside[owner], shapely.get_num_coordinates(rings) - 1)
-    # Neighbours traverse a common side in opposite directions, so all sides are turned to the same direction.
-    backward = (sides[:, 0] > sides[:, 2]) | ((sides[:, 0] == sides[:, 2]) & (sides[:, 1] > sides[:, 3]))
+    # Neighbours traverse a common side in opposite directions, so all sides are turned to the same
+    # direction.
+    backward = (sides[:, 0] > sides[:, 2]) | (
+        (sides[:, 0] == sides[:, 2]) & (sides[:, 1] > sides[:, 3])
+    )
     sides[backward] = sides[backward][:, [2, 3, 0, 1]]
     unique, number, n = np.unique(sides, axis=0, return_inverse=True, return_counts=True)
     is_border = (n > 1) & (np.bincount(number.ravel(), of_inside) > 0)
-    return shapely.line_merge(shapely.multilinestrings(shapely.linestrings(unique[is_border].reshape(-1, 2, 2))))
+    return shapely.line_merge(
+        shapely.multilinestrings(shapely.linestrings(unique[is_border].reshape(-1, 2, 2)))
+    )
 
 
 def _sides(ring: shapely.Geometry) -> np.ndarray:
@@ -290,8 +375,16 @@ def _sides(ring: shapely.Geometry) -> np.ndarray:
 
 
 def _segments(lines: shapely.Geometry) -> np.ndarray:
-    parts = [_sides(part) for part in shapely.get_parts(lines) if part.geom_type in {"LineString", "LinearRing"}]
-    return shapely.linestrings(np.concatenate(parts).reshape(-1, 2, 2)) if parts else np.zeros(0, object)
+    parts = [
+        _sides(part)
+        for part in shapely.get_parts(lines)
+        if part.geom_type in {"LineString", "LinearRing"}
+    ]
+    return (
+        shapely.linestrings(np.concatenate(parts).reshape(-1, 2, 2))
+        if parts
+        else np.zeros(0, object)
+    )
 
 
 def _scale(shape: shapely.Geometry, factor: np.ndarray) -> shapely.Geometry:

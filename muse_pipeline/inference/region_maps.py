@@ -1,8 +1,9 @@
-"""Map the probabilities of tissue regions on a slide, in windows and batches as for nuclei, and trace their polygons.
+"""Map the probabilities of tissue regions on a slide, in windows and batches as for nuclei, and
+trace their polygons.
 
-A window is a core and its halo. Cores are placed side by side, so every cell of the slide is in the core of exactly one
-window. Results depend only on the slide and the card, never on the number of threads. Polygons tile the tissue without
-gaps or overlaps.
+A window is a core and its halo. Cores are placed side by side, so every cell of the slide is in the
+core of exactly one window. Results depend only on the slide and the card, never on the number of
+threads. Polygons tile the tissue without gaps or overlaps.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ PACKAGES = (
     "opencv-python-headless",
 )
 RIM_UM = KEEP_UM + TISSUE_UM  # margin by which the store's tissue exceeds the tissue that was found
-# Outlines lie within half a cell (4 um at 2 um/px) of the sides of cells: cutting corners through the middles of sides
-# moves them by up to sqrt(2) / 4 of a cell, and leaving out vertices by up to ``SIMPLIFIED_BY``.
+# Outlines lie within half a cell (4 um at 2 um/px) of the sides of cells: cutting corners through
+# the middles of sides moves them by up to sqrt(2) / 4 of a cell, and leaving out vertices by up to
+# ``SIMPLIFIED_BY``.
 SIMPLIFIED_BY = 0.14  # cells
 
 
@@ -46,11 +48,18 @@ class SlideMap:
 
     classes: tuple[NucleusClass, ...]  # classes of the maps
     is_inside: tuple[bool, ...]  # whether each class lies inside the border
-    prob: np.ndarray  # (C, H, W) uint8, probabilities times 255; cell (i, j) covers the slide from (i, j) * ``cell_um``
+    # (C, H, W) uint8, probabilities times 255; cell (i, j) covers the slide from (i, j) *
+    # ``cell_um``
+    prob: np.ndarray
     tissue: np.ndarray  # (H, W) bool, True where nuclei are kept
-    min_area_mm2: float  # minimum area of regions and holes; smaller ones are merged into the class around them
-    facts: dict[str, Any]  # origin of the maps, size of a cell, slide and versions, as in ``regions.json``
-    rim_um: float = RIM_UM  # width of the edge of the tissue, which gets the classes of the tissue next to it
+    # minimum area of regions and holes; smaller ones are merged into the class around them
+    min_area_mm2: float
+    facts: dict[
+        str, Any
+    ]  # origin of the maps, size of a cell, slide and versions, as in ``regions.json``
+    rim_um: float = (
+        RIM_UM  # width of the edge of the tissue, which gets the classes of the tissue next to it
+    )
 
     @property
     def cell_um(self) -> float:
@@ -73,8 +82,8 @@ def map_slide(
         store: the slide's image at an mpp that divides the card's.
         predictor: the model.
         colour: (3, 4) map of the slide's colours, see ``inference.stains``.
-        where: mask (h, w) bool of the area to map, and the side of its pixels in pixels of the model; other windows get
-            probabilities of 0. None to map all tissue.
+        where: mask (h, w) bool of the area to map, and the side of its pixels in pixels of the
+            model; other windows get probabilities of 0. None to map all tissue.
         threads: number of batches that are run at the same time.
         progress: function called with (batches done, batches in all).
     """
@@ -86,7 +95,9 @@ def map_slide(
     width, height = (-(-side // card.cell_px) for side in store.size_px)
     prob = np.zeros((len(card.classes), height, width), np.uint8)
     part_of = partial(grid.part, tissue=where[0], tissue_px=where[1], stride_px=card.stride_px)
-    run_batch = partial(_run_batch, store=store, predictor=predictor, colour=colour, grid=grid, part_of=part_of)
+    run_batch = partial(
+        _run_batch, store=store, predictor=predictor, colour=colour, grid=grid, part_of=part_of
+    )
     for done, maps in enumerate(map_in_order(run_batch, batches, threads), 1):
         corners = grid.core_xy(batches[done - 1]) // card.cell_px
         for (x, y), of_core in zip(corners.tolist(), maps, strict=True):
@@ -126,7 +137,9 @@ def _run_batch(
         pixels[slot] = store.read_continued(tuple(corner), (part.width, part.height))
     prob = predictor(pixels, colour)[: len(windows)]
     scaled = np.rint(prob.clip(0, 1) * 255).astype(np.uint8)
-    x, y = ((start - grid.halo_px) // card.cell_px for start in (part.x, part.y))  # in cells, relative to the core
+    x, y = (
+        (start - grid.halo_px) // card.cell_px for start in (part.x, part.y)
+    )  # in cells, relative to the core
     core = grid.core_px // card.cell_px
     maps = np.zeros((len(windows), len(card.classes), core, core), np.uint8)
     inside = scaled[:, :, max(-y, 0) : core - y, max(-x, 0) : core - x]
@@ -147,7 +160,9 @@ def describe_slide(store: Store, packages: Sequence[str]) -> dict[str, Any]:
 
 
 def tissue_on_cells(store: Store, cell_px: int) -> np.ndarray:
-    """(H, W) bool: True for cells of ``cell_px`` work pixels whose centre is in the area where nuclei are kept."""
+    """(H, W) bool: True for cells of ``cell_px`` work pixels whose centre is in the area where
+    nuclei are kept.
+    """
     mask, mask_px = store.tissue
     rows, columns = (
         ((np.arange(-(-side // cell_px)) + 0.5) * (cell_px / mask_px)).astype(int).clip(0, n - 1)
@@ -157,9 +172,15 @@ def tissue_on_cells(store: Store, cell_px: int) -> np.ndarray:
 
 
 def classify(maps: SlideMap) -> np.ndarray:
-    """(H, W) uint8: 0 without tissue, otherwise 1 + index of the likeliest class, without small islands and holes."""
-    bands = strips(len(maps.tissue), 512)  # because the result of `argmax` is eight times as large as a map
-    label = np.concatenate([maps.prob[:, rows].argmax(0).astype(np.uint8) for rows in bands]) + np.uint8(1)
+    """(H, W) uint8: 0 without tissue, otherwise 1 + index of the likeliest class, without small
+    islands and holes.
+    """
+    bands = strips(
+        len(maps.tissue), 512
+    )  # because the result of `argmax` is eight times as large as a map
+    label = np.concatenate(
+        [maps.prob[:, rows].argmax(0).astype(np.uint8) for rows in bands]
+    ) + np.uint8(1)
     label *= maps.tissue
     continue_to_edge(label, maps.rim_um / maps.cell_um)
     absorb_islands(label, round(maps.min_area_mm2 * 1e6 / maps.cell_um**2))
@@ -167,17 +188,20 @@ def classify(maps: SlideMap) -> np.ndarray:
 
 
 def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
-    """Give the rim of the tissue, ``rim_cells`` wide and mostly glass, the class of the nearest inner cell, in place.
+    """Give the rim of the tissue, ``rim_cells`` wide and mostly glass, the class of the nearest
+    inner cell, in place.
 
-    Otherwise glass around tumour would appear as a seam of other tissue. Tissue that is all rim keeps its classes. The
-    map (H, W) uint8 has 0 for no tissue.
+    Otherwise glass around tumour would appear as a seam of other tissue. Tissue that is all rim
+    keeps its classes. The map (H, W) uint8 has 0 for no tissue.
     """
     # Because of the frame, tissue also ends at the edges of the map.
     framed = np.pad(label > 0, 1).view(np.uint8)
     inner = (cv2.distanceTransform(framed, cv2.DIST_L2, 5) > rim_cells).astype(np.uint8)[1:-1, 1:-1]
     if not inner.any():
         return
-    distance, nearest = cv2.distanceTransformWithLabels(1 - inner, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    distance, nearest = cv2.distanceTransformWithLabels(
+        1 - inner, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
     value = np.zeros(nearest.max() + 1, np.uint8)
     value[nearest[inner > 0]] = label[inner > 0]
     rim = (label > 0) & (inner == 0) & (distance <= rim_cells + 2)
@@ -185,14 +209,17 @@ def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
 
 
 def absorb_islands(label: np.ndarray, min_cells: int) -> None:
-    """Assign islands of fewer than ``min_cells`` cells to the class that touches most of their border, in place.
+    """Assign islands of fewer than ``min_cells`` cells to the class that touches most of their
+    border, in place.
 
-    The smallest islands are absorbed first. An island that touches no other class, such as a small piece of tissue, is
-    kept. The map (H, W) uint8 has 0 for no tissue.
+    The smallest islands are absorbed first. An island that touches no other class, such as a small
+    piece of tissue, is kept. The map (H, W) uint8 has 0 for no tissue.
     """
     small = []
     for value in range(1, int(label.max(initial=0)) + 1):
-        n, marks, stats, _ = cv2.connectedComponentsWithStats((label == value).view(np.uint8), connectivity=4)
+        n, marks, stats, _ = cv2.connectedComponentsWithStats(
+            (label == value).view(np.uint8), connectivity=4
+        )
         for mark in range(1, n):
             x, y, width, height, area = stats[mark].tolist()
             if area < min_cells:
@@ -205,7 +232,9 @@ def absorb_islands(label: np.ndarray, min_cells: int) -> None:
 def _absorb(label: np.ndarray, y: int, x: int, value: int, island: np.ndarray) -> None:
     """Assign one island, whose box begins at (x, y), to the class that touches it most."""
     top, left = max(y - 1, 0), max(x - 1, 0)
-    around = label[top : y + island.shape[0] + 1, left : x + island.shape[1] + 1]  # a view of the map
+    around = label[
+        top : y + island.shape[0] + 1, left : x + island.shape[1] + 1
+    ]  # a view of the map
     inside = np.zeros(around.shape, np.uint8)
     inside[y - top : y - top + island.shape[0], x - left : x - left + island.shape[1]] = island
     border = cv2.dilate(inside, np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)) > inside
@@ -216,10 +245,11 @@ def _absorb(label: np.ndarray, y: int, x: int, value: int, island: np.ndarray) -
 
 
 def trace_regions(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Polygons (N,) of the classes of a (H, W) uint8 map, 0 for no tissue, and the index (N,) of the class of each.
+    """Polygons (N,) of the classes of a (H, W) uint8 map, 0 for no tissue, and the index (N,) of
+    the class of each.
 
-    Polygons are valid, may have holes, are in cells of the map, from top to bottom, and simplified by
-    ``SIMPLIFIED_BY``; a border between two of them has the same vertices in both.
+    Polygons are valid, may have holes, are in cells of the map, from top to bottom, and simplified
+    by ``SIMPLIFIED_BY``; a border between two of them has the same vertices in both.
     """
     arcs = np.array(list(map(_cut_corners, _find_arcs(label))), object)
     if not len(arcs):
@@ -228,7 +258,8 @@ def trace_regions(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     faces = _faces(simple)
     while len(wrong := _overlaps(faces)):  # only simplified arcs can cross each other
         hit = shapely.STRtree(simple).query(wrong, predicate="intersects")[1]
-        # If none of these arcs is simplified any more, all other arcs are restored too, which ends the loop.
+        # If none of these arcs is simplified any more, all other arcs are restored too, which ends
+        # the loop.
         if (simple[hit] == arcs[hit]).all():
             hit = np.arange(len(arcs))
         simple[hit] = arcs[hit]
@@ -244,7 +275,8 @@ def trace_regions(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
-    """Lines (n, 2) along cell sides that separate different values; each is closed or ends where three or four meet.
+    """Lines (n, 2) along cell sides that separate different values; each is closed or ends where
+    three or four meet.
 
     Sides are followed one by one, which takes a tenth of the time of ``shapely.line_merge``.
     """
@@ -254,7 +286,8 @@ def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
     following = _next_sides(corners, is_node).tolist()
     unused = [True] * (len(corners) // 2)
     arcs = []
-    # Open arcs begin at nodes and come first; sides that are unused then form closed lines, which may begin anywhere.
+    # Open arcs begin at nodes and come first; sides that are unused then form closed lines, which
+    # may begin anywhere.
     for start in [*np.flatnonzero(is_node).tolist(), *range(0, len(corners), 2)]:
         steps, step = [], start
         while step >= 0 and unused[step >> 1]:
@@ -268,7 +301,9 @@ def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
 
 
 def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
-    """Ends (E, 2) of sides between different values, as indices of lattice corners; number of corners per row."""
+    """Ends (E, 2) of sides between different values, as indices of lattice corners; number of
+    corners per row.
+    """
     framed, width = np.pad(label, 1), label.shape[1] + 1
     row, column = np.nonzero(framed[1:, 1:-1] != framed[:-1, 1:-1])
     flat = np.stack([row * width + column, row * width + column + 1], 1)
@@ -280,20 +315,22 @@ def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
 def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
     """The directed side that continues each directed side at its end; -1 at nodes.
 
-    Side e has the number 2 e in the direction from its first end to its second and 2 e + 1 in the opposite direction,
-    so a directed side starts at ``corners[number]``.
+    Side e has the number 2 e in the direction from its first end to its second and 2 e + 1 in the
+    opposite direction, so a directed side starts at ``corners[number]``.
     """
     following = np.full(len(corners), -1)
     inner = np.flatnonzero(~is_node)
-    # Exactly two directed sides start at a corner that is not a node. The reverse of each (number ^ 1) ends there, so
-    # the other one continues it.
+    # Exactly two directed sides start at a corner that is not a node. The reverse of each (number ^
+    # 1) ends there, so the other one continues it.
     first, second = inner[np.argsort(corners[inner], kind="stable")].reshape(-1, 2).T
     following[first ^ 1], following[second ^ 1] = second, first
     return following
 
 
 def _cut_corners(xy: np.ndarray) -> shapely.LineString:
-    """An arc through the middles of the cells' sides, which turns stairs into slopes; open ends do not move."""
+    """An arc through the middles of the cells' sides, which turns stairs into slopes; open ends do
+    not move.
+    """
     middles = (xy[1:] + xy[:-1]) / 2
     is_ring = (xy[0] == xy[-1]).all()
     ends = (middles[:0], middles[:1]) if is_ring else (xy[:1], xy[-1:])

@@ -1,4 +1,6 @@
-"""The file that ``detect`` or ``propose`` writes for ``stitch``: the nuclei that windows report, in window order."""
+"""The file that ``detect`` or ``propose`` writes for ``stitch``: the nuclei that windows report, in
+window order.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,18 @@ MAKERS = "`muse detect` or `muse propose`"
 class ShardWriter:
     """Collects reported nuclei and writes them in groups of rows; use it as a context manager.
 
-    The columns ``prob``, ``rays`` and ``embedding`` have ``n_classes``, ``n_rays`` and ``embedding_dim`` values per
-    row; for 0, there is no ``embedding``. With ``dab``, there is a column ``dab_od``.
+    The columns ``prob``, ``rays`` and ``embedding`` have ``n_classes``, ``n_rays`` and
+    ``embedding_dim`` values per row; for 0, there is no ``embedding``. With ``dab``, there is a
+    column ``dab_od``.
     """
 
-    def __init__(self, path: Path, n_classes: int, n_rays: int, embedding_dim: int = 0, dab: bool = False):
+    def __init__(
+        self, path: Path, n_classes: int, n_rays: int, embedding_dim: int = 0, dab: bool = False
+    ):
         widths = {"prob": n_classes, "rays": n_rays, "embedding": embedding_dim, "dab_od": int(dab)}
-        self.lists = {name: width for name, width in widths.items() if width or name in {"prob", "rays"}}
+        self.lists = {
+            name: width for name, width in widths.items() if width or name in {"prob", "rays"}
+        }
         self.schema = pa.schema(
             [
                 ("window", pa.int32()),
@@ -43,7 +50,9 @@ class ShardWriter:
                 *((name, pa.list_(pa.float32(), width)) for name, width in self.lists.items()),
             ]
         )
-        self._writer = pq.ParquetWriter(path, self.schema, compression="zstd", write_page_checksum=True)
+        self._writer = pq.ParquetWriter(
+            path, self.schema, compression="zstd", write_page_checksum=True
+        )
         self._tables: list[pa.Table] = []
 
     def __enter__(self) -> ShardWriter:
@@ -53,7 +62,9 @@ class ShardWriter:
         self._writer.close()
 
     def add(self, nuclei: Nuclei, window: int) -> None:
-        """Add the nuclei (frame: work) that one window reports; windows must be added in ascending order."""
+        """Add the nuclei (frame: work) that one window reports; windows must be added in ascending
+        order.
+        """
         x, y = nuclei.require(Frame.WORK).xy.T
         columns = list(map(to_arrow, (np.full(len(nuclei), window, np.int32), x, y, nuclei.score)))
         columns += [
@@ -61,7 +72,8 @@ class ShardWriter:
             for name, width in self.lists.items()
         ]
         self._tables.append(pa.Table.from_arrays(columns, schema=self.schema))
-        # A group contains whole windows: stitching orders the nuclei within a window, and returns them group by group.
+        # A group contains whole windows: stitching orders the nuclei within a window, and returns
+        # them group by group.
         if sum(map(len, self._tables)) >= ROWS_PER_GROUP:
             self._flush()
 
@@ -84,18 +96,40 @@ def read_shard_facts(path: Path) -> dict[str, Any]:
         return facts
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such shard; run {MAKERS} for it") from error
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{path}: not a complete shard of {MAKERS}; delete it and run the command again") from error
+    except (
+        pa.ArrowException,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise StoreError(
+            f"{path}: not a complete shard of {MAKERS}; delete it and run the command again"
+        ) from error
 
 
 def _require_facts(facts: dict[str, Any]) -> None:
     """Check that the facts have the types that stitching needs."""
     common = facts["common"]
-    words = facts["shard"], common["card"], common["fingerprint"], common["model_sha256"], common["provider"]
+    words = (
+        facts["shard"],
+        common["card"],
+        common["fingerprint"],
+        common["model_sha256"],
+        common["provider"],
+    )
     numbers = facts["n_windows"], common["offset_px"], *common["size_px"], *facts["full_windows"]
-    if not all(isinstance(word, str) for word in words) or not all(type(number) is int for number in numbers):
+    if not all(isinstance(word, str) for word in words) or not all(
+        type(number) is int for number in numbers
+    ):
         raise ValueError("a fact has the wrong type")
-    if len(common["size_px"]) != 2 or not isinstance(common["versions"], dict) or min(common["size_px"]) < 1:
+    if (
+        len(common["size_px"]) != 2
+        or not isinstance(common["versions"], dict)
+        or min(common["size_px"]) < 1
+    ):
         raise ValueError("a fact has the wrong type")
     colour = common["colour"] or []  # some proposers do not use colours
     # Evaluated only to raise an error unless the first two are lists and the last one is a number.
@@ -103,7 +137,9 @@ def _require_facts(facts: dict[str, Any]) -> None:
 
 
 def iterate_groups(path: Path, read: Callable[[pq.ParquetFile, int], T]) -> Iterator[T]:
-    """Yield what ``read_reports`` or ``read_positions`` returns for each group of a shard, in window order."""
+    """Yield what ``read_reports`` or ``read_positions`` returns for each group of a shard, in
+    window order.
+    """
     with _as_damage(path), pq.ParquetFile(path) as file:
         n_groups = file.num_row_groups
     for group in range(n_groups):
@@ -122,7 +158,9 @@ def _as_damage(path: Path) -> Iterator[None]:
 
 
 def read_positions(file: pq.ParquetFile, group: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (N, 2) in work pixels and window indices (N,) of a group; reads only a tenth of the data."""
+    """Positions (N, 2) in work pixels and window indices (N,) of a group; reads only a tenth of the
+    data.
+    """
     table = file.read_row_group(group, ["x", "y", "window"], use_threads=False)
     return _positions(table), to_numpy(table["window"])
 
@@ -140,7 +178,11 @@ def read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
         label=prob.argmax(1) if prob.shape[1] else None,
         score=to_numpy(table["score"]),
         prob=prob,
-        **{name: lists_to_numpy(table[name]) for name in ("embedding", "dab_od") if name in table.column_names},
+        **{
+            name: lists_to_numpy(table[name])
+            for name in ("embedding", "dab_od")
+            if name in table.column_names
+        },
     )
 
 

@@ -1,4 +1,6 @@
-"""Prepare the colours of a slide for a model: normalise stains, and measure or replace brown (DAB)."""
+"""Prepare the colours of a slide for a model: normalise stains, and measure or replace brown
+(DAB).
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,26 @@ from muse_pipeline.tissue.stain import (
 )
 
 MAX_GAIN_RATIO = 18.0  # pictures of H&E have ratios of 1 to 14, violet pictures mostly 20 to 60
-CLASSES = NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50))  # as in QuPath
+CLASSES = (
+    NucleusClass("Negative", (90, 90, 180)),
+    NucleusClass("Positive", (200, 50, 50)),
+)  # as in QuPath
 LN_10 = float(np.log(10))  # densities use the natural logarithm in the code, base 10 in results
 POSITIVE_OD = INTENSITIES_OD[0]  # threshold of the mean DAB of a nucleus, base 10
 ABSOLUTE = round(POSITIVE_OD * LN_10, 6)  # the same threshold as a natural logarithm
-FAINT = ABSOLUTE / 2  # DAB density above which pixels are recoloured in part; from ``ABSOLUTE`` on, in full
+FAINT = (
+    ABSOLUTE / 2
+)  # DAB density above which pixels are recoloured in part; from ``ABSOLUTE`` on, in full
 DARKEST = 1.3  # largest density of recoloured pixels; brown nuclei may be ten times as dense
-N_RINGS = 4  # points on each ray from which the mean over a nucleus is computed; each represents the same area
+# points on each ray from which the mean over a nucleus is computed; each represents the same area
+N_RINGS = 4
 
-STAINS = np.array([stain / np.linalg.norm(stain) for stain in (TEXTBOOK[0], DAB, np.cross(TEXTBOOK[0], DAB))])
-_SHARES = np.linalg.inv(STAINS).T[:2].astype(np.float32)  # without the third stain, which is a residual
+STAINS = np.array(
+    [stain / np.linalg.norm(stain) for stain in (TEXTBOOK[0], DAB, np.cross(TEXTBOOK[0], DAB))]
+)
+_SHARES = (
+    np.linalg.inv(STAINS).T[:2].astype(np.float32)
+)  # without the third stain, which is a residual
 BLUE = STAINS[0].astype(np.float32)
 
 
@@ -48,11 +60,18 @@ def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour
         if not np.isfinite(measures).all() or not (fit is None or _is_fit(fit)):
             raise ValueError("numbers of the stains are impossible")
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}); make it with `muse tissue`") from error
+        raise StoreError(
+            f"{path}: cannot be read ({error.strerror}); make it with `muse tissue`"
+        ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{path}: is not a colour.json of this version; make it with `muse tissue`") from error
+        raise StoreError(
+            f"{path}: is not a colour.json of this version; make it with `muse tissue`"
+        ) from error
     if fingerprint and colour.fingerprint not in {None, fingerprint}:
-        raise StoreError(f"{path}: belongs to a different slide than the image; give the file of the image's slide")
+        raise StoreError(
+            f"{path}: belongs to a different slide than the image; give the file of the image's"
+            " slide"
+        )
     return colour
 
 
@@ -64,17 +83,20 @@ def _is_fit(fit: MacenkoFit) -> bool:
 
 
 def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:
-    """(3, 4) float32 map of optical densities that normalises colours to a card's reference; the identity without fit.
+    """(3, 4) float32 map of optical densities that normalises colours to a card's reference; the
+    identity without fit.
 
-    The reference's ``share`` interpolates between the identity and the map that turns the stains into the reference's.
-    Colours are left unchanged if both stains are violet and the map amplifies one mixture of them more than
-    ``MAX_GAIN_RATIO`` times as much as another: then the second stain is not eosin, and nuclei would disappear.
+    The reference's ``share`` interpolates between the identity and the map that turns the stains
+    into the reference's. Colours are left unchanged if both stains are violet and the map amplifies
+    one mixture of them more than ``MAX_GAIN_RATIO`` times as much as another: then the second stain
+    is not eosin, and nuclei would disappear.
     """
     if reference.method == "identity":
         return IDENTITY.copy()
     if reference.method != "macenko":
         raise ModelError(
-            f"the model's card asks for colour method '{reference.method}', which needs a newer muse-pipeline"
+            f"the model's card asks for colour method '{reference.method}', which needs a newer"
+            " muse-pipeline"
         )
     if fit is None:
         return IDENTITY.copy()
@@ -87,25 +109,33 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
 
 
 def reference_stains(reference: ColourReference) -> np.ndarray:
-    """(2, 3) unit vectors of the reference's stains; textbook values if the reference leaves colours unchanged."""
+    """(2, 3) unit vectors of the reference's stains; textbook values if the reference leaves
+    colours unchanged.
+    """
     return np.array(reference.stains or ROUNDED_TEXTBOOK)
 
 
 def stains_with(third: Sequence[float] | None) -> np.ndarray:
-    """(3, 3) unit vectors of haematoxylin, DAB and the third stain; ``STAINS`` if ``third`` is None."""
+    """(3, 3) unit vectors of haematoxylin, DAB and the third stain; ``STAINS`` if ``third`` is
+    None.
+    """
     return STAINS if third is None else np.vstack([STAINS[:2], third])
 
 
 def split_stains(pixels: np.ndarray, third: Sequence[float] | None = None) -> np.ndarray:
-    """(h, w, 2) float32 densities, natural logarithms >= 0, of haematoxylin and DAB in pixels (h, w, 3) uint8.
+    """(h, w, 2) float32 densities, natural logarithms >= 0, of haematoxylin and DAB in pixels (h,
+    w, 3) uint8.
 
-    A ``third`` stain of the slide, a unit vector, is ignored in pixels where its amount is negative.
+    A ``third`` stain of the slide, a unit vector, is ignored in pixels where its amount is
+    negative.
     """
     density = cv2.LUT(np.ascontiguousarray(pixels), DENSITY)
     two = np.maximum(cv2.transform(density, _SHARES), 0)
     if third is None:
         return two
-    three = np.maximum(cv2.transform(density, np.linalg.inv(stains_with(third)).T.astype(np.float32)), 0)
+    three = np.maximum(
+        cv2.transform(density, np.linalg.inv(stains_with(third)).T.astype(np.float32)), 0
+    )
     return np.where(three[..., 2:] > 0, three[..., :2], two)
 
 
@@ -115,10 +145,11 @@ def density_to_pixels(density: np.ndarray) -> np.ndarray:
 
 
 def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """Replace brown with haematoxylin of equal density, up to ``DARKEST``; other pixels (h, w, 3) uint8 are unchanged.
+    """Replace brown with haematoxylin of equal density, up to ``DARKEST``; other pixels (h, w, 3)
+    uint8 are unchanged.
 
-    The ``stains`` come from ``split_stains``. A model trained on H&E misses many brown nuclei and outlines others only
-    in part (figures: docs/guide/ihc.md).
+    The ``stains`` come from ``split_stains``. A model trained on H&E misses many brown nuclei and
+    outlines others only in part (figures: docs/guide/ihc.md).
     """
     share = np.clip((stains[..., 1:] - FAINT) / (ABSOLUTE - FAINT), 0, 1)
     density = cv2.LUT(np.ascontiguousarray(pixels), DENSITY)
@@ -127,13 +158,19 @@ def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 
 def mean_within(values: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
-    """(N,) float64 means, over each nucleus (frame: window), of ``values`` (h, w) float32 at ``mpp`` um per pixel."""
+    """(N,) float64 means, over each nucleus (frame: window), of ``values`` (h, w) float32 at
+    ``mpp`` um per pixel.
+    """
     n, n_rays = nuclei.rays.shape
     if not n:
         return np.zeros(0)
     reach_px = nuclei.rays[..., None] * np.sqrt((np.arange(N_RINGS) + 0.5) / N_RINGS) / mpp
-    xy = nuclei.xy[:, None, None] + reach_px[..., None] * ray_directions(n_rays)[:, None]  # (N, R, rings, 2)
+    xy = (
+        nuclei.xy[:, None, None] + reach_px[..., None] * ray_directions(n_rays)[:, None]
+    )  # (N, R, rings, 2)
     positions = (xy.reshape(n, n_rays * N_RINGS, 2) - 0.5).astype(np.float32)
     samples = cv2.remap(values, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     sector = np.square(nuclei.rays, dtype=float)  # proportional to the area of the sector
-    return (samples.reshape(n, n_rays, N_RINGS).mean(-1, dtype=float) * sector).sum(-1) / sector.sum(-1)
+    return (samples.reshape(n, n_rays, N_RINGS).mean(-1, dtype=float) * sector).sum(
+        -1
+    ) / sector.sum(-1)

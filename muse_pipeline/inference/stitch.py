@@ -1,4 +1,6 @@
-"""Stitch a slide's shards into a table in bounded memory: resolve seams, filter by tissue, measure outlines."""
+"""Stitch a slide's shards into a table in bounded memory: resolve seams, filter by tissue, measure
+outlines.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,12 @@ from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.card import ClassReference, ModelCard
 from muse_pipeline.inference.doubts import NuclearSize, SizeSample, have_usual_sizes, judge_classes
-from muse_pipeline.inference.shards import iterate_groups, read_positions, read_reports, read_shard_facts
+from muse_pipeline.inference.shards import (
+    iterate_groups,
+    read_positions,
+    read_reports,
+    read_shard_facts,
+)
 from muse_pipeline.inference.stains import stains_with
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.pairs import REACH_UM, SLACK_UM, SeamResolver, cut_apart
@@ -55,10 +62,21 @@ if TYPE_CHECKING:  # loading zarr takes as long as stitching a small slide
     from muse_pipeline.inference.region_lookup import SlideRegions
 
 READERS = ("openslide-python", "openslide-bin", "tiffslide", "tifffile", "imagecodecs", "pillow")
-PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "pyarrow", "scipy", "shapely", "zarr", *READERS)
+PACKAGES = (
+    "muse-pipeline",
+    "numpy",
+    "opencv-python-headless",
+    "pyarrow",
+    "scipy",
+    "shapely",
+    "zarr",
+    *READERS,
+)
 OF_EVERY_PIXEL = "h_mean"  # a feature that every nucleus has unless it contains no pixel centre
 AT_ONCE = 2048  # number of nuclei whose outlines a thread holds at once
-AHEAD = ROW_GROUP // AT_ONCE  # number of parts made ahead, so that threads do not wait while a row group is written
+AHEAD = (
+    ROW_GROUP // AT_ONCE
+)  # number of parts made ahead, so that threads do not wait while a row group is written
 
 
 @dataclass(frozen=True)
@@ -66,9 +84,15 @@ class ColumnSources:
     """Sources of optional columns of a table of nuclei; None leaves the columns out."""
 
     regions: SlideRegions | None = None  # regions of the slide, from ``region_lookup.load_regions``
-    features: FeatureSettings | None = None  # settings of the features that are measured for every nucleus
-    artefacts: ArtefactMap | None = None  # artefacts for the column ``quality``, with the kinds that totals leave out
-    intensities: Sequence[float] = INTENSITIES_OD  # densities of DAB (base 10) from which nuclei are 1+, 2+ and 3+
+    features: FeatureSettings | None = (
+        None  # settings of the features that are measured for every nucleus
+    )
+    artefacts: ArtefactMap | None = (
+        None  # artefacts for the column ``quality``, with the kinds that totals leave out
+    )
+    intensities: Sequence[float] = (
+        INTENSITIES_OD  # densities of DAB (base 10) from which nuclei are 1+, 2+ and 3+
+    )
 
 
 OUTLINES_ALONE = ColumnSources()
@@ -92,16 +116,19 @@ def stitch_shards(
         output: path of the table.
         threads: number of threads that draw and measure outlines; the file does not depend on it.
         sources: sources of optional columns.
-        in_processes: True to start processes instead of many threads; they import the program's main module.
+        in_processes: True to start processes instead of many threads; they import the program's
+            main module.
     """
     shards = gather_shards(paths, info)
     if shards.common.get("tissue_sha256") not in {None, kept.tissue_sha256}:
         raise StoreError(
-            f"{shards.paths[0]}: its nuclei were searched for in different tissue or ROIs; run `muse tile` and "
-            f"`muse {shards.verb}` for this slide again"
+            f"{shards.paths[0]}: its nuclei were searched for in different tissue or ROIs; run"
+            f" `muse tile` and `muse {shards.verb}` for this slide again"
         )
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
-    grid = WindowGrid(tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"])
+    grid = WindowGrid(
+        tuple(shards.common["size_px"]), card.input_px, card.halo_px, shards.common["offset_px"]
+    )
     # A row of windows also reports nuclei within the slack above and below its cores.
     row_um = grid.core_px * card.mpp + 2 * SLACK_UM
     names = [nucleus_class.name for nucleus_class in card.classes]
@@ -109,7 +136,8 @@ def stitch_shards(
     def nuclei_apart() -> Iterator[Nuclei]:
         return _cut_apart(_find_in_tissue(shards.paths, grid, card.mpp, info, kept), info, row_um)
 
-    # If the model has one class, nuclei are clustered by size and form; a first pass fits the clusters to the slide.
+    # If the model has one class, nuclei are clustered by size and form; a first pass fits the
+    # clusters to the slide.
     clusters = _fit_clusters(nuclei_apart(), info) if len(names) == 1 else None
     is_brown = shards.common.get("positive_od") is not None
     brown = stains_with(shards.common.get("third_stain")) if is_brown else None
@@ -123,7 +151,9 @@ def stitch_shards(
     optional = measures.optional(card.embedding_dim, provenance.positive_od)
     around = ((part, None) for part in nuclei_apart())
     if meter is not None:
-        around = with_surroundings(nuclei_apart(), meter.reach_um / np.asarray(info.mpp), row_um / info.mpp[1])
+        around = with_surroundings(
+            nuclei_apart(), meter.reach_um / np.asarray(info.mpp), row_um / info.mpp[1]
+        )
     map_parts = partial(choose_map(threads, provenance.n_windows, in_processes), threads=threads)
     with NucleiWriter(output, names, provenance, card.n_rays, optional) as writer:
         size, of_class = write_nuclei(writer, around, measures, info, map_parts)
@@ -132,12 +162,16 @@ def stitch_shards(
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
             of_names = dict(zip(names, of_class, strict=True))
-            writer.complete(**_judge_sizes(size, of_names, card.nuclei, info, kept.area_mm2, is_same_stain))
+            writer.complete(
+                **_judge_sizes(size, of_names, card.nuclei, info, kept.area_mm2, is_same_stain)
+            )
     return writer.provenance
 
 
 def _fit_clusters(parts: Iterable[Nuclei], info: SlideInfo) -> MorphologyClusters:
-    sample = ShapeSample(lambda nuclei: measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, info.mpp), info.mpp))
+    sample = ShapeSample(
+        lambda nuclei: measure_shapes(rays_to_rings(nuclei.xy, nuclei.rays, info.mpp), info.mpp)
+    )
     for nuclei in parts:
         sample.add(nuclei)
     return sample.fit()
@@ -146,12 +180,16 @@ def _fit_clusters(parts: Iterable[Nuclei], info: SlideInfo) -> MorphologyCluster
 def _find_in_tissue(
     paths: Sequence[Path], grid: WindowGrid, mpp: float, info: SlideInfo, kept: KeptArea
 ) -> Iterator[Nuclei]:
-    """Yield the nuclei of shards that lie in the kept area, in the frame level0; no part is empty."""
+    """Yield the nuclei of shards that lie in the kept area, in the frame level0; no part is
+    empty.
+    """
     for nuclei in resolve_stream(paths, grid, mpp):
         for start in range(0, len(nuclei), AT_ONCE):
             part = nuclei[start : start + AT_ONCE]
             level0 = replace(part, xy=work_to_level0(part.xy, info.mpp, mpp), frame=Frame.LEVEL0)
-            on_slide = (level0.xy < info.size_px).all(1)  # the last pixel of the work lattice may extend beyond it
+            on_slide = (level0.xy < info.size_px).all(
+                1
+            )  # the last pixel of the work lattice may extend beyond it
             clipped = clip_to_slide(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
             if len(clipped):
                 yield clipped
@@ -161,7 +199,9 @@ def _cut_apart(parts: Iterable[Nuclei], info: SlideInfo, row_um: float) -> Itera
     """Yield parts of nuclei with outlines that do not overlap."""
     mpp = np.asarray(info.mpp)
     for nuclei, others in with_surroundings(parts, REACH_UM / mpp, row_um / mpp[1]):
-        yield replace(nuclei, rays=cut_apart(nuclei.xy * mpp, nuclei.rays, others.xy * mpp, others.rays))
+        yield replace(
+            nuclei, rays=cut_apart(nuclei.xy * mpp, nuclei.rays, others.xy * mpp, others.rays)
+        )
 
 
 def _judge_sizes(
@@ -172,7 +212,9 @@ def _judge_sizes(
     area_mm2: float,
     is_same_stain: bool,
 ) -> dict[str, SizeRecord | ClassSizes]:
-    """Fields of ``Provenance`` for the sizes of nuclei; only slides with the model's stain are judged."""
+    """Fields of ``Provenance`` for the sizes of nuclei; only slides with the model's stain are
+    judged.
+    """
     are_usual = have_usual_sizes(references, of_class)
     doubt = size.describe_doubt(info.mpp, area_mm2, are_usual) if is_same_stain else ""
     fields = {"nuclear_size": SizeRecord(size.median_area_um2, size.mean_class_probability, doubt)}
@@ -187,7 +229,9 @@ def _judge_sizes(
 
 @dataclass(frozen=True)
 class Measures:
-    """Sources of the columns that nuclei have in addition to their outlines; None leaves columns out."""
+    """Sources of the columns that nuclei have in addition to their outlines; None leaves columns
+    out.
+    """
 
     clusters: MorphologyClusters | None
     regions: SlideRegions | None
@@ -205,12 +249,16 @@ class Measures:
         }
 
     def optional(self, embedding_dim: int, positive_od: float | None) -> OptionalColumns:
-        """The optional columns of the table, which come from these sources, from the network and from the stain."""
+        """The optional columns of the table, which come from these sources, from the network and
+        from the stain.
+        """
         return OptionalColumns(
             embedding_dim=embedding_dim,
             clusters=self.clusters is not None,
             positive_od=positive_od,
-            regions=None if self.regions is None else [region.name for region in self.regions.classes],
+            regions=(
+                None if self.regions is None else [region.name for region in self.regions.classes]
+            ),
             borders=() if self.regions is None else self.regions.own_borders,
             unlike_region=self.unlike is not None,
             features=self.meter.names if self.meter else (),
@@ -218,18 +266,30 @@ class Measures:
         )
 
     def columns(
-        self, nuclei: Nuclei, others: Nuclei | None, rings: np.ndarray, shapes: dict[str, np.ndarray]
+        self,
+        nuclei: Nuclei,
+        others: Nuclei | None,
+        rings: np.ndarray,
+        shapes: dict[str, np.ndarray],
     ) -> dict[str, np.ndarray]:
-        """The columns of ``nuclei`` (frame: level0) with these ``rings`` and ``shapes``; ``others`` lie around them."""
+        """The columns of ``nuclei`` (frame: level0) with these ``rings`` and ``shapes``; ``others``
+        lie around them.
+        """
         columns = dict(shapes)
         if self.clusters:
             columns[CLUSTER] = self.clusters.assign(shapes)
         if self.regions is not None:
             of_region = self.regions.columns(nuclei.xy)
-            columns |= {REGION: of_region.region, REGION_PROB: of_region.prob, BORDER: of_region.border_um}
+            columns |= {
+                REGION: of_region.region,
+                REGION_PROB: of_region.prob,
+                BORDER: of_region.border_um,
+            }
             columns |= {border_of(name): um for name, um in of_region.own_um.items()}
             if self.unlike is not None:
-                columns[UNLIKE_REGION] = self.regions.are_unlike(of_region, nuclei.label, self.unlike)
+                columns[UNLIKE_REGION] = self.regions.are_unlike(
+                    of_region, nuclei.label, self.unlike
+                )
         if self.artefacts is not None:
             columns[QUALITY] = self.artefacts.at(nuclei.xy)
         if self.meter:
@@ -256,7 +316,9 @@ def write_nuclei(
         if measures.meter:
             n_without_pixels += rows.table[OF_EVERY_PIXEL].null_count
         if measures.unlike is not None:
-            is_judged = measures.unlike.any(0)[nuclei.label] & to_numpy(rows.table[REGION].is_valid())
+            is_judged = measures.unlike.any(0)[nuclei.label] & to_numpy(
+                rows.table[REGION].is_valid()
+            )
             n_judged += int(is_judged.sum())
             n_unlike += int(to_numpy(rows.table[UNLIKE_REGION]).sum())
         is_counted = ~left_out(rows.table, writer.provenance)
@@ -267,16 +329,22 @@ def write_nuclei(
         n_repaired_outlines += n_repaired
     writer.complete(n_repaired_outlines=n_repaired_outlines)
     if measures.meter:
-        writer.complete(features=replace(writer.provenance.features, n_without_pixels=n_without_pixels))
+        writer.complete(
+            features=replace(writer.provenance.features, n_without_pixels=n_without_pixels)
+        )
     if measures.unlike is not None:
-        writer.complete(regions=replace(writer.provenance.regions, n_unlike_region=n_unlike, n_judged=n_judged))
+        writer.complete(
+            regions=replace(writer.provenance.regions, n_unlike_region=n_unlike, n_judged=n_judged)
+        )
     return of_all.measure(), [sample.measure() for sample in of_classes]
 
 
 def _draw_part(
     part: tuple[Nuclei, Nuclei | None], measures: Measures, rows: RowFormat, info: SlideInfo
 ) -> tuple[Rows, int, np.ndarray, Nuclei]:
-    """Rows of a part of the nuclei, the number of repaired outlines, and the areas of the nuclei, which follow."""
+    """Rows of a part of the nuclei, the number of repaired outlines, and the areas of the nuclei,
+    which follow.
+    """
     level0, others = part
     rings = rays_to_rings(level0.xy, level0.rays, info.mpp)
     polygons, n_repaired = rings_to_polygons(rings, size_px=info.size_px)
@@ -286,7 +354,9 @@ def _draw_part(
 
 
 def clip_to_slide(nuclei: Nuclei, info: SlideInfo) -> Nuclei:
-    """Nuclei (frame: level0) with rays that end within the slide, and within the scanner's bounds if there are any."""
+    """Nuclei (frame: level0) with rays that end within the slide, and within the scanner's bounds
+    if there are any.
+    """
     rays = nuclei.rays
     for box in ((0, 0, *info.size_px), info.scanned_box):
         rays = clip_rays(nuclei.xy, rays, info.mpp, box)
@@ -312,38 +382,48 @@ class ShardSet:
 
 
 def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
-    """Check that ``paths`` are all shards of one run of one model on this slide, and read their facts."""
+    """Check that ``paths`` are all shards of one run of one model on this slide, and read their
+    facts.
+    """
     facts = {path: read_shard_facts(path) for path in paths}
     ordered = sorted(paths, key=lambda path: Shard.parse(facts[path]["shard"]).index)
     shards = [Shard.parse(facts[path]["shard"]) for path in ordered]
-    if [shard.index for shard in shards] != list(range(1, shards[0].count + 1)) or len({s.count for s in shards}) != 1:
+    if [shard.index for shard in shards] != list(range(1, shards[0].count + 1)) or len(
+        {s.count for s in shards}
+    ) != 1:
         given = ", ".join(map(str, shards))
-        raise StoreError(f"{paths[0].parent}: found shards {given}; give each of the {shards[0].count} exactly once")
+        raise StoreError(
+            f"{paths[0].parent}: found shards {given}; give each of the {shards[0].count} exactly"
+            " once"
+        )
     gathered = ShardSet(ordered, [facts[path] for path in ordered])
     common, verb = gathered.common, gathered.verb
     for path in ordered:
         if facts[path]["common"] != common:
             raise StoreError(
-                f"{path}: made from a different store or model, or by a different version, than {ordered[0].name}; "
-                f"delete the shards, and run `muse {verb}` for this slide or the workflow again"
+                f"{path}: made from a different store or model, or by a different version, than"
+                f" {ordered[0].name}; delete the shards, and run `muse {verb}` for this slide or"
+                " the workflow again"
             )
     if common["fingerprint"] != info.fingerprint:
         raise StoreError(
-            f"{ordered[0]}: made from a different file of slide '{info.slide_id}'; run `muse {verb}` for it again"
+            f"{ordered[0]}: made from a different file of slide '{info.slide_id}'; run `muse"
+            f" {verb}` for it again"
         )
     if common["slide_mpp"] != list(info.mpp):
         raise StoreError(
-            f"{ordered[0]}: made for {common['slide_mpp']} um/px of slide '{info.slide_id}', which now has "
-            f"{list(info.mpp)} um/px; run `muse tile` and `muse {verb}` for it again"
+            f"{ordered[0]}: made for {common['slide_mpp']} um/px of slide '{info.slide_id}', which"
+            f" now has {list(info.mpp)} um/px; run `muse tile` and `muse {verb}` for it again"
         )
     return gathered
 
 
 def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[Nuclei]:
-    """Yield the final nuclei (frame: work) of shards in order, window by window, without empty parts.
+    """Yield the final nuclei (frame: work) of shards in order, window by window, without empty
+    parts.
 
-    Only the positions in a row of windows, which is as wide as the slide, are in memory. Positions are read
-    ahead; the nuclei themselves are read once it is known which of them are kept.
+    Only the positions in a row of windows, which is as wide as the slide, are in memory. Positions
+    are read ahead; the nuclei themselves are read once it is known which of them are kept.
     """
     groups = (nuclei for path in paths for nuclei in iterate_groups(path, read_reports))
     for nuclei, kept in zip(groups, choose_reports(paths, grid, mpp), strict=True):
@@ -352,9 +432,14 @@ def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
 
 
 def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[np.ndarray]:
-    """Yield, for each group of the shards, the indices (n,) of the nuclei that are kept, in the order of the table."""
+    """Yield, for each group of the shards, the indices (n,) of the nuclei that are kept, in the
+    order of the table.
+    """
     seams = SeamResolver(grid, mpp)
-    chosen, stops = np.zeros(0, np.int64), deque([0])  # indices of the nuclei to be returned, and ends of the groups
+    chosen, stops = (
+        np.zeros(0, np.int64),
+        deque([0]),
+    )  # indices of the nuclei to be returned, and ends of the groups
     for part in chain(*(iterate_groups(path, read_positions) for path in paths), [None]):
         if part is not None:
             stops.append(stops[-1] + len(part[1]))
@@ -371,11 +456,15 @@ KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "pro
 
 
 def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:
-    """Describe slide, tissue, model, settings and versions; repeated runs have equal descriptions."""
+    """Describe slide, tissue, model, settings and versions; repeated runs have equal
+    descriptions.
+    """
     common = shards.common
     n_guarded: Counter[str] = Counter()  # windows that were excluded from detection, by reason
     for facts in shards.facts:
-        n_guarded.update({reason: len(windows) for reason, windows in facts.get("guarded_windows", {}).items()})
+        n_guarded.update(
+            {reason: len(windows) for reason, windows in facts.get("guarded_windows", {}).items()}
+        )
     described = {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
@@ -388,7 +477,9 @@ def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea)
         "provider": common["provider"],
         "colour": common["colour"],
         "n_windows": sum(facts["n_windows"] for facts in shards.facts),
-        "full_windows": sorted(window for facts in shards.facts for window in facts["full_windows"]),
+        "full_windows": sorted(
+            window for facts in shards.facts for window in facts["full_windows"]
+        ),
         "corrupt_fraction": common["corrupt_fraction"],
         **{name: common[name] for name in KEPT_FACTS if name in common},
         **({"guarded_windows": dict(n_guarded)} if "warnings" in common else {}),

@@ -1,4 +1,5 @@
-"""PyTorch as a runtime: it runs the network of the checkpoint that a model was exported from, on a GPU or the CPU.
+"""PyTorch as a runtime: it runs the network of the checkpoint that a model was exported from, on a
+GPU or the CPU.
 
 ``TorchSession`` stands in for ``onnxruntime.InferenceSession``.
 """
@@ -33,11 +34,20 @@ ACCELERATORS = ("cuda", "xpu", "mps")  # PyTorch calls ROCm "cuda" too
 
 
 def find_device(provider: str) -> torch.device | None:
-    """The device of provider "torch" (the first accelerator) or "torch-cpu"; None if there is no accelerator."""
+    """The device of provider "torch" (the first accelerator) or "torch-cpu"; None if there is no
+    accelerator.
+    """
     if provider == "torch-cpu":
         return torch.device("cpu")
     usable = {"cuda": torch.cuda, "xpu": getattr(torch, "xpu", None), "mps": torch.backends.mps}
-    return next((torch.device(name) for name in ACCELERATORS if usable[name] and usable[name].is_available()), None)
+    return next(
+        (
+            torch.device(name)
+            for name in ACCELERATORS
+            if usable[name] and usable[name].is_available()
+        ),
+        None,
+    )
 
 
 @dataclass(frozen=True)
@@ -49,16 +59,25 @@ class Port:
 
 
 class TorchSession:
-    """Runs the network of the checkpoint that a model was exported from; several threads take turns on an accelerator.
+    """Runs the network of the checkpoint that a model was exported from; several threads take turns
+    on an accelerator.
 
-    Algorithms are deterministic, so results on the same device are always the same. The inputs, outputs and metadata
-    are those of ``file``, the session of ONNX Runtime for the model's file.
+    Algorithms are deterministic, so results on the same device are always the same. The inputs,
+    outputs and metadata are those of ``file``, the session of ONNX Runtime for the model's file.
     """
 
-    def __init__(self, device: torch.device, file: onnxruntime.InferenceSession, card: Card, checkpoint: Path):
+    def __init__(
+        self, device: torch.device, file: onnxruntime.InferenceSession, card: Card, checkpoint: Path
+    ):
         self.device = device
-        self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self.get_inputs, self.get_modelmeta, self._outputs = file.get_inputs, file.get_modelmeta, file.get_outputs()
+        self.device_name = (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        )
+        self.get_inputs, self.get_modelmeta, self._outputs = (
+            file.get_inputs,
+            file.get_modelmeta,
+            file.get_outputs(),
+        )
         network, backbone = build_network(card, checkpoint)
         self._network, self._backbone = network.eval().to(device), backbone
         if backbone and DENSE not in [port.name for port in self._outputs]:
@@ -72,8 +91,13 @@ class TorchSession:
         return self._outputs
 
     def run(self, outputs: list[str] | None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The named outputs, or all of them except the dense map of a detector, for ``inputs`` by name."""
-        with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+        """The named outputs, or all of them except the dense map of a detector, for ``inputs`` by
+        name.
+        """
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False),
+        ):
             if self.device.type == "cpu":
                 return self._run(outputs, inputs)
             with self._lock:
@@ -97,40 +121,53 @@ class TorchSession:
 def find_origin(path: Path, card: Card) -> Path:
     """The checkpoint, next to a model's file, that the model was exported from.
 
-    The weights of built-in models without a published checkpoint are in a folder of their own, because no training can
-    start from them.
+    The weights of built-in models without a published checkpoint are in a folder of their own,
+    because no training can start from them.
     """
     if card.precision == "int8":
-        raise ModelError(f"{path}: is in int8, which provider 'torch' does not run; choose a floating-point model")
+        raise ModelError(
+            f"{path}: is in int8, which provider 'torch' does not run; choose a floating-point"
+            " model"
+        )
     checksum = card.source.get("checkpoint_sha256")
     if path.parent == BUILT_IN and (weights := BUILT_IN / "torch" / f"{card.name}.pt").is_file():
         return weights
-    for name in (path.with_suffix(".pt"), path.with_name(f"{card.name}.pt"), path.with_name("checkpoint.pt")):
+    for name in (
+        path.with_suffix(".pt"),
+        path.with_name(f"{card.name}.pt"),
+        path.with_name("checkpoint.pt"),
+    ):
         if name.is_file() and sha256_of(name) == checksum:
             return name
     copy = f"copy it to {path.with_suffix('.pt').name}, or " if checksum else ""
     raise ModelError(
-        f"{path}: provider 'torch' runs the checkpoint that a model was exported from, which is not in its folder; "
-        f"{copy}choose provider 'cuda' or 'cpu'"
+        f"{path}: provider 'torch' runs the checkpoint that a model was exported from, which is not"
+        f" in its folder; {copy}choose provider 'cuda' or 'cpu'"
     )
 
 
 def build_network(card: Card, checkpoint: Path) -> tuple[nn.Module, Backbone | None]:
-    """The network that a card describes, with the weights of a checkpoint; and its backbone, None for region models."""
+    """The network that a card describes, with the weights of a checkpoint; and its backbone, None
+    for region models.
+    """
     state = read_pickle(checkpoint)
     if isinstance(card, RegionCard):
         fusion = [float(weight) for weight in card.source["fusion"].split(",")]
         network = RegionNetwork(card.source["backbone"], len(card.classes), fusion)
         backbone, head, graph = network.backbone, network.sides, RegionGraph(network)
     elif isinstance(card, ModelCard):
-        network = NucleusDetector(card.source["backbone"], card.source["head"], len(card.classes), card.n_rays)
+        network = NucleusDetector(
+            card.source["backbone"], card.source["head"], len(card.classes), card.n_rays
+        )
         backbone, head = network.backbone, network.head
         graph = DetectionGraph(network, card.threshold, card.capacity, bool(card.embedding_dim))
     else:
         backbone = graph = BACKBONES[card.source["backbone"]]()
         head = None
     # Files of MUSE's authors have no description; their table of positions is resampled.
-    resample = json.loads(state.get("meta", '{"resample_positions": true}')).get("resample_positions", False)
+    resample = json.loads(state.get("meta", '{"resample_positions": true}')).get(
+        "resample_positions", False
+    )
     load_weights(backbone, backbone_weights(state, checkpoint), checkpoint, resample)
     if head is not None:
         head.load_state_dict(state["head"])

@@ -1,1 +1,3 @@
-"""Labels drawn by people: points, outlines, masks and regions, as read for training and evaluation."""
+"""Labels drawn by people: points, outlines, masks and regions, as read for training and
+evaluation.
+"""

@@ -1,4 +1,5 @@
-"""Areas that have classes: one or more classes for all nuclei that a detector finds in a drawn area.
+"""Areas that have classes: one or more classes for all nuclei that a detector finds in a drawn
+area.
 
 An area labels only classes; positions come from the detector, and outlines are not used.
 """
@@ -36,9 +37,13 @@ class ClassAreas:
 
     path: Path  # path of the file
     unit: str  # "feature" for GeoJSON, "value" for masks
-    number: np.ndarray  # (A,) for each area, the number of its GeoJSON feature or its value in the mask
+    number: (
+        np.ndarray
+    )  # (A,) for each area, the number of its GeoJSON feature or its value in the mask
     shape: np.ndarray  # (A,) valid polygons or multipolygons
-    classes: tuple[tuple[int, ...], ...]  # indices of the classes that the nuclei of each area may have
+    classes: tuple[
+        tuple[int, ...], ...
+    ]  # indices of the classes that the nuclei of each area may have
 
     def where(self, index: int) -> str:
         """The beginning of a message about an area: its file and number."""
@@ -53,15 +58,17 @@ class ClassAreas:
         return self.change(lambda shape: shapely.transform(shape, lambda xy: xy * scale))
 
     def shrink(self, margin_px: float) -> ClassAreas:
-        """The areas without their borders; areas of different classes that overlap after that are rejected."""
+        """The areas without their borders; areas of different classes that overlap after that are
+        rejected.
+        """
         areas = self.change(lambda shape: shapely.buffer(shape, -margin_px))
         pairs = shapely.STRtree(areas.shape).query(areas.shape, predicate="intersects").T.tolist()
         for first, second in pairs:
             differ = first < second and set(self.classes[first]) != set(self.classes[second])
             if differ and shapely.intersection(*areas.shape[[first, second]]).area > 0:
                 raise LabelError(
-                    f"{self.where(first)}: overlaps with {self.unit} {self.number[second]} of a different class; "
-                    "cut one of the two areas, or delete it"
+                    f"{self.where(first)}: overlaps with {self.unit} {self.number[second]} of a"
+                    " different class; cut one of the two areas, or delete it"
                 )
         return areas
 
@@ -75,22 +82,31 @@ class ClassAreas:
     def label(
         self, nuclei: Nuclei, owner: np.ndarray, names: tuple[str, ...], purity: float
     ) -> tuple[Nuclei, tuple[AreaCount, ...]]:
-        """Return the nuclei in areas, with their expected class shares and labels, and their number in each area.
+        """Return the nuclei in areas, with their expected class shares and labels, and their number
+        in each area.
 
-        ``owner`` (N,) is the index of each nucleus' area, -1 for none; ``purity`` the expected share of an area's
-        classes.
+        ``owner`` (N,) is the index of each nucleus' area, -1 for none; ``purity`` the expected
+        share of an area's classes.
         """
         nuclei, owner = nuclei[owner >= 0], owner[owner >= 0]
-        shares = np.array([expected_shares(classes, len(names), purity) for classes in self.classes], np.float32)
-        label = np.array([classes[0] if len(classes) == 1 else -1 for classes in self.classes], np.int32)
+        shares = np.array(
+            [expected_shares(classes, len(names), purity) for classes in self.classes], np.float32
+        )
+        label = np.array(
+            [classes[0] if len(classes) == 1 else -1 for classes in self.classes], np.int32
+        )
         words = [" or ".join(names[index] for index in classes) for classes in self.classes]
         counts = np.bincount(owner, minlength=len(words)).tolist()
-        counts = tuple(AreaCount(words[index], self.where(index), n) for index, n in enumerate(counts))
+        counts = tuple(
+            AreaCount(words[index], self.where(index), n) for index, n in enumerate(counts)
+        )
         return replace(nuclei, prob=shares[owner], label=label[owner]), counts
 
 
 def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> np.ndarray:
-    """(C,) expected class shares in an area: ``purity`` split equally among ``classes``, the rest among all others."""
+    """(C,) expected class shares in an area: ``purity`` split equally among ``classes``, the rest
+    among all others.
+    """
     shares = np.full(n_classes, (1 - purity) / max(n_classes - len(classes), 1), np.float32)
     shares[list(classes)] = purity / len(classes)
     return shares
@@ -103,27 +119,31 @@ def read_labelled_areas(
     offset_px: tuple[int, int] = (0, 0),
     left_out: Collection[str] = (),
 ) -> ClassAreas:
-    """Read the areas of GeoJSON or of a mask, in px of a picture or slide of ``size_px`` = (width, height).
+    """Read the areas of GeoJSON or of a mask, in px of a picture or slide of ``size_px`` = (width,
+    height).
 
-    ``offset_px`` (x, y) is added to positions in GeoJSON; annotations with a class or name in ``left_out`` are no
-    areas.
+    ``offset_px`` (x, y) is added to positions in GeoJSON; annotations with a class or name in
+    ``left_out`` are no areas.
     """
     if path.name.lower().endswith(GEOJSON_SUFFIXES):
         unit, (values, number, shape) = "feature", _read_drawn(path, offset_px, left_out)
     else:
         unit, (values, number, shape) = "value", _read_mask(path, size_px, "0" in words.class_map)
     classes = resolve_all(
-        zip(values, number, strict=True), lambda area: words.indices(str(area[0]), f"{path}, {unit} {area[1]}")
+        zip(values, number, strict=True),
+        lambda area: words.indices(str(area[0]), f"{path}, {unit} {area[1]}"),
     )
     used = np.array([len(indices) > 0 for indices in classes], bool)
     for value, n, indices in zip(values, number, classes, strict=True):
         if len(indices) == len(words.classes) > 1:
             raise LabelError(
-                f"{path}, {unit} {n}: class_map maps '{value}' to every class of the model, which labels none of its "
-                "nuclei; name fewer classes, or null"
+                f"{path}, {unit} {n}: class_map maps '{value}' to every class of the model, which"
+                " labels none of its nuclei; name fewer classes, or null"
             )
     if not used.any():
-        raise LabelError(f"{path}: has no area with a class that is used; draw one, or exclude its picture")
+        raise LabelError(
+            f"{path}: has no area with a class that is used; draw one, or exclude its picture"
+        )
     return ClassAreas(path, unit, number[used], shape[used], tuple(filter(None, classes)))
 
 
@@ -132,16 +152,22 @@ def _read_drawn(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Words (A,), numbers (A,) and shapes (A,) of the areas in GeoJSON."""
     objects = read_geojson(path, offset_px, tiles=False)
-    is_area = (shapely.get_dimensions(objects.geometry) == 2) & ~np.isin(objects.object_type, DETECTIONS)
+    is_area = (shapely.get_dimensions(objects.geometry) == 2) & ~np.isin(
+        objects.object_type, DETECTIONS
+    )
     objects = objects[is_area & ~are_called(objects, left_out)]
     if None in (words := objects.class_name.tolist()):
         number = objects.number[words.index(None)]
-        raise LabelError(f"{path}, feature {number}: is an area without a class; set its class or delete it")
+        raise LabelError(
+            f"{path}, feature {number}: is an area without a class; set its class or delete it"
+        )
     shapes = [union_of_areas(np.array([shape])) or shapely.Polygon() for shape in objects.geometry]
     return objects.class_name, objects.number, np.array(shapes, object)
 
 
-def _read_mask(path: Path, size_px: tuple[int, int], with_zero: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read_mask(
+    path: Path, size_px: tuple[int, int], with_zero: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values (A,), twice, and shapes (A,) of the areas in a mask."""
     mask = read_mask(path)
     require_size(path, mask, size_px)
@@ -149,11 +175,17 @@ def _read_mask(path: Path, size_px: tuple[int, int], with_zero: bool) -> tuple[n
     values = values[(values != 0) | with_zero]
     number = np.searchsorted(values, mask.astype(int)) + 1
     shapes = label_image_to_polygons(np.where(np.isin(mask, values), number, 0).astype(np.int32))
-    return values, values, shapely.simplify(shapes, 1.0)  # with exact pixel borders, shrinking takes ten times as long
+    return (
+        values,
+        values,
+        shapely.simplify(shapes, 1.0),
+    )  # with exact pixel borders, shrinking takes ten times as long
 
 
 class AreaDetector:
-    """The detector that finds the nuclei in areas of pictures at ``mpp``; their ``n_rays`` rays are NaN."""
+    """The detector that finds the nuclei in areas of pictures at ``mpp``; their ``n_rays`` rays are
+    NaN.
+    """
 
     def __init__(self, name: Path, mpp: float, n_rays: int):
         self.mpp, self.n_rays = mpp, n_rays

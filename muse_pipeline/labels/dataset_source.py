@@ -1,7 +1,8 @@
 """Labelled pictures from open datasets, read by one layout per dataset.
 
-Each layout is a class in a file of its own in ``labels.layouts``, registered under the label format that it reads.
-Layouts follow the public documentation of the datasets (``docs/guide/open-data.md``) and are tested on synthetic files.
+Each layout is a class in a file of its own in ``labels.layouts``, registered under the label format
+that it reads. Layouts follow the public documentation of the datasets (``docs/guide/open-data.md``)
+and are tested on synthetic files.
 """
 
 from __future__ import annotations
@@ -15,13 +16,21 @@ from typing import ClassVar
 
 from muse_pipeline.core.errors import LabelError, MuseError
 from muse_pipeline.core.text import one_line
-from muse_pipeline.labels.base_source import LabelledPicture, LabelSource, Sample, TargetModel, require_folder
+from muse_pipeline.labels.base_source import (
+    LabelledPicture,
+    LabelSource,
+    Sample,
+    TargetModel,
+    require_folder,
+)
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.layouts import LAYOUTS
 
 
 class DatasetLayout(ABC):
-    """Finds and reads the pictures of the unpacked dataset in, or below, the folder ``source.labels``."""
+    """Finds and reads the pictures of the unpacked dataset in, or below, the folder
+    ``source.labels``.
+    """
 
     title: ClassVar[str]
 
@@ -34,36 +43,46 @@ class DatasetLayout(ABC):
 
     @abstractmethod
     def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
-        """Read one picture with its nuclei (frame: window), ``n_rays`` rays each, and the words for their classes."""
+        """Read one picture with its nuclei (frame: window), ``n_rays`` rays each, and the words for
+        their classes.
+        """
 
     def find(self, pattern: str) -> list[Path]:
         """The files that match a pattern at any depth, sorted; at least one must exist."""
         paths = sorted(path for path in self.folder.rglob(pattern) if not path.name.startswith("."))
         if not paths:
             raise LabelError(
-                f"{self.folder}: contains no '{pattern}'; give the folder of the unpacked {self.title} dataset, laid "
-                "out as in docs/guide/open-data.md"
+                f"{self.folder}: contains no '{pattern}'; give the folder of the unpacked"
+                f" {self.title} dataset, laid out as in docs/guide/open-data.md"
             )
         return paths
 
     def choose(self, candidates: Iterable[Path | None], missing: str) -> Path:
-        """The first candidate that is a file; ``missing`` describes the file in the error message."""
+        """The first candidate that is a file; ``missing`` describes the file in the error
+        message.
+        """
         path = next((path for path in candidates if path is not None and path.is_file()), None)
         if path is None:
-            raise LabelError(f"{self.folder}: has no {missing}; unpack all files of {self.title} there")
+            raise LabelError(
+                f"{self.folder}: has no {missing}; unpack all files of {self.title} there"
+            )
         return path
 
 
 @contextmanager
 def as_published(path: Path) -> Iterator[None]:
-    """Report any exception in the block as damage to ``path``: decoders may raise any exception on foreign bytes."""
+    """Report any exception in the block as damage to ``path``: decoders may raise any exception on
+    foreign bytes.
+    """
     try:
         yield
     except MuseError:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise LabelError(f"{path}: not the file as published ({reason}); download it again") from error
+        raise LabelError(
+            f"{path}: not the file as published ({reason}); download it again"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +107,8 @@ class DatasetSource(LabelSource):
             other = by_name.setdefault(sample.name, sample)
             if other is not sample:
                 raise LabelError(
-                    f"{self.labels}: contains '{sample.name}' twice, in {other.files[0]} and {sample.files[0]}; remove "
-                    "one copy"
+                    f"{self.labels}: contains '{sample.name}' twice, in {other.files[0]} and"
+                    f" {sample.files[0]}; remove one copy"
                 )
         return [*by_name.values()]
 
@@ -106,5 +125,7 @@ class DatasetSource(LabelSource):
         layout = self.layout
         for sample in self.choose():
             picture = layout.read(sample, model.n_rays)
-            labels = self.classify(picture.labels, model).within(picture.pixels.shape[1::-1], "the picture")
+            labels = self.classify(picture.labels, model).within(
+                picture.pixels.shape[1::-1], "the picture"
+            )
             yield self.label_picture(sample, picture._replace(labels=labels), model)

@@ -21,7 +21,9 @@ KINDS = {"images": PictureSource, "slides": SlideSource}  # by the setting that 
 
 
 def parse_source(values: Any, where: str) -> LabelSource:
-    """Convert the settings of a label source to the class of its kind: pictures, slides, or an open dataset."""
+    """Convert the settings of a label source to the class of its kind: pictures, slides, or an open
+    dataset.
+    """
     if not isinstance(values, dict):
         return parse_config(values, PictureSource, where)
     given = [name for name, value in values.items() if value is not None]
@@ -29,50 +31,76 @@ def parse_source(values: Any, where: str) -> LabelSource:
     is_dataset = values.get("format") in LAYOUTS.names()
     if len(kinds) != 1 and not is_dataset:
         datasets = ", ".join(LAYOUTS.names())
-        raise ConfigError(f"{where}: give either `images` or `slides`, or the format of an open dataset ({datasets})")
+        raise ConfigError(
+            f"{where}: give either `images` or `slides`, or the format of an open dataset"
+            f" ({datasets})"
+        )
     kind = DatasetSource if is_dataset else KINDS[kinds[0]]
     foreign = {setting.name for other in KINDS.values() for setting in fields(other)}.difference(
         setting.name for setting in fields(kind)
     )
     if wrong := [name for name in given if name in foreign]:
-        what = f"format '{values['format']}', which takes only the folder `labels`" if is_dataset else f"`{kinds[0]}`"
-        raise ConfigError(f"{where}: `{wrong[0]}` cannot be combined with {what}; remove it from this source")
-    return parse_config({name: value for name, value in values.items() if name not in foreign}, kind, where)
+        what = (
+            f"format '{values['format']}', which takes only the folder `labels`"
+            if is_dataset
+            else f"`{kinds[0]}`"
+        )
+        raise ConfigError(
+            f"{where}: `{wrong[0]}` cannot be combined with {what}; remove it from this source"
+        )
+    return parse_config(
+        {name: value for name, value in values.items() if name not in foreign}, kind, where
+    )
 
 
 ParsedSource = Annotated[LabelSource, ParsedBy(parse_source)]
 
 
 def read_labelled_images(
-    sources: Sequence[LabelSource], classes: tuple[str, ...], mpp: float, n_rays: int, context_px: int = CONTEXT_PX
+    sources: Sequence[LabelSource],
+    classes: tuple[str, ...],
+    mpp: float,
+    n_rays: int,
+    context_px: int = CONTEXT_PX,
 ) -> list[LabelledImage]:
     """Read every picture of every source, and every annotated region of every slide, at ``mpp``.
 
-    Regions of slides are read with enough context for a training window of ``context_px``, and pictures are read whole.
+    Regions of slides are read with enough context for a training window of ``context_px``, and
+    pictures are read whole.
     """
     model, images = TargetModel(classes, mpp, n_rays, context_px), []
     for source in sources:
         of_source = list(source.read(model))
         if not of_source:
-            raise LabelError(f"{source.location}: yields no image; correct its path, `split` or `exclude`")
+            raise LabelError(
+                f"{source.location}: yields no image; correct its path, `split` or `exclude`"
+            )
         images += of_source
     return images
 
 
 def require_words(sources: Sequence[LabelSource]) -> None:
-    """Require that the files of all sources of a run exist, and that every word of ``exclude`` occurs in a name."""
+    """Require that the files of all sources of a run exist, and that every word of ``exclude``
+    occurs in a name.
+    """
     for source in sources:
         source.choose()
     location_of = {word: source.location for source in sources for word in source.exclude}
     samples = [sample for source in sources if location_of for sample in source.list_all()]
-    require_in_names(location_of, [name for sample in samples for name in (sample.name, sample.alias)])
+    require_in_names(
+        location_of, [name for sample in samples for name in (sample.name, sample.alias)]
+    )
 
 
 def require_in_names(location_of: Mapping[str, Path], names: Collection[str]) -> None:
-    """Require that every word of ``exclude`` occurs in a name, because a misspelt word would exclude nothing.
+    """Require that every word of ``exclude`` occurs in a name, because a misspelt word would
+    exclude nothing.
 
     ``location_of`` maps each word to the location of the source that excludes it.
     """
     for word, location in location_of.items():
         if not any(word in name for name in names):
-            raise LabelError(f"{location}: exclude: no picture or slide has '{word}' in its name; correct the word")
+            raise LabelError(
+                f"{location}: exclude: no picture or slide has '{word}' in its name; correct the"
+                " word"
+            )

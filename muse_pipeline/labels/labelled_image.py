@@ -1,4 +1,6 @@
-"""Labelled images, on which models are trained and validated: pixels and nuclei at the model's mpp."""
+"""Labelled images, on which models are trained and validated: pixels and nuclei at the model's
+mpp.
+"""
 
 from __future__ import annotations
 
@@ -26,26 +28,31 @@ class AreaCount(NamedTuple):
 class LabelledImage:
     """One picture at the model's mpp with its nuclei (frame: window)."""
 
-    name: str  # name of the picture; on a slide, the slide's id and the corner of the region's cell, in level-0 px
+    # name of the picture; on a slide, the slide's id and the corner of the region's cell, in
+    # level-0 px
+    name: str
     pixels: np.ndarray  # (h, w, 3) uint8
     nuclei: Nuclei  # nuclei inside the region, with rays in um, NaN where an outline is unknown
-    stain: MacenkoFit | None  # stains fitted to the picture or to the tissue of its slide; None if the fit failed
+    stain: (
+        MacenkoFit | None
+    )  # stains fitted to the picture or to the tissue of its slide; None if the fit failed
     weight: float  # relative frequency at which the image is sampled in training
     grow_outlines: bool = True  # True if nuclei labelled as points have grown outlines
-    # appearance of the slide, as `muse tissue` measures it; None for a picture that belongs to no slide
+    # appearance of the slide, as `muse tissue` measures it; None for a picture that belongs to no
+    # slide
     appearance: dict[str, float] | None = None
     region: np.ndarray | None = None  # (h, w) bool, the annotated pixels; None if all are
-    # (h, w) bool, pixels in any region of the slide, including regions whose nuclei are in other images; None if
-    # ``region`` includes them all
+    # (h, w) bool, pixels in any region of the slide, including regions whose nuclei are in other
+    # images; None if ``region`` includes them all
     annotated: np.ndarray | None = None
     patient: str = ""  # patient of the picture
     source: str = ""  # folder or sheet of the source
     stated_mpp: float | None = None  # um per pixel in the config; None if it was not given there
-    # number of nuclei in the label file that were left out because they are outside all regions; 0 in every image of a
-    # slide but the first
+    # number of nuclei in the label file that were left out because they are outside all regions; 0
+    # in every image of a slide but the first
     n_left_out: int = 0
-    # class areas whose nuclei a detector found; empty if people labelled the nuclei. With areas, only the expected
-    # class shares, in ``prob`` of ``nuclei``, are labels; positions are not
+    # class areas whose nuclei a detector found; empty if people labelled the nuclei. With areas,
+    # only the expected class shares, in ``prob`` of ``nuclei``, are labels; positions are not
     areas: tuple[AreaCount, ...] = ()
 
     @property
@@ -65,8 +72,12 @@ class LabelledImage:
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float) -> Nuclei:
-    """Grow outlines for nuclei (frame: window) with unknown rays (NaN); all other outlines are unchanged."""
+def complete_outlines(
+    pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float
+) -> Nuclei:
+    """Grow outlines for nuclei (frame: window) with unknown rays (NaN); all other outlines are
+    unchanged.
+    """
     drawn = np.isfinite(nuclei.rays).all(1)
     if drawn.all():
         return nuclei
@@ -74,23 +85,32 @@ def complete_outlines(pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | No
     return replace(grown, rays=np.where(drawn[:, None], nuclei.rays, grown.rays))
 
 
-# In BRCA-M2C, 90 % of the points lie on objects of nuclear size, but at most 38 % do with x and y exchanged.
+# In BRCA-M2C, 90 % of the points lie on objects of nuclear size, but at most 38 % do with x and y
+# exchanged.
 LEAST_POINTS, FEW, MOST = 10, 0.5, 0.8
 
 
-def require_order(path: Path, pixels: np.ndarray, points: Nuclei, stain: MacenkoFit | None, mpp: float) -> None:
+def require_order(
+    path: Path, pixels: np.ndarray, points: Nuclei, stain: MacenkoFit | None, mpp: float
+) -> None:
     """Reject points that lie on nuclei only with x and y exchanged.
 
-    This is the case if, of at least ``LEAST_POINTS`` points, at most the share ``FEW`` lies on nuclei, but more than
-    the share ``MOST`` does after the exchange.
+    This is the case if, of at least ``LEAST_POINTS`` points, at most the share ``FEW`` lies on
+    nuclei, but more than the share ``MOST`` does after the exchange.
     """
     exchanged = replace(points, xy=points.xy[:, ::-1])
-    if len(points) < LEAST_POINTS or (exchanged.xy >= pixels.shape[1::-1]).any() or _share_grown(points) > FEW:
+    if (
+        len(points) < LEAST_POINTS
+        or (exchanged.xy >= pixels.shape[1::-1]).any()
+        or _share_grown(points) > FEW
+    ):
         return
-    if (share := _share_grown(outline_points(pixels, exchanged, stain, mpp, points.rays.shape[1]))) > MOST:
+    if (
+        share := _share_grown(outline_points(pixels, exchanged, stain, mpp, points.rays.shape[1]))
+    ) > MOST:
         raise LabelError(
-            f"{path}: few of its points lie on nuclei, but {share:.0%} do with x and y exchanged; exchange them, or "
-            "correct the order in `format`"
+            f"{path}: few of its points lie on nuclei, but {share:.0%} do with x and y exchanged;"
+            " exchange them, or correct the order in `format`"
         )
 
 

@@ -50,8 +50,8 @@ class PictureSource(FolderSource):
 
     Attributes:
         images: folder of the pictures.
-        diameter_um: median diameter of the nuclei in every picture, instead of ``mpp``, for "instances" of unknown
-            pixel size.
+        diameter_um: median diameter of the nuclei in every picture, instead of ``mpp``, for
+            "instances" of unknown pixel size.
         points: folder of "x y class" text files with the classes of "instances" and "masks".
     """
 
@@ -68,8 +68,8 @@ class PictureSource(FolderSource):
         super().__post_init__()
         if self.diameter_um is not None and (self.format != "instances" or self.mpp is not None):
             raise LabelError(
-                f"{self.location}: give either `mpp` or `diameter_um`, and `diameter_um` only for format 'instances', "
-                "whose masks have the sizes of nuclei"
+                f"{self.location}: give either `mpp` or `diameter_um`, and `diameter_um` only for"
+                " format 'instances', whose masks have the sizes of nuclei"
             )
 
     @property
@@ -85,7 +85,9 @@ class PictureSource(FolderSource):
     def list_all(self) -> list[Sample]:
         """List every picture in the folder, used or not."""
         require_folder(self.images, "images")
-        return [Sample(path.stem, "", (path,), alias=path.name) for path in list_pictures(self.images)]
+        return [
+            Sample(path.stem, "", (path,), alias=path.name) for path in list_pictures(self.images)
+        ]
 
     def find_files(self) -> dict[str, LabelFiles]:
         """The label files of all pictures, by the setting that names their folder."""
@@ -98,7 +100,9 @@ class PictureSource(FolderSource):
     def read(self, model: TargetModel) -> Iterator[LabelledImage]:
         """Read the chosen pictures, resampled to the model's mpp."""
         folders = self.find_files()
-        detector = AreaDetector(self.detector, model.mpp, model.n_rays) if self.format == "areas" else None
+        detector = (
+            AreaDetector(self.detector, model.mpp, model.n_rays) if self.format == "areas" else None
+        )
         for sample in self.choose():
             files = {kind: folder.of(sample.name) for kind, folder in folders.items()}
             stated_mpp, origin = self.mpp, OF_SOURCE
@@ -117,18 +121,31 @@ class PictureSource(FolderSource):
         """Read the nuclei of a label file; masks have the classes of the points on them."""
         if self.format not in MASK_READERS:
             return super().read_file(files, canvas, model)
-        instances = MASK_READERS[self.format](files["labels"], canvas.size_px, canvas.mpp[0], model.n_rays)
+        instances = MASK_READERS[self.format](
+            files["labels"], canvas.size_px, canvas.mpp[0], model.n_rays
+        )
         if "points" not in files:
             return instances
-        points = self.classify(read_index_table(files["points"], "x y class", canvas.frame, model.n_rays), model)
+        points = self.classify(
+            read_index_table(files["points"], "x y class", canvas.frame, model.n_rays), model
+        )
         return name_instances(instances, points.within(canvas.size_px, canvas.title), canvas.mpp[0])
 
     def _label_areas(
-        self, sample: Sample, pixels: np.ndarray, path: Path, canvas: Canvas, detector: AreaDetector, model: TargetModel
+        self,
+        sample: Sample,
+        pixels: np.ndarray,
+        path: Path,
+        canvas: Canvas,
+        detector: AreaDetector,
+        model: TargetModel,
     ) -> LabelledImage:
         """Label the nuclei that the detector finds in the areas of a picture."""
         areas = self.read_class_areas(path, canvas, model)
-        stain, resized = fit_macenko(pixels.reshape(-1, 3)), resize_picture(pixels, canvas.mpp[0] / model.mpp)
+        stain, resized = (
+            fit_macenko(pixels.reshape(-1, 3)),
+            resize_picture(pixels, canvas.mpp[0] / model.mpp),
+        )
         size_px = resized.shape[1::-1]
         areas = areas.scale(np.array(size_px) / canvas.size_px).shrink(self.margin_um / model.mpp)
         nuclei = detector.find(resized, stain)

@@ -1,4 +1,6 @@
-"""Statistics of the labels before training: counts, checks of their scale, and checks for leaks between splits."""
+"""Statistics of the labels before training: counts, checks of their scale, and checks for leaks
+between splits.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,19 @@ from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.tissue.stain import MacenkoFit
 
-PLAUSIBLE_RADIUS_UM = (1.7, 5.5)  # medians in breast and skin: 2.0 to 4.3; at twice the mpp: 4.0 to 6.5
-MIN_SHARE_GROWN = 0.5  # in pictures of BRCA-M2C 0.81 or more, with the labels of another picture 0.44 or less
-# Share of outlines that are not darker inside than around: in H&E (BRCA-M2C, NuCLS, NuInsSeg) 0.01 or less, with the
-# outlines of another picture 0.21 or more; in fluorescence nearly 1.
+PLAUSIBLE_RADIUS_UM = (
+    1.7,
+    5.5,
+)  # medians in breast and skin: 2.0 to 4.3; at twice the mpp: 4.0 to 6.5
+MIN_SHARE_GROWN = (
+    0.5  # in pictures of BRCA-M2C 0.81 or more, with the labels of another picture 0.44 or less
+)
+# Share of outlines that are not darker inside than around: in H&E (BRCA-M2C, NuCLS, NuInsSeg) 0.01
+# or less, with the outlines of another picture 0.21 or more; in fluorescence nearly 1.
 SHARE_MISPLACED = 0.15, 0.85
 AROUND_UM = 1.5  # distance from an outline to the pixels around it
-LISTED = 24  # patients with a row of their own in the table; a longer table would push the warnings out of sight
+# patients with a row of their own in the table; a longer table would push the warnings out of sight
+LISTED = 24
 
 
 class LabelSummary:
@@ -34,13 +42,18 @@ class LabelSummary:
     def __init__(self, images: Sequence[LabelledImage], classes: tuple[str, ...], mpp: float):
         self.images, self.columns = images, (*classes, "unknown")
         n = len(self.columns)
-        # (P, C + 1) number of nuclei of each class; the index -1 of an unknown class refers to the last column
-        self.counts = np.stack([np.bincount(image.nuclei.label % n, minlength=n) for image in images])
+        # (P, C + 1) number of nuclei of each class; the index -1 of an unknown class refers to the
+        # last column
+        self.counts = np.stack(
+            [np.bincount(image.nuclei.label % n, minlength=n) for image in images]
+        )
         self.areas = tuple(_describe_areas(images))
         self.warnings = (*_doubts_about_scale(images, mpp), *_what_was_left_out(images))
 
     def text(self) -> str:
-        """A table with a row per patient (one for all others after ``LISTED``) and a total, then areas and warnings."""
+        """A table with a row per patient (one for all others after ``LISTED``) and a total, then
+        areas and warnings.
+        """
         of_patient = defaultdict(list)
         for index, image in enumerate(self.images):
             of_patient[image.patient].append(index)
@@ -53,8 +66,12 @@ class LabelSummary:
         rows += [[count_noun(len(of_patient), "patient"), len(self.images), *self.counts.sum(0)]]
         width = max(len(str(row[0])) for row in rows)
         cells = [[cell if isinstance(cell, str) else f"{cell:,}" for cell in row] for row in rows]
-        lines = ["  ".join([f"{row[0]:<{width}}", *(f"{cell:>10}" for cell in row[1:])]) for row in cells]
-        return "\n".join([*lines, *self.areas, *(f"warning: {warning}" for warning in self.warnings)])
+        lines = [
+            "  ".join([f"{row[0]:<{width}}", *(f"{cell:>10}" for cell in row[1:])]) for row in cells
+        ]
+        return "\n".join(
+            [*lines, *self.areas, *(f"warning: {warning}" for warning in self.warnings)]
+        )
 
     def write(self, path: Path) -> None:
         """Write a TSV with one row per picture."""
@@ -67,18 +84,23 @@ class LabelSummary:
 
 
 def check_leaks(
-    training: Sequence[LabelledImage | TissueImage], validation: Sequence[LabelledImage | TissueImage]
+    training: Sequence[LabelledImage | TissueImage],
+    validation: Sequence[LabelledImage | TissueImage],
 ) -> None:
     """Reject patients with pictures in both training and validation."""
-    if shared := sorted({image.patient for image in training} & {image.patient for image in validation}):
+    if shared := sorted(
+        {image.patient for image in training} & {image.patient for image in validation}
+    ):
         raise LabelError(
-            f"patients in both training and validation: {some_of(shared)}; move or `exclude` their pictures, or "
-            "correct the `patient` rule"
+            f"patients in both training and validation: {some_of(shared)}; move or `exclude` their"
+            " pictures, or correct the `patient` rule"
         )
 
 
 def _describe_areas(images: Sequence[LabelledImage]) -> Iterator[str]:
-    """Describe the areas of each class, or set of classes, and the nuclei that the detector found in them."""
+    """Describe the areas of each class, or set of classes, and the nuclei that the detector found
+    in them.
+    """
     by_classes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for count in (count for image in images for count in image.areas):
         by_classes[count.classes][count.area] += count.n_nuclei
@@ -91,7 +113,9 @@ def _describe_areas(images: Sequence[LabelledImage]) -> Iterator[str]:
 
 
 def _doubts_about_scale(images: Sequence[LabelledImage], mpp_px: float) -> Iterator[str]:
-    """Yield a warning for each source whose mpp makes nuclei implausibly small or large, or with labels off nuclei."""
+    """Yield a warning for each source whose mpp makes nuclei implausibly small or large, or with
+    labels off nuclei.
+    """
     by_source = defaultdict(list)
     for image in images:
         by_source[image.source, image.stated_mpp, image.grow_outlines].append(image)
@@ -101,27 +125,32 @@ def _doubts_about_scale(images: Sequence[LabelledImage], mpp_px: float) -> Itera
         suspect = "`mpp`" if mpp else "that positions are pixels at full size"
         rays = np.concatenate([image.nuclei.rays for image in of_source])
         radii = rays[np.isfinite(rays).all(1)].mean(1)
-        off = [(image, *counts) for image in of_source if (counts := _find_misplaced(image, mpp_px))]
+        off = [
+            (image, *counts) for image in of_source if (counts := _find_misplaced(image, mpp_px))
+        ]
         if are_grown and len(radii) < MIN_SHARE_GROWN * len(rays):
             yield (
-                f"{source}: only {len(radii):,} of {len(rays):,} points lie on something the size of a nucleus "
-                f"{scale}; check {suspect} and the order of coordinates in `format`"
+                f"{source}: only {len(radii):,} of {len(rays):,} points lie on something the size"
+                f" of a nucleus {scale}; check {suspect} and the order of coordinates in `format`"
             )
         elif len(radii) and not low <= np.median(radii) <= high:
             yield (
-                f"{source}: outlines have a median radius of {np.median(radii):.2g} um {scale}, but nuclei have "
-                f"{low:g} to {high:g} um; check {suspect}"
+                f"{source}: outlines have a median radius of {np.median(radii):.2g} um {scale}, but"
+                f" nuclei have {low:g} to {high:g} um; check {suspect}"
             )
         elif off:
             image, what, n, n_all = off[0]
             yield (
-                f"{source}: in {count_noun(len(off), 'picture')}, many {what} lie beside nuclei, first in {image.name} "
-                f"({n:,} of {n_all:,}); check that these are the labels of this picture, in px"
+                f"{source}: in {count_noun(len(off), 'picture')}, many {what} lie beside nuclei,"
+                f" first in {image.name} ({n:,} of {n_all:,}); check that these are the labels of"
+                " this picture, in px"
             )
 
 
 def _find_misplaced(image: LabelledImage, mpp: float) -> tuple[str, int, int] | None:
-    """Find labels beside nuclei, as in the labels of another picture: their kind, their number, and that of all."""
+    """Find labels beside nuclei, as in the labels of another picture: their kind, their number, and
+    that of all.
+    """
     is_known = np.isfinite(image.nuclei.rays).all(1)
     if image.grow_outlines and len(is_known) >= LEAST_POINTS and is_known.mean() < MIN_SHARE_GROWN:
         return "points", int((~is_known).sum()), len(is_known)
@@ -134,7 +163,11 @@ def _find_misplaced(image: LabelledImage, mpp: float) -> tuple[str, int, int] | 
     height, width = image.pixels.shape[:2]
     inside, around = image.pixels[row.clip(0, height - 1), column.clip(0, width - 1)].mean((2, 3))
     n = int((inside >= around).sum())
-    return ("outlines", n, len(rays)) if SHARE_MISPLACED[0] < n / len(rays) < SHARE_MISPLACED[1] else None
+    return (
+        ("outlines", n, len(rays))
+        if SHARE_MISPLACED[0] < n / len(rays) < SHARE_MISPLACED[1]
+        else None
+    )
 
 
 def _what_was_left_out(images: Sequence[LabelledImage]) -> Iterator[str]:
@@ -144,11 +177,18 @@ def _what_was_left_out(images: Sequence[LabelledImage]) -> Iterator[str]:
     for source, n in by_source.items():
         if n:
             where = "outside the annotated regions and"
-            yield f"{source}: {count_noun(n, f'nucleus lies {where} was', f'nuclei lie {where} were')} left out"
+            yield (
+                f"{source}:"
+                f" {count_noun(n, f'nucleus lies {where} was', f'nuclei lie {where} were')}"
+                " left out"
+            )
 
 
-def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None) -> ColourReference:
-    """The mean stain vectors of training images, and the medians of their strong concentrations (``MacenkoFit``).
+def mean_stains(
+    fits: list[MacenkoFit | None], method: str, weights: list[float] | None = None
+) -> ColourReference:
+    """The mean stain vectors of training images, and the medians of their strong concentrations
+    (``MacenkoFit``).
 
     Fits that failed are None; ``method`` is "macenko" or "identity".
     """
@@ -158,43 +198,62 @@ def mean_stains(fits: list[MacenkoFit | None], method: str, weights: list[float]
     weights = np.ones(len(fits)) if weights is None else np.array(weights, float)
     fits, weights = [fit for fit in fits if fit is not None], weights[fitted]
     if not fits:
-        raise ConfigError("no training image's stains could be fitted; choose colour method 'identity'")
+        raise ConfigError(
+            "no training image's stains could be fitted; choose colour method 'identity'"
+        )
     stains = np.average([fit.stains for fit in fits], 0, weights)
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
     # "inverted_cdf" is the only method of ``np.quantile`` that supports weights.
-    strong = np.quantile([fit.strong for fit in fits], 0.5, axis=0, weights=weights, method="inverted_cdf")
-    return ColourReference(method, tuple(map(tuple, stains.round(4).tolist())), tuple(strong.round(4).tolist()))
+    strong = np.quantile(
+        [fit.strong for fit in fits], 0.5, axis=0, weights=weights, method="inverted_cdf"
+    )
+    return ColourReference(
+        method, tuple(map(tuple, stains.round(4).tolist())), tuple(strong.round(4).tolist())
+    )
 
 
 def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceReference | None:
-    """The appearance of the labelled images and their slides, for the model card; None if nothing was measured."""
+    """The appearance of the labelled images and their slides, for the model card; None if nothing
+    was measured.
+    """
     appearances = []
     for image in images:
-        left, top, right, bottom = image.annotated_box  # measured if the image is not part of a slide
-        appearances.append(image.appearance or measure_picture(image.pixels[top:bottom, left:right], mpp))
+        left, top, right, bottom = (
+            image.annotated_box
+        )  # measured if the image is not part of a slide
+        appearances.append(
+            image.appearance or measure_picture(image.pixels[top:bottom, left:right], mpp)
+        )
     return describe_training(appearances)
 
 
 def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
-    """(C,) weights of the classes: inverse square roots of their frequencies, with mean 1 over all nuclei.
+    """(C,) weights of the classes: inverse square roots of their frequencies, with mean 1 over all
+    nuclei.
 
-    A class without nuclei has weight 0. A picture counts in proportion to its sampling weight, and a nucleus in a class
-    area by its expected class shares.
+    A class without nuclei has weight 0. A picture counts in proportion to its sampling weight, and
+    a nucleus in a class area by its expected class shares.
     """
     counts = np.zeros(n_classes)
     for image in images:
-        counts += image.weight * (image.nuclei.prob.sum(0) if image.areas else count_classes([image], n_classes))
+        counts += image.weight * (
+            image.nuclei.prob.sum(0) if image.areas else count_classes([image], n_classes)
+        )
     weights = np.zeros(n_classes)
     weights[counts > 0] = counts[counts > 0] ** -0.5
     return (weights * counts.sum() / ((weights * counts).sum() or 1)).astype(np.float32)
 
 
 def untaught_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> list[str]:
-    """The classes of which there is neither a labelled nucleus nor a nucleus in an area of several classes."""
+    """The classes of which there is neither a labelled nucleus nor a nucleus in an area of several
+    classes.
+    """
     in_areas = set()
     for shares in (image.nuclei.prob for image in images if image.areas):
         in_areas |= {*np.flatnonzero((shares > shares.min(1, keepdims=True)).any(0))}
-    return [name for name in missing_classes(images, classes) if classes.index(name) not in in_areas]
+    return [
+        name for name in missing_classes(images, classes) if classes.index(name) not in in_areas
+    ]
 
 
 def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:
@@ -205,20 +264,28 @@ def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:
 
 def missing_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> list[str]:
     """The classes without labelled nuclei."""
-    return [name for name, n in zip(classes, count_classes(images, len(classes)), strict=True) if not n]
+    return [
+        name for name, n in zip(classes, count_classes(images, len(classes)), strict=True) if not n
+    ]
 
 
 def require_every_class(images: list[LabelledImage], classes: tuple[str, ...], split: str) -> None:
-    """Require labelled nuclei of every class, because a class without any can be neither learnt nor scored."""
+    """Require labelled nuclei of every class, because a class without any can be neither learnt nor
+    scored.
+    """
     if missing := missing_classes(images, classes):
         raise ConfigError(
-            f"the {split} images have no labelled nucleus of {' or of '.join(missing)}; correct `classes` or the labels"
+            f"the {split} images have no labelled nucleus of {' or of '.join(missing)}; correct"
+            " `classes` or the labels"
         )
 
 
 def require_outlines(images: list[LabelledImage]) -> None:
     """Require at least one outline, without which a detector cannot be trained."""
-    if not any(image.grow_outlines or np.isfinite(image.nuclei.rays).all(1).any() for image in images):
+    if not any(
+        image.grow_outlines or np.isfinite(image.nuclei.rays).all(1).any() for image in images
+    ):
         raise ConfigError(
-            "the training images have no outline; add a source of polygons or masks, or remove `grow_outlines: false`"
+            "the training images have no outline; add a source of polygons or masks, or remove"
+            " `grow_outlines: false`"
         )

@@ -41,15 +41,16 @@ class TissueSource:
         images: folder of pictures, whose labels are in ``table``.
         table: TSV or CSV with the columns ``image``, ``label`` and optionally ``patient``.
         slides: sheet of slides; the areas drawn on them are in ``areas``.
-        areas: folder of GeoJSON from QuPath, ``<slide_id>.geojson``, with areas of classes; all other tissue is
-            unknown.
-        masks: folder of PNG masks with the names of the pictures: class index of every pixel, 255 if unknown. Used only
-            for scores, never for training.
+        areas: folder of GeoJSON from QuPath, ``<slide_id>.geojson``, with areas of classes; all
+            other tissue is unknown.
+        masks: folder of PNG masks with the names of the pictures: class index of every pixel, 255
+            if unknown. Used only for scores, never for training.
         mpp: um per pixel of the pictures.
-        class_map: class name of the model for each word in the labels; all other words must be class names.
+        class_map: class name of the model for each word in the labels; all other words must be
+            class names.
         exclude: strings; pictures or slides whose name contains one of them are left out.
-        patient: rule for the patient in a name, as in ``sources.LabelSource``; a patient in the table or sheet has
-            precedence.
+        patient: rule for the patient in a name, as in ``sources.LabelSource``; a patient in the
+            table or sheet has precedence.
     """
 
     folders: Path | None = None
@@ -67,14 +68,17 @@ class TissueSource:
         given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ConfigError(
-                f"a source of tissue labels has {len(given)} of `folders`, `images` and `slides`; give exactly one"
+                f"a source of tissue labels has {len(given)} of `folders`, `images` and `slides`;"
+                " give exactly one"
             )
         if (self.images is None) != (self.table is None):
             raise ConfigError("`images` and `table` belong together; give both")
         if (self.slides is None) != (self.areas is None):
             raise ConfigError("`slides` and `areas` belong together; give both")
         if self.slides is None and self.mpp is None:
-            raise ConfigError(f"{self.location}: `mpp` is missing; give the um per pixel of the pictures")
+            raise ConfigError(
+                f"{self.location}: `mpp` is missing; give the um per pixel of the pictures"
+            )
         require_patient_rule(self.patient, self.location)
 
     @property
@@ -87,12 +91,14 @@ class TissueSource:
 class TissueImage:
     """A picture with tissue labels at the model's mpp."""
 
-    # name of the picture, preceded by its class folder if it has one; for part of a slide, the slide's id and the
-    # corner of the part in work px
+    # name of the picture, preceded by its class folder if it has one; for part of a slide, the
+    # slide's id and the corner of the part in work px
     name: str
     pixels: np.ndarray  # (h, w, 3) uint8
     label: int  # class index of the image; -1 if its pixels are labelled instead
-    target: np.ndarray | None = None  # (h, w) uint8 class index or ``UNKNOWN``; None if the image has one label
+    target: np.ndarray | None = (
+        None  # (h, w) uint8 class index or ``UNKNOWN``; None if the image has one label
+    )
     # (h, w) uint8 class index or ``UNKNOWN``, used only for scores; None if the source has no masks
     mask: np.ndarray | None = None
     patient: str = ""  # patient of the image
@@ -115,19 +121,24 @@ def read_tissue_images(
 ) -> list[TissueImage]:
     """Read every picture of every source and every drawn area of every slide, at ``mpp``.
 
-    Pictures must be at least as large as a training window of ``window_px``; areas are read with enough context for it.
+    Pictures must be at least as large as a training window of ``window_px``; areas are read with
+    enough context for it.
     """
     images: list[TissueImage] = []
     for source in sources:
         if source.slides is not None:
             images += _read_areas(source, classes, mpp, window_px)
         else:
-            images += [_read_picture(path, source, len(classes), mpp) for path in list_labelled(source, classes)]
+            images += [
+                _read_picture(path, source, len(classes), mpp)
+                for path in list_labelled(source, classes)
+            ]
     if small := [image for image in images if min(image.pixels.shape[:2]) < window_px]:
         height, width = small[0].pixels.shape[:2]
         raise LabelError(
-            f"{small[0].name}: is {width} x {height} px at {mpp:g} um/px, smaller than a window of {window_px} px"
-            f"{f' ({len(small)} such images)' if len(small) > 1 else ''}; lower `window_px` or give larger images"
+            f"{small[0].name}: is {width} x {height} px at {mpp:g} um/px, smaller than a window of"
+            f" {window_px} px{f' ({len(small)} such images)' if len(small) > 1 else ''}; lower"
+            " `window_px` or give larger images"
         )
     return images
 
@@ -155,17 +166,23 @@ def source_checksums(source: TissueSource) -> dict[str, str]:
 
 def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[LabelledPath]:
     """List the pictures of a source with their labels, in the order of the folders or the table."""
-    pictures = _in_folders(source, classes) if source.folders is not None else _in_table(source, classes)
-    used = [picture for picture in pictures if not any(word in picture.name for word in source.exclude)]
+    pictures = (
+        _in_folders(source, classes) if source.folders is not None else _in_table(source, classes)
+    )
+    used = [
+        picture for picture in pictures if not any(word in picture.name for word in source.exclude)
+    ]
     if not used:
-        raise LabelError(f"{source.location}: has no labelled picture; correct the path or `exclude`")
+        raise LabelError(
+            f"{source.location}: has no labelled picture; correct the path or `exclude`"
+        )
     of_content: dict[str, LabelledPath] = {}
     for picture in used:
         other = of_content.setdefault(fingerprint_file(picture.path), picture)
         if other.label != picture.label:
             raise LabelError(
-                f"{other.path} and {picture.path} are the same picture with the labels {classes[other.label]} and "
-                f"{classes[picture.label]}; remove one"
+                f"{other.path} and {picture.path} are the same picture with the labels"
+                f" {classes[other.label]} and {classes[picture.label]}; remove one"
             )
     return used
 
@@ -181,27 +198,44 @@ def _in_folders(source: TissueSource, classes: tuple[str, ...]) -> Iterator[Labe
 
 def _in_table(source: TissueSource, classes: tuple[str, ...]) -> Iterator[LabelledPath]:
     require_folder(source.images, "images")
-    pictures = {name: path for path in list_pictures(source.images) for name in (path.name, path.stem)}
+    pictures = {
+        name: path for path in list_pictures(source.images) for name in (path.name, path.stem)
+    }
     rows = read_label_table(source.table, "image")
     for name, (word, patient) in rows.items():
         if name not in pictures:
             raise LabelError(
-                f"{source.table}: labels '{name}', but there is no such picture in {source.images}; correct either"
+                f"{source.table}: labels '{name}', but there is no such picture in {source.images};"
+                " correct either"
             )
         path, label = pictures[name], _class_index(word, source, classes, source.table)
-        yield LabelledPath(path, path.stem, label, patient or patient_in_name(path.stem, source.patient, source.images))
+        yield LabelledPath(
+            path,
+            path.stem,
+            label,
+            patient or patient_in_name(path.stem, source.patient, source.images),
+        )
 
 
 def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
-    """Read a TSV or CSV table as (label, patient), keyed by the name in ``column``; the patient is "" if not given."""
+    """Read a TSV or CSV table as (label, patient), keyed by the name in ``column``; the patient is
+    "" if not given.
+    """
     _, ((_, header), *rows) = read_rows(path, f"{column}, label")
     if not rows or not {column, "label"} <= set(header):
-        raise LabelError(f"{path}: needs the columns '{column}' and 'label' and at least one row; add them")
+        raise LabelError(
+            f"{path}: needs the columns '{column}' and 'label' and at least one row; add them"
+        )
     labels: dict[str, tuple[str, str]] = {}
     for row in (dict(zip(header, cells, strict=False)) for _, cells in rows):
         name, value, patient = (row.get(field, "") for field in (column, "label", "patient"))
-        if labels.setdefault(name, (value, "" if is_missing("patient", patient) else patient))[0] != value:
-            raise LabelError(f"{path}: labels '{name}' both {labels[name][0]} and {value}; keep one label")
+        if (
+            labels.setdefault(name, (value, "" if is_missing("patient", patient) else patient))[0]
+            != value
+        ):
+            raise LabelError(
+                f"{path}: labels '{name}' both {labels[name][0]} and {value}; keep one label"
+            )
     return labels
 
 
@@ -210,15 +244,21 @@ def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], loca
     name = find_name(source.class_map[key] if key else word, classes)
     if name is None:
         raise LabelError(
-            f"{location}: label '{word}' is not a class of the model ({', '.join(classes)}); correct it or add it to "
-            "`class_map`"
+            f"{location}: label '{word}' is not a class of the model ({', '.join(classes)});"
+            " correct it or add it to `class_map`"
         )
     return classes.index(name)
 
 
-def _read_picture(picture: LabelledPath, source: TissueSource, n_classes: int, mpp: float) -> TissueImage:
+def _read_picture(
+    picture: LabelledPath, source: TissueSource, n_classes: int, mpp: float
+) -> TissueImage:
     pixels = read_rgb(picture.path)
-    mask = None if source.masks is None else _read_mask(picture, source.masks, pixels.shape[1::-1], n_classes)
+    mask = (
+        None
+        if source.masks is None
+        else _read_mask(picture, source.masks, pixels.shape[1::-1], n_classes)
+    )
     stain, pixels = fit_macenko(pixels.reshape(-1, 3)), resize_picture(pixels, source.mpp / mpp)
     if mask is not None:
         mask = cv2.resize(mask, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
@@ -226,34 +266,51 @@ def _read_picture(picture: LabelledPath, source: TissueSource, n_classes: int, m
     return TissueImage(pixels=pixels, mask=mask, stain=stain, **facts)
 
 
-def _read_mask(picture: LabelledPath, folder: Path, size_px: tuple[int, int], n_classes: int) -> np.ndarray:
+def _read_mask(
+    picture: LabelledPath, folder: Path, size_px: tuple[int, int], n_classes: int
+) -> np.ndarray:
     """Read the mask (h, w) uint8 of a picture."""
     named = folder / f"{picture.name}.png", folder / f"{picture.path.stem}.png"
     path = next(filter(Path.is_file, named), named[0])
     if (mask := read_grey(path)) is None:
-        raise LabelError(f"{folder}: has no readable mask for {picture.name}; add {picture.path.stem}.png")
+        raise LabelError(
+            f"{folder}: has no readable mask for {picture.name}; add {picture.path.stem}.png"
+        )
     require_size(path, mask, size_px)
     if strange := sorted(set(np.unique(mask).tolist()) - {*range(n_classes), UNKNOWN}):
         raise LabelError(
-            f"{path}: has the value {strange[0]}; give class indices from 0 to {n_classes - 1}, and {UNKNOWN} for "
-            "unknown"
+            f"{path}: has the value {strange[0]}; give class indices from 0 to {n_classes - 1}, and"
+            f" {UNKNOWN} for unknown"
         )
     return mask
 
 
-def _read_areas(source: TissueSource, classes: tuple[str, ...], mpp: float, window_px: int) -> Iterator[TissueImage]:
-    """Read the areas drawn on the slides of a sheet, each with the tissue around it, which is unlabelled."""
-    rows = [row for row in read_sheet(source.slides) if not any(word in row.slide_id for word in source.exclude)]
+def _read_areas(
+    source: TissueSource, classes: tuple[str, ...], mpp: float, window_px: int
+) -> Iterator[TissueImage]:
+    """Read the areas drawn on the slides of a sheet, each with the tissue around it, which is
+    unlabelled.
+    """
+    rows = [
+        row
+        for row in read_sheet(source.slides)
+        if not any(word in row.slide_id for word in source.exclude)
+    ]
     files = {row.slide_id: source.areas / f"{row.slide_id}.geojson" for row in rows}
     drawn = [row for row in rows if files[row.slide_id].is_file()]
     if not drawn:
-        raise LabelError(f"{source.areas}: has no areas of any slide; export them as {next(iter(files.values())).name}")
+        raise LabelError(
+            f"{source.areas}: has no areas of any slide; export them as"
+            f" {next(iter(files.values())).name}"
+        )
     for row in drawn:
         info = inspect_slide(row.path, row.slide_id, row.mpp)
         shapes = defaultdict(list)
         for area in read_class_areas(files[row.slide_id], info):
             index = _class_index(area.class_name, source, classes, files[row.slide_id])
-            shapes[index].append(shapely.transform(area.shape, lambda xy, i=info: level0_to_work(xy, i.mpp, mpp)))
+            shapes[index].append(
+                shapely.transform(area.shape, lambda xy, i=info: level0_to_work(xy, i.mpp, mpp))
+            )
         areas = {index: shapely.union_all(of_class) for index, of_class in sorted(shapes.items())}
         _require_disjoint(areas, classes, files[row.slide_id])
         with open_regions(row.path, info, mpp) as regions:
@@ -266,26 +323,39 @@ def _read_areas(source: TissueSource, classes: tuple[str, ...], mpp: float, wind
                     pixels=pixels,
                     label=-1,
                     target=target,
-                    patient=row.patient or patient_in_name(row.slide_id, source.patient, source.slides),
+                    patient=row.patient
+                    or patient_in_name(row.slide_id, source.patient, source.slides),
                     stain=regions.colour.macenko,
                 )
 
 
-MOST_OVERLAP = 0.05  # maximum overlap, as a share of the smaller area; hand-drawn neighbours overlap a little
+MOST_OVERLAP = (
+    0.05  # maximum overlap, as a share of the smaller area; hand-drawn neighbours overlap a little
+)
 
 
-def _require_disjoint(areas: dict[int, shapely.Geometry], classes: tuple[str, ...], path: Path) -> None:
+def _require_disjoint(
+    areas: dict[int, shapely.Geometry], classes: tuple[str, ...], path: Path
+) -> None:
     """Reject areas of different classes that overlap by more than ``MOST_OVERLAP``."""
     for (index, shape), (other, against) in combinations(areas.items(), 2):
         if shape.intersection(against).area > MOST_OVERLAP * min(shape.area, against.area):
             raise LabelError(
-                f"{path}: areas of {classes[index]} and {classes[other]} overlap; redraw them so that each point has "
-                "one class"
+                f"{path}: areas of {classes[index]} and {classes[other]} overlap; redraw them so"
+                " that each point has one class"
             )
 
 
-def require_all_classes(images: Sequence[TissueImage], classes: tuple[str, ...], split: str) -> None:
+def require_all_classes(
+    images: Sequence[TissueImage], classes: tuple[str, ...], split: str
+) -> None:
     """Require at least one image of every class; ``split`` names the images in the message."""
-    labels = {label for image in images for label in np.unique(image.label if image.target is None else image.target)}
+    labels = {
+        label
+        for image in images
+        for label in np.unique(image.label if image.target is None else image.target)
+    }
     if missing := [name for index, name in enumerate(classes) if index not in labels]:
-        raise LabelError(f"the {split} images contain no {' and no '.join(missing)}; add images of every class")
+        raise LabelError(
+            f"the {split} images contain no {' and no '.join(missing)}; add images of every class"
+        )

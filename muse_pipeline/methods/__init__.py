@@ -1,1 +1,3 @@
-"""Training methods, one package each: ``config``, ``data``, ``method`` and ``run``, which registers its recipe."""
+"""Training methods, one package each: ``config``, ``data``, ``method`` and ``run``, which registers
+its recipe.
+"""

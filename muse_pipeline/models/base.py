@@ -1,8 +1,9 @@
-"""The interface of all backbones: a dense map at stride 4, a vector for the whole window, and the encoder's stages.
+"""The interface of all backbones: a dense map at stride 4, a vector for the whole window, and the
+encoder's stages.
 
-The compact networks are made of the blocks below: plain 3x3 convolutions and ReLU, which are fast in every runtime.
-No block depends on the whole window (no GroupNorm, squeeze-excite or global pooling), so the output for a nucleus does
-not depend on the position of the window.
+The compact networks are made of the blocks below: plain 3x3 convolutions and ReLU, which are fast
+in every runtime. No block depends on the whole window (no GroupNorm, squeeze-excite or global
+pooling), so the output for a nucleus does not depend on the position of the window.
 """
 
 from __future__ import annotations
@@ -25,25 +26,29 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Lattice:
     """Rule that maps positions in a window to columns and rows of the dense map.
 
-    Two rules exist. Our own networks resize with half-pixel centres: pixel x is at column ``x / 4 - 0.5`` in any
-    window. The released MUSE networks resize with aligned corners, and their authors read pixel x at column
-    ``x / S * (S / 4 - 1)`` of a window of S px: the column depends on the size of the window, so these networks keep
-    their training window.
+    Two rules exist. Our own networks resize with half-pixel centres: pixel x is at column ``x / 4 -
+    0.5`` in any window. The released MUSE networks resize with aligned corners, and their authors
+    read pixel x at column ``x / S * (S / 4 - 1)`` of a window of S px: the column depends on the
+    size of the window, so these networks keep their training window.
     """
 
     name: str  # name of the rule in the model card
-    align_corners: bool  # True if the first and last columns lie on the window's edges, instead of half a cell inside
+    # True if the first and last columns lie on the window's edges, instead of half a cell inside
+    align_corners: bool
 
     @property
     def any_size(self) -> bool:
-        """True if windows may have any size, because the output for a nucleus does not depend on that size."""
+        """True if windows may have any size, because the output for a nucleus does not depend on
+        that size.
+        """
         return not self.align_corners
 
     def at_cells(self, dense: Tensor) -> Tensor:
-        """The map (B, D, h, w) sampled at the centres of its cells, pixels ``4 * column + 2``, as heads need it.
+        """The map (B, D, h, w) sampled at the centres of its cells, pixels ``4 * column + 2``, as
+        heads need it.
 
-        Half-pixel maps are returned unchanged; maps with aligned corners are multiplied by two constant matrices, which
-        every runtime supports.
+        Half-pixel maps are returned unchanged; maps with aligned corners are multiplied by two
+        constant matrices, which every runtime supports.
         """
         if not self.align_corners:
             return dense
@@ -56,26 +61,34 @@ ALIGNED_CORNERS = Lattice("x/S*(S/4-1)", align_corners=True)
 
 
 def interpolate_at(dense: Tensor, xy: Tensor, lattice: Lattice) -> Tensor:
-    """Read a dense map (B, D, h, w) at ``xy`` (B, M, 2) bilinearly: (B, M, D) ("O_bi" of MUSE, arXiv 2511.05170).
+    """Read a dense map (B, D, h, w) at ``xy`` (B, M, 2) bilinearly: (B, M, D) ("O_bi" of MUSE,
+    arXiv 2511.05170).
 
-    Positions are in window pixels, whose edges are at integers; the window has 4 h x 4 w px. Outside it, half-pixel
-    maps are continued with the features at the border, and maps with aligned corners with zeros.
+    Positions are in window pixels, whose edges are at integers; the window has 4 h x 4 w px.
+    Outside it, half-pixel maps are continued with the features at the border, and maps with aligned
+    corners with zeros.
     """
     # Filled on the device, because copying a list to it would synchronise.
     size = torch.cat([xy.new_full((1,), side * CELL_PX) for side in dense.shape[:1:-1]])
     grid = (2 * xy / size - 1)[:, None].to(dense.dtype)  # (B, 1, M, 2)
     padding = "zeros" if lattice.align_corners else "border"
-    read = functional.grid_sample(dense, grid, "bilinear", padding, align_corners=lattice.align_corners)
+    read = functional.grid_sample(
+        dense, grid, "bilinear", padding, align_corners=lattice.align_corners
+    )
     return read[:, :, 0].transpose(1, 2)
 
 
 def _interpolation(n: int) -> Tensor:
-    """(n, n) matrix that interpolates samples with aligned corners at the centres of cells, (cell + 0.5) / n."""
+    """(n, n) matrix that interpolates samples with aligned corners at the centres of cells, (cell +
+    0.5) / n.
+    """
     position = (torch.arange(n, dtype=torch.float64) + 0.5) / n * (n - 1)
     return (1 - (position[:, None] - torch.arange(n)).abs()).clamp(min=0).float()
 
 
-def conv_norm(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+def conv_norm(
+    in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1
+) -> nn.Sequential:
     """Convolution without bias, then batch norm; padding keeps the size at stride 1."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, bias=False),
@@ -92,7 +105,11 @@ class ResidualBlock(nn.Module):
         self.second = conv_norm(out_channels, out_channels)
         same = stride == 1 and in_channels == out_channels
         # The kernel is as wide as the stride, so that the shortcut skips no cell.
-        self.shortcut = nn.Identity() if same else conv_norm(in_channels, out_channels, kernel=stride, stride=stride)
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else conv_norm(in_channels, out_channels, kernel=stride, stride=stride)
+        )
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +118,9 @@ class ResidualBlock(nn.Module):
 
 
 class UpAdd(nn.Module):
-    """Project the coarse map, enlarge it twofold (half-pixel bilinear), add the skip, and refine the sum."""
+    """Project the coarse map, enlarge it twofold (half-pixel bilinear), add the skip, and refine
+    the sum.
+    """
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -140,7 +159,9 @@ class Backbone(nn.Module):
     lattice: Lattice = HALF_PIXEL
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """The network's input for pixels (B, 3, H, W), 0 to 255; by default their ``transformed_density``."""
+        """The network's input for pixels (B, 3, H, W), 0 to 255; by default their
+        ``transformed_density``.
+        """
         return transformed_density(pixels, colour)
 
     def forward(self, image: Tensor) -> Features:
@@ -148,19 +169,25 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
-        """The encoder's intermediate maps of a result of ``prepare``, before any decoder, shallow to deep.
+        """The encoder's intermediate maps of a result of ``prepare``, before any decoder, shallow
+        to deep.
 
-        Stages are computed lazily: in an encoder without skips, reading the first three does not compute the fourth.
-        The maps are (B, ``channels``, H / ``stride_px``, W / ``stride_px``) for each of ``stage_sizes``.
+        Stages are computed lazily: in an encoder without skips, reading the first three does not
+        compute the fourth. The maps are (B, ``channels``, H / ``stride_px``, W / ``stride_px``) for
+        each of ``stage_sizes``.
         """
         raise NotImplementedError
 
     def fix_size(self, height: int, width: int) -> None:
-        """Prepare an export by fixing values that depend on the window's size (px); by default there are none."""
+        """Prepare an export by fixing values that depend on the window's size (px); by default
+        there are none.
+        """
 
 
 class ImageNetBackbone(Backbone):
-    """A backbone whose input is RGB, normalised with the means and standard deviations of ImageNet."""
+    """A backbone whose input is RGB, normalised with the means and standard deviations of
+    ImageNet.
+    """
 
     def __init__(self):
         super().__init__()
@@ -168,7 +195,9 @@ class ImageNetBackbone(Backbone):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
-        """RGB recoloured by ``colour``, the slide's affine map of optical density, then normalised."""
+        """RGB recoloured by ``colour``, the slide's affine map of optical density, then
+        normalised.
+        """
         return (recoloured(pixels, colour) / 255.0 - self.mean) / self.std
 
 
@@ -187,7 +216,9 @@ class ResidualEncoder(Backbone):
             channels = width
         self.channels, self.image_channels = widths[0], widths[-1]
         self.stride_px = 2 ** (len(widths) + 1)
-        self.stage_sizes = tuple(StageSize(4 * 2**index, width) for index, width in enumerate(widths))
+        self.stage_sizes = tuple(
+            StageSize(4 * 2**index, width) for index, width in enumerate(widths)
+        )
 
     def stage_maps(self, image: Tensor) -> Iterator[Tensor]:
         """The outputs of the residual stages, none of which depends on the whole window."""
@@ -198,21 +229,26 @@ class ResidualEncoder(Backbone):
 
 
 def transformed_density(pixels: Tensor, colour: Tensor) -> Tensor:
-    """Convert RGB (B, 3, H, W), 0 to 255, to optical density -ln((pixel + 1) / 256), and apply an affine map.
+    """Convert RGB (B, 3, H, W), 0 to 255, to optical density -ln((pixel + 1) / 256), and apply an
+    affine map.
 
-    ``colour`` is (3, 4) for all windows, or (B, 3, 4); columns 0-2 multiply the density, column 3 is added.
+    ``colour`` is (3, 4) for all windows, or (B, 3, 4); columns 0-2 multiply the density, column 3
+    is added.
     """
     return _mapped_density(pixels, colour).clamp(-1.0, 5.0)
 
 
 def recoloured(pixels: Tensor, colour: Tensor) -> Tensor:
-    """Apply the map of ``transformed_density`` to RGB (B, 3, H, W), 0 to 255; the identity map changes nothing."""
+    """Apply the map of ``transformed_density`` to RGB (B, 3, H, W), 0 to 255; the identity map
+    changes nothing.
+    """
     return (256.0 * torch.exp(-_mapped_density(pixels, colour)) - 1.0).clamp(0.0, 255.0)
 
 
 def _mapped_density(pixels: Tensor, colour: Tensor) -> Tensor:
-    # The sign of the density is moved into the matrix, which saves a pass over all pixels. The division by 256 is
-    # kept, because it moves pale tissue close to 0, where half precision is finest.
+    # The sign of the density is moved into the matrix, which saves a pass over all pixels. The
+    # division by 256 is kept, because it moves pale tissue close to 0, where half precision is
+    # finest.
     negative = torch.log((pixels.to(colour.dtype) + 1.0) * (1.0 / 256.0))
     linear, constant = -colour[..., :3], colour[..., 3]
     if colour.ndim == 2:

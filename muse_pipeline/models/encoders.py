@@ -1,6 +1,8 @@
-"""The compact networks, and convolutional encoders of one method each: PSM, TriDeNT (partners) and IKD-MIL.
+"""The compact networks, and convolutional encoders of one method each: PSM, TriDeNT (partners) and
+IKD-MIL.
 
-VGG-16: Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition" (ICLR 2015).
+VGG-16: Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition"
+(ICLR 2015).
 """
 
 from __future__ import annotations
@@ -12,19 +14,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.models.base import Backbone, Features, ImageNetBackbone, ResidualEncoder, StageSize, UpAdd, conv_norm
+from muse_pipeline.models.base import (
+    Backbone,
+    Features,
+    ImageNetBackbone,
+    ResidualEncoder,
+    StageSize,
+    UpAdd,
+    conv_norm,
+)
 
 
 class CompactNetwork(ResidualEncoder):
-    """Encoder-decoder for optical densities, designed for CPUs; the image vector is the mean of the deepest stage.
+    """Encoder-decoder for optical densities, designed for CPUs; the image vector is the mean of the
+    deepest stage.
 
-    On a CPU, most of the time goes into operations at stride 4. To keep their number low, the stem is one convolution
-    of 4 x 4 patches, the decoder is thin, and skips are added instead of concatenated.
+    On a CPU, most of the time goes into operations at stride 4. To keep their number low, the stem
+    is one convolution of 4 x 4 patches, the decoder is thin, and skips are added instead of
+    concatenated.
     """
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
         stem = nn.Sequential(conv_norm(3, widths[0], kernel=4, stride=4), nn.ReLU(inplace=True))
-        # ``conv_norm`` pads by 1, which would move the 4 x 4 patches off the cells of the dense map.
+        # ``conv_norm`` pads by 1, which would move the 4 x 4 patches off the cells of the dense
+        # map.
         stem[0][0].padding = (0, 0)
         super().__init__(stem, widths, depths)
         pairs = list(zip(widths[1:], widths[:-1], strict=True))
@@ -41,7 +54,10 @@ class CompactNetwork(ResidualEncoder):
 
 # Widths and depths of the stages, of which the first has stride 4
 COMPACT = {
-    "muse_compact_64": ((64, 128, 256, 256), (2, 3, 3, 2)),  # 112 kFLOP per pixel, with a dense head
+    "muse_compact_64": (
+        (64, 128, 256, 256),
+        (2, 3, 3, 2),
+    ),  # 112 kFLOP per pixel, with a dense head
     "muse_compact_48": ((48, 96, 160, 160), (1, 2, 2, 2)),  # 44 kFLOP
     "muse_compact_32": ((32, 64, 160, 160), (1, 2, 2, 2)),  # 26 kFLOP
     "muse_compact_24": ((24, 48, 96, 128), (1, 2, 2, 2)),  # 13 kFLOP
@@ -55,10 +71,12 @@ WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)
 
 
 class ShallowNetwork(ResidualEncoder):
-    """Residual stages at strides 4, 8, 16, ...; the dense map is the finest stage, without a decoder.
+    """Residual stages at strides 4, 8, 16, ...; the dense map is the finest stage, without a
+    decoder.
 
-    The sides of the stem's kernels are even, so that each cell of the finest stage is centred on 4 x 4 pixels. PSM
-    averages its map over the blocks of the first stage, of which the released network has three.
+    The sides of the stem's kernels are even, so that each cell of the finest stage is centred on 4
+    x 4 pixels. PSM averages its map over the blocks of the first stage, of which the released
+    network has three.
     """
 
     def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
@@ -86,15 +104,18 @@ def shallow_cnn() -> ShallowNetwork:
 class ColourNetwork(Backbone):
     """Layers on single pixels, averaging over 8 x 8 px at stride 4, and layers on the averages.
 
-    A partner shows the same shapes as its H&E image. If this network could see shapes or neighbours, they would suffice
-    to match the nuclei of the two images, and the H&E network would learn nothing about the partner's stain.
+    A partner shows the same shapes as its H&E image. If this network could see shapes or
+    neighbours, they would suffice to match the nuclei of the two images, and the H&E network would
+    learn nothing about the partner's stain.
     """
 
     def __init__(self, width: int):
         super().__init__()
         self.pixels = nn.Sequential(*_layer(3, width), *_layer(width, width))
         self.mean = nn.AvgPool2d(8, stride=4, padding=2, count_include_pad=False)
-        self.means = nn.Sequential(*_layer(width, width), *_layer(width, width), nn.Conv2d(width, width, 1))
+        self.means = nn.Sequential(
+            *_layer(width, width), *_layer(width, width), nn.Conv2d(width, width, 1)
+        )
         self.channels = self.image_channels = width
         self.stride_px = 4 * 2 ** (N_STAGES - 1)
         self.stage_sizes = tuple(StageSize(4 * 2**index, width) for index in range(N_STAGES))
@@ -124,9 +145,11 @@ def colour_cnn() -> ColourNetwork:
 
 
 class Vgg16Stages(ImageNetBackbone):
-    """The first three stages of VGG-16: 3x3 convolutions with batch norm and ReLU, and a max-pool after each stage.
+    """The first three stages of VGG-16: 3x3 convolutions with batch norm and ReLU, and a max-pool
+    after each stage.
 
-    The dense map is the output of the second stage, at stride 4; the image vector is the mean of the third.
+    The dense map is the output of the second stage, at stride 4; the image vector is the mean of
+    the third.
     """
 
     def __init__(self):
@@ -140,7 +163,9 @@ class Vgg16Stages(ImageNetBackbone):
             blocks.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
         self.blocks = nn.ModuleList(blocks)
         self.channels, self.image_channels, self.stride_px = WIDTHS[1], WIDTHS[2], 8
-        self.stage_sizes = tuple(StageSize(2 ** (index + 1), width) for index, width in enumerate(WIDTHS))
+        self.stage_sizes = tuple(
+            StageSize(2 ** (index + 1), width) for index, width in enumerate(WIDTHS)
+        )
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W), normalised -> features."""

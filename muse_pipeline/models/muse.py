@@ -1,12 +1,13 @@
 """MUSE's networks: an encoder of four levels, ResNet-50 or a vision transformer, and the decoder.
 
-MUSE: arXiv 2511.05170; authors' code: alibaba-damo-academy/MUSE (Apache-2.0). This module is written from the paper's
-description. Its layers are named as in the released checkpoints (``encoder.encoder.*``, ``decoder.*``), so that weights
-can be exchanged in both directions.
+MUSE: arXiv 2511.05170; authors' code: alibaba-damo-academy/MUSE (Apache-2.0). This module is
+written from the paper's description. Its layers are named as in the released checkpoints
+(``encoder.encoder.*``, ``decoder.*``), so that weights can be exchanged in both directions.
 
-ResNet-50: He et al., "Deep residual learning for image recognition" (CVPR 2016), in the form and with the parameter
-names of timm 0.6.13 (stride on the 3x3 convolution of a bottleneck). The released weights for 224 and 512 px fit the
-same network. The transformers for 224 and 512 px differ in the grid of their positional table.
+ResNet-50: He et al., "Deep residual learning for image recognition" (CVPR 2016), in the form and
+with the parameter names of timm 0.6.13 (stride on the 3x3 convolution of a bottleneck). The
+released weights for 224 and 512 px fit the same network. The transformers for 224 and 512 px differ
+in the grid of their positional table.
 """
 
 from __future__ import annotations
@@ -23,20 +24,24 @@ from muse_pipeline.models.base import ALIGNED_CORNERS, Features, ImageNetBackbon
 
 PATCH_PX = 16
 TAPS = (2, 5, 8, 11)  # blocks, counted from 0, whose outputs the decoder reads
-GRID_EXCESS = 0.1  # DINO adds this to the target grid against rounding errors, so its weights were trained with it
+# DINO adds this to the target grid against rounding errors, so its weights were trained with it
+GRID_EXCESS = 0.1
 
 
 def resample_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resample a positional table (1, 1 + g * g, C), class token first, to a grid (rows, columns), as DINO does.
+    """Resample a positional table (1, 1 + g * g, C), class token first, to a grid (rows, columns),
+    as DINO does.
 
-    Interpolation is bicubic (a = -0.75) at half-pixel centres with the scale ``(grid + 0.1) / own``. Token i samples
-    ``(i + 0.5) * own / (grid + 0.1) - 0.5``, so the table **changes even if the grids are equal**. The class token is
-    kept.
+    Interpolation is bicubic (a = -0.75) at half-pixel centres with the scale ``(grid + 0.1) /
+    own``. Token i samples ``(i + 0.5) * own / (grid + 0.1) - 0.5``, so the table **changes even if
+    the grids are equal**. The class token is kept.
     """
     own = square_grid(table)
     patches = table[:, 1:].reshape(1, own, own, -1).permute(0, 3, 1, 2)
     scale = [(side + GRID_EXCESS) / own for side in grid]
-    patches = functional.interpolate(patches, scale_factor=scale, mode="bicubic", align_corners=False)
+    patches = functional.interpolate(
+        patches, scale_factor=scale, mode="bicubic", align_corners=False
+    )
     return torch.cat((table[:, :1], patches.flatten(2).transpose(1, 2)), 1)
 
 
@@ -69,8 +74,12 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Apply scaled dot-product attention to the tokens."""
         parts = self.qkv(tokens).chunk(3, 2)
-        query, key, value = (part.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for part in parts)
-        mixed = functional.scaled_dot_product_attention(query, key, value)  # (B, heads, N, C / heads)
+        query, key, value = (
+            part.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for part in parts
+        )
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value
+        )  # (B, heads, N, C / heads)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
@@ -105,11 +114,13 @@ class TransformerBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """(B, 3, H, W) -> four maps (B, C, H / 16, W / 16), shallow to deep, and the class token (B, C).
+    """(B, 3, H, W) -> four maps (B, C, H / 16, W / 16), shallow to deep, and the class token (B,
+    C).
 
-    Caron et al., "Emerging properties in self-supervised vision transformers" (ICCV 2021), as the MUSE authors use it:
-    pre-norm blocks, LayerNorm eps 1e-6, exact GELU, a learned table of positions, no dropout. Parameters are named as
-    in DINO. The positional table has ``grid`` x ``grid`` patches, and is resampled for other inputs.
+    Caron et al., "Emerging properties in self-supervised vision transformers" (ICCV 2021), as the
+    MUSE authors use it: pre-norm blocks, LayerNorm eps 1e-6, exact GELU, a learned table of
+    positions, no dropout. Parameters are named as in DINO. The positional table has ``grid`` x
+    ``grid`` patches, and is resampled for other inputs.
     """
 
     def __init__(self, dim: int, n_heads: int, grid: int, depth: int = 12):
@@ -138,15 +149,21 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def bake_positions(self, grid: tuple[int, int]) -> None:
-        """Store the table for one grid as a constant, so that an exported graph need not resample it."""
+        """Store the table for one grid as a constant, so that an exported graph need not resample
+        it.
+        """
         self.baked_grid = None
         self.baked_positions, self.baked_grid = self.positions(grid).detach().clone(), grid
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the four maps, each after the final LayerNorm, and the class token of the last block."""
+        """Return the four maps, each after the final LayerNorm, and the class token of the last
+        block.
+        """
         patches = self.patch_embed(image)
         rows, columns = patches.shape[-2:]
-        tokens = torch.cat((self.cls_token.expand(image.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)), 1)
+        tokens = torch.cat(
+            (self.cls_token.expand(image.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)), 1
+        )
         tokens = tokens + self.positions((rows, columns))
         taps = []
         for index, block in enumerate(self.blocks):
@@ -164,8 +181,8 @@ DEPTHS = (3, 4, 6, 3)  # blocks of ResNet-50's stages
 class MuseBackbone(ImageNetBackbone):
     """Encoder and decoder with the interface of a backbone.
 
-    ``encoder`` returns four maps, fine to coarse, of ``stage_sizes``, and the image vector; ``decoder`` maps these to
-    (B, ``decoder.out_channels``, H / 4, W / 4).
+    ``encoder`` returns four maps, fine to coarse, of ``stage_sizes``, and the image vector;
+    ``decoder`` maps these to (B, ``decoder.out_channels``, H / 4, W / 4).
     """
 
     lattice = ALIGNED_CORNERS
@@ -181,7 +198,11 @@ class MuseBackbone(ImageNetBackbone):
         super().__init__()
         self.encoder = nn.ModuleDict({"encoder": encoder})  # nested twice, as in the released files
         self.decoder = decoder
-        self.channels, self.image_channels, self.stride_px = decoder.out_channels, image_channels, stride_px
+        self.channels, self.image_channels, self.stride_px = (
+            decoder.out_channels,
+            image_channels,
+            stride_px,
+        )
         self.stage_sizes = tuple(stage_sizes)
 
     def forward(self, image: Tensor) -> Features:
@@ -195,14 +216,18 @@ class MuseBackbone(ImageNetBackbone):
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize bilinearly to (rows, columns); first and last rows and columns keep their positions."""
+    """Resize bilinearly to (rows, columns); first and last rows and columns keep their
+    positions.
+    """
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return functional.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then batch norm and, with ``relu``, ReLU; the size does not change."""
+    """Convolution without bias, then batch norm and, with ``relu``, ReLU; the size does not
+    change.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, relu: bool):
         super().__init__()
@@ -231,7 +256,9 @@ class ResBlock(nn.Module):
 
 
 class UpMerge(nn.Module):
-    """Resize the coarse map to the size of the skip, concatenate both, the coarse map **first**, and merge them."""
+    """Resize the coarse map to the size of the skip, concatenate both, the coarse map **first**,
+    and merge them.
+    """
 
     def __init__(self, coarse_channels: int, skip_channels: int):
         super().__init__()
@@ -240,11 +267,15 @@ class UpMerge(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """(B, C, h, w) and (B, C', H, W) -> (B, C', H, W)."""
-        return self.last_block(self.first_block(torch.cat((resize(coarse, skip.shape[-2:]), skip), 1)))
+        return self.last_block(
+            self.first_block(torch.cat((resize(coarse, skip.shape[-2:]), skip), 1))
+        )
 
 
 class HyperFeats(nn.Module):
-    """A 1x1 convolution of each level; the results are resized to the finest level and stacked, fine to coarse."""
+    """A 1x1 convolution of each level; the results are resized to the finest level and stacked,
+    fine to coarse.
+    """
 
     def __init__(self, widths: tuple[int, ...], channels: int):
         super().__init__()
@@ -253,12 +284,16 @@ class HyperFeats(nn.Module):
     def forward(self, levels: list[Tensor]) -> Tensor:
         """Maps at strides 4, 8, 16, 32 -> (B, 4 * channels, H / 4, W / 4)."""
         size = levels[0].shape[-2:]
-        maps = [resize(conv(level), size) for conv, level in zip(self.conv_list, levels, strict=True)]
+        maps = [
+            resize(conv(level), size) for conv, level in zip(self.conv_list, levels, strict=True)
+        ]
         return torch.cat(maps, 1)
 
 
 class Decoder(nn.Module):
-    """Encoder levels of ``widths`` channels at strides 4, 8, 16, 32 -> (B, 4 * widths[0], H / 4, W / 4)."""
+    """Encoder levels of ``widths`` channels at strides 4, 8, 16, 32 -> (B, 4 * widths[0], H / 4, W
+    / 4).
+    """
 
     def __init__(self, widths: tuple[int, int, int, int]):
         super().__init__()
@@ -269,7 +304,9 @@ class Decoder(nn.Module):
         self.out_channels = 4 * widths[0]
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """Decode the first three levels and stack them with the deepest level, which is not decoded."""
+        """Decode the first three levels and stack them with the deepest level, which is not
+        decoded.
+        """
         fine, middle, coarse, deepest = levels
         coarse = self.decoder3(deepest, coarse)
         middle = self.decoder2(coarse, middle)
@@ -278,7 +315,9 @@ class Decoder(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1, and a shortcut: (B, C, H, W) -> (B, 4 * width, H / stride, W / stride)."""
+    """1x1, 3x3 (with the stride), 1x1, and a shortcut: (B, C, H, W) -> (B, 4 * width, H / stride, W
+    / stride).
+    """
 
     def __init__(self, in_channels: int, width: int, stride: int):
         super().__init__()
@@ -293,7 +332,8 @@ class Bottleneck(nn.Module):
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -305,7 +345,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """(B, 3, H, W) -> maps of 256, 512, 1024, 2048 channels at strides 4, 8, 16, 32, and the mean of the last."""
+    """(B, 3, H, W) -> maps of 256, 512, 1024, 2048 channels at strides 4, 8, 16, 32, and the mean
+    of the last.
+    """
 
     def __init__(self):
         super().__init__()
@@ -325,7 +367,9 @@ class ResNet50(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the outputs of the stages, fine to coarse, and the mean of the last one (B, 2048)."""
+        """Return the outputs of the stages, fine to coarse, and the mean of the last one (B,
+        2048).
+        """
         x = self.maxpool(self.act(self.bn1(self.conv1(image))))
         stages = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -337,16 +381,22 @@ class ResNet50(nn.Module):
 def _muse_r50() -> MuseBackbone:
     widths = (256, 512, 1024, 2048)
     stages = [StageSize(4 * 2**index, width) for index, width in enumerate(widths)]
-    return MuseBackbone(ResNet50(), Decoder(widths), image_channels=2048, stride_px=32, stage_sizes=stages)
+    return MuseBackbone(
+        ResNet50(), Decoder(widths), image_channels=2048, stride_px=32, stage_sizes=stages
+    )
 
 
 class TapDecoder(Decoder):
-    """Projects the transformer's four maps, all at stride 16, resizes them to strides 4, 8, 16 and 32, and decodes."""
+    """Projects the transformer's four maps, all at stride 16, resizes them to strides 4, 8, 16 and
+    32, and decodes.
+    """
 
     def __init__(self, dim: int):
         widths = (dim // 4, dim // 2, dim, 2 * dim)
         super().__init__(widths)
-        self.dim_map_layers = nn.ModuleList(nn.Conv2d(dim, width, 1, bias=False) for width in widths)
+        self.dim_map_layers = nn.ModuleList(
+            nn.Conv2d(dim, width, 1, bias=False) for width in widths
+        )
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """Four (B, C, h, w), shallow to deep -> (B, C, 4 h, 4 w)."""
@@ -358,7 +408,9 @@ class TapDecoder(Decoder):
             (max(rows // 2, 1), max(columns // 2, 1)),
         ]
         projected = [layer(tap) for layer, tap in zip(self.dim_map_layers, levels, strict=True)]
-        return super().forward([resize(level, size) for level, size in zip(projected, sizes, strict=True)])
+        return super().forward(
+            [resize(level, size) for level, size in zip(projected, sizes, strict=True)]
+        )
 
 
 class MuseVit(MuseBackbone):
@@ -370,7 +422,9 @@ class MuseVit(MuseBackbone):
     def __init__(self, dim: int, n_heads: int, input_px: int):
         encoder = VisionTransformer(dim, n_heads, input_px // PATCH_PX)
         taps = [StageSize(PATCH_PX, dim)] * len(TAPS)
-        super().__init__(encoder, TapDecoder(dim), image_channels=dim, stride_px=PATCH_PX, stage_sizes=taps)
+        super().__init__(
+            encoder, TapDecoder(dim), image_channels=dim, stride_px=PATCH_PX, stage_sizes=taps
+        )
 
     def fix_size(self, height: int, width: int) -> None:
         """Fix the positional table for windows of this size."""
@@ -379,5 +433,9 @@ class MuseVit(MuseBackbone):
 
 for _side in (224, 512):
     BACKBONES.register(f"muse_r50_{_side}")(_muse_r50)  # 86 M parameters, 1,024 channels
-    BACKBONES.register(f"muse_vit_s_16_{_side}")(partial(MuseVit, 384, 6, _side))  # 31 M parameters, 384 channels
-    BACKBONES.register(f"muse_vit_b_16_{_side}")(partial(MuseVit, 768, 12, _side))  # 123 M parameters, 768 channels
+    BACKBONES.register(f"muse_vit_s_16_{_side}")(
+        partial(MuseVit, 384, 6, _side)
+    )  # 31 M parameters, 384 channels
+    BACKBONES.register(f"muse_vit_b_16_{_side}")(
+        partial(MuseVit, 768, 12, _side)
+    )  # 123 M parameters, 768 channels

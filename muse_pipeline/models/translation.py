@@ -1,8 +1,10 @@
-"""Networks of UNITPathSSL: a generator of pictures from masks, discriminators, and a reader of masks from pictures.
+"""Networks of UNITPathSSL: a generator of pictures from masks, discriminators, and a reader of
+masks from pictures.
 
-The generator accepts masks of any size. Its modulated convolutions are those of StyleGAN2 (Karras et al., CVPR 2020,
-arXiv 1912.04958, equations 1 and 3). Their styles are affine functions of mapped noise and of a code of the
-mask, as in co-modulation (Zhao et al., ICLR 2021, arXiv 2103.10428). This module is written from the equations.
+The generator accepts masks of any size. Its modulated convolutions are those of StyleGAN2 (Karras
+et al., CVPR 2020, arXiv 1912.04958, equations 1 and 3). Their styles are affine functions of mapped
+noise and of a code of the mask, as in co-modulation (Zhao et al., ICLR 2021, arXiv 2103.10428).
+This module is written from the equations.
 """
 
 from __future__ import annotations
@@ -22,14 +24,23 @@ EPS = 1e-8
 
 
 class ModulatedConv(nn.Module):
-    """Convolution whose input channels are scaled by a style and whose output is normalised to unit variance.
+    """Convolution whose input channels are scaled by a style and whose output is normalised to unit
+    variance.
 
-    With weights ``w_jik`` from channel i to j at kernel position k, and style ``s_i``, the weights of a sample are
-    ``s_i w_jik``, divided by ``sqrt(sum_ik (s_i w_jik)^2 + eps)``. Scaling inputs and outputs instead of weights gives
-    the same result with one convolution for the whole batch. The last layer of a generator does not ``demodulate``.
+    With weights ``w_jik`` from channel i to j at kernel position k, and style ``s_i``, the weights
+    of a sample are ``s_i w_jik``, divided by ``sqrt(sum_ik (s_i w_jik)^2 + eps)``. Scaling inputs
+    and outputs instead of weights gives the same result with one convolution for the whole batch.
+    The last layer of a generator does not ``demodulate``.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, style_dim: int, kernel: int = 3, demodulate: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        style_dim: int,
+        kernel: int = 3,
+        demodulate: bool = True,
+    ):
         super().__init__()
         self.demodulate = demodulate
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel))
@@ -43,7 +54,9 @@ class ModulatedConv(nn.Module):
         """(B, C, H, W) and (B, S) -> (B, C', H, W)."""
         scale = self.affine(style)  # (B, C)
         weight = self.weight * self.gain
-        out = functional.conv2d(x * scale[..., None, None], weight, padding=self.weight.shape[-1] // 2)
+        out = functional.conv2d(
+            x * scale[..., None, None], weight, padding=self.weight.shape[-1] // 2
+        )
         if not self.demodulate:
             return out
         power = scale.square() @ weight.square().sum((2, 3)).T  # (B, C')
@@ -69,11 +82,12 @@ class StyledBlock(nn.Module):
 class CoModulatedGenerator(nn.Module):
     """Renders a picture from a mask and noise.
 
-    An encoder halves the sides of the mask ``levels`` times. The mean of its deepest map is projected to a code e; a
-    perceptron maps noise z to w; every convolution of the decoder gets the style [w; e]. The decoder starts at the
-    deepest map itself, so the sides of a mask may be any multiples of the stride, whereas the published network starts
-    at 4 x 4 px. Channels double at every level, from ``base`` to ``most``; from ``skip_stride`` on, the decoder adds
-    the encoder's map.
+    An encoder halves the sides of the mask ``levels`` times. The mean of its deepest map is
+    projected to a code e; a perceptron maps noise z to w; every convolution of the decoder gets the
+    style [w; e]. The decoder starts at the deepest map itself, so the sides of a mask may be any
+    multiples of the stride, whereas the published network starts at 4 x 4 px. Channels double at
+    every level, from ``base`` to ``most``; from ``skip_stride`` on, the decoder adds the encoder's
+    map.
     """
 
     def __init__(
@@ -95,26 +109,38 @@ class CoModulatedGenerator(nn.Module):
         pairs = list(pairwise(widths))
         self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, padding=1), nn.LeakyReLU(SLOPE))
         self.down = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(fine, coarse, 3, 2, 1), nn.LeakyReLU(SLOPE)) for fine, coarse in pairs
+            nn.Sequential(nn.Conv2d(fine, coarse, 3, 2, 1), nn.LeakyReLU(SLOPE))
+            for fine, coarse in pairs
         )
-        self.code = nn.Sequential(nn.Linear(widths[-1], code_dim), nn.LeakyReLU(SLOPE), nn.Dropout(dropout))
+        self.code = nn.Sequential(
+            nn.Linear(widths[-1], code_dim), nn.LeakyReLU(SLOPE), nn.Dropout(dropout)
+        )
         inputs = [noise_dim, *[style_dim] * (mapping_layers - 1)]
-        self.mapping = nn.Sequential(*(nn.Sequential(nn.Linear(n, style_dim), nn.LeakyReLU(SLOPE)) for n in inputs))
+        self.mapping = nn.Sequential(
+            *(nn.Sequential(nn.Linear(n, style_dim), nn.LeakyReLU(SLOPE)) for n in inputs)
+        )
         styles = style_dim + code_dim
         self.middle = StyledBlock(widths[-1], widths[-1], styles)
-        self.up = nn.ModuleList(StyledBlock(coarse, fine, styles) for fine, coarse in reversed(pairs))
+        self.up = nn.ModuleList(
+            StyledBlock(coarse, fine, styles) for fine, coarse in reversed(pairs)
+        )
         self.refine = nn.ModuleList(StyledBlock(fine, fine, styles) for fine, _ in reversed(pairs))
         self.to_rgb = ModulatedConv(widths[0], 3, styles, kernel=1, demodulate=False)
-        for module in (*self.stem, *(layer for block in self.down for layer in block), *self.code.modules()):
+        for module in (
+            *self.stem,
+            *(layer for block in self.down for layer in block),
+            *self.code.modules(),
+        ):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, SLOPE)
                 nn.init.zeros_(module.bias)
 
     def forward(self, mask: Tensor, noise: Tensor, grain: Tensor) -> Tensor:
-        """Render masks (B, 3, H, W), -1 to 1, with sides that are multiples of ``stride_px``, as pixels, 0 to 255.
+        """Render masks (B, 3, H, W), -1 to 1, with sides that are multiples of ``stride_px``, as
+        pixels, 0 to 255.
 
-        ``noise`` (B, Z) and ``grain`` (B, 1, H, W) are standard normal; coarser levels use averages of the grain,
-        scaled to unit variance. Equal inputs give equal pictures.
+        ``noise`` (B, Z) and ``grain`` (B, 1, H, W) are standard normal; coarser levels use averages
+        of the grain, scaled to unit variance. Equal inputs give equal pictures.
         """
         skips = [self.stem(mask)]
         for block in self.down:
@@ -127,7 +153,9 @@ class CoModulatedGenerator(nn.Module):
         for _ in self.down:
             grains.append(2 * functional.avg_pool2d(grains[-1], 2))
         x = self.middle(skips[-1], style, grains[-1])
-        for level, up, refine in zip(range(len(self.down) - 1, -1, -1), self.up, self.refine, strict=True):
+        for level, up, refine in zip(
+            range(len(self.down) - 1, -1, -1), self.up, self.refine, strict=True
+        ):
             x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = up(x, style, grains[level])
             if 2**level >= self.skip_stride:
@@ -137,10 +165,11 @@ class CoModulatedGenerator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Strided 4x4 convolutions with leaky ReLU and, optionally, instance norm, then a convolution to one channel.
+    """Strided 4x4 convolutions with leaky ReLU and, optionally, instance norm, then a convolution
+    to one channel.
 
-    With four strided convolutions, the field of view is 94 px. ``norm`` adds instance norm after all strided
-    convolutions but the first, and must not be combined with a gradient penalty.
+    With four strided convolutions, the field of view is 94 px. ``norm`` adds instance norm after
+    all strided convolutions but the first, and must not be combined with a gradient penalty.
     """
 
     def __init__(self, widths: tuple[int, ...], norm: bool):
@@ -167,12 +196,15 @@ class PatchDiscriminator(nn.Module):
 class Reading(NamedTuple):
     """Outputs of the reader for B pictures."""
 
-    mask: Tensor  # (B, 3, H, W) in the colours of masks; targets lie between -1 and 1, outputs are not bounded
+    # (B, 3, H, W) in the colours of masks; targets lie between -1 and 1, outputs are not bounded
+    mask: Tensor
     nuclei: NucleusMaps  # maps at stride 4
 
 
 class TranslationHead(nn.Module):
-    """Two 3x3 convolutions with instance norm, ReLU and upsampling, then a linear one: dense map -> mask."""
+    """Two 3x3 convolutions with instance norm, ReLU and upsampling, then a linear one: dense map ->
+    mask.
+    """
 
     def __init__(self, in_channels: int, widths: tuple[int, int]):
         super().__init__()
@@ -201,8 +233,12 @@ class MaskReader(nn.Module):
         self.head = HEADS["dense"](self.backbone.channels, 1, n_rays)
 
     def forward(self, pixels: Tensor, colour: Tensor) -> Reading:
-        """(B, 3, H, W) in 0..255 and (3, 4) or (B, 3, 4) -> mask and nuclei; gradients reach the pixels."""
-        dense = self.backbone.lattice.at_cells(self.backbone(self.backbone.prepare(pixels, colour)).dense)
+        """(B, 3, H, W) in 0..255 and (3, 4) or (B, 3, 4) -> mask and nuclei; gradients reach the
+        pixels.
+        """
+        dense = self.backbone.lattice.at_cells(
+            self.backbone(self.backbone.prepare(pixels, colour)).dense
+        )
         return Reading(self.translation(dense).float(), self.head(dense))
 
     def detector(self) -> NucleusDetector:

@@ -1,8 +1,9 @@
-"""Read weights from checkpoint files in the layout of the MUSE authors, which this package uses too.
+"""Read weights from checkpoint files in the layout of the MUSE authors, which this package uses
+too.
 
-A file's entry ``teacher`` is a flat dictionary. Names that begin with ``module.backbone.`` belong to the network; other
-names (projectors, heads) belong to its training and are ignored. Names and shapes must match the network's exactly,
-except for the grid of the positional table.
+A file's entry ``teacher`` is a flat dictionary. Names that begin with ``module.backbone.`` belong
+to the network; other names (projectors, heads) belong to its training and are ignored. Names and
+shapes must match the network's exactly, except for the grid of the positional table.
 """
 
 from __future__ import annotations
@@ -28,21 +29,28 @@ PREFIX = "module.backbone."
 
 
 def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
-    """Read the dictionary in a file; without ``trust_pickle``, only tensors and plain values are unpickled.
+    """Read the dictionary in a file; without ``trust_pickle``, only tensors and plain values are
+    unpickled.
 
-    Plain values include the ``argparse.Namespace`` of settings that DINO and its descendants store as ``args``.
+    Plain values include the ``argparse.Namespace`` of settings that DINO and its descendants store
+    as ``args``.
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # torch warns about pickle protocols; unreadable files raise below
+            warnings.simplefilter(
+                "ignore"
+            )  # torch warns about pickle protocols; unreadable files raise below
             state = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise CheckpointError(f"{path}: no such checkpoint; give the path of a .pth or .pt file") from error
+        raise CheckpointError(
+            f"{path}: no such checkpoint; give the path of a .pth or .pt file"
+        ) from error
     except Exception as error:  # torch and pickle raise many unrelated classes on foreign bytes
         if code := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{path}: contains {code[1]}, which is code, not weights, and reading it could run anything; if you "
-                "trust its source, convert the file once with `muse import-checkpoint --trust-pickle`"
+                f"{path}: contains {code[1]}, which is code, not weights, and reading it could run"
+                " anything; if you trust its source, convert the file once with `muse"
+                " import-checkpoint --trust-pickle`"
             ) from error
         reason = f" ({type(error).__name__}: {error})" if trust_pickle else ""
         raise CheckpointError(
@@ -50,7 +58,8 @@ def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(
-            f"{path}: contains a {type(state).__name__}, not a dictionary; give a training checkpoint"
+            f"{path}: contains a {type(state).__name__}, not a dictionary; give a training"
+            " checkpoint"
         )
     return state
 
@@ -60,9 +69,14 @@ def backbone_weights(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
     teacher = state.get("teacher")
     if not isinstance(teacher, dict):
         raise CheckpointError(
-            f"{path}: has no dictionary `teacher` (it has {_some(state)}); give a released MUSE file or `checkpoint.pt`"
+            f"{path}: has no dictionary `teacher` (it has {_some(state)}); give a released MUSE"
+            " file or `checkpoint.pt`"
         )
-    weights = {name.removeprefix(PREFIX): value for name, value in teacher.items() if str(name).startswith(PREFIX)}
+    weights = {
+        name.removeprefix(PREFIX): value
+        for name, value in teacher.items()
+        if str(name).startswith(PREFIX)
+    }
     if not weights:
         raise CheckpointError(
             f"{path}: no name in its `teacher` begins with `{PREFIX}` (it has {_some(teacher)}); "
@@ -76,30 +90,43 @@ def require_finite(weights: dict[str, Any], path: Path) -> None:
     """Require that all entries are tensors of finite numbers."""
     for name, value in weights.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: `{name}` is a {type(value).__name__}, not a tensor; write the file again")
+            raise CheckpointError(
+                f"{path}: `{name}` is a {type(value).__name__}, not a tensor; write the file again"
+            )
         if not value.isfinite().all():
             bad = int((~value.isfinite()).sum())
             raise CheckpointError(
-                f"{path}: {bad} of {value.numel()} values of `{name}` are not finite; take an earlier checkpoint"
+                f"{path}: {bad} of {value.numel()} values of `{name}` are not finite; take an"
+                " earlier checkpoint"
             )
 
 
-def load_weights(backbone: Backbone, weights: dict[str, Tensor], path: Path, always_resample: bool) -> None:
+def load_weights(
+    backbone: Backbone, weights: dict[str, Tensor], path: Path, always_resample: bool
+) -> None:
     """Load weights into a backbone, in place; ``path`` is named in messages.
 
-    ``always_resample`` applies ``resample_positions`` to the positional table even if its grid equals the network's, as
-    the MUSE authors' loader does; it is True for their files, False for files of this package.
+    ``always_resample`` applies ``resample_positions`` to the positional table even if its grid
+    equals the network's, as the MUSE authors' loader does; it is True for their files, False for
+    files of this package.
     """
     own = backbone.state_dict()
     if misfit := describe_misfit(weights, own):
         wanted = " or ".join(matching_backbones(own)) or type(backbone).__name__
         if names := matching_backbones(weights):
-            raise CheckpointError(f"{path}: fits {' or '.join(names)}, not {wanted}; choose the backbone that it fits")
-        raise CheckpointError(f"{path}: does not fit {wanted}: {misfit}; give a checkpoint of this network")
+            raise CheckpointError(
+                f"{path}: fits {' or '.join(names)}, not {wanted}; choose the backbone that it fits"
+            )
+        raise CheckpointError(
+            f"{path}: does not fit {wanted}: {misfit}; give a checkpoint of this network"
+        )
     if POSITIONS in own:
         grid = square_grid(own[POSITIONS])
         if always_resample or square_grid(weights[POSITIONS]) != grid:
-            weights = {**weights, POSITIONS: resample_positions(weights[POSITIONS].float(), (grid, grid))}
+            weights = {
+                **weights,
+                POSITIONS: resample_positions(weights[POSITIONS].float(), (grid, grid)),
+            }
     backbone.load_state_dict(weights)
 
 
@@ -114,7 +141,9 @@ Shapes = dict[str, torch.Size]
 
 
 def matching_backbones(weights: Mapping[str, Tensor]) -> list[str]:
-    """Names of the registered networks with exactly these names and shapes, except for the positional table's grid."""
+    """Names of the registered networks with exactly these names and shapes, except for the
+    positional table's grid.
+    """
     shapes = _shapes(weights)
     return [name for name in BACKBONES.names() if not _misfit(shapes, _registered_shapes(name))]
 
@@ -122,7 +151,9 @@ def matching_backbones(weights: Mapping[str, Tensor]) -> list[str]:
 def nearest_backbone(weights: Mapping[str, Tensor]) -> str:
     """Name of the registered network that shares the most names and shapes with these weights."""
     entries = set(_shapes(weights).items())
-    return max(BACKBONES.names(), key=lambda name: len(entries & set(_registered_shapes(name).items())))
+    return max(
+        BACKBONES.names(), key=lambda name: len(entries & set(_registered_shapes(name).items()))
+    )
 
 
 def describe_misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
@@ -136,9 +167,13 @@ def _misfit(own: Shapes, wanted: Shapes) -> str:
     parts = {
         "missing": sorted(wanted.keys() - own.keys()),
         "surplus": sorted(own.keys() - wanted.keys()),
-        "of a different shape": [f"{name} {tuple(own[name])}, not {tuple(wanted[name])}" for name in other],
+        "of a different shape": [
+            f"{name} {tuple(own[name])}, not {tuple(wanted[name])}" for name in other
+        ],
     }
-    return "; ".join(f"{what} {some_of(names, MAX_NAMED)}" for what, names in parts.items() if names)
+    return "; ".join(
+        f"{what} {some_of(names, MAX_NAMED)}" for what, names in parts.items() if names
+    )
 
 
 def _same_shape(name: str, own: torch.Size, wanted: torch.Size) -> bool:

@@ -13,14 +13,19 @@ import shapely
 
 from muse_pipeline.core.errors import NucleiError
 
-_WKB_START = b"\1\3\0\0\0\1\0\0\0"  # little-endian, a polygon, one ring; the number of vertices follows
+_WKB_START = (  # little-endian, a polygon, one ring; the number of vertices follows
+    b"\1\3\0\0\0\1\0\0\0"
+)
 _WKB_HEADER, _WKB_VERTEX = 13, 16  # bytes
 
 
 def to_arrow(values: np.ndarray, valid: np.ndarray | None = None) -> pa.Array:
     """Convert numbers or bools (N,); they become null where ``valid`` (N,) is False."""
     bits = None if valid is None or valid.all() else _pack(valid)
-    buffers = [bits, _pack(values) if values.dtype == bool else pa.py_buffer(np.ascontiguousarray(values))]
+    buffers = [
+        bits,
+        _pack(values) if values.dtype == bool else pa.py_buffer(np.ascontiguousarray(values)),
+    ]
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
 
 
@@ -31,7 +36,9 @@ def _pack(values: np.ndarray) -> pa.Buffer:
 def bytes_to_arrow(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
     """Convert byte strings (N,) to an Arrow array of strings or binary values."""
     ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(values))])
+    return pa.Array.from_buffers(
+        kind, len(values), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(values))]
+    )
 
 
 def texts_to_arrow(texts: Sequence[str]) -> pa.Array:
@@ -55,7 +62,8 @@ def lists_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
-    """Convert polygons (N,) to well-known binary; GEOS writes the same bytes, but blocks all threads meanwhile.
+    """Convert polygons (N,) to well-known binary; GEOS writes the same bytes, but blocks all
+    threads meanwhile.
 
     Nothing is checked: the polygons must be two-dimensional, without holes and not empty.
     """
@@ -68,17 +76,24 @@ def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
         positions = np.flatnonzero(n_vertices == n)
         rows = np.empty((len(positions), _WKB_HEADER + _WKB_VERTEX * n), np.uint8)
         rows[:, :_WKB_HEADER] = np.frombuffer(_WKB_START + n.to_bytes(4, "little"), np.uint8)
-        rows[:, _WKB_HEADER:] = xy[begins[positions, None] + np.arange(n)].view(np.uint8).reshape(len(rows), -1)
-        # The sliding window at a polygon's offset is its bytes, so all polygons of equal length are written at once.
-        np.lib.stride_tricks.sliding_window_view(content, rows.shape[1], writeable=True)[ends[positions]] = rows
-    return pa.Array.from_buffers(pa.binary(), len(polygons), [None, pa.py_buffer(ends), pa.py_buffer(content)])
+        rows[:, _WKB_HEADER:] = (
+            xy[begins[positions, None] + np.arange(n)].view(np.uint8).reshape(len(rows), -1)
+        )
+        # The sliding window at a polygon's offset is its bytes, so all polygons of equal length are
+        # written at once.
+        np.lib.stride_tricks.sliding_window_view(content, rows.shape[1], writeable=True)[
+            ends[positions]
+        ] = rows
+    return pa.Array.from_buffers(
+        pa.binary(), len(polygons), [None, pa.py_buffer(ends), pa.py_buffer(content)]
+    )
 
 
 def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read outlines in well-known binary, grouped by their number of vertices.
 
-    Yields the indices (n,) of outlines in the column, and their vertices (n, V, 2), the last of which repeats the
-    first.
+    Yields the indices (n,) of outlines in the column, and their vertices (n, V, 2), the last of
+    which repeats the first.
     """
     array = column.combine_chunks()
     _, ends, text = array.buffers()
@@ -90,7 +105,10 @@ def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarr
         _require(not rest and n_vertices > 3, f"{size} bytes")
         rows = np.lib.stride_tricks.sliding_window_view(text, size)[ends[positions]]
         start = _WKB_START + n_vertices.to_bytes(4, "little")
-        _require((rows[:, :_WKB_HEADER] == np.frombuffer(start, np.uint8)).all(), "no polygon of one ring")
+        _require(
+            (rows[:, :_WKB_HEADER] == np.frombuffer(start, np.uint8)).all(),
+            "no polygon of one ring",
+        )
         rings = rows[:, _WKB_HEADER:].copy().view("<f8").reshape(len(rows), n_vertices, 2)
         _require(np.isfinite(rings).all() and (rings[:, 0] == rings[:, -1]).all(), "not closed")
         yield positions, rings
@@ -98,4 +116,7 @@ def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarr
 
 def _require(is_sound: bool, why: str) -> None:
     if not is_sound:
-        raise NucleiError(f"an outline in the table of nuclei is damaged ({why}); make it with `muse stitch` again")
+        raise NucleiError(
+            f"an outline in the table of nuclei is damaged ({why}); make it with `muse stitch`"
+            " again"
+        )

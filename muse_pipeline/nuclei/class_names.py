@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from muse_pipeline.core.errors import LabelError
 
-# QuPath's names and common spellings, in lower case -> classes that they may mean, the preferred one first.
+# QuPath's names and common spellings, in lower case -> classes that they may mean, the preferred
+# one first.
 SYNONYMS = {
     "tumor": ("Tumour", "Epithelial"),
     "tumour": ("Tumor", "Epithelial"),
@@ -28,7 +29,9 @@ T, Item = TypeVar("T"), TypeVar("Item")
 
 
 class UnknownClassError(LabelError):
-    """Class names in label files refer to no class; the message is about the first of ``words``, and lists them all."""
+    """Class names in label files refer to no class; the message is about the first of ``words``,
+    and lists them all.
+    """
 
     def __init__(self, about_first: str, words: Sequence[str]):
         super().__init__(about_first, words)
@@ -48,21 +51,26 @@ def resolve_all(items: Iterable[Item], resolve: Callable[[Item], T]) -> list[T]:
         except UnknownClassError as error:
             errors.append(error)
     if errors:
-        raise UnknownClassError(errors[0].about_first, list(dict.fromkeys(w for error in errors for w in error.words)))
+        raise UnknownClassError(
+            errors[0].about_first, list(dict.fromkeys(w for error in errors for w in error.words))
+        )
     return results
 
 
 def without_intensity(name: str) -> str:
-    """The class from which QuPath derived a class of stained nuclei: "Tumor" for "Tumor: Positive"."""
+    """The class from which QuPath derived a class of stained nuclei: "Tumor" for "Tumor:
+    Positive".
+    """
     base, _, last = name.rpartition(":")
     return base.strip() if base and last.strip() in INTENSITIES else name
 
 
 def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> int:
-    """Index of the class that ``name`` refers to: the same name in upper or lower case, or a synonym.
+    """Index of the class that ``name`` refers to: the same name in upper or lower case, or a
+    synonym.
 
-    The classes that QuPath derives for positive or negative nuclei refer to their base class. An error begins with
-    ``where`` and ends with ``remedy``.
+    The classes that QuPath derives for positive or negative nuclei refer to their base class. An
+    error begins with ``where`` and ends with ``remedy``.
     """
     for word in (name, without_intensity(name)):
         if same := find_name(word, classes):
@@ -77,18 +85,24 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
 
 
 def find_name(name: str, names: Iterable[str]) -> str | None:
-    """The one of ``names`` that is ``name``, or else the first that differs from it only in case; None if none does."""
+    """The one of ``names`` that is ``name``, or else the first that differs from it only in case;
+    None if none does.
+    """
     alike = [other for other in names if other.lower() == name.lower()]
     return name if name in alike else next(iter(alike), None)
 
 
 def map_class(
-    word: str, class_map: Mapping[str, str | Sequence[str] | None], classes: Sequence[str], where: str
+    word: str,
+    class_map: Mapping[str, str | Sequence[str] | None],
+    classes: Sequence[str],
+    where: str,
 ) -> tuple[int, ...]:
-    """Indices of the classes that a class map gives for the class name ``word`` in a file, or else for its base class.
+    """Indices of the classes that a class map gives for the class name ``word`` in a file, or else
+    for its base class.
 
-    The map has a class of the model, several possible classes or None per word. The case of names is ignored where no
-    name is equal. An error begins with ``where``.
+    The map has a class of the model, several possible classes or None per word. The case of names
+    is ignored where no name is equal. An error begins with ``where``.
     """
     key = find_name(word, class_map) or find_name(without_intensity(word), class_map)
     if key is None:
@@ -96,7 +110,9 @@ def map_class(
         hint = f"did you mean '{near[0]}'? " if near else ""
         words = ", ".join(class_map)
         raise UnknownClassError(
-            f"{where}: class '{word}' is not in class_map ({words}); {hint}add it to class_map or correct it", [word]
+            f"{where}: class '{word}' is not in class_map ({words}); {hint}add it to class_map or"
+            " correct it",
+            [word],
         )
     mapped = class_map[key]
     names = [] if mapped is None else [mapped] if isinstance(mapped, str) else mapped
@@ -113,11 +129,15 @@ class ClassWords:
     """The classes of a model that the class names in a file refer to."""
 
     classes: Sequence[str]  # classes of the model; if there are none, every class is unknown
-    class_map: Mapping[str, str | Sequence[str] | None]  # as in ``map_class``; if empty, as in ``find_class``
+    class_map: Mapping[
+        str, str | Sequence[str] | None
+    ]  # as in ``map_class``; if empty, as in ``find_class``
     remedy: str  # end of the message about a name that refers to no class
 
     def indices(self, word: str, where: str) -> tuple[int, ...]:
-        """Indices of the classes that a name refers to; none if its nuclei have no class, or one that is not used."""
+        """Indices of the classes that a name refers to; none if its nuclei have no class, or one
+        that is not used.
+        """
         if not self.classes or not (word or word in self.class_map):
             return ()
         if not self.class_map:
@@ -129,7 +149,7 @@ class ClassWords:
         indices = self.indices(word, where)
         if len(indices) > 1:
             raise LabelError(
-                f"{where}: class_map maps '{word}' to several classes, which only format 'areas' allows; name one, or "
-                "null"
+                f"{where}: class_map maps '{word}' to several classes, which only format 'areas'"
+                " allows; name one, or null"
             )
         return next(iter(indices), -1)

@@ -1,4 +1,6 @@
-"""Instance masks: reading, writing, conversion to and from nuclei, and division of a mask into nuclei."""
+"""Instance masks: reading, writing, conversion to and from nuclei, and division of a mask into
+nuclei.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import scipy  # its parts are loaded when first used, because loading takes longer than a small slide
+
+# its parts are loaded when first used, because loading takes longer than a small slide
+import scipy
 import shapely
 from PIL import Image
 
@@ -25,10 +29,11 @@ _STRIP_PX = 1 << 24  # pixels processed at a time
 
 
 def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_rays: int) -> Nuclei:
-    """Nuclei (frame: window) without classes of a label image (h, w), 0 for background, in the order of their numbers.
+    """Nuclei (frame: window) without classes of a label image (h, w), 0 for background, in the
+    order of their numbers.
 
-    A centre is the centroid of the pixels, or the innermost pixel if the centroid lies outside; a ray ends where the
-    instance, interpolated between pixel centres, falls to one half.
+    A centre is the centroid of the pixels, or the innermost pixel if the centroid lies outside; a
+    ray ends where the instance, interpolated between pixel centres, falls to one half.
     """
     ranks = _ranks(label_image)
     xy = _centres(ranks)
@@ -38,14 +43,18 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
 def _ranks(label_image: np.ndarray) -> np.ndarray:
     """(h, w): instances renumbered 1, 2, ... in ascending order of their numbers."""
     numbers, ranks = np.unique(label_image, return_inverse=True)
-    return ranks.reshape(label_image.shape) + int(numbers[0] != 0)  # 0 is background, even if no pixel is 0
+    return ranks.reshape(label_image.shape) + int(
+        numbers[0] != 0
+    )  # 0 is background, even if no pixel is 0
 
 
 def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Paint rings (N, R, 2), in pixels, as labels 1..N into a (h, w) int32 mask; later rings cover earlier ones.
+    """Paint rings (N, R, 2), in pixels, as labels 1..N into a (h, w) int32 mask; later rings cover
+    earlier ones.
 
-    A pixel belongs to a ring that contains its centre. Drawing libraries paint every pixel that an outline touches,
-    half a pixel too much on each side, which adds an eighth to the area of a nucleus that is 16 px wide.
+    A pixel belongs to a ring that contains its centre. Drawing libraries paint every pixel that an
+    outline touches, half a pixel too much on each side, which adds an eighth to the area of a
+    nucleus that is 16 px wide.
     """
     labels = np.zeros(shape, np.int32)
     height, width = shape
@@ -58,7 +67,9 @@ def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def drop_small_labels(labels: np.ndarray, min_pixels: float) -> np.ndarray:
-    """(h, w) int32: the labels that cover at least ``min_pixels``, renumbered 1..N in the same order."""
+    """(h, w) int32: the labels that cover at least ``min_pixels``, renumbered 1..N in the same
+    order.
+    """
     kept = np.bincount(labels.ravel()) >= min_pixels
     kept[0] = False
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
@@ -71,20 +82,28 @@ def number_areas(mask: np.ndarray, min_pixels: float) -> np.ndarray:
 
 
 def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
-    """Polygons or multipolygons (N,) in px of the instances of a label image (h, w), with exact edges, by number."""
+    """Polygons or multipolygons (N,) in px of the instances of a label image (h, w), with exact
+    edges, by number.
+    """
     row, left, right, number = _runs(label_image)
     boxes = shapely.box(left, row, right, row + 1)
     order = np.argsort(number, kind="stable")
     _, first = np.unique(number[order], return_index=True)
     return np.array(
-        [shapely.union_all(part) for part in np.split(boxes[order], first[1:])] if len(order) else [], object
+        (
+            [shapely.union_all(part) for part in np.split(boxes[order], first[1:])]
+            if len(order)
+            else []
+        ),
+        object,
     )
 
 
 def _runs(label_image: np.ndarray) -> tuple[np.ndarray, ...]:
     """Row, left, right and number of every run of equal pixels in a row, except runs of 0.
 
-    Runs are found strip by strip, because comparing a whole slide's pixels takes several times the memory of its mask.
+    Runs are found strip by strip, because comparing a whole slide's pixels takes several times the
+    memory of its mask.
     """
     n_rows = max(1, _STRIP_PX // max(label_image.shape[1], 1))
     strips = []
@@ -92,7 +111,9 @@ def _runs(label_image: np.ndarray) -> tuple[np.ndarray, ...]:
         padded = np.pad(label_image[top : top + n_rows], ((0, 0), (1, 1)))
         row, left = np.nonzero(padded[:, 1:] != padded[:, :-1])  # a run begins or ends here
         number = padded[row, left + 1]
-        begins = np.flatnonzero(number)  # a run ends at the next change in its row, at the latest in the padding
+        begins = np.flatnonzero(
+            number
+        )  # a run ends at the next change in its row, at the latest in the padding
         strips.append((row[begins] + top, left[begins], left[begins + 1], number[begins]))
     return tuple(np.concatenate(column) for column in zip(*strips, strict=True))
 
@@ -106,7 +127,8 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
     outside = np.flatnonzero(_share(padded, xy, np.arange(1, n + 1)) < 0.5)
     if len(outside):
         same = [padded == np.roll(padded, shift, axis) for axis in (0, 1) for shift in (1, -1)]
-        # In an instance that is too thin to have an interior, all pixels have depth 1, and any of them is chosen.
+        # In an instance that is too thin to have an interior, all pixels have depth 1, and any of
+        # them is chosen.
         interior = np.logical_and.reduce(same)[1:-1, 1:-1]
         depth = scipy.ndimage.distance_transform_edt(np.pad(interior, 1))[1:-1, 1:-1] + (ranks > 0)
         innermost = scipy.ndimage.maximum_position(depth, ranks, outside + 1)
@@ -114,11 +136,14 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
     return xy
 
 
-def march_rays(label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int) -> np.ndarray:
-    """Rays (N, n_rays) float32 in um from centres ``xy`` (N, 2) to the edge of the nucleus around each centre.
+def march_rays(
+    label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int
+) -> np.ndarray:
+    """Rays (N, n_rays) float32 in um from centres ``xy`` (N, 2) to the edge of the nucleus around
+    each centre.
 
-    In the label image (h, w), i + 1 marks the nucleus of centre i. The rays are NaN for a centre outside its own
-    nucleus.
+    In the label image (h, w), i + 1 marks the nucleus of centre i. The rays are NaN for a centre
+    outside its own nucleus.
     """
     padded = np.pad(label_image, 1)
     at_centre = _share(padded, xy, np.arange(1, len(xy) + 1))
@@ -129,7 +154,12 @@ def march_rays(label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float]
 
 
 def _walk(
-    padded: np.ndarray, xy: np.ndarray, rank: np.ndarray, at_centre: np.ndarray, mpp: tuple[float, float], n_rays: int
+    padded: np.ndarray,
+    xy: np.ndarray,
+    rank: np.ndarray,
+    at_centre: np.ndarray,
+    mpp: tuple[float, float],
+    n_rays: int,
 ) -> np.ndarray:
     step_um = _STEP_PX * min(mpp)
     steps_px = ray_directions(n_rays) * step_um / np.asarray(mpp, float)  # (R, 2)
@@ -139,7 +169,9 @@ def _walk(
     n_steps = 0
     while len(walking):
         n_steps += 1
-        here = _share(padded, xy[owner[walking]] + n_steps * steps_px[ray[walking]], rank[owner[walking]])
+        here = _share(
+            padded, xy[owner[walking]] + n_steps * steps_px[ray[walking]], rank[owner[walking]]
+        )
         ended = here < 0.5
         beyond = (share[ended] - 0.5) / (share[ended] - here[ended])  # fraction of the last step
         rays[walking[ended]] = (n_steps - 1 + beyond) * step_um
@@ -148,8 +180,12 @@ def _walk(
 
 
 def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """Share (N,) of instance ``rank`` (N,) at ``xy`` (N, 2): 1 inside, 0 outside, linear between pixel centres."""
-    from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)  # -0.5: pixel centres; +1: padding
+    """Share (N,) of instance ``rank`` (N,) at ``xy`` (N, 2): 1 inside, 0 outside, linear between
+    pixel centres.
+    """
+    from_centre = np.clip(
+        xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9
+    )  # -0.5: pixel centres; +1: padding
     corner = from_centre.astype(int)
     right, down = (from_centre - corner).T
     column, row = corner.T
@@ -163,14 +199,17 @@ def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
 
 MAX_PIXELS = 2_000_000_000  # 45,000 px per side, 8 GB with 32-bit numbers
 
-Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
+Image.MAX_IMAGE_PIXELS = (
+    None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
+)
 
 
 SPECK_PX = 20  # smaller areas that share the number of a nucleus are remnants of drawing
 
 
 def read_label_image(path: Path, advice: str = "give each nucleus its own number") -> np.ndarray:
-    """Read a mask as (h, w) integers, in which 0 is background and every other number marks one nucleus.
+    """Read a mask as (h, w) integers, in which 0 is background and every other number marks one
+    nucleus.
 
     The error about a mask that does not number its nuclei ends with ``advice``.
     """
@@ -178,7 +217,9 @@ def read_label_image(path: Path, advice: str = "give each nucleus its own number
     if mask.dtype == bool:
         raise LabelError(f"{path}: has one bit per pixel; {advice}")
     if mask.min(initial=0) < 0:
-        raise LabelError(f"{path}: has the number {mask.min()}; instances count from 1, and 0 is background")
+        raise LabelError(
+            f"{path}: has the number {mask.min()}; instances count from 1, and 0 is background"
+        )
     number = mask.max(initial=0)
     if number and np.isin(mask, (0, number)).all() and number_areas(mask, SPECK_PX).max() > 1:
         raise LabelError(f"{path}: gives all its nuclei the number {number}; {advice}")
@@ -190,7 +231,8 @@ WIDEST_NUCLEUS_UM = 100.0  # separate areas that together span more do not belon
 
 
 def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> None:
-    """Reject the mask (h, w) in a file if one number, other than 0 for background, marks more than one nucleus.
+    """Reject the mask (h, w) in a file if one number, other than 0 for background, marks more than
+    one nucleus.
 
     This happens if the background is not 0, or if numbers start over at the limit of 8 bits.
     """
@@ -203,18 +245,21 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
     covered = np.add.reduceat(right - left, first) * np.prod(mpp)
     low = np.stack([np.minimum.reduceat(edges, first) for edges in (left, row)], 1)
     high = np.stack([np.maximum.reduceat(edges, first) for edges in (right, row + 1)], 1)
-    remedy = "the background must be 0, and each nucleus must have its own number; more than 255 need 16 bits"
+    remedy = (
+        "the background must be 0, and each nucleus must have its own number; more than 255 need 16"
+        " bits"
+    )
     if covered.max() > LARGEST_NUCLEUS_UM2:
         raise LabelError(
-            f"{path}: the number {numbers[covered.argmax()]} covers {covered.max():,.0f} um2, more than the "
-            f"{LARGEST_NUCLEUS_UM2:,.0f} um2 of any nucleus; {remedy}"
+            f"{path}: the number {numbers[covered.argmax()]} covers {covered.max():,.0f} um2, more"
+            f" than the {LARGEST_NUCLEUS_UM2:,.0f} um2 of any nucleus; {remedy}"
         )
     for index in np.flatnonzero(((high - low) * mpp).max(1) > WIDEST_NUCLEUS_UM):
         (x, y), (right_x, bottom) = low[index], high[index]
         if number_areas(mask[y:bottom, x:right_x] == numbers[index], SPECK_PX).max() > 1:
             raise LabelError(
-                f"{path}: the number {numbers[index]} marks separate areas that together span more than "
-                f"{WIDEST_NUCLEUS_UM:g} um; {remedy}"
+                f"{path}: the number {numbers[index]} marks separate areas that together span more"
+                f" than {WIDEST_NUCLEUS_UM:g} um; {remedy}"
             )
 
 
@@ -227,10 +272,13 @@ def read_mask(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise LabelError(f"{path}: no such file; correct its path") from error
     except Exception as error:  # decoders may raise any exception on foreign bytes
-        raise LabelError(f"{path}: not readable as a mask ({one_line(error)}); make it again") from error
+        raise LabelError(
+            f"{path}: not readable as a mask ({one_line(error)}); make it again"
+        ) from error
     if mask.ndim != 2 or mask.dtype.kind not in "iub":
         raise LabelError(
-            f"{path}: expected one channel of whole numbers, found {mask.dtype} of shape {mask.shape}; convert it"
+            f"{path}: expected one channel of whole numbers, found {mask.dtype} of shape"
+            f" {mask.shape}; convert it"
         )
     return mask
 
@@ -255,27 +303,35 @@ def _decode(path: Path) -> np.ndarray:
 def _require_size(path: Path, shape: tuple[int, ...]) -> None:
     if prod(shape) > MAX_PIXELS:
         raise LabelError(
-            f"{path}: {' x '.join(f'{side:,}' for side in shape[::-1])} pixels are too many to hold in memory; give "
-            "outlines as GeoJSON instead"
+            f"{path}: {' x '.join(f'{side:,}' for side in shape[::-1])} pixels are too many to hold"
+            " in memory; give outlines as GeoJSON instead"
         )
 
 
-IMAGES, INSTANCES, POINTS = "images", "instances", "points"  # subfolders that ``write_instances`` writes
+IMAGES, INSTANCES, POINTS = (
+    "images",
+    "instances",
+    "points",
+)  # subfolders that ``write_instances`` writes
 
 
 def write_instances(
     folder: Path, name: str, pixels: np.ndarray | None, instances: np.ndarray, words: Sequence[str]
 ) -> None:
-    """Write an instance mask (16-bit PNG), points with classes and, if given, the picture, for an "instances" source.
+    """Write an instance mask (16-bit PNG), points with classes and, if given, the picture, for an
+    "instances" source.
 
-    The subfolders ``IMAGES``, ``INSTANCES`` and ``POINTS`` are created in ``folder``. The class of each instance is one
-    of ``words``, in ascending order of its number in the mask (h, w), and is written to the file of points at its
-    centre.
+    The subfolders ``IMAGES``, ``INSTANCES`` and ``POINTS`` are created in ``folder``. The class of
+    each instance is one of ``words``, in ascending order of its number in the mask (h, w), and is
+    written to the file of points at its centre.
     """
     for kind in (INSTANCES, POINTS) if pixels is None else (IMAGES, INSTANCES, POINTS):
         (folder / kind).mkdir(exist_ok=True)
     centres = _centres(_ranks(instances)) - 0.5  # in the file, 0 is the centre of the first pixel
-    lines = ["x\ty\tclass", *(f"{x:.3f}\t{y:.3f}\t{word}" for (x, y), word in zip(centres, words, strict=True))]
+    lines = [
+        "x\ty\tclass",
+        *(f"{x:.3f}\t{y:.3f}\t{word}" for (x, y), word in zip(centres, words, strict=True)),
+    ]
     (folder / POINTS / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     if pixels is not None:
         write_png(folder / IMAGES / f"{name}.png", pixels)
@@ -288,13 +344,15 @@ MIN_NUCLEUS_UM2 = 9.0  # a disc 3.4 um in diameter; small lymphocytes have 20 um
 
 
 def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
-    """Split a mask (h, w) bool into nuclei: (h, w) int32, 1..N in raster order of their peaks, 0 elsewhere.
+    """Split a mask (h, w) bool into nuclei: (h, w) int32, 1..N in raster order of their peaks, 0
+    elsewhere.
 
-    The ``relief`` (h, w) is high in the middle of nuclei: every pixel climbs it to the peak of its nucleus. Components
-    below 9 um2 are dropped.
+    The ``relief`` (h, w) is high in the middle of nuclei: every pixel climbs it to the peak of its
+    nucleus. Components below 9 um2 are dropped.
     """
     reach = max(int(APART_UM / mpp), 1)
-    # With the padding, all positions within ``reach`` exist; those beyond the picture are outside the mask.
+    # With the padding, all positions within ``reach`` exist; those beyond the picture are outside
+    # the mask.
     framed = np.pad(mask, reach)
     inside = np.flatnonzero(framed)
     rising = np.argsort(relief[mask], kind="stable")

@@ -1,11 +1,14 @@
-"""Pairs of close nuclei: duplicates are suppressed, overlaps divided, and reports of two windows merged.
+"""Pairs of close nuclei: duplicates are suppressed, overlaps divided, and reports of two windows
+merged.
 
-A nucleus belongs to the window whose half-open core contains its centre. Neighbouring windows see slightly different
-context and may locate one nucleus on different sides of the seam between them, so every window also reports nuclei
-slightly outside its core, and seams are resolved here. Two reports near a seam belong to one nucleus if they come from
-different windows, are nearest to each other and lie within ``SAME_UM``. The report deeper inside its core is kept; in a
-tie, the one from the window with the lower index. A report outside its own core is dropped unless a neighbour confirms
-it. No window reports a nucleus twice, so two reports to which the same window has contributed are not merged.
+A nucleus belongs to the window whose half-open core contains its centre. Neighbouring windows see
+slightly different context and may locate one nucleus on different sides of the seam between them,
+so every window also reports nuclei slightly outside its core, and seams are resolved here. Two
+reports near a seam belong to one nucleus if they come from different windows, are nearest to each
+other and lie within ``SAME_UM``. The report deeper inside its core is kept; in a tie, the one from
+the window with the lower index. A report outside its own core is dropped unless a neighbour
+confirms it. No window reports a nucleus twice, so two reports to which the same window has
+contributed are not merged.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from muse_pipeline.nuclei.rays import ray_directions, rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import WindowGrid, WindowPart
 
-SLACK = 1 + 1e-9  # rounding must not put two positions a radius apart into cells that are not adjacent
+SLACK = (
+    1 + 1e-9
+)  # rounding must not put two positions a radius apart into cells that are not adjacent
 SLACK_UM = 4.0  # distance outside its core up to which a window reports nuclei
 SAME_UM = 2.0  # maximum distance between two reports of the same nucleus
 
@@ -31,18 +36,22 @@ SAME_UM = 2.0  # maximum distance between two reports of the same nucleus
 def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     """Pairs (P, 2), i < j, of positions (N, 2) at most ``radius`` apart, in no particular order.
 
-    Positions are sorted into cells as wide as the radius, so all close neighbours lie in the same or an adjacent cell.
-    (SciPy has a tree for this, but loading it takes as long as stitching 5 mm2 of tissue.)
+    Positions are sorted into cells as wide as the radius, so all close neighbours lie in the same
+    or an adjacent cell. (SciPy has a tree for this, but loading it takes as long as stitching 5 mm2
+    of tissue.)
     """
     if len(xy) < 2:
         return np.zeros((0, 2), int)
     column, row = np.floor((xy - xy.min(axis=0)) / (radius * SLACK)).astype(np.int64).T
-    n_columns = column.max() + 2  # including an empty column between the end of a row and the next row
+    n_columns = (
+        column.max() + 2
+    )  # including an empty column between the end of a row and the next row
     cell = row * n_columns + column
     order = np.argsort(cell, kind="stable")
     cell = cell[order]
     here = np.arange(len(cell))
-    # Each position is compared with the later ones in its cell and with all in the next cell and the three below.
+    # Each position is compared with the later ones in its cell and with all in the next cell and
+    # the three below.
     start = np.concatenate([here + 1, np.searchsorted(cell, cell + n_columns - 1)])
     stop = np.searchsorted(cell, np.concatenate([cell + 1, cell + n_columns + 1]), side="right")
     n_others = stop - start
@@ -54,15 +63,20 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
 
 
 SAME_SHARE = 0.4  # maximum overlap, as a fraction of the smaller outline; see docs/results.md
-BLOCK = 256  # nuclei that are compared with each other, after a comparison with those kept of the blocks before
-SANE_UM = 0.01, 1000.0  # limits of rays; GEOS cannot make polygons of rays that are 0, negative or NaN
+# nuclei that are compared with each other, after a comparison with those kept of the blocks before
+BLOCK = 256
+SANE_UM = (
+    0.01,
+    1000.0,
+)  # limits of rays; GEOS cannot make polygons of rays that are 0, negative or NaN
 
 
 def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
-    """Keep only the higher-scored of two outlines whose overlap is more than ``SAME_SHARE`` of the smaller one.
+    """Keep only the higher-scored of two outlines whose overlap is more than ``SAME_SHARE`` of the
+    smaller one.
 
-    The nuclei of one window are sorted by descending score. The choice is greedy by score, as in StarDist (Schmidt et
-    al., MICCAI 2018): dropped nuclei do not suppress others.
+    The nuclei of one window are sorted by descending score. The choice is greedy by score, as in
+    StarDist (Schmidt et al., MICCAI 2018): dropped nuclei do not suppress others.
     """
     if not nuclei.rays.size:
         return nuclei
@@ -80,8 +94,11 @@ def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
     return nuclei if len(kept) == len(nuclei) else nuclei[kept]
 
 
-def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (P,), (P,) of overlapping nuclei: the lower index of each pair first, pairs in ascending order.
+def _overlapping_pairs(
+    xy_um: np.ndarray, rays: np.ndarray, n: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (P,), (P,) of overlapping nuclei: the lower index of each pair first, pairs in
+    ascending order.
 
     With ``n``, only pairs of one of the first ``n`` nuclei and one of the others.
     """
@@ -93,22 +110,30 @@ def _overlapping_pairs(xy_um: np.ndarray, rays: np.ndarray, n: int | None = None
     turn = np.arctan2(y, x) / (2 * np.pi)  # fraction of a full turn
     n_rays = rays.shape[1]
     ahead, back = (np.rint((turn + way) * n_rays).astype(int) % n_rays for way in (0, 0.5))
-    meet = rays[first, ahead] + rays[second, back] > np.hypot(x, y)  # areas are computed only for these pairs
+    meet = rays[first, ahead] + rays[second, back] > np.hypot(
+        x, y
+    )  # areas are computed only for these pairs
     first, second = first[meet], second[meet]
-    outline, other = (shapely.polygons(rays_to_rings(xy_um[side], rays[side], (1, 1))) for side in (first, second))
+    outline, other = (
+        shapely.polygons(rays_to_rings(xy_um[side], rays[side], (1, 1))) for side in (first, second)
+    )
     shared = shapely.area(shapely.intersection(outline, other))
     same = shared > SAME_SHARE * np.minimum(shapely.area(outline), shapely.area(other))
     return first[same], second[same]
 
 
 REACH_UM = 32.0  # nuclei with centres farther apart do not cut each other
-MIDDLE = 0.25, 0.75  # range in which a line may cross the segment between two centres, as fractions of its length
+MIDDLE = (
+    0.25,
+    0.75,
+)  # range in which a line may cross the segment between two centres, as fractions of its length
 
 
 class Cuts(NamedTuple):
     """Straight lines that divide pairs (P, 2) of nuclei, by index.
 
-    Each line has a normal (P, 2) of any length, from the first nucleus to the second, and a point (P, 2) in um.
+    Each line has a normal (P, 2) of any length, from the first nucleus to the second, and a point
+    (P, 2) in um.
     """
 
     pair: np.ndarray
@@ -116,13 +141,15 @@ class Cuts(NamedTuple):
     point: np.ndarray
 
 
-def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others_rays: np.ndarray) -> np.ndarray:
+def cut_apart(
+    xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others_rays: np.ndarray
+) -> np.ndarray:
     """Shorten the rays (N, R) of nuclei that end in another nucleus; centres and rays are in um.
 
-    Two nuclei whose outlines cross are divided by the line through the two outermost crossings or, if one of the
-    centres is beyond that line, by a line at right angles to the segment between the centres. A line depends only on
-    its two nuclei, so the result for a pair does not depend on which other nuclei are passed. The M others limit the N
-    nuclei, but are not cut.
+    Two nuclei whose outlines cross are divided by the line through the two outermost crossings or,
+    if one of the centres is beyond that line, by a line at right angles to the segment between the
+    centres. A line depends only on its two nuclei, so the result for a pair does not depend on
+    which other nuclei are passed. The M others limit the N nuclei, but are not cut.
     """
     xy, all_rays = np.concatenate([xy_um, others_um]), np.concatenate([rays, others_rays])
     pairs = _overlapping(xy, all_rays, len(xy_um))
@@ -142,14 +169,17 @@ def cut_apart(xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others
 
 
 def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
-    """Pairs (P, 2) that may overlap and contain one of the first ``n_own`` nuclei; the upper nucleus comes first."""
+    """Pairs (P, 2) that may overlap and contain one of the first ``n_own`` nuclei; the upper
+    nucleus comes first.
+    """
     radius = np.fmax.reduce(rays, 1, initial=0)  # faulty models return NaN
     pairs = close_pairs(xy, min(2 * float(radius.max(initial=0)), REACH_UM))
     pairs = pairs[pairs[:, 0] < n_own]
     apart = xy[pairs[:, 1]] - xy[pairs[:, 0]]
     near = np.sqrt(_dot(apart, apart)) < radius[pairs].sum(1)
     pairs, (x, y) = pairs[near], apart[near].T
-    # A pair has the same order in every call, so that rounding is the same, whichever of its nuclei the call cuts.
+    # A pair has the same order in every call, so that rounding is the same, whichever of its nuclei
+    # the call cuts.
     pairs = np.where(((y > 0) | ((y == 0) & (x > 0)))[:, None], pairs, pairs[:, ::-1])
     apart = xy[pairs[:, 1]] - xy[pairs[:, 0]]
     reach = [_extent(rays[pairs[:, side]], way) for side, way in ((0, apart), (1, -apart))]
@@ -161,9 +191,12 @@ def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
     used, index = np.unique(pairs, return_inverse=True)
     rings = shapely.linearrings(rays_to_rings(xy[used], rays[used], (1, 1)))
     outline, other = rings[index.reshape(pairs.shape)].T
-    crossings, pair = shapely.get_coordinates(shapely.intersection(outline, other), return_index=True)
+    crossings, pair = shapely.get_coordinates(
+        shapely.intersection(outline, other), return_index=True
+    )
     axis = xy[pairs[:, 1]] - xy[pairs[:, 0]]
-    # Crossings are sorted across the segment between the centres; the outermost two are the ends of the dividing line.
+    # Crossings are sorted across the segment between the centres; the outermost two are the ends of
+    # the dividing line.
     along = axis[pair, 0] * crossings[:, 1] - axis[pair, 1] * crossings[:, 0]
     order = np.lexsort((along, pair))
     pair, crossings = pair[order], crossings[order]
@@ -179,9 +212,13 @@ def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
 
 
 def _extent(rays: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """(P,) extent of outlines (P, R) in the directions ``way`` (P, 2), times the length of ``way``."""
+    """(P,) extent of outlines (P, R) in the directions ``way`` (P, 2), times the length of
+    ``way``.
+    """
     directions = ray_directions(rays.shape[1])
-    return (rays * (way[:, :1] * directions[:, 0] + way[:, 1:] * directions[:, 1])).max(1, initial=0)
+    return (rays * (way[:, :1] * directions[:, 0] + way[:, 1:] * directions[:, 1])).max(
+        1, initial=0
+    )
 
 
 def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -192,7 +229,8 @@ def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 class Reports:
     """Reports of N nuclei by windows (frame: work), numbered by the caller.
 
-    The windows whose reports are merged into each report, (N, 4), include its own, in descending order; padded with -1.
+    The windows whose reports are merged into each report, (N, 4), include its own, in descending
+    order; padded with -1.
     """
 
     xy: np.ndarray
@@ -201,32 +239,46 @@ class Reports:
     merged_windows: np.ndarray
 
     def __getitem__(self, index: np.ndarray) -> Reports:
-        return Reports(self.xy[index], self.window[index], self.number[index], self.merged_windows[index])
+        return Reports(
+            self.xy[index], self.window[index], self.number[index], self.merged_windows[index]
+        )
 
     @staticmethod
     def concatenate(parts: Sequence[Reports]) -> Reports:
         """All reports of one or more parts, in order."""
-        columns = zip(*((part.xy, part.window, part.number, part.merged_windows) for part in parts), strict=True)
+        columns = zip(
+            *((part.xy, part.window, part.number, part.merged_windows) for part in parts),
+            strict=True,
+        )
         return Reports(*map(np.concatenate, columns))
 
 
-def report_window(nuclei: Nuclei, window: int, grid: WindowGrid, part: WindowPart, mpp: float) -> Nuclei:
-    """The ``nuclei`` of ``part`` that ``window`` reports, converted to work px: up to ``SLACK_UM`` outside its core."""
+def report_window(
+    nuclei: Nuclei, window: int, grid: WindowGrid, part: WindowPart, mpp: float
+) -> Nuclei:
+    """The ``nuclei`` of ``part`` that ``window`` reports, converted to work px: up to ``SLACK_UM``
+    outside its core.
+    """
     xy = window_to_work(nuclei.require(Frame.WINDOW).xy, grid.part_xy(window, part))
     near = grid.depth_px(xy, window) >= -SLACK_UM / mpp
     return replace(nuclei, xy=xy, frame=Frame.WORK)[near]
 
 
 def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
-    """Merge reports of the same nucleus pair by pair, repeatedly, because four cores meet at a corner."""
+    """Merge reports of the same nucleus pair by pair, repeatedly, because four cores meet at a
+    corner.
+    """
     alive = np.ones(len(reports.window), bool)
     merged_windows = reports.merged_windows.copy()
     depth = grid.depth_px(reports.xy, reports.window)
-    # The other report lies within ``SAME_UM`` of this one, and at most ``SLACK_UM`` outside its own core.
+    # The other report lies within ``SAME_UM`` of this one, and at most ``SLACK_UM`` outside its own
+    # core.
     near_seam = depth <= (SLACK_UM + SAME_UM) / mpp
     while True:
         candidates = np.flatnonzero(alive & near_seam)
-        first, second = _mutually_nearest(reports.xy[candidates], merged_windows[candidates], SAME_UM / mpp)
+        first, second = _mutually_nearest(
+            reports.xy[candidates], merged_windows[candidates], SAME_UM / mpp
+        )
         if not len(first):
             return replace(reports, merged_windows=merged_windows)[np.flatnonzero(alive)]
         first, second = candidates[first], candidates[second]
@@ -234,13 +286,20 @@ def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
             (depth[second] == depth[first]) & (reports.window[second] < reports.window[first])
         )
         alive[np.where(second_deeper, first, second)] = False
-        # At most four cores meet, so the four largest numbers include all windows; the rest is padding.
-        united = np.sort(np.concatenate([merged_windows[first], merged_windows[second]], 1), 1)[:, :-5:-1]
+        # At most four cores meet, so the four largest numbers include all windows; the rest is
+        # padding.
+        united = np.sort(np.concatenate([merged_windows[first], merged_windows[second]], 1), 1)[
+            :, :-5:-1
+        ]
         merged_windows[np.where(second_deeper, second, first)] = united
 
 
-def _mutually_nearest(xy: np.ndarray, merged_windows: np.ndarray, radius_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (i, j), i < j, that have no window in common, lie within ``radius_px`` and are nearest to each other."""
+def _mutually_nearest(
+    xy: np.ndarray, merged_windows: np.ndarray, radius_px: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (i, j), i < j, that have no window in common, lie within ``radius_px`` and are nearest
+    to each other.
+    """
     pairs = close_pairs(xy, radius_px)
     first, second = merged_windows[pairs[:, 0], :, None], merged_windows[pairs[:, 1], None, :]
     pairs = pairs[~((first == second) & (first >= 0)).any((1, 2))]
@@ -255,10 +314,11 @@ def _mutually_nearest(xy: np.ndarray, merged_windows: np.ndarray, radius_px: flo
 
 
 class SeamResolver:
-    """Resolves seams in a stream: receives reports, window by window, and returns the numbers of those that are kept.
+    """Resolves seams in a stream: receives reports, window by window, and returns the numbers of
+    those that are kept.
 
-    Reports are numbered from 0, in the order of arrival. Only the reports of two rows of windows are held in memory.
-    All reports below the number ``n_decided`` have been returned or dropped.
+    Reports are numbered from 0, in the order of arrival. Only the reports of two rows of windows
+    are held in memory. All reports below the number ``n_decided`` have been returned or dropped.
     """
 
     def __init__(self, grid: WindowGrid, mpp: float):
@@ -268,9 +328,11 @@ class SeamResolver:
         self._row_above, self._above = -2, None
 
     def add(self, xy: np.ndarray, window: np.ndarray) -> np.ndarray:
-        """Add reports at ``xy`` (N, 2) in work px from ``window`` (N,): any number of windows, in ascending order.
+        """Add reports at ``xy`` (N, 2) in work px from ``window`` (N,): any number of windows, in
+        ascending order.
 
-        Returns the numbers (n,) int64 of reports that are now known to be kept, sorted by window, then y, then x.
+        Returns the numbers (n,) int64 of reports that are now known to be kept, sorted by window,
+        then y, then x.
         """
         number = np.arange(self._n_added, self._n_added + len(window))
         self._n_added += len(window)
@@ -295,7 +357,9 @@ class SeamResolver:
         return np.concatenate([_NONE, *final])
 
     def _close_row(self) -> list[np.ndarray]:
-        """Resolve the seams of the complete row, and return the numbers of the reports kept in the row above it."""
+        """Resolve the seams of the complete row, and return the numbers of the reports kept in the
+        row above it.
+        """
         if not self._waiting:
             return []
         below, self._waiting = Reports.concatenate(self._waiting), []
@@ -307,7 +371,8 @@ class SeamResolver:
         if self._above is None:
             self._above = merge_seams(below, self.grid, self.mpp)
         else:
-            # The row above now has both of its neighbours and is final; this row waits for the one below.
+            # The row above now has both of its neighbours and is final; this row waits for the one
+            # below.
             both = merge_seams(Reports.concatenate([self._above, below]), self.grid, self.mpp)
             upper = both.window // self.grid.shape[1] < self._row
             final.append(self._settle(both[upper]))

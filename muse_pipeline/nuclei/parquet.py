@@ -24,7 +24,13 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, texts_to_arrow, to_arrow, to_numpy
+from muse_pipeline.nuclei.arrow import (
+    lists_to_numpy,
+    polygons_to_wkb,
+    texts_to_arrow,
+    to_arrow,
+    to_numpy,
+)
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -32,7 +38,11 @@ ROW_GROUP = 32_768
 PROVENANCE_KEY = b"muse"
 CLUSTER = "cluster"  # cluster by shape (``MorphologyClusters``), in tables of one class
 DAB_OD, POSITIVE = "dab_od", "positive"  # for immunohistochemistry
-REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"  # if tissue regions are known
+REGION, REGION_PROB, BORDER = (
+    "region",
+    "region_prob",
+    "border_distance_um",
+)  # if tissue regions are known
 UNLIKE_REGION = "unlike_region"  # True for nuclei of a class that does not occur in their region
 CELL_RAYS = "cell_rays"  # if nuclei are grown into cells; with as many numbers per row as "rays"
 QUALITY = "quality"  # kind of artefact at the nucleus; null if there is none
@@ -42,7 +52,8 @@ _NAME = pa.dictionary(pa.int32(), pa.string())
 
 @dataclass(frozen=True)
 class Rows:
-    """Nuclei as rows of the table, and the bounds (4,) of their outlines: minimum x and y, maximum x and y.
+    """Nuclei as rows of the table, and the bounds (4,) of their outlines: minimum x and y, maximum
+    x and y.
 
     The bounds are not finite if there are no rows.
     """
@@ -57,12 +68,22 @@ class OptionalColumns:
 
     embedding_dim: int = 0  # number of features in ``embedding``; 0 to leave the column out
     clusters: bool = False  # True to add the column ``cluster``
-    positive_od: float | None = None  # minimum ``dab_od`` of a positive nucleus; None to leave out both columns
-    regions: Sequence[str] | None = None  # names of the classes of tissue regions; None to leave out their columns
-    borders: Sequence[str] = ()  # classes of tissue regions with a column for the distance to their own border
+    positive_od: float | None = (
+        None  # minimum ``dab_od`` of a positive nucleus; None to leave out both columns
+    )
+    regions: Sequence[str] | None = (
+        None  # names of the classes of tissue regions; None to leave out their columns
+    )
+    borders: Sequence[
+        str
+    ] = ()  # classes of tissue regions with a column for the distance to their own border
     unlike_region: bool = False  # True to add the column ``unlike_region``
-    features: Sequence[str] = ()  # names of further numeric columns; rows of ``cell_rays`` are lists
-    artefacts: Sequence[str] | None = None  # names of the kinds of artefacts; None to leave out ``quality``
+    features: Sequence[
+        str
+    ] = ()  # names of further numeric columns; rows of ``cell_rays`` are lists
+    artefacts: Sequence[str] | None = (
+        None  # names of the kinds of artefacts; None to leave out ``quality``
+    )
 
 
 NO_OPTIONAL = OptionalColumns()
@@ -70,32 +91,49 @@ NO_OPTIONAL = OptionalColumns()
 
 @dataclass(frozen=True)
 class RowFormat:
-    """The columns of a table of nuclei, to which rows are converted on any thread or in any process."""
+    """The columns of a table of nuclei, to which rows are converted on any thread or in any
+    process.
+    """
 
     classes: tuple[str, ...]  # names of the classes, in the order of the labels
     optional: OptionalColumns
     schema: pa.Schema
 
-    def to_rows(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> Rows:
+    def to_rows(
+        self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]
+    ) -> Rows:
         """Convert nuclei (frame: level-0), their polygons (N,) and ``shapes`` to rows.
 
-        ``shapes`` contains the result of ``shape.measure_shapes`` and, under their names, the optional columns: the
-        cluster; the index of the region's class (-1 for none), its probability and the distance to the border (NaN if
-        unknown); the index of the artefact (-1 for none); and the features.
+        ``shapes`` contains the result of ``shape.measure_shapes`` and, under their names, the
+        optional columns: the cluster; the index of the region's class (-1 for none), its
+        probability and the distance to the border (NaN if unknown); the index of the artefact (-1
+        for none); and the features.
         """
         nuclei.require(Frame.LEVEL0)
         optional, dab_od = self.optional, nuclei.dab_od.ravel()
-        values = {"label": nuclei.label, "class": nuclei.label, "score": nuclei.score, "rays": nuclei.rays, **shapes}
+        values = {
+            "label": nuclei.label,
+            "class": nuclei.label,
+            "score": nuclei.score,
+            "rays": nuclei.rays,
+            **shapes,
+        }
         values |= {"embedding": nuclei.embedding, **dict(zip("xy", nuclei.xy.T, strict=True))}
-        values |= {f"prob_{name}": prob for name, prob in zip(self.classes, nuclei.prob.T, strict=True)}
+        values |= {
+            f"prob_{name}": prob for name, prob in zip(self.classes, nuclei.prob.T, strict=True)
+        }
         if optional.positive_od is not None:
             values |= {DAB_OD: dab_od, POSITIVE: dab_od >= optional.positive_od}
         names = {"class": self.classes, REGION: optional.regions, QUALITY: optional.artefacts}
         nullable = {REGION_PROB, BORDER, *map(border_of, optional.borders), *optional.features}
         columns = [
-            polygons_to_wkb(polygons)
-            if field.name == "geometry"
-            else _to_column(values[field.name], field.type, names.get(field.name), field.name in nullable)
+            (
+                polygons_to_wkb(polygons)
+                if field.name == "geometry"
+                else _to_column(
+                    values[field.name], field.type, names.get(field.name), field.name in nullable
+                )
+            )
             for field in self.schema
         ]
         bounds = shapely.total_bounds(polygons) if len(polygons) else np.full(4, np.nan)
@@ -105,11 +143,12 @@ class RowFormat:
 class NucleiWriter:
     """Writes ``nuclei.parquet``; the file appears when the ``with`` block ends without an error.
 
-    Rows keep their order, and row groups are full, so the bytes do not depend on how rows are batched.
+    Rows keep their order, and row groups are full, so the bytes do not depend on how rows are
+    batched.
 
-    The ``provenance`` is the table's metadata, which ``complete`` may fill in until the block ends. The writer then
-    adds ``n_nuclei`` and ``n_by_class`` of the nuclei included in totals; under "quality", the same counts of the
-    nuclei left out; and, with ``positive_od``, ``n_positive``.
+    The ``provenance`` is the table's metadata, which ``complete`` may fill in until the block ends.
+    The writer then adds ``n_nuclei`` and ``n_by_class`` of the nuclei included in totals; under
+    "quality", the same counts of the nuclei left out; and, with ``positive_od``, ``n_positive``.
 
     Args:
         path: file to write.
@@ -129,7 +168,8 @@ class NucleiWriter:
     ):
         self.path, self.classes, self.provenance = Path(path), tuple(classes), provenance
         self.optional = optional
-        # The schema has only the provenance known so far; the complete one is added to the file's metadata at the end.
+        # The schema has only the provenance known so far; the complete one is added to the file's
+        # metadata at the end.
         schema = nuclei_schema(self.classes, n_rays, optional)
         schema = schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance.to_dict())})
         self.format = RowFormat(self.classes, optional, schema)
@@ -142,12 +182,20 @@ class NucleiWriter:
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     def __enter__(self) -> NucleiWriter:
-        # If opening the writer fails, the stack removes the unfinished file; otherwise ``__exit__`` completes it.
+        # If opening the writer fails, the stack removes the unfinished file; otherwise ``__exit__``
+        # completes it.
         with ExitStack() as stack:
             partial = stack.enter_context(complete_file(self.path))
-            settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}  # few distinct values
-            settings["write_page_checksum"] = True  # without it, damaged bytes would pass for valid numbers
-            self._file = stack.enter_context(pq.ParquetWriter(partial, self.format.schema, **settings))
+            settings = {
+                "compression": "zstd",
+                "use_dictionary": ["class", "label"],
+            }  # few distinct values
+            settings["write_page_checksum"] = (
+                True  # without it, damaged bytes would pass for valid numbers
+            )
+            self._file = stack.enter_context(
+                pq.ParquetWriter(partial, self.format.schema, **settings)
+            )
             self._stack = stack.pop_all()
         return self
 
@@ -164,8 +212,12 @@ class NucleiWriter:
         label, is_left_out = to_numpy(rows.table["label"]), left_out(rows.table, self.provenance)
         self._n_rows += len(label)
         self._n_nuclei += int((~is_left_out).sum())
-        self._n_by_label += np.bincount(label[(label >= 0) & ~is_left_out], minlength=len(self.classes))
-        self._n_left_out += np.bincount(label[(label >= 0) & is_left_out], minlength=len(self.classes))
+        self._n_by_label += np.bincount(
+            label[(label >= 0) & ~is_left_out], minlength=len(self.classes)
+        )
+        self._n_left_out += np.bincount(
+            label[(label >= 0) & is_left_out], minlength=len(self.classes)
+        )
         if self.optional.artefacts is not None:
             counts = pc.value_counts(rows.table[QUALITY].cast(pa.string()).drop_null()).to_pylist()
             self._n_by_kind.update({count["values"]: count["counts"] for count in counts})
@@ -192,47 +244,66 @@ class NucleiWriter:
             if self.optional.artefacts is not None:
                 counts = dict(zip(self.classes, self._n_left_out.tolist(), strict=True))
                 quality = {"n_nuclei": self._n_rows - self._n_nuclei, "n_by_class": counts}
-                quality["n_by_kind"] = {kind: self._n_by_kind[kind] for kind in self.optional.artefacts}
+                quality["n_by_kind"] = {
+                    kind: self._n_by_kind[kind] for kind in self.optional.artefacts
+                }
                 self.complete(quality=replace(self.provenance.quality, **quality))
             geo = _geo_metadata(self._bounds if self._n_rows else None)
             provenance = self.provenance.to_dict()
-            self._file.add_key_value_metadata({b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(provenance)})
+            self._file.add_key_value_metadata(
+                {b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(provenance)}
+            )
 
     def _write_row_groups(self, whole_only: bool = True) -> None:
         if not self._waiting:
             return
         waiting = pa.concat_tables(self._waiting)
         stop = len(waiting) // ROW_GROUP * ROW_GROUP if whole_only else len(waiting)
-        # Rows are combined into one chunk, because each chunk begins a page, and bytes must not depend on batches.
-        # The remaining rows are cut from the batches, because a slice of the chunk would keep the chunk in memory.
+        # Rows are combined into one chunk, because each chunk begins a page, and bytes must not
+        # depend on batches. The remaining rows are cut from the batches, because a slice of the
+        # chunk would keep the chunk in memory.
         groups, self._waiting = waiting[:stop].combine_chunks(), [waiting[stop:]]
         del waiting
         if stop:
             self._file.write_table(groups, row_group_size=ROW_GROUP)
 
 
-def _to_column(values: np.ndarray, kind: pa.DataType, names: Sequence[str] | None, is_nullable: bool) -> pa.Array:
-    """A column of numbers (N,) or lists (N, K), null where not finite if nullable; or of the ``names`` of indices (N,).
+def _to_column(
+    values: np.ndarray, kind: pa.DataType, names: Sequence[str] | None, is_nullable: bool
+) -> pa.Array:
+    """A column of numbers (N,) or lists (N, K), null where not finite if nullable; or of the
+    ``names`` of indices (N,).
 
     The index of a name that is null is -1.
     """
     if names is not None:
-        return pa.DictionaryArray.from_arrays(to_arrow(values, valid=values != _NO_CLASS), texts_to_arrow(names))
+        return pa.DictionaryArray.from_arrays(
+            to_arrow(values, valid=values != _NO_CLASS), texts_to_arrow(names)
+        )
     if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(to_arrow(np.asarray(values, np.float32).ravel()), type=kind)
+        return pa.FixedSizeListArray.from_arrays(
+            to_arrow(np.asarray(values, np.float32).ravel()), type=kind
+        )
     column = np.asarray(values, kind.to_pandas_dtype())
     return to_arrow(column, valid=np.isfinite(column) if is_nullable else None)
 
 
 def border_of(region: str | None) -> str:
-    """Name of the column of the distance to the border of a class of tissue regions, or of all classes for None."""
+    """Name of the column of the distance to the border of a class of tissue regions, or of all
+    classes for None.
+    """
     return BORDER if region is None else f"{BORDER}_{region}"
 
 
-def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns = NO_OPTIONAL) -> pa.Schema:
+def nuclei_schema(
+    classes: Sequence[str], n_rays: int, optional: OptionalColumns = NO_OPTIONAL
+) -> pa.Schema:
     """The columns of ``nuclei.parquet`` and their types."""
     rays = pa.list_(pa.float32(), n_rays)
-    dim, regions = optional.embedding_dim, [(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())]
+    dim, regions = (
+        optional.embedding_dim,
+        [(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())],
+    )
     return pa.schema(
         [
             ("x", pa.float64()),
@@ -243,7 +314,11 @@ def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns
             *((f"prob_{name}", pa.float32()) for name in classes),
             *((name, pa.float32()) for name in SHAPE_COLUMNS),
             *([(CLUSTER, pa.int32())] if optional.clusters else []),
-            *([(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())] if optional.positive_od is not None else []),
+            *(
+                [(DAB_OD, pa.float32()), (POSITIVE, pa.bool_())]
+                if optional.positive_od is not None
+                else []
+            ),
             *(regions if optional.regions is not None else []),
             *((border_of(name), pa.float32()) for name in optional.borders),
             *([(UNLIKE_REGION, pa.bool_())] if optional.unlike_region else []),
@@ -257,8 +332,15 @@ def nuclei_schema(classes: Sequence[str], n_rays: int, optional: OptionalColumns
 
 
 def _geo_metadata(bounds: np.ndarray | None) -> dict[str, Any]:
-    """GeoParquet's own metadata; they name no coordinate reference system, because coordinates are image pixels."""
-    column = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": None, "orientation": "counterclockwise"}
+    """GeoParquet's own metadata; they name no coordinate reference system, because coordinates are
+    image pixels.
+    """
+    column = {
+        "encoding": "WKB",
+        "geometry_types": ["Polygon"],
+        "crs": None,
+        "orientation": "counterclockwise",
+    }
     if bounds is not None:
         column["bbox"] = bounds.tolist()
     return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
@@ -277,10 +359,13 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
         raise NucleiError(f"{path}: no such file; correct the path") from error
     except (pa.ArrowException, OSError) as error:
         raise NucleiError(
-            f"{path}: not a readable Parquet file ({one_line(error)}); make it with `muse stitch` again"
+            f"{path}: not a readable Parquet file ({one_line(error)}); make it with `muse stitch`"
+            " again"
         ) from error
     if PROVENANCE_KEY not in (file.metadata.metadata or {}):
-        raise NucleiError(f"{path}: has no 'muse' metadata; give a nuclei.parquet that 'muse stitch' wrote")
+        raise NucleiError(
+            f"{path}: has no 'muse' metadata; give a nuclei.parquet that 'muse stitch' wrote"
+        )
     return file
 
 
@@ -294,11 +379,16 @@ def read_provenance(path: Path | str) -> Provenance:
             return provenance
     except (ValueError, RecursionError):
         pass
-    raise NucleiError(f"{path}: its 'muse' metadata are from a different version; make it with `muse stitch` again")
+    raise NucleiError(
+        f"{path}: its 'muse' metadata are from a different version; make it with `muse stitch`"
+        " again"
+    )
 
 
 def footer_checksum(path: Path) -> str:
-    """A cheap checksum of a table, computed from its footer, which has the provenance and the range of each column."""
+    """A cheap checksum of a table, computed from its footer, which has the provenance and the range
+    of each column.
+    """
     with path.open("rb") as file:
         # A Parquet file ends with its footer, the length of the footer in four bytes, and "PAR1".
         file.seek(-8, 2)
@@ -307,12 +397,18 @@ def footer_checksum(path: Path) -> str:
         return hashlib.sha256(file.read()).hexdigest()[:32]
 
 
-def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield tables of exactly ``batch_size`` rows (the last may be shorter, but not empty), in the file's order."""
+def iterate_rows(
+    path: Path | str, batch_size: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """Yield tables of exactly ``batch_size`` rows (the last may be shorter, but not empty), in the
+    file's order.
+    """
     with open_nuclei(path) as file:
         order = list(columns or file.schema_arrow.names)
         waiting: list[pa.Table] = []
-        for batch in _undamaged(path, file.iter_batches(min(batch_size, ROW_GROUP), columns=order, use_threads=False)):
+        for batch in _undamaged(
+            path, file.iter_batches(min(batch_size, ROW_GROUP), columns=order, use_threads=False)
+        ):
             waiting.append(pa.Table.from_batches([batch]).select(order))
             while sum(map(len, waiting)) >= batch_size:
                 table = pa.concat_tables(waiting).combine_chunks()
@@ -323,10 +419,14 @@ def iterate_rows(path: Path | str, batch_size: int, columns: Sequence[str] | Non
             yield pa.concat_tables(waiting).combine_chunks()
 
 
-def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, columns: Sequence[str]) -> pa.Table:
-    """Read ``columns``, which must include "x" and "y", of the nuclei in a half-open rectangle of level-0 px.
+def read_within(
+    path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, columns: Sequence[str]
+) -> pa.Table:
+    """Read ``columns``, which must include "x" and "y", of the nuclei in a half-open rectangle of
+    level-0 px.
 
-    Only row groups that touch the rectangle are read. (Arrow's own filters do the same, but load pandas.)
+    Only row groups that touch the rectangle are read. (Arrow's own filters do the same, but load
+    pandas.)
     """
     with open_nuclei(path) as file:
         touching = [
@@ -335,26 +435,35 @@ def read_within(path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, colum
             if _may_hold(file.metadata.row_group(number), low_xy, high_xy)
         ]
         parts = []
-        for batch in _undamaged(path, file.iter_batches(ROW_GROUP, touching, list(columns), use_threads=False)):
+        for batch in _undamaged(
+            path, file.iter_batches(ROW_GROUP, touching, list(columns), use_threads=False)
+        ):
             table = pa.Table.from_batches([batch])
             xy = np.stack([to_numpy(table[name]) for name in ("x", "y")], 1)
             inside = ((xy >= low_xy) & (xy < high_xy)).all(1)
             parts.append(batch.take(to_arrow(np.flatnonzero(inside))))
-        return pa.Table.from_batches(parts, pa.schema([file.schema_arrow.field(name) for name in columns]))
+        return pa.Table.from_batches(
+            parts, pa.schema([file.schema_arrow.field(name) for name in columns])
+        )
 
 
 def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
-    """(N,) bool: True for nuclei that totals leave out, because they lie in an artefact that is subtracted.
+    """(N,) bool: True for nuclei that totals leave out, because they lie in an artefact that is
+    subtracted.
 
     The rows of the table include the column ``quality`` if the table has it.
     """
     if provenance.quality is None:
         return np.zeros(len(table), bool)
-    return to_numpy(pc.is_in(table[QUALITY].cast(pa.string()), texts_to_arrow(provenance.quality.subtract)))
+    return to_numpy(
+        pc.is_in(table[QUALITY].cast(pa.string()), texts_to_arrow(provenance.quality.subtract))
+    )
 
 
 def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the nuclei included in totals, in batches of bounded size with ``columns`` and, if present, ``quality``."""
+    """Yield the nuclei included in totals, in batches of bounded size with ``columns`` and, if
+    present, ``quality``.
+    """
     provenance = read_provenance(path)
     quality = [QUALITY] if provenance.quality else []
     for table in iterate_rows(path, ROW_GROUP, [*columns, *quality]):
@@ -363,7 +472,10 @@ def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Tab
 
 def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarray) -> bool:
     """True if a row group's statistics allow positions in the rectangle."""
-    columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
+    columns = {
+        group.column(index).path_in_schema: group.column(index)
+        for index in range(group.num_columns)
+    }
     ranges = [columns[name].statistics for name in ("x", "y")]
     return all(
         range_ is None or not range_.has_min_max or (range_.max >= low and range_.min < high)
@@ -376,7 +488,9 @@ def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[
     try:
         yield from batches
     except (pa.ArrowException, OSError) as error:
-        raise NucleiError(f"{path}: is damaged ({one_line(error)[:200]}); make it with `muse stitch` again") from error
+        raise NucleiError(
+            f"{path}: is damaged ({one_line(error)[:200]}); make it with `muse stitch` again"
+        ) from error
 
 
 def parse_outlines(geometry: np.ndarray) -> np.ndarray:
@@ -385,7 +499,8 @@ def parse_outlines(geometry: np.ndarray) -> np.ndarray:
         return shapely.from_wkb(geometry)
     except (shapely.errors.GEOSException, TypeError) as error:
         raise NucleiError(
-            f"an outline in the table of nuclei is damaged ({one_line(error)}); make it with `muse stitch` again"
+            f"an outline in the table of nuclei is damaged ({one_line(error)}); make it with `muse"
+            " stitch` again"
         ) from error
 
 
@@ -393,7 +508,9 @@ def read_nuclei(path: Path | str) -> Nuclei:
     """All nuclei of a table, in the level-0 frame."""
     with open_nuclei(path) as file:
         used = {"x", "y", "label", "score", "rays", "embedding", DAB_OD}
-        columns = [name for name in file.schema_arrow.names if name in used or name.startswith("prob_")]
+        columns = [
+            name for name in file.schema_arrow.names if name in used or name.startswith("prob_")
+        ]
         empty = file.schema_arrow.empty_table().select(columns)
     table = pa.concat_tables([empty, *iterate_rows(path, ROW_GROUP, columns)])
     probabilities = [name for name in table.column_names if name.startswith("prob_")]
@@ -403,16 +520,26 @@ def read_nuclei(path: Path | str) -> Nuclei:
         rays=lists_to_numpy(table["rays"]),
         label=to_numpy(table["label"]),
         score=to_numpy(table["score"]),
-        prob=np.stack([to_numpy(table[name]) for name in probabilities], axis=-1) if probabilities else None,
+        prob=(
+            np.stack([to_numpy(table[name]) for name in probabilities], axis=-1)
+            if probabilities
+            else None
+        ),
         embedding=lists_to_numpy(table["embedding"]) if "embedding" in table.column_names else None,
         dab_od=to_numpy(table[DAB_OD])[:, None] if DAB_OD in table.column_names else None,
     )
 
 
 def write_csv(nuclei_path: Path | str, output: Path | str) -> None:
-    """Write ``nuclei.csv.gz`` from ``nuclei.parquet``, batch by batch; positions are rounded to 0.01 px."""
+    """Write ``nuclei.csv.gz`` from ``nuclei.parquet``, batch by batch; positions are rounded to
+    0.01 px.
+    """
     with open_nuclei(nuclei_path) as file:
-        columns = [name for name in file.schema_arrow.names if name not in {"rays", CELL_RAYS, "embedding", "geometry"}]
+        columns = [
+            name
+            for name in file.schema_arrow.names
+            if name not in {"rays", CELL_RAYS, "embedding", "geometry"}
+        ]
         empty = _printable(file.schema_arrow.empty_table().select(columns))
     with (
         complete_file(output) as partial,
@@ -429,5 +556,7 @@ def _printable(table: pa.Table) -> pa.Table:
     for name in ("x", "y"):
         table = table.set_column(table.column_names.index(name), name, pc.round(table[name], 2))
     for name in {"class", REGION, QUALITY} & set(table.column_names):
-        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
+        table = table.set_column(
+            table.column_names.index(name), name, table[name].cast(pa.string())
+        )
     return table

@@ -1,4 +1,6 @@
-"""Size and shape of nuclei, computed from their outlines by Green's formulas, and clusters of nuclei by shape."""
+"""Size and shape of nuclei, computed from their outlines by Green's formulas, and clusters of
+nuclei by shape.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,27 @@ import shapely
 
 from muse_pipeline.nuclei.table import Nuclei
 
-SHAPE_COLUMNS = ("area_um2", "perimeter_um", "solidity", "eccentricity", "major_axis_um", "minor_axis_um")
+SHAPE_COLUMNS = (
+    "area_um2",
+    "perimeter_um",
+    "solidity",
+    "eccentricity",
+    "major_axis_um",
+    "minor_axis_um",
+)
 
 
 def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.ndarray]:
-    """Each of ``SHAPE_COLUMNS``, (N,) float32, of simple rings (N, V, 2) in pixels, not closed, in either direction.
+    """Each of ``SHAPE_COLUMNS``, (N,) float32, of simple rings (N, V, 2) in pixels, not closed, in
+    either direction.
 
-    Solidity is the area divided by that of the convex hull. Axes (in full length) and eccentricity are those of the
-    ellipse with the same second moments as the polygon. A ring without area has solidity, eccentricity and axes of 0.
+    Solidity is the area divided by that of the convex hull. Axes (in full length) and eccentricity
+    are those of the ellipse with the same second moments as the polygon. A ring without area has
+    solidity, eccentricity and axes of 0.
     """
-    x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()  # near 0, to limit rounding
+    x, y = np.moveaxis(
+        (rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0
+    ).copy()  # near 0, to limit rounding
     edges = _following(x) - x, _following(y) - y
     area, moments = area_and_moments(x, y)
     xx, yy, xy = moments.T
@@ -34,11 +47,17 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
         4 * np.sqrt(large),
         4 * np.sqrt(small),
     )
-    return {name: value.astype(np.float32) for name, value in zip(SHAPE_COLUMNS, values, strict=True)}
+    return {
+        name: value.astype(np.float32) for name, value in zip(SHAPE_COLUMNS, values, strict=True)
+    }
 
 
-def _hull_area(x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray], area: np.ndarray) -> np.ndarray:
-    """Areas (N,) of the convex hulls of rings; only the few rings that are not convex are passed to GEOS."""
+def _hull_area(
+    x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray], area: np.ndarray
+) -> np.ndarray:
+    """Areas (N,) of the convex hulls of rings; only the few rings that are not convex are passed to
+    GEOS.
+    """
     turn = edges[0] * _following(edges[1]) - _following(edges[0]) * edges[1]
     dented = np.flatnonzero((turn < 0).any(axis=1) & (turn > 0).any(axis=1))
     hull_area = area.copy()
@@ -49,7 +68,9 @@ def _hull_area(x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray
 
 
 def area_and_moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Areas (N,) of rings, and their central second moments (N, 3), xx, yy and xy, divided by the area."""
+    """Areas (N,) of rings, and their central second moments (N, 3), xx, yy and xy, divided by the
+    area.
+    """
     next_x, next_y = _following(x), _following(y)
     cross = x * next_y - next_x * y
     signed_area = cross.sum(axis=1) / 2
@@ -59,7 +80,9 @@ def area_and_moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
     yy = _ratio(((y * y + y * next_y + next_y * next_y) * cross).sum(axis=1), 12 * signed_area)
     mixed = x * next_y + 2 * (x * y + next_x * next_y) + next_x * y
     xy = _ratio((mixed * cross).sum(axis=1), 24 * signed_area)
-    return abs(signed_area), np.stack([xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y], axis=-1)
+    return abs(signed_area), np.stack(
+        [xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y], axis=-1
+    )
 
 
 def _following(values: np.ndarray) -> np.ndarray:
@@ -79,7 +102,9 @@ MEASURES = ("area_um2", "eccentricity", "solidity")
 
 @dataclass(frozen=True, eq=False)
 class MorphologyClusters:
-    """Cluster centres in the space of standardised measures: logarithm of area, eccentricity and solidity."""
+    """Cluster centres in the space of standardised measures: logarithm of area, eccentricity and
+    solidity.
+    """
 
     mean: np.ndarray  # (3,) means of the sample
     scale: np.ndarray  # (3,) standard deviations of the sample
@@ -87,8 +112,12 @@ class MorphologyClusters:
     share: np.ndarray  # (k,) fraction of the sample in each cluster
 
     def assign(self, shapes: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(N,) int32: the cluster of each nucleus, from its ``measure_shapes``; 1 for the smallest nuclei."""
-        return _nearest((_table(shapes) - self.mean) / self.scale, self.centres).astype(np.int32) + 1
+        """(N,) int32: the cluster of each nucleus, from its ``measure_shapes``; 1 for the smallest
+        nuclei.
+        """
+        return (
+            _nearest((_table(shapes) - self.mean) / self.scale, self.centres).astype(np.int32) + 1
+        )
 
     def describe(self) -> list[dict[str, Any]]:
         """Describe the nuclei of each cluster, for the provenance."""
@@ -105,9 +134,11 @@ class MorphologyClusters:
 
 
 class ShapeSample:
-    """A sample of the shapes of up to 20,000 nuclei: those whose positions have the smallest hashes.
+    """A sample of the shapes of up to 20,000 nuclei: those whose positions have the smallest
+    hashes.
 
-    The function ``measure`` returns ``measure_shapes`` of nuclei; it is called only for candidates for the sample.
+    The function ``measure`` returns ``measure_shapes`` of nuclei; it is called only for candidates
+    for the sample.
     """
 
     def __init__(self, measure: Callable[[Nuclei], Mapping[str, np.ndarray]]):
@@ -115,7 +146,9 @@ class ShapeSample:
         self._hashes, self._values = np.zeros(0, np.uint64), np.zeros((0, len(MEASURES)))
 
     def add(self, nuclei: Nuclei) -> None:
-        """Update the sample, so that it has the nuclei with the smallest hashes among all added so far."""
+        """Update the sample, so that it has the nuclei with the smallest hashes among all added so
+        far.
+        """
         hashes = _hash(nuclei.xy)
         if len(self._hashes) == SAMPLE:
             chosen = hashes < self._hashes[-1]
@@ -128,7 +161,9 @@ class ShapeSample:
         self._hashes, self._values = hashes[first], values[first]
 
     def fit(self) -> MorphologyClusters:
-        """Cluster the sample with Lloyd's k-means, deterministic because it starts from equal-sized groups by area."""
+        """Cluster the sample with Lloyd's k-means, deterministic because it starts from equal-sized
+        groups by area.
+        """
         values = self._values if len(self._values) else np.zeros((1, len(MEASURES)))
         mean, deviation = values.mean(0), values.std(0)
         scale = np.where(deviation > 1e-6, deviation, 1.0)
@@ -139,8 +174,12 @@ class ShapeSample:
         centres = np.zeros((N_CLUSTERS, len(MEASURES)))
         for _ in range(ROUNDS):
             n = np.bincount(label, minlength=N_CLUSTERS)[:, None]
-            sums = np.stack([np.bincount(label, column, minlength=N_CLUSTERS) for column in standard.T], 1)
-            centres = np.where(n > 0, sums / np.maximum(n, 1), centres)  # an empty group keeps its centre
+            sums = np.stack(
+                [np.bincount(label, column, minlength=N_CLUSTERS) for column in standard.T], 1
+            )
+            centres = np.where(
+                n > 0, sums / np.maximum(n, 1), centres
+            )  # an empty group keeps its centre
             moved = _nearest(standard, centres)
             if np.array_equal(moved, label):
                 break
@@ -157,7 +196,9 @@ def _table(shapes: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _hash(xy: np.ndarray) -> np.ndarray:
-    """(N,) uint64 hashes of positions rounded to 0.01 px: SplitMix64's finaliser (Steele et al., OOPSLA 2014)."""
+    """(N,) uint64 hashes of positions rounded to 0.01 px: SplitMix64's finaliser (Steele et al.,
+    OOPSLA 2014).
+    """
     hundredths = np.rint(xy * 100).astype(np.int64).astype(np.uint64)
     bits = hundredths[:, 0] << np.uint64(32) ^ hundredths[:, 1]
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

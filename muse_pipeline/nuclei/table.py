@@ -17,14 +17,18 @@ class Nuclei:
 
     xy: np.ndarray  # (N, 2) float64 centres in pixels of ``frame``
     frame: Frame
-    # (N, R) float32 distances from the centre to the outline in um, at angles 2 pi k / R from +x towards +y (clockwise
-    # on screen); (N, 0) if outlines are unknown
+    # (N, R) float32 distances from the centre to the outline in um, at angles 2 pi k / R from +x
+    # towards +y (clockwise on screen); (N, 0) if outlines are unknown
     rays: np.ndarray = None
     label: np.ndarray = None  # (N,) int32 class index; -1 if unknown
     score: np.ndarray = None  # (N,) float32 confidence that there is a nucleus; 1 by default
-    prob: np.ndarray = None  # (N, C) float32 class probabilities, given that there is a nucleus; (N, 0) if unknown
+    prob: np.ndarray = (
+        None  # (N, C) float32 class probabilities, given that there is a nucleus; (N, 0) if unknown
+    )
     embedding: np.ndarray = None  # (N, D) float32 features; (N, 0) if there are none
-    dab_od: np.ndarray = None  # (N, 1) float32 mean optical density (base 10) of DAB; (N, 0) if not measured
+    dab_od: np.ndarray = (
+        None  # (N, 1) float32 mean optical density (base 10) of DAB; (N, 0) if not measured
+    )
 
     def __post_init__(self) -> None:
         self.xy = np.asarray(self.xy, np.float64).reshape(-1, 2)
@@ -47,14 +51,20 @@ class Nuclei:
     def require(self, frame: Frame) -> Nuclei:
         """Return self if the positions are in ``frame``."""
         if self.frame is not frame:
-            raise FrameError(f"positions are in the {self.frame} frame, but {frame} is expected; convert them first")
+            raise FrameError(
+                f"positions are in the {self.frame} frame, but {frame} is expected; convert them"
+                " first"
+            )
         return self
 
     @staticmethod
     def concatenate(parts: Sequence[Nuclei]) -> Nuclei:
         """All nuclei of ``parts`` (at least one, all in the same frame), in their order."""
         frame = parts[0].frame
-        columns = {name: np.concatenate([getattr(p.require(frame), name) for p in parts]) for name in COLUMNS}
+        columns = {
+            name: np.concatenate([getattr(p.require(frame), name) for p in parts])
+            for name in COLUMNS
+        }
         return Nuclei(frame=frame, **columns)
 
 

@@ -14,7 +14,9 @@ from muse_pipeline.outputs.base import OUTPUTS, Output
 
 @OUTPUTS.register("artefacts")
 class Artefacts(Output):
-    """The file ``artefacts.geojson`` and the column ``quality`` of the nuclei, both written by `stitch`."""
+    """The file ``artefacts.geojson`` and the column ``quality`` of the nuclei, both written by
+    `stitch`.
+    """
 
     files = (SlideFiles.artefacts,)
     switch = Setting(
@@ -27,15 +29,19 @@ class Artefacts(Output):
                 "subtract": {
                     "type": "array",
                     "items": {"type": "string"},
-                    "description": "artefacts that totals leave out, of blurred, fold, bubble and ink, or none",
+                    "description": (
+                        "artefacts that totals leave out, of blurred, fold, bubble and ink, or none"
+                    ),
                 }
             },
             "required": ["subtract"],
         },
-        "find areas out of focus, folds, air bubbles and ink; totals leave out nuclei that are out of focus",
-        "Writes `artefacts.geojson`, and the column `quality` for every nucleus. `true` is `{subtract: [blur]}`; "
-        "`{subtract: [blur, ink]}` also leaves out nuclei in ink, `{subtract: []}` none. `true` does not search images "
-        "in which focus cannot be judged ([docs/guide/confidence.md](../docs/guide/confidence.md#artefacts))",
+        "find areas out of focus, folds, air bubbles and ink; totals leave out nuclei that are out"
+        " of focus",
+        "Writes `artefacts.geojson`, and the column `quality` for every nucleus. `true` is"
+        " `{subtract: [blur]}`; `{subtract: [blur, ink]}` also leaves out nuclei in ink,"
+        " `{subtract: []}` none. `true` does not search images in which focus cannot be judged"
+        " ([docs/guide/confidence.md](../docs/guide/confidence.md#artefacts))",
         metavar="KIND",
     )
     step = "stitch"
@@ -47,24 +53,29 @@ class Artefacts(Output):
             return {"quality": False}  # the default suits every model
         if not is_possible:
             raise ConfigError(
-                f"quality: focus is judged at 0.5 um/px, but {settings['mpp']:g} um/px does not divide it; leave "
-                "quality out, or take a model for 0.5 or 0.25 um/px"
+                f"quality: focus is judged at 0.5 um/px, but {settings['mpp']:g} um/px does not"
+                " divide it; leave quality out, or take a model for 0.5 or 0.25 um/px"
             )
         return {"quality": {"subtract": list(subtracted(settings))}}
 
 
 def subtracted(settings: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The kinds of artefacts that totals leave out; None if a run with these settings does not search for artefacts."""
+    """The kinds of artefacts that totals leave out; None if a run with these settings does not
+    search for artefacts.
+    """
     quality = settings["quality"]
     if not quality:
         return None
     if quality is True:
         return LEFT_OUT
-    chosen = tuple(dict.fromkeys("blurred" if kind == "blur" else kind for kind in quality["subtract"]))
+    chosen = tuple(
+        dict.fromkeys("blurred" if kind == "blur" else kind for kind in quality["subtract"])
+    )
     for kind in chosen:
         if kind not in ARTEFACTS:
             raise ConfigError(
-                f"quality: there is no artefact '{kind}' to subtract; choose among {', '.join(ARTEFACTS)}"
+                f"quality: there is no artefact '{kind}' to subtract; choose among"
+                f" {', '.join(ARTEFACTS)}"
             )
     return chosen
 

@@ -1,8 +1,8 @@
 """The interface of an output, and the registry of all outputs.
 
-A new output is one module next to the others, or belongs to a separate package with an entry point in the group
-``muse_pipeline.outputs``. Its settings become settings of a run: in a config, in ``config/README.md`` and on the
-command line.
+A new output is one module next to the others, or belongs to a separate package with an entry point
+in the group ``muse_pipeline.outputs``. Its settings become settings of a run: in a config, in
+``config/README.md`` and on the command line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from muse_pipeline.core.setting import Setting
 if TYPE_CHECKING:
     from muse_pipeline.inference.embed import Embedder
 
-OUTPUTS: Registry[type[Output]] = Registry("output", "muse_pipeline.outputs", group="muse_pipeline.outputs")
+OUTPUTS: Registry[type[Output]] = Registry(
+    "output", "muse_pipeline.outputs", group="muse_pipeline.outputs"
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class FinishedSlide:
         files: results of the slide.
         settings: settings of the run, keyed by name.
         patient: patient of the slide; None to derive it from the slide's name.
-        embedder: network that computes a vector of features for every nucleus; None if no output needs it.
+        embedder: network that computes a vector of features for every nucleus; None if no output
+            needs it.
         threads: number of threads; it does not change results.
     """
 
@@ -59,16 +62,17 @@ class Output:
 
     Attributes:
         name: name under which the output is registered.
-        files: names of files in the slide's folder that exist once the output is written; folders end with "/".
+        files: names of files in the slide's folder that exist once the output is written; folders
+            end with "/".
         patterns: glob patterns of further files, which may be missing.
         switch: setting that requests the output; None if every run writes it.
         settings: other settings of the output.
         rank: position among the outputs, which are written in ascending order of their ranks.
-        step: step whose ledger records the output, by default the output's name. Outputs of the step `stitch` are
-            written with the table of nuclei.
+        step: step whose ledger records the output, by default the output's name. Outputs of the
+            step `stitch` are written with the table of nuclei.
         job: job of the workflow that writes the output and depends on its settings.
-        requires: package that it needs in addition to those of every installation, and the extra of muse-pipeline that
-            installs it; None if it needs none.
+        requires: package that it needs in addition to those of every installation, and the extra of
+            muse-pipeline that installs it; None if it needs none.
     """
 
     files: ClassVar[tuple[str, ...]] = ()
@@ -95,7 +99,8 @@ class Output:
         return self.switch is None or bool(settings.get(self.switch.name, self.switch.default))
 
     def complete(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Changes to the settings of a run that requests the output, such as values that the output implies.
+        """Changes to the settings of a run that requests the output, such as values that the output
+        implies.
 
         Raises:
             ConfigError: the output cannot be written with these settings.
@@ -116,7 +121,9 @@ class Output:
 
 
 def list_outputs(settings: Mapping[str, Any] | None = None, job: str | None = None) -> list[Output]:
-    """Outputs that ``settings`` request and ``job`` writes (all by default), in the order in which they are written."""
+    """Outputs that ``settings`` request and ``job`` writes (all by default), in the order in which
+    they are written.
+    """
     outputs = sorted(map(_create, OUTPUTS.names()), key=lambda output: (output.rank, output.name))
     return [
         output
@@ -131,5 +138,9 @@ def _create(name: str) -> Output:
 
 
 def file_patterns(outputs: Iterable[Output] | None = None) -> list[str]:
-    """Glob patterns of the files of ``outputs`` (by default all) that are removed when the nuclei change."""
-    return [pattern for output in outputs or list_outputs() for pattern in output.removed_patterns()]
+    """Glob patterns of the files of ``outputs`` (by default all) that are removed when the nuclei
+    change.
+    """
+    return [
+        pattern for output in outputs or list_outputs() for pattern in output.removed_patterns()
+    ]

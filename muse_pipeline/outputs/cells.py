@@ -23,12 +23,18 @@ class Cells(Output):
         {
             "type": ["boolean", "object", "null"],
             "additionalProperties": False,
-            "properties": {"expand_um": {"type": "number", "description": f"um to grow by (default: {EXPAND_UM})"}},
+            "properties": {
+                "expand_um": {
+                    "type": "number",
+                    "description": f"um to grow by (default: {EXPAND_UM})",
+                }
+            },
             "required": ["expand_um"],
         },
         "expand nuclei to cells, and also write `cells.geojson.gz` for QuPath",
-        "`true` is short for `{expand_um: 5}`, the distance in um by which a nucleus is expanded unless a neighbour or "
-        "the edge of the tissue is closer ([docs/guide/cells.md](../docs/guide/cells.md)). Implies `features: basic`",
+        "`true` is short for `{expand_um: 5}`, the distance in um by which a nucleus is expanded"
+        " unless a neighbour or the edge of the tissue is closer"
+        " ([docs/guide/cells.md](../docs/guide/cells.md)). Implies `features: basic`",
         metavar="UM",
     )
     rank = 25
@@ -39,7 +45,8 @@ class Cells(Output):
         expand_um = EXPAND_UM if cells is True else cells["expand_um"]
         if not 0 < expand_um <= MOST_UM:
             raise ConfigError(
-                f"cells: expand_um: nuclei grow by more than 0 and at most {MOST_UM} um, not by {expand_um:g}"
+                f"cells: expand_um: nuclei grow by more than 0 and at most {MOST_UM} um, not by"
+                f" {expand_um:g}"
             )
         features = "basic" if settings["features"] == "none" else settings["features"]
         return {"cells": {"expand_um": float(expand_um)}, "features": features}
@@ -53,7 +60,13 @@ class Cells(Output):
 
         files, chosen = slide.files, slide.settings
         with open_nuclei(files.nuclei) as file:
-            measured = [feature.name for feature in (*CELL, *DAB_OF_CELL) if feature.name in file.schema_arrow.names]
+            measured = [
+                feature.name
+                for feature in (*CELL, *DAB_OF_CELL)
+                if feature.name in file.schema_arrow.names
+            ]
         columns = [*measured, *chosen["measurements"]]
         output = files.folder / self.files[0]
-        write_cells(files.nuclei, read_info(files.info), output, chosen["frame"], slide.threads, columns)
+        write_cells(
+            files.nuclei, read_info(files.info), output, chosen["frame"], slide.threads, columns
+        )

@@ -12,7 +12,9 @@ class Csv(Output):
     """The table of nuclei as CSV, ``nuclei.csv.gz``."""
 
     files = (SlideFiles.csv,)
-    switch = Setting("csv", False, {"type": "boolean"}, "also write `nuclei.csv.gz`, the nuclei as a table")
+    switch = Setting(
+        "csv", False, {"type": "boolean"}, "also write `nuclei.csv.gz`, the nuclei as a table"
+    )
     rank = 10
 
     @override

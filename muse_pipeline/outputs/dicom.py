@@ -1,4 +1,6 @@
-"""The nuclei as annotations for a picture archive (PACS), in DICOM's Microscopy Bulk Simple Annotations."""
+"""The nuclei as annotations for a picture archive (PACS), in DICOM's Microscopy Bulk Simple
+Annotations.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 MAKER, SERIES_NUMBER = "MUSE pipeline", 9001
-# Attributes of the patient and the study that may be empty but not missing; some converters leave them out.
+# Attributes of the patient and the study that may be empty but not missing; some converters leave
+# them out.
 MAY_BE_EMPTY = [
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
@@ -27,9 +30,11 @@ MAY_BE_EMPTY = [
 
 @OUTPUTS.register("dicom")
 class Dicom(Output):
-    """The file ``nuclei.dcm``: a group per class, with outlines in level-0 pixels and areas as measurements.
+    """The file ``nuclei.dcm``: a group per class, with outlines in level-0 pixels and areas as
+    measurements.
 
-    The annotations refer to the slide by its DICOM identifiers, so that a viewer shows them on the slide.
+    The annotations refer to the slide by its DICOM identifiers, so that a viewer shows them on the
+    slide.
     """
 
     files = ("nuclei.dcm",)
@@ -52,7 +57,9 @@ class Dicom(Output):
 
         info = read_info(slide.files.info)
         source = find_source(Path(info.path), info.size_px[0])
-        annotations = annotate(read_nuclei(slide.files.nuclei), source, footer_checksum(slide.files.nuclei))
+        annotations = annotate(
+            read_nuclei(slide.files.nuclei), source, footer_checksum(slide.files.nuclei)
+        )
         with complete_file(slide.files.folder / self.files[0]) as partial:
             annotations.save_as(partial, enforce_file_format=True)
 
@@ -69,21 +76,30 @@ def find_source(path: Path, width_px: int) -> Dataset:
         series = dcmread(path, stop_before_pixels=True).SeriesInstanceUID
     except (InvalidDicomError, OSError, AttributeError) as error:
         raise OutputError(
-            f"{path}: `dicom` is for DICOM slides, but this file is not DICOM; convert it, for example with "
-            "wsidicomizer, or leave `dicom` out"
+            f"{path}: `dicom` is for DICOM slides, but this file is not DICOM; convert it, for"
+            " example with wsidicomizer, or leave `dicom` out"
         ) from error
     for file in sorted(path.parent.glob("*.dcm")):
         header = dcmread(file, stop_before_pixels=True)
         is_level_0 = header.get("TotalPixelMatrixColumns") == width_px
-        if is_level_0 and header.get("SeriesInstanceUID") == series and "VOLUME" in header.ImageType:
+        if (
+            is_level_0
+            and header.get("SeriesInstanceUID") == series
+            and "VOLUME" in header.ImageType
+        ):
             return header
-    raise OutputError(f"{path}: no file of its series is {width_px:,} px wide; copy the whole series to this folder")
+    raise OutputError(
+        f"{path}: no file of its series is {width_px:,} px wide; copy the whole series to this"
+        " folder"
+    )
 
 
 def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> Dataset:
-    """Make annotations of a slide's nuclei (absolute level-0 px); the same nuclei always give the same bytes.
+    """Make annotations of a slide's nuclei (absolute level-0 px); the same nuclei always give the
+    same bytes.
 
-    DICOM identifiers are derived from the ``checksum`` of the nuclei and the ``source``, the header of level 0.
+    DICOM identifiers are derived from the ``checksum`` of the nuclei and the ``source``, the header
+    of level 0.
     """
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.ann import MicroscopyBulkSimpleAnnotations
@@ -100,7 +116,9 @@ def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> 
         name=model, family=codes.DCM.ArtificialIntelligence, version=__version__, source=MAKER
     )
     groups = [
-        _make_group(number, str(name), members, algorithm, generate_uid(entropy_srcs=[*key, str(name)]))
+        _make_group(
+            number, str(name), members, algorithm, generate_uid(entropy_srcs=[*key, str(name)])
+        )
         for number, (name, members) in enumerate(nuclei.groupby("class", observed=True), start=1)
     ]
     annotations = MicroscopyBulkSimpleAnnotations(
@@ -117,7 +135,10 @@ def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> 
         device_serial_number="0",
         content_description="Nuclei",
     )
-    for moment in ("Date", "Time"):  # highdicom writes the current date and time, which would change the bytes
+    for moment in (
+        "Date",
+        "Time",
+    ):  # highdicom writes the current date and time, which would change the bytes
         value = source.get(f"Content{moment}", annotations[f"Content{moment}"].value)
         for kind in ("Content", "InstanceCreation"):
             setattr(annotations, f"{kind}{moment}", value)
@@ -127,7 +148,11 @@ def annotate(nuclei: geopandas.GeoDataFrame, source: Dataset, checksum: str) -> 
 
 
 def _make_group(
-    number: int, name: str, nuclei: geopandas.GeoDataFrame, algorithm: AlgorithmIdentificationSequence, uid: str
+    number: int,
+    name: str,
+    nuclei: geopandas.GeoDataFrame,
+    algorithm: AlgorithmIdentificationSequence,
+    uid: str,
 ) -> AnnotationGroup:
     import numpy as np
     from highdicom.ann import AnnotationGroup, Measurements
@@ -141,8 +166,12 @@ def _make_group(
         annotated_property_category=codes.SCT.AnatomicalStructure,
         annotated_property_type=codes.SCT.Nucleus,
         graphic_type="POLYGON",
-        graphic_data=[np.asarray(outline.exterior.coords, np.float32)[:-1] for outline in nuclei.geometry],
+        graphic_data=[
+            np.asarray(outline.exterior.coords, np.float32)[:-1] for outline in nuclei.geometry
+        ],
         algorithm_type="AUTOMATIC",
         algorithm_identification=algorithm,
-        measurements=[Measurements(name=codes.SCT.Area, unit=codes.UCUM.SquareMicrometer, values=areas)],
+        measurements=[
+            Measurements(name=codes.SCT.Area, unit=codes.UCUM.SquareMicrometer, values=areas)
+        ],
     )

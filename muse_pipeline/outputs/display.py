@@ -15,7 +15,9 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 @OUTPUTS.register("summary")
 class Summary(Output):
-    """``summary.json``, and pictures of the density of the nuclei and of their outlines in several fields."""
+    """``summary.json``, and pictures of the density of the nuclei and of their outlines in several
+    fields.
+    """
 
     files = (SlideFiles.summary, SlideFiles.density, "overlays/")
     settings = (
@@ -23,7 +25,8 @@ class Summary(Output):
             "intensities",
             list(INTENSITIES_OD),
             {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
-            "lowest optical densities of DAB for nuclei and cells that are 1+, 2+ and 3+ in immunohistochemistry",
+            "lowest optical densities of DAB for nuclei and cells that are 1+, 2+ and 3+ in"
+            " immunohistochemistry",
             "See [docs/guide/ihc.md](../docs/guide/ihc.md#scores)",
             metavar="OD",
         ),
@@ -44,8 +47,9 @@ class Summary(Output):
             limits = []
         if len(limits) != 3 or not 0 < limits[0] < limits[1] < limits[2] < math.inf:
             raise ConfigError(
-                f"intensities: 1+, 2+ and 3+ begin at three ascending optical densities above 0, but the setting is "
-                f"{', '.join(map(str, given)) or 'none'}; the default is {', '.join(map(str, INTENSITIES_OD))}"
+                "intensities: 1+, 2+ and 3+ begin at three ascending optical densities above 0,"
+                f" but the setting is {', '.join(map(str, given)) or 'none'}; the default is"
+                f" {', '.join(map(str, INTENSITIES_OD))}"
             )
         return {"intensities": limits}
 

@@ -18,7 +18,8 @@ class Embedding(Output):
         "embedding",
         False,
         {"type": "boolean"},
-        "also write `embeddings-<model>.parquet`, a vector of the model's features for every nucleus",
+        "also write `embeddings-<model>.parquet`, a vector of the model's features for every"
+        " nucleus",
         "See [docs/guide/features.md](../docs/guide/features.md#features-of-a-network)",
     )
     rank = 60

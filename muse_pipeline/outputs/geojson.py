@@ -11,7 +11,9 @@ from muse_pipeline.core.types import GEOJSON_FRAMES
 from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 
 
-def require_measurements(names: Sequence[str], features: str, classes: Sequence[str], cells: Any = None) -> None:
+def require_measurements(
+    names: Sequence[str], features: str, classes: Sequence[str], cells: Any = None
+) -> None:
     """Check the columns in the setting ``measurements`` before anything runs.
 
     They depend on the settings ``features`` and ``cells`` and on the names of the model's classes.
@@ -24,7 +26,9 @@ def require_measurements(names: Sequence[str], features: str, classes: Sequence[
 
     table_features = (*features_of(features, classes), *((*CELL, *DAB_OF_CELL) if cells else ()))
     measured = [feature.name for feature in table_features]
-    optional = OptionalColumns(positive_od=0, regions=(), features=measured)  # all columns that a slide may have
+    optional = OptionalColumns(
+        positive_od=0, regions=(), features=measured
+    )  # all columns that a slide may have
     require_numbers(nuclei_schema(classes, 1, optional), names)
 
 
@@ -39,14 +43,16 @@ class GeoJson(Output):
             "frame",
             "qupath",
             {"enum": list(GEOJSON_FRAMES)},
-            "origin of positions in GeoJSON: the corner of the scanner's bounds, as in QuPath, or that of level 0",
+            "origin of positions in GeoJSON: the corner of the scanner's bounds, as in QuPath, or"
+            " that of level 0",
             "`qupath` or `openslide`; they differ if the scanner declares bounds",
         ),
         Setting(
             "max_features",
             None,
             {"type": ["integer", "null"], "minimum": 1},
-            "also write parts with at most this many nuclei each, to be dropped onto QuPath one at a time",
+            "also write parts with at most this many nuclei each, to be dropped onto QuPath one at"
+            " a time",
             "The parts are called `nuclei.part-001.geojson.gz` and so on",
             metavar="N",
         ),
@@ -54,7 +60,8 @@ class GeoJson(Output):
             "measurements",
             [],
             {"type": "array", "items": {"type": "string", "minLength": 1}},
-            "columns of `nuclei.parquet` to add to the nuclei in QuPath, such as `[h_mean, shape_circularity]`",
+            "columns of `nuclei.parquet` to add to the nuclei in QuPath, such as `[h_mean,"
+            " shape_circularity]`",
             metavar="COLUMN",
         ),
     )
@@ -86,8 +93,10 @@ class Tma(Output):
         "tma",
         False,
         {"type": "boolean"},
-        "find the cores of a tissue microarray and count nuclei in each; write `tma.geojson` for QuPath",
-        "Each core has a row in `cohort.tsv`, `roi.tsv` and the report ([docs/guide/tma.md](../docs/guide/tma.md))",
+        "find the cores of a tissue microarray and count nuclei in each; write `tma.geojson` for"
+        " QuPath",
+        "Each core has a row in `cohort.tsv`, `roi.tsv` and the report"
+        " ([docs/guide/tma.md](../docs/guide/tma.md))",
     )
     rank = 35
 

@@ -22,7 +22,8 @@ class AnnData(Output):
         "anndata",
         False,
         {"type": "boolean"},
-        "also write AnnData for scanpy: `nuclei.h5ad` for every slide, and `cohort.h5ad` for the cohort",
+        "also write AnnData for scanpy: `nuclei.h5ad` for every slide, and `cohort.h5ad` for the"
+        " cohort",
         "Implies `features: all` and needs the extra `anndata` "
         "([docs/guide/features.md](../docs/guide/features.md#anndata-and-spatialdata))",
     )
@@ -50,7 +51,8 @@ class SpatialData(Output):
         "spatialdata",
         False,
         {"type": "boolean"},
-        "also write `slide.spatialdata.zarr` for SpatialData: outlines, nuclei and a link to the image",
+        "also write `slide.spatialdata.zarr` for SpatialData: outlines, nuclei and a link to the"
+        " image",
         "Implies `features: all` and needs `keep_stores`",
     )
     rank = 80
@@ -59,7 +61,8 @@ class SpatialData(Output):
     def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         if not settings["keep_stores"]:
             raise ConfigError(
-                "config: spatialdata links to the images, which keep_stores: false deletes; set keep_stores to true"
+                "config: spatialdata links to the images, which keep_stores: false deletes; set"
+                " keep_stores to true"
             )
         return {"features": "all"}
 

@@ -1,12 +1,13 @@
 """The interface of proposers, and the guard that excludes windows from them.
 
-A proposer is registered by name in ``PROPOSERS``. It is a ``Proposer`` with ``Settings``, a frozen dataclass with
-defaults, and ``fit(sample, settings)``, a class method that returns the proposer of a slide. The sample is taken with a
-fixed seed, so that the estimates, which ``facts`` contains, are the same for every shard.
+A proposer is registered by name in ``PROPOSERS``. It is a ``Proposer`` with ``Settings``, a frozen
+dataclass with defaults, and ``fit(sample, settings)``, a class method that returns the proposer of
+a slide. The sample is taken with a fixed seed, so that the estimates, which ``facts`` contains, are
+the same for every shard.
 
-The guard skips windows in which nothing should be proposed: glass, ink, brown stain and windows out of focus. It judges
-whole windows; ``tissue.background`` excludes single pen strokes and brown nuclei within a good window. The guard also
-judges the sample, for warnings about the whole slide.
+The guard skips windows in which nothing should be proposed: glass, ink, brown stain and windows out
+of focus. It judges whole windows; ``tissue.background`` excludes single pen strokes and brown
+nuclei within a good window. The guard also judges the sample, for warnings about the whole slide.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import DENSITY, is_brown
 
 NUCLEUS = NucleusClass("Nucleus", (0, 158, 115))
-WORK_MPP = 0.5  # finer stores are averaged to about this pixel size, at which a nucleus is ten pixels wide
+WORK_MPP = (
+    0.5  # finer stores are averaged to about this pixel size, at which a nucleus is ten pixels wide
+)
 INPUT_PX = 1024
 HALO_UM = 20.0  # more than the windows' slack plus the radius of a nucleus
 SAMPLE_PX = 512
@@ -56,7 +59,8 @@ class SlideSample:
     pictures: tuple[np.ndarray, ...]  # (h, w, 3) uint8 crops of tissue
     # (2, 3) stain vectors of the slide from ``colour.json``; None if they could not be estimated
     stains: np.ndarray | None = None
-    # the slide, for proposers that read other files about it; None if the image is not a slide of a cohort
+    # the slide, for proposers that read other files about it; None if the image is not a slide of a
+    # cohort
     info: SlideInfo | None = None
     is_ihc: bool = False  # True if the slide has the brown of immunohistochemistry
 
@@ -64,11 +68,17 @@ class SlideSample:
 def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = None) -> SlideSample:
     """Take crops of a slide's tissue at random, with a fixed seed."""
     grid = WindowGrid(store.size_px, SAMPLE_PX, 0)
-    windows = np.random.default_rng(SEED).permutation(grid.windows_with_tissue(*store.tissue))[:MAX_SAMPLES]
+    windows = np.random.default_rng(SEED).permutation(grid.windows_with_tissue(*store.tissue))[
+        :MAX_SAMPLES
+    ]
     corners = grid.origin_xy(np.sort(windows))
     sides = np.minimum(SAMPLE_PX, np.array(store.size_px) - corners)
-    pictures = (store.read(tuple(corner), tuple(side)) for corner, side in zip(corners, sides, strict=True))
-    return SlideSample(store.mpp, tuple(pictures), colour.macenko and colour.macenko.stains, info, colour.is_ihc)
+    pictures = (
+        store.read(tuple(corner), tuple(side)) for corner, side in zip(corners, sides, strict=True)
+    )
+    return SlideSample(
+        store.mpp, tuple(pictures), colour.macenko and colour.macenko.stains, info, colour.is_ihc
+    )
 
 
 def shrink_factor(mpp: float) -> int:
@@ -77,15 +87,21 @@ def shrink_factor(mpp: float) -> int:
 
 
 def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """(h, w, 3) ``pixels`` shrunk by ``factor`` along each side by averaging; sides are rounded up."""
+    """(h, w, 3) ``pixels`` shrunk by ``factor`` along each side by averaging; sides are rounded
+    up.
+    """
     if factor == 1:
         return pixels
     height, width = (-(-side // factor) for side in pixels.shape[:2])
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def proposer_facts(proposer: dict[str, Any], colour: list | None, packages: Sequence[str]) -> dict[str, Any]:
-    """The ``facts`` of a proposer; ``proposer`` contains all values that affect nuclei, and is hashed like a model."""
+def proposer_facts(
+    proposer: dict[str, Any], colour: list | None, packages: Sequence[str]
+) -> dict[str, Any]:
+    """The ``facts`` of a proposer; ``proposer`` contains all values that affect nuclei, and is
+    hashed like a model.
+    """
     return {
         "model_sha256": hashlib.sha256(json.dumps(proposer, sort_keys=True).encode()).hexdigest(),
         "provider": "cpu",
@@ -106,9 +122,11 @@ class Proposer(Detector):
 
     @cached_property
     def card(self) -> ModelCard:
-        """The proposer's card, in the format of a model card, with one class and one window per batch.
+        """The proposer's card, in the format of a model card, with one class and one window per
+        batch.
 
-        Halo and core are multiples of ``shrink_factor(mpp)``, so that they are whole pixels at ``WORK_MPP``.
+        Halo and core are multiples of ``shrink_factor(mpp)``, so that they are whole pixels at
+        ``WORK_MPP``.
         """
         factor = shrink_factor(self.mpp)
         input_px = INPUT_PX * factor
@@ -134,7 +152,9 @@ class Proposer(Detector):
 
 
 GLASS, INK, BROWN, BLURRED = "glass", "ink", "brown stain", "out of focus"
-STAINED_DENSITY = 0.15  # optical density of the darkest channel at about 2 um/px; clean glass is below 0.1
+STAINED_DENSITY = (
+    0.15  # optical density of the darkest channel at about 2 um/px; clean glass is below 0.1
+)
 MIN_STAINED = 0.01  # minimum stained share of a window
 MAX_FOREIGN = 0.6  # largest share of ink or brown in the stained area
 MIN_SHARPNESS = 0.15  # sharp windows are above 0.2, windows blurred by 2 um (sigma) below 0.15
@@ -145,7 +165,8 @@ MIN_CONTRAST = 2.0  # grey levels; windows with less contrast are empty, not blu
 def judge_window(pixels: np.ndarray, mpp: float) -> str:
     """Reason to skip the window ``pixels``, (h, w, 3) uint8; "" if there is none."""
     if (factor := shrink_factor(mpp)) > 1:
-        # Not ``shrink``, which rounds up: crops at the slide's edge would change, and with them the share of brown.
+        # Not ``shrink``, which rounds up: crops at the slide's edge would change, and with them the
+        # share of brown.
         size = (max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor))
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     density = DENSITY[coarsen(pixels)]
@@ -160,12 +181,15 @@ def judge_window(pixels: np.ndarray, mpp: float) -> str:
 
 
 def is_blurred(pixels: np.ndarray) -> bool:
-    """True if ``pixels`` (at about 0.5 um/px) have little detail of 0.5 to 1 um relative to that of 1 to 4 um.
+    """True if ``pixels`` (at about 0.5 um/px) have little detail of 0.5 to 1 um relative to that of
+    1 to 4 um.
 
-    Pure white areas are ignored, because a store is white outside the tissue and the edge of that white is sharp.
+    Pure white areas are ignored, because a store is white outside the tissue and the edge of that
+    white is sharp.
     """
     white = (pixels.min(-1) == 255).astype(np.uint8)
-    # Erosion by 4 px drops single white pixels, which tissue has too; dilation restores these 4 px and adds FILL_PX.
+    # Erosion by 4 px drops single white pixels, which tissue has too; dilation restores these 4 px
+    # and adds FILL_PX.
     solid = cv2.erode(white, np.ones((9, 9), np.uint8))
     seen = cv2.dilate(solid, np.ones((2 * FILL_PX + 9,) * 2, np.uint8)) == 0
     if np.count_nonzero(seen) < MIN_STAINED * seen.size:
@@ -187,21 +211,31 @@ def judge_sample(sample: SlideSample) -> list[str]:
             warnings.append(f"most of the tissue is skipped ({reason}); nothing is proposed there")
     if sample.is_ihc:
         warnings.append(
-            "brown stain, as in immunohistochemistry: only blue nuclei are proposed, and brown ones are missing"
+            "brown stain, as in immunohistochemistry: only blue nuclei are proposed, and brown ones"
+            " are missing"
         )
     return warnings
 
 
 def fit_proposer(
-    store: Store, method: str, settings: dict[str, Any], colour: SlideColour, info: SlideInfo | None = None
+    store: Store,
+    method: str,
+    settings: dict[str, Any],
+    colour: SlideColour,
+    info: SlideInfo | None = None,
 ) -> tuple[Proposer, Guard | None]:
-    """Fit a proposer to a slide; return it with the guard that decides which windows it skips, None to skip none.
+    """Fit a proposer to a slide; return it with the guard that decides which windows it skips, None
+    to skip none.
 
     ``info`` is for proposers that read other files about the slide.
     """
     proposer = PROPOSERS[method]
     sample = sample_slide(store, colour, info)
-    guard = Guard(partial(judge_window, mpp=store.mpp), tuple(judge_sample(sample))) if proposer.is_guarded else None
+    guard = (
+        Guard(partial(judge_window, mpp=store.mpp), tuple(judge_sample(sample)))
+        if proposer.is_guarded
+        else None
+    )
     return proposer.fit(sample, parse_settings(method, settings)), guard
 
 
@@ -215,17 +249,23 @@ def propose_shard(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Find nuclei without labels in one shard and write them to ``output``, an input of ``muse stitch``.
+    """Find nuclei without labels in one shard and write them to ``output``, an input of ``muse
+    stitch``.
 
-    The result does not depend on ``threads``. Returns warnings for the ledger: those of the guard, and one if no nuclei
-    were found.
+    The result does not depend on ``threads``. Returns warnings for the ledger: those of the guard,
+    and one if no nuclei were found.
     """
     choice = WindowChoice(guard=guard)
-    facts = detect_shard(store, proposer, shard, output, threads=threads, progress=progress, choice=choice)
+    facts = detect_shard(
+        store, proposer, shard, output, threads=threads, progress=progress, choice=choice
+    )
     warnings, n_windows = list(guard.remarks) if guard else [], facts["n_windows"]
     for reason, windows in sorted(facts.get("guarded_windows", {}).items()):
         if reason != GLASS:
-            warnings.append(f"{len(windows)} of {n_windows} windows skipped ({reason}): nothing is proposed there")
+            warnings.append(
+                f"{len(windows)} of {n_windows} windows skipped ({reason}): nothing is proposed"
+                " there"
+            )
     if n_windows and not pq.read_metadata(output).num_rows:
         warnings.append(f"no nuclei were proposed in shard {shard}")
     return warnings

@@ -1,4 +1,6 @@
-"""Detections imported as proposals: GeoJSON with outlines or points, label images, and CSV with points."""
+"""Detections imported as proposals: GeoJSON with outlines or points, label images, and CSV with
+points.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from muse_pipeline.core.coords import GEOJSON_FRAMES, level0_to_work, qupath_off
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame, SlideInfo
-from muse_pipeline.labels.nuclei_files import MASK_SUFFIXES, TABLE_SUFFIXES, ObjectRules, read_drawn, read_points
+from muse_pipeline.labels.nuclei_files import (
+    MASK_SUFFIXES,
+    TABLE_SUFFIXES,
+    ObjectRules,
+    read_drawn,
+    read_points,
+)
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, read_label_image, require_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
@@ -22,7 +30,9 @@ from muse_pipeline.proposals.base import N_RAYS, Proposer, SlideSample, proposer
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
 PACKAGES = ("muse-pipeline", "numpy", "shapely")
-SAME_SHAPE = 0.01  # largest relative difference between the aspect ratios of a label image and its slide
+SAME_SHAPE = (
+    0.01  # largest relative difference between the aspect ratios of a label image and its slide
+)
 UNITS = ("px", "um")
 SLIDE = "{slide}"
 
@@ -33,7 +43,8 @@ class ImportSettings:
 
     Attributes:
         file: path of the slide's detections; ``{slide}`` stands for the slide's id.
-        unit: unit of positions in CSV files: "px" for level-0 pixels, or "um" from the corner of level 0.
+        unit: unit of positions in CSV files: "px" for level-0 pixels, or "um" from the corner of
+            level 0.
         x: name of the column with x in CSV files.
         y: name of the column with y in CSV files.
         frame: frame of positions in GeoJSON: "qupath", or "openslide" for absolute level-0 pixels.
@@ -49,7 +60,9 @@ class ImportSettings:
 
     def __post_init__(self) -> None:
         if SLIDE not in self.file and (word := re.search(r"\{.*?\}", self.file)):
-            raise ConfigError(f"imported: unknown field {word[0]} in 'file'; write {SLIDE} for the slide's id")
+            raise ConfigError(
+                f"imported: unknown field {word[0]} in 'file'; write {SLIDE} for the slide's id"
+            )
 
 
 @PROPOSERS.register("imported")
@@ -68,10 +81,15 @@ class ImportedNuclei(Proposer):
     def fit(cls, sample: SlideSample, settings: ImportSettings) -> ImportedNuclei:
         """Read the slide's file."""
         if sample.info is None:
-            raise ConfigError("imported: positions on a slide cannot be located without the slide's `slide.json`")
+            raise ConfigError(
+                "imported: positions on a slide cannot be located without the slide's `slide.json`"
+            )
         path = Path(settings.file.replace(SLIDE, sample.info.slide_id))
         if not path.is_file():
-            raise LabelError(f"{path}: no such file of detections for slide '{sample.info.slide_id}'; correct `file`")
+            raise LabelError(
+                f"{path}: no such file of detections for slide '{sample.info.slide_id}'; correct"
+                " `file`"
+            )
         nuclei = read_foreign(path, settings, sample.info)
         nuclei = Nuclei(
             level0_to_work(nuclei.xy, sample.info.mpp, sample.mpp),
@@ -85,11 +103,15 @@ class ImportedNuclei(Proposer):
         return cls(sample.mpp, settings, nuclei, sha256_of(path))
 
     def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
-        """The nuclei in the windows at ``origin_xy``, highest score first; ``pixels`` are ignored."""
+        """The nuclei in the windows at ``origin_xy``, highest score first; ``pixels`` are
+        ignored.
+        """
         return [self._inside(np.asarray(origin, float)) for origin in origin_xy]
 
     def _inside(self, origin: np.ndarray) -> Nuclei:
-        low, high = np.searchsorted(self.nuclei.xy[:, 1], (origin[1], origin[1] + self.card.input_px))
+        low, high = np.searchsorted(
+            self.nuclei.xy[:, 1], (origin[1], origin[1] + self.card.input_px)
+        )
         rows = self.nuclei[low:high]
         rows = rows[(rows.xy[:, 0] >= origin[0]) & (rows.xy[:, 0] < origin[0] + self.card.input_px)]
         rows = rows[np.argsort(-rows.score, kind="stable")]
@@ -98,12 +120,17 @@ class ImportedNuclei(Proposer):
 
     def facts(self) -> dict[str, Any]:
         """Settings of the import and checksum of the file."""
-        proposer = {"method": "imported", "settings": asdict(self.settings), "file_sha256": self.sha256}
+        proposer = {
+            "method": "imported",
+            "settings": asdict(self.settings),
+            "file_sha256": self.sha256,
+        }
         return proposer_facts(proposer, None, PACKAGES)
 
 
 def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nuclei:
-    """All nuclei in a file (frame: level0), but no annotated areas; nuclei without an outline have rays of 0.
+    """All nuclei in a file (frame: level0), but no annotated areas; nuclei without an outline have
+    rays of 0.
 
     A label image must show the whole slide, at any resolution.
     """
@@ -111,7 +138,10 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
     if name.endswith(MASK_SUFFIXES):
         return _read_label_image(path, info)
     if name.endswith(GEOJSON_SUFFIXES):
-        offset_px, rules = qupath_offset_px(info.bounds, settings.frame), ObjectRules(by_program=True)
+        offset_px, rules = (
+            qupath_offset_px(info.bounds, settings.frame),
+            ObjectRules(by_program=True),
+        )
         nuclei = read_drawn(path, info.mpp, N_RAYS, offset_px=offset_px, rules=rules).nuclei
     elif name.endswith(TABLE_SUFFIXES):
         columns, remedy = (settings.x, settings.y), "give the columns' names as `x` and `y`"
@@ -119,7 +149,9 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
         nuclei.xy /= np.asarray(info.mpp) if settings.unit == "um" else 1
     else:
         suffixes = ", ".join((*GEOJSON_SUFFIXES, *MASK_SUFFIXES, *TABLE_SUFFIXES))
-        raise ConfigError(f"{path}: not one of the formats {suffixes}; export the detections in one of them")
+        raise ConfigError(
+            f"{path}: not one of the formats {suffixes}; export the detections in one of them"
+        )
     return replace(nuclei, rays=np.nan_to_num(nuclei.rays))
 
 
@@ -131,10 +163,14 @@ def read_nuclei_of_others(path: Path, info: SlideInfo) -> Nuclei:
     if len(outside):
         x, y = nuclei.xy[outside[0]]
         raise LabelError(
-            f"{path}: {len(outside):,} of {len(nuclei):,} nuclei lie outside the slide of {info.size_px[0]:,} x "
-            f"{info.size_px[1]:,} px, the first at ({x:.0f}, {y:.0f}); give positions in level-0 pixels of this slide"
+            f"{path}: {len(outside):,} of {len(nuclei):,} nuclei lie outside the slide of"
+            f" {info.size_px[0]:,} x {info.size_px[1]:,} px, the first at ({x:.0f}, {y:.0f}); give"
+            " positions in level-0 pixels of this slide"
         )
-    columns = {"rays": _with_outlines(nuclei.rays, settings.radius_um), "label": np.zeros(len(nuclei), np.int32)}
+    columns = {
+        "rays": _with_outlines(nuclei.rays, settings.radius_um),
+        "label": np.zeros(len(nuclei), np.int32),
+    }
     return Nuclei(nuclei.xy, Frame.LEVEL0, **columns)[np.lexsort(nuclei.xy.T)]
 
 
@@ -143,7 +179,10 @@ def _read_label_image(path: Path, info: SlideInfo) -> Nuclei:
     scale = np.array(info.size_px) / instances.shape[::-1]  # level-0 pixels per pixel
     if abs(scale[0] / scale[1] - 1) > SAME_SHAPE:
         width, height = instances.shape[::-1]
-        raise LabelError(f"{path}: {width} x {height} px do not have the slide's proportions; give a mask of all of it")
+        raise LabelError(
+            f"{path}: {width} x {height} px do not have the slide's proportions; give a mask of all"
+            " of it"
+        )
     mpp = tuple(np.asarray(info.mpp) * scale)
     require_nuclei(path, instances, mpp)
     nuclei = label_image_to_nuclei(instances, mpp, N_RAYS)

@@ -1,4 +1,6 @@
-"""Nuclei by Otsu's threshold on a slide's haematoxylin; the mask is cut into single nuclei, which are outlined."""
+"""Nuclei by Otsu's threshold on a slide's haematoxylin; the mask is cut into single nuclei, which
+are outlined.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,23 @@ from muse_pipeline.core.config import Between
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.proposals import PROPOSERS
-from muse_pipeline.proposals.base import N_RAYS, Proposer, SlideSample, proposer_facts, shrink, shrink_factor
+from muse_pipeline.proposals.base import (
+    N_RAYS,
+    Proposer,
+    SlideSample,
+    proposer_facts,
+    shrink,
+    shrink_factor,
+)
 from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, fit_otsu
 from muse_pipeline.tissue.background import clear_foreign_colours
 
 PACKAGES = ("muse-pipeline", "numpy", "opencv-python-headless", "scipy")
-MIN_DENSITY = 0.15  # lower limit of the threshold; without nuclei, Otsu's would separate two shades of pink
-MIN_CONTRAST = 0.2  # minimum density above that of the tissue around; up to 0.15 in stroma, 0.35 or more in nuclei
+MIN_DENSITY = (
+    0.15  # lower limit of the threshold; without nuclei, Otsu's would separate two shades of pink
+)
+# minimum density above that of the tissue around; up to 0.15 in stroma, 0.35 or more in nuclei
+MIN_CONTRAST = 0.2
 AROUND_UM = 5.0  # sigma of the Gaussian that averages the surrounding tissue
 
 
@@ -45,23 +57,32 @@ class OtsuFinder(Proposer):
     name = "otsu"
 
     settings: OtsuSettings  # settings of the proposer
-    fitted: OtsuMask  # stain vectors, threshold and spread of the slide, for windows shrunk by ``shrink_factor``
+    # stain vectors, threshold and spread of the slide, for windows shrunk by ``shrink_factor``
+    fitted: OtsuMask
 
     @classmethod
     def fit(cls, sample: SlideSample, settings: OtsuSettings) -> OtsuFinder:
-        """Estimate the threshold from the sample; if it has no pictures, the finder finds nothing."""
+        """Estimate the threshold from the sample; if it has no pictures, the finder finds
+        nothing.
+        """
         factor = shrink_factor(sample.mpp)
         work_mpp = sample.mpp * factor
         stains = blend_stains(sample.stains).round(6)
         if not sample.pictures:
             return cls(sample.mpp, settings, OtsuMask(stains, np.inf, work_mpp, 1.0))
-        mask = fit_otsu([shrink(picture, factor) for picture in sample.pictures], work_mpp, sample.stains)
+        mask = fit_otsu(
+            [shrink(picture, factor) for picture in sample.pictures], work_mpp, sample.stains
+        )
         threshold = max(settings.strictness * mask.threshold, MIN_DENSITY)
-        fitted = replace(mask, stains=stains, threshold=round(threshold, 6), spread=round(mask.spread, 8))
+        fitted = replace(
+            mask, stains=stains, threshold=round(threshold, 6), spread=round(mask.spread, 8)
+        )
         return cls(sample.mpp, settings, fitted)
 
     def find(self, pixels: np.ndarray) -> Nuclei:
-        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, highest score first."""
+        """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, highest score
+        first.
+        """
         small = shrink(pixels, shrink_factor(self.mpp))
         density = clear_foreign_colours(self.fitted.density(small), small)
         labels = self.fitted.cut(density)

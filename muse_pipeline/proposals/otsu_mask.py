@@ -1,7 +1,8 @@
-"""The simplest mask without labels: Otsu's threshold on the haematoxylin of a slide, cut into nuclei.
+"""The simplest mask without labels: Otsu's threshold on the haematoxylin of a slide, cut into
+nuclei.
 
-Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979. Lengths are in um, so that
-results depend little on the pixel size.
+Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 1979. Lengths are
+in um, so that results depend little on the pixel size.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ OPEN_UM = 0.5  # radius of the opening that removes fibres and bridges thinner t
 MAX_HOLE_UM2 = 20.0  # smaller holes are pale chromatin, and are filled
 MAX_SAMPLE = 1_000_000  # number of pixels sampled from all pictures together
 N_BINS = 256
-PERCENTILES = (0.5, 99.5)  # ends of the histogram; the full range, with dirt and folds, would make its bins too wide
+PERCENTILES = (
+    0.5,
+    99.5,
+)  # ends of the histogram; the full range, with dirt and folds, would make its bins too wide
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,15 @@ class OtsuMask:
     spread: float  # standard deviation of ``blob_answer`` over the slide
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``, without specks and with holes filled."""
+        """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``, without specks and with holes
+        filled.
+        """
         return self.mask(self.density(pixels))
 
     def instances(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) int32: the mask of (h, w, 3) uint8 ``pixels`` cut into nuclei 1..N; 0 is background."""
+        """(h, w) int32: the mask of (h, w, 3) uint8 ``pixels`` cut into nuclei 1..N; 0 is
+        background.
+        """
         return self.cut(self.density(pixels))
 
     def cut(self, density: np.ndarray) -> np.ndarray:
@@ -53,13 +61,18 @@ class OtsuMask:
         """The mask (h, w) bool of a picture, from its ``density``."""
         radius = max(round(OPEN_UM / self.mpp), 1)
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        opened = cv2.morphologyEx((density > self.threshold).astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
+        opened = (
+            cv2.morphologyEx((density > self.threshold).astype(np.uint8), cv2.MORPH_OPEN, disc) > 0
+        )
         nuclei = drop_small(opened, MIN_NUCLEUS_UM2 / self.mpp**2)
         return ~drop_small(~nuclei, MAX_HOLE_UM2 / self.mpp**2, connectivity=4)
 
 
-def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | None = None) -> OtsuMask:
-    """Fit the threshold to a random sample of up to about a million pixels of (h, w, 3) uint8 pictures of tissue.
+def fit_otsu(
+    pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | None = None
+) -> OtsuMask:
+    """Fit the threshold to a random sample of up to about a million pixels of (h, w, 3) uint8
+    pictures of tissue.
 
     The stain vectors (2, 3) of the slide are estimated from the same sample if they are None.
     """
@@ -67,7 +80,9 @@ def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | No
     random = np.random.default_rng(0)
     drawn = [random.random(picture.shape[:2]) < share for picture in pictures]
     if stains is None:
-        fit = fit_macenko(np.concatenate([picture[here] for picture, here in zip(pictures, drawn, strict=True)]))
+        fit = fit_macenko(
+            np.concatenate([picture[here] for picture, here in zip(pictures, drawn, strict=True)])
+        )
         stains = fit and fit.stains
     mask = OtsuMask(blend_stains(stains), np.inf, mpp, 1.0)
     densities, answers = [], []
@@ -80,9 +95,11 @@ def fit_otsu(pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | No
 
 
 def otsu_threshold(values: np.ndarray) -> float:
-    """Otsu's threshold of ``values`` (N,); infinite if all values between ``PERCENTILES`` are equal.
+    """Otsu's threshold of ``values`` (N,); infinite if all values between ``PERCENTILES`` are
+    equal.
 
-    The mean of equally good thresholds is returned, which lies in the middle of the gap between the two groups.
+    The mean of equally good thresholds is returned, which lies in the middle of the gap between the
+    two groups.
     """
     low, high = np.percentile(values, PERCENTILES)
     if not low < high:
@@ -99,16 +116,21 @@ def otsu_threshold(values: np.ndarray) -> float:
 # Both constants, and ``BLUR_UM``, were chosen on the points of BRCA-M2C's training pictures
 # (docs/guide/label-free.md).
 RADIUS_UM = 3.0  # radius of the blob filter, that of a small nucleus
-STAIN_SHARE = 0.5  # weight of the filter's response divided by its spread; depth divided by RADIUS_UM has weight 1
+# weight of the filter's response divided by its spread; depth divided by RADIUS_UM has weight 1
+STAIN_SHARE = 0.5
 
 
-def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None = None) -> np.ndarray:
-    """Split a mask (h, w) bool by a watershed: (h, w) int32, 1..N in raster order of the peaks, 0 elsewhere.
+def cut_mask(
+    mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None = None
+) -> np.ndarray:
+    """Split a mask (h, w) bool by a watershed: (h, w) int32, 1..N in raster order of the peaks, 0
+    elsewhere.
 
-    The relief is the smoothed depth within the mask plus the response of a blob filter to the stain's ``density`` (h,
-    w), so that touching nuclei are separated at a neck of the mask or at a pale line between them. Parts below 9 um2
-    are dropped. ``spread`` is the standard deviation of ``blob_answer`` over the slide, so that all its windows are cut
-    alike; if None, that over this picture.
+    The relief is the smoothed depth within the mask plus the response of a blob filter to the
+    stain's ``density`` (h, w), so that touching nuclei are separated at a neck of the mask or at a
+    pale line between them. Parts below 9 um2 are dropped. ``spread`` is the standard deviation of
+    ``blob_answer`` over the slide, so that all its windows are cut alike; if None, that over this
+    picture.
     """
     blobs = blob_answer(density, mpp)
     unit = max(float(blobs.std()) if spread is None else spread, 1e-9)
@@ -116,25 +138,34 @@ def cut_mask(mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | 
 
 
 def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
-    """(h, w) float32: negative Laplacian of Gaussian of a ``density`` (h, w), at the radius of a small nucleus."""
+    """(h, w) float32: negative Laplacian of Gaussian of a ``density`` (h, w), at the radius of a
+    small nucleus.
+    """
     blurred = cv2.GaussianBlur(density.astype(np.float32), (0, 0), RADIUS_UM / np.sqrt(2) / mpp)
     return -cv2.Laplacian(blurred, cv2.CV_32F)
 
 
-OWN_SHARE = 0.4  # weight of the slide's own vectors, which fit its stain but are biased by its kind of tissue
+# weight of the slide's own vectors, which fit its stain but are biased by its kind of tissue
+OWN_SHARE = 0.4
 
 
 def blend_stains(own: np.ndarray | None) -> np.ndarray:
-    """Unit stain vectors (2, 3), haematoxylin first: 40 % the slide's own and 60 % textbook vectors.
+    """Unit stain vectors (2, 3), haematoxylin first: 40 % the slide's own and 60 % textbook
+    vectors.
 
     Without a fit of its own (``colour.json``), only the textbook vectors are used.
     """
-    blend = TEXTBOOK if own is None else OWN_SHARE * _unit(np.asarray(own, float)) + (1 - OWN_SHARE) * _unit(TEXTBOOK)
+    blend = (
+        TEXTBOOK
+        if own is None
+        else OWN_SHARE * _unit(np.asarray(own, float)) + (1 - OWN_SHARE) * _unit(TEXTBOOK)
+    )
     return _unit(blend)
 
 
 def haematoxylin(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """Optical density (h, w) float32, at least 0, of the first of two ``stains`` (2, 3) in (h, w, 3) uint8 ``pixels``.
+    """Optical density (h, w) float32, at least 0, of the first of two ``stains`` (2, 3) in (h, w,
+    3) uint8 ``pixels``.
 
     It is fitted by least squares; density outside the plane of both stains is ignored.
     """

@@ -32,14 +32,17 @@ def render_integers(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def render_coordinates(rings: np.ndarray) -> np.ndarray:
-    """Render rings (N, V, 2) as coordinates of GeoJSON polygons, to one decimal, as (N, 24 V) uint8.
+    """Render rings (N, V, 2) as coordinates of GeoJSON polygons, to one decimal, as (N, 24 V)
+    uint8.
 
     Values must lie between -999,999.9 and 9,999,999.9, a range larger than any slide.
     """
     tenths = np.rint(rings * 10).astype(np.int32)
     size = np.abs(tenths)
     high, half = size // _HALF, np.int32(_HALF)
-    end = np.zeros(rings.shape[1:], np.int32)  # selects the text after each number, as in "x,y],[x,y]]]"
+    end = np.zeros(
+        rings.shape[1:], np.int32
+    )  # selects the text after each number, as in "x,y],[x,y]]]"
     end[:, 1], end[-1, 1] = 2 * _HALF, 4 * _HALF
     words = np.empty(rings.shape, [("high", _HIGH.dtype), ("low", _LOW.dtype)])
     words["high"] = _HIGH.take(high + half * (tenths < 0))
@@ -47,12 +50,15 @@ def render_coordinates(rings: np.ndarray) -> np.ndarray:
     return words.reshape(len(rings), -1).view(np.uint8)
 
 
-# A number in tenths is rendered from two tables, for its upper and lower four digits, as 4 and 8 bytes.
+# A number in tenths is rendered from two tables, for its upper and lower four digits, as 4 and 8
+# bytes.
 _HALF = 10_000
 
 
 def _high_words() -> np.ndarray:
-    """(2 * _HALF,) words for the upper digits: in the first half four digits, in the second a minus sign and three."""
+    """(2 * _HALF,) words for the upper digits: in the first half four digits, in the second a minus
+    sign and three.
+    """
     text = np.full((2, _HALF, 4), ord("-"), np.uint8)
     text[0] = _without_zeros(render_integers(np.arange(_HALF), 4))
     text[1, :, 1:] = text[0, :, 1:]
@@ -60,7 +66,9 @@ def _high_words() -> np.ndarray:
 
 
 def _low_words() -> np.ndarray:
-    """(6 * _HALF,) words for the lower digits: for each of three ends, first with leading zeros, then without."""
+    """(6 * _HALF,) words for the lower digits: for each of three ends, first with leading zeros,
+    then without.
+    """
     text = np.zeros((3, 2, _HALF, 8), np.uint8)
     digits = render_integers(np.arange(_HALF), 4)
     text[:, 0, :, :3] = digits[:, :3]
@@ -83,7 +91,9 @@ _TEXT_COLUMNS = np.delete(np.arange(36), (8, 13, 18, 23))
 
 
 def uuid5(namespace: uuid.UUID, names: np.ndarray) -> np.ndarray:
-    """The value of ``uuid.uuid5(namespace, name)`` for names (N, L) uint8 of equal length, as (N, 36) uint8 ASCII."""
+    """The value of ``uuid.uuid5(namespace, name)`` for names (N, L) uint8 of equal length, as (N,
+    36) uint8 ASCII.
+    """
     head, text, length = namespace.bytes, names.tobytes(), names.shape[1]
     hashes = [
         hashlib.sha1(head + text[start : start + length], usedforsecurity=False).digest()[:16]
@@ -93,5 +103,7 @@ def uuid5(namespace: uuid.UUID, names: np.ndarray) -> np.ndarray:
     digests[:, 6] = digests[:, 6] & 0x0F | 0x50  # version
     digests[:, 8] = digests[:, 8] & 0x3F | 0x80  # variant
     ids = np.full((len(names), 36), ord("-"), np.uint8)
-    ids[:, _TEXT_COLUMNS] = _HEX[np.stack([digests >> 4, digests & 15], axis=-1)].reshape(len(names), 32)
+    ids[:, _TEXT_COLUMNS] = _HEX[np.stack([digests >> 4, digests & 15], axis=-1)].reshape(
+        len(names), 32
+    )
     return ids

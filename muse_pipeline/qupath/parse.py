@@ -1,4 +1,5 @@
-"""Features of GeoJSON: their types and classes in every form that QuPath has written, and reading them one at a time.
+"""Features of GeoJSON: their types and classes in every form that QuPath has written, and reading
+them one at a time.
 
 Memory is bounded if each feature of a file has its own line.
 """
@@ -23,7 +24,11 @@ from shapely.geometry.base import BaseGeometry
 from muse_pipeline.core.errors import GeoJSONError
 
 OBJECT_TYPES = ("detection", "cell", "annotation", "tile", "tmaCore", "root")
-TYPE_KEYS = ("objectType", "object_type", "type")  # properties with the type, in the order in which QuPath reads them
+TYPE_KEYS = (
+    "objectType",
+    "object_type",
+    "type",
+)  # properties with the type, in the order in which QuPath reads them
 LEGACY_IDS = {  # QuPath 0.2 wrote the type as the feature's id
     "PathDetectionObject": "detection",
     "PathCellObject": "cell",
@@ -33,7 +38,10 @@ LEGACY_IDS = {  # QuPath 0.2 wrote the type as the feature's id
     "PathRootObject": "root",
 }
 _TYPE_OF_WORD = {word: word for word in OBJECT_TYPES} | LEGACY_IDS | {"tma_core": "tmaCore"}
-TYPE_NAMES = {kind: kind for kind in OBJECT_TYPES} | {"tmaCore": "TMA core", "root": "root object"}  # names in messages
+TYPE_NAMES = {kind: kind for kind in OBJECT_TYPES} | {
+    "tmaCore": "TMA core",
+    "root": "root object",
+}  # names in messages
 OUTSIDE = "annotation outside the slide"
 _PLURALS = {
     OUTSIDE: "annotations outside the slide",
@@ -45,7 +53,10 @@ _PLURALS = {
 
 REGION = "Region"  # QuPath's own class is "Region*"
 IGNORED = ("Tissue", "Ignore")
-_WITH_DERIVED = {REGION, *IGNORED}  # classes that include their derived classes, such as "Ignore*: Positive"
+_WITH_DERIVED = {
+    REGION,
+    *IGNORED,
+}  # classes that include their derived classes, such as "Ignore*: Positive"
 
 
 def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +66,9 @@ def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_children(feature: Any) -> Iterator[Any]:
-    """Yield a feature, then all features within it: QuPath writes the children of an object in its properties."""
+    """Yield a feature, then all features within it: QuPath writes the children of an object in its
+    properties.
+    """
     yield feature
     properties = properties_of(feature) if isinstance(feature, dict) else {}
     children = properties.get("childObjects", properties.get("children"))
@@ -69,7 +82,9 @@ def type_of_word(word: Any) -> str | None:
 
 
 def read_object_type(feature: Mapping[str, Any]) -> str:
-    """The type of a feature in QuPath, one of ``OBJECT_TYPES``; "annotation" if it has no known type."""
+    """The type of a feature in QuPath, one of ``OBJECT_TYPES``; "annotation" if it has no known
+    type.
+    """
     properties = properties_of(feature)
     word = next((properties[key] for key in TYPE_KEYS if properties.get(key) is not None), None)
     if word is None:
@@ -78,7 +93,9 @@ def read_object_type(feature: Mapping[str, Any]) -> str:
 
 
 def read_class_name(classification: Any) -> str | None:
-    """The name in a classification, a string or an object with ``name`` or ``names``; None if there is none."""
+    """The name in a classification, a string or an object with ``name`` or ``names``; None if there
+    is none.
+    """
     if isinstance(classification, dict):
         names = classification.get("names")
         several = ": ".join(map(str, names)) if isinstance(names, list) else names
@@ -87,9 +104,11 @@ def read_class_name(classification: Any) -> str | None:
 
 
 def is_called(words: Collection[str], class_name: str | None, name: str | None = None) -> bool:
-    """True if an object's class or own name is one of ``words``, with or without the ``*`` of QuPath's classes.
+    """True if an object's class or own name is one of ``words``, with or without the ``*`` of
+    QuPath's classes.
 
-    A class derived from "Ignore*", "Region*" or "Tissue", such as "Ignore*: Positive", counts as that class.
+    A class derived from "Ignore*", "Region*" or "Tissue", such as "Ignore*: Positive", counts as
+    that class.
     """
     called = {str(word).rstrip("*") for word in (class_name, name) if word is not None}
     if class_name is not None:
@@ -100,18 +119,29 @@ def is_called(words: Collection[str], class_name: str | None, name: str | None =
 def why_left_out(
     shapes: np.ndarray, geometries: Sequence[Any], types: Sequence[str], unwanted: Collection[str]
 ) -> np.ndarray:
-    """The reason why each object cannot be used, as a noun for ``list_counts``; "" for usable objects.
+    """The reason why each object cannot be used, as a noun for ``list_counts``; "" for usable
+    objects.
 
-    Objects without a shape have None in ``shapes`` (N,). Objects whose type in ``types`` is ``unwanted`` are not used.
+    Objects without a shape have None in ``shapes`` (N,). Objects whose type in ``types`` is
+    ``unwanted`` are not used.
     """
     bounds, dimensions = shapely.bounds(shapes), shapely.get_dimensions(shapes)
-    # An empty ROI has no positions in QuPath 0.4 and 0.5, and is an outline of a single position in 0.6 and 0.7.
-    is_empty = shapely.is_empty(shapes) | ((dimensions == 2) & (bounds[:, :2] == bounds[:, 2:]).all(1))
+    # An empty ROI has no positions in QuPath 0.4 and 0.5, and is an outline of a single position in
+    # 0.6 and 0.7.
+    is_empty = shapely.is_empty(shapes) | (
+        (dimensions == 2) & (bounds[:, :2] == bounds[:, 2:]).all(1)
+    )
     reasons = np.where(dimensions == 1, "line", "").astype(object)
     reasons[is_empty] = "empty object"
-    planes = [geometry.get("plane") if isinstance(geometry, dict) else None for geometry in geometries]
-    is_above = [isinstance(plane, dict) and bool(plane.get("z") or plane.get("t")) for plane in planes]
-    reasons[is_above] = "object on a plane above 0"  # a bright-field slide has only the plane z = 0, t = 0
+    planes = [
+        geometry.get("plane") if isinstance(geometry, dict) else None for geometry in geometries
+    ]
+    is_above = [
+        isinstance(plane, dict) and bool(plane.get("z") or plane.get("t")) for plane in planes
+    ]
+    reasons[is_above] = (
+        "object on a plane above 0"  # a bright-field slide has only the plane z = 0, t = 0
+    )
     reasons[shapely.is_missing(shapes)] = "object without a shape"
     for index, kind in enumerate(types):
         if kind in unwanted:
@@ -120,13 +150,21 @@ def why_left_out(
 
 
 def list_counts(counts: Mapping[str, int]) -> str:
-    """Counts, keyed by singular nouns, as text: "1 line, 3 detections and 2 points"; "no objects" if all are 0."""
-    named = [f"{n:,} {noun if n == 1 else _PLURALS.get(noun, f'{noun}s')}" for noun, n in counts.items() if n]
+    """Counts, keyed by singular nouns, as text: "1 line, 3 detections and 2 points"; "no objects"
+    if all are 0.
+    """
+    named = [
+        f"{n:,} {noun if n == 1 else _PLURALS.get(noun, f'{noun}s')}"
+        for noun, n in counts.items()
+        if n
+    ]
     return " and ".join(filter(None, [", ".join(named[:-1]), *named[-1:]])) or "no objects"
 
 
 def shape_to_geojson(shape: BaseGeometry) -> dict[str, Any]:
-    """Convert a shape to a GeoJSON geometry; QuPath 0.4 and 0.5 reject a multipolygon of one part."""
+    """Convert a shape to a GeoJSON geometry; QuPath 0.4 and 0.5 reject a multipolygon of one
+    part.
+    """
     if shape.geom_type == "MultiPolygon" and len(shape.geoms) == 1:
         shape = shape.geoms[0]
     return json.loads(shapely.to_geojson(shape))
@@ -134,15 +172,28 @@ def shape_to_geojson(shape: BaseGeometry) -> dict[str, Any]:
 
 GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
 GEOMETRIES = frozenset(
-    {"Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection"}
+    {
+        "Point",
+        "MultiPoint",
+        "LineString",
+        "MultiLineString",
+        "Polygon",
+        "MultiPolygon",
+        "GeometryCollection",
+    }
 )
 _LONGEST_HEAD = 1 << 16
-_HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*(\[|\{.*"type"\s*:\s*"FeatureCollection".*"features"\s*:\s*\[)\s*', re.DOTALL)
+_HEAD = re.compile(
+    rb'(\xef\xbb\xbf)?\s*(\[|\{.*"type"\s*:\s*"FeatureCollection".*"features"\s*:\s*\[)\s*',
+    re.DOTALL,
+)
 
 
 def is_geometry(item: Any) -> bool:
     """True if ``item`` is a JSON object with the type of a geometry."""
-    return isinstance(item, dict) and isinstance(kind := item.get("type"), str) and kind in GEOMETRIES
+    return (
+        isinstance(item, dict) and isinstance(kind := item.get("type"), str) and kind in GEOMETRIES
+    )
 
 
 @contextmanager
@@ -160,11 +211,17 @@ def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
     except FileNotFoundError as error:
         raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise GeoJSONError(f"{path}: the gzip compression is damaged ({error}); export it again") from error
+        raise GeoJSONError(
+            f"{path}: the gzip compression is damaged ({error}); export it again"
+        ) from error
     except zipfile.BadZipFile as error:
-        raise GeoJSONError(f"{path}: the zip file cannot be unpacked ({error}); export it again") from error
+        raise GeoJSONError(
+            f"{path}: the zip file cannot be unpacked ({error}); export it again"
+        ) from error
     except OSError as error:
-        raise GeoJSONError(f"{path}: cannot be read ({error.strerror}); give the path of a GeoJSON file") from error
+        raise GeoJSONError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a GeoJSON file"
+        ) from error
 
 
 def _open_member(archive: zipfile.ZipFile, path: Path | str) -> BinaryIO:
@@ -172,8 +229,14 @@ def _open_member(archive: zipfile.ZipFile, path: Path | str) -> BinaryIO:
     names = [name for name in archive.namelist() if name.lower().endswith(GEOJSON_SUFFIXES[:-1])]
     names = [name for name in names if not name.startswith("__MACOSX/")]
     if len(names) != 1:
-        content = f"{len(names)} GeoJSON files ({', '.join(names[:3])})" if names else "no .geojson or .json file"
-        raise GeoJSONError(f"{path}: the zip contains {content}, expected one; unpack it and give that file")
+        content = (
+            f"{len(names)} GeoJSON files ({', '.join(names[:3])})"
+            if names
+            else "no .geojson or .json file"
+        )
+        raise GeoJSONError(
+            f"{path}: the zip contains {content}, expected one; unpack it and give that file"
+        )
     try:
         return archive.open(names[0])
     except (NotImplementedError, RuntimeError) as error:
@@ -181,14 +244,19 @@ def _open_member(archive: zipfile.ZipFile, path: Path | str) -> BinaryIO:
 
 
 def iterate_features(path: Path | str) -> Iterator[Any]:
-    """Yield the members of a FeatureCollection or array, or the Feature or geometry that is the whole document.
+    """Yield the members of a FeatureCollection or array, or the Feature or geometry that is the
+    whole document.
 
-    The file is plain, gzip, or a zip that contains only one such file. Each object is followed by its children; none
-    of them is checked.
+    The file is plain, gzip, or a zip that contains only one such file. Each object is followed by
+    its children; none of them is checked.
     """
     with open_geojson(path) as file:
         head, has_lines = _read_head(file)
-        items = _iterate_lines(file, head, path) if has_lines else _parse_document(head + file.read(), path)
+        items = (
+            _iterate_lines(file, head, path)
+            if has_lines
+            else _parse_document(head + file.read(), path)
+        )
         for item in items:
             yield from with_children(item)
 
@@ -205,7 +273,9 @@ def loads(text: bytes) -> Any:
 
 
 def _read_head(file: BinaryIO) -> tuple[bytes, bool]:
-    """Read up to a ``[`` at the end of a line, and tell whether each feature seems to have its own line."""
+    """Read up to a ``[`` at the end of a line, and tell whether each feature seems to have its own
+    line.
+    """
     head = b""
     while len(head) < _LONGEST_HEAD and (line := file.readline()):
         head += line
@@ -245,10 +315,13 @@ def _iterate_lines(file: BinaryIO, head: bytes, path: Path | str) -> Iterator[An
         try:
             feature = loads(text.removesuffix(b","))
         except ValueError as error:
-            try:  # from here on, features may not have their own lines: parse the rest as one document
+            # from here on, features may not have their own lines: parse the rest as one document
+            try:
                 rest = loads(head + text + b"\n" + file.read())
             except ValueError:
-                raise GeoJSONError(f"{path}: feature {number}: not JSON ({error}); export it again") from error
+                raise GeoJSONError(
+                    f"{path}: feature {number}: not JSON ({error}); export it again"
+                ) from error
             yield from _split(rest, path)
             return
         yield feature
@@ -256,15 +329,21 @@ def _iterate_lines(file: BinaryIO, head: bytes, path: Path | str) -> Iterator[An
 
 
 def _split(document: Any, path: Path | str) -> list[Any]:
-    """The members of a FeatureCollection or array, or the Feature or geometry that is the whole document."""
+    """The members of a FeatureCollection or array, or the Feature or geometry that is the whole
+    document.
+    """
     if isinstance(document, dict):
-        if document.get("type") == "FeatureCollection" and isinstance(document.get("features"), list):
+        if document.get("type") == "FeatureCollection" and isinstance(
+            document.get("features"), list
+        ):
             return document["features"]
         if document.get("type") == "Feature" or is_geometry(document):
             return [document]
     if isinstance(document, list):
         return document
-    raise GeoJSONError(f"{path}: neither a FeatureCollection nor a list of features, nor a Feature or geometry")
+    raise GeoJSONError(
+        f"{path}: neither a FeatureCollection nor a list of features, nor a Feature or geometry"
+    )
 
 
 def _parse_document(text: bytes, path: Path | str) -> list[Any]:
@@ -274,6 +353,10 @@ def _parse_document(text: bytes, path: Path | str) -> list[Any]:
         position = getattr(error, "pos", len(text))
         before = text[: position + 1].decode(errors="replace") if position < len(text) else ""
         comma = re.search(r",\s*[\]}]$", before[-100:])
-        reason = f"a comma before '{before[-1]}'; remove it" if comma else f"not JSON ({error}); export it again"
+        reason = (
+            f"a comma before '{before[-1]}'; remove it"
+            if comma
+            else f"not JSON ({error}); export it again"
+        )
         raise GeoJSONError(f"{path}: {reason}") from error
     return _split(document, path)

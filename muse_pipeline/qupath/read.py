@@ -45,7 +45,9 @@ class NucleusParts:
         return shapely.get_type_id(self.geometry) == _POLYGON
 
     def measure(self, mpp: tuple[float, float], n_rays: int) -> tuple[np.ndarray, np.ndarray]:
-        """Centres (P, 2) in pixels of ``mpp`` = (x, y), and rays (P, n_rays) in um, NaN for points."""
+        """Centres (P, 2) in pixels of ``mpp`` = (x, y), and rays (P, n_rays) in um, NaN for
+        points.
+        """
         drawn = self.is_polygon
         xy = np.zeros((len(drawn), 2))
         rays = np.full((len(drawn), n_rays), np.nan, np.float32)
@@ -54,16 +56,19 @@ class NucleusParts:
         return xy, rays
 
     def reject(self, wrong: np.ndarray, what: str) -> None:
-        """Raise LabelError for the first part that is ``wrong`` (P,), which ``what`` describes in the message."""
+        """Raise LabelError for the first part that is ``wrong`` (P,), which ``what`` describes in
+        the message.
+        """
         if wrong.any():
             raise LabelError(f"{self.path}, feature {self.number[wrong.argmax()]}: {what}")
 
 
 def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
-    """Split geometries (N,), including multi-geometries, into their points and polygons; lines are left out.
+    """Split geometries (N,), including multi-geometries, into their points and polygons; lines are
+    left out.
 
-    The positions ``number`` (N,) of the objects in the file count from 1. If the outline of a polygon crosses itself,
-    the nucleus is the largest area that it bounds.
+    The positions ``number`` (N,) of the objects in the file count from 1. If the outline of a
+    polygon crosses itself, the nucleus is the largest area that it bounds.
     """
     parts, owner = shapely.get_parts(geometry, return_index=True)
     while np.isin(shapely.get_type_id(parts), _COLLECTIONS).any():
@@ -115,26 +120,37 @@ class GeoJSONObjects:
         return split_parts(self.geometry, self.number, self.path)
 
 
-def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: bool = True) -> GeoJSONObjects:
+def read_geojson(
+    path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: bool = True
+) -> GeoJSONObjects:
     """Read GeoJSON from QuPath, other tools or this package; of a cell, only the nucleus is read.
 
-    Lines, TMA cores, empty objects and objects on planes above 0 of a stack are left out with a warning.
+    Lines, TMA cores, empty objects and objects on planes above 0 of a stack are left out with a
+    warning.
 
     Args:
         path: path of a GeoJSON file: plain, gzip, or a zip that contains only one such file.
-        offset_px: offset added to every position: ``coords.qupath_offset_px(info.bounds)`` for files in QuPath's frame.
-        tiles: True to read tiles as well: some programs write nuclei as tiles, while QuPath's own are superpixels.
+        offset_px: offset added to every position: ``coords.qupath_offset_px(info.bounds)`` for
+            files in QuPath's frame.
+        tiles: True to read tiles as well: some programs write nuclei as tiles, while QuPath's own
+            are superpixels.
 
     Raises:
-        GeoJSONError: the file is not GeoJSON, an outline cannot be built, or all objects were left out.
+        GeoJSONError: the file is not GeoJSON, an outline cannot be built, or all objects were left
+            out.
     """
     unwanted = ("tmaCore", "root") if tiles else ("tmaCore", "root", "tile")
     geometries, class_names, object_types, names, reasons = [np.zeros(0, object)], [], [], [], []
     items = iterate_features(path)
     while features := [to_feature(item) for item in islice(items, _BATCH)]:
-        shapes, types = _build_geometries(features, path, n_before=len(names)), list(map(read_object_type, features))
+        shapes, types = (
+            _build_geometries(features, path, n_before=len(names)),
+            list(map(read_object_type, features)),
+        )
         geometries.append(shapes)
-        reasons += why_left_out(shapes, [feature.get("geometry") for feature in features], types, unwanted).tolist()
+        reasons += why_left_out(
+            shapes, [feature.get("geometry") for feature in features], types, unwanted
+        ).tolist()
         properties = list(map(properties_of, features))
         class_names += [read_class_name(entry.get("classification")) for entry in properties]
         object_types += types
@@ -142,33 +158,48 @@ def read_geojson(path: Path | str, offset_px: tuple[int, int] = (0, 0), tiles: b
     used = np.array([reason == "" for reason in reasons], bool)
     if counts := Counter(filter(None, reasons)):
         if not used.any():
-            raise GeoJSONError(f"{path}: has no usable points or polygons (left out: {list_counts(counts)}); draw some")
+            raise GeoJSONError(
+                f"{path}: has no usable points or polygons (left out: {list_counts(counts)}); draw"
+                " some"
+            )
         warnings.warn(f"{path}: left out {list_counts(counts)}", LeftOutWarning, stacklevel=2)
-    geometry = shapely.transform(np.concatenate(geometries)[used], lambda xy: xy + np.asarray(offset_px, float))
+    geometry = shapely.transform(
+        np.concatenate(geometries)[used], lambda xy: xy + np.asarray(offset_px, float)
+    )
     columns = (np.array(column, object)[used] for column in (class_names, object_types, names))
     return GeoJSONObjects(path, geometry, *columns, np.flatnonzero(used) + 1)
 
 
 def to_feature(item: Any) -> dict[str, Any]:
-    """Convert an item of ``iterate_features`` to a feature, which is empty if the item is not a JSON object."""
+    """Convert an item of ``iterate_features`` to a feature, which is empty if the item is not a
+    JSON object.
+    """
     if not isinstance(item, dict):
         return {}
     if is_geometry(item):
         return {"geometry": item}
-    nucleus = item.get("nucleusGeometry")  # a QuPath cell has it in addition to the geometry of its border
+    nucleus = item.get(
+        "nucleusGeometry"
+    )  # a QuPath cell has it in addition to the geometry of its border
     return {**item, "geometry": nucleus} if nucleus else item
 
 
-def _build_geometries(features: list[dict[str, Any]], path: Path | str, n_before: int) -> np.ndarray:
+def _build_geometries(
+    features: list[dict[str, Any]], path: Path | str, n_before: int
+) -> np.ndarray:
     try:
-        texts = [orjson.dumps(f["geometry"]).decode() if f.get("geometry") else None for f in features]
+        texts = [
+            orjson.dumps(f["geometry"]).decode() if f.get("geometry") else None for f in features
+        ]
     except TypeError as error:
-        raise GeoJSONError(f"{path}: a geometry has a number beyond 64 bits; correct it or export it again") from error
+        raise GeoJSONError(
+            f"{path}: a geometry has a number beyond 64 bits; correct it or export it again"
+        ) from error
     geometry = shapely.from_geojson(texts, on_invalid="ignore")
     failed = [i for i in np.flatnonzero(shapely.is_missing(geometry)) if texts[i] is not None]
     if failed:
         raise GeoJSONError(
-            f"{path}: feature {n_before + failed[0] + 1}: the geometry cannot be built; rings must be closed and have "
-            "four positions or more; correct it or export it again"
+            f"{path}: feature {n_before + failed[0] + 1}: the geometry cannot be built; rings must"
+            " be closed and have four positions or more; correct it or export it again"
         )
     return geometry

@@ -1,4 +1,6 @@
-"""``nuclei.geojson.gz``: the nuclei for QuPath, written from ``nuclei.parquet`` in batches of bounded size."""
+"""``nuclei.geojson.gz``: the nuclei for QuPath, written from ``nuclei.parquet`` in batches of
+bounded size.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ from muse_pipeline.core.process import MapInOrder
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import NucleusClass, SlideInfo
 from muse_pipeline.nuclei import parquet
-from muse_pipeline.nuclei.arrow import lists_to_numpy, polygons_to_wkb, to_arrow, to_numpy, wkb_to_rings
+from muse_pipeline.nuclei.arrow import (
+    lists_to_numpy,
+    polygons_to_wkb,
+    to_arrow,
+    to_numpy,
+    wkb_to_rings,
+)
 from muse_pipeline.nuclei.rays import are_clearly_simple, rays_to_rings, rings_to_polygons
 from muse_pipeline.qupath.columns import render_coordinates, render_decimals, render_integers, uuid5
 from muse_pipeline.slides.isolation import choose_map
@@ -40,7 +48,8 @@ _GZIP_LEVEL = 1  # the fastest level of libdeflate that compresses
 
 @contextmanager
 def open_features(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Yield a function that appends a batch of features, one per line, to a file that appears when it is complete.
+    """Yield a function that appends a batch of features, one per line, to a file that appears when
+    it is complete.
 
     The features of a batch are joined by ``SEPARATOR`` and were passed through ``encode``.
     """
@@ -54,7 +63,9 @@ def open_features(path: Path) -> Iterator[Callable[[bytes], None]]:
 
 
 def encode(text: bytes, suffix: str) -> bytes:
-    """The text as stored in a file with ``suffix``: unchanged, or as a gzip member without name and time."""
+    """The text as stored in a file with ``suffix``: unchanged, or as a gzip member without name and
+    time.
+    """
     return text if suffix == ".geojson" else imagecodecs.gzip_encode(text, _GZIP_LEVEL)
 
 
@@ -78,11 +89,13 @@ def write_geojson(
     threads: int = 1,
     measurements: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write the nuclei of a slide for QuPath and ``<name>.provenance.json``, and return the content of the latter.
+    """Write the nuclei of a slide for QuPath and ``<name>.provenance.json``, and return the content
+    of the latter.
 
-    Positions count from the origin of the ``frame``, as in ``coords.qupath_offset_px``. If there are more nuclei than
-    ``max_features``, ``<name>.part-001.geojson.gz`` and so on are written as well, each with at most this number. The
-    columns ``measurements`` are written in addition to those of ``measurements_of``.
+    Positions count from the origin of the ``frame``, as in ``coords.qupath_offset_px``. If there
+    are more nuclei than ``max_features``, ``<name>.part-001.geojson.gz`` and so on are written as
+    well, each with at most this number. The columns ``measurements`` are written in addition to
+    those of ``measurements_of``.
     """
     output = Path(output)
     provenance = _read_provenance(nuclei_path, info)
@@ -95,7 +108,11 @@ def write_geojson(
     map_batches = partial(choose_map(threads, provenance.n_windows), threads=threads)
     parts = _write_files(tables, renderer, output, n_nuclei, max_features, map_batches)
     # size of the image in the program that the frame is named after
-    size_px = (info.bounds.width, info.bounds.height) if frame == "qupath" and info.bounds else info.size_px
+    size_px = (
+        (info.bounds.width, info.bounds.height)
+        if frame == "qupath" and info.bounds
+        else info.size_px
+    )
     sidecar = {
         "slide_id": info.slide_id,
         "slide_file": Path(info.path).name,
@@ -119,13 +136,22 @@ def write_cells(
     threads: int = 1,
     measurements: Sequence[str] = (),
 ) -> None:
-    """Write the cells of a slide for QuPath, each with its nucleus and its id; arguments as in ``write_geojson``."""
+    """Write the cells of a slide for QuPath, each with its nucleus and its id; arguments as in
+    ``write_geojson``.
+    """
     provenance = _read_provenance(nuclei_path, info)
     with parquet.open_nuclei(nuclei_path) as file:
         schema = file.schema_arrow
     if parquet.CELL_RAYS not in schema.names:
-        raise NucleiError(f"{nuclei_path}: has no cells; run the slide again with the setting `cells`")
-    tables = partial(_read_tables, nuclei_path, [*list_columns(schema, measurements), parquet.CELL_RAYS], provenance)
+        raise NucleiError(
+            f"{nuclei_path}: has no cells; run the slide again with the setting `cells`"
+        )
+    tables = partial(
+        _read_tables,
+        nuclei_path,
+        [*list_columns(schema, measurements), parquet.CELL_RAYS],
+        provenance,
+    )
     map_batches = partial(choose_map(threads, provenance.n_windows), threads=threads)
     _write_files(tables, CellRenderer(info, provenance, frame), Path(output), 0, None, map_batches)
 
@@ -137,13 +163,21 @@ def list_columns(schema: pa.Schema, measurements: Sequence[str]) -> list[str]:
 
 
 def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
-    """Require that ``names`` are columns of floating-point numbers, and return each of them once."""
+    """Require that ``names`` are columns of floating-point numbers, and return each of them
+    once.
+    """
     columns = [field.name for field in schema if pa.types.is_floating(field.type)]
     for name in names:
         if name not in columns:
             near = get_close_matches(name, columns, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"its numeric columns are {', '.join(columns)}"
-            raise GeoJSONError(f"measurements: the table of nuclei has no numeric column '{name}'; {hint}")
+            hint = (
+                f"did you mean '{near[0]}'?"
+                if near
+                else f"its numeric columns are {', '.join(columns)}"
+            )
+            raise GeoJSONError(
+                f"measurements: the table of nuclei has no numeric column '{name}'; {hint}"
+            )
     return list(dict.fromkeys(names))
 
 
@@ -151,8 +185,9 @@ def _read_provenance(nuclei_path: Path | str, info: SlideInfo) -> Provenance:
     provenance = parquet.read_provenance(nuclei_path)
     if provenance.fingerprint != info.fingerprint:
         raise NucleiError(
-            f"{nuclei_path}: made from slide '{provenance.slide_id}' with fingerprint {provenance.fingerprint}, "
-            f"while slide '{info.slide_id}' has {info.fingerprint}; run the slide again or give its own slide.json"
+            f"{nuclei_path}: made from slide '{provenance.slide_id}' with fingerprint"
+            f" {provenance.fingerprint}, while slide '{info.slide_id}' has {info.fingerprint}; run"
+            " the slide again or give its own slide.json"
         )
     return provenance
 
@@ -160,7 +195,9 @@ def _read_provenance(nuclei_path: Path | str, info: SlideInfo) -> Provenance:
 def _read_tables(
     nuclei_path: Path | str, columns: list[str], provenance: Provenance, batch_size: int
 ) -> Iterator[pa.Table]:
-    """Read the columns of all nuclei; ``quality`` becomes 1 for nuclei that totals leave out, and 0 for others."""
+    """Read the columns of all nuclei; ``quality`` becomes 1 for nuclei that totals leave out, and 0
+    for others.
+    """
     for table in parquet.iterate_rows(nuclei_path, batch_size, columns):
         if parquet.QUALITY in columns:
             flags = to_arrow(parquet.left_out(table, provenance).astype(float))
@@ -185,16 +222,23 @@ def _write_files(
     if max_features is not None and max_features < 1:
         raise GeoJSONError(f"parts of at most {max_features} nuclei hold none; give 1 or more")
     stem, suffix = split_name(output)
-    # A part consists of whole batches, which are rendered and compressed once for both the part and the whole file.
+    # A part consists of whole batches, which are rendered and compressed once for both the part and
+    # the whole file.
     n_batches = -(-(max_features or BATCH) // BATCH)
-    batch_size = (max_features or BATCH) // n_batches  # parts may have slightly fewer nuclei than ``max_features``
+    batch_size = (
+        max_features or BATCH
+    ) // n_batches  # parts may have slightly fewer nuclei than ``max_features``
     n_parts = -(-n_nuclei // (n_batches * batch_size)) if max_features else 0
     numbers = range(1, n_parts + 1) if n_parts > 1 else ()
     parts = [output.with_name(f"{stem}.part-{number:03d}{suffix}") for number in numbers]
     of_any_number = re.compile(re.escape(stem) + r"\.part-\d{3,}" + re.escape(suffix))
-    for stale in [path for path in output.parent.glob("*.part-*") if of_any_number.fullmatch(path.name)]:
+    for stale in [
+        path for path in output.parent.glob("*.part-*") if of_any_number.fullmatch(path.name)
+    ]:
         remove(stale)
-    batches = map_batches(partial(_render, renderer=renderer, suffix=suffix), read_tables(batch_size))
+    batches = map_batches(
+        partial(_render, renderer=renderer, suffix=suffix), read_tables(batch_size)
+    )
     with open_features(output) as write_to_whole:
         for path in parts:
             with open_features(path) as write_to_part:
@@ -218,27 +262,40 @@ OPTIONAL = {  # for tables with these columns
     parquet.CLUSTER: ("Morphology cluster", parquet.CLUSTER, 1),
     parquet.REGION_PROB: ("Region probability", parquet.REGION_PROB, 3),
     parquet.BORDER: ("Border distance um", parquet.BORDER, 1),
-    parquet.UNLIKE_REGION: ("Unlike region", parquet.UNLIKE_REGION, 1),  # 1 if the class does not occur in the region
+    parquet.UNLIKE_REGION: (
+        "Unlike region",
+        parquet.UNLIKE_REGION,
+        1,
+    ),  # 1 if the class does not occur in the region
     parquet.QUALITY: ("In artefact", parquet.QUALITY, 1),  # 1 where totals leave a nucleus out
 }
 CHOSEN_DIGITS = 4  # digits after the point, for columns that the user chose
-INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))  # QuPath's names, and brightness relative to the class's colour
+INTENSITIES = (
+    ("Negative", 1.25),
+    ("Positive", 0.75),
+)  # QuPath's names, and brightness relative to the class's colour
 _CENTROID_DIGITS = 12
-_AT_ONCE = 2_048  # nuclei rendered together; at some 1,400 bytes each, they fit into the cache of a core
+_AT_ONCE = (
+    2_048  # nuclei rendered together; at some 1,400 bytes each, they fit into the cache of a core
+)
 
 
 class FeatureRenderer:
-    """Renders tables with ``COLUMNS``, and perhaps some of ``OPTIONAL``, as features, joined by ``SEPARATOR``.
+    """Renders tables with ``COLUMNS``, and perhaps some of ``OPTIONAL``, as features, joined by
+    ``SEPARATOR``.
 
-    Labels are indices of ``classes``; other labels are written without classification. If the table has ``POSITIVE``,
-    classes are derived from those of the model, such as "Epithelial: Positive". The same centroid in the same ``run``,
-    which identifies slide and model, has the same id. The offset (x, y) is subtracted from every position.
+    Labels are indices of ``classes``; other labels are written without classification. If the table
+    has ``POSITIVE``, classes are derived from those of the model, such as "Epithelial: Positive".
+    The same centroid in the same ``run``, which identifies slide and model, has the same id. The
+    offset (x, y) is subtracted from every position.
     """
 
     def __init__(self, classes: Sequence[NucleusClass], run: str, offset_px: tuple[int, int]):
         self._namespace = uuid.uuid5(NAMESPACE, run)
         self._offset_px = np.asarray(offset_px, float)
-        self._plain = np.array([*(_classification("name", kind.name, kind.color) for kind in classes), b""])
+        self._plain = np.array(
+            [*(_classification("name", kind.name, kind.color) for kind in classes), b""]
+        )
         self._derived = np.array([text for kind in classes for text in _derive(kind)] + [b""])
 
     def render(self, table: pa.Table) -> bytes:
@@ -262,16 +319,21 @@ class FeatureRenderer:
         ]
         text = bytearray(n * sum(part.shape[1] for part in parts))
         np.concatenate(parts, axis=1, out=np.frombuffer(text, np.uint8).reshape(n, -1))
-        # Texts of different lengths are padded with zeros (``columns.BLANK``), which JSON cannot contain.
+        # Texts of different lengths are padded with zeros (``columns.BLANK``), which JSON cannot
+        # contain.
         return text.translate(None, b"\0")
 
     def _render_outlines(self, table: pa.Table) -> list[np.ndarray]:
-        """Render the outlines and the text that follows them, up to and including the type of the objects."""
+        """Render the outlines and the text that follows them, up to and including the type of the
+        objects.
+        """
         outlines = self._render_rings(wkb_to_rings(table["geometry"]), len(table))
         return [outlines, _constant(b'},"properties":{"objectType":"detection"', len(table))]
 
     def _render_rings(self, groups: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> np.ndarray:
-        """Render rings given as groups of rows (M,) in a batch of ``n`` and their rings (M, V, 2)."""
+        """Render rings given as groups of rows (M,) in a batch of ``n`` and their rings (M, V,
+        2).
+        """
         texts = [(rows, render_coordinates(rings - self._offset_px)) for rows, rings in groups]
         if len(texts) == 1:
             return texts[0][1]
@@ -290,10 +352,14 @@ class FeatureRenderer:
 
 
 class CellRenderer(FeatureRenderer):
-    """Renders tables with ``CELL_RAYS`` as cells that contain nuclei; arguments as in ``write_cells``."""
+    """Renders tables with ``CELL_RAYS`` as cells that contain nuclei; arguments as in
+    ``write_cells``.
+    """
 
     def __init__(self, info: SlideInfo, provenance: Provenance, frame: str):
-        super().__init__(provenance.classes, provenance.run_name, qupath_offset_px(info.bounds, frame))
+        super().__init__(
+            provenance.classes, provenance.run_name, qupath_offset_px(info.bounds, frame)
+        )
         self._info = info
 
     @override
@@ -304,7 +370,9 @@ class CellRenderer(FeatureRenderer):
         return [cells, key, nuclei, _constant(b'},"properties":{"objectType":"cell"', len(table))]
 
     def _cell_rings(self, table: pa.Table) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """Outlines of cells, in groups as from ``wkb_to_rings``; the few that are not simple are repaired."""
+        """Outlines of cells, in groups as from ``wkb_to_rings``; the few that are not simple are
+        repaired.
+        """
         xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], -1)
         rings = rays_to_rings(xy, lists_to_numpy(table[parquet.CELL_RAYS]), self._info.mpp)
         rounded = np.round(rings, 1)
@@ -315,24 +383,35 @@ class CellRenderer(FeatureRenderer):
 
 
 def nucleus_ids(run: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The ids in QuPath, (N,) S36, of nuclei at these positions in level-0 px; ``run`` is a ``Provenance.run_name``."""
+    """The ids in QuPath, (N,) S36, of nuclei at these positions in level-0 px; ``run`` is a
+    ``Provenance.run_name``.
+    """
     return uuid5(uuid.uuid5(NAMESPACE, run), _centroid_names(x, y)).view("S36").ravel()
 
 
 def _derive(kind: NucleusClass) -> Iterator[bytes]:
-    """The derived classes for negative and for positive nuclei of a class, named and coloured as QuPath does."""
+    """The derived classes for negative and for positive nuclei of a class, named and coloured as
+    QuPath does.
+    """
     names = [part.strip() for part in kind.name.split(":")]
     for intensity, scale in INTENSITIES:
-        yield _classification("names", [*names, intensity], [min(int(part * scale), 255) for part in kind.color])
+        yield _classification(
+            "names", [*names, intensity], [min(int(part * scale), 255) for part in kind.color]
+        )
 
 
 def _classification(key: str, name: str | list[str], color: Sequence[int]) -> bytes:
     value = {key: name, "color": list(color)}
-    return b',"classification":' + json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return (
+        b',"classification":'
+        + json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    )
 
 
 def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Names (N, L) of absolute positions, to 0.01 px; a running number distinguishes equal positions in a batch."""
+    """Names (N, L) of absolute positions, to 0.01 px; a running number distinguishes equal
+    positions in a batch.
+    """
     hundredths = np.rint(np.stack([x, y]) * 100).astype(np.int64)
     key = hundredths[0] << 32 | hundredths[1]
     order = np.argsort(key, kind="stable")
@@ -345,7 +424,9 @@ def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
-    """For each measurement of a table with ``columns``: name in QuPath, column, and digits after the decimal point."""
+    """For each measurement of a table with ``columns``: name in QuPath, column, and digits after
+    the decimal point.
+    """
     own = {*COLUMNS, *OPTIONAL, parquet.POSITIVE, parquet.CELL_RAYS}
     chosen = ((name, name, CHOSEN_DIGITS) for name in columns if name not in own)
     return (*MEASUREMENTS, *(entry for name, entry in OPTIONAL.items() if name in columns), *chosen)
@@ -377,6 +458,9 @@ IMPORT_SCRIPT = "import_nuclei.groovy"
 def copy_import_script(folder: Path | str) -> Path:
     """Copy the import script for QuPath into ``folder``, and return its path."""
     target = Path(folder) / IMPORT_SCRIPT
-    with as_file(files("muse_pipeline.qupath") / IMPORT_SCRIPT) as source, complete_file(target) as partial:
+    with (
+        as_file(files("muse_pipeline.qupath") / IMPORT_SCRIPT) as source,
+        complete_file(target) as partial,
+    ):
         shutil.copyfile(source, partial)
     return target

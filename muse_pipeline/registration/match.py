@@ -17,7 +17,9 @@ from muse_pipeline.slides.base import WHITE
 from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.tissue.stain import DENSITY
 
-CLEAR = 0.1  # the correlation of a tile's best position must exceed that of all other positions by this
+CLEAR = (
+    0.1  # the correlation of a tile's best position must exceed that of all other positions by this
+)
 MIN_CORRELATION = 0.2
 OTHER_POSITION_UM = 8.0  # positions farther than this from the best one count as other positions
 FLAT = 0.02  # standard deviation of optical density; a tile that varies less shows no nuclei
@@ -52,13 +54,21 @@ PixelReader = AreaReader | SlidePicture  # readers of a slide at one resolution
 
 
 def grid_um(corner_um: np.ndarray, step_um: float, size: tuple[int, int]) -> np.ndarray:
-    """(h, w, 2) float64: centres, in um, of a grid of (width, height) = ``size`` pixels of side ``step_um``."""
-    x, y = (start + (np.arange(n) + 0.5) * step_um for start, n in zip(corner_um, size, strict=True))
+    """(h, w, 2) float64: centres, in um, of a grid of (width, height) = ``size`` pixels of side
+    ``step_um``.
+    """
+    x, y = (
+        start + (np.arange(n) + 0.5) * step_um for start, n in zip(corner_um, size, strict=True)
+    )
     return np.stack(np.meshgrid(x, y), -1)
 
 
-def sample(reader: PixelReader, um: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
-    """Colours (h, w, 3) uint8 at positions (h, w, 2) in um from the corner of level 0; white beyond the slide."""
+def sample(
+    reader: PixelReader, um: np.ndarray, interpolation: int = cv2.INTER_LINEAR
+) -> np.ndarray:
+    """Colours (h, w, 3) uint8 at positions (h, w, 2) in um from the corner of level 0; white beyond
+    the slide.
+    """
     at = um / reader.mpp
     # Cubic interpolation reads two pixels on either side of a position.
     low = np.maximum(np.floor(at.min((0, 1))).astype(int) - 2, 0)
@@ -72,18 +82,24 @@ def sample(reader: PixelReader, um: np.ndarray, interpolation: int = cv2.INTER_L
 
 
 def nuclear_density(pixels: np.ndarray) -> np.ndarray:
-    """Optical density of red, (h, w) float32; haematoxylin and brown DAB absorb red, but eosin hardly does."""
+    """Optical density of red, (h, w) float32; haematoxylin and brown DAB absorb red, but eosin
+    hardly does.
+    """
     return DENSITY[pixels[..., 0]]
 
 
 class WarpedReader:
     """A partner, read at about ``mpp``, as an image of ``size_px`` in the frame of its slide."""
 
-    def __init__(self, partner: PixelReader, transform: Transform, size_px: tuple[int, int], mpp: float):
+    def __init__(
+        self, partner: PixelReader, transform: Transform, size_px: tuple[int, int], mpp: float
+    ):
         self.partner, self.transform, self.size_px, self.mpp = partner, transform, size_px, mpp
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8: ``size`` = (width, height) pixels from corner ``xy``; white beyond the partner."""
+        """(h, w, 3) uint8: ``size`` = (width, height) pixels from corner ``xy``; white beyond the
+        partner.
+        """
         um = self.transform.to_partner(grid_um(np.multiply(xy, self.mpp), self.mpp, size))
         return sample(self.partner, um, cv2.INTER_CUBIC)
 
@@ -94,7 +110,9 @@ class Power:
 
     um: float  # um per pixel
     tile_um: float  # side of a tile
-    reach_um: float  # a tile is searched for up to this distance in x and y from its expected position
+    reach_um: (
+        float  # a tile is searched for up to this distance in x and y from its expected position
+    )
 
     @property
     def tile_px(self) -> int:
@@ -112,15 +130,23 @@ class TileMatches:
     """Measurements of N tiles."""
 
     centre_um: np.ndarray  # (N, 2) centres on the slide
-    shift_um: np.ndarray  # (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match
+    # (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match
+    shift_um: np.ndarray
     correlation: np.ndarray  # (N,) correlation of the tile with the partner at its best position
-    is_seen: np.ndarray  # (N,) bool, True if the tile lies on the partner, which is not uniform there
-    is_clear: np.ndarray  # (N,) bool, True if the best position is much better than all other positions
-    # (N,) bool, True if the tile correlates with the partner at its expected position, or is uniform
+    is_seen: (
+        np.ndarray
+    )  # (N,) bool, True if the tile lies on the partner, which is not uniform there
+    is_clear: (
+        np.ndarray
+    )  # (N,) bool, True if the best position is much better than all other positions
+    # (N,) bool, True if the tile correlates with the partner at its expected position, or is
+    # uniform
     is_alike: np.ndarray
 
     def partner_um(self, transform: Transform) -> np.ndarray:
-        """(N, 2) positions on the partner that match the tiles' centres; ``transform`` as given to ``match_tiles``."""
+        """(N, 2) positions on the partner that match the tiles' centres; ``transform`` as given to
+        ``match_tiles``.
+        """
         return transform.to_partner(self.centre_um + self.shift_um)
 
 
@@ -132,14 +158,18 @@ def match_tiles(
     power: Power,
     threads: int = 1,
 ) -> TileMatches:
-    """Find the tiles around ``centre_um`` (N, 2) on the partner, near the positions that ``transform`` predicts."""
+    """Find the tiles around ``centre_um`` (N, 2) on the partner, near the positions that
+    ``transform`` predicts.
+    """
 
     def match(centre: np.ndarray) -> TileMatch:
         return _match_tile(slide, partner, transform, centre, power)
 
     tiles = list(map_in_order(match, centre_um, threads))
     columns = [np.array([getattr(tile, name) for tile in tiles]) for name in TileMatch._fields]
-    return TileMatches(np.asarray(centre_um).reshape(-1, 2), columns[0].reshape(-1, 2), *columns[1:])
+    return TileMatches(
+        np.asarray(centre_um).reshape(-1, 2), columns[0].reshape(-1, 2), *columns[1:]
+    )
 
 
 class TileMatch(NamedTuple):
@@ -170,7 +200,10 @@ def _match_tile(
     is_on = ((on_partner >= 0) & (on_partner < np.asarray(partner.size_px) * partner.mpp)).all(-1)
     if is_on[reach : reach + height, reach : reach + width].mean() < MIN_SEEN:
         return UNSEEN
-    tile, around = nuclear_density(sample(slide, inner)), nuclear_density(sample(partner, on_partner))
+    tile, around = (
+        nuclear_density(sample(slide, inner)),
+        nuclear_density(sample(partner, on_partner)),
+    )
     if around.std() < FLAT:
         return UNSEEN
     if tile.std() < FLAT:
@@ -189,7 +222,9 @@ def _match_tile(
 
 
 def _subpixel(score: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Subpixel offset (row, column) of the best score, from parabolas through it and its neighbours."""
+    """Subpixel offset (row, column) of the best score, from parabolas through it and its
+    neighbours.
+    """
     offset = np.zeros(2)
     for axis in range(2):
         before, after = (position.copy() for _ in range(2))
@@ -203,11 +238,14 @@ def _subpixel(score: np.ndarray, position: np.ndarray) -> np.ndarray:
     return offset
 
 
-def lattice(mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, least: int, most: int) -> np.ndarray:
+def lattice(
+    mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, least: int, most: int
+) -> np.ndarray:
     """Centres (N, 2) in um of tiles of ``side_um`` with at least ``COVERED`` tissue.
 
-    Tiles lie side by side from the slide's corner. If there are more than ``most``, they are spaced out; if there are
-    fewer than ``least``, they overlap, with steps of at least a quarter of their side.
+    Tiles lie side by side from the slide's corner. If there are more than ``most``, they are spaced
+    out; if there are fewer than ``least``, they overlap, with steps of at least a quarter of their
+    side.
     """
     step_um, centre = side_um, tiles_on_tissue(mask, mask_mpp, side_um, side_um, COVERED)
     while len(centre) < least and step_um > side_um / 4:
@@ -222,12 +260,16 @@ def lattice(mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, least: int, 
 def tiles_on_tissue(
     mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, step_um: float, covered: float
 ) -> np.ndarray:
-    """Centres (N, 2) in um of tiles ``step_um`` apart; tissue covers at least the share ``covered`` of each."""
+    """Centres (N, 2) in um of tiles ``step_um`` apart; tissue covers at least the share ``covered``
+    of each.
+    """
     total = cv2.integral(np.ascontiguousarray(mask).view(np.uint8))
     extent_um = np.array(mask.shape[::-1]) * mask_mpp
     axes = [np.arange(0, max(end - side_um / 2, 1), step_um) + side_um / 2 for end in extent_um]
     centre = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
     ends = [(centre + sign * side_um / 2) / mask_mpp for sign in (-1, 1)]
-    (left, top), (right, bottom) = (np.round(end).astype(int).clip(0, mask.shape[::-1]).T for end in ends)
+    (left, top), (right, bottom) = (
+        np.round(end).astype(int).clip(0, mask.shape[::-1]).T for end in ends
+    )
     n_tissue = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
     return centre[n_tissue >= max(covered * side_um**2 / np.prod(mask_mpp), 1)]

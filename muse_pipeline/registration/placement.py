@@ -1,8 +1,8 @@
 """Place a partner on its slide: search at low power, then refine to a fraction of a nucleus.
 
-The search tries all angles and shifts, mirrored and not. It correlates two maps of each slide by FFT: the tissue, and
-the density of its nuclear stain. The best of the few placements that it finds is chosen at finer resolution, and
-refined to an affine map.
+The search tries all angles and shifts, mirrored and not. It correlates two maps of each slide by
+FFT: the tissue, and the density of its nuclear stain. The best of the few placements that it finds
+is chosen at finer resolution, and refined to an affine map.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from itertools import islice, product
 
 import cv2
 import numpy as np
-import scipy  # loads its modules at first use, because loading takes longer than processing a small slide
+
+# loads its modules at first use, because loading takes longer than processing a small slide
+import scipy
 
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import Slide, SlideInfo
@@ -34,16 +36,24 @@ FINEST_UM = 8.0  # smallest pixel size of the search
 STEP_DEGREES = 3.0
 APART_DEGREES = 9.0  # minimum angle between two placements that are refined
 SCALES = (0.94, 0.97, 1.0, 1.03, 1.06)  # scales that are tried for the best placements
-GLASS = -0.3  # weight of glass, less than that of tissue (1), because it is on every slide; unscanned areas weigh 0
+# weight of glass, less than that of tissue (1), because it is on every slide; unscanned areas weigh
+# 0
+GLASS = -0.3
 N_PLACEMENTS = 6
-LOW_POWERS = (Power(16.0, 1024.0, 400.0), Power(8.0, 512.0, 160.0))  # at these, overviews are compared
+LOW_POWERS = (
+    Power(16.0, 1024.0, 400.0),
+    Power(8.0, 512.0, 160.0),
+)  # at these, overviews are compared
 HIGH_POWERS = (Power(4.0, 320.0, 60.0), Power(2.0, 256.0, 16.0))
 MOST_TILES = 300  # largest number of tiles for a fit
 LEAST_TILES = 6
 FEW_TILES = 60  # number of tiles for the comparison of placements
-MIN_FITTING = 0.25  # minimum share of the tiles on the partner that agree with an affine map; by chance, few do
+# minimum share of the tiles on the partner that agree with an affine map; by chance, few do
+MIN_FITTING = 0.25
 SURE_FITTING = 0.6  # if this share of tiles agrees, no further placements are tried
-AGREE_UM = 40.0  # tiles within this distance agree with an affine map; mild bends of the section explain the distance
+# tiles within this distance agree with an affine map; mild bends of the section explain the
+# distance
+AGREE_UM = 40.0
 
 
 @dataclass(frozen=True)
@@ -54,21 +64,28 @@ class LowPower:
     mask: np.ndarray  # (h, w) bool mask of its tissue
 
     def maps(self, um: float) -> tuple[np.ndarray, np.ndarray]:
-        """Maps of tissue and nuclear stain, (h, w, 2) float32, at about ``um`` per pixel; and their exact mpp (2,)."""
+        """Maps of tissue and nuclear stain, (h, w, 2) float32, at about ``um`` per pixel; and their
+        exact mpp (2,).
+        """
         size = np.maximum(np.round(self.picture.size_um / um), 1).astype(int)
         density = nuclear_density(self.picture.read((0, 0), self.picture.size_px))
         inside = density[self.mask]
-        depth = np.where(self.mask, (density - inside.mean()) / max(inside.std(), 1e-6), 0).astype(np.float32)
+        depth = np.where(self.mask, (density - inside.mean()) / max(inside.std(), 1e-6), 0).astype(
+            np.float32
+        )
         tissue = np.where(self.mask, 1, GLASS).astype(np.float32)
         both = cv2.resize(np.dstack([tissue, depth]), size.tolist(), interpolation=cv2.INTER_AREA)
-        # Both maps are given the same energy, so that neither dominates the sum of their correlations.
+        # Both maps are given the same energy, so that neither dominates the sum of their
+        # correlations.
         both[..., 1] *= np.linalg.norm(both[..., 0]) / max(np.linalg.norm(both[..., 1]), 1e-6)
         return both, self.picture.size_um / size
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """A placement of the partner, found by the search; ``score`` is the cosine similarity of the maps."""
+    """A placement of the partner, found by the search; ``score`` is the cosine similarity of the
+    maps.
+    """
 
     degrees: float
     mirrored: bool
@@ -82,14 +99,18 @@ def find_placements(slide: LowPower, partner: LowPower, threads: int = 1) -> lis
     turns = product(np.arange(-180, 180, STEP_DEGREES), (False, True))
     tried = list(map_in_order(lambda turn: search.correlate(*turn, 1.0), turns, threads))
     chosen = map_in_order(search.refine, islice(_best_apart(tried), N_PLACEMENTS), threads)
-    return [placement.transform for placement in sorted(chosen, key=lambda placement: -placement.score)]
+    return [
+        placement.transform for placement in sorted(chosen, key=lambda placement: -placement.score)
+    ]
 
 
 class _Search:
     """Correlates one slide with one partner that is rotated about its centre."""
 
     def __init__(self, slide: LowPower, partner: LowPower):
-        self.um = max(FINEST_UM, *(np.max(low.picture.size_um) / CANVAS_PX for low in (slide, partner)))
+        self.um = max(
+            FINEST_UM, *(np.max(low.picture.size_um) / CANVAS_PX for low in (slide, partner))
+        )
         fixed, _ = slide.maps(self.um)
         self.moving, self.moving_um = partner.maps(self.um)
         self.half_um = partner.picture.size_um / 2
@@ -107,7 +128,10 @@ class _Search:
     def refine(self, placement: Placement) -> Placement:
         """The best placement at similar angles and all ``SCALES``."""
         angles = placement.degrees + STEP_DEGREES * np.linspace(-2 / 3, 2 / 3, 5)
-        around = [self.correlate(angle, placement.mirrored, scale) for angle, scale in product(angles, SCALES)]
+        around = [
+            self.correlate(angle, placement.mirrored, scale)
+            for angle, scale in product(angles, SCALES)
+        ]
         return max(around, key=lambda candidate: candidate.score)
 
     def correlate(self, degrees: float, mirrored: bool, scale: float) -> Placement:
@@ -116,19 +140,27 @@ class _Search:
         spectrum = self.spectrum * self.fourier(self.turn(matrix)).conj()
         score = scipy.fft.irfft2(spectrum.sum(0), self.shape)
         at = np.array(np.unravel_index(score.argmax(), score.shape))
-        # The Fourier transform is periodic, so that positions beyond the slide stand for negative shifts.
+        # The Fourier transform is periodic, so that positions beyond the slide stand for negative
+        # shifts.
         shift = np.where(at >= self.fixed_shape, at - self.shape, at)[::-1] * self.um
-        # The partner's centre lies in the middle of its canvas, whose corner is at ``shift`` on the slide.
+        # The partner's centre lies in the middle of its canvas, whose corner is at ``shift`` on the
+        # slide.
         corner_um = self.half_um - matrix @ (shift + self.side * self.um / 2)
         best = float(score[tuple(at)]) / self.energy
-        return Placement(float(degrees), mirrored, Transform(np.column_stack([matrix, corner_um])), best)
+        return Placement(
+            float(degrees), mirrored, Transform(np.column_stack([matrix, corner_um])), best
+        )
 
     def turn(self, matrix: np.ndarray) -> np.ndarray:
-        """The partner's maps (side, side, 2), turned about its centre to the orientation of the slide."""
+        """The partner's maps (side, side, 2), turned about its centre to the orientation of the
+        slide.
+        """
         to_pixels = matrix * self.um / self.moving_um[:, None]
         first = self.half_um / self.moving_um - 0.5 - to_pixels @ np.full(2, (self.side - 1) / 2)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(self.moving, np.column_stack([to_pixels, first]), (self.side, self.side), flags=flags)
+        return cv2.warpAffine(
+            self.moving, np.column_stack([to_pixels, first]), (self.side, self.side), flags=flags
+        )
 
 
 def similarity(degrees: float, mirrored: bool, scale: float) -> np.ndarray:
@@ -170,11 +202,15 @@ class Pair:
         """Readers of both slides at ``um`` per pixel."""
         if um >= LOW_POWERS[-1].um:
             return self.low.picture.shrunk(um), self.partner_low.picture.shrunk(um)
-        return AreaReader(self.slide, self.info, um), AreaReader(self.partner, self.partner_info, um)
+        return AreaReader(self.slide, self.info, um), AreaReader(
+            self.partner, self.partner_info, um
+        )
 
     def match(self, transform: Transform, power: Power, most: int = MOST_TILES) -> TileMatches:
         """Compare up to ``most`` tiles that are spread over the tissue."""
-        centre_um = lattice(self.low.mask, self.low.picture.mpp, power.tile_um, 4 * LEAST_TILES, most)
+        centre_um = lattice(
+            self.low.mask, self.low.picture.mpp, power.tile_um, 4 * LEAST_TILES, most
+        )
         return self.match_at(transform, power, centre_um)
 
     def match_at(self, transform: Transform, power: Power, centre_um: np.ndarray) -> TileMatches:
@@ -183,7 +219,9 @@ class Pair:
 
 
 def choose_placement(pair: Pair, starts: Sequence[Transform]) -> tuple[Transform, float]:
-    """The placement that most tiles agree with, improved at low power, and their share of the tiles on the partner."""
+    """The placement that most tiles agree with, improved at low power, and their share of the tiles
+    on the partner.
+    """
     best, best_part = starts[0], 0.0
     for start in starts:
         transform, part = place_roughly(pair, start)
@@ -195,11 +233,14 @@ def choose_placement(pair: Pair, starts: Sequence[Transform]) -> tuple[Transform
 
 
 def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
-    """A placement improved at low power, and the share of the tiles on the partner that agree with it."""
+    """A placement improved at low power, and the share of the tiles on the partner that agree with
+    it.
+    """
     transform, part = start, 0.0
     for power in (*LOW_POWERS, HIGH_POWERS[0]):
         fitted = fit_affine(pair.match(transform, power, FEW_TILES), transform)
-        # At low power, too few tiles may match although the placement is right, so only the last power decides.
+        # At low power, too few tiles may match although the placement is right, so only the last
+        # power decides.
         if fitted is None and power is HIGH_POWERS[0]:
             return transform, 0.0
         transform, part = fitted or (transform, part)
@@ -209,7 +250,8 @@ def place_roughly(pair: Pair, start: Transform) -> tuple[Transform, float]:
 def refine(pair: Pair, start: Transform) -> tuple[Transform, Power]:
     """Fit an affine map at increasing power, as long as enough tiles of the two stains match.
 
-    Returns the map, and the finest power at which tiles match, at least the first of ``HIGH_POWERS``.
+    Returns the map, and the finest power at which tiles match, at least the first of
+    ``HIGH_POWERS``.
     """
     transform, reached = start, HIGH_POWERS[0]
     for power in HIGH_POWERS:
@@ -226,7 +268,8 @@ def refine(pair: Pair, start: Transform) -> tuple[Transform, Power]:
 def fit_affine(matches: TileMatches, measured_with: Transform) -> tuple[Transform, float] | None:
     """The affine map that most tiles agree with, and their share of the tiles on the partner.
 
-    None if fewer than ``LEAST_TILES`` agree, or if the map stretches or shrinks a direction by more than a quarter.
+    None if fewer than ``LEAST_TILES`` agree, or if the map stretches or shrinks a direction by more
+    than a quarter.
     """
     clear = matches.is_clear
     if clear.sum() < LEAST_TILES:
@@ -234,7 +277,12 @@ def fit_affine(matches: TileMatches, measured_with: Transform) -> tuple[Transfor
     source, target = matches.centre_um[clear], matches.partner_um(measured_with)[clear]
     # OpenCV uses the same seed in each call, so the result is reproducible.
     matrix, agrees = cv2.estimateAffine2D(
-        source, target, method=cv2.RANSAC, ransacReprojThreshold=AGREE_UM, maxIters=5000, confidence=0.999
+        source,
+        target,
+        method=cv2.RANSAC,
+        ransacReprojThreshold=AGREE_UM,
+        maxIters=5000,
+        confidence=0.999,
     )
     if matrix is None or agrees.sum() < LEAST_TILES:
         return None

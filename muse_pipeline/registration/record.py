@@ -1,7 +1,8 @@
-"""Records of a registration: transform.json, residuals.tsv, checkerboard.png, and partner.json with its outcome.
+"""Records of a registration: transform.json, residuals.tsv, checkerboard.png, and partner.json with
+its outcome.
 
-The checkerboard shows slide and partner in alternating squares. If they are well registered, nuclei and edges of tissue
-continue from square to square.
+The checkerboard shows slide and partner in alternating squares. If they are well registered, nuclei
+and edges of tissue continue from square to square.
 """
 
 from __future__ import annotations
@@ -23,10 +24,22 @@ from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.registration.match import PixelReader, grid_um, sample
 from muse_pipeline.registration.placement import Pair
-from muse_pipeline.registration.register import ABOVE_LIMIT, KEPT, NO_MATCH, OUTSIDE, Registration, TileResiduals
+from muse_pipeline.registration.register import (
+    ABOVE_LIMIT,
+    KEPT,
+    NO_MATCH,
+    OUTSIDE,
+    Registration,
+    TileResiduals,
+)
 from muse_pipeline.registration.transform import Transform, read_transform
 
-TRANSFORM, RESIDUALS, CHECKERBOARD, RECORD = "transform.json", "residuals.tsv", "checkerboard.png", "partner.json"
+TRANSFORM, RESIDUALS, CHECKERBOARD, RECORD = (
+    "transform.json",
+    "residuals.tsv",
+    "checkerboard.png",
+    "partner.json",
+)
 OK, FAILED = "ok", "failed"
 
 FORMAT = 1
@@ -42,11 +55,12 @@ LEFT_OUT_RGB = (215, 60, 40)
 
 @contextmanager
 def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[str, Any]]:
-    """Write partner.json next to ``store`` when the block ends; after a failure, ``store`` is an empty folder.
+    """Write partner.json next to ``store`` when the block ends; after a failure, ``store`` is an
+    empty folder.
 
-    Errors are recorded and suppressed, because training can continue without a slide's partner; only an output that
-    cannot be written, for example on a full disk, ends the block with an error. The block adds entries to the
-    dictionary.
+    Errors are recorded and suppressed, because training can continue without a slide's partner;
+    only an output that cannot be written, for example on a full disk, ends the block with an error.
+    The block adds entries to the dictionary.
     """
     folder = store.parent
     remove(folder / RECORD)
@@ -106,12 +120,21 @@ def describe(registration: Registration) -> dict[str, Any]:
 
 
 def summarise_residuals(tiles: TileResiduals) -> dict[str, Any]:
-    """Counts of tiles, and the median and 95th percentile of the residuals that were measured in kept tiles."""
+    """Counts of tiles, and the median and 95th percentile of the residuals that were measured in
+    kept tiles.
+    """
     measured = tiles.residual_um[tiles.is_kept & tiles.is_measured]
     middle, high = np.percentile(measured, [50, 95]) if len(measured) else (0.0, 0.0)
     status = tiles.status
-    counts = {word.replace(" ", "_"): int((status == word).sum()) for word in (KEPT, ABOVE_LIMIT, NO_MATCH, OUTSIDE)}
-    um = {"limit_um": tiles.limit_um, "median_um": round(float(middle), 3), "p95_um": round(float(high), 3)}
+    counts = {
+        word.replace(" ", "_"): int((status == word).sum())
+        for word in (KEPT, ABOVE_LIMIT, NO_MATCH, OUTSIDE)
+    }
+    um = {
+        "limit_um": tiles.limit_um,
+        "median_um": round(float(middle), 3),
+        "p95_um": round(float(high), 3),
+    }
     return {**um, "tiles": len(status), **counts}
 
 
@@ -121,38 +144,57 @@ def summary_text(content: dict[str, Any]) -> str:
     side = "mirrored, " if content["mirrored"] else ""
     lines = [
         f"{content['partner']['path']} on slide '{content['slide']['slide_id']}'",
-        f"  placement   {side}turned by {content['degrees']:.2f} degrees, scale {content['scale']:.4f}",
+        (
+            f"  placement   {side}turned by {content['degrees']:.2f} degrees, scale"
+            f" {content['scale']:.4f}"
+        ),
     ]
     if outline:
         return "\n".join(
             [
                 *lines,
-                f"  outlines    overlap {outline['dice']:.0%} (Dice), {outline['median_um']:g} um apart in the median, "
-                f"95 % below {outline['p95_um']:g} um",
+                (
+                    f"  outlines    overlap {outline['dice']:.0%} (Dice), {outline['median_um']:g}"
+                    f" um apart in the median, 95 % below {outline['p95_um']:g} um"
+                ),
                 "  tiles       none kept: nuclei were not compared, so use this map for areas only",
             ]
         )
     lines += [
-        f"  residuals   median {residuals['median_um']:.2f} um, 95 % below {residuals['p95_um']:.2f} um",
-        f"  tiles       {residuals['kept']} of {residuals['tiles']} kept; {residuals['above_limit']} above "
-        f"{residuals['limit_um']:g} um, {residuals['no_match']} without a match, {residuals['outside']} outside the "
-        "partner",
+        (
+            f"  residuals   median {residuals['median_um']:.2f} um, 95 % below"
+            f" {residuals['p95_um']:.2f} um"
+        ),
+        (
+            f"  tiles       {residuals['kept']} of {residuals['tiles']} kept;"
+            f" {residuals['above_limit']} above {residuals['limit_um']:g} um,"
+            f" {residuals['no_match']} without a match, {residuals['outside']} outside the partner"
+        ),
     ]
     return "\n".join(lines)
 
 
 def write_residuals(path: Path, registration: Registration) -> None:
-    """Write residuals.tsv, with a row per tile: corner and side in level-0 px, status and measurements."""
+    """Write residuals.tsv, with a row per tile: corner and side in level-0 px, status and
+    measurements.
+    """
     tiles, mpp = registration.tiles, np.array(registration.slide.mpp)
     corner_px = (tiles.centre_um - tiles.side_um / 2) / mpp
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write("\t".join(COLUMNS) + "\n")
         for (x, y), status, residual, measured, correlation in zip(
-            corner_px, tiles.status, tiles.residual_um, tiles.is_measured, tiles.correlation, strict=True
+            corner_px,
+            tiles.status,
+            tiles.residual_um,
+            tiles.is_measured,
+            tiles.correlation,
+            strict=True,
         ):
             um = "" if np.isnan(residual) else f"{residual:.2f}"
             side = f"{tiles.side_um / mpp[0]:.2f}"
-            file.write(f"{x:.1f}\t{y:.1f}\t{side}\t{status}\t{um}\t{int(measured)}\t{correlation:.3f}\n")
+            file.write(
+                f"{x:.1f}\t{y:.1f}\t{side}\t{status}\t{um}\t{int(measured)}\t{correlation:.3f}\n"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,13 +209,17 @@ class RegisteredPartner:
     kept: np.ndarray  # (rows, columns) bool, True for tiles that are kept
 
     def is_kept(self, um: np.ndarray) -> np.ndarray:
-        """True for positions (..., 2) in um on the slide that are in a kept tile and on the partner."""
+        """True for positions (..., 2) in um on the slide that are in a kept tile and on the
+        partner.
+        """
         column, row = np.moveaxis(np.floor(um / self.tile_um).astype(int), -1, 0)
         # A rest of less than half a tile, at the right and lower edge, belongs to the last tile.
         at = row.clip(0, self.kept.shape[0] - 1), column.clip(0, self.kept.shape[1] - 1)
         is_on = self.kept[at]
         for info, position in ((self.slide, um), (self.partner, self.transform.to_partner(um))):
-            is_on = is_on & ((position >= 0) & (position < np.multiply(info["size_px"], info["mpp"]))).all(-1)
+            is_on = is_on & (
+                (position >= 0) & (position < np.multiply(info["size_px"], info["mpp"]))
+            ).all(-1)
         return is_on
 
     def require(self, slide: SlideInfo, partner: SlideInfo) -> None:
@@ -181,7 +227,8 @@ class RegisteredPartner:
         for own, info in ((self.slide, slide), (self.partner, partner)):
             if own["fingerprint"] != info.fingerprint:
                 raise RegistrationError(
-                    f"{self.path}: belongs to {own['path']}, not to {info.path}; run `muse register` for these slides"
+                    f"{self.path}: belongs to {own['path']}, not to {info.path}; run `muse"
+                    " register` for these slides"
                 )
 
 
@@ -196,7 +243,9 @@ def read_registered(path: Path) -> RegisteredPartner:
             raise ValueError("unknown format")
         return RegisteredPartner(path, slide, partner, transform, float(content["tile_um"]), kept)
     except OSError as error:
-        raise RegistrationError(f"{path}: cannot be read ({error.strerror}); write it with `muse register`") from error
+        raise RegistrationError(
+            f"{path}: cannot be read ({error.strerror}); write it with `muse register`"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise RegistrationError(
             f"{path}: is not a transform.json of this version; run `muse register` again"
@@ -214,13 +263,17 @@ def _identify(info: SlideInfo) -> dict[str, Any]:
 
 
 def write_checkerboard(path: Path, pair: Pair, registration: Registration) -> None:
-    """Write a picture of the whole slide, with rejected tiles framed in red, above its best, median and worst tile."""
+    """Write a picture of the whole slide, with rejected tiles framed in red, above its best, median
+    and worst tile.
+    """
     whole = _draw_slide(pair, registration)
     fields = _draw_fields(pair, registration, (whole.shape[1] - 2 * GAP_PX) // 3)
     rows = [whole, *([fields] if fields is not None else [])]
     width = max(row.shape[1] for row in rows)
     rows = [
-        cv2.copyMakeBorder(row, 0, GAP_PX, 0, width - row.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3)
+        cv2.copyMakeBorder(
+            row, 0, GAP_PX, 0, width - row.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3
+        )
         for row in rows
     ]
     with complete_file(path) as partial:
@@ -231,30 +284,53 @@ def _draw_slide(pair: Pair, registration: Registration) -> np.ndarray:
     picture = pair.low.picture
     um = max(picture.size_um) / WIDTH_PX
     size = tuple(max(round(side / um), 1) for side in picture.size_um)
-    readers = (picture, pair.partner_low.picture) if um >= picture.mpp.min() else pair.readers(max(um, pair.finest_um))
+    readers = (
+        (picture, pair.partner_low.picture)
+        if um >= picture.mpp.min()
+        else pair.readers(max(um, pair.finest_um))
+    )
     board = _checker(readers, registration, np.zeros(2), um, size, max(max(size) // N_SQUARES, 1))
     half = registration.tiles.side_um / 2
     for centre in registration.tiles.centre_um[~registration.tiles.is_kept]:
-        corners = [tuple(np.round((centre + sign * half) / um).astype(int).tolist()) for sign in (-1, 1)]
+        corners = [
+            tuple(np.round((centre + sign * half) / um).astype(int).tolist()) for sign in (-1, 1)
+        ]
         cv2.rectangle(board, *corners, LEFT_OUT_RGB, 1)
     return board
 
 
 def _draw_fields(pair: Pair, registration: Registration, side_px: int) -> np.ndarray | None:
-    """Picture of the best, median and worst tile side by side; None if no kept tile was measured."""
+    """Picture of the best, median and worst tile side by side; None if no kept tile was
+    measured.
+    """
     tiles, um = registration.tiles, registration.tiles.side_um / side_px
     measured = np.flatnonzero(tiles.is_kept & tiles.is_measured)
     if not len(measured):
         return None
     ranked = measured[np.argsort(tiles.residual_um[measured], kind="stable")]
     fields = []
-    for name, tile in zip(("best", "middle", "worst"), ranked[[0, len(ranked) // 2, -1]], strict=True):
+    for name, tile in zip(
+        ("best", "middle", "worst"), ranked[[0, len(ranked) // 2, -1]], strict=True
+    ):
         readers = pair.readers(max(um, pair.finest_um))
         corner = tiles.centre_um[tile] - tiles.side_um / 2
-        field = _checker(readers, registration, corner, um, (side_px, side_px), max(side_px // FIELD_SQUARES, 1))
-        field = cv2.copyMakeBorder(field, TEXT_PX, 0, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255,) * 3)
+        field = _checker(
+            readers, registration, corner, um, (side_px, side_px), max(side_px // FIELD_SQUARES, 1)
+        )
+        field = cv2.copyMakeBorder(
+            field, TEXT_PX, 0, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255,) * 3
+        )
         text = f"{name} tile kept: {tiles.residual_um[tile]:.1f} um"
-        cv2.putText(field, text, (0, TEXT_PX - 11), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (40, 40, 40), 1, cv2.LINE_AA)
+        cv2.putText(
+            field,
+            text,
+            (0, TEXT_PX - 11),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.6,
+            (40, 40, 40),
+            1,
+            cv2.LINE_AA,
+        )
         fields.append(field)
     return np.concatenate(fields, axis=1)
 
@@ -269,7 +345,10 @@ def _checker(
 ) -> np.ndarray:
     """(h, w, 3) uint8: squares of the slide that alternate with squares of the partner."""
     at = grid_um(corner_um, um, size)
-    board, partner = sample(readers[0], at), sample(readers[1], registration.transform.to_partner(at))
+    board, partner = (
+        sample(readers[0], at),
+        sample(readers[1], registration.transform.to_partner(at)),
+    )
     row, column = np.indices(board.shape[:2]) // square_px
     is_partner = (row + column) % 2 == 1
     board[is_partner] = partner[is_partner]

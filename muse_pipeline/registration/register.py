@@ -7,7 +7,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import scipy  # loads its modules at first use, because loading takes longer than processing a small slide
+
+# loads its modules at first use, because loading takes longer than processing a small slide
+import scipy
 
 from muse_pipeline.core.errors import MisfitError, MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo
@@ -30,7 +32,8 @@ from muse_pipeline.tissue.find import find_tissue
 
 LIMIT_UM = 5.0  # the radius of a nucleus
 MIN_COVERED = 0.02  # minimum share of tissue in a tile that is measured
-MIN_KEPT = 0.1  # minimum share of the tiles on the partner that are kept; below it, the partner does not fit
+# minimum share of the tiles on the partner that are kept; below it, the partner does not fit
+MIN_KEPT = 0.1
 LEAST_NEIGHBOURS = 3
 KEPT, ABOVE_LIMIT, NO_MATCH, OUTSIDE = "kept", "above limit", "no match", "outside"
 
@@ -41,12 +44,16 @@ class TileResiduals:
 
     side_um: float  # side of a tile; tiles lie side by side from the corner of level 0
     centre_um: np.ndarray  # (N, 2) centres on the slide
-    residual_um: np.ndarray  # (N,) distance between slide and partner that remains; NaN if it is unknown
+    residual_um: (
+        np.ndarray
+    )  # (N,) distance between slide and partner that remains; NaN if it is unknown
     correlation: np.ndarray  # (N,) correlation of the tile with the partner
-    # (N,) bool, True if the residual was measured in the tile itself. A tile that only correlates with the partner has
-    # the largest residual of its neighbours
+    # (N,) bool, True if the residual was measured in the tile itself. A tile that only correlates
+    # with the partner has the largest residual of its neighbours
     is_measured: np.ndarray
-    is_seen: np.ndarray  # (N,) bool, True if the tile lies on the partner, which is not uniform there
+    is_seen: (
+        np.ndarray
+    )  # (N,) bool, True if the tile lies on the partner, which is not uniform there
     limit_um: float  # largest residual of a tile that is kept
 
     @property
@@ -58,7 +65,9 @@ class TileResiduals:
     def status(self) -> np.ndarray:
         """(N,) one of ``KEPT``, ``ABOVE_LIMIT``, ``NO_MATCH`` and ``OUTSIDE`` for each tile."""
         has_residual = ~np.isnan(self.residual_um)
-        return np.select([self.is_kept, has_residual, self.is_seen], [KEPT, ABOVE_LIMIT, NO_MATCH], OUTSIDE)
+        return np.select(
+            [self.is_kept, has_residual, self.is_seen], [KEPT, ABOVE_LIMIT, NO_MATCH], OUTSIDE
+        )
 
     def kept_grid(self, size_um: np.ndarray) -> np.ndarray:
         """(rows, columns) bool over a slide of ``size_um``: True for tiles that are kept."""
@@ -91,8 +100,11 @@ class Registration:
     outline: OutlineFit | None = None  # agreement of the outlines, if these alone were registered
 
 
-def register_partner(pair: Pair, start: Transform | None = None, limit_um: float = LIMIT_UM) -> Registration:
-    """Find the transform from slide to partner, beginning with ``start`` or, if it is None, with a search.
+def register_partner(
+    pair: Pair, start: Transform | None = None, limit_um: float = LIMIT_UM
+) -> Registration:
+    """Find the transform from slide to partner, beginning with ``start`` or, if it is None, with a
+    search.
 
     Tiles with residuals up to ``limit_um`` are kept.
     """
@@ -104,14 +116,16 @@ def register_partner(pair: Pair, start: Transform | None = None, limit_um: float
     tiles = measure_tiles(pair, transform, power, limit_um)
     if tiles.is_kept.sum() < MIN_KEPT * max(tiles.is_seen.sum(), 1):
         raise MisfitError(
-            f"{pair.partner_info.path}: {tiles.is_kept.sum()} of {tiles.is_seen.sum()} tiles lie within {limit_um:g} "
-            f"um of slide '{pair.info.slide_id}', and {MIN_KEPT:.0%} are needed; it may show a different section, or "
-            "be bent"
+            f"{pair.partner_info.path}: {tiles.is_kept.sum()} of {tiles.is_seen.sum()} tiles lie"
+            f" within {limit_um:g} um of slide '{pair.info.slide_id}', and {MIN_KEPT:.0%} are"
+            " needed; it may show a different section, or be bent"
         )
     return Registration(pair.info, pair.partner_info, transform, power, tiles)
 
 
-def open_pair(slide: Slide, info: SlideInfo, partner: Slide, partner_info: SlideInfo, threads: int = 1) -> Pair:
+def open_pair(
+    slide: Slide, info: SlideInfo, partner: Slide, partner_info: SlideInfo, threads: int = 1
+) -> Pair:
     """Find the tissue of a slide and its partner and return them as a ``Pair``."""
     cv2.setNumThreads(1)
     low = _low_power(slide, info)
@@ -131,19 +145,30 @@ def inspect_for_pair(path: Path, slide_id: str, mpp: float | None, advice: str) 
 
 def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: float) -> TileResiduals:
     """Compare every tile of the slide's tissue with the partner."""
-    centre = tiles_on_tissue(pair.low.mask, pair.low.picture.mpp, power.tile_um, power.tile_um, MIN_COVERED)
+    centre = tiles_on_tissue(
+        pair.low.mask, pair.low.picture.mpp, power.tile_um, power.tile_um, MIN_COVERED
+    )
     matches = pair.match_at(transform, power, centre)
     residual = np.where(matches.is_clear, np.linalg.norm(matches.shift_um, axis=1), np.nan)
     unknown = np.flatnonzero(matches.is_alike & ~matches.is_clear)
     measured = np.flatnonzero(matches.is_clear)
     if len(measured):
         tree = scipy.spatial.cKDTree(centre[measured])
-        # A radius of 1.5 sides includes the eight neighbours of a tile; diagonal ones are 1.41 sides away.
-        for tile, near in zip(unknown, tree.query_ball_point(centre[unknown], 1.5 * power.tile_um), strict=True):
+        # A radius of 1.5 sides includes the eight neighbours of a tile; diagonal ones are 1.41
+        # sides away.
+        for tile, near in zip(
+            unknown, tree.query_ball_point(centre[unknown], 1.5 * power.tile_um), strict=True
+        ):
             if len(near) >= LEAST_NEIGHBOURS:
                 residual[tile] = residual[measured[near]].max()
     return TileResiduals(
-        power.tile_um, centre, residual, matches.correlation, matches.is_clear, matches.is_seen, limit_um
+        power.tile_um,
+        centre,
+        residual,
+        matches.correlation,
+        matches.is_clear,
+        matches.is_seen,
+        limit_um,
     )
 
 
@@ -152,7 +177,8 @@ def _low_power(slide: Slide, info: SlideInfo) -> LowPower:
     if search.tissue.is_empty:
         why = search.warnings[-1] if search.warnings else "no tissue found"
         raise RegistrationError(
-            f"{info.path}: {why}, so it cannot be registered; both slides must show dark tissue on bright background"
+            f"{info.path}: {why}, so it cannot be registered; both slides must show dark tissue on"
+            " bright background"
         )
     return LowPower(SlidePicture(search.overview.pixels, search.overview.mpp), search.tissue.mask)
 
@@ -160,12 +186,15 @@ def _low_power(slide: Slide, info: SlideInfo) -> LowPower:
 def _misfit(pair: Pair, start: Transform | None, part: float) -> str:
     """Name the limits of a registration, beside what the pair has."""
     how = "as given" if start else "at any angle, mirrored or not"
-    areas_mm2 = [np.prod(low.picture.mpp) * low.mask.sum() / 1e6 for low in (pair.low, pair.partner_low)]
+    areas_mm2 = [
+        np.prod(low.picture.mpp) * low.mask.sum() / 1e6 for low in (pair.low, pair.partner_low)
+    ]
     return (
-        f"{pair.partner_info.path}: does not fit slide '{pair.info.slide_id}' {how}: nuclei agree in {part:.0%} of the "
-        f"tiles, and {MIN_FITTING:.0%} are needed. Both must show the same nuclei and share half of the tissue (the "
-        f"slide has {areas_mm2[0]:.3g} mm2, the partner {areas_mm2[1]:.3g}), and the um per pixel (slide "
-        f"{pair.info.mpp[0]:.4g}, partner {pair.partner_info.mpp[0]:.4g}) must be right within 6 %"
+        f"{pair.partner_info.path}: does not fit slide '{pair.info.slide_id}' {how}: nuclei agree"
+        f" in {part:.0%} of the tiles, and {MIN_FITTING:.0%} are needed. Both must show the same"
+        f" nuclei and share half of the tissue (the slide has {areas_mm2[0]:.3g} mm2, the partner"
+        f" {areas_mm2[1]:.3g}), and the um per pixel (slide {pair.info.mpp[0]:.4g}, partner"
+        f" {pair.partner_info.mpp[0]:.4g}) must be right within 6 %"
     )
 
 
@@ -176,13 +205,19 @@ MIN_DICE = 0.5
 
 
 def register_outline(pair: Pair, start: Transform | None = None) -> Registration:
-    """Find the affine map under which tissue and density of both slides agree best; no tile of it is kept.
+    """Find the affine map under which tissue and density of both slides agree best; no tile of it
+    is kept.
 
-    It is a coarse map for areas, where nuclei cannot be matched. Without ``start``, the map is searched for.
+    It is a coarse map for areas, where nuclei cannot be matched. Without ``start``, the map is
+    searched for.
     """
     starts = [start] if start else find_placements(pair.low, pair.partner_low, pair.threads)
-    um = max(FINEST_UM, *(np.max(low.picture.size_um) / SIDE_PX for low in (pair.low, pair.partner_low)))
-    (slide, slide_mpp), (partner, partner_mpp) = (low.maps(um) for low in (pair.low, pair.partner_low))
+    um = max(
+        FINEST_UM, *(np.max(low.picture.size_um) / SIDE_PX for low in (pair.low, pair.partner_low))
+    )
+    (slide, slide_mpp), (partner, partner_mpp) = (
+        low.maps(um) for low in (pair.low, pair.partner_low)
+    )
     fits = []
     for initial in starts:
         matrix = initial.matrix_px(slide_mpp, partner_mpp)
@@ -190,7 +225,9 @@ def register_outline(pair: Pair, start: Transform | None = None) -> Registration
         images = slide.sum(-1), partner.sum(-1)
         try:
             rough = matrix.astype(np.float32)
-            score, matrix = cv2.findTransformECC(*images, rough, cv2.MOTION_AFFINE, STEPS, None, BLUR_PX)
+            score, matrix = cv2.findTransformECC(
+                *images, rough, cv2.MOTION_AFFINE, STEPS, None, BLUR_PX
+            )
         except cv2.error:  # the pictures do not overlap
             continue
         fits.append((score, matrix.astype(float)))
@@ -198,25 +235,35 @@ def register_outline(pair: Pair, start: Transform | None = None) -> Registration
     outline = _compare(slide[..., 0], partner[..., 0], matrix, slide_mpp.mean())
     if outline.dice < MIN_DICE:
         raise RegistrationError(
-            f"{pair.partner_info.path}: its tissue does not have the outline of slide '{pair.info.slide_id}': they "
-            f"overlap by {outline.dice:.0%} (Dice), and {MIN_DICE:.0%} are needed; check both um per pixel, or give an "
-            "initial transform"
+            f"{pair.partner_info.path}: its tissue does not have the outline of slide"
+            f" '{pair.info.slide_id}': they overlap by {outline.dice:.0%} (Dice), and"
+            f" {MIN_DICE:.0%} are needed; check both um per pixel, or give an initial transform"
         )
     matrix[:, 2] += 0.5 - matrix[:, :2] @ [0.5, 0.5]
     power = HIGH_POWERS[-1]
-    centre = tiles_on_tissue(pair.low.mask, pair.low.picture.mpp, power.tile_um, power.tile_um, MIN_COVERED)
+    centre = tiles_on_tissue(
+        pair.low.mask, pair.low.picture.mpp, power.tile_um, power.tile_um, MIN_COVERED
+    )
     unknown, none = np.full(len(centre), np.nan), np.zeros(len(centre), bool)
-    tiles = TileResiduals(power.tile_um, centre, unknown, np.zeros(len(centre)), none, ~none, LIMIT_UM)
+    tiles = TileResiduals(
+        power.tile_um, centre, unknown, np.zeros(len(centre)), none, ~none, LIMIT_UM
+    )
     transform = Transform(matrix_in_um(matrix, slide_mpp, partner_mpp))
     return Registration(pair.info, pair.partner_info, transform, power, tiles, outline)
 
 
 def _compare(slide: np.ndarray, partner: np.ndarray, matrix: np.ndarray, um: float) -> OutlineFit:
-    """Compare maps of tissue (h, w) at ``um`` per pixel; ``matrix`` maps pixels of the slide to the partner."""
+    """Compare maps of tissue (h, w) at ``um`` per pixel; ``matrix`` maps pixels of the slide to the
+    partner.
+    """
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     warped = cv2.warpAffine(partner, matrix, slide.shape[::-1], flags=flags, borderValue=GLASS)
     tissues = [(density > (1 + GLASS) / 2).astype(np.uint8) for density in (slide, warped)]
-    dice = 2 * float((tissues[0] & tissues[1]).sum()) / max(sum(float(mask.sum()) for mask in tissues), 1.0)
+    dice = (
+        2
+        * float((tissues[0] & tissues[1]).sum())
+        / max(sum(float(mask.sum()) for mask in tissues), 1.0)
+    )
     edges = [mask - cv2.erode(mask, np.ones((3, 3), np.uint8)) for mask in tissues]
     distance_um = cv2.distanceTransform(1 - edges[1], cv2.DIST_L2, 5)[edges[0] > 0] * um
     middle, high = np.percentile(distance_um, [50, 95]) if len(distance_um) else (0.0, 0.0)

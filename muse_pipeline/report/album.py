@@ -11,7 +11,9 @@ from urllib.parse import quote
 
 from PIL import Image
 
-EMBEDDED_SLIDES = 30  # maximum number of slides with embedded pictures, 1 MB each; a larger page is slow to open
+EMBEDDED_SLIDES = (
+    30  # maximum number of slides with embedded pictures, 1 MB each; a larger page is slow to open
+)
 THUMBNAIL_PX = 112  # shown at half this size, to be sharp on screens with two pixels per CSS pixel
 _QUALITY = 78
 
@@ -20,7 +22,9 @@ UNREADABLE = OSError, ValueError, SyntaxError  # raised by Pillow for files that
 
 
 class Album:
-    """Prepares pictures for the page at a path, embedded as JPEG or as links relative to the folder of the page."""
+    """Prepares pictures for the page at a path, embedded as JPEG or as links relative to the folder
+    of the page.
+    """
 
     def __init__(self, page: Path, embedded: bool):
         self.folder, self.embedded = page.parent, embedded
@@ -33,11 +37,21 @@ class Album:
         try:
             with Image.open(file) as picture:
                 width, height = picture.size
-                source = _as_jpeg(picture.convert("RGB"), longest_px) if self.embedded else self.link(file)
+                source = (
+                    _as_jpeg(picture.convert("RGB"), longest_px)
+                    if self.embedded
+                    else self.link(file)
+                )
         except UNREADABLE:
             return None
         sizes = {"width": width, "height": height}
-        return {"name": file.stem, "caption": caption, "source": source, "original": self.link(file), **sizes}
+        return {
+            "name": file.stem,
+            "caption": caption,
+            "source": source,
+            "original": self.link(file),
+            **sizes,
+        }
 
     def link(self, file: Path) -> str:
         """The address of ``file`` relative to the page."""

@@ -42,8 +42,8 @@ class SlideResult:
     slide_id: str  # name of the slide in the sheet
     path: str  # path of the slide's file in the sheet
     folder: Path  # folder of its results
-    # "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the gaps that
-    # ``reason`` describes); "failed" (with ``step`` and ``reason``)
+    # "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the
+    # gaps that ``reason`` describes); "failed" (with ``step`` and ``reason``)
     status: str
     step: str  # the step that failed; "" if none did
     reason: str  # reason for any status except "ok"; "" if the status is "ok"
@@ -63,7 +63,9 @@ class SlideResult:
     # outcome of the registration of the slide's partner (partner.json); None if it has no partner
     partner: dict[str, Any] | None = None
     organ: str = ""  # organ in the sheet; "" if none
-    included: Sequence[str] = ()  # kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals
+    included: Sequence[
+        str
+    ] = ()  # kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals
 
     @property
     def files(self) -> SlideFiles:
@@ -82,7 +84,9 @@ class SlideResult:
 
     @property
     def appearance(self) -> str | None:
-        """Verdict on the slide's likeness to the model's training pictures; None for a failed slide."""
+        """Verdict on the slide's likeness to the model's training pictures; None for a failed
+        slide.
+        """
         return self.provenance.verdict.verdict if self.provenance else None
 
     @cached_property
@@ -102,7 +106,8 @@ class SlideResult:
 
     @property
     def regions_left_out(self) -> str:
-        """A short reason why totals leave out the numbers of the slide's regions; "" if they do not.
+        """A short reason why totals leave out the numbers of the slide's regions; "" if they do
+        not.
 
         Regions that come from the classes of the nuclei are as doubtful as the classes.
         """
@@ -116,7 +121,11 @@ class SlideResult:
         if not self.classes_left_out:
             return []
         is_of_organ = self.classes_left_out == doubts.OF_CLASSES["organ"]
-        return doubts.list_unvalidated(self.provenance, self.organ) if is_of_organ else self.provenance.class_names
+        return (
+            doubts.list_unvalidated(self.provenance, self.organ)
+            if is_of_organ
+            else self.provenance.class_names
+        )
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -128,34 +137,59 @@ class SlideResult:
 
     @property
     def lacks_organ(self) -> bool:
-        """True if the slide's organ is not stated, so that its classes may or may not be validated."""
-        return bool(self.summary) and doubts.has_classes(self.provenance) and not name_organ(self.organ)
+        """True if the slide's organ is not stated, so that its classes may or may not be
+        validated.
+        """
+        return (
+            bool(self.summary)
+            and doubts.has_classes(self.provenance)
+            and not name_organ(self.organ)
+        )
 
     @property
     def stain(self) -> str:
-        """The stain as which a finished slide was analysed, "H&E" or "IHC"; "" for others and for failed slides."""
+        """The stain as which a finished slide was analysed, "H&E" or "IHC"; "" for others and for
+        failed slides.
+        """
         if not self.summary or DARK in self.provenance.verdict.reasons:
             return ""
         return IHC if self.positive is not None else HE
 
     @property
     def tissue_doubt(self) -> str:
-        """A reason to suspect that a finished slide has more tissue or nuclei than were found; "" if there is none."""
+        """A reason to suspect that a finished slide has more tissue or nuclei than were found; ""
+        if there is none.
+        """
         if not self.summary:
             return ""
-        of_mask = next((text.removeprefix(TISSUE_DOUBT) for text in self.warnings if text.startswith(TISSUE_DOUBT)), "")
+        of_mask = next(
+            (
+                text.removeprefix(TISSUE_DOUBT)
+                for text in self.warnings
+                if text.startswith(TISSUE_DOUBT)
+            ),
+            "",
+        )
         is_bare = self.provenance.n_nuclei == 0 and (self.tissue_mm2 or 0) >= BARE_MM2
-        bare = f"no nucleus in {self.tissue_mm2:.3g} mm2 of tissue; is its mpp right?" if is_bare else ""
+        bare = (
+            f"no nucleus in {self.tissue_mm2:.3g} mm2 of tissue; is its mpp right?"
+            if is_bare
+            else ""
+        )
         return "; ".join(filter(None, [of_mask, bare]))
 
     @property
     def positive(self) -> dict[str, Any] | None:
-        """Counts of positive and negative nuclei in immunohistochemistry (``summary.json``); None for other stains."""
+        """Counts of positive and negative nuclei in immunohistochemistry (``summary.json``); None
+        for other stains.
+        """
         return self.summary["immunohistochemistry"] if self.summary else None
 
     @property
     def intensities(self) -> dict[str, Any] | None:
-        """Numbers of cells by intensity in immunohistochemistry (``report.counts``); None for other stains."""
+        """Numbers of cells by intensity in immunohistochemistry (``report.counts``); None for other
+        stains.
+        """
         return self.summary.get("intensities") if self.summary else None
 
     @property
@@ -165,7 +199,9 @@ class SlideResult:
 
     @property
     def regions(self) -> dict[str, Any] | None:
-        """Tissue regions and their nuclei (``report.counts``); None if not requested, or for a failed slide."""
+        """Tissue regions and their nuclei (``report.counts``); None if not requested, or for a
+        failed slide.
+        """
         return self.summary.get("regions") if self.summary else None
 
     @property
@@ -179,7 +215,9 @@ class SlideResult:
 
     @property
     def artefacts_mm2(self) -> dict[str, float] | None:
-        """Area in mm2 of each kind of artefact; None if artefacts were not searched for, or for a failed slide."""
+        """Area in mm2 of each kind of artefact; None if artefacts were not searched for, or for a
+        failed slide.
+        """
         return self._quality.area_mm2 or None if self._quality else None
 
     @property
@@ -194,7 +232,9 @@ class SlideResult:
 
     @property
     def n_in_artefacts(self) -> int:
-        """Number of nuclei in artefacts, whether totals leave them out or not; 0 for a failed slide."""
+        """Number of nuclei in artefacts, whether totals leave them out or not; 0 for a failed
+        slide.
+        """
         by_kind = self._quality.n_by_kind if self._quality else None
         return sum(by_kind.values()) if by_kind else self.n_left_out
 
@@ -210,7 +250,9 @@ class SlideResult:
 
     @property
     def artefact_doubt(self) -> str:
-        """Describe nuclei in artefacts by their share, and what is out of focus but not left out; "" if that is low."""
+        """Describe nuclei in artefacts by their share, and what is out of focus but not left out;
+        "" if that is low.
+        """
         quality = self._quality
         if quality is None:
             return ""
@@ -220,22 +262,33 @@ class SlideResult:
             sentences.append("most of the tissue is out of focus, so nothing is left out for it")
         shown = set(ARTEFACTS) - requested - subtracted
         for kinds, consequence in ((subtracted, "are in no total"), (shown, "are in the totals")):
-            counts = {kind: n for kind, n in (quality.n_by_kind or {}).items() if kind in kinds and n}
+            counts = {
+                kind: n for kind, n in (quality.n_by_kind or {}).items() if kind in kinds and n
+            }
             share = sum(counts.values()) / max((self.n_nuclei or 0) + self.n_left_out, 1)
             if share >= MUCH:
-                sentences.append(f"{share:.1%} of the nuclei lie in artefacts ({', '.join(counts)}) and {consequence}")
+                sentences.append(
+                    f"{share:.1%} of the nuclei lie in artefacts ({', '.join(counts)}) and"
+                    f" {consequence}"
+                )
         return "; ".join(sentences)
 
     @property
     def unjudged(self) -> str:
-        """The artefacts for which a finished slide was not searched, with the reason; "" if there are none."""
+        """The artefacts for which a finished slide was not searched, with the reason; "" if there
+        are none.
+        """
         if not self.summary:
             return ""
         if self._quality is None:
             return "not sought in this run"
         if not self._quality.area_mm2:
             return "not sought, because the stain is different"
-        return "" if FOCUS in self._quality.area_mm2 else "focus not judged, because the slide is too coarse"
+        return (
+            ""
+            if FOCUS in self._quality.area_mm2
+            else "focus not judged, because the slide is too coarse"
+        )
 
     @property
     def lacks_partner(self) -> str:
@@ -260,7 +313,9 @@ class SlideResult:
 
 def read_groups(sheet: Path, column: str) -> dict[str, str]:
     """The cells that are not empty in a column of the user's sheet, keyed by slide."""
-    return {slide: row[column] for slide, row in read_cells(sheet, column).items() if row.get(column)}
+    return {
+        slide: row[column] for slide, row in read_cells(sheet, column).items() if row.get(column)
+    }
 
 
 def gather_cohort(
@@ -270,17 +325,25 @@ def gather_cohort(
     groups: Mapping[str, str] | None = None,
     included: Sequence[str] = (),
 ) -> list[SlideResult]:
-    """Judge every slide of the resolved sheet, in its order, and write missing or outdated summaries.
+    """Judge every slide of the resolved sheet, in its order, and write missing or outdated
+    summaries.
 
-    ``no_model`` is the reason why there was no model, and the kinds of doubt ``included`` exclude no numbers from
-    totals.
+    ``no_model`` is the reason why there was no model, and the kinds of doubt ``included`` exclude
+    no numbers from totals.
     """
     group_of = groups or {}
-    return [judge_slide(results, row, no_model, group_of.get(str(row["slide_id"]), ""), included) for row in rows]
+    return [
+        judge_slide(results, row, no_model, group_of.get(str(row["slide_id"]), ""), included)
+        for row in rows
+    ]
 
 
 def judge_slide(
-    results: Path, row: dict[str, Any], no_model: str = "", group: str = "", included: Sequence[str] = ()
+    results: Path,
+    row: dict[str, Any],
+    no_model: str = "",
+    group: str = "",
+    included: Sequence[str] = (),
 ) -> SlideResult:
     """The outcome of the slide in ``row``; "ok" only if every check passes."""
     folder = results / str(row["slide_id"])
@@ -293,7 +356,10 @@ def judge_slide(
     if "tissue" in done:
         colour = _read(read_json, files.colour)
         warnings += colour["warnings"] if colour else ["colour.json cannot be read"]
-    warnings = [*dict.fromkeys(warnings), *(warning for record in progress for warning in record.warnings)]
+    warnings = [
+        *dict.fromkeys(warnings),
+        *(warning for record in progress for warning in record.warnings),
+    ]
     failed = SlideResult(
         slide_id=str(row["slide_id"]),
         path=str(row.get("path", "")),
@@ -323,13 +389,24 @@ def judge_slide(
         summary = summarise_slide(folder)
         provenance = Provenance.from_dict(summary["provenance"])
     except _UNREADABLE as error:
-        return replace(failed, reason=f"results in {folder} cannot be read ({one_line(error)}); run the workflow again")
+        return replace(
+            failed,
+            reason=(
+                f"results in {folder} cannot be read ({one_line(error)}); run the workflow again"
+            ),
+        )
     if stale := _find_stale(files, info, tissue, provenance, failed.path):
         return replace(failed, reason=stale)
-    # Flags and doubts come from the provenance, because ledgers of an interrupted run may lack them.
+    # Flags and doubts come from the provenance, because ledgers of an interrupted run may lack
+    # them.
     verdict = provenance.verdict
-    of_numbers = {} if verdict.verdict == OTHER_STAIN else doubts.find_doubts(provenance, failed.organ)
-    gaps, blank = _name_gaps(summary, info), _name_blank(tissue.area_mm2, summary["n_nuclei"], provenance)
+    of_numbers = (
+        {} if verdict.verdict == OTHER_STAIN else doubts.find_doubts(provenance, failed.organ)
+    )
+    gaps, blank = (
+        _name_gaps(summary, info),
+        _name_blank(tissue.area_mm2, summary["n_nuclei"], provenance),
+    )
     return replace(
         failed,
         status="partial" if gaps else "empty" if blank else "ok",
@@ -337,7 +414,9 @@ def judge_slide(
         reason=gaps or blank,
         summary=summary,
         tissue_mm2=max(tissue.area_mm2 - provenance.left_out_mm2, 0.0),
-        warnings=list(dict.fromkeys([*failed.warnings, *verdict.sentences(), *of_numbers.values()])),
+        warnings=list(
+            dict.fromkeys([*failed.warnings, *verdict.sentences(), *of_numbers.values()])
+        ),
     )
 
 
@@ -350,12 +429,18 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
 
 def counted(slides: Iterable[SlideResult], stain: str = HE) -> list[SlideResult]:
     """The finished slides whose nuclei are in the totals of a stain, "H&E" or "IHC"."""
-    finished = [slide for slide in slides if slide.summary and (slide.positive is not None) == (stain == IHC)]
+    finished = [
+        slide
+        for slide in slides
+        if slide.summary and (slide.positive is not None) == (stain == IHC)
+    ]
     return [slide for slide in finished if not slide.left_out]
 
 
 def score_total(slides: Iterable[SlideResult]) -> dict[str, Any] | None:
-    """``counts.score`` and sums over all counted slides of immunohistochemistry; None without such slides."""
+    """``counts.score`` and sums over all counted slides of immunohistochemistry; None without such
+    slides.
+    """
     scored = counted(slides, IHC)
     if not scored:
         return None
@@ -376,18 +461,29 @@ def classified(slides: Iterable[SlideResult]) -> list[SlideResult]:
 
 
 def describe_total(slides: Sequence[SlideResult]) -> str:
-    """The nuclei in the totals of each stain, and how many slides they leave out: "9 nuclei of 4 slides; ..."."""
+    """The nuclei in the totals of each stain, and how many slides they leave out: "9 nuclei of 4
+    slides; ...".
+    """
     added, scored = counted(slides), score_total(slides)
     texts = []
     if added or not scored:
         n_nuclei = count_noun(sum(slide.n_nuclei for slide in added), "nucleus", "nuclei")
-        texts.append(f"{n_nuclei} of {count_noun(len(added), 'slide')}{' of H&E' if scored else ''}")
+        texts.append(
+            f"{n_nuclei} of {count_noun(len(added), 'slide')}{' of H&E' if scored else ''}"
+        )
     if scored:
         percent = f"{scored['percent_positive']:.1f} %" if scored["n_nuclei"] else "none"
-        of = f"{count_noun(scored['n_nuclei'], 'nucleus', 'nuclei')} of {count_noun(scored['n_slides'], 'slide')}"
+        of = (
+            f"{count_noun(scored['n_nuclei'], 'nucleus', 'nuclei')} of"
+            f" {count_noun(scored['n_slides'], 'slide')}"
+        )
         texts.append(f"{percent} positive among {of} of immunohistochemistry")
     texts.append(doubts.describe_left_out(slide.left_out for slide in slides))
-    texts.append(doubts.describe_left_out((slide.classes_left_out for slide in added), " of the counts of classes"))
+    texts.append(
+        doubts.describe_left_out(
+            (slide.classes_left_out for slide in added), " of the counts of classes"
+        )
+    )
     return "; ".join(filter(None, texts))
 
 
@@ -409,7 +505,9 @@ def describe_model(slides: Sequence[SlideResult]) -> str:
 def class_names(slides: Iterable[SlideResult]) -> list[str]:
     """Names of all classes of the cohort, in the order of the models' cards."""
     summaries = [slide.summary for slide in slides if slide.summary]
-    return list(dict.fromkeys(entry["name"] for summary in summaries for entry in summary["classes"]))
+    return list(
+        dict.fromkeys(entry["name"] for summary in summaries for entry in summary["classes"])
+    )
 
 
 def _read(read: Callable[[Path], T], path: Path) -> T | None:
@@ -434,14 +532,25 @@ def _find_stale(
     is_older = request.exists() and files.nuclei.stat().st_mtime_ns < request.stat().st_mtime_ns
     problems = {
         "is unfinished: its nuclei are older than the settings of the last run": is_older,
-        "its nuclei were found in a different version of the slide's file": provenance.fingerprint != info.fingerprint,
+        "its nuclei were found in a different version of the slide's file": (
+            provenance.fingerprint != info.fingerprint
+        ),
         "its nuclei were found at a different mpp of the slide": provenance.slide_mpp != info.mpp,
         "its nuclei were found in a different tissue mask or region of interest": (
             provenance.tissue_sha256 not in {None, tissue.sha256}
         ),
-        f"its results belong to {info.path}, not to the sheet's {path}": now and now != Path(info.path).resolve(),
+        f"its results belong to {info.path}, not to the sheet's {path}": (
+            now and now != Path(info.path).resolve()
+        ),
     }
-    return next((f"{problem}; run the workflow again" for problem, is_wrong in problems.items() if is_wrong), "")
+    return next(
+        (
+            f"{problem}; run the workflow again"
+            for problem, is_wrong in problems.items()
+            if is_wrong
+        ),
+        "",
+    )
 
 
 def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
@@ -452,10 +561,16 @@ def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
         ("window", "held more nuclei than the model can return", summary["full_windows_level0"]),
         ("region", "could not be decoded", summary["corrupt_level0"]),
     ):
-        positions = [f"{width} x {height} at {x - left}, {y - top}" for x, y, width, height in rectangles[:MOST_GAPS]]
+        positions = [
+            f"{width} x {height} at {x - left}, {y - top}"
+            for x, y, width, height in rectangles[:MOST_GAPS]
+        ]
         more = f" and {len(rectangles) - MOST_GAPS} more" if len(rectangles) > MOST_GAPS else ""
         if positions:
-            gaps.append(f"{count_noun(len(rectangles), noun)} {what}, in QuPath pixels ({'; '.join(positions)}{more})")
+            gaps.append(
+                f"{count_noun(len(rectangles), noun)} {what}, in QuPath pixels"
+                f" ({'; '.join(positions)}{more})"
+            )
     return "; ".join(gaps)
 
 

@@ -1,4 +1,6 @@
-"""Positions and features from ``nuclei.parquet``, nuclei counted on a coarse grid, and the fields to show."""
+"""Positions and features from ``nuclei.parquet``, nuclei counted on a coarse grid, and the fields
+to show.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,18 @@ from muse_pipeline.nuclei.arrow import to_numpy
 NUMBERS_AT_ONCE = 1 << 20  # a small table is read several columns at a time
 
 
-def stream_positions(path: Path, *columns: str, counted_only: bool = False) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield xy (n, 2) float64 in level-0 px and each numeric column (n,) of a table, in batches of bounded size."""
+def stream_positions(
+    path: Path, *columns: str, counted_only: bool = False
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield xy (n, 2) float64 in level-0 px and each numeric column (n,) of a table, in batches of
+    bounded size.
+    """
     names, iterate = ["x", "y", *columns], parquet.iterate_counted
-    for table in iterate(path, names) if counted_only else parquet.iterate_rows(path, parquet.ROW_GROUP, names):
+    for table in (
+        iterate(path, names)
+        if counted_only
+        else parquet.iterate_rows(path, parquet.ROW_GROUP, names)
+    ):
         yield _positions(table), *(to_numpy(table[name]) for name in columns)
 
 
@@ -42,16 +52,22 @@ def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:
 def read_outlines(
     path: Path, low_xy: np.ndarray, high_xy: np.ndarray, column: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Read the nuclei whose centres lie in a rectangle in level-0 px; only row groups that touch it are read.
+    """Read the nuclei whose centres lie in a rectangle in level-0 px; only row groups that touch it
+    are read.
 
-    Returns their polygons (n,), xy (n, 2) in level-0 px, ``column`` (n,) int, and (n,) bool, True if totals leave them
-    out.
+    Returns their polygons (n,), xy (n, 2) in level-0 px, ``column`` (n,) int, and (n,) bool, True
+    if totals leave them out.
     """
     provenance = parquet.read_provenance(path)
     quality = [parquet.QUALITY] if provenance.quality else []
     table = parquet.read_within(path, low_xy, high_xy, ["geometry", "x", "y", column, *quality])
     geometry = parquet.parse_outlines(np.array(table["geometry"].to_pylist(), object))
-    return geometry, _positions(table), to_numpy(table[column]).astype(int), parquet.left_out(table, provenance)
+    return (
+        geometry,
+        _positions(table),
+        to_numpy(table[column]).astype(int),
+        parquet.left_out(table, provenance),
+    )
 
 
 def _positions(table: pa.Table) -> np.ndarray:
@@ -65,9 +81,13 @@ FIELD_CELLS = 4  # side of a field in cells: 256 um, which is 512 px at 0.5 um/p
 
 @dataclass(frozen=True)
 class DensityGrid:
-    """Nuclei counted in square cells of side ``CELL_UM``; the first cell begins at the corner of level 0."""
+    """Nuclei counted in square cells of side ``CELL_UM``; the first cell begins at the corner of
+    level 0.
+    """
 
-    counts: np.ndarray  # (C + 1, rows, columns) nuclei by class; the last plane counts nuclei without a known class
+    counts: (
+        np.ndarray
+    )  # (C + 1, rows, columns) nuclei by class; the last plane counts nuclei without a known class
     size_um: tuple[float, float]  # (width, height) of the slide
 
     @property
@@ -91,25 +111,39 @@ def count_nuclei(
     slide_mpp: tuple[float, float],
     n_classes: int,
 ) -> DensityGrid:
-    """Count nuclei, given in batches of (xy in level-0 px, label), on the grid of a slide of ``size_px``."""
+    """Count nuclei, given in batches of (xy in level-0 px, label), on the grid of a slide of
+    ``size_px``.
+    """
     size_um = level0_to_work(np.array(size_px), slide_mpp, 1.0)
     columns, rows = np.maximum(np.ceil(size_um / CELL_UM).astype(int), FIELD_CELLS)
     counts = np.zeros((n_classes + 1) * rows * columns, np.int64)
     for xy, label in batches:
-        cell = np.floor(level0_to_work(xy, slide_mpp, 1.0) / CELL_UM).astype(int).clip(0, (columns - 1, rows - 1))
+        cell = (
+            np.floor(level0_to_work(xy, slide_mpp, 1.0) / CELL_UM)
+            .astype(int)
+            .clip(0, (columns - 1, rows - 1))
+        )
         plane = np.where((label >= 0) & (label < n_classes), label, n_classes)
-        counts += np.bincount((plane * rows + cell[:, 1]) * columns + cell[:, 0], minlength=len(counts))
-    return DensityGrid(counts.reshape(n_classes + 1, rows, columns), (float(size_um[0]), float(size_um[1])))
+        counts += np.bincount(
+            (plane * rows + cell[:, 1]) * columns + cell[:, 0], minlength=len(counts)
+        )
+    return DensityGrid(
+        counts.reshape(n_classes + 1, rows, columns), (float(size_um[0]), float(size_um[1]))
+    )
 
 
 def choose_fields(grid: DensityGrid) -> list[Field]:
-    """Choose up to three fields that do not overlap: the densest, the most mixed, and one of typical density.
+    """Choose up to three fields that do not overlap: the densest, the most mixed, and one of
+    typical density.
 
-    The choice depends only on the counts; among equal fields the topmost, then the leftmost, is chosen.
+    The choice depends only on the counts; among equal fields the topmost, then the leftmost, is
+    chosen.
     """
     n = FIELD_CELLS
     table = np.pad(grid.counts.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
-    counts = table[:, n:, n:] - table[:, :-n, n:] - table[:, n:, :-n] + table[:, :-n, :-n]  # sums over n x n cells
+    counts = (
+        table[:, n:, n:] - table[:, :-n, n:] - table[:, n:, :-n] + table[:, :-n, :-n]
+    )  # sums over n x n cells
     width, height = (max(1, int(extent // CELL_UM) - FIELD_CELLS + 1) for extent in grid.size_um)
     counts = counts[:, :height, :width]  # only fields that are entirely on the slide
     total = counts.sum(0)
@@ -133,5 +167,7 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
         if free.any():
             row, column = np.unravel_index(np.argmax(np.where(free, score, -1)), free.shape)
             fields.append(Field(caption, (column * CELL_UM, row * CELL_UM)))
-            free[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = False
+            free[
+                max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1
+            ] = False
     return fields

@@ -19,7 +19,9 @@ from muse_pipeline.core import text
 from muse_pipeline.core.files import complete_file
 
 # sqrt(1.05 * 0.05) - 0.05, as the contrast of two luminances is (lighter + 0.05) / (darker + 0.05).
-EQUAL_CONTRAST = 0.179  # relative luminance of a colour on which black and white are equally legible
+EQUAL_CONTRAST = (
+    0.179  # relative luminance of a colour on which black and white are equally legible
+)
 _BUFFERED = 1000  # number of parts of a template that are written together
 # Control characters, marks of writing direction and surrogates, which could disguise names.
 _TREACHEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -37,7 +39,9 @@ def render(template: str, **data: Any) -> str:
 
 
 def write_html(path: Path, template: str, **data: Any) -> None:
-    """Write a template filled with ``data`` part by part; the items of iterators need not fit into memory."""
+    """Write a template filled with ``data`` part by part; the items of iterators need not fit into
+    memory.
+    """
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(_stream(template, data))
 
@@ -49,7 +53,9 @@ def _stream(template: str, data: dict[str, Any]) -> Iterator[str]:
 
 
 class _JoinLines(Extension):
-    """Removes line breaks and indentation next to tags and expressions; those within text remain."""
+    """Removes line breaks and indentation next to tags and expressions; those within text
+    remain.
+    """
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
         return re.sub(r"(?<=[>}])\s*\n\s*|\s*\n\s*(?=[<{])", "", source)
@@ -57,7 +63,11 @@ class _JoinLines(Extension):
 
 def css_color(color: Sequence[int] | str) -> str:
     """A colour in CSS, such as ``rgb(1 2 3)``; strings are returned unchanged."""
-    return color if isinstance(color, str) else f"rgb({' '.join(str(int(channel)) for channel in color)})"
+    return (
+        color
+        if isinstance(color, str)
+        else f"rgb({' '.join(str(int(channel)) for channel in color)})"
+    )
 
 
 def ink_on(color: Sequence[int]) -> str:
@@ -88,7 +98,14 @@ _ENVIRONMENT = Environment(
     extensions=[_JoinLines],
     auto_reload=False,
 )
-_FORMATS = text.area_text, text.count_text, text.density_text, text.memory_text, text.percent_text, text.time_text
+_FORMATS = (
+    text.area_text,
+    text.count_text,
+    text.density_text,
+    text.memory_text,
+    text.percent_text,
+    text.time_text,
+)
 _FILTERS = (*_FORMATS, text.count_noun, density, css_color, ink_on)
 _ENVIRONMENT.filters |= {function.__name__: function for function in _FILTERS}
 _ENVIRONMENT.globals |= {"version": __version__, "inline": inline, "digest": digest, "zip": zip}

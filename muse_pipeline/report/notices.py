@@ -9,7 +9,13 @@ from typing import NamedTuple
 from muse_pipeline.core.provenance import FLAGGED, NO_BROWN, NOT_KNOWN, STATED_IHC, Roi
 from muse_pipeline.core.specimen import IHC, name_organ
 from muse_pipeline.core.text import count_noun, some_of
-from muse_pipeline.inference.doubts import OF_CLASSES, OF_NUCLEI, OF_REGIONS, describe_organs, name_unvalidated
+from muse_pipeline.inference.doubts import (
+    OF_CLASSES,
+    OF_NUCLEI,
+    OF_REGIONS,
+    describe_organs,
+    name_unvalidated,
+)
 from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
 from muse_pipeline.slides.mpp import DOUBT
 from muse_pipeline.slides.tiff_pictures import SEVERAL
@@ -31,10 +37,20 @@ class Kind(NamedTuple):
 
 _UNLIKE = "unlike the model's training pictures"
 KINDS = {
-    "stain": Kind(RED, OF_NUCLEI["stain"], f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
-    "ihc": Kind(AMBER, "check stain", "of immunohistochemistry by colours or statement alone; check the stain"),
-    "unlike": Kind(AMBER, "unlike training", f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
-    "scale": Kind(RED, OF_NUCLEI["scale"], "of doubtful scale; if the mpp is wrong, so are the results"),
+    "stain": Kind(
+        RED, OF_NUCLEI["stain"], f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"
+    ),
+    "ihc": Kind(
+        AMBER,
+        "check stain",
+        "of immunohistochemistry by colours or statement alone; check the stain",
+    ),
+    "unlike": Kind(
+        AMBER, "unlike training", f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"
+    ),
+    "scale": Kind(
+        RED, OF_NUCLEI["scale"], "of doubtful scale; if the mpp is wrong, so are the results"
+    ),
     "mpp": Kind(
         AMBER,
         "check mpp",
@@ -44,13 +60,25 @@ KINDS = {
     "classes": Kind(RED, OF_CLASSES["classes"], "whose nuclei do not suit their classes"),
     "organ": Kind(AMBER, OF_CLASSES["organ"], "of {}, in which {} are not validated"),
     "third_stain": Kind(AMBER, "no third stain", "without the third stain that was requested"),
-    "tissue": Kind(AMBER, "check tissue", "whose tissue is doubtful, check before use", "the tissue is doubtful: {}"),
+    "tissue": Kind(
+        AMBER,
+        "check tissue",
+        "whose tissue is doubtful, check before use",
+        "the tissue is doubtful: {}",
+    ),
     "picture": Kind(
-        AMBER, "check picture", "whose file has several pictures; check before use that the right one was read"
+        AMBER,
+        "check picture",
+        "whose file has several pictures; check before use that the right one was read",
     ),
     "artefacts": Kind(AMBER, "artefacts", "with artefacts, check before use"),
     "regions": Kind(RED, OF_REGIONS["regions"], "whose nuclei do not suit their regions"),
-    "unmapped": Kind(AMBER, "no regions", "without tissue regions, because mapping failed", "no tissue regions: {}"),
+    "unmapped": Kind(
+        AMBER,
+        "no regions",
+        "without tissue regions, because mapping failed",
+        "no tissue regions: {}",
+    ),
     "partner": Kind(
         AMBER,
         "no partner",
@@ -78,7 +106,9 @@ class ShownSlide(NamedTuple):
 
 
 def rank_slides(slides: Sequence[SlideResult]) -> list[ShownSlide]:
-    """The slides in the order of the page: by status, failed slides first, then by level of the gravest warning."""
+    """The slides in the order of the page: by status, failed slides first, then by level of the
+    gravest warning.
+    """
     entries = []
     for slide in slides:
         notices = find_notices(slide)
@@ -89,13 +119,21 @@ def rank_slides(slides: Sequence[SlideResult]) -> list[ShownSlide]:
 
 
 def find_reasons(slide: SlideResult) -> dict[str, str]:
-    """The reason for each warning about a slide, with the consequence for the totals, keyed by kind as in ``KINDS``."""
+    """The reason for each warning about a slide, with the consequence for the totals, keyed by kind
+    as in ``KINDS``.
+    """
     reasons = {kind: f"{doubt}{_consequence(slide, kind)}" for kind, doubt in slide.doubts.items()}
     warnings = slide.info.warnings if slide.info and slide.summary else ()
-    of_mpp = [warning for warning in warnings if warning.startswith(DOUBT) and warning != slide.doubts.get("scale")]
+    of_mpp = [
+        warning
+        for warning in warnings
+        if warning.startswith(DOUBT) and warning != slide.doubts.get("scale")
+    ]
     reasons |= {
         "ihc": _doubt_ihc(slide) if slide.stain == IHC else "",
-        "unlike": "; ".join(slide.provenance.verdict.reasons) if slide.appearance == FLAGGED else "",
+        "unlike": (
+            "; ".join(slide.provenance.verdict.reasons) if slide.appearance == FLAGGED else ""
+        ),
         "mpp": "; ".join(filter(None, [reasons.get("mpp"), *of_mpp])),
         "picture": next((warning for warning in warnings if SEVERAL in warning), ""),
         "third_stain": NOT_FOUND if NOT_FOUND in slide.warnings else "",
@@ -108,12 +146,20 @@ def find_reasons(slide: SlideResult) -> dict[str, str]:
 
 
 def _doubt_ihc(slide: SlideResult) -> str:
-    """The reason to check that a slide is immunohistochemistry; "" if colours and statement agree."""
+    """The reason to check that a slide is immunohistochemistry; "" if colours and statement
+    agree.
+    """
     reasons, percent = slide.provenance.verdict.reasons, slide.positive["percent_positive"] or 0
     if STATED_IHC not in reasons:
-        return f"{', '.join(reasons)}: nuclei are scored as positive or negative; state the stain in the sheet"
+        return (
+            f"{', '.join(reasons)}: nuclei are scored as positive or negative; state the stain in"
+            " the sheet"
+        )
     if NO_BROWN in reasons and percent >= MUCH_POSITIVE:
-        return f"stated as immunohistochemistry, but the {percent:.0f} % positive nuclei are not brown; is it H&E?"
+        return (
+            f"stated as immunohistochemistry, but the {percent:.0f} % positive nuclei are not"
+            " brown; is it H&E?"
+        )
     return ""
 
 
@@ -148,22 +194,36 @@ def find_notices(slide: SlideResult) -> list[Notice]:
 
 
 def list_warnings(slide: SlideResult) -> list[str]:
-    """The sentences of all notices about a slide, then the warnings of its steps that no notice repeats."""
+    """The sentences of all notices about a slide, then the warnings of its steps that no notice
+    repeats.
+    """
     sentences = [notice.sentence for notice in find_notices(slide) if notice.word]
     plain = [(warning, warning.removeprefix(TISSUE_DOUBT)) for warning in slide.warnings]
-    return [*sentences, *(warning for warning, text in plain if not any(text in sentence for sentence in sentences))]
+    return [
+        *sentences,
+        *(
+            warning
+            for warning, text in plain
+            if not any(text in sentence for sentence in sentences)
+        ),
+    ]
 
 
 def describe_unknown_organs(slides: Sequence[SlideResult]) -> str:
-    """A sentence about the slides whose organ is not stated, for the whole run; "" if there are none."""
+    """A sentence about the slides whose organ is not stated, for the whole run; "" if there are
+    none.
+    """
     lacking = [slide for slide in slides if slide.lacks_organ and "organ" not in slide.included]
     if not lacking:
         return ""
     provenances = {slide.model.name: slide.provenance for slide in lacking}
-    models = [f"{name} is validated in {describe_organs(model.organs)}" for name, model in provenances.items()]
+    models = [
+        f"{name} is validated in {describe_organs(model.organs)}"
+        for name, model in provenances.items()
+    ]
     return (
-        f"{count_noun(len(lacking), 'slide')}: classes not validated for an unknown organ; {'; '.join(models)}; "
-        "state the organ with --organ or in the sheet"
+        f"{count_noun(len(lacking), 'slide')}: classes not validated for an unknown organ;"
+        f" {'; '.join(models)}; state the organ with --organ or in the sheet"
     )
 
 
@@ -172,11 +232,15 @@ NAMED = 3  # maximum number of slides that a line names
 
 
 def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
-    """At most ``most`` lines about slides whose results need a check, by kind, with reasons if there is room."""
+    """At most ``most`` lines about slides whose results need a check, by kind, with reasons if
+    there is room.
+    """
     by_kind: dict[str, dict[str, list[str]]] = {}
     reasons_of = [(slide, find_reasons(slide)) for slide in slides]
     for kind, texts in KINDS.items():
-        for slide, reason in ((slide, reasons[kind]) for slide, reasons in reasons_of if kind in reasons):
+        for slide, reason in (
+            (slide, reasons[kind]) for slide, reasons in reasons_of if kind in reasons
+        ):
             what, why = texts.slides, reason
             if kind == "organ":  # a line per organ, which needs no reasons
                 names = name_unvalidated(slide.provenance, slide.organ)
@@ -184,26 +248,45 @@ def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
             by_kind.setdefault(what, {}).setdefault(why, []).append(slide.slide_id)
     doubled = _doubled([*counted(slides), *counted(slides, IHC)])
     by_kind["with the same content as another slide; all are in the totals"] = doubled
-    unknown = [slide.slide_id for slide in slides if slide.appearance == NOT_KNOWN and slide.n_nuclei]
-    by_kind["whose likeness to the model's training pictures is not known"] = {"": unknown} if unknown else {}
+    unknown = [
+        slide.slide_id for slide in slides if slide.appearance == NOT_KNOWN and slide.n_nuclei
+    ]
+    by_kind["whose likeness to the model's training pictures is not known"] = (
+        {"": unknown} if unknown else {}
+    )
     of_organs = list(filter(None, [describe_unknown_organs(slides)]))
-    return [*_listed({what: why for what, why in by_kind.items() if why}, most - len(of_organs)), *of_organs]
+    return [
+        *_listed({what: why for what, why in by_kind.items() if why}, most - len(of_organs)),
+        *of_organs,
+    ]
 
 
 def summarise_failures(slides: Sequence[SlideResult]) -> list[str]:
-    """At most ``MOST_FAILURES`` lines that name failed slides, each with step and reason, not started ones last."""
+    """At most ``MOST_FAILURES`` lines that name failed slides, each with step and reason, not
+    started ones last.
+    """
     failed = [slide for slide in slides if slide.status == "failed"]
-    failed.sort(key=lambda slide: any((slide.step, "missing") == (end.step, end.status) for end in slide.progress))
+    failed.sort(
+        key=lambda slide: any(
+            (slide.step, "missing") == (end.step, end.status) for end in slide.progress
+        )
+    )
     reasons: dict[str, list[str]] = {}
     for slide in failed:
         reasons.setdefault(f"{slide.step}: {slide.reason}", []).append(slide.slide_id)
     lines = _lines_of_kind("failed", reasons) if reasons else []
     n_more = len(lines) - MOST_FAILURES
-    return [*lines[: MOST_FAILURES - 1], f"  and {n_more + 1} more; cohort.tsv has them"] if n_more > 0 else lines
+    return (
+        [*lines[: MOST_FAILURES - 1], f"  and {n_more + 1} more; cohort.tsv has them"]
+        if n_more > 0
+        else lines
+    )
 
 
 def _doubled(slides: Sequence[SlideResult]) -> dict[str, list[str]]:
-    """Slides with the same content and ROI as an earlier slide, keyed by a text that names the earlier one."""
+    """Slides with the same content and ROI as an earlier slide, keyed by a text that names the
+    earlier one.
+    """
     first: dict[tuple[str, Roi | None], str] = {}
     same: dict[str, list[str]] = {}
     for slide in (slide for slide in slides if slide.info):
@@ -214,17 +297,30 @@ def _doubled(slides: Sequence[SlideResult]) -> dict[str, list[str]]:
 
 
 def _listed(kinds: dict[str, dict[str, list[str]]], most: int) -> list[str]:
-    """Lines for slides by kind of warning and reason: with the reasons if there are at most ``most`` lines."""
+    """Lines for slides by kind of warning and reason: with the reasons if there are at most
+    ``most`` lines.
+    """
     lines = [line for what, reasons in kinds.items() for line in _lines_of_kind(what, reasons)]
     if len(lines) > most:
-        names = {what: [name for slides in reasons.values() for name in slides] for what, reasons in kinds.items()}
-        lines = [line for what, slides in names.items() for line in _lines_of_kind(what, {"": slides})]
+        names = {
+            what: [name for slides in reasons.values() for name in slides]
+            for what, reasons in kinds.items()
+        }
+        lines = [
+            line for what, slides in names.items() for line in _lines_of_kind(what, {"": slides})
+        ]
     n_more = len(lines) - most
-    return [*lines[: most - 1], f"and {n_more + 1} more kinds of warnings, in the report"] if n_more > 0 else lines
+    return (
+        [*lines[: most - 1], f"and {n_more + 1} more kinds of warnings, in the report"]
+        if n_more > 0
+        else lines
+    )
 
 
 def _lines_of_kind(what: str, reasons: dict[str, list[str]]) -> list[str]:
-    """A line with the number of slides, and a line for each reason; without reasons, one line with names of slides."""
+    """A line with the number of slides, and a line for each reason; without reasons, one line with
+    names of slides.
+    """
     heading = f"{count_noun(sum(map(len, reasons.values())), 'slide')} {what}:"
     if list(reasons) == [""]:
         return [f"{heading} {some_of(reasons[''], NAMED)}"]

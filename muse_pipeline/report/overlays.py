@@ -38,8 +38,8 @@ def add_strip(
 ) -> tuple[Image.Image, ImageDraw.ImageDraw, int]:
     """Put ``picture`` (h, w, 3) uint8 on a canvas with a scale bar in a strip, ``STRIP_PX`` high.
 
-    The strip is below the picture, or translucent ``inside`` its lower end. Returns the canvas, its pen and the x in px
-    at which the legend may begin.
+    The strip is below the picture, or translucent ``inside`` its lower end. Returns the canvas, its
+    pen and the x in px at which the legend may begin.
     """
     height, width = picture.shape[:2]
     canvas = Image.new("RGB", (width, height + (0 if inside else STRIP_PX)), PAPER)
@@ -69,8 +69,12 @@ def _whiten(canvas: Image.Image, box: tuple[int, int, int, int]) -> None:
     canvas.paste(Image.blend(part, Image.new("RGB", part.size, PAPER), OPACITY), box[:2])
 
 
-def add_legend(pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequence[LegendEntry], right: int) -> None:
-    """Draw swatches and texts from ``left`` to at most ``right``; "+2" replaces two entries that do not fit."""
+def add_legend(
+    pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequence[LegendEntry], right: int
+) -> None:
+    """Draw swatches and texts from ``left`` to at most ``right``; "+2" replaces two entries that do
+    not fit.
+    """
     for i, (text, color) in enumerate(entries):
         end = left + 22 + pen.textlength(_printable(text), font=_font())
         if end > right - (40 if i + 1 < len(entries) else 0):
@@ -80,8 +84,12 @@ def add_legend(pen: ImageDraw.ImageDraw, left: int, middle: int, entries: Sequen
         left = write_text(pen, (left + 20, middle), text) + 18
 
 
-def write_text(pen: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, color: tuple[int, int, int] = INK) -> int:
-    """Write ``text`` with the middle of its left edge at ``xy``, and return the x of its right end."""
+def write_text(
+    pen: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, color: tuple[int, int, int] = INK
+) -> int:
+    """Write ``text`` with the middle of its left edge at ``xy``, and return the x of its right
+    end.
+    """
     pen.text(xy, _printable(text), fill=color, font=_font(), anchor="lm")
     return int(np.ceil(xy[0] + pen.textlength(_printable(text), font=_font())))
 
@@ -105,8 +113,12 @@ BLEND_ROWS = 32  # rows blended at a time, since floats of the whole picture wou
 _OUTLINE = (74, 84, 98)
 _LEGEND_PX = 100  # width of an entry of the legend
 _GLASS_GREY = 236
-# From pale yellow through orange to deep violet: darkness increases with density, so hue need not be recognised.
-_RAMP = np.array([(255, 240, 178), (254, 196, 96), (240, 120, 62), (200, 52, 84), (128, 20, 108), (62, 10, 92)], float)
+# From pale yellow through orange to deep violet: darkness increases with density, so hue need not
+# be recognised.
+_RAMP = np.array(
+    [(255, 240, 178), (254, 196, 96), (240, 120, 62), (200, 52, 84), (128, 20, 108), (62, 10, 92)],
+    float,
+)
 
 
 def _heat_colours(strength: np.ndarray) -> np.ndarray:
@@ -114,8 +126,8 @@ def _heat_colours(strength: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
 
 
-# Lookup tables. The first two give the colour and opacity of a density, in 255ths of the highest one; the third makes
-# greys paler, and glass white.
+# Lookup tables. The first two give the colour and opacity of a density, in 255ths of the highest
+# one; the third makes greys paler, and glass white.
 _HEAT = _heat_colours(np.linspace(0, 1, 256)).astype(np.float32)
 _OPACITY = np.clip(np.linspace(0, 8, 256), 0, 0.8).astype(np.float32)
 _PALE_GREY = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - np.arange(256), 0, None)).astype(np.uint8)
@@ -129,18 +141,23 @@ def draw_density(
     areas: Sequence[ClassArea],
     slide_mpp: tuple[float, float],
 ) -> None:
-    """Write the heat map of a slide as PNG, with the outlines of ``areas`` in level-0 px of ``slide_mpp``.
+    """Write the heat map of a slide as PNG, with the outlines of ``areas`` in level-0 px of
+    ``slide_mpp``.
 
-    The ``mask`` (h, w) of the tissue and the ``backdrop`` (red, green and blue, each (h, w) uint8, of any size) show
-    the whole slide.
+    The ``mask`` (h, w) of the tissue and the ``backdrop`` (red, green and blue, each (h, w) uint8,
+    of any size) show the whole slide.
     """
     um_per_px = max(grid.size_um) / LONG_SIDE_PX
     size = tuple(max(1, round(extent / um_per_px)) for extent in grid.size_um)
-    picture = cv2.merge([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in backdrop])
+    picture = cv2.merge(
+        [cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in backdrop]
+    )
     density = _resample_density(grid, size, um_per_px)
     top = _round_up(np.percentile(density[density > 1], 99.5)) if (density > 1).any() else 1.0
     # The width of the mask is reduced first to save memory.
-    narrow = map_strips(lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask)
+    narrow = map_strips(
+        lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask
+    )
     inside = cv2.resize(narrow, size) > 0.5
     del narrow
     for first in range(0, len(picture), BLEND_ROWS):
@@ -150,7 +167,10 @@ def draw_density(
     cv2.drawContours(picture, contours, -1, _OUTLINE, 1, cv2.LINE_AA)
     for area in areas:
         rings = shapely.get_rings(shapely.get_parts(area.shape))
-        corners = [np.rint(shapely.get_coordinates(ring) * slide_mpp / um_per_px).astype(np.int32) for ring in rings]
+        corners = [
+            np.rint(shapely.get_coordinates(ring) * slide_mpp / um_per_px).astype(np.int32)
+            for ring in rings
+        ]
         cv2.polylines(picture, corners, True, PAPER, 5, cv2.LINE_AA)
         cv2.polylines(picture, corners, True, area.color, 2, cv2.LINE_AA)
     canvas, pen, left = add_strip(picture, um_per_px)
@@ -161,9 +181,13 @@ def draw_density(
 
 
 def _blend_density(picture: np.ndarray, strength: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8: ``picture`` in pale grey, with the heat colours of ``strength`` (h, w) where ``inside``."""
+    """(h, w, 3) uint8: ``picture`` in pale grey, with the heat colours of ``strength`` (h, w) where
+    ``inside``.
+    """
     pale = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), _PALE_GREY)
-    pale[~inside] = 255  # hides pen marks beside the tissue, which may be in the same chunks of the store
+    pale[~inside] = (
+        255  # hides pen marks beside the tissue, which may be in the same chunks of the store
+    )
     level = np.rint(np.clip(strength, 0, 1) * 255).astype(np.uint8)
     opacity = (_OPACITY[level] * inside)[..., None]
     pale = pale[..., None].astype(np.float32)
@@ -180,8 +204,12 @@ def _resample_density(grid: DensityGrid, size: tuple[int, int], um_per_px: float
     return cv2.warpAffine(smooth, to_cells, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _add_colour_bar(canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0) -> int:
-    """Draw the colour bar from ``left``, keep ``beside_px`` free for the legend, and return the x of its end."""
+def _add_colour_bar(
+    canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0
+) -> int:
+    """Draw the colour bar from ``left``, keep ``beside_px`` free for the legend, and return the x
+    of its end.
+    """
     width = min(160, canvas.width - left - 190 - beside_px)
     if width < 40:  # on a narrow slide the strip only has room for the scale bar
         return left
@@ -198,28 +226,43 @@ def _round_up(value: float) -> float:
     return float(np.ceil(value / step) * step)
 
 
-ENLARGEMENT = 2  # minimum enlargement of fields, so that outlines between pixels of the store are crisp
+ENLARGEMENT = (
+    2  # minimum enlargement of fields, so that outlines between pixels of the store are crisp
+)
 LEAST_PX = 640  # a narrower field is enlarged more, so that caption and legend fit
 _MARGIN_UM = 20.0  # nuclei with centres up to this far outside a field are also drawn
 _SUBPIXEL_BITS = 4
 
 
 def draw_field(
-    store: Store, nuclei: Path, field: Field, classes: Sequence[NucleusClass], path: Path, *, column: str = "label"
+    store: Store,
+    nuclei: Path,
+    field: Field,
+    classes: Sequence[NucleusClass],
+    path: Path,
+    *,
+    column: str = "label",
 ) -> dict[str, int]:
-    """Write a PNG of the part of a field on the slide, with its nuclei, a scale bar, a legend and a caption.
+    """Write a PNG of the part of a field on the slide, with its nuclei, a scale bar, a legend and a
+    caption.
 
-    The values of ``column`` in the table ``nuclei`` are indices of ``classes``. Returns the number of nuclei centred in
-    the field by class name, without nuclei that totals leave out.
+    The values of ``column`` in the table ``nuclei`` are indices of ``classes``. Returns the number
+    of nuclei centred in the field by class name, without nuclei that totals leave out.
     """
     width, height = field_size_px(store, field)
     enlargement = max(ENLARGEMENT, -(-LEAST_PX // width))
     pixels = store.read(_corner_px(store, field), (width, height))
-    pixels = cv2.resize(pixels, (width * enlargement, height * enlargement), interpolation=cv2.INTER_CUBIC)
+    pixels = cv2.resize(
+        pixels, (width * enlargement, height * enlargement), interpolation=cv2.INTER_CUBIC
+    )
     low, high = _level0_corners(store, field, 0.0)
-    geometry, xy, label, flagged = read_outlines(nuclei, *_level0_corners(store, field, _MARGIN_UM), column)
+    geometry, xy, label, flagged = read_outlines(
+        nuclei, *_level0_corners(store, field, _MARGIN_UM), column
+    )
     inside = ((xy >= low) & (xy < high)).all(1)
-    counts = {kind.name: int((label[inside & ~flagged] == i).sum()) for i, kind in enumerate(classes)}
+    counts = {
+        kind.name: int((label[inside & ~flagged] == i).sum()) for i, kind in enumerate(classes)
+    }
     label[flagged] = NO_CLASS
     parts, nucleus = shapely.get_parts(geometry, return_index=True)
     corners, ring = shapely.get_coordinates(shapely.get_exterior_ring(parts), return_index=True)
@@ -239,7 +282,9 @@ def draw_field(
 def draw_outlines(
     pixels: np.ndarray, rings: list[np.ndarray], label: np.ndarray, classes: Sequence[NucleusClass]
 ) -> None:
-    """Draw closed rings, (n, 2) in px of ``pixels``, into ``pixels`` (h, w, 3) uint8, in the colours of the labels."""
+    """Draw closed rings, (n, 2) in px of ``pixels``, into ``pixels`` (h, w, 3) uint8, in the
+    colours of the labels.
+    """
     scale = 1 << _SUBPIXEL_BITS
     fixed = [np.round(xy_to_xy_index(ring) * scale).astype(np.int32) for ring in rings]
     style = {"isClosed": True, "lineType": cv2.LINE_AA, "shift": _SUBPIXEL_BITS}
@@ -254,9 +299,14 @@ def draw_outlines(
 
 
 def field_size_px(store: Store, field: Field) -> tuple[int, int]:
-    """(width, height) of a field in work pixels, smaller if part of the field is beyond the slide."""
+    """(width, height) of a field in work pixels, smaller if part of the field is beyond the
+    slide.
+    """
     side = round(field.side_um / store.mpp)
-    width, height = (min(side, size - at) for size, at in zip(store.size_px, _corner_px(store, field), strict=True))
+    width, height = (
+        min(side, size - at)
+        for size, at in zip(store.size_px, _corner_px(store, field), strict=True)
+    )
     return width, height
 
 

@@ -1,4 +1,6 @@
-"""The report of a cohort: the tables ``cohort.tsv`` and ``roi.tsv``, and ``report.html``, which needs no network."""
+"""The report of a cohort: the tables ``cohort.tsv`` and ``roi.tsv``, and ``report.html``, which
+needs no network.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,33 @@ from muse_pipeline.report.slide_card import add_up, describe_card
 
 _LEADING = (
     *("slide_id", "status", "step", "reason", "appearance", "warnings", "left_out"),
-    *("path", "patient", "split", "organ", "classes_validated", "stain", "mpp_x", "mpp_y", "model", "model_sha256"),
+    *(
+        "path",
+        "patient",
+        "split",
+        "organ",
+        "classes_validated",
+        "stain",
+        "mpp_x",
+        "mpp_y",
+        "model",
+        "model_sha256",
+    ),
     *("roi", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
     *("n_positive", "n_negative", "percent_positive", "median_area_um2", "mean_class_probability"),
 )
 _OF_ANNOTATION = (
-    *("slide_id", "appearance", "left_out", "roi", "class", "area_mm2", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
+    *(
+        "slide_id",
+        "appearance",
+        "left_out",
+        "roi",
+        "class",
+        "area_mm2",
+        "tissue_mm2",
+        "nuclei",
+        "nuclei_per_mm2",
+    ),
     *("n_positive", "n_negative", "percent_positive"),
 )
 PRETRAINING_FILES = {  # captions of files in the run's folder
@@ -47,10 +70,14 @@ PRETRAINING_FILES = {  # captions of files in the run's folder
 
 
 def write_table(slides: Sequence[SlideResult], path: Path) -> None:
-    """Write ``cohort.tsv``: a row for every slide and core of a microarray, with empty cells for missing values."""
+    """Write ``cohort.tsv``: a row for every slide and core of a microarray, with empty cells for
+    missing values.
+    """
     columns = [*_LEADING, *_class_columns(slides)]
     columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
-    columns += dict.fromkeys(name for slide in slides for name in _ihc_values(slide) if name not in columns)
+    columns += dict.fromkeys(
+        name for slide in slides for name in _ihc_values(slide) if name not in columns
+    )
     columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
     ran = {record.step for slide in slides for record in slide.progress}
     steps = order_steps(ran | {step for step in STEPS if step != "regions"})
@@ -61,7 +88,9 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     own = name_own((name for slide in slides for name in slide.own), columns)
     rows = []
     for slide, cores in zip(slides, of_cores, strict=True):
-        rows.append({**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}})
+        rows.append(
+            {**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}}
+        )
         rows += cores
     _write(path, [*columns, *own.values()], rows)
 
@@ -81,7 +110,9 @@ def _core_rows(slide: SlideResult) -> Iterator[dict[str, Any]]:
 
 
 def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
-    """Write a row for every annotation and core of the slides; if there are none, remove an older table."""
+    """Write a row for every annotation and core of the slides; if there are none, remove an older
+    table.
+    """
     rows = [row for slide in slides if slide.summary for row in _annotation_rows(slide)]
     if rows:
         columns = [*_OF_ANNOTATION, *_class_columns(slides)]
@@ -92,8 +123,13 @@ def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    with complete_file(path) as partial, partial.open("w", encoding="utf-8", newline="", errors="replace") as file:
-        writer = csv.DictWriter(file, columns, dialect="excel-tab", lineterminator="\n", extrasaction="ignore")
+    with (
+        complete_file(path) as partial,
+        partial.open("w", encoding="utf-8", newline="", errors="replace") as file,
+    ):
+        writer = csv.DictWriter(
+            file, columns, dialect="excel-tab", lineterminator="\n", extrasaction="ignore"
+        )
         writer.writeheader()
         writer.writerows(rows)
 
@@ -124,7 +160,11 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         "tissue_mm2": None if slide.tissue_mm2 is None else round(slide.tissue_mm2, 4),
         "nuclei": slide.n_nuclei,
         "nuclei_per_mm2": per_mm2(slide.n_nuclei, slide.tissue_mm2),
-        **{name: slide.positive[name] for name in ("n_positive", "n_negative", "percent_positive") if slide.positive},
+        **{
+            name: slide.positive[name]
+            for name in ("n_positive", "n_negative", "percent_positive")
+            if slide.positive
+        },
         "median_area_um2": size.median_area_um2 if size else None,
         "mean_class_probability": size.mean_class_probability if size else None,
         **_class_values(counts, slide.n_nuclei, slide.tissue_mm2),
@@ -132,7 +172,10 @@ def _row(slide: SlideResult) -> dict[str, Any]:
         **_ihc_values(slide),
         **region_values(slide.regions),
         **{f"seconds_{record.step}": record.seconds for record in slide.progress},
-        **{f"processor_seconds_{record.step}": record.processor_seconds for record in slide.progress},
+        **{
+            f"processor_seconds_{record.step}": record.processor_seconds
+            for record in slide.progress
+        },
         **{f"peak_memory_mib_{record.step}": record.peak_memory_mib for record in slide.progress},
     }
 
@@ -140,7 +183,11 @@ def _row(slide: SlideResult) -> dict[str, Any]:
 def _left_out(slide: SlideResult) -> str:
     """The parts of the slide's numbers that totals leave out, each with the reason."""
     names = slide.names_left_out
-    of = "classes" if slide.provenance and names == slide.provenance.class_names else ", ".join(names)
+    of = (
+        "classes"
+        if slide.provenance and names == slide.provenance.class_names
+        else ", ".join(names)
+    )
     reasons = {
         "all nuclei": slide.left_out,
         f"counts of {of}": slide.classes_left_out,
@@ -150,7 +197,9 @@ def _left_out(slide: SlideResult) -> str:
 
 
 def _name_validated(slide: SlideResult) -> str:
-    """The classes that are validated in the slide's organ: "all", "none" or names; "" if its classes mean nothing."""
+    """The classes that are validated in the slide's organ: "all", "none" or names; "" if its
+    classes mean nothing.
+    """
     if not slide.summary or not has_classes(slide.provenance):
         return ""
     if slide.lacks_organ:
@@ -161,16 +210,24 @@ def _name_validated(slide: SlideResult) -> str:
 
 
 def _artefact_values(slide: SlideResult) -> dict[str, float]:
-    """Area in mm2 of each kind of artefact, and numbers of nuclei in them and left out; empty without a search."""
+    """Area in mm2 of each kind of artefact, and numbers of nuclei in them and left out; empty
+    without a search.
+    """
     if slide.artefacts_mm2 is None:
         return {}
     areas = {f"{kind}_mm2": None for kind in ARTEFACTS}
     areas |= {f"{kind}_mm2": round(mm2, 4) for kind, mm2 in slide.artefacts_mm2.items()}
-    return {**areas, "nuclei_in_artefacts": slide.n_in_artefacts, "nuclei_left_out": slide.n_left_out}
+    return {
+        **areas,
+        "nuclei_in_artefacts": slide.n_in_artefacts,
+        "nuclei_left_out": slide.n_left_out,
+    }
 
 
 def _ihc_values(slide: SlideResult) -> dict[str, float | int | None]:
-    """Immunohistochemistry scores of the slide and of its tissue regions; empty for other stains."""
+    """Immunohistochemistry scores of the slide and of its tissue regions; empty for other
+    stains.
+    """
     intensities = slide.intensities or {}
     values = score_values(intensities.get("slide"))
     for region, counts in intensities.get("regions", {}).items():
@@ -181,10 +238,18 @@ def _ihc_values(slide: SlideResult) -> dict[str, float | int | None]:
 def _annotation_rows(slide: SlideResult) -> list[dict[str, Any]]:
     """A row of ``roi.tsv`` for every annotation and core of a finished slide."""
     annotations, rows = slide.summary["annotations"], []
-    intensities = slide.intensities["annotations"] if slide.intensities else [None] * len(annotations)
+    intensities = (
+        slide.intensities["annotations"] if slide.intensities else [None] * len(annotations)
+    )
     for annotation, counts in zip(annotations, intensities, strict=True):
-        n, n_positive, tissue_mm2 = annotation["n_nuclei"], annotation.get("n_positive"), annotation["tissue_mm2"]
-        positive = {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
+        n, n_positive, tissue_mm2 = (
+            annotation["n_nuclei"],
+            annotation.get("n_positive"),
+            annotation["tissue_mm2"],
+        )
+        positive = (
+            {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
+        )
         row = {
             "slide_id": slide.slide_id,
             "appearance": slide.appearance,
@@ -206,14 +271,24 @@ def _annotation_rows(slide: SlideResult) -> list[dict[str, Any]]:
 def _class_columns(slides: Sequence[SlideResult]) -> list[str]:
     """Names of the columns for number, percentage and density of every class."""
     names = list(map(one_line, cohort.class_names(slides)))
-    return [f"{quantity}_{name}" for quantity in ("nuclei", "percent", "nuclei_per_mm2") for name in names]
+    return [
+        f"{quantity}_{name}"
+        for quantity in ("nuclei", "percent", "nuclei_per_mm2")
+        for name in names
+    ]
 
 
-def _class_values(counts: dict[str, int], total: int | None, tissue_mm2: float | None) -> dict[str, float | None]:
+def _class_values(
+    counts: dict[str, int], total: int | None, tissue_mm2: float | None
+) -> dict[str, float | None]:
     """The cells of ``_class_columns``."""
     cells = {}
     for name, n in counts.items():
-        values = {"nuclei": n, "percent": _percent(n, total), "nuclei_per_mm2": per_mm2(n, tissue_mm2)}
+        values = {
+            "nuclei": n,
+            "percent": _percent(n, total),
+            "nuclei_per_mm2": per_mm2(n, tissue_mm2),
+        }
         cells |= {f"{quantity}_{one_line(name)}": value for quantity, value in values.items()}
     return cells
 
@@ -222,8 +297,12 @@ def _percent(n: int | None, total: int | None) -> float | None:
     return round(100 * n / total, 2) if n is not None and total else None
 
 
-OPEN_SLIDES = 100  # with more slides, the table first shows this many rows, and cards open on demand
-MOST_LINES = 14  # maximum number of lines at the end of a run, without the error that names failed slides
+OPEN_SLIDES = (
+    100  # with more slides, the table first shows this many rows, and cards open on demand
+)
+MOST_LINES = (
+    14  # maximum number of lines at the end of a run, without the error that names failed slides
+)
 
 
 def write_report(
@@ -236,12 +315,13 @@ def write_report(
     no_model: str = "",
     threads: int = 1,
 ) -> list[str]:
-    """Write the page, the tables and the import script for QuPath, and return lines that summarise the cohort.
+    """Write the page, the tables and the import script for QuPath, and return lines that summarise
+    the cohort.
 
-    The ``slides`` are from ``gather_cohort``. roi.tsv is written next to ``table``, which is cohort.tsv. The page shows
-    a ``pretraining`` run and the table ``statistics`` of ``muse statistics`` if there are any. ``no_model`` is the
-    reason why there was no model for detection, and pictures of several slides are reduced at the same time by
-    ``threads``.
+    The ``slides`` are from ``gather_cohort``. roi.tsv is written next to ``table``, which is
+    cohort.tsv. The page shows a ``pretraining`` run and the table ``statistics`` of ``muse
+    statistics`` if there are any. ``no_model`` is the reason why there was no model for detection,
+    and pictures of several slides are reduced at the same time by ``threads``.
     """
     write_table(slides, table)
     write_roi_table(slides, table.with_name(CohortFiles.roi))
@@ -256,7 +336,9 @@ def write_report(
 
 
 def load_page() -> None:
-    """Compile the templates of the page, which takes as long as the rest of the page of a single slide."""
+    """Compile the templates of the page, which takes as long as the rest of the page of a single
+    slide.
+    """
     from muse_pipeline.report.html import load_templates
 
     load_templates("base.html", "macros.html", "plots.html", "slide_card.html", "report.html")
@@ -269,19 +351,28 @@ def write_page(
     statistics: Path | None = None,
     threads: int = 1,
 ) -> None:
-    """Write the page: what needs attention, the cohort, groups of patients, a table, plots, every slide, costs, models.
+    """Write the page: what needs attention, the cohort, groups of patients, a table, plots, every
+    slide, costs, models.
 
-    Slides are given in the order of the sheet and shown in that of ``notices.rank_slides``, failed slides first. For up
-    to ``EMBEDDED_SLIDES`` slides the page contains the pictures; in a larger cohort it links to their files.
+    Slides are given in the order of the sheet and shown in that of ``notices.rank_slides``, failed
+    slides first. For up to ``EMBEDDED_SLIDES`` slides the page contains the pictures; in a larger
+    cohort it links to their files.
     """
     from muse_pipeline.report.html import write_html  # loads jinja2
 
-    entries, album = notices.rank_slides(slides), Album(path, embedded=len(slides) <= EMBEDDED_SLIDES)
+    entries, album = (
+        notices.rank_slides(slides),
+        Album(path, embedded=len(slides) <= EMBEDDED_SLIDES),
+    )
     ranked = [entry.slide for entry in entries]
     finished = [slide for slide in ranked if slide.summary]
     models = cohort.by_model(finished)
     of_models = "; ".join(map(cohort.describe_model, models)) if len(models) > 1 else ""
-    of_models = of_models and f"Nuclei were found by different models, whose numbers may not be comparable: {of_models}"
+    if of_models:
+        of_models = (
+            "Nuclei were found by different models, whose numbers may not be comparable: "
+            + of_models
+        )
     write_html(
         path,
         "report.html",
@@ -308,12 +399,16 @@ def write_page(
         cost_columns=COST_COLUMNS,
         costs=[cost.texts for cost in step_costs(slide.steps for slide in ranked)],
         pretraining=pretraining_facts(pretraining, album) if pretraining else None,
-        models=[(slides[-1].provenance, card_facts(slides[-1].provenance.card)) for slides in models],
+        models=[
+            (slides[-1].provenance, card_facts(slides[-1].provenance.card)) for slides in models
+        ],
     )
 
 
 def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
-    """Nuclei, area of tissue and classes per model, whose numbers may not be comparable; a single model has no name."""
+    """Nuclei, area of tissue and classes per model, whose numbers may not be comparable; a single
+    model has no name.
+    """
     models = cohort.by_model(slides)
     return [
         {
@@ -327,21 +422,30 @@ def _sum_models(slides: Sequence[SlideResult]) -> list[dict[str, Any]]:
 
 
 SHOWN = 15  # maximum number of measures shown for a pair of groups; the rest are collapsed
-MOST_DOTS = 100  # maximum number of dots of a group; larger groups are drawn as this many percentiles
+MOST_DOTS = (
+    100  # maximum number of dots of a group; larger groups are drawn as this many percentiles
+)
 FOUND = 0.05  # false discovery rate below which groups are said to differ in a measure
 MOST_EFFECT = 4  # upper limit of the axis of effects
 _UNITS = {"1": "", "1/mm2": "/mm²", "um": "µm", "um2": "µm²", "OD/um": "OD/µm"}
 
 
 def read_statistics(table: Path) -> dict[str, Any]:
-    """The content of ``templates/statistics.html``, from ``statistics.tsv`` and ``statistics.patients.tsv``."""
+    """The content of ``templates/statistics.html``, from ``statistics.tsv`` and
+    ``statistics.patients.tsv``.
+    """
     patients = table.with_suffix(f".patients{table.suffix}")
     try:
         of_patient = _read(patients)
         groups = groupby(_read(table), key=lambda row: (row["first"], row["second"]))
-        pairs = [_pair(names, [_measure(row, names, of_patient) for row in rows]) for names, rows in groups]
+        pairs = [
+            _pair(names, [_measure(row, names, of_patient) for row in rows])
+            for names, rows in groups
+        ]
     except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{table}: is not a result of `muse statistics` ({error}); run it again") from error
+        raise ConfigError(
+            f"{table}: is not a result of `muse statistics` ({error}); run it again"
+        ) from error
     names = sorted({name for pair in pairs for name in pair["names"]})
     colors = {name: group_color(names, name) for name in names}
     return {"pairs": pairs, "colors": colors, "table": table.name, "patients": patients.name}
@@ -352,21 +456,32 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, dialect="excel-tab"))
 
 
-def _measure(row: dict[str, str], names: Sequence[str], patients: Sequence[dict[str, str]]) -> dict[str, Any]:
+def _measure(
+    row: dict[str, str], names: Sequence[str], patients: Sequence[dict[str, str]]
+) -> dict[str, Any]:
     """A measure in two groups of patients; missing numbers are None."""
     groups = []
     for name in names:
-        values = [float(patient[row["measure"]] or "nan") for patient in patients if patient["group"] == name]
+        values = [
+            float(patient[row["measure"]] or "nan")
+            for patient in patients
+            if patient["group"] == name
+        ]
         groups.append(np.array([value for value in values if math.isfinite(value)]))
     percentiles = np.linspace(0, 100, MOST_DOTS)
     together = np.concatenate(groups) if any(map(len, groups)) else np.zeros(1)
     columns = ("mean_first", "mean_second", "effect", "low", "high", "p", "q")
-    numbers = {name: value if math.isfinite(value := float(row[name] or "nan")) else None for name in columns}
+    numbers = {
+        name: value if math.isfinite(value := float(row[name] or "nan")) else None
+        for name in columns
+    }
     return {
         "name": row["measure"],
         "unit": _UNITS.get(row["unit"], row["unit"]),
         "n_patients": list(map(len, groups)),
-        "dots": [(np.percentile(v, percentiles) if len(v) > MOST_DOTS else v).tolist() for v in groups],
+        "dots": [
+            (np.percentile(v, percentiles) if len(v) > MOST_DOTS else v).tolist() for v in groups
+        ],
         "least": float(together.min()),
         "extent": float(np.ptp(together)) or 1.0,
         "is_found": numbers["q"] is not None and numbers["q"] < FOUND,
@@ -376,13 +491,18 @@ def _measure(row: dict[str, str], names: Sequence[str], patients: Sequence[dict[
 
 
 def _pair(names: tuple[str, str], measures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The comparison of two groups: their measures, sorted by q, then p, and the number that differ."""
+    """The comparison of two groups: their measures, sorted by q, then p, and the number that
+    differ.
+    """
     n_first, n_second = (max(row["n_patients"][side] for row in measures) for side in (0, 1))
     n_tested = sum(row["p"] is not None for row in measures)
-    # The lowest possible p of a permutation test; swapping groups of equal size gives the same difference.
+    # The lowest possible p of a permutation test; swapping groups of equal size gives the same
+    # difference.
     least = (2 if n_first == n_second else 1) / math.comb(n_first + n_second, n_first)
     # Measures that were not tested have no q and no p, and come last.
-    ranked = sorted(measures, key=lambda m: (m["p"] is None, m["q"] or 0, m["p"] or 0, -abs(m["effect"] or 0)))
+    ranked = sorted(
+        measures, key=lambda m: (m["p"] is None, m["q"] or 0, m["p"] or 0, -abs(m["effect"] or 0))
+    )
     ends = [abs(row[name] or 0) for row in measures for name in ("effect", "low", "high")]
     return {
         "names": names,
@@ -397,9 +517,15 @@ def _pair(names: tuple[str, str], measures: Sequence[dict[str, Any]]) -> dict[st
 
 
 def pretraining_facts(folder: Path, album: Album) -> dict[str, Any]:
-    """State of the pretraining run in a folder, in the layout of the workflow, and links to its files."""
+    """State of the pretraining run in a folder, in the layout of the workflow, and links to its
+    files.
+    """
     files = [(folder / name, words) for name, words in PRETRAINING_FILES.items()]
-    checkpoint, settings, log = folder / "checkpoint.pt", folder / "cohort.yaml", folder / "logs" / "pretrain.log"
+    checkpoint, settings, log = (
+        folder / "checkpoint.pt",
+        folder / "cohort.yaml",
+        folder / "logs" / "pretrain.log",
+    )
     has_both = checkpoint.is_file() and settings.is_file()
     return {
         "name": folder.name,

@@ -25,7 +25,9 @@ _OVERVIEW_PX, _OVERLAY_PX = 640, 1068
 
 
 def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
-    """The content of ``templates/slide_card.html``: all facts about a slide, its pictures, warnings and files."""
+    """The content of ``templates/slide_card.html``: all facts about a slide, its pictures, warnings
+    and files.
+    """
     slide = shown.slide
     names = class_names([slide])
     artefacts, left_out = _artefacts(slide)
@@ -33,14 +35,21 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
     scores = {name: score(counts[name]) for name in COMPARTMENTS if sum(counts.get(name, ()))}
     fields = slide.summary["fields"] if slide.summary else ()
     pictures = (
-        album.figure(slide.folder / field["picture"], _field_caption(field, slide.info), _OVERLAY_PX)
+        album.figure(
+            slide.folder / field["picture"], _field_caption(field, slide.info), _OVERLAY_PX
+        )
         for field in fields
     )
     return {
         **shown._asdict(),
         "use": describe_use(slide),
-        "mpp": " × ".join(f"{mpp:.4g}" for mpp in dict.fromkeys(slide.info.mpp)) if slide.info else "",
-        "scores": "; ".join(f"H-score {s['h_score']:.0f}, Allred {s['allred']} ({name})" for name, s in scores.items()),
+        "mpp": (
+            " × ".join(f"{mpp:.4g}" for mpp in dict.fromkeys(slide.info.mpp)) if slide.info else ""
+        ),
+        "scores": "; ".join(
+            f"H-score {s['h_score']:.0f}, Allred {s['allred']} ({name})"
+            for name, s in scores.items()
+        ),
         "tma": slide.summary.get("tma") if slide.summary else None,
         "artefacts": artefacts,
         "left_out": left_out,
@@ -60,11 +69,20 @@ def describe_use(slide: SlideResult) -> str:
     words = {notice.word for notice in find_notices(slide)}
     of_all = (
         (not slide.summary, "No number of this slide may be used."),
-        ("doubtful scale" in words, "No number may be used before the pixel size is corrected or confirmed."),
-        (not slide.n_nuclei, "No nucleus was found; look at the picture of the tissue before you rely on that."),
+        (
+            "doubtful scale" in words,
+            "No number may be used before the pixel size is corrected or confirmed.",
+        ),
+        (
+            not slide.n_nuclei,
+            "No nucleus was found; look at the picture of the tissue before you rely on that.",
+        ),
         (
             slide.positive,
-            "Counts of positive and negative nuclei may be used if the overlays are right; classes may not.",
+            (
+                "Counts of positive and negative nuclei may be used if the overlays are right;"
+                " classes may not."
+            ),
         ),
         ("other stain" in words, "No number may be used: the model is for another stain."),
     )
@@ -82,32 +100,47 @@ def describe_use(slide: SlideResult) -> str:
     condition = f" if {' and '.join(provisos)}" if provisos else ""
     of_classes = {
         "doubtful classes": "; classes may not",
-        "classes not validated": f"; {name_unvalidated(slide.provenance, slide.organ)} are not validated in this organ",
+        "classes not validated": (
+            f"; {name_unvalidated(slide.provenance, slide.organ)} are not validated in this organ"
+        ),
     }
     validated = "; classes are validated in this organ" if len(_bar_of(slide)) > 1 else ""
     if slide.lacks_organ:
-        validated = f"; classes only in organs in which they are validated: {describe_organs(slide.provenance.organs)}"
+        validated = (
+            "; classes only in organs in which they are validated:"
+            f" {describe_organs(slide.provenance.organs)}"
+        )
     classes = next((text for word, text in of_classes.items() if word in words), validated)
     return f"{numbers} may be used{condition}{classes}."
 
 
 def _artefacts(slide: SlideResult) -> tuple[str, str]:
-    """Area and percentage of the tissue for each kind of artefact, and what is not judged or left out of totals."""
+    """Area and percentage of the tissue for each kind of artefact, and what is not judged or left
+    out of totals.
+    """
     if slide.artefacts_mm2 is None:
         return slide.unjudged, ""
     whole = slide.processed_mm2
     areas = [
-        f"{area_text(mm2)} mm² {kind} ({100 * mm2 / whole:.1f} %)" for kind, mm2 in slide.artefacts_mm2.items() if mm2
+        f"{area_text(mm2)} mm² {kind} ({100 * mm2 / whole:.1f} %)"
+        for kind, mm2 in slide.artefacts_mm2.items()
+        if mm2
     ]
     n, share = slide.n_left_out, 100 * slide.left_out_mm2 / whole if whole else 0.0
-    left_out = f"{share:.1f} % of the tissue, {count_noun(n, 'nucleus', 'nuclei')} left out" if share else ""
+    left_out = (
+        f"{share:.1f} % of the tissue, {count_noun(n, 'nucleus', 'nuclei')} left out"
+        if share
+        else ""
+    )
     n_kept = slide.n_in_artefacts - n
     kept = f"{count_noun(n_kept, 'nucleus', 'nuclei')} in artefacts counted" if n_kept else ""
     return ", ".join(areas) or "none", "; ".join(filter(None, [slide.unjudged, left_out, kept]))
 
 
 def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
-    """Classes of the bar; negative and positive nuclei for immunohistochemistry, where classes are meaningless."""
+    """Classes of the bar; negative and positive nuclei for immunohistochemistry, where classes are
+    meaningless.
+    """
     if slide.positive is None:
         return slide.summary["classes"]
     counts = slide.positive["n_negative"], slide.positive["n_positive"]
@@ -116,9 +149,13 @@ def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
 
 
 def _warnings(shown: ShownSlide) -> Iterator[tuple[str, list[str]]]:
-    """Yield the warnings of the steps in two boxes: red for those that a red notice repeats, amber for all others."""
+    """Yield the warnings of the steps in two boxes: red for those that a red notice repeats, amber
+    for all others.
+    """
     red = [notice.sentence for notice in shown.notices if notice.level == RED and notice.word]
-    grave = [warning for warning in shown.slide.warnings if any(warning in sentence for sentence in red)]
+    grave = [
+        warning for warning in shown.slide.warnings if any(warning in sentence for sentence in red)
+    ]
     mild = [warning for warning in shown.slide.warnings if warning not in grave]
     yield from ((level, texts) for level, texts in (("red", grave), ("amber", mild)) if texts)
 
@@ -132,8 +169,8 @@ def _overview(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | Non
     if slide.partner and not slide.lacks_partner:
         residuals = slide.partner["residuals"]
         caption = (
-            f"Registered partner: residual {residuals['median_um']:.1f} µm (95 % below {residuals['p95_um']:.1f}), "
-            f"{residuals['kept']} of {residuals['tiles']} tiles kept"
+            f"Registered partner: residual {residuals['median_um']:.1f} µm (95 % below"
+            f" {residuals['p95_um']:.1f}), {residuals['kept']} of {residuals['tiles']} tiles kept"
         )
         yield album.figure(slide.files.partner / CHECKERBOARD, caption, _OVERVIEW_PX)
     if slide.n_nuclei:
@@ -143,7 +180,9 @@ def _overview(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | Non
 
 
 def _field_caption(field: dict[str, Any], info: SlideInfo) -> str:
-    """Content of the field and, if that is not the whole slide, the position of its centre in QuPath."""
+    """Content of the field and, if that is not the whole slide, the position of its centre in
+    QuPath.
+    """
     what = f"{field['caption'].capitalize()}: {count_noun(field['n_nuclei'], 'nucleus', 'nuclei')}"
     if field["caption"] == WHOLE:
         return what
@@ -157,7 +196,9 @@ def _files(slide: SlideResult, album: Album) -> dict[str, Any]:
     files = slide.files
     regions = [files.region_outlines] if slide.regions else []
     artefacts = [files.artefacts] if slide.artefacts_mm2 else []
-    results = [files.geojson, files.nuclei, *regions, *artefacts, files.outline] if slide.summary else []
+    results = (
+        [files.geojson, files.nuclei, *regions, *artefacts, files.outline] if slide.summary else []
+    )
     return {
         "viewer": album.link(files.viewer) if slide.summary and files.viewer.is_file() else "",
         "files": [(path.name, album.link(path)) for path in results if path.is_file()],
@@ -167,7 +208,9 @@ def _files(slide: SlideResult, album: Album) -> dict[str, Any]:
 def _provenance_text(provenance: Provenance) -> str:
     """A slide's provenance as YAML, without the card of the model, which the page shows once."""
     values = {key: value for key, value in provenance.to_dict().items() if key != "card"}
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the C version is much faster on thousands of slides
+    dumper = getattr(
+        yaml, "CSafeDumper", yaml.SafeDumper
+    )  # the C version is much faster on thousands of slides
     return yaml.dump(values, Dumper=dumper, default_flow_style=None, allow_unicode=True, width=100)
 
 
@@ -176,5 +219,7 @@ def add_up(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     total: dict[str, dict[str, Any]] = {}
     for summary in summaries:
         for entry in summary["classes"]:
-            total.setdefault(entry["name"], {**entry, "n_nuclei": 0})["n_nuclei"] += entry["n_nuclei"]
+            total.setdefault(entry["name"], {**entry, "n_nuclei": 0})["n_nuclei"] += entry[
+                "n_nuclei"
+            ]
     return list(total.values())

@@ -1,7 +1,8 @@
 """Counts of genes per nucleus, from Visium HD bins or Xenium transcripts, as AnnData.
 
-A position belongs to the nucleus whose outline contains it, or else to the nearest outline within a given distance. The
-formats are ``binned_outputs`` of 10x Genomics' Space Ranger and ``transcripts.parquet`` of Xenium Onboard Analysis.
+A position belongs to the nucleus whose outline contains it, or else to the nearest outline within a
+given distance. The formats are ``binned_outputs`` of 10x Genomics' Space Ranger and
+``transcripts.parquet`` of Xenium Onboard Analysis.
 """
 
 from __future__ import annotations
@@ -33,11 +34,25 @@ from muse_pipeline.scverse.anndata import begin_anndata, write_nuclei_elements, 
 from muse_pipeline.scverse.elements import NucleiTable, open_hdf5, require_h5py
 from muse_pipeline.tissue.mask import TissueMask
 
-XENIUM_UM_PER_PX = 0.2125  # pixel size of the morphology picture, if experiment.xenium does not state it
-GENE, IS_GENE, CODEWORD = "feature_name", "is_gene", "codeword_category"  # the last two in recent versions of Xenium
+XENIUM_UM_PER_PX = (
+    0.2125  # pixel size of the morphology picture, if experiment.xenium does not state it
+)
+GENE, IS_GENE, CODEWORD = (
+    "feature_name",
+    "is_gene",
+    "codeword_category",
+)  # the last two in recent versions of Xenium
 GENE_EXPRESSION = "Gene Expression"  # type of the features of Space Ranger that are genes
 # Prefixes of the names of features that are no genes, regardless of case.
-CONTROLS = "negcontrol", "blank", "antisense_", "unassigned", "deprecated", "intergenic", "genomiccontrol"
+CONTROLS = (
+    "negcontrol",
+    "blank",
+    "antisense_",
+    "unassigned",
+    "deprecated",
+    "intergenic",
+    "genomiccontrol",
+)
 LARGE_BIN_UM = 5.0  # bins larger than this contain parts of several nuclei
 LEAST_QUALITY = 20.0  # minimum quality of a transcript, Phred-scaled; 10x Genomics' own limit
 BATCH = 1 << 20
@@ -47,11 +62,15 @@ LEAST_EXCESS = 1.05  # minimum ratio between the counts in nuclei and those of d
 MOST_COMPARED = 200_000  # maximum number of positions that are compared
 LEAST_COMPARED = 2_500  # minimum number of counts of displaced positions in nuclei
 LEAST_EXCHANGED = 500  # the same for x and y exchanged, since chance does not reach LEAST_GAIN
-LEAST_GAIN = 1.2  # minimum ratio between the counts in nuclei with x and y exchanged and as they are
+LEAST_GAIN = (
+    1.2  # minimum ratio between the counts in nuclei with x and y exchanged and as they are
+)
 MOST_SCALE = 1.1  # largest ratio between lengths of the same tissue on the slide and in the assay
 STEPS = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
 
-Spots = tuple[np.ndarray, sparse.csr_matrix]  # positions (N, 2), um from the corner of the picture, and counts (N, G)
+Spots = tuple[
+    np.ndarray, sparse.csr_matrix
+]  # positions (N, 2), um from the corner of the picture, and counts (N, G)
 
 
 @dataclass(frozen=True)
@@ -68,13 +87,17 @@ class Assay:
 
 
 def read_visium_hd(path: Path) -> Assay:
-    """Open the finest bins of Space Ranger's ``binned_outputs``, or those in the folder of a single bin size.
+    """Open the finest bins of Space Ranger's ``binned_outputs``, or those in the folder of a single
+    bin size.
 
     Antibodies and other features that are no genes are left out.
     """
     sizes = sorted(path.glob("square_*um"))
     folder = sizes[0] if sizes else path
-    matrix_file, positions_file = folder / "filtered_feature_bc_matrix.h5", folder / "spatial/tissue_positions.parquet"
+    matrix_file, positions_file = (
+        folder / "filtered_feature_bc_matrix.h5",
+        folder / "spatial/tissue_positions.parquet",
+    )
     h5py = require_h5py()
     try:
         with matrix_file.open("rb") as opened, h5py.File(opened) as file:
@@ -95,15 +118,22 @@ def read_visium_hd(path: Path) -> Assay:
         scale = scales["microns_per_pixel"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise LabelError(
-            f"{folder}: is not a folder of Visium HD bins ({one_line(error)}); give Space Ranger's `binned_outputs`"
+            f"{folder}: is not a folder of Visium HD bins ({one_line(error)}); give Space Ranger's"
+            " `binned_outputs`"
         ) from error
     if len(lost := np.flatnonzero(~np.isfinite(xy_px).all(1))):
-        raise LabelError(f"{positions_file}: has no position of bin '{barcodes[lost[0]]}'; give the files of one run")
+        raise LabelError(
+            f"{positions_file}: has no position of bin '{barcodes[lost[0]]}'; give the files of"
+            " one run"
+        )
     um_per_px = _require_scale(scale, folder / "spatial/scalefactors_json.json: microns_per_pixel")
     is_gene = _are_genes(names, types)
     xy_um, counts = xy_px * um_per_px, counts[:, is_gene]
     if bin_um > LARGE_BIN_UM:
-        what = f"its bins of {bin_um:g} um are larger than most nuclei; give the `binned_outputs` with bins of 2 um"
+        what = (
+            f"its bins of {bin_um:g} um are larger than most nuclei; give the `binned_outputs` with"
+            " bins of 2 um"
+        )
         warnings.warn(f"{folder}: {what}", MuseWarning, stacklevel=2)
 
     def batches() -> Iterator[Spots]:
@@ -125,7 +155,10 @@ def _unique_names(path: Path, names: Sequence[str], ids: Sequence[str]) -> list[
     """The names of genes, as NAME_ID for genes whose names are equal."""
     often = {name for name, n in Counter(names).items() if n > 1}
     if often:
-        what = f"{some_of(sorted(often))} {'are names' if len(often) > 1 else 'is the name'} of several genes"
+        what = (
+            f"{some_of(sorted(often))} {'are names' if len(often) > 1 else 'is the name'} of"
+            " several genes"
+        )
         warnings.warn(f"{path}: {what}, written as NAME_ID", MuseWarning, stacklevel=3)
     unique: dict[str, None] = {}
     for name, own in zip(names, ids, strict=True):
@@ -153,24 +186,35 @@ def read_xenium(path: Path) -> Assay:
         facts = read_json(experiment) if experiment.is_file() else {}
         scale = facts.get("pixel_size", XENIUM_UM_PER_PX)
     except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException) as error:
-        raise LabelError(f"{path}: no table of transcripts ({one_line(error)}); give transcripts.parquet") from error
+        raise LabelError(
+            f"{path}: no table of transcripts ({one_line(error)}); give transcripts.parquet"
+        ) from error
     for name, kind in kinds.items():
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-            raise LabelError(f"{path}: column {name} has {kind}, not numbers; give Xenium's transcripts.parquet")
+            raise LabelError(
+                f"{path}: column {name} has {kind}, not numbers; give Xenium's transcripts.parquet"
+            )
     genes = sorted(genes)
     number = {name: index for index, name in enumerate(genes)}
 
     def batches() -> Iterator[Spots]:
         for batch in file.iter_batches(BATCH, columns=columns):
             codes, names = _encode(batch)
-            gene = np.where(codes < 0, -1, np.array([number.get(name, -1) for name in names], int)[codes])
+            gene = np.where(
+                codes < 0, -1, np.array([number.get(name, -1) for name in names], int)[codes]
+            )
             table = pa.Table.from_batches([batch])
             good = to_numpy(table["qv"]) >= LEAST_QUALITY if "qv" in columns else True
             kept = np.flatnonzero((gene >= 0) & good)
             rows = np.ones(len(kept), np.float32), gene[kept], np.arange(len(kept) + 1)
-            xy_um = np.stack([to_numpy(table[name])[kept] for name in ("x_location", "y_location")], 1).astype(float)
+            xy_um = np.stack(
+                [to_numpy(table[name])[kept] for name in ("x_location", "y_location")], 1
+            ).astype(float)
             if not np.isfinite(xy_um).all():
-                raise LabelError(f"{path}: a transcript has no x_location or y_location; remove it from the table")
+                raise LabelError(
+                    f"{path}: a transcript has no x_location or y_location; remove it from the"
+                    " table"
+                )
             yield xy_um, sparse.csr_matrix(rows, shape=(len(kept), len(genes)))
 
     um_per_px = _require_scale(scale, f"{experiment}: pixel_size")
@@ -184,7 +228,9 @@ def _require_scale(um_per_px: object, where: Path | str) -> float:
 
 
 def _encode(batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
-    """The index (N,) of each transcript's gene, -1 for controls; and the names, which older versions write as bytes."""
+    """The index (N,) of each transcript's gene, -1 for controls; and the names, which older
+    versions write as bytes.
+    """
     encoded = batch[GENE].cast(pa.string()).dictionary_encode()
     if encoded.null_count:
         raise ValueError(f"a transcript has no {GENE}")
@@ -209,18 +255,26 @@ class CountsInNuclei(NamedTuple):
 
 
 def count_in_nuclei(
-    nuclei: Path, info: SlideInfo, tissue: TissueMask, assay: Assay, transform: Path | None, expand_um: float
+    nuclei: Path,
+    info: SlideInfo,
+    tissue: TissueMask,
+    assay: Assay,
+    transform: Path | None,
+    expand_um: float,
 ) -> CountsInNuclei:
     """Sum the counts of an assay in each nucleus of a slide.
 
-    The file ``transform`` is read by ``read_given``, and maps the slide to the assay's picture; it is None if the slide
-    is that picture. Positions outside all nuclei belong to the nearest one within ``expand_um``.
+    The file ``transform`` is read by ``read_given``, and maps the slide to the assay's picture; it
+    is None if the slide is that picture. Positions outside all nuclei belong to the nearest one
+    within ``expand_um``.
     """
     to_px = _find_map(info, assay, transform)
     n_all, n_counts = _require_on_tissue(info, tissue, assay, to_px)
     with open_nuclei(nuclei) as file:
         outlines = parse_outlines(file.read(["geometry"])["geometry"].to_numpy())
-    tree = shapely.STRtree(shapely.transform(outlines, lambda xy: xy * info.mpp))  # in um: pixels may not be square
+    tree = shapely.STRtree(
+        shapely.transform(outlines, lambda xy: xy * info.mpp)
+    )  # in um: pixels may not be square
     total = sparse.csr_matrix((len(outlines), len(assay.genes)), dtype=np.float32)
     n_inside, compared = 0, np.zeros(len(STEPS) + 1)
     some = slice(None, None, -(-n_all // MOST_COMPARED))
@@ -228,38 +282,63 @@ def count_in_nuclei(
         um = to_px(xy_um) * info.mpp
         spot, nucleus = _assign(tree, um, expand_um)
         n_inside += len(spot)
-        belongs = sparse.csr_matrix((np.ones(len(spot), np.float32), (nucleus, spot)), (len(outlines), len(xy_um)))
+        belongs = sparse.csr_matrix(
+            (np.ones(len(spot), np.float32), (nucleus, spot)), (len(outlines), len(xy_um))
+        )
         total = total + belongs @ counts
         # At the edge of the tissue, displaced positions would meet no nuclei.
         used, steps_um = np.arange(len(um))[some], MOVED_UM * STEPS
-        used = used[np.all([tissue.kept.contains((um[used] + step) / info.mpp, info.mpp) for step in steps_um], axis=0)]
+        used = used[
+            np.all(
+                [tissue.kept.contains((um[used] + step) / info.mpp, info.mpp) for step in steps_um],
+                axis=0,
+            )
+        ]
         n_used, exchanged = counts[used].sum(1).A1, to_px(xy_um[used, ::-1]) * info.mpp
         compared[:-1] += count_displaced(tree, um[used], MOVED_UM, n_used)
         compared[-1:] += count_displaced(tree, exchanged, MOVED_UM, n_used, STEPS[:1])
-    return CountsInNuclei(total, float(total.sum()) / n_counts, n_inside / n_all, _find_doubt(*compared))
+    return CountsInNuclei(
+        total, float(total.sum()) / n_counts, n_inside / n_all, _find_doubt(*compared)
+    )
 
 
 def _find_doubt(as_given: float, *others: float) -> str:
-    """The reason to doubt the alignment, from counts in nuclei of positions as given, displaced and exchanged."""
+    """The reason to doubt the alignment, from counts in nuclei of positions as given, displaced and
+    exchanged.
+    """
     beside, exchanged = np.mean(others[:-1]), others[-1]
     if exchanged >= max(LEAST_EXCHANGED, LEAST_GAIN * as_given):
         gain = f"{exchanged / as_given:.1f} times the counts" if as_given else "counts only"
-        return f"nuclei have {gain} with x and y exchanged; exchange them in the positions or in --transform"
+        return (
+            f"nuclei have {gain} with x and y exchanged; exchange them in the positions or in"
+            " --transform"
+        )
     if beside >= LEAST_COMPARED and as_given < LEAST_EXCESS * beside:
-        ratio = f"{as_given / beside:.2f} times the counts of positions displaced by {MOVED_UM:g} um"
-        return f"nuclei have only {ratio}; check that the slide and --transform are those of the assay"
+        ratio = (
+            f"{as_given / beside:.2f} times the counts of positions displaced by {MOVED_UM:g} um"
+        )
+        return (
+            f"nuclei have only {ratio}; check that the slide and --transform are those of the assay"
+        )
     return ""
 
 
-def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable[[np.ndarray], np.ndarray]:
-    """The function from positions (N, 2) of the assay, in um, to those on the slide, in level-0 px."""
+def _find_map(
+    info: SlideInfo, assay: Assay, transform: Path | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The function from positions (N, 2) of the assay, in um, to those on the slide, in level-0
+    px.
+    """
     um_per_px = assay.um_per_px
-    given = transform and read_given(transform, info, replace(info, mpp=(um_per_px,) * 2, bounds=None), "openslide")
+    given = transform and read_given(
+        transform, info, replace(info, mpp=(um_per_px,) * 2, bounds=None), "openslide"
+    )
     scale = given.scale if given else um_per_px / np.mean(info.mpp)
     if not 1 / MOST_SCALE < scale < MOST_SCALE:
         raise LabelError(
-            f"{transform or assay.path}: the tissue is {scale:.3g} times as large as on the slide; correct the um "
-            f"per px of the slide ({np.mean(info.mpp):.4g}) or of the assay ({um_per_px:.4g}), or --transform"
+            f"{transform or assay.path}: the tissue is {scale:.3g} times as large as on the slide;"
+            f" correct the um per px of the slide ({np.mean(info.mpp):.4g}) or of the assay"
+            f" ({um_per_px:.4g}), or --transform"
         )
     return lambda um: given.to_slide(um) / info.mpp if given else um / um_per_px
 
@@ -267,26 +346,36 @@ def _find_map(info: SlideInfo, assay: Assay, transform: Path | None) -> Callable
 def _require_on_tissue(
     info: SlideInfo, tissue: TissueMask, assay: Assay, to_px: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[int, float]:
-    """Require most positions, or with a ROI at least one, to lie in tissue; return totals of positions and counts."""
+    """Require most positions, or with a ROI at least one, to lie in tissue; return totals of
+    positions and counts.
+    """
     n_all = n_inside = n_counts = 0
     for xy_um, counts in assay.batches():
         n_all += len(xy_um)
         n_inside += int(tissue.kept.contains(to_px(xy_um), info.mpp).sum())
         n_counts += float(counts.sum())
     if not n_counts:
-        raise LabelError(f"{assay.path}: has no counts, or all are of controls or below Q{LEAST_QUALITY:.0f}")
+        raise LabelError(
+            f"{assay.path}: has no counts, or all are of controls or below Q{LEAST_QUALITY:.0f}"
+        )
     if n_inside <= (LEAST_ON_TISSUE * n_all if tissue.roi is None else 0):
         raise LabelError(
-            f"{assay.path}: {n_all - n_inside:,} of {n_all:,} positions lie outside the slide's tissue; give the "
-            "slide of this assay, or --transform"
+            f"{assay.path}: {n_all - n_inside:,} of {n_all:,} positions lie outside the slide's"
+            " tissue; give the slide of this assay, or --transform"
         )
     return n_all, n_counts
 
 
 def count_displaced(
-    tree: shapely.STRtree, xy: np.ndarray, step_size: float | np.ndarray, counts: np.ndarray, steps: np.ndarray = STEPS
+    tree: shapely.STRtree,
+    xy: np.ndarray,
+    step_size: float | np.ndarray,
+    counts: np.ndarray,
+    steps: np.ndarray = STEPS,
 ) -> np.ndarray:
-    """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``steps`` of ``step_size``."""
+    """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``steps``
+    of ``step_size``.
+    """
     inside = [tree.query(shapely.points(xy + step * step_size), "intersects")[0] for step in steps]
     return np.array([counts[np.unique(spot)].sum() for spot in inside])
 
@@ -306,13 +395,19 @@ def _assign(tree: shapely.STRtree, xy: np.ndarray, reach: float) -> tuple[np.nda
 
 
 def write_bins(nuclei: Path, assay: Assay, counts: sparse.csr_matrix, output: Path) -> None:
-    """Write counts (N, G) as AnnData: counts as ``X``, nuclei as ``obs``, genes as ``var``, features in ``obsm``."""
+    """Write counts (N, G) as AnnData: counts as ``X``, nuclei as ``obs``, genes as ``var``,
+    features in ``obsm``.
+    """
     table = NucleiTable.open(nuclei, None)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)
         write_nuclei_elements(elements, table, {}, "obsm/features")
         elements.strings("uns/features", [feature.name for feature in table.features])
-        attributes = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": np.array(counts.shape)}
+        attributes = {
+            "encoding-type": "csr_matrix",
+            "encoding-version": "0.1.0",
+            "shape": np.array(counts.shape),
+        }
         elements.group("X", attributes)
         for name in ("data", "indices", "indptr"):
             values = getattr(counts, name)

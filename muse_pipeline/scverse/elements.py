@@ -1,4 +1,5 @@
-"""The elements of AnnData in HDF5 and Zarr (groups and arrays that name their encoding), and the columns of nuclei.
+"""The elements of AnnData in HDF5 and Zarr (groups and arrays that name their encoding), and the
+columns of nuclei.
 
 https://anndata.readthedocs.io/en/stable/fileformat-prose.html
 """
@@ -54,13 +55,16 @@ def require_h5py() -> ModuleType:
         import h5py
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            "AnnData files need the package 'h5py', which is not installed; install the extra `anndata`"
+            "AnnData files need the package 'h5py', which is not installed; install the extra"
+            " `anndata`"
         ) from error
     return h5py
 
 
 def keys_of(names: Sequence[str]) -> dict[str, str]:
-    """A key in a file for each name: letters, digits and "_.-", as SpatialData requires, unique regardless of case."""
+    """A key in a file for each name: letters, digits and "_.-", as SpatialData requires, unique
+    regardless of case.
+    """
     keys: dict[str, str] = {}
     for name in names:
         key, taken = re.sub(r"[^\w.-]+", "_", name), {other.lower() for other in keys.values()}
@@ -89,7 +93,9 @@ class Elements:
         if self._text:
             return _encoded(self._root.create_dataset(path, shape, dtype), kind)
         chunks = min(CHUNK_ROWS, max(shape[0], 1)), *shape[1:]
-        return _encoded(self._root.create_array(path, shape=shape, chunks=chunks, dtype=dtype), kind)
+        return _encoded(
+            self._root.create_array(path, shape=shape, chunks=chunks, dtype=dtype), kind
+        )
 
     def ids(self, path: str, n: int) -> Any:
         """Make an array for ``n`` results of ``to_ids``."""
@@ -121,7 +127,13 @@ def _encoded(element: Any, kind: str) -> Any:
     return element
 
 
-DESCRIPTIONS = ("score", REGION_PROB, BORDER, "dab_od", "cluster")  # numeric columns of ``obs``, if the table has them
+DESCRIPTIONS = (
+    "score",
+    REGION_PROB,
+    BORDER,
+    "dab_od",
+    "cluster",
+)  # numeric columns of ``obs``, if the table has them
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,8 @@ class NucleiTable:
         numbers: names of the numeric columns of ``obs``.
         embedding_dim: number of columns of ``obsm["X_embedding"]``.
         n_nuclei: number of rows.
-        embeddings: file ``embeddings-<model>.parquet`` of the same nuclei; None to use the table's own column, if any.
+        embeddings: file ``embeddings-<model>.parquet`` of the same nuclei; None to use the table's
+            own column, if any.
     """
 
     path: Path
@@ -152,7 +165,9 @@ class NucleiTable:
 
     @classmethod
     def open(cls, path: Path, patient: str | None, embeddings: Path | None = None) -> NucleiTable:
-        """Open the table at ``path``; without ``patient``, the patient is derived from the slide's name."""
+        """Open the table at ``path``; without ``patient``, the patient is derived from the slide's
+        name.
+        """
         provenance = read_provenance(path)
         with open_nuclei(path) as file:
             schema, n_nuclei = file.schema_arrow, file.metadata.num_rows
@@ -176,9 +191,13 @@ class NucleiTable:
             features=tuple(feature for feature in features if feature.name in schema.names),
             categories=categories,
             numbers=tuple(
-                name for name in schema.names if name in DESCRIPTIONS or name.startswith(("prob_", border_of("")))
+                name
+                for name in schema.names
+                if name in DESCRIPTIONS or name.startswith(("prob_", border_of("")))
             ),
-            embedding_dim=vectors.field("embedding").type.list_size if "embedding" in vectors.names else 0,
+            embedding_dim=(
+                vectors.field("embedding").type.list_size if "embedding" in vectors.names else 0
+            ),
             n_nuclei=n_nuclei,
             embeddings=embeddings,
         )
@@ -195,7 +214,13 @@ class NucleiTable:
 
     def batches(self, geometry: bool = False) -> Iterator[Batch]:
         """Yield all nuclei in batches, each of which fills one chunk of the arrays."""
-        columns = ["x", "y", *self.categories, *self.numbers, *(feature.name for feature in self.features)]
+        columns = [
+            "x",
+            "y",
+            *self.categories,
+            *self.numbers,
+            *(feature.name for feature in self.features),
+        ]
         columns += ["embedding"] if self.embedding_dim and not self.embeddings else []
         columns += ["geometry"] if geometry else []
         chunks = (Batch(self, rows) for rows in iterate_rows(self.path, CHUNK_ROWS, columns))
@@ -210,7 +235,9 @@ class NucleiTable:
 
 
 def _other_nuclei(path: Path) -> NucleiError:
-    return NucleiError(f"{path}: has no embeddings of the nuclei in this table; write them with `muse embed` again")
+    return NucleiError(
+        f"{path}: has no embeddings of the nuclei in this table; write them with `muse embed` again"
+    )
 
 
 @dataclass(frozen=True)
@@ -238,7 +265,11 @@ class Batch:
     def codes(self, name: str) -> np.ndarray:
         """(N,) int8 codes of a categorical column; -1 for no category."""
         names = texts_to_arrow(self.table.categories[name])
-        return pc.fill_null(pc.index_in(self.rows[name].cast(pa.string()), names), -1).to_numpy().astype(np.int8)
+        return (
+            pc.fill_null(pc.index_in(self.rows[name].cast(pa.string()), names), -1)
+            .to_numpy()
+            .astype(np.int8)
+        )
 
     def numbers(self, name: str) -> np.ndarray:
         """(N,) values of a numeric column of ``obs``."""

@@ -1,7 +1,8 @@
 """Base of slide readers: registry, properties, and the choice of a reader for a slide.
 
-Each reader is a module in this folder with a registered class that derives from ``SlideReader``. ``open_slide`` tries
-the readers in the order of their ``priority`` and uses the first one that accepts the file.
+Each reader is a module in this folder with a registered class that derives from ``SlideReader``.
+``open_slide`` tries the readers in the order of their ``priority`` and uses the first one that
+accepts the file.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class OtherFormatError(UnsuitedError):
 
 
 class NearlyReadError(UnsuitedError):
-    """The reader supports this kind of file but fails on this one; its error is reported to the user."""
+    """The reader supports this kind of file but fails on this one; its error is reported to the
+    user.
+    """
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,18 @@ class SlideProperties:
 
     vendor: str  # maker of the scanner or kind of file, as the reader names it
     level_sizes_px: tuple[tuple[int, int], ...]  # (width, height) of every level, level 0 first
-    level_downsamples: tuple[tuple[float, float], ...]  # (x, y) level-0 pixels per pixel of every level
-    mpp_candidates: tuple[MppCandidate, ...] = ()  # sizes of a level-0 pixel in the file, the most trusted first
-    bounds: Bounds | None = None  # rectangle that the scanner marks as non-empty, in absolute level-0 pixels
-    warnings: tuple[str, ...] = ()  # about what is read, such as the choice of one picture among several
+    level_downsamples: tuple[
+        tuple[float, float], ...
+    ]  # (x, y) level-0 pixels per pixel of every level
+    mpp_candidates: tuple[
+        MppCandidate, ...
+    ] = ()  # sizes of a level-0 pixel in the file, the most trusted first
+    bounds: Bounds | None = (
+        None  # rectangle that the scanner marks as non-empty, in absolute level-0 pixels
+    )
+    warnings: tuple[
+        str, ...
+    ] = ()  # about what is read, such as the choice of one picture among several
 
 
 class SlideReader(ABC):
@@ -69,7 +80,8 @@ class SlideReader(ABC):
         return reader
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` = (width, height) pixels of ``level``, the top left one at ``xy_px`` = (x, y) in this level.
+        """Read ``size`` = (width, height) pixels of ``level``, the top left one at ``xy_px`` = (x,
+        y) in this level.
 
         Returns:
             (h, w, 3) uint8 RGB; pixels outside the image, and transparent ones, are white.
@@ -85,13 +97,19 @@ class SlideReader(ABC):
         return canvas
 
     def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read a region that lies inside the level; a reader overrides either this method or ``read_level``."""
+        """Read a region that lies inside the level; a reader overrides either this method or
+        ``read_level``.
+        """
         raise NotImplementedError
 
-    def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` pixels of ``level``, starting at the pixel nearest to ``xy_level0`` (absolute level-0 px).
+    def read_region(
+        self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> np.ndarray:
+        """Read ``size`` pixels of ``level``, starting at the pixel nearest to ``xy_level0``
+        (absolute level-0 px).
 
-        All readers round to the nearest pixel on each axis, so ``round(k * downsample)`` reads from pixel k exactly.
+        All readers round to the nearest pixel on each axis, so ``round(k * downsample)`` reads from
+        pixel k exactly.
 
         Returns:
             (h, w, 3) uint8 RGB; pixels outside the image, and transparent ones, are white.
@@ -130,10 +148,12 @@ class SlideReader(ABC):
 
 
 def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
-    """Open a slide, or a folder written by `muse fetch`, with ``reader`` or the first reader that accepts it.
+    """Open a slide, or a folder written by `muse fetch`, with ``reader`` or the first reader that
+    accepts it.
 
     Raises:
-        SlideError: the file is missing, empty, truncated or not a slide, or the path is any other folder.
+        SlideError: the file is missing, empty, truncated or not a slide, or the path is any other
+            folder.
         HangingReadError: opening the file timed out.
         ConfigError: the reader is unknown.
     """
@@ -152,15 +172,17 @@ def _open_slide(path: Path, reader: str | None) -> SlideReader:
             reasons.append(error)
     nearly = [error for error in reasons if isinstance(error, NearlyReadError)]
     of_its_kind = [error for error in reasons if not isinstance(error, OtherFormatError)]
-    raise SlideError(why_unreadable(path, "; ".join(map(str, nearly or (of_its_kind or reasons)[-1:]))))
+    raise SlideError(
+        why_unreadable(path, "; ".join(map(str, nearly or (of_its_kind or reasons)[-1:])))
+    )
 
 
 def exact_downsamples(level_sizes_px: Sequence[tuple[int, int]]) -> tuple[tuple[float, float], ...]:
     """(x, y) level-0 pixels per pixel of every level.
 
-    If level 0 is 1,001 pixels wide, a level of 250 pixels is 4 times smaller, with a pixel cut off; with a downsample
-    of 4.004, positions would drift towards the far edge. So if the sizes agree with a whole factor up to rounding, this
-    factor is used, the same for both axes if possible.
+    If level 0 is 1,001 pixels wide, a level of 250 pixels is 4 times smaller, with a pixel cut off;
+    with a downsample of 4.004, positions would drift towards the far edge. So if the sizes agree
+    with a whole factor up to rounding, this factor is used, the same for both axes if possible.
     """
     return tuple(_exact_downsample(level_sizes_px[0], size) for size in level_sizes_px)
 
@@ -172,7 +194,9 @@ def _exact_downsample(size0_px: tuple[int, int], size_px: tuple[int, int]) -> tu
     if both := x & y:  # several factors fit a small level; scanners use powers of two
         whole = min(both, key=lambda factor: (factor.bit_count() > 1, abs(factor - longer)))
         return float(whole), float(whole)
-    return tuple(float(_nearest(factors, side)) for factors, side in zip((x, y), ratio, strict=True))
+    return tuple(
+        float(_nearest(factors, side)) for factors, side in zip((x, y), ratio, strict=True)
+    )
 
 
 def _nearest(numbers: set[int], to: float) -> float:
@@ -182,7 +206,9 @@ def _nearest(numbers: set[int], to: float) -> float:
 def _whole_factors(size0_px: int, size_px: int) -> set[int]:
     """Whole numbers f for which ``size0_px`` / f, rounded up or down, is ``size_px``."""
     least, most = size0_px // (size_px + 1), size0_px // max(size_px - 1, 1) + 1
-    return {f for f in range(max(least, 1), most + 1) if size0_px // f <= size_px <= -(-size0_px // f)}
+    return {
+        f for f in range(max(least, 1), most + 1) if size0_px // f <= size_px <= -(-size0_px // f)
+    }
 
 
 def white_canvas(size: tuple[int, int]) -> np.ndarray:
@@ -193,7 +219,9 @@ def white_canvas(size: tuple[int, int]) -> np.ndarray:
 def overlap(
     xy_px: tuple[int, int], size: tuple[int, int], level_size_px: tuple[int, int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """Overlap of a region with its level: (rows, columns) within the level and within the region; None if disjoint."""
+    """Overlap of a region with its level: (rows, columns) within the level and within the region;
+    None if disjoint.
+    """
     level, region = [], []
     for start, extent, limit in zip(xy_px[::-1], size[::-1], level_size_px[::-1], strict=True):
         first, last = max(start, 0), min(start + extent, limit)
@@ -205,10 +233,12 @@ def overlap(
 
 
 def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) -> Alpha:
-    """Meaning of the last sample in the ``pixels`` (h, w, n) of a TIFF page, from tifffile's enums of extra samples.
+    """Meaning of the last sample in the ``pixels`` (h, w, n) of a TIFF page, from tifffile's enums
+    of extra samples.
 
-    A sample that is stated to be opacity, or without a stated meaning, is opacity unless it is the same, less than full
-    opacity everywhere in ``pixels``, because it would only make the whole picture pale.
+    A sample that is stated to be opacity, or without a stated meaning, is opacity unless it is the
+    same, less than full opacity everywhere in ``pixels``, because it would only make the whole
+    picture pale.
     """
     name = next((sample.name for sample in extra_samples), "")
     if name in {"", "UNASSALPHA"} and pixels is not None:
@@ -219,7 +249,8 @@ def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) ->
 
 
 def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
-    """Blend uint8 pixels, (h, w) or (h, w, 1 to 4) grey, grey + alpha, RGB or RGB + alpha, with white: (h, w, 3) uint8.
+    """Blend uint8 pixels, (h, w) or (h, w, 1 to 4) grey, grey + alpha, RGB or RGB + alpha, with
+    white: (h, w, 3) uint8.
 
     An alpha that is "multiplied in" is an opacity by which the colours are already multiplied.
     """
@@ -229,7 +260,8 @@ def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
     if pixels.shape[-1] in (2, 4) and alpha != "none":
         opacity = pixels[..., -1:].astype(np.uint16)
         weight = opacity if alpha == "opacity" else np.uint16(255)
-        # In faulty files, premultiplied colours exceed their opacity, so sums need 32 bits, and results are clipped.
+        # In faulty files, premultiplied colours exceed their opacity, so sums need 32 bits, and
+        # results are clipped.
         laid = (colour * weight + np.uint32(255) * (255 - opacity) + 127) // 255
         colour = laid.clip(max=255).astype(np.uint8)
     return np.ascontiguousarray(colour)
@@ -237,7 +269,9 @@ def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
 
 DEPTHS = (8, 10, 12, 14, 16)  # numbers of bits that cameras use of 16
 RARE = 1e-4  # share of pixels that may need more bits, such as hot pixels
-BRIGHTEST = 98  # percentile of values that are bright in bright field, at least ``LEAST_BRIGHT`` in 8 bits
+BRIGHTEST = (
+    98  # percentile of values that are bright in bright field, at least ``LEAST_BRIGHT`` in 8 bits
+)
 LEAST_BRIGHT = 100
 
 
@@ -251,21 +285,30 @@ def to_uint8(pixels: np.ndarray, path: Path, stated_bits: int = 16) -> np.ndarra
         return pixels * np.uint8(255)
     if pixels.dtype == np.uint8:
         return pixels
-    if pixels.dtype == np.uint16 or (pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16):
+    if pixels.dtype == np.uint16 or (
+        pixels.dtype == np.int32 and pixels.min() >= 0 and pixels.max() < 1 << 16
+    ):
         upper = keep_upper(pixels, used_bits(pixels, stated_bits))
         if (bright := np.percentile(upper[::7, ::7], BRIGHTEST)) < LEAST_BRIGHT:
             raise SlideError(
-                f"{path}: its 16-bit pixels are dark ({BRIGHTEST} % are below {bright + 1:.0f} of 256), so the value "
-                "of white is unknown; export it as 8-bit RGB with a white background"
+                f"{path}: its 16-bit pixels are dark ({BRIGHTEST} % are below {bright + 1:.0f} of"
+                " 256), so the value of white is unknown; export it as 8-bit RGB with a white"
+                " background"
             )
         return upper
-    raise SlideError(f"{path}: has {pixels.dtype} pixels, expected 8 or 16 bits; export it as 8-bit RGB")
+    raise SlideError(
+        f"{path}: has {pixels.dtype} pixels, expected 8 or 16 bits; export it as 8-bit RGB"
+    )
 
 
 def used_bits(pixels: np.ndarray, stated: int = 16) -> int:
-    """The number of bits that pixels of 16 bits use: ``stated``, or fewer than 16 if hardly any value needs more."""
+    """The number of bits that pixels of 16 bits use: ``stated``, or fewer than 16 if hardly any
+    value needs more.
+    """
     most = pixels.size * RARE
-    least = next(bits for bits in DEPTHS if bits == DEPTHS[-1] or np.count_nonzero(pixels >> bits) <= most)
+    least = next(
+        bits for bits in DEPTHS if bits == DEPTHS[-1] or np.count_nonzero(pixels >> bits) <= most
+    )
     return max(stated, least) if stated < 16 else least
 
 

@@ -1,4 +1,6 @@
-"""Zeiss CZI slides that OpenSlide does not read, read with Zeiss' own library ``pylibCZIrw`` (extra ``czi``)."""
+"""Zeiss CZI slides that OpenSlide does not read, read with Zeiss' own library ``pylibCZIrw`` (extra
+``czi``).
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ COLOURS = {"Bgr24", "Bgr48", "Bgra32"}
 class CziReader(SlideReader):
     """A slide open in pylibCZIrw: the mosaic of all its scenes, white between them.
 
-    The library reads at any scale, from the file's pyramid if it has one; here, each level is half the previous one.
+    The library reads at any scale, from the file's pyramid if it has one; here, each level is half
+    the previous one.
     """
 
     name = "czi"
@@ -42,13 +45,15 @@ class CziReader(SlideReader):
             from pylibCZIrw.czi import CziReader as Document
         except ModuleNotFoundError as error:
             raise MissingPackageError(
-                f"{path}: a Zeiss CZI slide needs the package pylibCZIrw; install the extra `czi`, or export the slide "
-                "as OME-TIFF"
+                f"{path}: a Zeiss CZI slide needs the package pylibCZIrw; install the extra `czi`,"
+                " or export the slide as OME-TIFF"
             ) from error
         try:
             self._document = Document(str(path))
             _require_one_colour_picture(path, self._document)
-            box = self._document.total_bounding_rectangle_no_pyramid  # around all scenes, in stage pixels
+            box = (
+                self._document.total_bounding_rectangle_no_pyramid
+            )  # around all scenes, in stage pixels
             self._corner = box.x, box.y
             self.properties = _read_properties(self._document, (box.w, box.h))
             self._kind = "Bgr48" if "Bgr48" in self._document.pixel_types.values() else "Bgr24"
@@ -75,7 +80,9 @@ class CziReader(SlideReader):
             )
         except RuntimeError as error:
             where = f"{self.path}: level {level} at {xy_px}"
-            raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
+            raise SlideError(
+                f"{where} cannot be read ({error}); copy the slide again from its source"
+            ) from error
         return pixels[:height, :width, ::-1]
 
     def close(self) -> None:
@@ -87,8 +94,8 @@ def _require_one_colour_picture(path: Path, document) -> None:
     kinds, sizes = set(document.pixel_types.values()), document.total_bounding_box
     if len(document.pixel_types) > 1 or not kinds <= COLOURS:
         raise SlideError(
-            f"{path}: has {len(document.pixel_types)} channels of {', '.join(sorted(kinds))}, not one in colour; "
-            "export the bright-field picture as a slide"
+            f"{path}: has {len(document.pixel_types)} channels of {', '.join(sorted(kinds))}, not"
+            " one in colour; export the bright-field picture as a slide"
         )
     for name, what in (("Z", "focal planes"), ("T", "time points")):
         if (n := sizes.get(name, (0, 1))[1]) > 1:
@@ -113,7 +120,8 @@ def _stated_mpp(document) -> MppCandidate | None:
     metadata = document.metadata.get("ImageDocument", {}).get("Metadata", {})
     distances = ((metadata.get("Scaling") or {}).get("Items") or {}).get("Distance") or []
     metres = {
-        side.get("@Id"): side.get("Value") for side in (distances if isinstance(distances, list) else [distances])
+        side.get("@Id"): side.get("Value")
+        for side in (distances if isinstance(distances, list) else [distances])
     }
     try:
         sides = [1e6 * float(metres[axis]) for axis in "XY"]

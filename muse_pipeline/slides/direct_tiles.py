@@ -1,9 +1,11 @@
-"""Tiles of a TIFF, decoded straight from the file: the same pixels as from OpenSlide in a fraction of the time.
+"""Tiles of a TIFF, decoded straight from the file: the same pixels as from OpenSlide in a fraction
+of the time.
 
-OpenSlide composites every tile with transparency, which takes several times as long as decoding a JPEG. Here, tifffile
-reads the index of the tiles once, and each tile then takes one read and one call of its codec. At the first read of a
-level, some of its tiles are compared with OpenSlide's pixels; a level that differs in a single bit is left to
-OpenSlide, as are tiles that are missing or damaged and levels with a compression that is not supported here.
+OpenSlide composites every tile with transparency, which takes several times as long as decoding a
+JPEG. Here, tifffile reads the index of the tiles once, and each tile then takes one read and one
+call of its codec. At the first read of a level, some of its tiles are compared with OpenSlide's
+pixels; a level that differs in a single bit is left to OpenSlide, as are tiles that are missing or
+damaged and levels with a compression that is not supported here.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 
-CACHE_BYTES = 32 << 20  # size of the cache of decoded tiles, as in OpenSlide; enough for a row of chunks of `muse tile`
+CACHE_BYTES = (
+    32 << 20
+)  # size of the cache of decoded tiles, as in OpenSlide; enough for a row of chunks of `muse tile`
 MAX_DIRECTORIES = 100  # a slide has a dozen; in a damaged file, their chain may have no end
 CONTIGUOUS = 1  # PlanarConfiguration of interleaved channels
 
@@ -39,9 +43,11 @@ Read = Callable[[tuple[int, int], int, tuple[int, int]], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class TileIndex:
-    """Index of the tiles of a level of ``size_px`` (width, height), which all have ``tile_px``, and their decoder.
+    """Index of the tiles of a level of ``size_px`` (width, height), which all have ``tile_px``, and
+    their decoder.
 
-    Offsets and sizes in the file are (rows, columns) int64; a tile that is not in the file has 0 bytes.
+    Offsets and sizes in the file are (rows, columns) int64; a tile that is not in the file has 0
+    bytes.
     """
 
     size_px: tuple[int, int]
@@ -57,9 +63,11 @@ class TileIndex:
 
 
 class DirectTiles:
-    """Levels of a slide in one file whose tiles are decoded directly; safe to read from several threads.
+    """Levels of a slide in one file whose tiles are decoded directly; safe to read from several
+    threads.
 
-    The sizes (width, height) of these levels are keyed by level. The file is opened at the first read.
+    The sizes (width, height) of these levels are keyed by level. The file is opened at the first
+    read.
     """
 
     def __init__(self, path: Path, level_sizes_px: Mapping[int, tuple[int, int]]):
@@ -68,11 +76,14 @@ class DirectTiles:
         self._agrees: dict[int, bool] = {}
         self._lock = Lock()
 
-    def read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int], referee: Read) -> np.ndarray | None:
-        """Read pixels of a level, as in ``SlideReader.read_level``; None if OpenSlide must read the region.
+    def read(
+        self, xy_px: tuple[int, int], level: int, size: tuple[int, int], referee: Read
+    ) -> np.ndarray | None:
+        """Read pixels of a level, as in ``SlideReader.read_level``; None if OpenSlide must read the
+        region.
 
-        At the first read of a level, some of its tiles are compared with those of the ``referee``, a function that
-        reads any region of a level with OpenSlide.
+        At the first read of a level, some of its tiles are compared with those of the ``referee``,
+        a function that reads any region of a level with OpenSlide.
         """
         if level not in self._agrees:
             with self._lock:
@@ -81,7 +92,9 @@ class DirectTiles:
         return self._read(xy_px, level, size) if self._agrees[level] else None
 
     def _compare(self, level: int, referee: Read) -> bool:
-        """True if the first, last and largest tile equal the referee's; those that cannot be decoded are skipped."""
+        """True if the first, last and largest tile equal the referee's; those that cannot be
+        decoded are skipped.
+        """
         if self._levels is None:
             self._open()
         if level not in self._levels:
@@ -93,7 +106,9 @@ class DirectTiles:
         for tile in {*map(int, (*stored[:1], *stored[-1:], n_bytes.argmax()))}:
             row, column = divmod(tile, index.n_bytes.shape[1])
             region = (column * index.tile_px[0], row * index.tile_px[1]), level, index.tile_px
-            if (pixels := self._read(*region)) is not None:  # otherwise, OpenSlide always reads this tile
+            if (
+                pixels := self._read(*region)
+            ) is not None:  # otherwise, OpenSlide always reads this tile
                 try:
                     agree.append(np.array_equal(pixels, referee(*region)))
                 except SlideError:
@@ -110,7 +125,9 @@ class DirectTiles:
         except OSError:  # deleted, or too many open files
             self._levels = {}
             return
-        weakref.finalize(self, file.close)  # closed when the last reading thread releases this object
+        weakref.finalize(
+            self, file.close
+        )  # closed when the last reading thread releases this object
         n_kept = CACHE_BYTES // max(index.decoded_bytes for index in self._levels.values())
         self._tile = lru_cache(n_kept)(partial(_decode_tile, file.fileno(), self._levels))
 
@@ -137,7 +154,9 @@ class DirectTiles:
         return canvas
 
 
-def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: int, column: int) -> np.ndarray:
+def _decode_tile(
+    file: int, levels: Mapping[int, TileIndex], level: int, row: int, column: int
+) -> np.ndarray:
     """(h, w, 3) uint8 RGB of a whole tile."""
     index = levels[level]
     n_bytes = int(index.n_bytes[row, column])
@@ -153,19 +172,31 @@ def _decode_tile(file: int, levels: Mapping[int, TileIndex], level: int, row: in
     return pixels
 
 
-def _index_levels(path: Path, level_sizes_px: Mapping[int, tuple[int, int]]) -> dict[int, TileIndex]:
-    """The index of each level whose size matches exactly one tiled directory, if there is a codec for its tiles."""
+def _index_levels(
+    path: Path, level_sizes_px: Mapping[int, tuple[int, int]]
+) -> dict[int, TileIndex]:
+    """The index of each level whose size matches exactly one tiled directory, if there is a codec
+    for its tiles.
+    """
     try:
         import tifffile
 
         with complaints_of_tifffile(), tifffile.TiffFile(path) as tiff:
             tiled = [page for page in islice(tiff.pages, MAX_DIRECTORIES) if page.is_tiled]
-            pages = [page for page in tiled if 0 < page.tilewidth * page.tilelength * 3 <= CACHE_BYTES]
+            pages = [
+                page for page in tiled if 0 < page.tilewidth * page.tilelength * 3 <= CACHE_BYTES
+            ]
             candidates = {
-                level: [page for page in pages if (page.imagewidth, page.imagelength) == tuple(size)]
+                level: [
+                    page for page in pages if (page.imagewidth, page.imagelength) == tuple(size)
+                ]
                 for level, size in level_sizes_px.items()
             }
-            indices = {level: _index_page(pages[0]) for level, pages in candidates.items() if len(pages) == 1}
+            indices = {
+                level: _index_page(pages[0])
+                for level, pages in candidates.items()
+                if len(pages) == 1
+            }
             return {level: index for level, index in indices.items() if index}
     except Exception:  # tifffile raises anything on damaged files; OpenSlide reads them
         return {}
@@ -184,8 +215,14 @@ def _index_page(page: TiffPage) -> TileIndex | None:
 
 
 def codec_of(page: TiffPage) -> Jpeg | Jpeg2000 | None:
-    """Decoder of the tiles of ``page``; None if OpenSlide must decode them or the package is not installed."""
-    if (page.bitspersample, page.samplesperpixel, page.imagedepth) != (8, 3, 1) or page.planarconfig != CONTIGUOUS:
+    """Decoder of the tiles of ``page``; None if OpenSlide must decode them or the package is not
+    installed.
+    """
+    if (page.bitspersample, page.samplesperpixel, page.imagedepth) != (
+        8,
+        3,
+        1,
+    ) or page.planarconfig != CONTIGUOUS:
         return None
     try:
         return (Jpeg if name_of(page.compression) == "JPEG" else Jpeg2000).of_page(page)
@@ -197,14 +234,16 @@ def codec_of(page: TiffPage) -> Jpeg | Jpeg2000 | None:
 class Jpeg:
     """Decodes baseline JPEG with libjpeg-turbo; warnings are errors, as in OpenSlide.
 
-    The start marker of every tile is replaced by a header: start marker, Adobe's segment and shared tables.
+    The start marker of every tile is replaced by a header: start marker, Adobe's segment and shared
+    tables.
     """
 
     header: bytes
 
     START: ClassVar[bytes] = b"\xff\xd8"
     END: ClassVar[bytes] = b"\xff\xd9"
-    # Adobe's segment states whether colours were converted. Without it, decoders guess: they do not see TIFF's tag.
+    # Adobe's segment states whether colours were converted. Without it, decoders guess: they do not
+    # see TIFF's tag.
     ADOBE: ClassVar[bytes] = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
     CONVERTED: ClassVar[dict[str, bytes]] = {"RGB": b"\x00", "YCBCR": b"\x01"}
 
@@ -214,7 +253,8 @@ class Jpeg:
         import simplejpeg  # noqa: F401 - without it OpenSlide decodes
 
         colours = cls.CONVERTED.get(name_of(page.photometric))
-        # Shared tables are a JPEG stream of their own; without its markers, they can precede a tile's tables.
+        # Shared tables are a JPEG stream of their own; without its markers, they can precede a
+        # tile's tables.
         tables = (page.jpegtables or b"").removeprefix(cls.START).removesuffix(cls.END)
         return None if colours is None else cls(cls.START + cls.ADOBE + colours + tables)
 
@@ -224,28 +264,36 @@ class Jpeg:
 
         if not stream.startswith(self.START):
             raise ValueError("not a JPEG stream")
-        # The buffer has the size of a tile, so a stream that claims to be larger is rejected before it is decoded.
+        # The buffer has the size of a tile, so a stream that claims to be larger is rejected before
+        # it is decoded.
         buffer = np.empty(tile_px[0] * tile_px[1] * 3, np.uint8)
         return simplejpeg.decode_jpeg(self.header + stream[2:], "RGB", buffer=buffer, strict=True)
 
 
 @dataclass(frozen=True)
 class Jpeg2000:
-    """Decodes Aperio's JPEG 2000, a bare codestream in YCbCr or RGB, with OpenJPEG from imagecodecs.
+    """Decodes Aperio's JPEG 2000, a bare codestream in YCbCr or RGB, with OpenJPEG from
+    imagecodecs.
 
-    Components of unequal size (4:2:2) are left to OpenSlide, because imagecodecs rounds their conversion differently.
+    Components of unequal size (4:2:2) are left to OpenSlide, because imagecodecs rounds their
+    conversion differently.
     """
 
     is_ycbcr: bool
 
     YCBCR_OF_COMPRESSION: ClassVar[dict[int, bool]] = {33003: True, 33005: False}
-    # Markers SOC and SIZ, length, capabilities; size and origin of image and tiles; number of components; 3 bytes each.
+    # Markers SOC and SIZ, length, capabilities; size and origin of image and tiles; number of
+    # components; 3 bytes each.
     SIZE: ClassVar[struct.Struct] = struct.Struct(">4sHHIIIIIIIIH9s")
-    BYTES_EACH: ClassVar[bytes] = b"\x07\x01\x01" * 3  # per component: 8 bits, unsigned, one sample per pixel
+    BYTES_EACH: ClassVar[bytes] = (
+        b"\x07\x01\x01" * 3
+    )  # per component: 8 bits, unsigned, one sample per pixel
 
     @classmethod
     def of_page(cls, page: TiffPage) -> Jpeg2000 | None:
-        """Codec of a page of JPEG 2000 tiles with Aperio's compression codes; None for other compressions."""
+        """Codec of a page of JPEG 2000 tiles with Aperio's compression codes; None for other
+        compressions.
+        """
         is_ycbcr = cls.YCBCR_OF_COMPRESSION.get(int(page.compression))
         if is_ycbcr is None:
             return None
@@ -262,10 +310,14 @@ class Jpeg2000:
         return ycbcr_to_rgb(pixels) if self.is_ycbcr else pixels
 
     def _require_tile(self, stream: bytes, tile_px: tuple[int, int]) -> None:
-        """Reject tiles that claim a different size, before any allocation, and tiles that imagecodecs would convert."""
+        """Reject tiles that claim a different size, before any allocation, and tiles that
+        imagecodecs would convert.
+        """
         if len(stream) < self.SIZE.size:
             raise ValueError("not a JPEG 2000 codestream")
-        marks, _, _, width, height, x, y, _, _, _, _, n_components, components = self.SIZE.unpack_from(stream)
+        marks, _, _, width, height, x, y, _, _, _, _, n_components, components = (
+            self.SIZE.unpack_from(stream)
+        )
         if marks != b"\xff\x4f\xff\x51" or (width, height, x, y) != (*tile_px, 0, 0):
             raise ValueError("not a JPEG 2000 codestream of this size")
         if n_components != 3 or components != self.BYTES_EACH:
@@ -273,7 +325,9 @@ class Jpeg2000:
 
 
 def ycbcr_to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 RGB from YCbCr as in JFIF 1.02; the contribution of chroma is rounded once, as in OpenSlide."""
+    """(h, w, 3) uint8 RGB from YCbCr as in JFIF 1.02; the contribution of chroma is rounded once,
+    as in OpenSlide.
+    """
     luma, blue, red = (pixels[..., i] for i in range(3))
     rgb = np.empty(pixels.shape, np.int16)
     np.add(luma, _RED[red], out=rgb[..., 0])
@@ -282,7 +336,12 @@ def ycbcr_to_rgb(pixels: np.ndarray) -> np.ndarray:
     return rgb.clip(0, 255).astype(np.uint8)
 
 
-# Two values lie halfway between integers: OpenSlide rounds the one for blue away from zero, and the one for green up.
+# Two values lie halfway between integers: OpenSlide rounds the one for blue away from zero, and the
+# one for green up.
 _CHROMA = np.arange(256) - 128
-_RED, _BLUE = ((np.sign(_CHROMA) * np.floor(abs(k * _CHROMA) + 0.5)).astype(np.int16) for k in (1.402, 1.772))
-_GREEN = np.floor(-0.34414 * _CHROMA[:, None] - 0.71414 * _CHROMA + 0.5).astype(np.int16)  # (cb, cr)
+_RED, _BLUE = (
+    (np.sign(_CHROMA) * np.floor(abs(k * _CHROMA) + 0.5)).astype(np.int16) for k in (1.402, 1.772)
+)
+_GREEN = np.floor(-0.34414 * _CHROMA[:, None] - 0.71414 * _CHROMA + 0.5).astype(
+    np.int16
+)  # (cb, cr)

@@ -1,4 +1,6 @@
-"""Images held in memory as one level: arrays, and plain pictures in PNG, JPEG, JPEG 2000, BMP, WebP and TIFF."""
+"""Images held in memory as one level: arrays, and plain pictures in PNG, JPEG, JPEG 2000, BMP, WebP
+and TIFF.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,14 @@ from muse_pipeline.slides.base import (
 )
 from muse_pipeline.slides.mpp import MppCandidate
 from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, file_format
-from muse_pipeline.slides.tiff_pictures import count_planes, find_picture, is_mistagged, name_of, state_mpp, why_planes
+from muse_pipeline.slides.tiff_pictures import (
+    count_planes,
+    find_picture,
+    is_mistagged,
+    name_of,
+    state_mpp,
+    why_planes,
+)
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -33,7 +42,9 @@ if TYPE_CHECKING:
 HEAD_BYTES = 4096  # beginning of a picture, which contains the number of bits per sample
 MAX_PIXELS = 400_000_000  # decoding takes up to 7 bytes per pixel: under 3 GiB
 
-Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
+Image.MAX_IMAGE_PIXELS = (
+    None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
+)
 
 
 class ArrayReader(SlideReader):
@@ -53,7 +64,9 @@ class ArrayReader(SlideReader):
     ):
         self.path, self._pixels = path, pixels
         height, width = pixels.shape[:2]
-        self.properties = SlideProperties("unknown", ((width, height),), ((1.0, 1.0),), candidates, warnings=warnings)
+        self.properties = SlideProperties(
+            "unknown", ((width, height),), ((1.0, 1.0),), candidates, warnings=warnings
+        )
 
     def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read pixels of the only level, as described in ``SlideReader``."""
@@ -74,8 +87,12 @@ class ImageReader(ArrayReader):
 
     def __init__(self, path: Path):
         kind = file_format(path)
-        # A .mrxs file is a JPEG thumbnail of its slide, so only files with the suffix of a picture are accepted.
-        if kind in {None, "DICOM", "CZI"} or path.suffix.lower() not in PICTURE_SUFFIXES | TIFF_SUFFIXES:
+        # A .mrxs file is a JPEG thumbnail of its slide, so only files with the suffix of a picture
+        # are accepted.
+        if (
+            kind in {None, "DICOM", "CZI"}
+            or path.suffix.lower() not in PICTURE_SUFFIXES | TIFF_SUFFIXES
+        ):
             raise OtherFormatError("not a PNG, JPEG, JPEG 2000, BMP, WebP or TIFF picture")
         pixels, *stated = _read_tiff(path) if kind == "TIFF" else [_read_picture(path)]
         super().__init__(pixels, path, *stated)
@@ -88,7 +105,8 @@ def _read_picture(path: Path, frame: int = 0) -> np.ndarray:
             _require_size(path, *picture.size)
             if (deep := _read_deep(path, picture.format)) is not None:
                 return _rgb_of(deep, path)
-            # Pillow converts these modes to RGB by clipping at 255, which would make 16-bit pictures white.
+            # Pillow converts these modes to RGB by clipping at 255, which would make 16-bit
+            # pictures white.
             if picture.mode.startswith(("I", "F")):
                 return _rgb_of(np.asarray(picture), path)
             mode = "RGBA" if picture.has_transparency_data else "RGB"
@@ -96,7 +114,9 @@ def _read_picture(path: Path, frame: int = 0) -> np.ndarray:
     except SlideError:
         raise
     except Exception as error:  # Pillow may raise any exception on damaged files
-        raise SlideError(f"{path}: cannot be decoded ({error}); copy it again from its source") from error
+        raise SlideError(
+            f"{path}: cannot be decoded ({error}); copy it again from its source"
+        ) from error
 
 
 def _rgb_of(pixels: np.ndarray, path: Path) -> np.ndarray:
@@ -106,13 +126,22 @@ def _rgb_of(pixels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _read_deep(path: Path, kind: str | None) -> np.ndarray | None:
-    """The pixels of a PNG or JPEG 2000 picture with more than 8 bits per sample, which Pillow would lose; else None."""
+    """The pixels of a PNG or JPEG 2000 picture with more than 8 bits per sample, which Pillow would
+    lose; else None.
+    """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if kind == "PNG" and head[24] == 16:
-        stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-        return stored if stored is None or stored.ndim == 2 else stored[..., [2, 1, 0, 3][: stored.shape[2]]]
-    # The depth is in the marker SIZ, as the number of bits minus 1, after the sizes and the number of components.
+        stored = cv2.imdecode(
+            np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+        )
+        return (
+            stored
+            if stored is None or stored.ndim == 2
+            else stored[..., [2, 1, 0, 3][: stored.shape[2]]]
+        )
+    # The depth is in the marker SIZ, as the number of bits minus 1, after the sizes and the number
+    # of components.
     if kind == "JPEG2000" and (at := head.find(b"\xff\x51")) > 0 and head[at + 40] & 127 > 7:
         import imagecodecs
 
@@ -141,7 +170,9 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...], tuple[
 
 def _tiff_pixels(page: TiffPage, path: Path) -> np.ndarray:
     kind = name_of(page.photometric)
-    decoded_to_rgb = kind == "YCBCR" and "JP" in name_of(page.compression)  # by the codec, not by Pillow
+    decoded_to_rgb = kind == "YCBCR" and "JP" in name_of(
+        page.compression
+    )  # by the codec, not by Pillow
     if kind not in {"MINISBLACK", "MINISWHITE", "PALETTE", "RGB"} and not decoded_to_rgb:
         return _read_picture(path, page.index)
     pixels = page.asarray()
@@ -151,13 +182,17 @@ def _tiff_pixels(page: TiffPage, path: Path) -> np.ndarray:
         return np.ascontiguousarray(np.moveaxis(page.colormap >> 8, 0, -1).astype(np.uint8)[pixels])
     bits = _stated_bits(page)
     if kind == "MINISWHITE":  # the brightest value is 0, whatever the number of bits
-        pixels = 255 - (keep_upper(pixels, bits) if pixels.dtype == np.uint16 else to_uint8(pixels, path))
+        pixels = 255 - (
+            keep_upper(pixels, bits) if pixels.dtype == np.uint16 else to_uint8(pixels, path)
+        )
     pixels = to_uint8(pixels, path, bits)
     return rgb_on_white(pixels, alpha_of(page.extrasamples, pixels))
 
 
 def _stated_bits(page: TiffPage) -> int:
-    """The number of bits per sample that a page or its OME-XML states to be used; 16 if it states none."""
+    """The number of bits per sample that a page or its OME-XML states to be used; 16 if it states
+    none.
+    """
     stated = re.findall(r'SignificantBits="(\d+)"', page.parent.ome_metadata or "")
     highest = page.tags.valueof("MaxSampleValue")
     used = max(np.atleast_1d(highest).tolist()).bit_length() if highest is not None else 16

@@ -16,7 +16,9 @@ from muse_pipeline.slides.tiff_pictures import MOSTLY, is_dim, share_of_dark
 _PROBE_PX = 2048  # maximum side of the part of the coarsest level that is checked
 
 
-def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, source: str | None = None) -> SlideInfo:
+def inspect_slide(
+    path: Path | str, slide_id: str, mpp: float | None = None, source: str | None = None
+) -> SlideInfo:
     """Open a slide, an image or a folder written by `muse fetch`, and return its header.
 
     Args:
@@ -27,21 +29,28 @@ def inspect_slide(path: Path | str, slide_id: str, mpp: float | None = None, sou
     """
     origin = slide_origin(Path(path))
     if source is not None and source != origin:
-        raise SlideError(f"{path}: comes from {origin}, not from {source}; fetch the latter with `muse fetch`")
+        raise SlideError(
+            f"{path}: comes from {origin}, not from {source}; fetch the latter with `muse fetch`"
+        )
     with open_slide(path) as slide:
         return describe_slide(slide, slide_id, mpp, origin, fingerprint_file(slide.path))
 
 
 def start_inspector() -> None:
-    """Load the readers, and fork the process that will inspect slides, if this process has no threads yet."""
+    """Load the readers, and fork the process that will inspect slides, if this process has no
+    threads yet.
+    """
     READERS.names()
     start_isolated()
 
 
-def describe_slide(slide: SlideReader, slide_id: str, mpp: float | None, origin: str, fingerprint: str) -> SlideInfo:
+def describe_slide(
+    slide: SlideReader, slide_id: str, mpp: float | None, origin: str, fingerprint: str
+) -> SlideInfo:
     """Return the header of an open slide; an ``mpp`` that is given overrides the file.
 
-    The ``origin`` is the path or URL of the slide, and the ``fingerprint`` the checksum of its content.
+    The ``origin`` is the path or URL of the slide, and the ``fingerprint`` the checksum of its
+    content.
     """
     properties = slide.properties
     try:
@@ -76,7 +85,11 @@ def info_text(info: SlideInfo) -> str:
         "size": f"{_size_text(info.size_px)} px, {sides_mm[0]:.3g} x {sides_mm[1]:.3g} mm",
         "mpp": f"{mpp} um per pixel ({info.mpp_source})",
         "levels": ", ".join(map(_size_text, info.level_sizes_px)),
-        "bounds": f"{_size_text((bounds.width, bounds.height))} px at {bounds.x}, {bounds.y}" if bounds else "none",
+        "bounds": (
+            f"{_size_text((bounds.width, bounds.height))} px at {bounds.x}, {bounds.y}"
+            if bounds
+            else "none"
+        ),
         "fingerprint": info.fingerprint,
     }
     lines = [info.slide_id, *(f"  {name:13}{fact}" for name, fact in facts.items())]
@@ -90,7 +103,10 @@ def _size_text(size: tuple[int, int]) -> str:
 def require_unchanged(slide: SlideReader, info: SlideInfo) -> None:
     """Make sure that a slide's file is still the one described by ``info``."""
     if fingerprint_file(slide.path) != info.fingerprint:
-        raise SlideError(f"{slide.path}: is not the file that `muse inspect` read ({info.slide_id}); run it again")
+        raise SlideError(
+            f"{slide.path}: is not the file that `muse inspect` read ({info.slide_id}); run it"
+            " again"
+        )
 
 
 def read_info(path: Path | str) -> SlideInfo:
@@ -99,14 +115,19 @@ def read_info(path: Path | str) -> SlideInfo:
         return SlideInfo.from_dict(read_json(path))
     except OSError as error:
         raise SlideError(
-            f"{path}: cannot be read ({error.strerror}); give a slide's output folder, or write it with `muse inspect`"
+            f"{path}: cannot be read ({error.strerror}); give a slide's output folder, or write it"
+            " with `muse inspect`"
         ) from error
     except ValueError as error:
-        raise SlideError(f"{path}: is not a slide.json of this version; write it with `muse inspect`") from error
+        raise SlideError(
+            f"{path}: is not a slide.json of this version; write it with `muse inspect`"
+        ) from error
 
 
 def _check_coarsest(slide: SlideReader) -> tuple[str, ...]:
-    """A warning if the coarsest level cannot be read or is not bright field; empty if it is fine."""
+    """A warning if the coarsest level cannot be read or is not bright field; empty if it is
+    fine.
+    """
     level = len(slide.properties.level_sizes_px) - 1
     width, height = slide.properties.level_sizes_px[level]
     size = min(width, _PROBE_PX), min(height, _PROBE_PX)

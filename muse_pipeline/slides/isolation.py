@@ -1,4 +1,6 @@
-"""Calls that may crash, hang or exhaust memory on damaged files, made on timed threads or in other processes."""
+"""Calls that may crash, hang or exhaust memory on damaged files, made on timed threads or in other
+processes.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,15 @@ T, R = TypeVar("T"), TypeVar("R")
 LIMIT_S = 600.0  # a few megapixels take seconds, even from a slow network disk
 MOST_THREADS = 4  # number of threads of one process that detect or stitch
 MANY_WINDOWS = 100  # number of windows of a model in 10 mm2
-N_WAITS = 60  # the limit is divided into waits, so that a suspended process loses at most one, however long it sleeps
+# the limit is divided into waits, so that a suspended process loses at most one, however long it
+# sleeps
+N_WAITS = 60
 
 
 class Call(Future):
-    """A call on another thread; ``doing`` names the slide and operation, and ``hangs`` is True if it timed out."""
+    """A call on another thread; ``doing`` names the slide and operation, and ``hangs`` is True if
+    it timed out.
+    """
 
     def __init__(self, function: Callable[..., Any], arguments: tuple, doing: str):
         super().__init__()
@@ -64,8 +70,8 @@ class Call(Future):
                     del self  # avoids a cycle, as in ``make``
         self.hangs = True
         raise HangingReadError(
-            f"{self.doing} has not ended after {LIMIT_S:g} s, so the slide is damaged or its disk hangs; "
-            "copy it again from its source, and run the same command again"
+            f"{self.doing} has not ended after {LIMIT_S:g} s, so the slide is damaged or its disk"
+            " hangs; copy it again from its source, and run the same command again"
         )
 
 
@@ -113,10 +119,11 @@ def _make_calls(calls: SimpleQueue[Call | None]) -> None:
 
 
 def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
-    """Call ``function(*arguments)`` on another thread, for at most ``LIMIT_S``; its exceptions are raised here.
+    """Call ``function(*arguments)`` on another thread, for at most ``LIMIT_S``; its exceptions are
+    raised here.
 
-    A nested call, including one within ``map_in_time``, is made on the current thread, which already has a time limit.
-    The slide and operation in ``doing`` appear in the message.
+    A nested call, including one within ``map_in_time``, is made on the current thread, which
+    already has a time limit. The slide and operation in ``doing`` appear in the message.
     """
     if outer := current_call():
         outer.doing = doing
@@ -126,11 +133,12 @@ def call_in_time(doing: str, function: Callable[..., T], *arguments: Any) -> T:
 
 
 def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Like ``process.map_in_order``, but with a limit of ``LIMIT_S`` for each result, including its reads of the slide.
+    """Like ``process.map_in_order``, but with a limit of ``LIMIT_S`` for each result, including its
+    reads of the slide.
 
-    The function reads with ``call_in_time``, and the ``doing`` of the read appears in messages. This is faster than
-    ``map_in_order`` with ``call_in_time`` for every item, which passes each result between threads twice, with a core
-    idle each time.
+    The function reads with ``call_in_time``, and the ``doing`` of the read appears in messages.
+    This is faster than ``map_in_order`` with ``call_in_time`` for every item, which passes each
+    result between threads twice, with a core idle each time.
     """
     return map_in_order(function, items, threads, make_pool=TimedThreads)
 
@@ -140,25 +148,34 @@ class Limits:
     """Limits of a call in another process."""
 
     seconds: float = 600.0
-    memory_bytes: int = 6 << 30  # in addition to what the process uses when the call starts (Linux only)
+    memory_bytes: int = (
+        6 << 30
+    )  # in addition to what the process uses when the call starts (Linux only)
 
 
 LIMITS = Limits()
 
 
-def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any, limits: Limits = LIMITS) -> Any:
+def call_isolated(
+    function: Callable[..., Any], path: Path, *arguments: Any, limits: Limits = LIMITS
+) -> Any:
     """Call ``function(path, *arguments)`` in another process; its exceptions are raised here.
 
-    The process is reused, because importing the readers takes longer than opening a slide, but it is stopped after a
-    failed call. If a call crashes a reused process, it is repeated in a new one, as an earlier file may be the cause.
+    The process is reused, because importing the readers takes longer than opening a slide, but it
+    is stopped after a failed call. If a call crashes a reused process, it is repeated in a new one,
+    as an earlier file may be the cause.
     """
     with suppress(IndexError, _CrashError):
         return _idle_workers.pop().call(function, (path, *arguments), limits)
     return _Worker().call(function, (path, *arguments), limits)
 
 
-def map_in_processes(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int = 1) -> Iterator[R]:
-    """Like ``process.map_in_order``, but the calls are made in other processes, which are kept for later calls."""
+def map_in_processes(
+    function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int = 1
+) -> Iterator[R]:
+    """Like ``process.map_in_order``, but the calls are made in other processes, which are kept for
+    later calls.
+    """
     with TemporaryDirectory(prefix="muse-") as folder:
         path = Path(folder, "function")
         path.write_bytes(pickle.dumps(function))
@@ -168,17 +185,19 @@ def map_in_processes(function: Callable[[T], R], items: Iterable[T], threads: in
                 return call_isolated(_call_stored, path, item)
             except SlideError as error:  # its message is about a file
                 raise ProcessError(
-                    "a process ran out of memory or time, or was killed; run the step with fewer --threads"
+                    "a process ran out of memory or time, or was killed; run the step with fewer"
+                    " --threads"
                 ) from error
 
         yield from map_in_order(call, items, threads, ahead)
 
 
 def choose_map(threads: int, n_windows: int, in_processes: bool = True) -> MapInOrder:
-    """``map_in_processes`` for many threads and a large slide, if the caller may start processes, or ``map_in_order``.
+    """``map_in_processes`` for many threads and a large slide, if the caller may start processes,
+    or ``map_in_order``.
 
-    Threads of one process run Python code in turns, so more than ``MOST_THREADS`` hardly save time; processes take a
-    second to start.
+    Threads of one process run Python code in turns, so more than ``MOST_THREADS`` hardly save time;
+    processes take a second to start.
     """
     pays = threads > MOST_THREADS and n_windows >= MANY_WINDOWS
     return map_in_processes if in_processes and pays else map_in_order
@@ -197,18 +216,25 @@ def _read_function(path: Path) -> Callable[[Any], Any]:
 
 
 def start_isolated() -> None:
-    """Fork the process of the next ``call_isolated``, if this process has no threads yet that forbid it."""
+    """Fork the process of the next ``call_isolated``, if this process has no threads yet that
+    forbid it.
+    """
     if choose_start_method() == "fork":
         _idle_workers.append(_Worker())
 
 
 def map_isolated(
-    function: Callable[..., Any], calls: Iterable[tuple], n_processes: int = 1, limits: Limits = LIMITS
+    function: Callable[..., Any],
+    calls: Iterable[tuple],
+    n_processes: int = 1,
+    limits: Limits = LIMITS,
 ) -> Iterator[tuple[int, Any]]:
-    """Make calls with ``call_isolated``, ``n_processes`` at a time, and yield the results in the order of completion.
+    """Make calls with ``call_isolated``, ``n_processes`` at a time, and yield the results in the
+    order of completion.
 
-    Each of ``calls`` has the arguments of a call, the first of which is the file to open. Yields the index of the call,
-    and its result or the exception that it ended in (``SlideError`` for a crash or timeout).
+    Each of ``calls`` has the arguments of a call, the first of which is the file to open. Yields
+    the index of the call, and its result or the exception that it ended in (``SlideError`` for a
+    crash or timeout).
     """
 
     def outcome(arguments: tuple) -> Any:
@@ -218,7 +244,9 @@ def map_isolated(
             return error
 
     with TimedThreads(n_processes) as threads:
-        submitted = {threads.submit(outcome, arguments): number for number, arguments in enumerate(calls)}
+        submitted = {
+            threads.submit(outcome, arguments): number for number, arguments in enumerate(calls)
+        }
         for call in futures.as_completed(submitted):
             yield submitted[call], call.result()
     while len(_idle_workers) > 1:
@@ -238,18 +266,21 @@ class _Worker:
         inherited = self.connection if context.get_start_method() == "fork" else None
         self.process = context.Process(target=_serve, args=(other_end, inherited), daemon=True)
         self.process.start()
-        # If this process kept the other end open, the connection would not close when the worker ends.
+        # If this process kept the other end open, the connection would not close when the worker
+        # ends.
         other_end.close()
 
     def call(self, function: Callable[..., Any], arguments: tuple, limits: Limits) -> Any:
-        """Return the result of a call; afterwards the process waits for the next one, or ends if the call failed."""
+        """Return the result of a call; afterwards the process waits for the next one, or ends if
+        the call failed.
+        """
         path, has_returned = arguments[0], False
         try:
             self.connection.send((function, arguments, limits.memory_bytes))
             if not self.connection.poll(limits.seconds):
                 raise SlideError(
-                    f"{path}: not read within {limits.seconds:g} s, so it is damaged or its disk hangs; "
-                    "copy it again from its source"
+                    f"{path}: not read within {limits.seconds:g} s, so it is damaged or its disk"
+                    " hangs; copy it again from its source"
                 )
             has_returned, result = self.connection.recv()
         except (EOFError, ConnectionError) as error:
@@ -280,9 +311,11 @@ if hasattr(os, "register_at_fork"):  # a fork cannot use the processes of its pa
 
 
 def _serve(connection: Connection, inherited: Connection | None) -> None:
-    """Main loop of the process: make calls until the other end is closed, for example because the caller ends.
+    """Main loop of the process: make calls until the other end is closed, for example because the
+    caller ends.
 
-    A forked process closes its ``inherited`` copy of the caller's end, which would keep the connection open.
+    A forked process closes its ``inherited`` copy of the caller's end, which would keep the
+    connection open.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the caller, which ends this process
     if inherited:
@@ -295,7 +328,9 @@ def _serve(connection: Connection, inherited: Connection | None) -> None:
             try:
                 connection.send(answer)
             except Exception as error:  # an exception that cannot be pickled is sent as text
-                connection.send((False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]} ({error})")))
+                connection.send(
+                    (False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]} ({error})"))
+                )
 
 
 def _answer(function: Callable[..., Any], arguments: tuple, memory_bytes: int) -> tuple[bool, Any]:
@@ -304,8 +339,9 @@ def _answer(function: Callable[..., Any], arguments: tuple, memory_bytes: int) -
         return True, function(*arguments)
     except MemoryError:
         return False, SlideError(
-            f"{arguments[0]}: takes more than {memory_bytes / 2**30:g} GiB of memory to open, so its header is "
-            "damaged; copy it again from its source, or convert it to a tiled, pyramidal TIFF"
+            f"{arguments[0]}: takes more than {memory_bytes / 2**30:g} GiB of memory to open, so"
+            " its header is damaged; copy it again from its source, or convert it to a tiled,"
+            " pyramidal TIFF"
         )
     except MuseError as error:
         return False, error

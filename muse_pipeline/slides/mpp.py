@@ -1,7 +1,7 @@
 """Size of a level-0 pixel, in um.
 
-Sources, the most trusted first: the user's value, the scanner's, OME-XML, the resolution tags of TIFF, and an estimate
-from the power of the objective. There is no default.
+Sources, the most trusted first: the user's value, the scanner's, OME-XML, the resolution tags of
+TIFF, and an estimate from the power of the objective. There is no default.
 """
 
 from __future__ import annotations
@@ -21,30 +21,57 @@ if TYPE_CHECKING:
 # 10 um are 2,540 dpi: coarser tags describe screens and paper (72, 96, 300 dpi), not a microscope.
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
 PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115 um
-POSSIBLE_RANGE_UM = (0.01, 100.0)  # from finer than light can resolve to coarser than any image of cells or tissue
+POSSIBLE_RANGE_UM = (
+    0.01,
+    100.0,
+)  # from finer than light can resolve to coarser than any image of cells or tissue
 LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
 IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has pixels as oblong as this
 MAX_DISAGREEMENT = 0.05
-SCANNER = ("openslide.mpp-x", "tiffslide.mpp-x", "CZI scaling", "OME-XML PhysicalSizeX")  # sources that scanners write
-# Range of an mpp, relative to the estimate from the objective: scanners with a magnifying adapter have pixels half as
-# large as the power suggests, but none has larger ones.
+SCANNER = (
+    "openslide.mpp-x",
+    "tiffslide.mpp-x",
+    "CZI scaling",
+    "OME-XML PhysicalSizeX",
+)  # sources that scanners write
+# Range of an mpp, relative to the estimate from the objective: scanners with a magnifying adapter
+# have pixels half as large as the power suggests, but none has larger ones.
 BESIDE_POWER, GIVEN_BESIDE_POWER = (0.35, 1.5), (0.65, 1.5)
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
 DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
 
-# Units of OME-XML, ImageJ and TIFF. The micro sign and Greek mu are different characters; "li" is a line, 1/12 inch.
+# Units of OME-XML, ImageJ and TIFF. The micro sign and Greek mu are different characters; "li" is a
+# line, 1/12 inch.
 _UNITS_UM = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
-    **{"pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "millimeter": 1e3, "dm": 1e5, "m": 1e6, "km": 1e9},
-    **{"cm": 1e4, "centimeter": 1e4, "thou": 25.4, "pt": 25_400 / 72, "in": 25_400.0, "inch": 25_400.0},
+    **{
+        "pm": 1e-6,
+        "Å": 1e-4,
+        "nm": 1e-3,
+        "mm": 1e3,
+        "millimeter": 1e3,
+        "dm": 1e5,
+        "m": 1e6,
+        "km": 1e9,
+    },
+    **{
+        "cm": 1e4,
+        "centimeter": 1e4,
+        "thou": 25.4,
+        "pt": 25_400 / 72,
+        "in": 25_400.0,
+        "inch": 25_400.0,
+    },
     **{"li": 25_400 / 12, "ft": 304_800.0, "yd": 914_400.0},
 }
 
 
 @dataclass(frozen=True)
 class MppCandidate:
-    """A candidate for the size of a level-0 pixel, (x, y) um, with its source; an estimate comes from the objective."""
+    """A candidate for the size of a level-0 pixel, (x, y) um, with its source; an estimate comes
+    from the objective.
+    """
 
     mpp: tuple[float, float]
     source: str
@@ -58,7 +85,9 @@ def mpp_from_values(x: object, y: object, source: str) -> MppCandidate | None:
 
 
 def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate | None:
-    """A candidate from PhysicalSizeX and PhysicalSizeY of the OME image of ``size_px``; None if they are unknown."""
+    """A candidate from PhysicalSizeX and PhysicalSizeY of the OME image of ``size_px``; None if
+    they are unknown.
+    """
     try:
         root = ElementTree.fromstring(xml) if xml else None
     except ElementTree.ParseError:
@@ -70,18 +99,26 @@ def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate 
                 _positive(pixels.get(f"PhysicalSize{axis}")) * _UNITS_UM.get(unit, 0.0)
                 for axis, unit in zip("XY", units, strict=True)
             )
-            sizes = x or y, y or x  # if the file states only one side, pixels are taken to be square
+            sizes = (
+                x or y,
+                y or x,
+            )  # if the file states only one side, pixels are taken to be square
             return mpp_from_values(*sizes, "OME-XML PhysicalSizeX")
     return None
 
 
-def mpp_from_resolution_tags(x: object, y: object, unit: str | None, description: str = "") -> MppCandidate | None:
-    """A candidate from the resolution tags of TIFF; None if they have no unit or are the dpi of a screen or paper.
+def mpp_from_resolution_tags(
+    x: object, y: object, unit: str | None, description: str = ""
+) -> MppCandidate | None:
+    """A candidate from the resolution tags of TIFF; None if they have no unit or are the dpi of a
+    screen or paper.
 
-    The tags are pixels per ``unit`` along a row and a column. A unit that ImageJ wrote to the tag ImageDescription
-    overrides ``unit``.
+    The tags are pixels per ``unit`` along a row and a column. A unit that ImageJ wrote to the tag
+    ImageDescription overrides ``unit``.
     """
-    if description.startswith("ImageJ=") and (match := re.search(r"^unit=(.+)$", description, re.MULTILINE)):
+    if description.startswith("ImageJ=") and (
+        match := re.search(r"^unit=(.+)$", description, re.MULTILINE)
+    ):
         unit = match[1].strip().replace("\\u00B5", "µ")
     per_unit = _UNITS_UM.get(unit or "", 0.0) or _UNITS_UM.get((unit or "").lower(), 0.0)
     x, y = _positive(x), _positive(y)
@@ -89,42 +126,70 @@ def mpp_from_resolution_tags(x: object, y: object, unit: str | None, description
         return None
     mpp = per_unit / x, per_unit / y
     low, high = RESOLUTION_TAG_RANGE_UM
-    return MppCandidate(mpp, "TIFF resolution tags") if all(low <= side <= high for side in mpp) else None
+    return (
+        MppCandidate(mpp, "TIFF resolution tags")
+        if all(low <= side <= high for side in mpp)
+        else None
+    )
 
 
 def mpp_from_page(page: TiffPage) -> MppCandidate | None:
-    """A candidate from the resolution tags of a tifffile page; None as in ``mpp_from_resolution_tags``."""
+    """A candidate from the resolution tags of a tifffile page; None as in
+    ``mpp_from_resolution_tags``.
+    """
     return mpp_from_resolution_tags(
         *page.get_resolution(), getattr(page.resolutionunit, "name", None), page.description
     )
 
 
 def mpp_from_objective(power: object) -> MppCandidate | None:
-    """An estimate by the rule of thumb 10 um / power, such as 0.25 um at 40x; None if the power is unknown."""
+    """An estimate by the rule of thumb 10 um / power, such as 0.25 um at 40x; None if the power is
+    unknown.
+    """
     power = _positive(power)
-    return MppCandidate((10 / power, 10 / power), f"objective power {power:g}x", is_estimate=True) if power else None
+    return (
+        MppCandidate((10 / power, 10 / power), f"objective power {power:g}x", is_estimate=True)
+        if power
+        else None
+    )
 
 
 def choose_mpp(
     candidates: Iterable[MppCandidate], given: float | None = None
 ) -> tuple[tuple[float, float], str, tuple[str, ...]]:
-    """Choose the mpp of a slide from candidates, the most trusted first; one that the user gave overrides them.
+    """Choose the mpp of a slide from candidates, the most trusted first; one that the user gave
+    overrides them.
 
     Returns (x, y) um, a description of the source, and warnings.
     """
     of_file = list(candidates)
-    best, estimate = next(iter(of_file), None), next((mpp for mpp in of_file if mpp.is_estimate), None)
+    best, estimate = (
+        next(iter(of_file), None),
+        next((mpp for mpp in of_file if mpp.is_estimate), None),
+    )
     if given is not None:
         side = require_mpp(given)
         chosen = MppCandidate((side, side), GIVEN)
-        of_power = _disagreement_with_power(chosen, estimate, GIVEN_BESIDE_POWER) if best == estimate else ()
-        return chosen.mpp, chosen.source, (*_doubts(chosen), *_disagreement(chosen, best), *of_power)
+        of_power = (
+            _disagreement_with_power(chosen, estimate, GIVEN_BESIDE_POWER)
+            if best == estimate
+            else ()
+        )
+        return (
+            chosen.mpp,
+            chosen.source,
+            (*_doubts(chosen), *_disagreement(chosen, best), *of_power),
+        )
     if best is None:
         raise MppError(
-            "the file does not state the size of a pixel; give um per pixel in the sheet's mpp column or with --mpp "
-            "(in Python: mpp=)"
+            "the file does not state the size of a pixel; give um per pixel in the sheet's mpp"
+            " column or with --mpp (in Python: mpp=)"
         )
-    return best.mpp, best.source, (*_doubts(best), *_disagreement_with_power(best, estimate, BESIDE_POWER))
+    return (
+        best.mpp,
+        best.source,
+        (*_doubts(best), *_disagreement_with_power(best, estimate, BESIDE_POWER)),
+    )
 
 
 def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
@@ -132,10 +197,15 @@ def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, 
     low, high = POSSIBLE_RANGE_UM
     text = f"mpp {mpp[0]:.4g} x {mpp[1]:.4g} um ({source})"
     if not all(low <= side <= high for side in mpp):
-        raise MppError(f"{text} is outside the range of slides, {low:g} to {high:g} um; check its unit")
+        raise MppError(
+            f"{text} is outside the range of slides, {low:g} to {high:g} um; check its unit"
+        )
     longest_mm = max(side * n for side, n in zip(mpp, size_px, strict=True)) / 1000
     if longest_mm > LONGEST_SLIDE_MM:
-        raise MppError(f"{text} would make the slide {longest_mm:,.0f} mm long; correct it in the sheet or with --mpp")
+        raise MppError(
+            f"{text} would make the slide {longest_mm:,.0f} mm long; correct it in the sheet or"
+            " with --mpp"
+        )
 
 
 def require_mpp(value: float) -> float:
@@ -144,7 +214,9 @@ def require_mpp(value: float) -> float:
         raise MppError(f"mpp {value!r} is not a positive number; give um per pixel, as in 0.25")
     low, high = POSSIBLE_RANGE_UM
     if not low <= mpp <= high:
-        raise MppError(f"mpp {mpp:g} is outside the range of slides, {low:g} to {high:g} um; check its unit")
+        raise MppError(
+            f"mpp {mpp:g} is outside the range of slides, {low:g} to {high:g} um; check its unit"
+        )
     return mpp
 
 
@@ -152,16 +224,24 @@ def _doubts(chosen: MppCandidate) -> tuple[str, ...]:
     x, y = chosen.mpp
     doubts = []
     if chosen.is_estimate:
-        doubts.append(f"{DOUBT}{x:.4g} um, is only an estimate from {chosen.source}; give it in the sheet if known")
+        doubts.append(
+            f"{DOUBT}{x:.4g} um, is only an estimate from {chosen.source}; give it in the sheet if"
+            " known"
+        )
     if implausible := describe_implausible(chosen.mpp, chosen.source):
         doubts.append(implausible)
     elif not is_square((x, y)):
-        doubts.append(f"mpp differs between x ({x:.4g} um) and y ({y:.4g} um) by {max(x, y) / min(x, y) - 1:.1%}")
+        doubts.append(
+            f"mpp differs between x ({x:.4g} um) and y ({y:.4g} um) by"
+            f" {max(x, y) / min(x, y) - 1:.1%}"
+        )
     return tuple(doubts)
 
 
 def describe_implausible(mpp: tuple[float, float], source: str) -> str:
-    """A warning if pixels of ``mpp`` = (x, y) um from ``source`` are too fine, coarse or oblong; "" if they are not."""
+    """A warning if pixels of ``mpp`` = (x, y) um from ``source`` are too fine, coarse or oblong; ""
+    if they are not.
+    """
     (x, y), (low, high) = mpp, PLAUSIBLE_RANGE_UM
     excess = max(mpp) / min(mpp) - 1
     if not low <= min(mpp) <= max(mpp) <= high:
@@ -183,7 +263,10 @@ def is_square(mpp: tuple[float, float]) -> bool:
 def _disagreement(chosen: MppCandidate, stated: MppCandidate | None) -> tuple[str, ...]:
     if stated is None or stated.is_estimate:
         return ()
-    if all(abs(side / other - 1) <= MAX_DISAGREEMENT for side, other in zip(chosen.mpp, stated.mpp, strict=True)):
+    if all(
+        abs(side / other - 1) <= MAX_DISAGREEMENT
+        for side, other in zip(chosen.mpp, stated.mpp, strict=True)
+    ):
         return ()
     sides = stated.mpp[:1] if is_square(stated.mpp) else stated.mpp
     of_file = " x ".join(f"{side:.4g}" for side in sides)
@@ -197,18 +280,24 @@ def _disagreement_with_power(
     if estimate is None or limits[0] <= chosen.mpp[0] / estimate.mpp[0] <= limits[1]:
         return ()
     return (
-        f"{DOUBT}{chosen.mpp[0]:.4g} um ({chosen.source}), does not suit the {estimate.source} in the file, with which "
-        f"pixels have about {estimate.mpp[0]:.4g} um: check it",
+        (
+            f"{DOUBT}{chosen.mpp[0]:.4g} um ({chosen.source}), does not suit the {estimate.source}"
+            f" in the file, with which pixels have about {estimate.mpp[0]:.4g} um: check it"
+        ),
     )
 
 
 def is_of_scanner(source: str) -> bool:
-    """True if an mpp with this description of its source was written into the file by the scanner."""
+    """True if an mpp with this description of its source was written into the file by the
+    scanner.
+    """
     return source in SCANNER
 
 
 def _positive(value: object) -> float:
-    """The value as a number; strings may have a decimal comma. 0 if it is not finite and positive."""
+    """The value as a number; strings may have a decimal comma. 0 if it is not finite and
+    positive.
+    """
     try:
         number = float(value.replace(",", ".") if isinstance(value, str) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

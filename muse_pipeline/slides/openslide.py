@@ -1,4 +1,6 @@
-"""Slides that OpenSlide opens: Aperio, Hamamatsu, Leica, MIRAX, Philips, Ventana, DICOM, pyramidal TIFF and others."""
+"""Slides that OpenSlide opens: Aperio, Hamamatsu, Leica, MIRAX, Philips, Ventana, DICOM, pyramidal
+TIFF and others.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,17 @@ from muse_pipeline.slides.base import (
     exact_downsamples,
 )
 from muse_pipeline.slides.direct_tiles import DirectTiles
-from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_ome_xml, mpp_from_resolution_tags, mpp_from_values
+from muse_pipeline.slides.mpp import (
+    mpp_from_objective,
+    mpp_from_ome_xml,
+    mpp_from_resolution_tags,
+    mpp_from_values,
+)
 from muse_pipeline.slides.tiff_pictures import why_unsuited
 
-TILED_VENDORS = frozenset({"aperio", "generic-tiff"})  # slides in one TIFF file with non-overlapping tiles
+TILED_VENDORS = frozenset(
+    {"aperio", "generic-tiff"}
+)  # slides in one TIFF file with non-overlapping tiles
 FOCAL_PLANES = re.compile(r"FocalPlanes value (\d+)")  # part of OpenSlide's error about DICOM
 
 
@@ -39,17 +48,26 @@ class OpenSlideReader(SlideReader):
     def __init__(self, path: Path):
         self.path = path
         self._handle: openslide.OpenSlide | None = self._open()
-        # The metadata never change; they are read now, because any later error would disable the handle.
+        # The metadata never change; they are read now, because any later error would disable the
+        # handle.
         self.properties = _read_properties(self._handle)
         self._downsamples = self._handle.level_downsamples
         if self.properties.vendor == "generic-tiff" and len(self.properties.level_sizes_px) == 1:
-            raise UnsuitedError("OpenSlide finds only one level; others may be in the sub-directories of an OME-TIFF")
-        if self.properties.vendor in TILED_VENDORS and (wrong := why_unsuited(path, self.properties.level_sizes_px)):
+            raise UnsuitedError(
+                "OpenSlide finds only one level; others may be in the sub-directories of an"
+                " OME-TIFF"
+            )
+        if self.properties.vendor in TILED_VENDORS and (
+            wrong := why_unsuited(path, self.properties.level_sizes_px)
+        ):
             raise UnsuitedError(f"OpenSlide mistakes {wrong}")
-        # Levels without an integer downsample are left to OpenSlide, which interpolates (see ``_paint``).
+        # Levels without an integer downsample are left to OpenSlide, which interpolates (see
+        # ``_paint``).
         whole = (level for level, downsample in enumerate(self._downsamples) if downsample % 1 == 0)
         sizes = {level: self.properties.level_sizes_px[level] for level in whole}
-        self._direct_tiles = DirectTiles(path, sizes) if self.properties.vendor in TILED_VENDORS else None
+        self._direct_tiles = (
+            DirectTiles(path, sizes) if self.properties.vendor in TILED_VENDORS else None
+        )
 
     def _open(self) -> openslide.OpenSlide:
         try:
@@ -58,30 +76,40 @@ class OpenSlideReader(SlideReader):
             raise UnsuitedError(f"OpenSlide: {error}") from error
         except openslide.OpenSlideError as error:
             if planes := FOCAL_PLANES.search(str(error)):
-                raise SlideError(f"{self.path}: has {planes[1]} focal planes; export one of them as a slide") from error
+                raise SlideError(
+                    f"{self.path}: has {planes[1]} focal planes; export one of them as a slide"
+                ) from error
             raise NearlyReadError(f"OpenSlide: {one_line(error)}") from error
 
     def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read pixels; if OpenSlide's own downsample is not an integer, they are off by up to half a level-0 pixel.
+        """Read pixels; if OpenSlide's own downsample is not an integer, they are off by up to half
+        a level-0 pixel.
 
         JPEG and JPEG 2000 tiles are decoded without OpenSlide if this gives the same pixels.
         """
-        if (tiles := self._direct_tiles) and (pixels := tiles.read(xy_px, level, size, self._paint)) is not None:
+        if (tiles := self._direct_tiles) and (
+            pixels := tiles.read(xy_px, level, size, self._paint)
+        ) is not None:
             return pixels
         return self._paint(xy_px, level, size)
 
     def _paint(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        # OpenSlide divides by its mean downsample, and interpolates between pixels if the quotient is not an integer.
+        # OpenSlide divides by its mean downsample, and interpolates between pixels if the quotient
+        # is not an integer.
         x, y = (round(at * self._downsamples[level]) for at in xy_px)
         try:
             return _read_rgb(self._handle, (x, y), level, size)
         except openslide.OpenSlideError:
             return self._read_alone((x, y), level, size)
 
-    def _read_alone(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Try again on a new handle, because a handle that failed once fails forever, on all threads that share it.
+    def _read_alone(
+        self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> np.ndarray:
+        """Try again on a new handle, because a handle that failed once fails forever, on all
+        threads that share it.
 
-        Thus, a corrupt tile does not affect other tiles. The old handle is closed when its last user releases it.
+        Thus, a corrupt tile does not affect other tiles. The old handle is closed when its last
+        user releases it.
         """
         self._handle = self._open()
         try:
@@ -89,16 +117,22 @@ class OpenSlideReader(SlideReader):
                 return _read_rgb(handle, xy_level0, level, size)
         except openslide.OpenSlideError as error:
             where = f"{self.path}: level {level} at {xy_level0}"
-            raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
+            raise SlideError(
+                f"{where} cannot be read ({error}); copy the slide again from its source"
+            ) from error
 
     def close(self) -> None:
         """Release the file, which is closed when the last thread has finished reading."""
         self._handle = self._direct_tiles = None
 
 
-def _read_rgb(handle: openslide.OpenSlide, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+def _read_rgb(
+    handle: openslide.OpenSlide, xy_level0: tuple[int, int], level: int, size: tuple[int, int]
+) -> np.ndarray:
     pixels = handle.read_region(xy_level0, level, size)
-    if pixels.getchannel("A").getextrema()[0] == 255:  # opaque, as most regions are; blending is four times slower
+    if (
+        pixels.getchannel("A").getextrema()[0] == 255
+    ):  # opaque, as most regions are; blending is four times slower
         return np.array(pixels.convert("RGB"))
     white = Image.new("RGBA", size, (255, 255, 255, 255))
     return np.array(Image.alpha_composite(white, pixels).convert("RGB"))
@@ -119,7 +153,9 @@ def _read_properties(handle: openslide.OpenSlide) -> SlideProperties:
 def _read_downsamples(
     reported: tuple[float, ...], sizes: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[float, float], ...]:
-    """The ratios of sizes, but the stated downsamples for levels padded to whole tiles, as in Philips slides."""
+    """The ratios of sizes, but the stated downsamples for levels padded to whole tiles, as in
+    Philips slides.
+    """
     (width, height), exact = sizes[0], exact_downsamples(sizes)
     from_sizes = [(width / w + height / h) / 2 for w, h in sizes]
     return tuple(
@@ -129,10 +165,16 @@ def _read_downsamples(
 
 
 def _mpp_candidates(values: Mapping[str, str]):
-    if values.get("openslide.vendor") != "generic-tiff":  # for generic TIFF, OpenSlide only repeats the tags
-        yield mpp_from_values(values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x")
+    if (
+        values.get("openslide.vendor") != "generic-tiff"
+    ):  # for generic TIFF, OpenSlide only repeats the tags
+        yield mpp_from_values(
+            values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x"
+        )
     description = values.get("tiff.ImageDescription", "")
-    yield mpp_from_ome_xml(description, tuple(values.get(f"openslide.level[0].{side}") for side in ("width", "height")))
+    yield mpp_from_ome_xml(
+        description, tuple(values.get(f"openslide.level[0].{side}") for side in ("width", "height"))
+    )
     tags = (values.get(f"tiff.{name}") for name in ("XResolution", "YResolution", "ResolutionUnit"))
     yield mpp_from_resolution_tags(*tags, description)
     yield mpp_from_objective(values.get("openslide.objective-power"))
@@ -140,6 +182,8 @@ def _mpp_candidates(values: Mapping[str, str]):
 
 def _read_bounds(values: Mapping[str, str]) -> Bounds | None:
     try:
-        return Bounds(*(int(values[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height")))
+        return Bounds(
+            *(int(values[f"openslide.bounds-{side}"]) for side in ("x", "y", "width", "height"))
+        )
     except (KeyError, ValueError):
         return None

@@ -1,8 +1,9 @@
-"""Readers from other packages, with OpenSlide's interface: entry points of the group ``muse.readers``.
+"""Readers from other packages, with OpenSlide's interface: entry points of the group
+``muse.readers``.
 
-An entry point is named after the reader and refers to a class like OpenSlide's, which is called with a path and has
-``level_dimensions``, ``level_downsamples``, ``properties``, ``close()``, and ``read_region(location, level, size)``
-with a location in level-0 pixels.
+An entry point is named after the reader and refers to a class like OpenSlide's, which is called
+with a path and has ``level_dimensions``, ``level_downsamples``, ``properties``, ``close()``, and
+``read_region(location, level, size)`` with a location in level-0 pixels.
 """
 
 from __future__ import annotations
@@ -47,14 +48,18 @@ class PackageReader(SlideReader):
         try:
             self.properties = self._read_properties()
         except Exception as error:
-            raise NearlyReadError(f"{self.name}: its properties cannot be read ({one_line(error)})") from error
+            raise NearlyReadError(
+                f"{self.name}: its properties cannot be read ({one_line(error)})"
+            ) from error
         self._require_true_levels()
 
     def _read_properties(self) -> SlideProperties:
         values = dict(self._slide.properties)
         sizes = tuple((int(width), int(height)) for width, height in self._slide.level_dimensions)
         candidates = (
-            mpp_from_values(values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x"),
+            mpp_from_values(
+                values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x"
+            ),
             mpp_from_objective(values.get("openslide.objective-power")),
         )
         return SlideProperties(
@@ -68,21 +73,30 @@ class PackageReader(SlideReader):
         """Reject levels whose sizes, downsamples and pixels contradict each other."""
         sizes, stated = self.properties.level_sizes_px, list(self._slide.level_downsamples)
         if not sizes or len(stated) != len(sizes):
-            raise NearlyReadError(f"{self.name}: reports {len(sizes)} level sizes, but {len(stated)} downsamples")
+            raise NearlyReadError(
+                f"{self.name}: reports {len(sizes)} level sizes, but {len(stated)} downsamples"
+            )
         for level, (size, downsample) in enumerate(zip(sizes, stated, strict=True)):
             own = np.mean(self.properties.level_downsamples[level])
             if abs(downsample / own - 1) > SAME_DOWNSAMPLE:
-                raise NearlyReadError(f"{self.name}: level {level} is {own:g} times smaller, not {downsample:g} times")
+                raise NearlyReadError(
+                    f"{self.name}: level {level} is {own:g} times smaller, not {downsample:g} times"
+                )
             probe = tuple(min(PROBE_PX, side) for side in size)
             if (shape := self._samples((0, 0), level, probe).shape[1::-1]) != probe:
-                raise NearlyReadError(f"{self.name}: a read of {probe} px of level {level} returns {shape} px")
+                raise NearlyReadError(
+                    f"{self.name}: a read of {probe} px of level {level} returns {shape} px"
+                )
 
     def _samples(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         return np.asarray(self._slide.read_region(xy_level0, level, size))
 
     def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
         """Read pixels of a level, as described in ``SlideReader``."""
-        at = tuple(round(x * own) for x, own in zip(xy_px, self.properties.level_downsamples[level], strict=True))
+        at = tuple(
+            round(x * own)
+            for x, own in zip(xy_px, self.properties.level_downsamples[level], strict=True)
+        )
         try:
             samples = self._samples(at, level, size)
         except Exception as error:
@@ -98,4 +112,6 @@ class PackageReader(SlideReader):
 
 
 for _point in entry_points(group=GROUP):
-    READERS.register(_point.name)(type(_point.name, (PackageReader,), {"name": _point.name, "load": _point.load}))
+    READERS.register(_point.name)(
+        type(_point.name, (PackageReader,), {"name": _point.name, "load": _point.load})
+    )

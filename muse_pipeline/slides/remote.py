@@ -1,4 +1,6 @@
-"""Slides at URLs: addresses without credentials, the files of a slide, and copies whose requests are retried."""
+"""Slides at URLs: addresses without credentials, the files of a slide, and copies whose requests
+are retried.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,17 @@ from muse_pipeline.core.text import one_line
 
 # Only parts of a query that identify the file are recorded; others may be a signature or a key.
 QUERY_SHOWN = frozenset({"versionid", "generation", "id", "uuid", "file", "name", "path"})
-CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # container@account; others have user@host
+CONTAINER_AT_ACCOUNT = frozenset(
+    {"abfs", "abfss", "wasb", "wasbs"}
+)  # container@account; others have user@host
 WEB = frozenset({"http", "https"})
 MANY_FILES = {".mrxs": "a MIRAX slide", ".dcm": "a DICOM series"}
 
 
 class SlideUrl(str):
-    """URL of a slide, without credentials, so that logs and files cannot leak them; ``in_full`` includes them."""
+    """URL of a slide, without credentials, so that logs and files cannot leak them; ``in_full``
+    includes them.
+    """
 
     in_full: str
 
@@ -59,12 +65,22 @@ def url_problem(text: str) -> str | None:
     name = SlideUrl(text).file_name
     suffix = PurePosixPath(name).suffix.lower()
     kind = MANY_FILES.get(suffix)
-    is_file = name not in {"", ".", ".."} and name.isprintable() and len(name.encode(errors="replace")) <= 255
+    is_file = (
+        name not in {"", ".", ".."}
+        and name.isprintable()
+        and len(name.encode(errors="replace")) <= 255
+    )
     checks = (
         (scheme in {"file", "local"}, "is a local file; give its path"),
         (not is_file, "has no file name"),
-        (suffix in {".vms", ".vmu"}, "is one of many files with unknown names; copy the slide here"),
-        (scheme in WEB and kind, f"is {kind} of many files, which http cannot list; use object storage or a copy"),
+        (
+            suffix in {".vms", ".vmu"},
+            "is one of many files with unknown names; copy the slide here",
+        ),
+        (
+            scheme in WEB and kind,
+            f"is {kind} of many files, which http cannot list; use object storage or a copy",
+        ),
     )
     return next((problem for wrong, problem in checks if wrong), None)
 
@@ -77,18 +93,29 @@ def _without_credentials(in_full: str) -> str:
     except ValueError:
         return f"{in_full.partition('://')[0]}://..."
     shown = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() in QUERY_SHOWN]
-    host = parts.netloc if parts.scheme.lower() in CONTAINER_AT_ACCOUNT else parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=host, path=_path(parts), query=urlencode(shown), fragment="").geturl()
+    host = (
+        parts.netloc
+        if parts.scheme.lower() in CONTAINER_AT_ACCOUNT
+        else parts.netloc.rpartition("@")[2]
+    )
+    return parts._replace(
+        netloc=host, path=_path(parts), query=urlencode(shown), fragment=""
+    ).geturl()
 
 
 def _require_sound(parts: SplitResult) -> SplitResult:
-    """Reject a password that contains a slash, because the part after the slash would be shown as the path."""
+    """Reject a password that contains a slash, because the part after the slash would be shown as
+    the path.
+    """
     _ = parts.port
     return parts
 
 
 def _path(parts: SplitResult) -> str:
-    """The path of a URL. Keys of object storage may contain #, which starts a fragment in web URLs."""
+    """The path of a URL.
+
+    Keys of object storage may contain #, which starts a fragment in web URLs.
+    """
     has_more = parts.fragment and parts.scheme.lower() not in WEB
     return f"{parts.path}#{parts.fragment}" if has_more else parts.path
 
@@ -118,7 +145,9 @@ def explain(error: BaseException, url: SlideUrl) -> str:
     is_gone = status in GONE if status else isinstance(root, FileNotFoundError)
     is_denied = status in DENIED if status else isinstance(root, PermissionError)
     answered = f" (HTTP {status})" if status else ""
-    no_credentials = "no credentials for it were found; set AWS_PROFILE, or FSSPEC_S3_ANON=true if it is public"
+    no_credentials = (
+        "no credentials for it were found; set AWS_PROFILE, or FSSPEC_S3_ANON=true if it is public"
+    )
     checks = (
         (is_gone, "there is no such file; check the URL"),
         (is_denied, f"access is denied{answered}; check credentials, or sign the URL again"),
@@ -128,23 +157,34 @@ def explain(error: BaseException, url: SlideUrl) -> str:
         ("Timeout" in kind, "its server does not answer; try again later"),
     )
     name = _name(root, url)
-    return next((reason for applies, reason in checks if applies), f"{name}; check the URL and the network")
+    return next(
+        (reason for applies, reason in checks if applies), f"{name}; check the URL and the network"
+    )
 
 
 def _name(root: BaseException, url: SlideUrl) -> str:
-    """The system's text for an error with an errno; otherwise its type, and its message if that has no secret."""
+    """The system's text for an error with an errno; otherwise its type, and its message if that has
+    no secret.
+    """
     if isinstance(root, OSError) and root.errno and root.errno > 0:
         return os.strerror(root.errno)
     text = one_line(root)
     parts = urlsplit(url.in_full)
-    secrets = [parts.username, parts.password, parts.query, *(value for _, value in parse_qsl(parts.query))]
+    secrets = [
+        parts.username,
+        parts.password,
+        parts.query,
+        *(value for _, value in parse_qsl(parts.query)),
+    ]
     written = {way for secret in secrets if secret for way in (secret, unquote(secret))}
     is_safe = text and not any(way in text for way in written)
     return f"{type(root).__name__} ({text})" if is_safe else type(root).__name__
 
 
 def _root(error: BaseException) -> BaseException:
-    """The root cause of an error; fsspec itself reports every error response of a web server as a missing file."""
+    """The root cause of an error; fsspec itself reports every error response of a web server as a
+    missing file.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -160,8 +200,20 @@ def _status(error: BaseException) -> int | None:
 
 
 PAUSE_S = 0.5  # pause before the second try, doubled before each further try
-CONNECT_S, SILENCE_S = 30, 60  # timeouts for connecting to a web server, and for silence during its response
-VERSIONS = ("ETag", "etag", "generation", "Last-Modified", "LastModified", "last_modified", "updated", "mtime")
+CONNECT_S, SILENCE_S = (
+    30,
+    60,
+)  # timeouts for connecting to a web server, and for silence during its response
+VERSIONS = (
+    "ETag",
+    "etag",
+    "generation",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+)
 OWN_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 T = TypeVar("T")
@@ -169,7 +221,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Stated:
-    """Size and version of a file on its server: an ETag, a generation or a date, or None if the server has none."""
+    """Size and version of a file on its server: an ETag, a generation or a date, or None if the
+    server has none.
+    """
 
     n_bytes: int
     version: str | None
@@ -195,13 +249,15 @@ class RemoteSlide:
             protocol = urlsplit(self.url).scheme.lower()
             if protocol not in fsspec.available_protocols():
                 raise SlideError(
-                    f"{self.url}: unknown protocol '{protocol}://'; use https:// or s3://, or copy the slide here"
+                    f"{self.url}: unknown protocol '{protocol}://'; use https:// or s3://, or copy"
+                    " the slide here"
                 )
             return url_to_fs(self.url.in_full, **_web_options() if protocol in WEB else {})
         except ImportError as error:
             raise MissingPackageError(
-                f"{self.url}: needs a package that is not installed ({one_line(error)}); for https:// and "
-                "s3://, install the extra `remote`; for other protocols, install that package"
+                f"{self.url}: needs a package that is not installed ({one_line(error)}); for"
+                " https:// and s3://, install the extra `remote`; for other protocols, install"
+                " that package"
             ) from error
         except MuseError:
             raise
@@ -209,15 +265,26 @@ class RemoteSlide:
             raise self._sentence(error) from error
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """Yield the remote path and the local name of every file of the slide, the file in the URL first."""
+        """Yield the remote path and the local name of every file of the slide, the file in the URL
+        first.
+        """
         yield self.path, self.url.file_name
         there = PurePosixPath(self.path)
         if there.suffix.lower() == ".mrxs":
             beside = self.try_often(lambda: self.system.find(str(there.with_suffix(""))))
-            yield from ((path, str(PurePosixPath(path).relative_to(there.parent))) for path in beside)
+            yield from (
+                (path, str(PurePosixPath(path).relative_to(there.parent))) for path in beside
+            )
         if there.suffix.lower() == ".dcm":
-            beside = map(PurePosixPath, self.try_often(lambda: self.system.ls(str(there.parent), detail=False)))
-            yield from ((str(path), path.name) for path in beside if path.suffix.lower() == ".dcm" and path != there)
+            beside = map(
+                PurePosixPath,
+                self.try_often(lambda: self.system.ls(str(there.parent), detail=False)),
+            )
+            yield from (
+                (str(path), path.name)
+                for path in beside
+                if path.suffix.lower() == ".dcm" and path != there
+            )
 
     def state(self, path: str) -> Stated:
         """Ask the server for the current size and version of a file."""
@@ -232,8 +299,8 @@ class RemoteSlide:
             raise SlideError(f"{self.url}: is a folder, not a slide; give the slide file inside it")
         if info.get("size") is None:
             raise SlideError(
-                f"{self.url}: its server does not report the size, so a complete copy cannot be verified; "
-                "copy it here by other means"
+                f"{self.url}: its server does not report the size, so a complete copy cannot be"
+                " verified; copy it here by other means"
             )
         version = next((str(info[name]) for name in VERSIONS if info.get(name)), None)
         return Stated(int(info["size"]), version)
@@ -242,10 +309,13 @@ class RemoteSlide:
         """Make sure that the file has not changed since the start of the copy."""
         if (now := self.state(path)) != stated:
             raise SlideError(
-                f"{self.url}: changed while it was fetched, from {stated} to {now}; run again when it is complete there"
+                f"{self.url}: changed while it was fetched, from {stated} to {now}; run again when"
+                " it is complete there"
             )
 
-    def try_often(self, call: Callable[[], T], before_again: Callable[[], None] = lambda: None) -> T:
+    def try_often(
+        self, call: Callable[[], T], before_again: Callable[[], None] = lambda: None
+    ) -> T:
         """Return the result of ``call``, which is retried after errors that may be temporary."""
         for n_tried in range(1, N_TRIES + 1):
             try:
@@ -266,7 +336,9 @@ class RemoteSlide:
 
 
 def _web_options() -> dict[str, Any]:
-    """Options for aiohttp: use the environment's proxies and .netrc, and time out only if a download stalls."""
+    """Options for aiohttp: use the environment's proxies and .netrc, and time out only if a
+    download stalls.
+    """
     import aiohttp
     from fsspec.config import conf
 
@@ -275,15 +347,17 @@ def _web_options() -> dict[str, Any]:
     return {"client_kwargs": {"trust_env": True, "timeout": timeout, **own}}
 
 
-SOURCE = "source.json"  # in the folder of a fetched slide: its URL without credentials, and the name of its file
+# in the folder of a fetched slide: its URL without credentials, and the name of its file
+SOURCE = "source.json"
 
 
 def fetch_slide(url: SlideUrl, folder: Path | str) -> int:
-    """Copy a slide into ``folder``, which appears when the copy is complete, and return the number of bytes copied.
+    """Copy a slide into ``folder``, which appears when the copy is complete, and return the number
+    of bytes copied.
 
-    A MIRAX slide is copied with its folder, and a DICOM file with the DICOM files next to it. A file whose transfer
-    fails is requested again. If the folder exists, it must be an older copy, which is replaced. The URL is recorded in
-    it.
+    A MIRAX slide is copied with its folder, and a DICOM file with the DICOM files next to it. A
+    file whose transfer fails is requested again. If the folder exists, it must be an older copy,
+    which is replaced. The URL is recorded in it.
     """
     folder = Path(folder)
     require_own_folder(folder, (folder / SOURCE).is_file())
@@ -292,7 +366,10 @@ def fetch_slide(url: SlideUrl, folder: Path | str) -> int:
         n_bytes, version = 0, None
         for path, name in slide.files():
             if ".." in PurePosixPath(name).parts:  # object storage allows any name
-                raise SlideError(f"{url}: its file '{name}' would be written outside the copy; rename it on the server")
+                raise SlideError(
+                    f"{url}: its file '{name}' would be written outside the copy; rename it on the"
+                    " server"
+                )
             stated = slide.state(path)
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             copy_file(slide, path, stated, partial / name)
@@ -304,17 +381,27 @@ def fetch_slide(url: SlideUrl, folder: Path | str) -> int:
 
 
 def ask_size(url: SlideUrl) -> int:
-    """Ask the server for the size of a slide in bytes; for a slide of many files, only the file in the URL counts."""
+    """Ask the server for the size of a slide in bytes; for a slide of many files, only the file in
+    the URL counts.
+    """
     slide = RemoteSlide(url)
     return slide.state(slide.path).n_bytes
 
 
 def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path) -> None:
-    """Copy one file of a slide; its size and version on the server are compared before and after."""
+    """Copy one file of a slide; its size and version on the server are compared before and
+    after.
+    """
     from fsspec.callbacks import TqdmCallback
 
     def copy() -> None:
-        bar = {"unit": "B", "unit_scale": True, "desc": target.name, "disable": not sys.stderr.isatty(), "leave": False}
+        bar = {
+            "unit": "B",
+            "unit_scale": True,
+            "desc": target.name,
+            "disable": not sys.stderr.isatty(),
+            "leave": False,
+        }
         slide.system.get_file(path, str(target), callback=TqdmCallback(bar))
         if (n_bytes := target.stat().st_size) != stated.n_bytes:
             raise EndedEarlyError(f"ended after {n_bytes:,} of {stated.n_bytes:,} bytes")

@@ -1,4 +1,6 @@
-"""Checks of a slide file before it is opened, its fingerprint, and the folder of a fetched slide."""
+"""Checks of a slide file before it is opened, its fingerprint, and the folder of a fetched
+slide.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +35,18 @@ def require_file(path: Path) -> None:
     """Make sure that there is a file to open at ``path``."""
     if problem := name_problem(path):
         raise SlideError(problem)
-    if path.suffix.lower() == ".vsi" and path.is_file():  # readers would open its thumbnail as the slide
+    if (
+        path.suffix.lower() == ".vsi" and path.is_file()
+    ):  # readers would open its thumbnail as the slide
         raise SlideError(
-            f"{path}: is an Olympus slide, whose pixels, in the folder '_{path.stem}_' next to it, cannot be read; "
-            "export it as OME-TIFF"
+            f"{path}: is an Olympus slide, whose pixels, in the folder '_{path.stem}_' next to it,"
+            " cannot be read; export it as OME-TIFF"
         )
     try:
         if path.is_dir():
             raise SlideError(
-                f"{path}: is a folder, not a slide; give the slide file inside it, or make a sheet (`muse sheet`)"
+                f"{path}: is a folder, not a slide; give the slide file inside it, or make a sheet"
+                " (`muse sheet`)"
             )
         with path.open("rb") as file:
             if not file.read(1):
@@ -49,16 +54,24 @@ def require_file(path: Path) -> None:
     except OSError as error:
         if isinstance(error, SlideError):
             raise
-        if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path)):  # ``Path`` removes one of the slashes
+        if url := re.fullmatch(
+            r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path)
+        ):  # ``Path`` removes one of the slashes
             shown = SlideUrl(f"{url[1]}://{url[2]}")
-            raise SlideError(f"{shown}: is a URL, not a path; copy it here first with `muse fetch`") from error
+            raise SlideError(
+                f"{shown}: is a URL, not a path; copy it here first with `muse fetch`"
+            ) from error
         if isinstance(error, FileNotFoundError):
             raise SlideError(f"{path}: no such file; check the path") from error
-        raise SlideError(f"{path}: cannot be read ({error.strerror}); check its permissions and its disk") from error
+        raise SlideError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions and its disk"
+        ) from error
 
 
 def name_problem(path: Path) -> str:
-    """A message if a path is not valid UTF-8 and so cannot be written to sheets and results; "" if it is."""
+    """A message if a path is not valid UTF-8 and so cannot be written to sheets and results; "" if
+    it is.
+    """
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -68,27 +81,52 @@ def name_problem(path: Path) -> str:
 
 
 def file_format(path: Path) -> str | None:
-    """The format, identified from the first bytes: TIFF, DICOM, CZI, or a key of ``PICTURES``; None if unknown."""
+    """The format, identified from the first bytes: TIFF, DICOM, CZI, or a key of ``PICTURES``; None
+    if unknown.
+    """
     with path.open("rb") as file:
         head = file.read(132)
-    kinds = (kind for kind, parts in SIGNATURES if all(head.startswith(part, at) for at, part in parts.items()))
+    kinds = (
+        kind
+        for kind, parts in SIGNATURES
+        if all(head.startswith(part, at) for at, part in parts.items())
+    )
     return next(kinds, None)
 
 
 def why_unreadable(path: Path, reason: str) -> str:
-    """Message about a file that no reader can open; ``reason`` is the error of the reader that comes closest."""
+    """Message about a file that no reader can open; ``reason`` is the error of the reader that
+    comes closest.
+    """
     if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
-        return f"{path}: is a MIRAX slide without its folder '{path.stem}'; copy the folder next to it"
+        return (
+            f"{path}: is a MIRAX slide without its folder '{path.stem}'; copy the folder next to it"
+        )
     if path.suffix.lower() == ".isyntax":
-        return f"{path}: is a Philips iSyntax slide, which no reader here can open; export it as OME-TIFF"
+        return (
+            f"{path}: is a Philips iSyntax slide, which no reader here can open; export it as"
+            " OME-TIFF"
+        )
     kind = file_format(path)
-    if kind in PICTURES and path.suffix.lower() not in {*PICTURE_SUFFIXES, ".mrxs"}:  # .mrxs files are JPEG
+    if kind in PICTURES and path.suffix.lower() not in {
+        *PICTURE_SUFFIXES,
+        ".mrxs",
+    }:  # .mrxs files are JPEG
         name = path.stem + PICTURES[kind]
-        return f"{path}: is a {kind} picture with the suffix of a slide; rename it to {name}, and give --mpp"
+        return (
+            f"{path}: is a {kind} picture with the suffix of a slide; rename it to {name}, and give"
+            " --mpp"
+        )
     if kind == "TIFF" and _first_directory_offset(path) >= path.stat().st_size:
-        return f"{path}: is truncated ({path.stat().st_size:,} bytes; its directory would lie beyond); {_REMEDY}"
+        return (
+            f"{path}: is truncated ({path.stat().st_size:,} bytes; its directory would lie beyond);"
+            f" {_REMEDY}"
+        )
     if kind:
-        return f"{path}: begins like a {kind} file but cannot be opened ({reason}) and may be damaged; {_REMEDY}"
+        return (
+            f"{path}: begins like a {kind} file but cannot be opened ({reason}) and may be damaged;"
+            f" {_REMEDY}"
+        )
     return f"{path}: is not a slide or image of a known format; {_REMEDY}"
 
 
@@ -98,21 +136,29 @@ def _first_directory_offset(path: Path) -> int:
     order = "<" if head[:1] == b"I" else ">"
     # The version of BigTIFF, whose offsets have eight bytes, is 43: "+" in ASCII.
     big = head[2:4] in (b"+\0", b"\0+")
-    return struct.unpack(order + "Q", head[8:16])[0] if big else struct.unpack(order + "I", head[4:8])[0]
+    return (
+        struct.unpack(order + "Q", head[8:16])[0]
+        if big
+        else struct.unpack(order + "I", head[4:8])[0]
+    )
 
 
 BLOCK_BYTES = 1 << 20
 
 
 def fingerprint_file(path: Path | str) -> str:
-    """SHA-256 (hex) of a file's size and of its first, middle and last MiB, or of all bytes if it has up to 3 MiB.
+    """SHA-256 (hex) of a file's size and of its first, middle and last MiB, or of all bytes if it
+    has up to 3 MiB.
 
-    The name is not hashed. The files in the folder next to a MIRAX slide are, because they contain its pixels.
+    The name is not hashed. The files in the folder next to a MIRAX slide are, because they contain
+    its pixels.
     """
     path = Path(path)
     digest, folder = hashlib.sha256(), path.with_suffix("")
     companions = folder.iterdir() if path.suffix.lower() == ".mrxs" and folder.is_dir() else ()
-    others = sorted(part for part in companions if part.suffix.lower() in {".dat", ".ini"} and part.is_file())
+    others = sorted(
+        part for part in companions if part.suffix.lower() in {".dat", ".ini"} and part.is_file()
+    )
     for part in (path, *others):
         size = part.stat().st_size
         digest.update(size.to_bytes(8, "big"))
@@ -125,7 +171,9 @@ def fingerprint_file(path: Path | str) -> str:
 
 
 def slide_file(path: Path) -> Path:
-    """The file to open: if ``path`` is the folder of a fetched slide, the slide in it; otherwise ``path`` itself."""
+    """The file to open: if ``path`` is the folder of a fetched slide, the slide in it; otherwise
+    ``path`` itself.
+    """
     source = _read_source(path)
     return path / source["file"] if source else path
 
@@ -144,5 +192,7 @@ def _read_source(path: Path) -> dict[str, str] | None:
         if not source["url"] or Path(source["file"]).name != source["file"]:
             raise ValueError("a value is invalid")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SlideError(f"{path / SOURCE}: cannot be read, or lacks the slide's URL; fetch the slide again") from error
+        raise SlideError(
+            f"{path / SOURCE}: cannot be read, or lacks the slide's URL; fetch the slide again"
+        ) from error
     return source

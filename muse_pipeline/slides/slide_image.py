@@ -53,8 +53,11 @@ class SlideImage:
         """Path of the slide; for an array, its name."""
         return self._reader.path
 
-    def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` = (width, height) pixels of ``level`` with the corner at ``xy_level0`` (absolute level-0 px).
+    def read_region(
+        self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> np.ndarray:
+        """Read ``size`` = (width, height) pixels of ``level`` with the corner at ``xy_level0``
+        (absolute level-0 px).
 
         Returns:
             (h, w, 3) uint8 RGB; pixels outside the image, and transparent ones, are white.
@@ -81,7 +84,10 @@ class SlideImage:
 
     def __repr__(self) -> str:
         width, height = self.info.size_px
-        return f"<SlideImage '{self.info.slide_id}', {width} x {height} px, {self.info.mpp[0]:.4g} um/px>"
+        return (
+            f"<SlideImage '{self.info.slide_id}', {width} x {height} px, {self.info.mpp[0]:.4g}"
+            " um/px>"
+        )
 
 
 def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
@@ -96,7 +102,8 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
         MppError: the pixel size is impossible, or is neither in the file nor given.
 
     Warns:
-        MuseWarning: the size of a pixel is an estimate or implausible, or part of the file is damaged.
+        MuseWarning: the size of a pixel is an estimate or implausible, or part of the file is
+            damaged.
     """
     path = Path(path)
     origin = slide_origin(path)
@@ -117,7 +124,9 @@ def to_slide(image: SlideImage | np.ndarray, mpp: float | None) -> tuple[SlideIm
     """
     if isinstance(image, SlideImage):
         if mpp is not None:
-            raise ArgumentError("mpp is for arrays; give it to open_slide to override the slide's file")
+            raise ArgumentError(
+                "mpp is for arrays; give it to open_slide to override the slide's file"
+            )
         return image, []
     if isinstance(image, str | Path):
         raise ArgumentError(f"'{image}' is a path; open it with open_slide first")
@@ -139,7 +148,8 @@ def _require_rgb(image: np.ndarray) -> np.ndarray:
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ArgumentError(
-            f"the image is {pixels.dtype} of shape {pixels.shape}; give (height, width, 3) uint8 RGB, 0 to 255"
+            f"the image is {pixels.dtype} of shape {pixels.shape}; give (height, width, 3) uint8"
+            " RGB, 0 to 255"
         )
     return pixels
 

@@ -1,4 +1,6 @@
-"""The choice of the slide among the pictures of a TIFF file (thumbnails, labels, planes), and checks of its colours."""
+"""The choice of the slide among the pictures of a TIFF file (thumbnails, labels, planes), and
+checks of its colours.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +18,50 @@ import numpy as np
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides.base import alpha_of
-from muse_pipeline.slides.mpp import PLAUSIBLE_RANGE_UM, MppCandidate, mpp_from_ome_xml, mpp_from_page
+from muse_pipeline.slides.mpp import (
+    PLAUSIBLE_RANGE_UM,
+    MppCandidate,
+    mpp_from_ome_xml,
+    mpp_from_page,
+)
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
-VENDORS = ("svs", "scn", "bif", "ndpi", "philips")  # formats in which the first picture is the slide
-ASIDE = re.compile("label|macro|thumb|overview", re.IGNORECASE)  # names of pictures that are not the slide
+VENDORS = (
+    "svs",
+    "scn",
+    "bif",
+    "ndpi",
+    "philips",
+)  # formats in which the first picture is the slide
+ASIDE = re.compile(
+    "label|macro|thumb|overview", re.IGNORECASE
+)  # names of pictures that are not the slide
 NOT_WHOLE = 1 | 4  # bits of NewSubfileType: a reduced picture, a mask
-TILED = 4  # factor on the area of tiled pictures, to prefer them; labels and thumbnails are rarely tiled
+# factor on the area of tiled pictures, to prefer them; labels and thumbnails are rarely tiled
+TILED = 4
 SEVERAL = "pictures of similar size"  # part of a warning
 SIMILAR = 3  # a picture smaller by at most this factor may be a slide too
 MAX_PADDING = 0.05  # as a fraction of the side of a level
-DARK, MOSTLY = 40, 0.5  # upper grey level of dark pixels; share of them above which a picture is not bright field
-DIM = 300  # median sum of the channels, in the pixels that are not dark, below which a dark picture is fluorescence
-BLOCK_PX, COLOURED = 8, 20  # side of averaged blocks; minimum difference between channels in the most coloured 1 %
+DARK, MOSTLY = (
+    40,
+    0.5,
+)  # upper grey level of dark pixels; share of them above which a picture is not bright field
+# median sum of the channels, in the pixels that are not dark, below which a dark picture is
+# fluorescence
+DIM = 300
+BLOCK_PX, COLOURED = (
+    8,
+    20,
+)  # side of averaged blocks; minimum difference between channels in the most coloured 1 %
 
 
 def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
     """Index of the series of ``tiff`` that is the slide, and warnings.
 
-    A pyramid is preferred to a single level, and a large picture to a small one. Pictures named label or thumbnail, or
-    with pixels too coarse for a slide, are chosen only if there is no other.
+    A pyramid is preferred to a single level, and a large picture to a small one. Pictures named
+    label or thumbnail, or with pixels too coarse for a slide, are chosen only if there is no other.
     """
     if any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
         return 0, ()
@@ -49,8 +73,12 @@ def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
     ranks = [_rank(series, tiff.ome_metadata) for series in tiff.series]
     best = max(range(len(ranks)), key=ranks.__getitem__)
     series = tiff.series[best]
-    if series.keyframe.is_tiled:  # tifffile mistakes any smaller picture of the same proportions for a level
-        series.levels[:] = [level for level in series.levels if level.keyframe.is_tiled or level.keyframe.is_reduced]
+    if (
+        series.keyframe.is_tiled
+    ):  # tifffile mistakes any smaller picture of the same proportions for a level
+        series.levels[:] = [
+            level for level in series.levels if level.keyframe.is_tiled or level.keyframe.is_reduced
+        ]
     n = sum(rank[:2] == ranks[best][:2] and SIMILAR * rank[-1] > ranks[best][-1] for rank in ranks)
     page = series.keyframe
     shown = f"{n} {SEVERAL}, and the one of {page.imagewidth} x {page.imagelength} px is read"
@@ -67,7 +95,9 @@ def _rank(series: TiffPageSeries, ome_xml: str | None) -> tuple[bool, bool, bool
 
 
 def state_mpp(tiff: TiffFile, page: TiffPage) -> Iterator[MppCandidate | None]:
-    """Yield the pixel sizes of ``page`` that the file states, the most trusted first; None for each that it lacks."""
+    """Yield the pixel sizes of ``page`` that the file states, the most trusted first; None for each
+    that it lacks.
+    """
     yield mpp_from_ome_xml(tiff.ome_metadata, (page.imagewidth, page.imagelength))
     yield mpp_from_page(page)
 
@@ -85,7 +115,11 @@ def why_planes(path: Path, series: TiffPageSeries) -> SlideError:
     n = count_planes(series)
     if series.kind == "svs" or (series.axes.startswith("Z") and (n != 3 or "S" in series.axes)):
         return SlideError(f"{path}: has {n} focal planes; export one of them as a slide")
-    kinds = "depths, times or colours in planes" if n == 3 and "S" not in series.axes else "depths or times"
+    kinds = (
+        "depths, times or colours in planes"
+        if n == 3 and "S" not in series.axes
+        else "depths or times"
+    )
     return SlideError(f"{path}: has {n} planes (channels, {kinds}); export one as an RGB image")
 
 
@@ -95,13 +129,17 @@ def share_of_dark(pixels: np.ndarray) -> float:
 
 
 def is_dim(pixels: np.ndarray) -> bool:
-    """True if what is not dark in (h, w, 3) uint8 pixels is dim too, unlike bright field with black around it."""
+    """True if what is not dark in (h, w, 3) uint8 pixels is dim too, unlike bright field with black
+    around it.
+    """
     lit = pixels[pixels.max(-1) >= DARK]
     return not len(lit) or float(np.median(lit.sum(-1, dtype=int))) < DIM
 
 
 def are_colours(pixels: np.ndarray) -> bool:
-    """True if three planes (h, w, 3) uint8 look like the colours of bright field: neither dark nor all alike."""
+    """True if three planes (h, w, 3) uint8 look like the colours of bright field: neither dark nor
+    all alike.
+    """
     if share_of_dark(pixels) > MOSTLY:
         return False
     size = tuple(max(side // BLOCK_PX, 1) for side in pixels.shape[1::-1])
@@ -110,7 +148,9 @@ def are_colours(pixels: np.ndarray) -> bool:
 
 
 def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
-    """The mistake, such as "a label for a level", that OpenSlide makes if it finds these levels in a TIFF, or ""."""
+    """The mistake, such as "a label for a level", that OpenSlide makes if it finds these levels in
+    a TIFF, or "".
+    """
     import tifffile
 
     try:
@@ -119,13 +159,17 @@ def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
             page, last = series.keyframe, series.levels[-1].keyframe
             is_rgba = page.samplesperpixel == 4
             reasons = {
-                "a different picture for the slide": (page.imagewidth, page.imagelength) != level_sizes_px[0],
-                "a label for a level": not all(_is_alike(level_sizes_px[0], size) for size in level_sizes_px),
+                "a different picture for the slide": (page.imagewidth, page.imagelength)
+                != level_sizes_px[0],
+                "a label for a level": not all(
+                    _is_alike(level_sizes_px[0], size) for size in level_sizes_px
+                ),
                 "one of several planes for the slide": count_planes(series) > 1,
                 "luminance and chrominance for colours": is_mistagged(page),
                 "a sample of unknown meaning for opacity": is_rgba and not page.extrasamples,
                 # Blended with a constant opacity, the whole picture would be paler.
-                "a constant sample for opacity": is_rgba and alpha_of(last.extrasamples, last.asarray()) == "none",
+                "a constant sample for opacity": is_rgba
+                and alpha_of(last.extrasamples, last.asarray()) == "none",
             }
             return next((reason for reason, holds in reasons.items() if holds), "")
     except Exception:  # tifffile raises anything on damaged files
@@ -134,7 +178,8 @@ def why_unsuited(path: Path, level_sizes_px: Sequence[tuple[int, int]]) -> str:
 
 def _is_alike(size_px: tuple[int, int], other: tuple[int, int]) -> bool:
     """True if two pictures have the same proportions, up to rounding to pixels or padding."""
-    # Rounding a side of the smaller picture by a pixel changes ``wide`` or ``high`` by a side of the larger picture.
+    # Rounding a side of the smaller picture by a pixel changes ``wide`` or ``high`` by a side of
+    # the larger picture.
     wide, high = size_px[0] * other[1], size_px[1] * other[0]
     return abs(wide - high) <= max(MAX_PADDING * max(wide, high), 2 * sum(size_px))
 
@@ -145,22 +190,33 @@ def name_of(value: int) -> str:
 
 
 def is_mistagged(page: TiffPage) -> bool:
-    """True if a page is tagged as RGB, but the header of its JPEG data declares luminance and chrominance."""
-    if name_of(page.photometric) != "RGB" or name_of(page.compression) != "JPEG" or page.samplesperpixel != 3:
+    """True if a page is tagged as RGB, but the header of its JPEG data declares luminance and
+    chrominance.
+    """
+    if (
+        name_of(page.photometric) != "RGB"
+        or name_of(page.compression) != "JPEG"
+        or page.samplesperpixel != 3
+    ):
         return False
-    offset, n_bytes = next(((o, n) for o, n in zip(page.dataoffsets, page.databytecounts, strict=False) if n), (0, 0))
+    offset, n_bytes = next(
+        ((o, n) for o, n in zip(page.dataoffsets, page.databytecounts, strict=False) if n), (0, 0)
+    )
     file = page.parent.filehandle
     file.seek(offset)
     return _is_ycbcr(file.read(min(n_bytes, 1 << 16)))
 
 
 def _is_ycbcr(stream: bytes) -> bool:
-    """True if a JPEG stream has JFIF's marker, Adobe's marker of converted colours, or subsampled chrominance."""
+    """True if a JPEG stream has JFIF's marker, Adobe's marker of converted colours, or subsampled
+    chrominance.
+    """
     at = 2
     while stream[at : at + 1] == b"\xff" and at + 4 < len(stream):
         kind, n_bytes = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
         content = stream[at + 4 : at + 2 + n_bytes]
-        # APP0; APP14, whose last byte is the colour transform; and frame headers, with sampling factors of components.
+        # APP0; APP14, whose last byte is the colour transform; and frame headers, with sampling
+        # factors of components.
         if kind == 0xE0 and content.startswith(b"JFIF"):
             return True
         if kind == 0xEE and content.startswith(b"Adobe"):

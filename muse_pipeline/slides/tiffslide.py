@@ -1,4 +1,6 @@
-"""Slides that tiffslide opens but OpenSlide does not: mainly OME-TIFFs, and other TIFFs stored in tiles or strips."""
+"""Slides that tiffslide opens but OpenSlide does not: mainly OME-TIFFs, and other TIFFs stored in
+tiles or strips.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 
-MAX_CHUNK_BYTES = 64 << 20  # larger chunks are left to ``ImageReader``: each read here would decode a whole chunk
+MAX_CHUNK_BYTES = (
+    64 << 20
+)  # larger chunks are left to ``ImageReader``: each read here would decode a whole chunk
 PROBE_PX = 1024
 
 
@@ -58,13 +62,16 @@ class TiffSlideReader(SlideReader):
         if file_format(path) != "TIFF":
             raise OtherFormatError("not a TIFF file")
         self._slide, doubts = _open(path)
-        series = self._slide.ts_tifffile.series[self._slide.properties.get("tiffslide.series-index", 0)]
+        series = self._slide.ts_tifffile.series[
+            self._slide.properties.get("tiffslide.series-index", 0)
+        ]
         pages = [level.keyframe for level in series.levels]
         _require_rgb_in_chunks(pages[0], self._slide.properties["tiffslide.series-axes"])
         _require_whole(path, pages)
         for page in pages:
             page.nodata = 255  # tiles that were never written are background
-            # tifffile decodes by this tag, which may wrongly declare luminance and chrominance as RGB.
+            # tifffile decodes by this tag, which may wrongly declare luminance and chrominance as
+            # RGB.
             if is_mistagged(page):
                 page.photometric = type(page.photometric).YCBCR
         self.properties = _read_properties(self._slide, pages[0])
@@ -86,15 +93,22 @@ class TiffSlideReader(SlideReader):
         """Read pixels of a level, as described in ``SlideReader``."""
         return rgb_on_white(self._read_samples(xy_px, level, size), self._alpha)
 
-    def _read_samples(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    def _read_samples(
+        self, xy_px: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> np.ndarray:
         """(h, w, n) uint8 samples of a region within a level."""
-        # tiffslide divides by its mean downsample and truncates; this is the smallest position that yields the pixel.
+        # tiffslide divides by its mean downsample and truncates; this is the smallest position that
+        # yields the pixel.
         corner = tuple(ceil(at * self._slide.level_downsamples[level]) for at in xy_px)
         try:
             return self._slide.read_region(corner, level, size, as_array=True, padding=False)
-        except Exception as error:  # zarr, tifffile and codecs may raise any exception on damaged files
+        except (
+            Exception
+        ) as error:  # zarr, tifffile and codecs may raise any exception on damaged files
             where = f"{self.path}: level {level} at {corner}"
-            raise SlideError(f"{where} cannot be read ({error}); copy the slide again from its source") from error
+            raise SlideError(
+                f"{where} cannot be read ({error}); copy the slide again from its source"
+            ) from error
 
     def close(self) -> None:
         """Release the file."""
@@ -113,28 +127,42 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
             index, doubts = find_picture(tiff)
             series = tiff.series[index]
             # A picture has one plane of grey or colours, or three planes that may be colours.
-            if (n := count_planes(series)) != 1 and (n != 3 or series.axes[:-2] not in {"C", "I", "Q"}):
+            if (n := count_planes(series)) != 1 and (
+                n != 3 or series.axes[:-2] not in {"C", "I", "Q"}
+            ):
                 raise why_planes(path, series)
-            if not any(getattr(tiff, f"is_{kind}") for kind in VENDORS):  # otherwise tiffslide opens the first picture
+            if not any(
+                getattr(tiff, f"is_{kind}") for kind in VENDORS
+            ):  # otherwise tiffslide opens the first picture
                 # Planes of colours are channels for tiffslide.
-                properties = {"series-index": index, "series-axes": re.sub("^[^YX]YX$", "CYX", series.axes)}
+                properties = {
+                    "series-index": index,
+                    "series-axes": re.sub("^[^YX]YX$", "CYX", series.axes),
+                }
                 for number, level in enumerate(series.levels):
                     properties[f"level[{number}].width"] = level.keyframe.imagewidth
                     properties[f"level[{number}].height"] = level.keyframe.imagelength
-                slide.properties = {f"tiffslide.{name}": value for name, value in properties.items()}
+                slide.properties = {
+                    f"tiffslide.{name}": value for name, value in properties.items()
+                }
             slide.properties  # noqa: B018 - parsed here, once, so that threads share it
     except SlideError:
         raise
     except Exception as error:  # tifffile may raise any exception on damaged files
         raise NearlyReadError(f"tiffslide: {one_line(error)}") from error
     if any("invalid page offset" in complaint for complaint in complaints):
-        raise SlideError(f"{path}: is truncated (a part of its directory is missing); copy it again from its source")
+        raise SlideError(
+            f"{path}: is truncated (a part of its directory is missing); copy it again from its"
+            " source"
+        )
     return slide, doubts
 
 
 def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
     colours = name_of(page.photometric)
-    decoded_to_rgb = colours == "YCBCR" and "JP" in name_of(page.compression)  # by the JPEG and JPEG 2000 codecs
+    decoded_to_rgb = colours == "YCBCR" and "JP" in name_of(
+        page.compression
+    )  # by the JPEG and JPEG 2000 codecs
     understood = colours in {"MINISBLACK", "RGB"} or decoded_to_rgb
     if page.dtype != np.uint8 or axes not in {"YX", "YXS", "CYX"} or not understood:
         raise NearlyReadError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")
@@ -144,17 +172,25 @@ def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
 
 def _require_whole(path: Path, pages: list[TiffPage]) -> None:
     if any(len(page.dataoffsets) != len(page.databytecounts) for page in pages):
-        raise NearlyReadError("tiffslide: its tags have different numbers of offsets and sizes of tiles")
-    expected = max(int(np.max(np.add(page.dataoffsets, page.databytecounts), initial=0)) for page in pages)
+        raise NearlyReadError(
+            "tiffslide: its tags have different numbers of offsets and sizes of tiles"
+        )
+    expected = max(
+        int(np.max(np.add(page.dataoffsets, page.databytecounts), initial=0)) for page in pages
+    )
     if expected > (n_bytes := path.stat().st_size):
         raise SlideError(
-            f"{path}: is truncated ({n_bytes:,} bytes of {expected:,} or more); copy it again from its source"
+            f"{path}: is truncated ({n_bytes:,} bytes of {expected:,} or more); copy it again from"
+            " its source"
         )
 
 
 def _read_properties(slide: TiffSlide, page: TiffPage) -> SlideProperties:
     values, tiff = slide.properties, slide.ts_tifffile
-    vendor, sides = values.get("tiffslide.vendor"), [values.get(f"tiffslide.mpp-{side}") for side in "xy"]
+    vendor, sides = (
+        values.get("tiffslide.vendor"),
+        [values.get(f"tiffslide.mpp-{side}") for side in "xy"],
+    )
     candidates = (
         vendor and mpp_from_values(*sides, "tiffslide.mpp-x"),
         *state_mpp(tiff, page),

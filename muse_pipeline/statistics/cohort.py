@@ -1,7 +1,8 @@
-"""Tables of a cohort: its nuclei, its slides (``cohort.h5ad``), and the comparison of its groups (``statistics.tsv``).
+"""Tables of a cohort: its nuclei, its slides (``cohort.h5ad``), and the comparison of its groups
+(``statistics.tsv``).
 
-``cohort.h5ad`` has a row per slide, with the measures by which groups are compared. Their means per patient, which the
-tests use, are in ``statistics.patients.tsv``.
+``cohort.h5ad`` has a row per slide, with the measures by which groups are compared. Their means per
+patient, which the tests use, are in ``statistics.patients.tsv``.
 """
 
 from __future__ import annotations
@@ -33,9 +34,20 @@ from muse_pipeline.features.catalogue import MIX_UM, WITHOUT_CLASSES, every_feat
 from muse_pipeline.inference import doubts
 from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import to_numpy
-from muse_pipeline.scverse.anndata import begin_anndata, categorical, frame, write_anndata, write_var
+from muse_pipeline.scverse.anndata import (
+    begin_anndata,
+    categorical,
+    frame,
+    write_anndata,
+    write_var,
+)
 from muse_pipeline.scverse.elements import Elements, open_hdf5
-from muse_pipeline.statistics.comparison import Difference, compare_pairs, mean_by_patient, require_groups
+from muse_pipeline.statistics.comparison import (
+    Difference,
+    compare_pairs,
+    mean_by_patient,
+    require_groups,
+)
 
 if TYPE_CHECKING:
     import anndata
@@ -58,26 +70,39 @@ class Measure(NamedTuple):
         return self.name.removeprefix("median_") not in WITHOUT_CLASSES
 
 
-def measure_slides(results: Path, slides: Iterable[str], threads: int) -> tuple[list[Measure], np.ndarray]:
-    """Every measure that any slide has, and the values (S, M) of the slides; NaN if a slide lacks a measure."""
+def measure_slides(
+    results: Path, slides: Iterable[str], threads: int
+) -> tuple[list[Measure], np.ndarray]:
+    """Every measure that any slide has, and the values (S, M) of the slides; NaN if a slide lacks a
+    measure.
+    """
     rows = list(map_in_order(lambda slide: measure_slide(results / slide), slides, threads))
     measures = list(dict.fromkeys(measure for row in rows for measure in row))
-    return measures, np.array([[row.get(measure, np.nan) for measure in measures] for row in rows], float)
+    return measures, np.array(
+        [[row.get(measure, np.nan) for measure in measures] for row in rows], float
+    )
 
 
 def measure_slide(folder: Path) -> dict[Measure, float]:
-    """Measure densities per mm2 of tissue, percentages of classes, medians of features, mixing and infiltration.
+    """Measure densities per mm2 of tissue, percentages of classes, medians of features, mixing and
+    infiltration.
 
-    In immunohistochemistry, the percentage of positive nuclei replaces all measures that depend on classes.
+    In immunohistochemistry, the percentage of positive nuclei replaces all measures that depend on
+    classes.
 
-    The mixing of A with B is the mean fraction of B among the nuclei within 50 um of a nucleus of A; nuclei of A nearer
-    than that to the edge of the tissue are left out, since they lack neighbours on one side. Infiltration is the
-    density of a class in a region, or in a band along the border of regions.
+    The mixing of A with B is the mean fraction of B among the nuclei within 50 um of a nucleus of
+    A; nuclei of A nearer than that to the edge of the tissue are left out, since they lack
+    neighbours on one side. Infiltration is the density of a class in a region, or in a band along
+    the border of regions.
     """
     files = SlideFiles(folder)
     path = files.nuclei
     provenance = parquet.read_provenance(path)
-    counts, n, is_ihc = provenance.n_by_class, provenance.n_nuclei, provenance.positive_od is not None
+    counts, n, is_ihc = (
+        provenance.n_by_class,
+        provenance.n_nuclei,
+        provenance.positive_od is not None,
+    )
     classes = [] if is_ihc else provenance.class_names
     area_mm2 = _read_area(files.mask) - provenance.left_out_mm2
     measures = {_density("nuclei_per_mm2"): _divide(n, area_mm2)}
@@ -87,7 +112,9 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
         measures[_density(f"nuclei_per_mm2_{name}")] = _divide(counts[name], area_mm2)
         measures[Measure(f"percent_{name}", "mix", "%")] = _divide(100 * counts[name], n)
     features = every_feature(classes)
-    columns = _read_columns(path, ["label", *(feature.name for feature in features)], parquet.iterate_counted)
+    columns = _read_columns(
+        path, ["label", *(feature.name for feature in features)], parquet.iterate_counted
+    )
     for feature in features:
         if feature.name in columns:
             values = columns[feature.name][np.isfinite(columns[feature.name])]
@@ -98,7 +125,9 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     if provenance.regions and provenance.regions.bands is not None:
         borders = {parquet.border_of(band.region) for band in provenance.regions.bands}
         everywhere = _read_columns(
-            path, ["label", parquet.REGION, *borders], partial(parquet.iterate_rows, batch_size=parquet.ROW_GROUP)
+            path,
+            ["label", parquet.REGION, *borders],
+            partial(parquet.iterate_rows, batch_size=parquet.ROW_GROUP),
         )
         # All nuclei count here, since the areas of regions include artefacts.
         measures |= _infiltration(everywhere, provenance.regions, classes)
@@ -124,15 +153,20 @@ def _read_area(path: Path) -> float:
 def _read_columns(
     path: Path, names: Sequence[str], iterate: Callable[..., Iterator[pa.Table]]
 ) -> dict[str, np.ndarray]:
-    """The columns among ``names`` that a table has, (N,) each, for the nuclei from ``iterate``; regions as strings."""
+    """The columns among ``names`` that a table has, (N,) each, for the nuclei from ``iterate``;
+    regions as strings.
+    """
     with parquet.open_nuclei(path) as file:
         present = sorted(set(names) & set(file.schema_arrow.names))
     parts = {name: [np.zeros(0)] for name in present}
     for table in iterate(path, columns=present):
         for name in present:
             column = table[name]
-            parts[name].append(column.cast(pa.string()).to_numpy() if name == parquet.REGION else to_numpy(column))
-    # The empty first part is only for tables without rows; it would change the type of other columns.
+            parts[name].append(
+                column.cast(pa.string()).to_numpy() if name == parquet.REGION else to_numpy(column)
+            )
+    # The empty first part is only for tables without rows; it would change the type of other
+    # columns.
     return {name: np.concatenate(own[1:] or own) for name, own in parts.items()}
 
 
@@ -149,14 +183,18 @@ def _mixing(columns: Mapping[str, np.ndarray], classes: list[str]) -> dict[Measu
     return mixing
 
 
-def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: list[str]) -> dict[Measure, float]:
+def _infiltration(
+    columns: Mapping[str, np.ndarray], regions: Regions, classes: list[str]
+) -> dict[Measure, float]:
     """Densities of the classes in each region, and in the bands on either side of the border."""
     label, region = columns["label"], columns[parquet.REGION]
     areas = [(area.name, region == area.name, area.area_mm2) for area in regions.classes]
     for band in regions.bands:
         border = columns[parquet.border_of(band.region)]
         for side, is_there in (("inside", border <= 0), ("outside", border > 0)):
-            areas.append((band.name_side(side), is_there & (np.abs(border) <= band.um), band.side_mm2(side)))
+            areas.append(
+                (band.name_side(side), is_there & (np.abs(border) <= band.um), band.side_mm2(side))
+            )
     return {
         _density(f"nuclei_per_mm2_in_{area}_{name}", INFILTRATION): _divide(
             int((is_there & (label == number)).sum()), mm2
@@ -166,29 +204,45 @@ def _infiltration(columns: Mapping[str, np.ndarray], regions: Regions, classes: 
     }
 
 
-LEFT_OUT = {"slide_id", "mpp", "shards"}  # not written as categories: the index, a number, and a column without effect
+LEFT_OUT = {
+    "slide_id",
+    "mpp",
+    "shards",
+}  # not written as categories: the index, a number, and a column without effect
 OF_TABLE = ("status", "appearance", "left_out")  # columns taken from cohort.tsv
 PROVENANCE = ("fingerprint", "model", "features", "versions")
 
 
-def write_cohort(results: Path, rows: Iterable[Mapping[str, Any]], output: Path, threads: int = 1) -> int:
-    """Write ``cohort.h5ad`` with those slides of the sheet's ``rows`` that have nuclei, and return their number."""
+def write_cohort(
+    results: Path, rows: Iterable[Mapping[str, Any]], output: Path, threads: int = 1
+) -> int:
+    """Write ``cohort.h5ad`` with those slides of the sheet's ``rows`` that have nuclei, and return
+    their number.
+    """
     files = CohortFiles(results)
     slides = [row for row in rows if files.slide(row["slide_id"]).nuclei.is_file()]
     if not slides:
-        raise NucleiError(f"{results}: has no slides of the sheet with nuclei.parquet; run the slides first")
+        raise NucleiError(
+            f"{results}: has no slides of the sheet with nuclei.parquet; run the slides first"
+        )
     measures, values = measure_slides(results, [row["slide_id"] for row in slides], threads)
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)
         elements.array("X", values.shape, np.float64)[0 : len(slides)] = values
-        columns = {name: [getattr(measure, name) for measure in measures] for name in ("group", "unit")}
+        columns = {
+            name: [getattr(measure, name) for measure in measures] for name in ("group", "unit")
+        }
         write_var(elements, [measure.name for measure in measures], columns)
         _write_obs(elements, slides, _read_table(files.table))
         origins = {}
         for row in slides:
             provenance = parquet.read_provenance(files.slide(row["slide_id"]).nuclei).to_dict()
-            origins[row["slide_id"]] = {name: provenance[name] for name in PROVENANCE if name in provenance}
-        elements.scalar("uns/muse", json.dumps({"slides": origins}, sort_keys=True, ensure_ascii=False))
+            origins[row["slide_id"]] = {
+                name: provenance[name] for name in PROVENANCE if name in provenance
+            }
+        elements.scalar(
+            "uns/muse", json.dumps({"slides": origins}, sort_keys=True, ensure_ascii=False)
+        )
     return len(slides)
 
 
@@ -200,20 +254,34 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
         return {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
 
 
-def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: Mapping[str, Mapping[str, str]]) -> None:
-    """Write the sheet's columns that contain a value, named as in cohort.tsv, the patient, and ``OF_TABLE``."""
+def _write_obs(
+    elements: Elements, slides: Sequence[Mapping[str, Any]], table: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Write the sheet's columns that contain a value, named as in cohort.tsv, the patient, and
+    ``OF_TABLE``.
+    """
     of_sheet = dict.fromkeys(name for row in slides for name in row if name not in sheet.COLUMNS)
     header = list(next(iter(table.values()), {}))
-    taken = header[: max(len(header) - len(of_sheet), 0)]  # the user's own columns are the last of cohort.tsv
+    taken = header[
+        : max(len(header) - len(of_sheet), 0)
+    ]  # the user's own columns are the last of cohort.tsv
     own = sheet.name_own(of_sheet, {*sheet.COLUMNS, *OF_TABLE, *taken})
     rows = []
     for row in slides:
         outcome = table.get(row["slide_id"], {})
         cells = {own.get(name, name): cell for name, cell in row.items()}
         patient = row.get("patient") or patient_in_name(row["slide_id"])
-        rows.append({**{name: outcome.get(name) for name in OF_TABLE if name in taken}, **cells, "patient": patient})
+        rows.append(
+            {
+                **{name: outcome.get(name) for name in OF_TABLE if name in taken},
+                **cells,
+                "patient": patient,
+            }
+        )
     filled = {name for row in rows for name, value in row.items() if value is not None}
-    kept = [name for name in (*sheet.COLUMNS, *OF_TABLE, *own.values()) if name in filled - LEFT_OUT]
+    kept = [
+        name for name in (*sheet.COLUMNS, *OF_TABLE, *own.values()) if name in filled - LEFT_OUT
+    ]
     column_of: dict[str, str] = {}
     for name in kept:
         column = name.replace("/", "_")  # "/" separates groups in HDF5
@@ -233,24 +301,30 @@ def _write_obs(elements: Elements, slides: Sequence[Mapping[str, Any]], table: M
 
 
 def patients_of(results: Path | str) -> dict[str, str]:
-    """The patient of every slide with nuclei in a results folder, from the sheet or else from the slide's name."""
+    """The patient of every slide with nuclei in a results folder, from the sheet or else from the
+    slide's name.
+    """
     files = CohortFiles(Path(results))
     slides = list(files.tables())
     if not slides:
-        raise NucleiError(f"{results}: has no slides with nuclei.parquet; give the folder of the results of a run")
+        raise NucleiError(
+            f"{results}: has no slides with nuclei.parquet; give the folder of the results of a run"
+        )
     rows = {row["slide_id"]: row for row in read_json(files.sheet)} if files.sheet.is_file() else {}
     return {slide: rows.get(slide, {}).get("patient") or patient_in_name(slide) for slide in slides}
 
 
 def read_cohort(results: Path | str) -> pads.Dataset:
-    """The nuclei of all slides of a run as one Arrow dataset; only the schemas of the tables are read here.
+    """The nuclei of all slides of a run as one Arrow dataset; only the schemas of the tables are
+    read here.
 
     Args:
         results: the folder of the results.
 
     Returns:
-        A dataset with the columns ``slide_id`` and ``patient`` and those of every ``nuclei.parquet``; a column that a
-        slide lacks is empty there. ``to_table(columns=..., filter=...)`` reads only the requested part.
+        A dataset with the columns ``slide_id`` and ``patient`` and those of every
+            ``nuclei.parquet``; a column that a slide lacks is empty there. ``to_table(columns=...,
+            filter=...)`` reads only the requested part.
 
     Raises:
         NucleiError: no slide has nuclei there.
@@ -263,20 +337,25 @@ def read_cohort(results: Path | str) -> pads.Dataset:
             schemas.append(file.schema_arrow.remove_metadata())
         where = (pads.field("slide_id") == slide) & (pads.field("patient") == patient)
         fragments.append(kind.make_fragment(str(path), pa.fs.LocalFileSystem(), where))
-    schema = pa.unify_schemas([pa.schema([("slide_id", pa.string()), ("patient", pa.string())]), *schemas])
+    schema = pa.unify_schemas(
+        [pa.schema([("slide_id", pa.string()), ("patient", pa.string())]), *schemas]
+    )
     return pads.FileSystemDataset(fragments, schema, kind, pa.fs.LocalFileSystem())
 
 
 def read_anndata(results: Path | str, embedding: str | None = None) -> anndata.AnnData:
-    """The nuclei of all slides of a run in memory, for scanpy and squidpy; needs the packages anndata and h5py.
+    """The nuclei of all slides of a run in memory, for scanpy and squidpy; needs the packages
+    anndata and h5py.
 
     Args:
         results: the folder of the results.
-        embedding: name of the model whose ``embeddings-<name>.parquet`` becomes ``obsm["X_embedding"]``.
+        embedding: name of the model whose ``embeddings-<name>.parquet`` becomes
+            ``obsm["X_embedding"]``.
 
     Returns:
-        A row per nucleus, as in ``nuclei.h5ad`` (docs/guide/features.md): features in ``X``, class, slide and patient
-        in ``obs``, and positions in um in ``obsm["spatial"]``. Features that a slide lacks are NaN.
+        A row per nucleus, as in ``nuclei.h5ad`` (docs/guide/features.md): features in ``X``, class,
+            slide and patient in ``obs``, and positions in um in ``obsm["spatial"]``. Features that
+            a slide lacks are NaN.
 
     Raises:
         NucleiError: no slide has nuclei there, or a slide lacks the embedding.
@@ -288,12 +367,16 @@ def read_anndata(results: Path | str, embedding: str | None = None) -> anndata.A
     try:
         import anndata
     except ModuleNotFoundError as error:
-        raise MissingPackageError("`read_anndata` needs the package 'anndata'; run `pip install anndata`") from error
+        raise MissingPackageError(
+            "`read_anndata` needs the package 'anndata'; run `pip install anndata`"
+        ) from error
     slides = []
     with TemporaryDirectory() as folder:
         for slide, patient in patients_of(results).items():
             files, written = CohortFiles(Path(results)).slide(slide), Path(folder, "nuclei.h5ad")
-            write_anndata(files.nuclei, written, patient, files.embeddings(embedding) if embedding else None)
+            write_anndata(
+                files.nuclei, written, patient, files.embeddings(embedding) if embedding else None
+            )
             slides.append(anndata.read_h5ad(written))
     return anndata.concat(slides, join="outer", merge="first", uns_merge="unique")
 
@@ -305,24 +388,38 @@ COLUMNS = (
 
 
 def compare_cohort(
-    results: Path, sheet: Path, group: str, patient: str, output: Path, included: Sequence[str] = (), threads: int = 1
+    results: Path,
+    sheet: Path,
+    group: str,
+    patient: str,
+    output: Path,
+    included: Sequence[str] = (),
+    threads: int = 1,
 ) -> list[str]:
-    """Compare the groups of a results folder, write a row per measure and pair of groups, and return a summary.
+    """Compare the groups of a results folder, write a row per measure and pair of groups, and
+    return a summary.
 
-    ``statistics.patients.tsv`` in the same folder has a row per patient, with the group and the means of the slides.
-    Slides with an empty cell in the column ``group`` of the ``sheet`` are left out. If a cell in the column ``patient``
-    is empty, or there is no column "patient", the patient is taken from the sheet of the run, or else from the slide's
-    name. The kinds of doubt ``included`` (``inference.doubts``) do not exclude a slide or its counts of classes.
+    ``statistics.patients.tsv`` in the same folder has a row per patient, with the group and the
+    means of the slides. Slides with an empty cell in the column ``group`` of the ``sheet`` are left
+    out. If a cell in the column ``patient`` is empty, or there is no column "patient", the patient
+    is taken from the sheet of the run, or else from the slide's name. The kinds of doubt
+    ``included`` (``inference.doubts``) do not exclude a slide or its counts of classes.
     """
     groups, patients, organs = read_groups(results, sheet, group, patient)
     files = CohortFiles(results)
     provenances = {slide: parquet.read_provenance(files.slide(slide).nuclei) for slide in groups}
-    doubts_of = {slide: doubts.find_doubts(provenance, organs[slide]) for slide, provenance in provenances.items()}
+    doubts_of = {
+        slide: doubts.find_doubts(provenance, organs[slide])
+        for slide, provenance in provenances.items()
+    }
     ihc = [slide for slide, provenance in provenances.items() if provenance.positive_od is not None]
     if len(ihc) < len(groups):  # measures of the two stains cannot be averaged
         for slide in ihc:
             doubts_of[slide]["stain"] = "IHC"
-    without = {slide: doubts.reason_left_out(doubts_of[slide], doubts.OF_NUCLEI, included) for slide in groups}
+    without = {
+        slide: doubts.reason_left_out(doubts_of[slide], doubts.OF_NUCLEI, included)
+        for slide in groups
+    }
     groups = {slide: name for slide, name in groups.items() if not without[slide]}
     left_out = doubts.describe_left_out(without.values())
     group_of = require_groups(groups, patients, left_out)
@@ -343,22 +440,30 @@ def compare_cohort(
     compared = list(compare_pairs(means, [group_of[name] for name in order]))
     _write(output, COLUMNS, _rows_of_measures(measures, compared))
     n_slides = Counter(patients[slide] for slide in groups)
-    rows = ([name, group_of[name], n_slides[name], *map(_text, mean)] for name, mean in zip(order, means, strict=True))
+    rows = (
+        [name, group_of[name], n_slides[name], *map(_text, mean)]
+        for name, mean in zip(order, means, strict=True)
+    )
     header = ["patient", "group", "n_slides", *(measure.name for measure in measures)]
     _write(output.with_suffix(f".patients{output.suffix}"), header, rows)
     lines = [
-        f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test, represented by "
-        "the mean of its slides",
+        (
+            f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test,"
+            " represented by the mean of its slides"
+        ),
         left_out,
         doubts.describe_left_out(without_classes, " of the measures of classes"),
         doubts.describe_left_out(without_regions, " of the measures of regions"),
     ]
     if n_without := len(patients_of(results)) - len(without):
-        lines.append(f"left out: {count_noun(n_without, 'slide')} without a value in the column '{group}'")
+        lines.append(
+            f"left out: {count_noun(n_without, 'slide')} without a value in the column '{group}'"
+        )
     for first, second, difference in compared:
         n_found = int((difference.q < 0.05).sum())
         lines.append(
-            f"{second} against {first}: {n_found} of {len(measures)} measures differ at a false discovery rate of 5 %"
+            f"{second} against {first}: {n_found} of {len(measures)} measures differ at a false"
+            " discovery rate of 5 %"
         )
     return list(filter(None, lines))
 
@@ -367,16 +472,22 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
     """The group, patient and organ ("" if unknown) of each slide that has results and a group."""
     of_slide = read_cells(sheet, group, *({patient} - {"patient"}))
     patients = patients_of(results)
-    groups = {slide: of_slide[slide][group] for slide in patients if of_slide.get(slide, {}).get(group)}
+    groups = {
+        slide: of_slide[slide][group] for slide in patients if of_slide.get(slide, {}).get(group)
+    }
     if not groups:
         raise ConfigError(f"no slide of {results} has a value in the column '{group}' of {sheet}")
     named = {slide: of_slide[slide].get(patient) for slide in groups}
-    stated = {slide: name for slide, name in named.items() if name and not is_missing("patient", name)}
+    stated = {
+        slide: name for slide, name in named.items() if name and not is_missing("patient", name)
+    }
     organs = {slide: of_slide[slide].get("organ") or "" for slide in groups}
     return groups, {slide: patients[slide] for slide in groups} | stated, organs
 
 
-def _rows_of_measures(measures: list[Measure], compared: list[tuple[str, str, Difference]]) -> Iterator[list[Any]]:
+def _rows_of_measures(
+    measures: list[Measure], compared: list[tuple[str, str, Difference]]
+) -> Iterator[list[Any]]:
     for first, second, difference in compared:
         for k, measure in enumerate(measures):
             numbers = (getattr(difference, name)[k] for name in ("effect", "low", "high", "p", "q"))

@@ -1,7 +1,9 @@
-"""Tests between groups of patients: effect sizes with bootstrap intervals, permutation tests, false discovery rate.
+"""Tests between groups of patients: effect sizes with bootstrap intervals, permutation tests, false
+discovery rate.
 
-The unit is the patient. Nuclei of a slide, and slides of a patient, resemble each other, so a test that treats them as
-independent finds differences where there are none (``docs/guide/features.md`` has an example).
+The unit is the patient. Nuclei of a slide, and slides of a patient, resemble each other, so a test
+that treats them as independent finds differences where there are none (``docs/guide/features.md``
+has an example).
 """
 
 from __future__ import annotations
@@ -24,20 +26,26 @@ SEED = 0
 class Difference:
     """Comparison of two groups by M measures.
 
-    The results of tests are (M,) each, and NaN where a group has fewer than two values of the measure.
+    The results of tests are (M,) each, and NaN where a group has fewer than two values of the
+    measure.
     """
 
     n: np.ndarray  # (2, M) number of patients with a value
     mean: np.ndarray  # (2, M) mean of each group
-    effect: np.ndarray  # Hedges' g: (second mean - first mean) / pooled standard deviation, corrected for small groups
+    # Hedges' g: (second mean - first mean) / pooled standard deviation, corrected for small groups
+    effect: np.ndarray
     low: np.ndarray  # lower end of the 95 % bootstrap interval of the effect
     high: np.ndarray  # upper end of the interval
     p: np.ndarray  # two-sided p of a permutation test of the difference in means
-    q: np.ndarray  # p adjusted for the number of measures: the false discovery rate of Benjamini and Hochberg
+    q: (
+        np.ndarray
+    )  # p adjusted for the number of measures: the false discovery rate of Benjamini and Hochberg
 
 
 def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Means (P, M) per patient of the values (S, M) of slides, ignoring NaN, and the names of the patients."""
+    """Means (P, M) per patient of the values (S, M) of slides, ignoring NaN, and the names of the
+    patients.
+    """
     names, index = np.unique(patients, return_inverse=True)
     has_value = np.isfinite(values)
     sums, counts = np.zeros((2, len(names), values.shape[1]))
@@ -56,7 +64,8 @@ def require_groups(
         patient = patient_of_slide[slide]
         if group_of.setdefault(patient, group) != group:
             raise ConfigError(
-                f"patient '{patient}' is in the groups '{group_of[patient]}' and '{group}'; correct the sheet"
+                f"patient '{patient}' is in the groups '{group_of[patient]}' and '{group}'; correct"
+                " the sheet"
             )
     names = sorted(set(group_of.values()))
     without = f" ({left_out}; include_doubtful keeps them)" if left_out else ""
@@ -66,14 +75,16 @@ def require_groups(
     for name in names:
         if list(group_of.values()).count(name) < 2:
             raise ConfigError(
-                f"group '{name}' has one patient, so chance cannot be estimated; add patients or leave "
-                f"the group out{without}"
+                f"group '{name}' has one patient, so chance cannot be estimated; add patients or"
+                f" leave the group out{without}"
             )
     return group_of
 
 
 def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, str, Difference]]:
-    """Yield each pair of groups and its comparison, from the values (P, M) of P patients and their ``groups``."""
+    """Yield each pair of groups and its comparison, from the values (P, M) of P patients and their
+    ``groups``.
+    """
     label = np.array(groups)
     for first, second in combinations(sorted(set(groups)), 2):
         chosen = (label == first) | (label == second)
@@ -81,9 +92,14 @@ def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, 
 
 
 def compare_groups(
-    values: np.ndarray, is_second: np.ndarray, n_permutations: int = N_PERMUTATIONS, n_bootstraps: int = N_BOOTSTRAPS
+    values: np.ndarray,
+    is_second: np.ndarray,
+    n_permutations: int = N_PERMUTATIONS,
+    n_bootstraps: int = N_BOOTSTRAPS,
 ) -> Difference:
-    """Compare two groups of patients by M measures, given values (P, M), NaN if unknown, and ``is_second`` (P,)."""
+    """Compare two groups of patients by M measures, given values (P, M), NaN if unknown, and
+    ``is_second`` (P,).
+    """
     random = np.random.default_rng(SEED)
     has_value = np.isfinite(values)
     offset = np.nanmean(np.where(has_value.any(0), values, 0), 0)
@@ -94,15 +110,21 @@ def compare_groups(
     usable = (n >= 2).all(0)
     low, high = _bootstrap(labels, sums, n_bootstraps, random)
     p = np.full(values.shape[1], np.nan)
-    for pattern in np.unique(has_value[:, usable], axis=1).T:  # each measure is permuted over the patients with a value
+    for pattern in np.unique(
+        has_value[:, usable], axis=1
+    ).T:  # each measure is permuted over the patients with a value
         same = usable & (has_value == pattern[:, None]).all(0)
-        p[same] = _permute(is_second[pattern], centred[np.ix_(pattern, same)], n_permutations, random)
+        p[same] = _permute(
+            is_second[pattern], centred[np.ix_(pattern, same)], n_permutations, random
+        )
     columns = (np.where(usable, column, np.nan) for column in (effect, low, high))
     return Difference(n.astype(int), mean + offset, *columns, p, benjamini_hochberg(p))
 
 
 def _describe(weights: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts and means (..., 2, M) and Hedges' g (..., M) of groups, given weights (..., 2, P) of the patients."""
+    """Counts and means (..., 2, M) and Hedges' g (..., M) of groups, given weights (..., 2, P) of
+    the patients.
+    """
     n, total, squares = np.split(weights @ sums, 3, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = total / n
@@ -122,7 +144,9 @@ def _bootstrap(
         weights = np.zeros((size, 2, labels.shape[1]))
         for group, members in enumerate(map(np.flatnonzero, labels)):
             # The sums only need the number of times that each patient is sampled.
-            weights[:, group, members] = random.multinomial(len(members), np.full(len(members), 1 / len(members)), size)
+            weights[:, group, members] = random.multinomial(
+                len(members), np.full(len(members), 1 / len(members)), size
+            )
         effects.append(_describe(weights, sums)[2])
     samples = np.concatenate(effects)
     samples[~np.isfinite(samples)] = np.nan
@@ -133,20 +157,27 @@ def _bootstrap(
     return low, high
 
 
-def _permute(is_second: np.ndarray, values: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
-    """(M,) p: fraction of assignments, including the observed one, with at least the observed difference."""
+def _permute(
+    is_second: np.ndarray, values: np.ndarray, n: int, random: np.random.Generator
+) -> np.ndarray:
+    """(M,) p: fraction of assignments, including the observed one, with at least the observed
+    difference.
+    """
     total, n_second = values.sum(0), is_second.sum()
 
     def differences(labels: np.ndarray) -> np.ndarray:
         second = labels.astype(float) @ values
         return np.abs(second / n_second - (total - second) / (len(values) - n_second))
 
-    # Equal differences may vary in their last bits, because the values are summed in a different order.
+    # Equal differences may vary in their last bits, because the values are summed in a different
+    # order.
     least = differences(is_second[None])[0] * (1 - 1e-9)
     n_as_large = np.ones(values.shape[1])
     for start in range(0, n, AT_ONCE):
         shape = min(AT_ONCE, n - start), len(is_second)
-        n_as_large += (differences(random.permuted(np.broadcast_to(is_second, shape), axis=1)) >= least).sum(0)
+        n_as_large += (
+            differences(random.permuted(np.broadcast_to(is_second, shape), axis=1)) >= least
+        ).sum(0)
     return n_as_large / (n + 1)
 
 

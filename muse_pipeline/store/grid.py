@@ -1,9 +1,9 @@
 """Windows, batches and shards of a store.
 
-A window of ``input_px`` has a central core; the rest is halo. Cores are half open and tile the plane, so that each
-position is in exactly one core. Windows that contain tissue, numbered row by row, form fixed batches; a shard is a run
-of whole batches. Windows and batches depend only on the slide and the model card, not on the number of shards, CPU
-cores or machines.
+A window of ``input_px`` has a central core; the rest is halo. Cores are half open and tile the
+plane, so that each position is in exactly one core. Windows that contain tissue, numbered row by
+row, form fixed batches; a shard is a run of whole batches. Windows and batches depend only on the
+slide and the model card, not on the number of shards, CPU cores or machines.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class WindowGrid:
     size_px: tuple[int, int]  # (width, height) of the lattice
     input_px: int  # side of a window
     halo_px: int  # width of the margin on each side of the core
-    offset_px: int = 0  # shift of the whole grid to the top left; set only by tests, to check that it has no effect
+    # shift of the whole grid to the top left; set only by tests, to check that it has no effect
+    offset_px: int = 0
 
     @property
     def core_px(self) -> int:
@@ -44,7 +45,9 @@ class WindowGrid:
     def shape(self) -> tuple[int, int]:
         """(rows, columns) of windows."""
         width, height = self.size_px
-        return -(-(height + self.offset_px) // self.core_px), -(-(width + self.offset_px) // self.core_px)
+        return -(-(height + self.offset_px) // self.core_px), -(
+            -(width + self.offset_px) // self.core_px
+        )
 
     def core_xy(self, window: np.ndarray | int) -> np.ndarray:
         """Top left corners (..., 2) of the cores of ``window``, in work pixels."""
@@ -56,7 +59,9 @@ class WindowGrid:
         return self.core_xy(window) - self.halo_px
 
     def depth_px(self, xy: np.ndarray, window: np.ndarray | int) -> np.ndarray:
-        """Distance (N,) of positions (N, 2) to the nearest edge of the core of ``window``; negative outside it."""
+        """Distance (N,) of positions (N, 2) to the nearest edge of the core of ``window``; negative
+        outside it.
+        """
         inside = np.asarray(xy) - self.core_xy(window)
         return np.minimum(inside, self.core_px - inside).min(-1)
 
@@ -79,12 +84,18 @@ class WindowGrid:
         return np.flatnonzero(touched)
 
     def touches(self, windows: np.ndarray, low_xy: np.ndarray, high_xy: np.ndarray) -> np.ndarray:
-        """True for ``windows`` (N,) whose cores touch the rectangle from ``low_xy`` to ``high_xy`` in work pixels."""
+        """True for ``windows`` (N,) whose cores touch the rectangle from ``low_xy`` to ``high_xy``
+        in work pixels.
+        """
         core_xy = self.core_xy(windows)
         return ((core_xy < high_xy) & (core_xy + self.core_px > low_xy)).all(-1)
 
-    def field_of_view(self, low_xy: np.ndarray, high_xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The rectangle (low, high) that is read to find all nuclei in the rectangle ``low_xy`` to ``high_xy``."""
+    def field_of_view(
+        self, low_xy: np.ndarray, high_xy: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rectangle (low, high) that is read to find all nuclei in the rectangle ``low_xy`` to
+        ``high_xy``.
+        """
         first, last = (np.asarray(xy) + self.offset_px for xy in (low_xy, high_xy))
         low = first // self.core_px * self.core_px - self.offset_px - self.halo_px
         high = -(-last // self.core_px) * self.core_px - self.offset_px + self.halo_px
@@ -95,24 +106,37 @@ class WindowGrid:
         """The whole window as a part."""
         return WindowPart(0, 0, self.input_px, self.input_px)
 
-    def part(self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int) -> WindowPart:
-        """The smallest part, the same in all ``windows``, that contains their ``tissue`` with a halo around it.
+    def part(
+        self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int
+    ) -> WindowPart:
+        """The smallest part, the same in all ``windows``, that contains their ``tissue`` with a
+        halo around it.
 
-        It ends at the edge of the lattice, because what lies beyond the edge of a picture is not known. Its corner and
-        sides are multiples of ``stride_px``. For the tissue, see ``windows_with_tissue``.
+        It ends at the edge of the lattice, because what lies beyond the edge of a picture is not
+        known. Its corner and sides are multiples of ``stride_px``. For the tissue, see
+        ``windows_with_tissue``.
         """
-        boxes = np.array([self._tissue_box(window, tissue, tissue_px) for window in windows.tolist()])
+        boxes = np.array(
+            [self._tissue_box(window, tissue, tissue_px) for window in windows.tolist()]
+        )
         lattice = -self.origin_xy(windows)
         low = np.maximum(boxes[:, 0] - self.halo_px, lattice).min(0) // stride_px * stride_px
-        high = -(-np.minimum(boxes[:, 1] + self.halo_px, lattice + self.size_px).max(0) // stride_px) * stride_px
+        high = (
+            -(-np.minimum(boxes[:, 1] + self.halo_px, lattice + self.size_px).max(0) // stride_px)
+            * stride_px
+        )
         return WindowPart(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
 
     def part_xy(self, window: np.ndarray | int, part: WindowPart) -> np.ndarray:
-        """Top left corners (..., 2) of the ``part`` of ``window``, in work pixels; may be negative."""
+        """Top left corners (..., 2) of the ``part`` of ``window``, in work pixels; may be
+        negative.
+        """
         return self.origin_xy(window) + np.array([part.x, part.y])
 
     def _tissue_box(self, window: int, tissue: np.ndarray, tissue_px: float) -> np.ndarray:
-        """Minimum and maximum (x, y) of the tissue in the core of ``window``, in pixels from the window's corner."""
+        """Minimum and maximum (x, y) of the tissue in the core of ``window``, in pixels from the
+        window's corner.
+        """
         core, origin = self.core_xy(window), self.origin_xy(window)
         left, top = np.maximum(np.floor(core / tissue_px), 0).astype(int)
         right, bottom = np.ceil((core + self.core_px) / tissue_px).astype(int)
@@ -121,10 +145,15 @@ class WindowGrid:
         most = np.array([left + columns.max() + 1, top + rows.max() + 1]) * tissue_px - origin
         return np.stack([least, most]).clip(self.halo_px, self.halo_px + self.core_px)
 
-    def _mask_spans(self, n_windows: int, n_mask: int, mask_px: float) -> tuple[np.ndarray, np.ndarray]:
-        """First mask pixel that each core touches along one axis, and the pixel after the last, (n_windows,) each."""
+    def _mask_spans(
+        self, n_windows: int, n_mask: int, mask_px: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """First mask pixel that each core touches along one axis, and the pixel after the last,
+        (n_windows,) each.
+        """
         start_px = np.arange(n_windows) * self.core_px - self.offset_px
-        # A floor with a tolerance, so that a core that starts at the edge of a pixel does not touch the previous pixel.
+        # A floor with a tolerance, so that a core that starts at the edge of a pixel does not touch
+        # the previous pixel.
         first = np.ceil((start_px + 1e-6) / mask_px).astype(int) - 1
         stop = np.ceil((start_px + self.core_px) / mask_px).astype(int)
         return first.clip(0, n_mask), stop.clip(0, n_mask)
@@ -149,7 +178,9 @@ class Shard:
         return f"{self.index}-of-{self.count}"
 
     def batches(self, windows: np.ndarray, batch: int) -> list[np.ndarray]:
-        """This shard's run of the fixed batches of ``windows``; may be empty if there are fewer batches than shards."""
+        """This shard's run of the fixed batches of ``windows``; may be empty if there are fewer
+        batches than shards.
+        """
         whole = [windows[i : i + batch] for i in range(0, len(windows), batch)]
         start, stop = (len(whole) * i // self.count for i in (self.index - 1, self.index))
         return whole[start:stop]

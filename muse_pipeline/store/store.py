@@ -1,8 +1,8 @@
 """A slide as one image on disk, at a fixed mpp: a sparse, sharded OME-Zarr.
 
-The image is ``(c, y, x)`` uint8 on the work lattice, in chunks of 512 px; chunks without tissue are absent and read as
-white. Any OME-Zarr 0.5 viewer can open the folder, unless its chunks are JPEG. ``docs/guide/store.md`` describes its
-contents.
+The image is ``(c, y, x)`` uint8 on the work lattice, in chunks of 512 px; chunks without tissue are
+absent and read as white. Any OME-Zarr 0.5 viewer can open the folder, unless its chunks are JPEG.
+``docs/guide/store.md`` describes its contents.
 """
 
 from __future__ import annotations
@@ -18,12 +18,23 @@ import numpy as np
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import one_line
-from muse_pipeline.store.zarr_files import CODECS, LOSSLESS, METADATA, Plane, ShardFiles, read_recent_chunk
+from muse_pipeline.store.zarr_files import (
+    CODECS,
+    LOSSLESS,
+    METADATA,
+    Plane,
+    ShardFiles,
+    read_recent_chunk,
+)
 
 CHUNK_PX = 512
 SHARD_PX = 4096
 CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
-PYRAMID = (1, 4, 16)  # a shard covers the same tissue at every level, so that its levels can be written together
+PYRAMID = (
+    1,
+    4,
+    16,
+)  # a shard covers the same tissue at every level, so that its levels can be written together
 BACKGROUND = 255
 TISSUE_UM = 8.0  # side of a pixel of the tissue label, before rounding to whole work pixels
 PERIOD_PX = 128  # width of the strip along an edge of an image that repeats beyond the edge
@@ -45,17 +56,24 @@ def open_store(path: Path | str) -> Store:
     if not (folder / METADATA).exists():
         raise StoreError(f"{path}: no such store; run `muse tile` first")
     try:
-        attributes, image = read_json(folder / METADATA)["attributes"]["muse"], read_json(folder / "0" / METADATA)
+        attributes, image = (
+            read_json(folder / METADATA)["attributes"]["muse"],
+            read_json(folder / "0" / METADATA),
+        )
         tissue = Plane(folder / "labels/tissue/0")
         _require_ours(attributes, image, tissue)
         # A missing file would be read as glass.
         written = set(attributes["files"])
         if lost := sorted(written - set(list_files(folder))):
-            raise ValueError(f"{len(lost)} of its {len(written)} files are missing, the first is {lost[0]}")
+            raise ValueError(
+                f"{len(lost)} of its {len(written)} files are missing, the first is {lost[0]}"
+            )
         return Store(folder, tuple(image["shape"][:0:-1]), tissue, attributes)
     except Exception as error:  # foreign metadata may raise any exception
         why = one_line(f"{type(error).__name__}: {error}")[:200]
-        raise StoreError(f"{path}: not a complete store of `muse tile` ({why}); run `muse tile` again") from error
+        raise StoreError(
+            f"{path}: not a complete store of `muse tile` ({why}); run `muse tile` again"
+        ) from error
 
 
 def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Plane) -> None:
@@ -63,21 +81,37 @@ def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Pla
     mpp, slide_mpp = float(attributes["mpp"]), [float(mpp) for mpp in attributes["slide_mpp"]]
     if len(slide_mpp) != 2 or not all(0 < side < np.inf for side in (mpp, *slide_mpp)):
         raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are not valid pixel sizes")
-    shape, kind, shards = image["shape"], image["data_type"], image["chunk_grid"]["configuration"]["chunk_shape"]
+    shape, kind, shards = (
+        image["shape"],
+        image["data_type"],
+        image["chunk_grid"]["configuration"]["chunk_shape"],
+    )
     shard_px = [3, SHARD_PX, SHARD_PX]
     if len(shape) != 3 or shape[0] != 3 or kind != "uint8" or shards != shard_px:
-        raise ValueError(f"its image is {kind} of shape {shape} in shards of {shards}, not uint8 in {shard_px}")
+        raise ValueError(
+            f"its image is {kind} of shape {shape} in shards of {shards}, not uint8 in {shard_px}"
+        )
     if attributes["codec"] not in CODECS:
-        raise ValueError(f"its chunks are compressed by {attributes['codec']}, not by {' or '.join(CODECS)}")
+        raise ValueError(
+            f"its chunks are compressed by {attributes['codec']}, not by {' or '.join(CODECS)}"
+        )
     pixels = tuple(-(-side // tissue_pixel_px(mpp)) for side in shape[1:])
     if tissue.shape != pixels:
         raise ValueError(f"its tissue has the shape {tissue.shape}, not {pixels}")
 
 
 def list_files(path: Path) -> list[str]:
-    """Names of the chunk and shard files of a store's full-size image and tissue label, relative to ``path``."""
-    chunks = [file for array in ("0", "labels/tissue/0") for file in (path / array / "c").rglob("*")]
-    return sorted(file.relative_to(path).as_posix() for file in chunks if file.name.isdigit() and file.is_file())
+    """Names of the chunk and shard files of a store's full-size image and tissue label, relative to
+    ``path``.
+    """
+    chunks = [
+        file for array in ("0", "labels/tissue/0") for file in (path / array / "c").rglob("*")
+    ]
+    return sorted(
+        file.relative_to(path).as_posix()
+        for file in chunks
+        if file.name.isdigit() and file.is_file()
+    )
 
 
 def is_store(path: Path) -> bool:
@@ -105,7 +139,12 @@ class Store:
     """
 
     def __init__(
-        self, path: Path, full_px: tuple[int, int], tissue: Plane, attributes: dict[str, Any], reduction: int = 1
+        self,
+        path: Path,
+        full_px: tuple[int, int],
+        tissue: Plane,
+        attributes: dict[str, Any],
+        reduction: int = 1,
     ):
         self.path, self.attributes = path, attributes
         self._full_px, self._tissue, self._identity = full_px, tissue, _identity(path)
@@ -114,7 +153,9 @@ class Store:
         self._chunk_px = chunk_px(self._level)
         level = path / str(PYRAMID.index(self._level))
         self.codec = str(attributes["codec"])
-        self._shards = ShardFiles(level, self._chunk_px, SHARD_PX // self._level // self._chunk_px, self.codec)
+        self._shards = ShardFiles(
+            level, self._chunk_px, SHARD_PX // self._level // self._chunk_px, self.codec
+        )
         self._read_chunk = self._shards.read_chunk
         self.mpp = float(attributes["mpp"]) * reduction
         self.slide_mpp = tuple(float(mpp) for mpp in attributes["slide_mpp"])
@@ -123,15 +164,23 @@ class Store:
         self.fingerprint = str(attributes["fingerprint"])
 
     def __reduce__(self) -> tuple:
-        return Store, (self.path, self._full_px, self._tissue, self.attributes, self._reduction)  # without its cache
+        return Store, (
+            self.path,
+            self._full_px,
+            self._tissue,
+            self.attributes,
+            self._reduction,
+        )  # without its cache
 
     def at(self, mpp: float) -> Store:
-        """The same image at a coarser mpp, read from the best level and averaged if that level is finer."""
+        """The same image at a coarser mpp, read from the best level and averaged if that level is
+        finer.
+        """
         ratio = mpp / self.mpp
         if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-6:
             raise StoreError(
-                f"{self.path}: stored at {self.mpp:g} um/px, of which {mpp:g} um/px is not an integer multiple; tile "
-                f"the slide at {mpp:g} um/px or an integer fraction of it"
+                f"{self.path}: stored at {self.mpp:g} um/px, of which {mpp:g} um/px is not an"
+                f" integer multiple; tile the slide at {mpp:g} um/px or an integer fraction of it"
             )
         reduction = self._reduction * round(ratio)
         return Store(self.path, self._full_px, self._tissue, self.attributes, reduction)
@@ -141,20 +190,26 @@ class Store:
         self._read_chunk = lru_cache(n)(self._shards.read_chunk)
 
     def share_chunks(self) -> None:
-        """Use the process's shared cache of decoded chunks, for boxes close together that are read in succession."""
+        """Use the process's shared cache of decoded chunks, for boxes close together that are read
+        in succession.
+        """
         self._read_chunk = partial(read_recent_chunk, self._shards)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """Read ``size`` = (width, height) work pixels from the corner ``xy``, which may lie outside the image.
+        """Read ``size`` = (width, height) work pixels from the corner ``xy``, which may lie outside
+        the image.
 
-        The result is (h, w, 3) uint8, contiguous, and white outside the image and in chunks without tissue.
+        The result is (h, w, 3) uint8, contiguous, and white outside the image and in chunks without
+        tissue.
         """
         return cv2.merge(list(self.read_planes(xy, size)))
 
     def read_continued(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """Read a box as in ``read``, but beyond the edges of the image its outermost ``PERIOD_PX`` repeat.
+        """Read a box as in ``read``, but beyond the edges of the image its outermost ``PERIOD_PX``
+        repeat.
 
-        Networks find more nuclei next to white than next to tissue (docs/results/built-in-models.md).
+        Networks find more nuclei next to white than next to tissue
+        (docs/results/built-in-models.md).
         """
         if min(xy) >= 0 and (np.add(xy, size) <= self.size_px).all():
             return self.read(xy, size)
@@ -163,18 +218,33 @@ class Store:
         pixels = self.read((left, top), (int(columns.max()) + 1 - left, int(rows.max()) + 1 - top))
         return pixels[np.ix_(rows - top, columns - left)]
 
-    def read_planes(self, xy: tuple[int, int], size: tuple[int, int], channels: slice = slice(None)) -> np.ndarray:
-        """Read a box as in ``read``, but as planes (n, h, w) uint8 of the n ``channels``, by default all three."""
-        (x, y), (width, height) = ([int(value) * self._rest for value in pair] for pair in (xy, size))
+    def read_planes(
+        self, xy: tuple[int, int], size: tuple[int, int], channels: slice = slice(None)
+    ) -> np.ndarray:
+        """Read a box as in ``read``, but as planes (n, h, w) uint8 of the n ``channels``, by
+        default all three.
+        """
+        (x, y), (width, height) = (
+            [int(value) * self._rest for value in pair] for pair in (xy, size)
+        )
         planes = np.full((len(range(3)[channels]), height, width), BACKGROUND, np.uint8)
         for inside, of_chunk in self._parts((x, y), (width, height)):
             planes[:, *inside] = of_chunk[channels]
         if self._rest == 1:
             return planes
-        return np.stack([cv2.resize(plane, tuple(map(int, size)), interpolation=cv2.INTER_AREA) for plane in planes])
+        return np.stack(
+            [
+                cv2.resize(plane, tuple(map(int, size)), interpolation=cv2.INTER_AREA)
+                for plane in planes
+            ]
+        )
 
-    def _parts(self, xy: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-        """Yield the part of a box in each chunk, as slices of the box and (3, h, w) uint8, in pixels of the level."""
+    def _parts(
+        self, xy: tuple[int, int], size: tuple[int, int]
+    ) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+        """Yield the part of a box in each chunk, as slices of the box and (3, h, w) uint8, in
+        pixels of the level.
+        """
         (x, y), (width, height) = xy, size
         level_px = [-(-side // self._level) for side in self._full_px]
         left, right = max(x, 0), min(x + width, level_px[0])
@@ -187,7 +257,8 @@ class Store:
                     planes = self._read_chunk(row, column)
                 except (ValueError, OSError, RuntimeError) as error:
                     raise StoreError(
-                        f"{self.path}: chunk ({row}, {column}) is damaged ({error}); run `muse tile` again"
+                        f"{self.path}: chunk ({row}, {column}) is damaged ({error}); run `muse"
+                        " tile` again"
                     ) from error
                 if planes is None:
                     continue
@@ -201,29 +272,38 @@ class Store:
         """Reject a store with lossy compression, which is only for pretraining."""
         if self.codec != LOSSLESS:
             raise StoreError(
-                f"{self.path}: has lossy compression ({self.codec}), for pretraining only; write a lossless store "
-                "with `muse tile`"
+                f"{self.path}: has lossy compression ({self.codec}), for pretraining only; write a"
+                " lossless store with `muse tile`"
             )
 
     def require_unchanged(self) -> None:
         """Require that the folder was not replaced since it was opened.
 
-        If another job removes or replaces the store meanwhile, as can happen when a killed workflow is restarted, its
-        missing chunks would be read as glass.
+        If another job removes or replaces the store meanwhile, as can happen when a killed workflow
+        is restarted, its missing chunks would be read as glass.
         """
         if _identity(self.path) != self._identity:
             raise StoreError(f"{self.path}: was replaced while it was read; run this step again")
 
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
-        """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work pixels."""
+        """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work
+        pixels.
+        """
         return self._read_tissue(), self._tissue_px
 
     def in_tissue(self, xy: np.ndarray) -> np.ndarray:
-        """(M,) bool: True for positions (M, 2) in work px that lie in tissue; reads only the label around them."""
+        """(M,) bool: True for positions (M, 2) in work px that lie in tissue; reads only the label
+        around them.
+        """
         is_tissue = np.zeros(len(xy), bool)
         columns, rows = np.floor(np.asarray(xy) / self._tissue_px).astype(int).T
-        inside = (columns >= 0) & (columns < self._tissue.shape[1]) & (rows >= 0) & (rows < self._tissue.shape[0])
+        inside = (
+            (columns >= 0)
+            & (columns < self._tissue.shape[1])
+            & (rows >= 0)
+            & (rows < self._tissue.shape[0])
+        )
         if inside.any():
             columns, rows = columns[inside], rows[inside]
             left, top = columns.min(), rows.min()
@@ -235,7 +315,9 @@ class Store:
         try:
             return self._tissue.read(*box) > 0
         except (ValueError, OSError, RuntimeError) as error:
-            raise StoreError(f"{self.path}: its tissue is damaged ({error}); run `muse tile` again") from error
+            raise StoreError(
+                f"{self.path}: its tissue is damaged ({error}); run `muse tile` again"
+            ) from error
 
     @property
     def _tissue_px(self) -> float:
@@ -244,10 +326,11 @@ class Store:
 
 
 def continue_axis(start: int, n: int, side: int) -> np.ndarray:
-    """Pixels (n,) of an axis of length ``side`` that are shown from ``start`` on, also beyond the ends of the axis.
+    """Pixels (n,) of an axis of length ``side`` that are shown from ``start`` on, also beyond the
+    ends of the axis.
 
-    Beyond an end, the ``PERIOD_PX`` next to it repeat. They are not mirrored, because a nucleus that is cut by the edge
-    and its mirror image would appear as one nucleus.
+    Beyond an end, the ``PERIOD_PX`` next to it repeat. They are not mirrored, because a nucleus
+    that is cut by the edge and its mirror image would appear as one nucleus.
     """
     pixel, period = np.arange(start, start + n), min(PERIOD_PX, side)
     after = side - period + (pixel - side) % period
@@ -271,11 +354,15 @@ RGB = ("red", (255, 0, 0), True), ("green", (0, 255, 0), True), ("blue", (0, 0, 
 
 
 def image_metadata(
-    name: str, mpp: float, factors: tuple[int, ...], channels: Iterable[tuple[str, Iterable[int], bool]] = RGB
+    name: str,
+    mpp: float,
+    factors: tuple[int, ...],
+    channels: Iterable[tuple[str, Iterable[int], bool]] = RGB,
 ) -> dict[str, Any]:
     """Attribute ``ome`` of an image ``(c, y, x)`` whose level k is shrunk by ``factors[k]``.
 
-    Each of ``channels`` is a name, a colour (r, g, b), and whether viewers show the channel at first.
+    Each of ``channels`` is a name, a colour (r, g, b), and whether viewers show the channel at
+    first.
     """
     window = {"min": 0, "max": 255, "start": 0, "end": 255}
     described = [
@@ -290,22 +377,34 @@ def image_metadata(
 
 
 def label_metadata(name: str, mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
-    """Attribute ``ome`` of a label image ``(y, x)`` whose level k has pixels as wide as ``factors[k]`` of its image."""
+    """Attribute ``ome`` of a label image ``(y, x)`` whose level k has pixels as wide as
+    ``factors[k]`` of its image.
+    """
     return {
         "version": OME_VERSION,
         "multiscales": [multiscale(name, ("y", "x"), mpp, factors)],
-        "image-label": {"source": {"image": "../../"}, "colors": [{"label-value": 1, "rgba": [0, 160, 80, 96]}]},
+        "image-label": {
+            "source": {"image": "../../"},
+            "colors": [{"label-value": 1, "rgba": [0, 160, 80, 96]}],
+        },
     }
 
 
-def multiscale(name: str, axes: tuple[str, ...], mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
-    """An entry of ``multiscales`` for an image at ``mpp`` whose level k is shrunk by ``factors[k]``."""
+def multiscale(
+    name: str, axes: tuple[str, ...], mpp: float, factors: tuple[int, ...]
+) -> dict[str, Any]:
+    """An entry of ``multiscales`` for an image at ``mpp`` whose level k is shrunk by
+    ``factors[k]``.
+    """
     datasets = []
     for level, factor in enumerate(factors):
         # The origin is the centre of the first pixel in OME-Zarr, but its corner in this package.
         scale = [1.0 if axis == "c" else mpp * factor for axis in axes]
         shift = [0.0 if axis == "c" else mpp * (factor - 1) / 2 for axis in axes]
-        transformations = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]
+        transformations = [
+            {"type": "scale", "scale": scale},
+            {"type": "translation", "translation": shift},
+        ]
         datasets.append({"path": str(level), "coordinateTransformations": transformations})
     space = {"type": "space", "unit": "micrometer"}
     described = [{"name": axis, **({"type": "channel"} if axis == "c" else space)} for axis in axes]

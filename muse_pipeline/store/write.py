@@ -1,4 +1,6 @@
-"""Write the tissue of a slide as a store, chunk by chunk, so that memory does not grow with the slide."""
+"""Write the tissue of a slide as a store, chunk by chunk, so that memory does not grow with the
+slide.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ class Chunk:
 
     def size(self, size_px: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of the part of the chunk within an image of ``size_px``."""
-        return tuple(min(CHUNK_PX, extent - start) for extent, start in zip(size_px, self.xy, strict=True))
+        return tuple(
+            min(CHUNK_PX, extent - start) for extent, start in zip(size_px, self.xy, strict=True)
+        )
 
     @property
     def shard(self) -> tuple[int, int]:
@@ -79,26 +83,35 @@ class Chunk:
 def count_cells(
     mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Count the true mask pixels that each cell of a grid touches; cells of ``cell_um`` start at the mask's corner.
+    """Count the true mask pixels that each cell of a grid touches; cells of ``cell_um`` start at
+    the mask's corner.
 
-    Yields the rows of each strip of the grid, whose ``shape`` is (rows, columns), and its counts (n, columns) int32.
+    Yields the rows of each strip of the grid, whose ``shape`` is (rows, columns), and its counts
+    (n, columns) int32.
     """
     spans = []
     for n, mpp, length in zip(shape, mask_mpp[::-1], mask.shape, strict=True):
         edges = np.arange(n + 1) * (cell_um / mpp)
-        # With the tolerance, a rounding error does not make a cell touch a pixel that it only borders on.
+        # With the tolerance, a rounding error does not make a cell touch a pixel that it only
+        # borders on.
         first, last = np.floor(edges[:-1] + 1e-6), np.ceil(edges[1:] - 1e-6)
         spans.append([ends.astype(int).clip(0, length) for ends in (first, last)])
     (top, bottom), (left, right) = spans
-    for cells in strips(shape[0], max(1, ROWS * shape[0] // len(mask))):  # integral images need four times the memory
+    for cells in strips(
+        shape[0], max(1, ROWS * shape[0] // len(mask))
+    ):  # integral images need four times the memory
         first = top[cells.start]
         total = cv2.integral(mask[first : bottom[cells].max()].astype(np.uint8))
         rows = total[bottom[cells] - first] - total[top[cells] - first]
         yield cells, rows[:, right] - rows[:, left]
 
 
-def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]) -> np.ndarray:
-    """(rows, columns) bool: the cells that touch a true pixel of the mask; arguments as for ``count_cells``."""
+def touched_cells(
+    mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]
+) -> np.ndarray:
+    """(rows, columns) bool: the cells that touch a true pixel of the mask; arguments as for
+    ``count_cells``.
+    """
     touched = np.empty(shape, bool)
     for cells, n in count_cells(mask, mask_mpp, cell_um, shape):
         touched[cells] = n > 0
@@ -106,14 +119,20 @@ def touched_cells(mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape:
 
 
 def any_within(mask: np.ndarray, factor: int) -> np.ndarray:
-    """Shrink a mask (h, w) bool by ``factor``; a pixel is True if any of the pixels that it replaces is."""
+    """Shrink a mask (h, w) bool by ``factor``; a pixel is True if any of the pixels that it
+    replaces is.
+    """
     return touched_cells(mask, np.ones(2), factor, _grid_shape(mask.shape[::-1], factor))
 
 
 def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) -> np.ndarray:
-    """Mask (h, w) bool of the area where nuclei are kept; a pixel has a side of ``tissue_pixel_px(mpp)`` work px."""
+    """Mask (h, w) bool of the area where nuclei are kept; a pixel has a side of
+    ``tissue_pixel_px(mpp)`` work px.
+    """
     side_px = tissue_pixel_px(mpp)
-    return touched_cells(_beyond(tissue.dilated), tissue.mask_mpp, side_px * mpp, _grid_shape(size_px, side_px))
+    return touched_cells(
+        _beyond(tissue.dilated), tissue.mask_mpp, side_px * mpp, _grid_shape(size_px, side_px)
+    )
 
 
 def chunks_with_tissue(
@@ -121,11 +140,15 @@ def chunks_with_tissue(
 ) -> np.ndarray:
     """(rows, columns) bool: the chunks that touch tissue dilated by ``margin_um``."""
     dilated = dilate(tissue.mask, tissue.mask_mpp, margin_um)
-    return touched_cells(_beyond(dilated), tissue.mask_mpp, CHUNK_PX * mpp, _grid_shape(size_px, CHUNK_PX))
+    return touched_cells(
+        _beyond(dilated), tissue.mask_mpp, CHUNK_PX * mpp, _grid_shape(size_px, CHUNK_PX)
+    )
 
 
 def chunks_within(low_xy: np.ndarray, high_xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """``shape`` = (rows, columns) bool: the chunks that touch the rectangle between two corners in work pixels."""
+    """``shape`` = (rows, columns) bool: the chunks that touch the rectangle between two corners in
+    work pixels.
+    """
     left, top = np.floor(np.asarray(low_xy) / CHUNK_PX).clip(0).astype(int)
     right, bottom = np.ceil(np.asarray(high_xy) / CHUNK_PX).clip(0).astype(int)
     touched = np.zeros(shape, bool)
@@ -139,7 +162,9 @@ def _beyond(mask: np.ndarray) -> np.ndarray:
 
 
 def chunks_by_shard(chunks: np.ndarray) -> list[Chunk]:
-    """The chunks that are True in ``chunks`` (rows, columns), shard by shard, in the order of each shard's file."""
+    """The chunks that are True in ``chunks`` (rows, columns), shard by shard, in the order of each
+    shard's file.
+    """
     rank = {where: number for number, where in enumerate(z_order(CHUNKS_PER_SHARD))}
     unordered = (Chunk(*map(int, where)) for where in np.argwhere(chunks))
     return sorted(unordered, key=lambda chunk: (chunk.shard, rank[chunk.in_shard]))
@@ -152,10 +177,13 @@ def _grid_shape(size_px: tuple[int, int], cell_px: int) -> tuple[int, int]:
 class CorruptChunks:
     """Collects the chunks of a slide that cannot be decoded, up to a fraction of its tissue.
 
-    Each chunk touches ``n_pixels`` (rows, columns) tissue pixels, ``n_pixels_in_all`` on the whole slide.
+    Each chunk touches ``n_pixels`` (rows, columns) tissue pixels, ``n_pixels_in_all`` on the whole
+    slide.
     """
 
-    def __init__(self, n_pixels: np.ndarray, n_pixels_in_all: int, max_fraction: float, slide_id: str):
+    def __init__(
+        self, n_pixels: np.ndarray, n_pixels_in_all: int, max_fraction: float, slide_id: str
+    ):
         self._n_pixels, self._n_pixels_in_all = n_pixels, n_pixels_in_all
         self._max_fraction, self._slide_id = max_fraction, slide_id
         self._chunks: list[Chunk] = []
@@ -167,7 +195,9 @@ class CorruptChunks:
         return self._n_corrupt / max(self._n_pixels_in_all, 1)
 
     def rectangles(self, size_px: tuple[int, int]) -> list[list[int]]:
-        """[x, y, width, height] in work pixels of each corrupt chunk in an image of ``size_px``, row by row."""
+        """[x, y, width, height] in work pixels of each corrupt chunk in an image of ``size_px``,
+        row by row.
+        """
         return [[*chunk.xy, *chunk.size(size_px)] for chunk in sorted(self._chunks)]
 
     def add(self, chunk: Chunk, cause: SlideError) -> None:
@@ -177,16 +207,19 @@ class CorruptChunks:
         share = self.fraction
         if share > self._max_fraction:
             raise SlideError(
-                f"slide '{self._slide_id}': at least {share:.1%} of the tissue cannot be decoded, more than the "
-                f"{self._max_fraction:.1%} allowed (last error: {cause}); copy the slide again or raise --max-corrupt"
+                f"slide '{self._slide_id}': at least {share:.1%} of the tissue cannot be decoded,"
+                f" more than the {self._max_fraction:.1%} allowed (last error: {cause}); copy the"
+                " slide again or raise --max-corrupt"
             ) from cause
 
 
 @dataclass(frozen=True)
 class ReadChunk:
-    """A chunk ready to be written: its compressed content, None if the chunk is white and is therefore not written.
+    """A chunk ready to be written: its compressed content, None if the chunk is white and is
+    therefore not written.
 
-    It has a part (3, side, side) uint8 for each smaller level, and the error because of which it is white, or None.
+    It has a part (3, side, side) uint8 for each smaller level, and the error because of which it is
+    white, or None.
     """
 
     content: bytes | None
@@ -217,7 +250,8 @@ def write_store(
     codec: str = LOSSLESS,
     facts: dict[str, Any] | None = None,
 ) -> None:
-    """Write the chunks of a slide within ``MARGIN_UM`` of ``tissue`` as a store in the folder ``path``.
+    """Write the chunks of a slide within ``MARGIN_UM`` of ``tissue`` as a store in the folder
+    ``path``.
 
     Chunks that cannot be decoded are white, and are listed in the store's attributes.
 
@@ -229,7 +263,8 @@ def write_store(
         mpp: um per pixel of the store.
         threads: number of chunks read at the same time.
         max_corrupt: largest fraction of the tissue that may be undecodable.
-        within: two corners (x, y) in work pixels; if given, only chunks that touch this rectangle are written.
+        within: two corners (x, y) in work pixels; if given, only chunks that touch this rectangle
+            are written.
         open_image: function that returns the image of a slide at an mpp.
         codec: one of ``zarr_files.CODECS``.
         facts: facts to add to the store's attributes.
@@ -249,7 +284,11 @@ def write_store(
         corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
         tissue_sha256 = tissue.sha256
         del label, tissue  # the masks of large slides need much memory
-        pairs = map_in_time(lambda chunk: (chunk, read_chunk(reader, chunk, codec)), chunks_by_shard(chunks), threads)
+        pairs = map_in_time(
+            lambda chunk: (chunk, read_chunk(reader, chunk, codec)),
+            chunks_by_shard(chunks),
+            threads,
+        )
         with closing(pairs):
             for shard, of_shard in groupby(pairs, lambda pair: pair[0].shard):
                 write_shard(folder, shard, of_shard, corrupt, codec)
@@ -262,7 +301,9 @@ def write_store(
             "codec": codec,
             **(facts or {}),
         }
-        write_group(folder, {"ome": image_metadata(info.slide_id, mpp, PYRAMID), "muse": attributes})
+        write_group(
+            folder, {"ome": image_metadata(info.slide_id, mpp, PYRAMID), "muse": attributes}
+        )
 
 
 def _describe_slide(info: SlideInfo, mpp: float) -> dict[str, Any]:
@@ -281,7 +322,10 @@ def create_levels(path: Path, size_px: tuple[int, int], codec: str) -> None:
     """Create the empty arrays of an image, one per level of the pyramid."""
     for level, factor in enumerate(PYRAMID):
         codecs = in_shards((3, *[chunk_px(factor)] * 2), chunk_codecs(codec))
-        shape, shard = [3, *(-(-side // factor) for side in size_px[::-1])], (3, *[SHARD_PX // factor] * 2)
+        shape, shard = (
+            [3, *(-(-side // factor) for side in size_px[::-1])],
+            (3, *[SHARD_PX // factor] * 2),
+        )
         write_array(path / str(level), shape, shard, codecs, ("c", "y", "x"), BACKGROUND)
 
 
@@ -296,7 +340,11 @@ def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:
     smaller = [planes]
     for factor in PYRAMID[1:]:
         size = CHUNK_PX // factor, CHUNK_PX // factor
-        smaller.append(np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in smaller[-1]]))
+        smaller.append(
+            np.stack(
+                [cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in smaller[-1]]
+            )
+        )
     return ReadChunk(compress(planes, codec), tuple(smaller[1:]), damage)
 
 
@@ -313,7 +361,10 @@ def write_shard(
     codec: str,
 ) -> None:
     """Write a shard's ``chunks`` as they arrive, then the shard at the smaller levels."""
-    smaller = [np.full((3, SHARD_PX // factor, SHARD_PX // factor), BACKGROUND, np.uint8) for factor in PYRAMID[1:]]
+    smaller = [
+        np.full((3, SHARD_PX // factor, SHARD_PX // factor), BACKGROUND, np.uint8)
+        for factor in PYRAMID[1:]
+    ]
     with NewShardFile(shard_path(folder / "0", *shard), CHUNKS_PER_SHARD) as file:
         for chunk, read in chunks:
             if read.damage:
@@ -332,12 +383,16 @@ def write_shard(
 
 
 def slices(row_column: tuple[int, int], side_px: int) -> tuple[slice, ...]:
-    """Slices of an image (3, h, w) for the square (row, column) of a grid with squares of ``side_px``."""
+    """Slices of an image (3, h, w) for the square (row, column) of a grid with squares of
+    ``side_px``.
+    """
     return slice(None), *(slice(index * side_px, (index + 1) * side_px) for index in row_column)
 
 
 def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
-    """Write ``labels/tissue``: 1 where nuclei are kept, with as many levels as the image, as viewers expect."""
+    """Write ``labels/tissue``: 1 where nuclei are kept, with as many levels as the image, as
+    viewers expect.
+    """
     write_group(path / "labels", {"ome": {"version": OME_VERSION, "labels": ["tissue"]}})
     sides_px = tuple(tissue_pixel_px(mpp) * factor for factor in PYRAMID)
     write_group(path / "labels/tissue", {"ome": label_metadata("tissue", mpp, sides_px)})

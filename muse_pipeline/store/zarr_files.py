@@ -1,10 +1,12 @@
-"""Write and read zarr 3 groups, arrays of uint8 and sharded chunks without zarr, in the caller's thread.
+"""Write and read zarr 3 groups, arrays of uint8 and sharded chunks without zarr, in the caller's
+thread.
 
-Loading zarr takes longer than reading a small slide, and its thread pool has the size of the machine, not of the job.
-Zarr takes twice as long to read parts of a few chunks, keeps several copies of a shard in memory while writing it, and
-compares every pixel with white twice. The layout is that of the codec ``sharding_indexed``: consecutive chunks, then a
-table of (offset, length) as little-endian uint64, row by row, and the table's CRC-32C. Files are identical to zarr's,
-byte for byte, except for JPEG chunks, for which zarr has no codec.
+Loading zarr takes longer than reading a small slide, and its thread pool has the size of the
+machine, not of the job. Zarr takes twice as long to read parts of a few chunks, keeps several
+copies of a shard in memory while writing it, and compares every pixel with white twice. The layout
+is that of the codec ``sharding_indexed``: consecutive chunks, then a table of (offset, length) as
+little-endian uint64, row by row, and the table's CRC-32C. Files are identical to zarr's, byte for
+byte, except for JPEG chunks, for which zarr has no codec.
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ BYTES = {"name": "bytes"}
 LOSSLESS, JPEG = "zstd", "jpeg"
 CODECS = (LOSSLESS, JPEG)
 ZSTD, OF_PLANES = {"level": -1, "checksum": True}, {"level": 0, "checksum": False}
-JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = "imagecodecs_jpeg", 90, "420"  # imagecodecs registers this name
+JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = (
+    "imagecodecs_jpeg",
+    90,
+    "420",
+)  # imagecodecs registers this name
 
 
 def zstd(level: int, checksum: bool) -> dict[str, Any]:
@@ -41,7 +47,9 @@ def zstd(level: int, checksum: bool) -> dict[str, Any]:
 
 
 def in_shards(chunk_shape: Sequence[int], codecs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Metadata of the codec for files with several chunks of ``chunk_shape``, each compressed by ``codecs``."""
+    """Metadata of the codec for files with several chunks of ``chunk_shape``, each compressed by
+    ``codecs``.
+    """
     little = {**BYTES, "configuration": {"endian": "little"}}
     sharded = {
         "chunk_shape": list(chunk_shape),
@@ -65,7 +73,8 @@ def write_array(
     axes: Sequence[str],
     fill_value: int = 0,
 ) -> None:
-    """Write the metadata of an array of uint8, whose files contain parts of ``file_shape`` with these codecs.
+    """Write the metadata of an array of uint8, whose files contain parts of ``file_shape`` with
+    these codecs.
 
     Pixels without a file have the value ``fill_value``.
     """
@@ -92,11 +101,21 @@ def _write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
 
 
 def write_planes(folder: Path, pixels: np.ndarray, side_px: int = SIDE_PX) -> None:
-    """Write an array (y, x) or (c, y, x) uint8 in chunks of one plane each; chunks of zeros get no file."""
+    """Write an array (y, x) or (c, y, x) uint8 in chunks of one plane each; chunks of zeros get no
+    file.
+    """
     chunk_shape = (*[1] * (pixels.ndim - 2), side_px, side_px)
-    write_array(folder, pixels.shape, chunk_shape, [BYTES, zstd(**OF_PLANES)], ("c", "y", "x")[-pixels.ndim :])
+    write_array(
+        folder,
+        pixels.shape,
+        chunk_shape,
+        [BYTES, zstd(**OF_PLANES)],
+        ("c", "y", "x")[-pixels.ndim :],
+    )
     height, width = pixels.shape[-2:]
-    for index, top, left in product(np.ndindex(pixels.shape[:-2]), range(0, height, side_px), range(0, width, side_px)):
+    for index, top, left in product(
+        np.ndindex(pixels.shape[:-2]), range(0, height, side_px), range(0, width, side_px)
+    ):
         part = pixels[index][top : top + side_px, left : left + side_px]
         if part.any():
             chunk = np.zeros((side_px, side_px), np.uint8)
@@ -107,7 +126,9 @@ def write_planes(folder: Path, pixels: np.ndarray, side_px: int = SIDE_PX) -> No
 
 
 class Plane:
-    """A plane (h, w) of an array from ``write_planes``, read in parts; ``index`` is that in an array (c, y, x)."""
+    """A plane (h, w) of an array from ``write_planes``, read in parts; ``index`` is that in an
+    array (c, y, x).
+    """
 
     def __init__(self, folder: Path, *index: int):
         array = read_json(folder / METADATA)
@@ -115,23 +136,42 @@ class Plane:
         kind, names = array["data_type"], [codec["name"] for codec in array["codecs"]]
         self.shape, self._side = tuple(shape[-2:]), chunk[-1]
         self._chunks = folder.joinpath("c", *map(str, index))
-        is_plane = chunk == [*[1] * len(index), self._side, self._side] and 0 < self._side <= SIDE_PX
-        if kind != "uint8" or len(shape) != len(chunk) or not is_plane or names != ["bytes", "zstd"]:
-            raise ValueError(f"{folder.name} is {kind} of shape {tuple(shape)} in chunks of {chunk}, codecs {names}")
+        is_plane = (
+            chunk == [*[1] * len(index), self._side, self._side] and 0 < self._side <= SIDE_PX
+        )
+        if (
+            kind != "uint8"
+            or len(shape) != len(chunk)
+            or not is_plane
+            or names != ["bytes", "zstd"]
+        ):
+            raise ValueError(
+                f"{folder.name} is {kind} of shape {tuple(shape)} in chunks of {chunk}, codecs"
+                f" {names}"
+            )
 
-    def read(self, top: int = 0, left: int = 0, bottom: int | None = None, right: int | None = None) -> np.ndarray:
+    def read(
+        self, top: int = 0, left: int = 0, bottom: int | None = None, right: int | None = None
+    ) -> np.ndarray:
         """Read a box of the plane, (h, w) uint8, by default the whole plane."""
-        bottom, right = (self.shape[0] if bottom is None else bottom), (self.shape[1] if right is None else right)
+        bottom, right = (
+            (self.shape[0] if bottom is None else bottom),
+            (self.shape[1] if right is None else right),
+        )
         pixels = np.zeros((bottom - top, right - left), np.uint8)
         side = self._side
         for row in range(top // side, -(-bottom // side)):
             for column in range(left // side, -(-right // side)):
                 file, y, x = self._chunks / f"{row}/{column}", row * side, column * side
                 if file.is_file():
-                    chunk = np.frombuffer(Zstd().decode(file.read_bytes()), np.uint8).reshape(side, side)
+                    chunk = np.frombuffer(Zstd().decode(file.read_bytes()), np.uint8).reshape(
+                        side, side
+                    )
                     part = chunk[max(top - y, 0) : bottom - y, max(left - x, 0) : right - x]
                     first_y, first_x = max(y - top, 0), max(x - left, 0)
-                    pixels[first_y : first_y + part.shape[0], first_x : first_x + part.shape[1]] = part
+                    pixels[first_y : first_y + part.shape[0], first_x : first_x + part.shape[1]] = (
+                        part
+                    )
         return pixels
 
 
@@ -139,7 +179,9 @@ def encode(planes: np.ndarray, codec: str) -> bytes:
     """Compress a chunk (3, side, side) uint8; ``codec`` is one of ``CODECS``."""
     if codec == LOSSLESS:
         return Zstd(**ZSTD).encode(planes)
-    return simplejpeg.encode_jpeg(cv2.merge(list(planes)), JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING, fastdct=False)
+    return simplejpeg.encode_jpeg(
+        cv2.merge(list(planes)), JPEG_QUALITY, "RGB", JPEG_SUBSAMPLING, fastdct=False
+    )
 
 
 def decode(content: bytes, side_px: int, codec: str) -> np.ndarray:
@@ -160,15 +202,19 @@ def chunk_codecs(codec: str) -> list[dict[str, Any]]:
 
 _ABSENT = np.uint64(2**64 - 1)
 _CHECKSUM_BYTES = 4
-N_OPEN = 64  # number of files that a process keeps open, because pretraining reads a cohort's stores at random
-N_RECENT = 32  # number of decoded chunks (0.8 MB each) that a process caches, because the views of a set overlap
+# number of files that a process keeps open, because pretraining reads a cohort's stores at random
+N_OPEN = 64
+# number of decoded chunks (0.8 MB each) that a process caches, because the views of a set overlap
+N_RECENT = 32
 
 
 def z_order(n: int) -> list[tuple[int, int]]:
-    """(row, column) of ``n`` x ``n`` chunks in the order of the shard's file; ``n`` is a power of 2.
+    """(row, column) of ``n`` x ``n`` chunks in the order of the shard's file; ``n`` is a power of
+    2.
 
-    The top left quarter comes first, then the one below it, then the top right and the bottom right one; chunks within
-    a quarter follow the same order. This is zarr's order; it keeps neighbouring chunks close together in the file.
+    The top left quarter comes first, then the one below it, then the top right and the bottom right
+    one; chunks within a quarter follow the same order. This is zarr's order; it keeps neighbouring
+    chunks close together in the file.
     """
     if n == 1:
         return [(0, 0)]
@@ -178,7 +224,8 @@ def z_order(n: int) -> list[tuple[int, int]]:
 
 
 class NewShardFile:
-    """Writes a shard's file with ``chunks_per_shard`` chunks along a side; a shard without chunks gets no file.
+    """Writes a shard's file with ``chunks_per_shard`` chunks along a side; a shard without chunks
+    gets no file.
 
     The file is created with the first chunk, and so is its folder.
     """
@@ -214,11 +261,17 @@ def shard_path(folder: Path, row: int, column: int) -> Path:
 class ShardFiles:
     """The chunks of one array ``(3, height, width)``; safe to read from several threads.
 
-    A shard has ``chunks_per_shard`` chunks of ``chunk_px`` pixels along a side, compressed by one of ``CODECS``.
+    A shard has ``chunks_per_shard`` chunks of ``chunk_px`` pixels along a side, compressed by one
+    of ``CODECS``.
     """
 
     def __init__(self, folder: Path, chunk_px: int, chunks_per_shard: int, codec: str = LOSSLESS):
-        self.folder, self.chunk_px, self.chunks_per_shard, self.codec = folder, chunk_px, chunks_per_shard, codec
+        self.folder, self.chunk_px, self.chunks_per_shard, self.codec = (
+            folder,
+            chunk_px,
+            chunks_per_shard,
+            codec,
+        )
 
     def read_chunk(self, row: int, column: int) -> np.ndarray | None:
         """Read a chunk: (3, chunk_px, chunk_px) uint8, or None if it is absent."""
@@ -257,5 +310,7 @@ def _open_shard(shards: ShardFiles, row: int, column: int):
 
 
 def close_shards() -> None:
-    """Close the shard files of all stores that are kept open; a deleted file uses disk space until it is closed."""
+    """Close the shard files of all stores that are kept open; a deleted file uses disk space until
+    it is closed.
+    """
     _open_shard.cache_clear()

@@ -1,7 +1,8 @@
-"""Appearance of a slide in a dozen numbers, for comparison with the pictures that a model was trained on.
+"""Appearance of a slide in a dozen numbers, for comparison with the pictures that a model was
+trained on.
 
-The numbers are measured over fields of tissue at about 0.5 um per pixel, in the same way on slides (``colour.json``)
-and on training pictures (the model's card, ``inference.doubts``).
+The numbers are measured over fields of tissue at about 0.5 um per pixel, in the same way on slides
+(``colour.json``) and on training pictures (the model's card, ``inference.doubts``).
 """
 
 from __future__ import annotations
@@ -30,19 +31,27 @@ from muse_pipeline.tissue.stain import (
     optical_density,
 )
 
-SAMPLE_UM = 0.5  # resolution of the models' input; coarser pixels mix nuclei with their surroundings
+SAMPLE_UM = (
+    0.5  # resolution of the models' input; coarser pixels mix nuclei with their surroundings
+)
 FIELD_UM = 128.0
-NEAR_BLACK, NEAR_WHITE = 25, 250  # maximum level of all channels in dirt, and minimum level of all channels in holes
+NEAR_BLACK, NEAR_WHITE = (
+    25,
+    250,
+)  # maximum level of all channels in dirt, and minimum level of all channels in holes
 MIN_TISSUE = 0.25  # minimum fraction of tissue in a field for its detail to be measured
 MIN_CONTRAST = 2.0  # grey levels; a field with less is empty, and its detail is noise
-FINE_UM, COARSE_UM = (0.25, 0.5), (1.0, 4.0)  # sigmas of two pairs of Gaussians; detail is the difference of a pair
+FINE_UM, COARSE_UM = (
+    (0.25, 0.5),
+    (1.0, 4.0),
+)  # sigmas of two pairs of Gaussians; detail is the difference of a pair
 STAINED_DENSITY = 0.15  # a pixel is stained if the channel that absorbs most exceeds this density
 CERTAIN_DENSITY = 0.3  # |OD|; the directions of paler colours are noise
 DARKEST = 90.0  # percentile; the tenth of pixels that absorbs most is taken for nuclei
 BLOCK_PX = 4  # side of averaged blocks, since the scanner may colour single pixels
 MIN_MEASURED_PIXELS = 500
-# The palest pixels (percentile) are glass if their density of blue is below MAX_TINT, and their summed density below
-# GLASS_SHARE of the median of the field.
+# The palest pixels (percentile) are glass if their density of blue is below MAX_TINT, and their
+# summed density below GLASS_SHARE of the median of the field.
 PALEST, MAX_TINT, GLASS_SHARE = 1.0, 0.6, 0.6
 
 
@@ -53,22 +62,31 @@ def usable_pixels(pixels: np.ndarray) -> np.ndarray:
 
 SPOT_UM = 1.25  # sigma of the Gaussian that averages a spot
 AROUND_UM = 17.0  # side of the square that a spot is compared with
-APART_UM = 2.5  # half the side of the square in which a spot absorbs red most; eosin hardly absorbs red
+APART_UM = (
+    2.5  # half the side of the square in which a spot absorbs red most; eosin hardly absorbs red
+)
 MIN_ADDED = 0.08  # minimum density of red that a spot adds to the tissue around it
-MIN_BLUE = 0.2  # minimum density of blue that a brown spot adds; dust and compression of pale pictures add less
-MIN_RED = 0.3  # minimum ratio of red to green in what a brown spot adds, and in brown areas; blood has less
+# minimum density of blue that a brown spot adds; dust and compression of pale pictures add less
+MIN_BLUE = 0.2
+# minimum ratio of red to green in what a brown spot adds, and in brown areas; blood has less
+MIN_RED = 0.3
 # docs/guide/confidence.md states how often H&E and Ki-67 are recognised.
-MIN_SPOTS, MIN_SHARE = 3, 0.025  # minimum number of brown spots, and their share of all spots; at most 0.015 in H&E
+MIN_SPOTS, MIN_SHARE = (
+    3,
+    0.025,
+)  # minimum number of brown spots, and their share of all spots; at most 0.015 in H&E
 MIN_AREA = 0.01  # minimum brown share of the stained area, for stains of cytoplasm and membranes
 
 
 class BrownSample:
-    """Sums up fields of tissue to decide whether they show immunohistochemistry, by brown (DAB) anywhere in the cells.
+    """Sums up fields of tissue to decide whether they show immunohistochemistry, by brown (DAB)
+    anywhere in the cells.
 
-    The colour of a nucleus alone does not separate the stains: with blood, much eosin or a yellow tint, nuclei of H&E
-    absorb as much blue as nuclei with DAB over haematoxylin. What differs is what a nucleus adds to the tissue around
-    it: haematoxylin absorbs blue least, and more red than the pink around it; DAB absorbs blue most, and less red than
-    the pale blue around it. Pigments in H&E, such as melanin, also absorb more red than the tissue around them.
+    The colour of a nucleus alone does not separate the stains: with blood, much eosin or a yellow
+    tint, nuclei of H&E absorb as much blue as nuclei with DAB over haematoxylin. What differs is
+    what a nucleus adds to the tissue around it: haematoxylin absorbs blue least, and more red than
+    the pink around it; DAB absorbs blue most, and less red than the pale blue around it. Pigments
+    in H&E, such as melanin, also absorb more red than the tissue around them.
     """
 
     def __init__(self) -> None:
@@ -83,7 +101,9 @@ class BrownSample:
         self._n_brown_spots += n_brown
 
     def add_blocks(self, density: np.ndarray, is_brown: np.ndarray) -> None:
-        """Add blocks of stained tissue by their densities (N, 3) and whether they are brown (N,)."""
+        """Add blocks of stained tissue by their densities (N, 3) and whether they are brown
+        (N,).
+        """
         self._n_blocks += len(density)
         self._n_brown_blocks += np.count_nonzero(is_brown)
         self._brown += density[is_brown].sum(0)
@@ -98,12 +118,15 @@ class BrownSample:
     def is_ihc(self) -> bool:
         """True if the fields show immunohistochemistry."""
         has_nuclei = self._n_brown_spots >= max(MIN_SPOTS, MIN_SHARE * self._n_spots)
-        is_dab = _is_less_red(self._brown, self._other) and self._brown[0] > MIN_RED * self._brown[1]
+        is_dab = (
+            _is_less_red(self._brown, self._other) and self._brown[0] > MIN_RED * self._brown[1]
+        )
         return bool(has_nuclei or (is_dab and (self.area_share or 0) >= MIN_AREA))
 
 
 def count_spots(pixels: np.ndarray, usable: np.ndarray, mpp: float) -> tuple[int, int]:
-    """The numbers of dark spots of the size of nuclei, and of brown ones among them, in a field (h, w, 3) uint8.
+    """The numbers of dark spots of the size of nuclei, and of brown ones among them, in a field (h,
+    w, 3) uint8.
 
     Only spots whose centres are ``usable`` (h, w) bool are counted.
     """
@@ -111,7 +134,11 @@ def count_spots(pixels: np.ndarray, usable: np.ndarray, mpp: float) -> tuple[int
     side, reach = (2 * max(round(um / mpp), 1) + 1 for um in (AROUND_UM / 2, APART_UM))
     spot, around = cv2.GaussianBlur(density, (0, 0), SPOT_UM / mpp), cv2.blur(density, (side, side))
     red = np.ascontiguousarray(spot[..., 0])
-    is_spot = (red == cv2.dilate(red, np.ones((reach, reach), np.uint8))) & (red - around[..., 0] > MIN_ADDED) & usable
+    is_spot = (
+        (red == cv2.dilate(red, np.ones((reach, reach), np.uint8)))
+        & (red - around[..., 0] > MIN_ADDED)
+        & usable
+    )
     spot, around = spot[is_spot], around[is_spot]
     red, green, blue = (spot - around).T
     is_brown = (blue > MIN_BLUE) & (blue > green) & (spot[:, 2] > spot[:, 0])
@@ -120,7 +147,9 @@ def count_spots(pixels: np.ndarray, usable: np.ndarray, mpp: float) -> tuple[int
 
 
 def _is_less_red(density: np.ndarray, than: np.ndarray) -> np.ndarray:
-    """(...) bool: densities (..., 3) whose ratio of red to green is below that of other densities (..., 3)."""
+    """(...) bool: densities (..., 3) whose ratio of red to green is below that of other densities
+    (..., 3).
+    """
     return density[..., 0] * than[..., 1] < than[..., 0] * density[..., 1]
 
 
@@ -169,15 +198,23 @@ class AppearanceSample:
             measures["brown"] = self._brown.area_share
         measures |= _colours(optical_density(self.pixels))
         if fit is not None:
-            for name, stain, strong in zip(("haematoxylin", "eosin"), fit.stains, fit.strong, strict=True):
-                measures |= {f"{name} red": stain[0], f"{name} blue": stain[2], f"{name} strength": np.log(strong)}
+            for name, stain, strong in zip(
+                ("haematoxylin", "eosin"), fit.stains, fit.strong, strict=True
+            ):
+                measures |= {
+                    f"{name} red": stain[0],
+                    f"{name} blue": stain[2],
+                    f"{name} strength": np.log(strong),
+                }
         # rounded, so that results do not depend on the order of summation
         return {name: round(float(value), 4) for name, value in sorted(measures.items())}
 
     def _add_brown(self, pixels: np.ndarray, usable: np.ndarray) -> None:
         size = max(1, pixels.shape[1] // BLOCK_PX), max(1, pixels.shape[0] // BLOCK_PX)
         density = optical_density(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
-        density = density[cv2.resize(usable.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0]
+        density = density[
+            cv2.resize(usable.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        ]
         if len(density):
             untinted, stained = _without_tint(density), highest(density) > STAINED_DENSITY
             self._brown.add_blocks(untinted[stained], is_brown(untinted[stained]))
@@ -185,7 +222,9 @@ class AppearanceSample:
 
 
 def _without_tint(density: np.ndarray) -> np.ndarray:
-    """Subtract the density of the glass from densities (N, 3) of a field if the camera or the lamp made it yellow."""
+    """Subtract the density of the glass from densities (N, 3) of a field if the camera or the lamp
+    made it yellow.
+    """
     total = density.sum(1)
     tint = np.median(density[total <= np.percentile(total, PALEST)], axis=0)
     is_yellow_glass = tint[1] < tint[2] < MAX_TINT and tint.sum() < GLASS_SHARE * np.median(total)
@@ -205,7 +244,9 @@ def measure_picture(pixels: np.ndarray, mpp: float) -> dict[str, float]:
 
 
 def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
-    """Cut a picture (h, w, 3) into fields of 128 um; a remainder of less than half a field is left out."""
+    """Cut a picture (h, w, 3) into fields of 128 um; a remainder of less than half a field is left
+    out.
+    """
     side = round(FIELD_UM / mpp)
     height, width = pixels.shape[:2]
     for top in range(0, max(height - side // 2, 1), side):
@@ -214,26 +255,40 @@ def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
 
 
 def _colours(density: np.ndarray) -> dict[str, float]:
-    """Log ratios and sums of channel densities in stained pixels and their darkest tenth, and share of foreign hues."""
-    # compressing rows takes a quarter of the time of a mask, and adding columns a tenth of that of ``sum``
+    """Log ratios and sums of channel densities in stained pixels and their darkest tenth, and share
+    of foreign hues.
+    """
+    # compressing rows takes a quarter of the time of a mask, and adding columns a tenth of that of
+    # ``sum``
     stained = density.compress(highest(density) > STAINED_DENSITY, axis=0)
     if len(stained) < MIN_MEASURED_PIXELS:
         return {}
     total = stained[:, 0] + stained[:, 1] + stained[:, 2]
     is_dark = total >= np.percentile(total, DARKEST)
     measures = {}
-    for name, part, sums in (("tissue", stained, total), ("nuclei", stained[is_dark], total[is_dark])):
+    for name, part, sums in (
+        ("tissue", stained, total),
+        ("nuclei", stained[is_dark], total[is_dark]),
+    ):
         red, green, blue = np.log(np.maximum(part.mean(0), 1e-3))
         strength = np.log(sums.mean())
-        measures |= {f"{name} red": red - green, f"{name} blue": blue - green, f"{name} density": strength}
-    certain = stained.compress(np.sqrt(np.einsum("ij,ij->i", stained, stained)) > CERTAIN_DENSITY, axis=0)
+        measures |= {
+            f"{name} red": red - green,
+            f"{name} blue": blue - green,
+            f"{name} density": strength,
+        }
+    certain = stained.compress(
+        np.sqrt(np.einsum("ij,ij->i", stained, stained)) > CERTAIN_DENSITY, axis=0
+    )
     if len(certain) >= MIN_MEASURED_PIXELS:
         measures["foreign"] = 1 - is_stained(certain).mean()
     return measures
 
 
 def _detail(pixels: np.ndarray, usable: np.ndarray, mpp: float) -> tuple[float, float]:
-    """Standard deviations, in grey levels, of detail between 0.25 and 0.5 um and between 1 and 4 um."""
+    """Standard deviations, in grey levels, of detail between 0.25 and 0.5 um and between 1 and 4
+    um.
+    """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     blurred = (cv2.GaussianBlur(grey, (0, 0), sigma / mpp) for sigma in (*FINE_UM, *COARSE_UM))
     finest, fine, middle, coarse = blurred
@@ -249,19 +304,27 @@ class SlideColour:
     """Stains and appearance of a slide: the content of ``colour.json``."""
 
     macenko: MacenkoFit | None = None  # the stains, or None if they cannot be estimated
-    appearance: dict[str, float] | None = None  # measures by name (``AppearanceSample.measure``); None in older files
-    dark_background: bool = False  # True if the slide is a fluorescence image instead of bright-field
+    appearance: dict[str, float] | None = (
+        None  # measures by name (``AppearanceSample.measure``); None in older files
+    )
+    dark_background: bool = (
+        False  # True if the slide is a fluorescence image instead of bright-field
+    )
     n_pixels: int = 0  # number of measured tissue pixels
     mpp: float = SAMPLE_UM  # um per pixel of the measured pixels
     warnings: tuple[str, ...] = ()  # sentences for the report
     fingerprint: str | None = None  # checksum of the slide; None in older files
-    third_stain: tuple[float, ...] | None = None  # unit vector of a stain besides haematoxylin and DAB, if found
+    third_stain: tuple[float, ...] | None = (
+        None  # unit vector of a stain besides haematoxylin and DAB, if found
+    )
     is_ihc: bool = False  # True if the tissue has the brown of immunohistochemistry
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
         fit = self.macenko
-        values = {name: value for name, value in vars(self).items() if name != "third_stain" or value}
+        values = {
+            name: value for name, value in vars(self).items() if name != "third_stain" or value
+        }
         return values | {
             "macenko": fit and {"stains": fit.stains.tolist(), "strong": fit.strong.tolist()},
             "warnings": list(self.warnings),
@@ -285,8 +348,9 @@ def measure_colour(
 ) -> SlideColour:
     """Fit the stains over the tissue of a slide and measure its appearance.
 
-    For ``dark_background``, see ``find.is_fluorescence``. The ``warnings`` from the search for tissue come first in the
-    result. With ``third_stain``, a stain besides haematoxylin and DAB is looked for.
+    For ``dark_background``, see ``find.is_fluorescence``. The ``warnings`` from the search for
+    tissue come first in the result. With ``third_stain``, a stain besides haematoxylin and DAB is
+    looked for.
     """
     sample, unread = sample_tissue(slide, info, tissue)
     warnings = [*warnings, *unread]
@@ -294,7 +358,11 @@ def measure_colour(
     fit = fit_macenko(pixels)
     if fit is None and not tissue.is_empty:
         few = len(pixels) < MIN_PIXELS
-        reason = "too few stained pixels" if few else "the colours are not those of haematoxylin and eosin"
+        reason = (
+            "too few stained pixels"
+            if few
+            else "the colours are not those of haematoxylin and eosin"
+        )
         warnings.append(f"the stains cannot be estimated: {reason}; colours are left as they are")
     # rounded, so that results do not depend on the order of summation
     rounded = fit and MacenkoFit(fit.stains.round(6), fit.strong.round(6))
@@ -303,13 +371,26 @@ def measure_colour(
     if third_stain and third is None and not tissue.is_empty:
         warnings.append(NOT_FOUND)
     return SlideColour(
-        *(rounded, measures, dark_background, len(pixels), mpp, tuple(warnings), info.fingerprint, third),
+        *(
+            rounded,
+            measures,
+            dark_background,
+            len(pixels),
+            mpp,
+            tuple(warnings),
+            info.fingerprint,
+            third,
+        ),
         is_ihc=sample.is_ihc,
     )
 
 
-def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[AppearanceSample, list[str]]:
-    """Read up to about 1 MP of tissue at about 0.5 um per pixel in random fields; return the sample and warnings."""
+def sample_tissue(
+    slide: Slide, info: SlideInfo, tissue: TissueMask
+) -> tuple[AppearanceSample, list[str]]:
+    """Read up to about 1 MP of tissue at about 0.5 um per pixel in random fields; return the sample
+    and warnings.
+    """
     level, factors = choose_overview_level(info, SAMPLE_UM)
     mpp = np.multiply(info.mpp, info.level_downsamples[level]) * factors
     fields, slide = choose_fields(tissue, mpp), tissue.scanned(slide, info)
@@ -319,15 +400,22 @@ def sample_tissue(slide: Slide, info: SlideInfo, tissue: TissueMask) -> tuple[Ap
             sample.add(*_read_field(slide, info, tissue, level, factors, field))
         except SlideError:
             n_failed += 1
-    warnings = [f"{n_failed} of {len(fields)} fields for the stains cannot be decoded"] if n_failed else []
+    warnings = (
+        [f"{n_failed} of {len(fields)} fields for the stains cannot be decoded"] if n_failed else []
+    )
     return sample, warnings
 
 
 def choose_fields(tissue: TissueMask, mpp: np.ndarray) -> np.ndarray:
-    """Corners (N, 2), in um, of fields of 128 um that touch tissue; a random subset if tissue exceeds 1 MP."""
+    """Corners (N, 2), in um, of fields of 128 um that touch tissue; a random subset if tissue
+    exceeds 1 MP.
+    """
     n_rows, n_columns = tissue.mask.shape
     mpp_x, mpp_y = tissue.mask_mpp
-    column, row = ((np.arange(n) * um // FIELD_UM).astype(int) for n, um in ((n_columns, mpp_x), (n_rows, mpp_y)))
+    column, row = (
+        (np.arange(n) * um // FIELD_UM).astype(int)
+        for n, um in ((n_columns, mpp_x), (n_rows, mpp_y))
+    )
     touched = np.zeros((column[-1] + 1, row[-1] + 1), bool)
     for strip in strips(n_rows):
         rows, columns = np.nonzero(tissue.mask[strip])
@@ -342,11 +430,16 @@ def choose_fields(tissue: TissueMask, mpp: np.ndarray) -> np.ndarray:
 def _read_field(
     slide: Slide, info: SlideInfo, tissue: TissueMask, level: int, factors, corner_um
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read the field at ``corner_um``, averaged over ``factors`` (x, y) pixels: (h, w, 3) uint8, and its tissue."""
+    """Read the field at ``corner_um``, averaged over ``factors`` (x, y) pixels: (h, w, 3) uint8,
+    and its tissue.
+    """
     downsample = np.array(info.level_downsamples[level])
     level_mpp = info.mpp * downsample
     first = np.round(corner_um / level_mpp).astype(int)
-    n = np.minimum(np.ceil(FIELD_UM / level_mpp), info.level_sizes_px[level] - first).astype(int) // factors
+    n = (
+        np.minimum(np.ceil(FIELD_UM / level_mpp), info.level_sizes_px[level] - first).astype(int)
+        // factors
+    )
     if n.min() < 1:
         return np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), bool)
     x, y = (round(float(at)) for at in first * downsample)

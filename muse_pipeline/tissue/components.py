@@ -11,8 +11,12 @@ import numpy as np
 from muse_pipeline.tissue.overview import strips
 
 
-def drop_small(mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_at_border: bool = False) -> np.ndarray:
-    """Drop components of fewer than ``min_pixels``; with ``keep_at_border``, an eighth suffices at the border."""
+def drop_small(
+    mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_at_border: bool = False
+) -> np.ndarray:
+    """Drop components of fewer than ``min_pixels``; with ``keep_at_border``, an eighth suffices at
+    the border.
+    """
     components = Components(mask, connectivity)
     area = np.zeros(components.n, int)
     for _, number in components:
@@ -24,7 +28,8 @@ def drop_small(mask: np.ndarray, min_pixels: float, connectivity: int = 8, keep_
 
 
 class Components:
-    """The connected components of the true pixels in a mask (h, w) bool, numbered from 1; 0 marks all false pixels.
+    """The connected components of the true pixels in a mask (h, w) bool, numbered from 1; 0 marks
+    all false pixels.
 
     Attributes:
         n: number of components, 0 included.
@@ -41,14 +46,18 @@ class Components:
             yield strip, numbers[self._label(strip)]
 
     def choose(self, chosen: np.ndarray) -> np.ndarray:
-        """(h, w) bool: True where the number of a pixel's component is among the ``chosen`` (n,) bool, without 0."""
+        """(h, w) bool: True where the number of a pixel's component is among the ``chosen`` (n,)
+        bool, without 0.
+        """
         mask, is_chosen = np.empty(self._pixels.shape, bool), chosen & (np.arange(self.n) > 0)
         for strip, component in self:
             mask[strip] = is_chosen[component]
         return mask
 
     def containing(self, find: Callable[[slice], np.ndarray]) -> np.ndarray:
-        """(h, w) bool: the components with a pixel that ``find`` marks in a strip of rows, as (rows, w) bool."""
+        """(h, w) bool: the components with a pixel that ``find`` marks in a strip of rows, as
+        (rows, w) bool.
+        """
         chosen = np.zeros(self.n, bool)
         for strip, component in self:
             chosen[component[find(strip)]] = True
@@ -59,7 +68,9 @@ class Components:
         touches, last = np.zeros(self.n, bool), len(self._pixels) - 1
         for strip, number in self:
             touches[number[:, [0, -1]]] = True
-            touches[number[[row - strip.start for row in (0, last) if strip.start <= row < strip.stop]]] = True
+            touches[
+                number[[row - strip.start for row in (0, last) if strip.start <= row < strip.stop]]
+            ] = True
         return touches
 
     def _label(self, strip: slice) -> np.ndarray:
@@ -67,7 +78,9 @@ class Components:
         return cv2.connectedComponents(self._pixels[strip], connectivity=self._connectivity)[1]
 
     def _join_strips(self) -> tuple[int, list[np.ndarray]]:
-        """Number of components, 0 included, and for each strip the component of each of its labels."""
+        """Number of components, 0 included, and for each strip the component of each of its
+        labels.
+        """
         n_labels, last_row, touching = [], None, [np.zeros((2, 0), int)]
         for strip in strips(len(self._pixels)):
             labels = self._label(strip)
@@ -80,7 +93,9 @@ class Components:
         first, second = np.concatenate(touching, axis=1)
         number = number_components(1 + sum(n_labels), first, second)
         starts = np.cumsum([1, *n_labels])
-        return int(number.max()) + 1, [np.append(number[:1], number[a:b]) for a, b in pairwise(starts)]
+        return int(number.max()) + 1, [
+            np.append(number[:1], number[a:b]) for a, b in pairwise(starts)
+        ]
 
     def _pairs(self, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
         """(2, k): pairs of labels that touch each other in two adjacent rows (w,)."""
@@ -92,11 +107,12 @@ class Components:
 
 
 def number_components(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(n,) int32: the component of each node of a graph, numbered from 0 in the order of the components' first nodes.
+    """(n,) int32: the component of each node of a graph, numbered from 0 in the order of the
+    components' first nodes.
 
-    Edges join ``first`` (k,) to ``second`` (k,). Each node points to lower and lower nodes of its component, until all
-    of them point to the lowest. (SciPy has such a function, but loading it takes longer than finding the tissue of a
-    small slide.)
+    Edges join ``first`` (k,) to ``second`` (k,). Each node points to lower and lower nodes of its
+    component, until all of them point to the lowest. (SciPy has such a function, but loading it
+    takes longer than finding the tissue of a small slide.)
     """
     lowest = np.arange(n)
     while (apart := lowest[first] != lowest[second]).any():

@@ -28,8 +28,12 @@ from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, s
 
 DOUBT = "the tissue is doubtful: "  # beginning of a warning
 MOST, MUCH, LITTLE = 0.5, 0.05, 0.1  # fractions of the slide, or of the area darker than glass
-DARKER = 0.3  # a pixel is darker than glass if the density of a channel, relative to glass, exceeds this
-ROI_ROWS = 16  # rows of mask pixels processed at a time; each pixel becomes a polygon of some 300 bytes
+DARKER = (
+    0.3  # a pixel is darker than glass if the density of a channel, relative to glass, exceeds this
+)
+ROI_ROWS = (
+    16  # rows of mask pixels processed at a time; each pixel becomes a polygon of some 300 bytes
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +59,9 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
     mask, of_mask = find_mask(overview.pixels, overview.mpp, overview.unread)
     size = np.array(info.size_px) / (overview.mpp / np.array(info.mpp))
     # The last row and column of the mask may extend beyond the slide, and count in part.
-    across, down = (min(max(side - (n - 1), 0), 1) for side, n in zip(size, mask.shape[::-1], strict=True))
+    across, down = (
+        min(max(side - (n - 1), 0), 1) for side, n in zip(size, mask.shape[::-1], strict=True)
+    )
     rows = mask[:, :-1].sum(1) + across * mask[:, -1]
     n_pixels = float(rows[:-1].sum() + down * rows[-1])
     area_mm2 = round(float(n_pixels * np.prod(overview.mpp) / 1e6), 6)
@@ -74,7 +80,9 @@ def limit_tissue(on_slide: FoundTissue, info: SlideInfo, roi: BaseGeometry) -> F
     warnings = on_slide.warnings
     if not inside.any() and not whole.is_empty:
         warnings = (*warnings, "no tissue within the region of interest")
-    return FoundTissue(replace(whole, mask=inside > 0, roi=roi, area_mm2=area_mm2), on_slide.overview, warnings)
+    return FoundTissue(
+        replace(whole, mask=inside > 0, roi=roi, area_mm2=area_mm2), on_slide.overview, warnings
+    )
 
 
 def find_mask(
@@ -85,7 +93,9 @@ def find_mask(
     Pixels that are ``unread`` (h, w) count as tissue, so that `tile` reports them as lost.
     """
     if is_fluorescence(pixels):
-        return np.zeros(pixels.shape[:2], bool), ("no tissue: the slide is black, as in fluorescence",)
+        return np.zeros(pixels.shape[:2], bool), (
+            "no tissue: the slide is black, as in fluorescence",
+        )
     glass = estimate_glass(pixels)
     pen = find_pen(pixels, glass, mpp)
     mask = tidy(find_stained(pixels, glass) & ~pen, mpp) & ~pen
@@ -101,26 +111,34 @@ def find_mask(
     return mask, tuple(warnings)
 
 
-def _describe_doubt(pixels: np.ndarray, glass: np.ndarray, mask: np.ndarray, pen: np.ndarray) -> str:
-    """A reason to suspect that ``mask`` lacks tissue; "" if it covers enough, or if little of the slide is dark."""
+def _describe_doubt(
+    pixels: np.ndarray, glass: np.ndarray, mask: np.ndarray, pen: np.ndarray
+) -> str:
+    """A reason to suspect that ``mask`` lacks tissue; "" if it covers enough, or if little of the
+    slide is dark.
+    """
     if pen.mean() > MOST:
         return f"{pen.mean():.0%} of the slide has the colour of a pen; are its colours right?"
     if mask.mean() > LITTLE:
         return ""
     if (pixels.min((0, 1)) == pixels.max((0, 1))).all():
         return "all of the slide has one colour"
-    dark = map_strips(lambda strip: (highest(absorbed(strip, glass)) > DARKER) & (highest(strip) >= BLACK), pixels)
+    dark = map_strips(
+        lambda strip: (highest(absorbed(strip, glass)) > DARKER) & (highest(strip) >= BLACK), pixels
+    )
     if dark.mean() < MUCH or (dark & mask).sum() > LITTLE * dark.sum():
         return ""
     left_out = (dark & ~mask & ~pen).mean(), (dark & pen).mean()
     return (
-        f"{dark.mean():.0%} of the slide is darker than glass and was left out, as grey or specks ({left_out[0]:.0%}) "
-        f"or pen ({left_out[1]:.0%})"
+        f"{dark.mean():.0%} of the slide is darker than glass and was left out, as grey or specks"
+        f" ({left_out[0]:.0%}) or pen ({left_out[1]:.0%})"
     )
 
 
 def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray) -> np.ndarray:
-    """Fraction of each mask pixel, (h, w) float32, within ``roi``; a pixel measures ``mask_px`` (2,) level-0 px."""
+    """Fraction of each mask pixel, (h, w) float32, within ``roi``; a pixel measures ``mask_px``
+    (2,) level-0 px.
+    """
     coverage = np.zeros(shape, np.float32)
     for strip, part in _cover_strips(roi, shape, mask_px):
         coverage[strip] = part
@@ -128,10 +146,14 @@ def roi_coverage(roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray)
 
 
 def measure_annotation(area: RoiArea, tissue: TissueMask, info: SlideInfo) -> RoiAnnotation:
-    """Measure an area of the ROI and the tissue in it; the area, in absolute level-0 px, must lie within the slide."""
+    """Measure an area of the ROI and the tissue in it; the area, in absolute level-0 px, must lie
+    within the slide.
+    """
     mask_px = tissue.mask_mpp / np.array(info.mpp)
     strips_of_it = _cover_strips(area.shape, tissue.mask.shape, mask_px)
-    covered = sum(float((part * tissue.mask[strip]).sum(dtype=float)) for strip, part in strips_of_it)
+    covered = sum(
+        float((part * tissue.mask[strip]).sum(dtype=float)) for strip, part in strips_of_it
+    )
     areas_um2 = area.shape.area * np.prod(info.mpp), covered * np.prod(tissue.mask_mpp)
     areas_mm2 = (round(float(um2) / 1e6, 6) for um2 in areas_um2)
     return RoiAnnotation(area.name, area.class_name, area.shape, *areas_mm2)
@@ -140,13 +162,18 @@ def measure_annotation(area: RoiArea, tissue: TissueMask, info: SlideInfo) -> Ro
 def _cover_strips(
     roi: BaseGeometry, shape: tuple[int, int], mask_px: np.ndarray
 ) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
-    """Yield indices into the mask within the bounds of ``roi``, some rows at a time, with their ``roi_coverage``."""
+    """Yield indices into the mask within the bounds of ``roi``, some rows at a time, with their
+    ``roi_coverage``.
+    """
     if roi.is_empty:
         return
     left, top, right, bottom = roi.bounds
     columns, rows = (
         np.arange(max(int(low // size), 0), min(int(high // size) + 1, n))
-        for low, high, size, n in ((left, right, mask_px[0], shape[1]), (top, bottom, mask_px[1], shape[0]))
+        for low, high, size, n in (
+            (left, right, mask_px[0], shape[1]),
+            (top, bottom, mask_px[1], shape[0]),
+        )
     )
     if not columns.size:
         return
@@ -155,25 +182,34 @@ def _cover_strips(
         yield np.ix_(rows[strip], columns), _cover_cells(roi, columns, rows[strip], mask_px)
 
 
-def _cover_cells(roi: BaseGeometry, columns: np.ndarray, rows: np.ndarray, mask_px: np.ndarray) -> np.ndarray:
+def _cover_cells(
+    roi: BaseGeometry, columns: np.ndarray, rows: np.ndarray, mask_px: np.ndarray
+) -> np.ndarray:
     """The ``roi_coverage`` of the mask pixels in these ``rows`` and ``columns``, float32."""
     x, y = columns * mask_px[0], rows * mask_px[1]
     cells = shapely.box(x[None], y[:, None], x[None] + mask_px[0], y[:, None] + mask_px[1])
     part = shapely.contains_properly(roi, cells).astype(np.float32)
     border = shapely.intersects(roi, cells) & (part == 0)
-    part[border] = np.maximum(shapely.area(shapely.intersection(roi, cells[border])) / np.prod(mask_px), 1e-6)
+    part[border] = np.maximum(
+        shapely.area(shapely.intersection(roi, cells[border])) / np.prod(mask_px), 1e-6
+    )
     return part
 
 
 MIN_STROKE_UM = 40.0  # narrower areas are not pen strokes
 FAINT_EDGE_UM = 80.0  # width of the faint edge of a stroke
-# Density of a channel that every stroke reaches somewhere; tinted glass may have the colour of a pen, but is paler.
+# Density of a channel that every stroke reaches somewhere; tinted glass may have the colour of a
+# pen, but is paler.
 OPAQUE = 0.6
-CERTAIN_RED = 0.15  # every red stroke is somewhere purer red than blood, as in ``background.is_ink``
+CERTAIN_RED = (
+    0.15  # every red stroke is somewhere purer red than blood, as in ``background.is_ink``
+)
 
 
 def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarray:
-    """(h, w) bool: pen strokes in (h, w, 3) uint8 ``pixels`` on ``glass`` (3,), faint edges included."""
+    """(h, w) bool: pen strokes in (h, w, 3) uint8 ``pixels`` on ``glass`` (3,), faint edges
+    included.
+    """
     ink = map_strips(lambda strip: is_ink(absorbed(strip, glass)), pixels)
     radius = np.maximum(np.round(MIN_STROKE_UM / 2 / np.asarray(mpp)), 1).astype(int)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, tuple(int(2 * r + 1) for r in radius))
@@ -186,16 +222,18 @@ def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarr
     return dilate(components.containing(is_certain), mpp, FAINT_EDGE_UM)
 
 
-FAINT = 0.03  # difference between the channels' densities; clean glass stays below 0.02 at 8 um per pixel
+# difference between the channels' densities; clean glass stays below 0.02 at 8 um per pixel
+FAINT = 0.03
 CERTAIN = 0.09  # a region of faint colour counts if a part of it is this strong
 BLACK = 70  # darker pixels are not stained: they lie outside the scan, or show fluorescence
 
 
 def find_stained(pixels: np.ndarray, glass: np.ndarray) -> np.ndarray:
-    """(h, w) bool: the stained pixels of (h, w, 3) uint8 ``pixels``, relative to the colour (3,) of ``glass``.
+    """(h, w) bool: the stained pixels of (h, w, 3) uint8 ``pixels``, relative to the colour (3,) of
+    ``glass``.
 
-    Dust, shadows, bubbles and the edges of cover slips are grey: they absorb all colours alike. Stains, including
-    brown and blue chromogens, do not.
+    Dust, shadows, bubbles and the edges of cover slips are grey: they absorb all colours alike.
+    Stains, including brown and blue chromogens, do not.
     """
     faint, strong = (np.empty(pixels.shape[:2], bool) for _ in range(2))
     for strip in strips(len(pixels)):
@@ -229,7 +267,12 @@ def tidy(mask: np.ndarray, mpp: np.ndarray) -> np.ndarray:
     least_um2 = min(MIN_COMPONENT_UM2, MIN_COMPONENT_SHARE * mask.size * pixel_um2)
     mask = _close(mask, np.maximum(np.round(JOIN_UM / np.asarray(mpp)), 1).astype(int))
     mask = drop_small(mask, least_um2 / pixel_um2)
-    glass = drop_small(np.logical_not(mask, out=mask), MIN_HOLE_UM2 / pixel_um2, connectivity=4, keep_at_border=True)
+    glass = drop_small(
+        np.logical_not(mask, out=mask),
+        MIN_HOLE_UM2 / pixel_um2,
+        connectivity=4,
+        keep_at_border=True,
+    )
     return np.logical_not(glass, out=glass)
 
 
@@ -239,5 +282,7 @@ def _close(mask: np.ndarray, radius_px: np.ndarray) -> np.ndarray:
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * x + 1, 2 * y + 1))
     pixels = np.ascontiguousarray(mask).view(np.uint8)
     pixels = cv2.copyMakeBorder(pixels, y, y, x, x, cv2.BORDER_REPLICATE)
-    pixels = map_strips(lambda strip: cv2.morphologyEx(strip, cv2.MORPH_CLOSE, disc), pixels, halo=2 * y)
+    pixels = map_strips(
+        lambda strip: cv2.morphologyEx(strip, cv2.MORPH_CLOSE, disc), pixels, halo=2 * y
+    )
     return np.ascontiguousarray(pixels[y : y + mask.shape[0], x : x + mask.shape[1]]).view(bool)

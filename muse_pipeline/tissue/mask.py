@@ -1,4 +1,6 @@
-"""The mask of tissue: the whole slide at about 8 um per pixel, with the region of interest if there is one."""
+"""The mask of tissue: the whole slide at about 8 um per pixel, with the region of interest if there
+is one.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +43,11 @@ class KeptArea:
         return float(np.bitwise_count(self.bits).sum() * np.prod(self.mask_mpp) / 1e6)
 
     def contains(self, xy_level0: np.ndarray, slide_mpp: tuple[float, float]) -> np.ndarray:
-        """(N,) bool: True for positions (N, 2), in absolute level-0 px, within 16 um of tissue and inside any ROI.
+        """(N,) bool: True for positions (N, 2), in absolute level-0 px, within 16 um of tissue and
+        inside any ROI.
 
-        The mask counts as one pixel wider and higher than it is, since a slide's smaller levels are truncated to whole
-        pixels.
+        The mask counts as one pixel wider and higher than it is, since a slide's smaller levels are
+        truncated to whole pixels.
         """
         xy = np.asarray(xy_level0, float).reshape(-1, 2)
         column, row = np.floor(xy * (np.asarray(slide_mpp) / self.mask_mpp)).astype(int).T
@@ -57,7 +60,9 @@ class KeptArea:
         return kept
 
     def crop(self, low: np.ndarray, high: np.ndarray, beyond: int = 0) -> np.ndarray:
-        """The pixels (h, w) uint8 of the mask from (x, y) ``low`` to ``high``, with the value ``beyond`` outside it."""
+        """The pixels (h, w) uint8 of the mask from (x, y) ``low`` to ``high``, with the value
+        ``beyond`` outside it.
+        """
         left, top = np.maximum(low, 0)
         right, bottom = np.minimum(high, (self.width, len(self.bits)))
         bits = self.bits[top:bottom, left // 8 : -(-right // 8)]
@@ -68,10 +73,11 @@ class KeptArea:
 
 @dataclass(frozen=True, eq=False)
 class RoiAnnotation:
-    """One area of a region of interest, with its name and class in QuPath; the class is None if it has none.
+    """One area of a region of interest, with its name and class in QuPath; the class is None if it
+    has none.
 
-    The geometry, a polygon or multipolygon on the slide, is in absolute level-0 px; ``tissue_mm2`` is the area of
-    tissue in it.
+    The geometry, a polygon or multipolygon on the slide, is in absolute level-0 px; ``tissue_mm2``
+    is the area of tissue in it.
     """
 
     name: str
@@ -94,15 +100,20 @@ class RoiAnnotation:
 class TissueMask:
     """Tissue of one slide."""
 
-    mask: np.ndarray  # (h, w) bool over the whole of level 0, from its top left corner; False outside the ROI, if any
+    # (h, w) bool over the whole of level 0, from its top left corner; False outside the ROI, if any
+    mask: np.ndarray
     mask_mpp: np.ndarray  # (2,) float64, exact um per mask pixel in x and y
     roi: BaseGeometry | None  # polygon or multipolygon in absolute level-0 px, or None
     area_mm2: float  # area of the tissue within the ROI
-    roi_file: dict[str, Any] | None = None  # origin of the ROI, from ``qupath.regions.describe_roi``, or None
+    roi_file: dict[str, Any] | None = (
+        None  # origin of the ROI, from ``qupath.regions.describe_roi``, or None
+    )
     fingerprint: str | None = None  # the slide's checksum; None in older files
     slide_mpp: tuple[float, float] | None = None  # (x, y) um per level-0 pixel; None in older files
     annotations: tuple[RoiAnnotation, ...] = ()  # the areas of the ROI with their measurements
-    unscanned: np.ndarray | None = None  # (h, w) bool, True where the slide was not scanned and is black, if anywhere
+    unscanned: np.ndarray | None = (
+        None  # (h, w) bool, True where the slide was not scanned and is black, if anywhere
+    )
 
     @property
     def is_empty(self) -> bool:
@@ -118,11 +129,15 @@ class TissueMask:
     def kept(self) -> KeptArea:
         """The area where nuclei are kept, within the ROI."""
         bits = np.packbits(self.dilated, axis=1)
-        return KeptArea(bits, self.mask.shape[1], self.mask_mpp, self.roi, self.roi_file, self.sha256)
+        return KeptArea(
+            bits, self.mask.shape[1], self.mask_mpp, self.roi, self.roi_file, self.sha256
+        )
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of everything that results depend on: the mask, the size of its pixels and the ROI."""
+        """Checksum of everything that results depend on: the mask, the size of its pixels and the
+        ROI.
+        """
         digest = hashlib.sha256(json.dumps([self.mask.shape, self.mask_mpp.tolist()]).encode())
         digest.update(np.packbits(self.mask))
         digest.update(b"" if self.roi is None else shapely.to_wkb(self.roi))
@@ -131,7 +146,11 @@ class TissueMask:
 
     def scanned(self, slide: Slide, info: SlideInfo) -> Slide:
         """The slide, white where it was not scanned."""
-        return slide if self.unscanned is None else ScannedSlide(slide, info, self.unscanned, self.mask_mpp)
+        return (
+            slide
+            if self.unscanned is None
+            else ScannedSlide(slide, info, self.unscanned, self.mask_mpp)
+        )
 
     def save(self, path: Path | str) -> None:
         """Write ``tissue.npz``."""
@@ -145,7 +164,12 @@ class TissueMask:
             if self.unscanned is not None:
                 optional["unscanned"] = self.unscanned
             np.savez_compressed(
-                file, mask=self.mask, mask_mpp=self.mask_mpp, roi=roi, area_mm2=self.area_mm2, **optional
+                file,
+                mask=self.mask,
+                mask_mpp=self.mask_mpp,
+                roi=roi,
+                area_mm2=self.area_mm2,
+                **optional,
             )
 
     @classmethod
@@ -153,11 +177,19 @@ class TissueMask:
         """Read ``tissue.npz`` and, with ``info``, require that it belongs to that slide."""
         try:
             with np.load(path) as arrays:
-                values = {name: arrays[name] for name in ("mask", "mask_mpp", "unscanned") if name in arrays}
-                values |= {
-                    name: json.loads(str(arrays[name])) for name in ("roi_file", "annotations") if name in arrays
+                values = {
+                    name: arrays[name]
+                    for name in ("mask", "mask_mpp", "unscanned")
+                    if name in arrays
                 }
-                values["roi"] = shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
+                values |= {
+                    name: json.loads(str(arrays[name]))
+                    for name in ("roi_file", "annotations")
+                    if name in arrays
+                }
+                values["roi"] = (
+                    shapely.from_wkb(arrays["roi"].tobytes()) if arrays["roi"].size else None
+                )
                 values["area_mm2"] = float(arrays["area_mm2"])
                 if "fingerprint" in arrays:
                     values["fingerprint"] = str(arrays["fingerprint"])
@@ -165,29 +197,40 @@ class TissueMask:
             annotations = tuple(map(RoiAnnotation.from_dict, values.pop("annotations", ())))
             tissue = cls(**values, annotations=annotations)
             tissue.require_sound()
-        except Exception as error:  # NumPy, zipfile and GEOS may raise any exception on foreign bytes
+        except (
+            Exception
+        ) as error:  # NumPy, zipfile and GEOS may raise any exception on foreign bytes
             raise StoreError(
-                f"{path}: not a readable tissue mask ({one_line(error)[:200]}); run `muse tissue` again"
+                f"{path}: not a readable tissue mask ({one_line(error)[:200]}); run `muse tissue`"
+                " again"
             ) from error
         if info is None:
             return tissue
         if tissue.fingerprint not in {None, info.fingerprint}:
             raise StoreError(
-                f"{path}: belongs to a slide other than '{info.slide_id}'; run `muse tissue` for that slide"
+                f"{path}: belongs to a slide other than '{info.slide_id}'; run `muse tissue` for"
+                " that slide"
             )
         if tissue.slide_mpp not in {None, tuple(info.mpp)}:
             raise StoreError(
-                f"{path}: made for {list(tissue.slide_mpp)} um/px of slide '{info.slide_id}', which now has "
-                f"{list(info.mpp)} um/px; run `muse tissue` again"
+                f"{path}: made for {list(tissue.slide_mpp)} um/px of slide '{info.slide_id}', which"
+                f" now has {list(info.mpp)} um/px; run `muse tissue` again"
             )
         return tissue
 
     def require_sound(self) -> None:
         """Require that a file contained a valid mask."""
-        kinds = self.mask.dtype == bool, self.mask.ndim == 2, self.mask.size > 0, self.mask_mpp.shape == (2,)
+        kinds = (
+            self.mask.dtype == bool,
+            self.mask.ndim == 2,
+            self.mask.size > 0,
+            self.mask_mpp.shape == (2,),
+        )
         if self.unscanned is not None:
             kinds = *kinds, self.unscanned.dtype == bool, self.unscanned.shape == self.mask.shape
-        if not all(kinds) or not all(0 < side < np.inf for side in (*self.mask_mpp, self.area_mm2 + 1)):
+        if not all(kinds) or not all(
+            0 < side < np.inf for side in (*self.mask_mpp, self.area_mm2 + 1)
+        ):
             raise ValueError("an array has the wrong type, shape or values")
 
 
@@ -197,17 +240,25 @@ def dilate(mask: np.ndarray, mask_mpp: np.ndarray, radius_um: float) -> np.ndarr
     reach = np.floor(radius_um / np.asarray(mask_mpp)).astype(int)
     x, y = np.meshgrid(*(np.arange(-n, n + 1) for n in reach))
     disc = (x * mask_mpp[0]) ** 2 + (y * mask_mpp[1]) ** 2 <= radius_um**2
-    pixels = np.ascontiguousarray(mask, bool).view(np.uint8)  # a view, since masks of large slides are large
-    return cv2.dilate(pixels, disc.astype(np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0).view(bool)
+    pixels = np.ascontiguousarray(mask, bool).view(
+        np.uint8
+    )  # a view, since masks of large slides are large
+    return cv2.dilate(
+        pixels, disc.astype(np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0
+    ).view(bool)
 
 
 def measure_depth(mask: np.ndarray, mask_mpp: np.ndarray) -> np.ndarray:
-    """(h, w) distance in um from each pixel of a (h, w) uint8 mask to the nearest pixel that is 0."""
+    """(h, w) distance in um from each pixel of a (h, w) uint8 mask to the nearest pixel that is
+    0.
+    """
     if is_square(tuple(mask_mpp)):
         distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         # OpenCV's square roots depend on the position.
         return np.sqrt(np.rint(distance.astype(float) ** 2)) * mask_mpp.mean()
-    from scipy.ndimage import distance_transform_edt  # takes time, and most slides have square pixels
+    from scipy.ndimage import (
+        distance_transform_edt,
+    )  # takes time, and most slides have square pixels
 
     framed = np.pad(mask, 1)  # SciPy needs a pixel that is 0
     return distance_transform_edt(framed, sampling=mask_mpp[::-1])[1:-1, 1:-1]
@@ -215,7 +266,8 @@ def measure_depth(mask: np.ndarray, mask_mpp: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class RoiArea:
-    """An annotated area: its name and class in QuPath, None if it has none, and a polygon or multipolygon.
+    """An annotated area: its name and class in QuPath, None if it has none, and a polygon or
+    multipolygon.
 
     It is ignored if its class is "Ignore"; the colour (r, g, b) is that of its class.
     """

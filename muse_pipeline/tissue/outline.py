@@ -24,9 +24,11 @@ TISSUE_RGB, ROI_RGB = (0, 150, 60), (230, 120, 0)
 
 
 def trace_outline(tissue: TissueMask, info: SlideInfo) -> MultiPolygon:
-    """The mask's outline along its pixels' edges, within the ROI and the scanner's bounds: valid polygons with holes.
+    """The mask's outline along its pixels' edges, within the ROI and the scanner's bounds: valid
+    polygons with holes.
 
-    They are in absolute level-0 px, rounded to 0.1 px; the multipolygon is empty if there is no tissue.
+    They are in absolute level-0 px, rounded to 0.1 px; the multipolygon is empty if there is no
+    tissue.
     """
     pixel_px = tissue.mask_mpp / np.asarray(info.mpp)
     of_strips = []
@@ -40,12 +42,16 @@ def trace_outline(tissue: TissueMask, info: SlideInfo) -> MultiPolygon:
     if tissue.roi is not None:
         outline = outline.intersection(tissue.roi)
     outline = shapely.normalize(shapely.set_precision(outline, 0.1))
-    parts = [part for part in shapely.get_parts(outline) if part.geom_type == "Polygon" and part.area > 0]
+    parts = [
+        part for part in shapely.get_parts(outline) if part.geom_type == "Polygon" and part.area > 0
+    ]
     return MultiPolygon(parts)
 
 
 def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overview:
-    """A picture of about 1,500 px: the ``overview``, or a finer one if a small slide provides more detail."""
+    """A picture of about 1,500 px: the ``overview``, or a finer one if a small slide provides more
+    detail.
+    """
     target_um = float(np.multiply(info.size_px, info.mpp).max()) / PICTURE_PX
     level, _ = choose_overview_level(info, target_um)
     small = np.prod(info.level_sizes_px[level]) < MAX_REREAD_PX
@@ -58,9 +64,15 @@ def read_thumbnail(slide: Slide, info: SlideInfo, overview: Overview) -> Overvie
 
 
 def write_picture(
-    path: Path | str, thumbnail: Overview, outline: BaseGeometry, roi: BaseGeometry | None, info: SlideInfo
+    path: Path | str,
+    thumbnail: Overview,
+    outline: BaseGeometry,
+    roi: BaseGeometry | None,
+    info: SlideInfo,
 ) -> None:
-    """Write ``tissue.png``: the slide with the outline of its tissue and of its ROI, at most 1,500 px wide and high."""
+    """Write ``tissue.png``: the slide with the outline of its tissue and of its ROI, at most 1,500
+    px wide and high.
+    """
     height, width = thumbnail.pixels.shape[:2]
     um = thumbnail.mpp * (width, height)
     scale = min(PICTURE_PX / max(um), 1 / thumbnail.mpp.min())
@@ -75,7 +87,9 @@ def write_picture(
         Image.fromarray(picture).save(partial, **PNG)
 
 
-def _draw(picture: np.ndarray, shape: BaseGeometry, scale_xy: np.ndarray, colour, thickness: int) -> None:
+def _draw(
+    picture: np.ndarray, shape: BaseGeometry, scale_xy: np.ndarray, colour, thickness: int
+) -> None:
     rings = [
         shapely.get_coordinates(ring) * scale_xy
         for part in shapely.get_parts(shape)

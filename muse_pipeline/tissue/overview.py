@@ -13,7 +13,8 @@ from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.base import WHITE
 
 OVERVIEW_UM = 8.0
-BLOCK_PX = 2048  # side of a block: it takes 16 MB in the readers, and few JPEG tiles are decoded for two blocks
+# side of a block: it takes 16 MB in the readers, and few JPEG tiles are decoded for two blocks
+BLOCK_PX = 2048
 LEAST_PX = 256  # minimum side of the parts into which blocks are divided
 
 
@@ -23,22 +24,33 @@ class Overview:
 
     pixels: np.ndarray  # (h, w, 3) uint8 over the whole of level 0
     mpp: np.ndarray  # (2,) float64, exact um per pixel in x and y
-    unread: np.ndarray | None = None  # (h, w) bool: area that cannot be decoded at any level, white in ``pixels``
+    unread: np.ndarray | None = (
+        None  # (h, w) bool: area that cannot be decoded at any level, white in ``pixels``
+    )
     warnings: tuple[str, ...] = ()  # warnings about the unreadable area
 
 
 def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM) -> Overview:
-    """Read the coarsest level that is fine enough for ``target_um``, and average whole blocks of its pixels.
+    """Read the coarsest level that is fine enough for ``target_um``, and average whole blocks of
+    its pixels.
 
-    Areas that cannot be decoded there are read from finer levels, which are stored separately and are mostly intact.
+    Areas that cannot be decoded there are read from finer levels, which are stored separately and
+    are mostly intact.
     """
     level, factors = choose_overview_level(info, target_um)
-    width, height = (-(-size // factor) for size, factor in zip(info.level_sizes_px[level], factors, strict=True))
+    width, height = (
+        -(-size // factor) for size, factor in zip(info.level_sizes_px[level], factors, strict=True)
+    )
     pixels, unread = np.full((height, width, 3), WHITE, np.uint8), np.zeros((height, width), bool)
     n_damaged, failure = 0, None
-    sides = {at: np.multiply(factors, info.level_downsamples[level]) / d for at, d in enumerate(info.level_downsamples)}
+    sides = {
+        at: np.multiply(factors, info.level_downsamples[level]) / d
+        for at, d in enumerate(info.level_downsamples)
+    }
     waiting = _blocks(level, range(width), range(height), sides[level])
-    while waiting:  # a block that fails is read in quarters, and the smallest parts from the next finer level
+    while (
+        waiting
+    ):  # a block that fails is read in quarters, and the smallest parts from the next finer level
         at, columns, rows = waiting.pop()
         here = slice(rows.start, rows.stop), slice(columns.start, columns.stop)
         try:
@@ -46,7 +58,9 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
         except SlideError as error:
             halves = _halve(columns, LEAST_PX // factors[0]), _halve(rows, LEAST_PX // factors[1])
             if halves != ([columns], [rows]):
-                waiting += [(at, columns, rows) for rows in halves[1] for columns in halves[0]][::-1]
+                waiting += [(at, columns, rows) for rows in halves[1] for columns in halves[0]][
+                    ::-1
+                ]
                 continue
             if at == level:
                 n_damaged, failure = n_damaged + len(columns) * len(rows), failure or error
@@ -59,17 +73,29 @@ def read_overview(slide: Slide, info: SlideInfo, target_um: float = OVERVIEW_UM)
                 unread[here] = True
     if unread.all():
         raise failure
-    warnings = [f"{n_damaged / (width * height):.1%} of level {level} cannot be decoded: {failure}"] if failure else []
+    warnings = (
+        [f"{n_damaged / (width * height):.1%} of level {level} cannot be decoded: {failure}"]
+        if failure
+        else []
+    )
     if has_lost := bool(unread.any()):
-        warnings.append(f"{unread.mean():.1%} of the slide cannot be decoded at any level and counts as tissue")
+        warnings.append(
+            f"{unread.mean():.1%} of the slide cannot be decoded at any level and counts as tissue"
+        )
     level_mpp = np.multiply(info.mpp, info.level_downsamples[level])
     return Overview(pixels, level_mpp * factors, unread if has_lost else None, tuple(warnings))
 
 
-def _blocks(level: int, columns: range, rows: range, sides: np.ndarray) -> list[tuple[int, range, range]]:
-    """Divide ``columns`` and ``rows`` into blocks with sides of up to ``BLOCK_PX`` pixels of ``level``, in reverse."""
+def _blocks(
+    level: int, columns: range, rows: range, sides: np.ndarray
+) -> list[tuple[int, range, range]]:
+    """Divide ``columns`` and ``rows`` into blocks with sides of up to ``BLOCK_PX`` pixels of
+    ``level``, in reverse.
+    """
     steps = [max(int(BLOCK_PX // side), 1) for side in sides]
-    return [(level, across, down) for down in _cut(rows, steps[1]) for across in _cut(columns, steps[0])][::-1]
+    return [
+        (level, across, down) for down in _cut(rows, steps[1]) for across in _cut(columns, steps[0])
+    ][::-1]
 
 
 def _cut(pixels: range, step: int) -> list[range]:
@@ -85,9 +111,13 @@ def _halve(pixels: range, least: int) -> list[range]:
 
 
 def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple[int, int]]:
-    """The coarsest level fine enough for ``target_um``, and how many of its pixels (x, y) make one of that size."""
+    """The coarsest level fine enough for ``target_um``, and how many of its pixels (x, y) make one
+    of that size.
+    """
     fine = [
-        level for level, d in enumerate(info.level_downsamples) if max(np.multiply(info.mpp, d)) <= target_um * 1.25
+        level
+        for level, d in enumerate(info.level_downsamples)
+        if max(np.multiply(info.mpp, d)) <= target_um * 1.25
     ]
     level = max(fine, key=lambda level: info.level_downsamples[level][0], default=0)
     level_mpp = np.multiply(info.mpp, info.level_downsamples[level])
@@ -95,17 +125,29 @@ def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple
     return level, (int(x), int(y))
 
 
-def _read_block(slide: Slide, info: SlideInfo, level: int, sides: np.ndarray, block: tuple[range, range]) -> np.ndarray:
-    """The overview's pixels in ``block`` (columns, rows), from a level; beyond the level's end, its edge is repeated.
+def _read_block(
+    slide: Slide, info: SlideInfo, level: int, sides: np.ndarray, block: tuple[range, range]
+) -> np.ndarray:
+    """The overview's pixels in ``block`` (columns, rows), from a level; beyond the level's end, its
+    edge is repeated.
 
     A pixel of the overview measures ``sides`` (x, y) pixels of the level.
     """
     first = [round(pixels.start * side) for pixels, side in zip(block, sides, strict=True)]
-    whole = [round(pixels.stop * side) - at for pixels, side, at in zip(block, sides, first, strict=True)]
-    there = [min(n, end - at) for n, end, at in zip(whole, info.level_sizes_px[level], first, strict=True)]
-    corner = tuple(round(at * d) for at, d in zip(first, info.level_downsamples[level], strict=True))
+    whole = [
+        round(pixels.stop * side) - at for pixels, side, at in zip(block, sides, first, strict=True)
+    ]
+    there = [
+        min(n, end - at)
+        for n, end, at in zip(whole, info.level_sizes_px[level], first, strict=True)
+    ]
+    corner = tuple(
+        round(at * d) for at, d in zip(first, info.level_downsamples[level], strict=True)
+    )
     pixels = slide.read_region(corner, level, tuple(there))
-    pixels = cv2.copyMakeBorder(pixels, 0, whole[1] - there[1], 0, whole[0] - there[0], cv2.BORDER_REPLICATE)
+    pixels = cv2.copyMakeBorder(
+        pixels, 0, whole[1] - there[1], 0, whole[0] - there[0], cv2.BORDER_REPLICATE
+    )
     return cv2.resize(pixels, (len(block[0]), len(block[1])), interpolation=cv2.INTER_AREA)
 
 
@@ -117,8 +159,12 @@ def strips(height: int, rows: int = ROWS) -> Iterator[slice]:
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def map_strips(function: Callable[[np.ndarray], np.ndarray], image: np.ndarray, halo: int = 0) -> np.ndarray:
-    """Apply ``function`` to an (h, w, ...) ``image`` in strips; the result may depend on ``halo`` rows on each side."""
+def map_strips(
+    function: Callable[[np.ndarray], np.ndarray], image: np.ndarray, halo: int = 0
+) -> np.ndarray:
+    """Apply ``function`` to an (h, w, ...) ``image`` in strips; the result may depend on ``halo``
+    rows on each side.
+    """
     result = None
     for strip in strips(len(image)):
         first = max(strip.start - halo, 0)

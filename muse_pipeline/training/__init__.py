@@ -1,1 +1,3 @@
-"""The training loop of all methods, schedules, checkpoints, and training runs as described by a config."""
+"""The training loop of all methods, schedules, checkpoints, and training runs as described by a
+config.
+"""

@@ -1,8 +1,9 @@
-"""Checkpoints of this package, in the layout of MUSE's authors, whose own loader can read the backbones.
+"""Checkpoints of this package, in the layout of MUSE's authors, whose own loader can read the
+backbones.
 
-The entry ``teacher`` is a flat state dict with keys ``module.backbone.*``, ``head`` is the state dict of the nucleus
-head, and ``meta`` is JSON. Runs can start from the weights of such a file, or of a file released by MUSE's authors,
-which can also be imported.
+The entry ``teacher`` is a flat state dict with keys ``module.backbone.*``, ``head`` is the state
+dict of the nucleus head, and ``meta`` is JSON. Runs can start from the weights of such a file, or
+of a file released by MUSE's authors, which can also be imported.
 """
 
 from __future__ import annotations
@@ -44,11 +45,17 @@ class Seen:
     """Training data of weights, as listed in their checkpoint."""
 
     images: frozenset[str] = frozenset()  # names of pictures and slides
-    patients: frozenset[str] = frozenset()  # of these images, and of validation images by which weights were chosen
+    patients: frozenset[str] = (
+        frozenset()
+    )  # of these images, and of validation images by which weights were chosen
     learnt_patients: frozenset[str] = frozenset()  # of training images only
 
-    def extend(self, images: Iterable[str], learnt: Iterable[str], held: Iterable[str] = ()) -> dict[str, list[str]]:
-        """Entries of a checkpoint's meta after training on ``learnt`` and choosing weights on ``held`` patients."""
+    def extend(
+        self, images: Iterable[str], learnt: Iterable[str], held: Iterable[str] = ()
+    ) -> dict[str, list[str]]:
+        """Entries of a checkpoint's meta after training on ``learnt`` and choosing weights on
+        ``held`` patients.
+        """
         learnt = {*learnt}
         return {
             "images": sorted({*images} | self.images),
@@ -63,22 +70,28 @@ class Checkpoint:
 
     backbone: dict[str, Tensor]  # state dict of the backbone
     head: dict[str, Tensor]  # state dict of the head; empty if there is only a backbone
-    # kind, settings (with names instead of paths), colour reference, images, patients, and the backbone's input;
-    # ``resample_positions`` is True if the positional table comes from MUSE's authors and is resampled at every
-    # reading, by their loader and by this package
+    # kind, settings (with names instead of paths), colour reference, images, patients, and the
+    # backbone's input; ``resample_positions`` is True if the positional table comes from MUSE's
+    # authors and is resampled at every reading, by their loader and by this package
     meta: dict[str, Any]
     # state dicts of the other trained networks by name, such as a generator
     networks: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     @property
     def seen(self) -> Seen:
-        """The images and patients on which these weights, including their initial weights, were trained."""
+        """The images and patients on which these weights, including their initial weights, were
+        trained.
+        """
         return Seen(*(frozenset(map(str, self.meta.get(field.name, ()))) for field in fields(Seen)))
 
     def weights_sha256(self) -> str:
         """Checksum (hex) of the weights, without ``meta``."""
         digest = hashlib.sha256()
-        for part in (self.backbone, self.head, *(self.networks[name] for name in sorted(self.networks))):
+        for part in (
+            self.backbone,
+            self.head,
+            *(self.networks[name] for name in sorted(self.networks)),
+        ):
             for name, value in sorted(part.items()):
                 digest.update(name.encode())
                 digest.update(value.contiguous().cpu().numpy().tobytes())
@@ -100,7 +113,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     if checkpoint.networks:
         state["networks"] = {
-            name: {key: value.cpu() for key, value in network.items()} for name, network in checkpoint.networks.items()
+            name: {key: value.cpu() for key, value in network.items()}
+            for name, network in checkpoint.networks.items()
         }
     _save(state, path)
 
@@ -111,9 +125,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
-    """Read a checkpoint of this package, or the backbone of a released MUSE file, which has no settings or images.
+    """Read a checkpoint of this package, or the backbone of a released MUSE file, which has no
+    settings or images.
 
-    ``trust_pickle`` unpickles all objects, not only tensors and plain values; this can run any code.
+    ``trust_pickle`` unpickles all objects, not only tensors and plain values; this can run any
+    code.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -124,17 +140,21 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
 def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
     """Convert a dictionary from ``read_pickle`` to a checkpoint; ``path`` is named in errors."""
     if not is_ours(state):
-        raise CheckpointError(f"{path}: not a checkpoint of this package; give the checkpoint.pt of a training run")
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this package; give the checkpoint.pt of a training run"
+        )
     if state["format"] != FORMAT:
         raise CheckpointError(
-            f"{path}: has the layout '{state['format']}', but this version reads '{FORMAT}'; install the version that "
-            "wrote it"
+            f"{path}: has the layout '{state['format']}', but this version reads '{FORMAT}';"
+            " install the version that wrote it"
         )
     backbone = backbone_weights(state, path)
     try:
         head, meta = dict(state["head"]), dict(json.loads(state["meta"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its head or its description is missing or broken; copy it again") from error
+        raise CheckpointError(
+            f"{path}: its head or its description is missing or broken; copy it again"
+        ) from error
     require_finite(head, path)
     if head and not {"config", "colour"} <= meta.keys():
         raise CheckpointError(f"{path}: has a head but not its training settings; copy it again")
@@ -152,7 +172,9 @@ def load_detector_weights(network: NucleusDetector, checkpoint: Checkpoint, path
 
 def load_backbone_weights(backbone: Backbone, checkpoint: Checkpoint, path: Path) -> None:
     """Load the backbone; ``path`` is named in errors."""
-    load_weights(backbone, checkpoint.backbone, path, checkpoint.meta.get("resample_positions", False))
+    load_weights(
+        backbone, checkpoint.backbone, path, checkpoint.meta.get("resample_positions", False)
+    )
 
 
 def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> None:
@@ -161,15 +183,21 @@ def load_head_weights(head: NucleusHead, checkpoint: Checkpoint, path: Path) -> 
         head.load_state_dict(checkpoint.head)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: does not fit the config's head, classes and rays; change the config, or train the checkpoint "
-            "again if an older version wrote it"
+            f"{path}: does not fit the config's head, classes and rays; change the config, or train"
+            " the checkpoint again if an older version wrote it"
         ) from error
 
 
 def save_resume_point(
-    path: Path, step: int, n_batches: int, method: nn.Module, optimisers: Mapping[str, torch.optim.Optimizer]
+    path: Path,
+    step: int,
+    n_batches: int,
+    method: nn.Module,
+    optimisers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
-    """Atomically write the state of a run before ``step``; the run has ``n_batches`` batches per step."""
+    """Atomically write the state of a run before ``step``; the run has ``n_batches`` batches per
+    step.
+    """
     state = {
         "step": step,
         "batches": n_batches,
@@ -180,7 +208,9 @@ def save_resume_point(
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    """Save through an open file: given a path, torch would store its temporary name, which differs by process."""
+    """Save through an open file: given a path, torch would store its temporary name, which differs
+    by process.
+    """
     with complete_file(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
 
@@ -190,8 +220,8 @@ def load_resume_point(
 ) -> int:
     """Restore the method and the optimisers, and return the next step; 0 if nothing was saved.
 
-    ``n_batches`` is the number of batches per step, processes times ``accumulate``; the windows of a step depend only
-    on this product.
+    ``n_batches`` is the number of batches per step, processes times ``accumulate``; the windows of
+    a step depend only on this product.
     """
     if not path.is_file():
         return 0
@@ -199,12 +229,17 @@ def load_resume_point(
         state = torch.load(path, map_location=next(method.parameters()).device, weights_only=True)
     except Exception as error:  # torch raises many unrelated classes on damaged bytes
         raise CheckpointError(f"{path}: damaged; delete it to train from the start") from error
-    if not isinstance(state, dict) or not {"step", "batches", "method", "optimisers"} <= state.keys():
-        raise CheckpointError(f"{path}: not a resume point of this version; delete it to train from the start")
+    if (
+        not isinstance(state, dict)
+        or not {"step", "batches", "method", "optimisers"} <= state.keys()
+    ):
+        raise CheckpointError(
+            f"{path}: not a resume point of this version; delete it to train from the start"
+        )
     if state["batches"] != n_batches:
         raise CheckpointError(
-            f"{path}: the run used {state['batches']} batch(es) per step, not {n_batches}; devices x "
-            "`schedule.accumulate` must stay the same"
+            f"{path}: the run used {state['batches']} batch(es) per step, not {n_batches}; devices"
+            " x `schedule.accumulate` must stay the same"
         )
     try:
         method.load_state_dict(state["method"])
@@ -212,13 +247,16 @@ def load_resume_point(
             optimiser.load_state_dict(state["optimisers"][turn])
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: belongs to a run with different settings; delete this file, or choose another run folder"
+            f"{path}: belongs to a run with different settings; delete this file, or choose another"
+            " run folder"
         ) from error
     return state["step"]
 
 
 def steps_done(path: Path) -> int:
-    """Number of completed steps of a run, read without loading its weights; 0 if there is no resume point."""
+    """Number of completed steps of a run, read without loading its weights; 0 if there is no resume
+    point.
+    """
     if not path.is_file():
         return 0
     try:
@@ -227,12 +265,15 @@ def steps_done(path: Path) -> int:
         return 0
 
 
-def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_pickle: bool = False) -> str:
-    """Convert a released file to a checkpoint of this package that has only a backbone, and return the backbone's name.
+def import_checkpoint(
+    path: Path, output: Path, name: str | None = None, trust_pickle: bool = False
+) -> str:
+    """Convert a released file to a checkpoint of this package that has only a backbone, and return
+    the backbone's name.
 
-    The positional table is not changed, and the file records this, so that both the authors' loader and this package's
-    resample it and build the same network. By default, the name is recognised from names, shapes, the positional table
-    and the file's name.
+    The positional table is not changed, and the file records this, so that both the authors' loader
+    and this package's resample it and build the same network. By default, the name is recognised
+    from names, shapes, the positional table and the file's name.
     """
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
@@ -255,8 +296,9 @@ def import_checkpoint(path: Path, output: Path, name: str | None = None, trust_p
 def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
     """The registered name of the weights' network.
 
-    Networks of one architecture differ in the window that they were trained with (224 or 512 px). They are
-    distinguished by the end of the file's name (``vit_s_16-224.pth``), or else by the grid of the positional table.
+    Networks of one architecture differ in the window that they were trained with (224 or 512 px).
+    They are distinguished by the end of the file's name (``vit_s_16-224.pth``), or else by the grid
+    of the positional table.
     """
     names = matching_backbones(weights)
     if not names:
@@ -280,7 +322,9 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
 
 
 def load_backbone(backbone: Backbone, path: Path, trust_pickle: bool = False) -> Checkpoint:
-    """Load the weights of a file into a backbone, in place, and return its contents (``read_weights``)."""
+    """Load the weights of a file into a backbone, in place, and return its contents
+    (``read_weights``).
+    """
     checkpoint = read_weights(path, trust_pickle)
     load_backbone_weights(backbone, checkpoint, path)
     return checkpoint

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from muse_pipeline.core.config import Count, Fraction, NotNegative, Positive
 
-DECAY = 0.998  # reached gradually, so that the average of a short run forgets the random initial weights
+# reached gradually, so that the average of a short run forgets the random initial weights
+DECAY = 0.998
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,19 @@ class Schedule:
         learning_rate: rate after the warm-up; it falls to a hundredth along a cosine.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: weight decay of AdamW, on matrices and kernels only.
-        last_weight_decay: final weight decay, reached along a cosine; by default the weight decay is constant.
+        last_weight_decay: final weight decay, reached along a cosine; by default the weight decay
+            is constant.
         clip: largest norm of the gradient.
         accumulate: number of batches per process whose gradients a step averages.
-        reference_batches: batches per step (processes x ``accumulate``) to which ``learning_rate`` refers; for other
-            numbers the rate is multiplied by the square root of the ratio. By default it is not scaled.
+        reference_batches: batches per step (processes x ``accumulate``) to which ``learning_rate``
+            refers; for other numbers the rate is multiplied by the square root of the ratio. By
+            default it is not scaled.
         save_every: steps between resume points.
         log_every: steps between lines of ``metrics.jsonl``.
-        validate_every: steps between validations, if the config has ``validation`` or ``held`` sources.
-        curve: length of the curves of learning rate and weight decay, if the run is shorter; by default ``steps``.
+        validate_every: steps between validations, if the config has ``validation`` or ``held``
+            sources.
+        curve: length of the curves of learning rate and weight decay, if the run is shorter; by
+            default ``steps``.
     """
 
     steps: Count
@@ -66,7 +71,9 @@ class Schedule:
         """Learning rate of ``step``."""
         rise = self.warmup * self.length
         if step < rise:
-            return self.learning_rate * min((step + 1) / rise, 1)  # the warm-up may be shorter than a step
+            return self.learning_rate * min(
+                (step + 1) / rise, 1
+            )  # the warm-up may be shorter than a step
         done = (step - rise) / max(self.length - rise, 1)
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
@@ -91,8 +98,8 @@ def build_adamw(
 ) -> torch.optim.AdamW:
     """AdamW without decay on norms and biases, with a separate learning rate for the backbone.
 
-    Parameters, pairs (dotted name, parameter), belong to the backbone if ``backbone`` is in their name; the schedule's
-    learning rate is multiplied by ``backbone_rate`` for them.
+    Parameters, pairs (dotted name, parameter), belong to the backbone if ``backbone`` is in their
+    name; the schedule's learning rate is multiplied by ``backbone_rate`` for them.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters:
@@ -120,27 +127,36 @@ def set_step(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) ->
 
 
 class Method(nn.Module):
-    """Networks and losses of a training method; the loop handles devices, schedule, resume points and processes.
+    """Networks and losses of a training method; the loop handles devices, schedule, resume points
+    and processes.
 
     Attributes:
-        turns: parts of a step, which are optimised in this order. Each turn has its own losses, parameters and
-            optimiser; a GAN has "generator" and "discriminator".
-        gauges: True if ``losses`` also returns diagnostics, which are only logged; the loop sets it at logged steps.
+        turns: parts of a step, which are optimised in this order. Each turn has its own losses,
+            parameters and optimiser; a GAN has "generator" and "discriminator".
+        gauges: True if ``losses`` also returns diagnostics, which are only logged; the loop sets it
+            at logged steps.
     """
 
     turns: tuple[str, ...] = ("model",)
     gauges: bool = True
 
     def losses(self, batch: Any, turn: str, progress: float) -> dict[str, Tensor]:
-        """The losses of a batch of the stage's stream; ``"loss"`` is minimised, all other entries are only logged.
+        """The losses of a batch of the stage's stream; ``"loss"`` is minimised, all other entries
+        are only logged.
 
         ``turn`` is one of ``turns``, and ``progress`` the completed share of the run, 0 to 1.
         """
         raise NotImplementedError
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
-        """Pairs (dotted name, parameter) that ``turn`` optimises; by default all parameters that require gradients."""
-        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+        """Pairs (dotted name, parameter) that ``turn`` optimises; by default all parameters that
+        require gradients.
+        """
+        return (
+            (name, parameter)
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        )
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
         """The optimiser of ``turn``, by default AdamW."""
@@ -164,10 +180,11 @@ class Method(nn.Module):
 
 
 class WeightedSum(Method):
-    """Several methods that are trained together and usually share a backbone, each with the single turn "model".
+    """Several methods that are trained together and usually share a backbone, each with the single
+    turn "model".
 
-    A batch maps the name of each method to a batch for this method. Logged losses are prefixed with the name. The
-    checkpoint contains the first method's network.
+    A batch maps the name of each method to a batch for this method. Logged losses are prefixed with
+    the name. The checkpoint contains the first method's network.
     """
 
     def __init__(self, methods: Mapping[str, Method], weights: Mapping[str, float]):
@@ -199,7 +216,9 @@ class WeightedSum(Method):
 
 
 class AveragedNetwork(nn.Module):
-    """A moving average of the weights of ``network``, always in evaluation mode and without gradients."""
+    """A moving average of the weights of ``network``, always in evaluation mode and without
+    gradients.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -222,8 +241,12 @@ class AveragedNetwork(nn.Module):
             *zip(self.network.parameters(), network.parameters(), strict=True),
             *zip(self.network.buffers(), network.buffers(), strict=True),
         ]
-        averages, currents = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-        torch._foreach_lerp_(list(averages), list(currents), share)  # one kernel per tensor is slow on a GPU
+        averages, currents = zip(
+            *(pair for pair in pairs if pair[0].is_floating_point()), strict=True
+        )
+        torch._foreach_lerp_(
+            list(averages), list(currents), share
+        )  # one kernel per tensor is slow on a GPU
         for average, current in pairs:
             if not average.is_floating_point():
                 average.copy_(current)

@@ -1,4 +1,6 @@
-"""The duration of steps, measured before the trainings of a run, and the threads and the share of steps that follow."""
+"""The duration of steps, measured before the trainings of a run, and the threads and the share of
+steps that follow.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,30 @@ OVERHEAD = 1.1  # duration of the trainings and their scores, relative to that o
 
 
 class PaceStage(PreparedStage):
-    """Writes ``pace.json``: the fastest number of ``threads``, and the ``share`` of the steps that ``minutes`` allow.
+    """Writes ``pace.json``: the fastest number of ``threads``, and the ``share`` of the steps that
+    ``minutes`` allow.
 
-    A continued run reads the file and does not measure again. ``steps`` are the steps of each training, which take as
-    long as those of ``stage`` on ``data``.
+    A continued run reads the file and does not measure again. ``steps`` are the steps of each
+    training, which take as long as those of ``stage`` on ``data``.
     """
 
     def __init__(
-        self, folder: Path, stage: TrainingStage, data: Any, steps: Sequence[int], minutes: float, options: Options
+        self,
+        folder: Path,
+        stage: TrainingStage,
+        data: Any,
+        steps: Sequence[int],
+        minutes: float,
+        options: Options,
     ):
         super().__init__(folder, "pace")
-        self._stage, self._data, self._steps, self._minutes, self._options = stage, data, [*steps], minutes, options
+        self._stage, self._data, self._steps, self._minutes, self._options = (
+            stage,
+            data,
+            [*steps],
+            minutes,
+            options,
+        )
 
     def made_from(self) -> dict[str, Any]:
         """The limit, and the steps of the trainings, which follow from the number of labels."""
@@ -46,11 +61,20 @@ class PaceStage(PreparedStage):
         threads = min(seconds, key=seconds.__getitem__)
         total = sum(self._steps) * seconds[threads] * OVERHEAD / 60
         share = min(1.0, self._minutes / total)
-        trainings, on_threads = count_noun(len(self._steps), "training"), count_noun(threads, "thread")
+        trainings, on_threads = (
+            count_noun(len(self._steps), "training"),
+            count_noun(threads, "thread"),
+        )
         log(f"about {max(share * total, 1):.0f} min for {trainings}, with {on_threads}")
         if share < 1:
-            log(f"{share:.0%} of the steps are taken, in {self._minutes:g} min; --minutes {math.ceil(total)} takes all")
-        write_json(folder / PACE, {"threads": threads, "share": share, "seconds_per_step": seconds[threads]})
+            log(
+                f"{share:.0%} of the steps are taken, in {self._minutes:g} min; --minutes"
+                f" {math.ceil(total)} takes all"
+            )
+        write_json(
+            folder / PACE,
+            {"threads": threads, "share": share, "seconds_per_step": seconds[threads]},
+        )
 
     def measure(self) -> dict[int, float]:
         """Median duration of a step, in seconds, by number of threads."""
@@ -60,7 +84,9 @@ class PaceStage(PreparedStage):
         method = self._stage.build(self._data).to(fabric.device).train()
         batches = self._stage.batches(self._data, fabric.device)
         turn = Turn(method, method.turns[0], config.schedule)
-        seconds: dict[int, list[float]] = {n: [] for n in ({1, options.threads} if compares else {options.threads})}
+        seconds: dict[int, list[float]] = {
+            n: [] for n in ({1, options.threads} if compares else {options.threads})
+        }
         for step in range(1 + N_TIMED):
             for threads, durations in seconds.items():
                 torch.set_num_threads(threads)

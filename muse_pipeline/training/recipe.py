@@ -1,7 +1,8 @@
 """The registry of training methods, and their runs, which consist of stages.
 
-A stage is a training that ends in a checkpoint, or files that are prepared once, and owns a folder. Running it again
-continues where it stopped, returns at once if it is finished, and rejects a folder that was made from different inputs.
+A stage is a training that ends in a checkpoint, or files that are prepared once, and owns a folder.
+Running it again continues where it stopped, returns at once if it is finished, and rejects a folder
+that was made from different inputs.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
 C, D = TypeVar("C"), TypeVar("D")
 STAGES = "stages"  # folder of the stages of a run that has several
 MADE_FROM = "made-from.json"
-DIVISION = ("schedule.accumulate",)  # can change with the number of devices, see ``checkpoint.load_resume_point``
+DIVISION = (
+    "schedule.accumulate",
+)  # can change with the number of devices, see ``checkpoint.load_resume_point``
 
 
 def stage_folder(folder: Path, number: int, name: str) -> Path:
@@ -72,7 +75,8 @@ class TrainingStage(Stage, Generic[C, D]):
     ``config`` is a frozen dataclass with ``schedule``, ``seed`` and ``precision``.
     """
 
-    # True if batches are made on the CPU, moved to the device and finished there; False if they are made on the device
+    # True if batches are made on the CPU, moved to the device and finished there; False if they are
+    # made on the device
     on_cpu: ClassVar[bool] = False
 
     def __init__(self, config: C, folder: Path, name: str = "train"):
@@ -89,7 +93,9 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def inputs(self) -> Inputs:
-        """Files that determine the result; a folder that contains a run with different files is rejected."""
+        """Files that determine the result; a folder that contains a run with different files is
+        rejected.
+        """
 
     @abstractmethod
     def read(self, log: Log) -> D:
@@ -101,9 +107,11 @@ class TrainingStage(Stage, Generic[C, D]):
 
     @abstractmethod
     def batches(self, data: D, device: torch.device) -> Callable[[int], Any]:
-        """A function that returns the batch with a given number on ``device``; the batch depends only on the number.
+        """A function that returns the batch with a given number on ``device``; the batch depends
+        only on the number.
 
-        With ``on_cpu``, the function runs in other processes, and its batches, for ``device``, are on the CPU.
+        With ``on_cpu``, the function runs in other processes, and its batches, for ``device``, are
+        on the CPU.
         """
 
     def finish_batch(self, batch: Any) -> Any:
@@ -115,7 +123,9 @@ class TrainingStage(Stage, Generic[C, D]):
         """The checkpoint of the finished training."""
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings that may change when a run is continued; ``a.b`` is the setting ``b`` of ``a``."""
+        """Settings that may change when a run is continued; ``a.b`` is the setting ``b`` of
+        ``a``.
+        """
         return ("name",)
 
     def monitors(self, data: D, method: Method) -> Sequence[Monitor]:
@@ -123,7 +133,9 @@ class TrainingStage(Stage, Generic[C, D]):
         return ()
 
     def describe(self, data: D, log: Log) -> None:
-        """Print a summary of the training data, and write pictures of it; called by the first process."""
+        """Print a summary of the training data, and write pictures of it; called by the first
+        process.
+        """
 
     def finish(self, data: D, method: Method, log: Log) -> None:
         """Print the result; called by the first process once the checkpoint is written."""
@@ -135,7 +147,9 @@ class TrainingStage(Stage, Generic[C, D]):
         inputs = self.inputs()
         inputs.require_checkpoints()
         provenance = describe_run(plain_settings(config, portable=True), inputs)
-        message = run.begin(config, provenance, (*self.free_settings(), *DIVISION), options.start_over)
+        message = run.begin(
+            config, provenance, (*self.free_settings(), *DIVISION), options.start_over
+        )
         if run.is_finished(config):
             return run.checkpoint
         torch.set_num_threads(options.threads)
@@ -144,10 +158,12 @@ class TrainingStage(Stage, Generic[C, D]):
         if done := steps_done(run.resume):
             options.log(f"continues after step {done:,} of {config.schedule.steps:,}")
         data = self.read(options.log)
-        # Seeded after reading, which may use random numbers, so that initial weights depend only on the seed.
+        # Seeded after reading, which may use random numbers, so that initial weights depend only on
+        # the seed.
         torch.manual_seed(config.seed)
         method = self.build(data)
-        # All mistakes of users are reported before this point, after which there may be several processes.
+        # All mistakes of users are reported before this point, after which there may be several
+        # processes.
         fabric = open_fabric(options.accelerator, options.devices, config.precision, options.nodes)
         method = share_batch_norms(method, fabric.world_size, fabric.device)
         if fabric.is_global_zero:
@@ -163,14 +179,20 @@ class TrainingStage(Stage, Generic[C, D]):
         return run.checkpoint
 
     def _stream(self, data: D, fabric: Fabric, options: Options) -> Prefetched:
-        loaders = options.loaders if options.loaders is not None else options.threads * (fabric.device.type == "cuda")
+        loaders = (
+            options.loaders
+            if options.loaders is not None
+            else options.threads * (fabric.device.type == "cuda")
+        )
         batches = self.batches(data, fabric.device)
         finish = (lambda batch: self.finish_batch(fabric.to_device(batch))) if self.on_cpu else None
         return Prefetched(batches, fabric.world_size, loaders, finish)
 
 
 class PreparedStage(Stage):
-    """A stage that writes files once, such as masks, labels or an index; its folder is complete or absent."""
+    """A stage that writes files once, such as masks, labels or an index; its folder is complete or
+    absent.
+    """
 
     @property
     def result(self) -> Path:
@@ -201,27 +223,34 @@ class PreparedStage(Stage):
 
 
 def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
-    """True if ``folder`` was made from these values; with ``start_over``, different inputs are no error."""
+    """True if ``folder`` was made from these values; with ``start_over``, different inputs are no
+    error.
+    """
     if not folder.is_dir():
         return False
     require_own_folder(folder, (folder / MADE_FROM).is_file())
     recorded = find_json(folder / MADE_FROM) or {}
     if recorded == made_from or start_over:
         return recorded == made_from
-    changed = sorted(name for name in recorded.keys() | made_from if recorded.get(name) != made_from.get(name))
+    changed = sorted(
+        name for name in recorded.keys() | made_from if recorded.get(name) != made_from.get(name)
+    )
     raise CheckpointError(
-        f"{folder}: was made from different inputs ({', '.join(changed)} changed); choose another run folder, delete "
-        "this one, or give --start-over"
+        f"{folder}: was made from different inputs ({', '.join(changed)} changed); choose another"
+        " run folder, delete this one, or give --start-over"
     )
 
 
 class Recipe(ABC):
-    """The interface between a method and the engine; registered in ``RECIPES`` by ``methods/<name>/run.py``.
+    """The interface between a method and the engine; registered in ``RECIPES`` by
+    ``methods/<name>/run.py``.
 
     Attributes:
-        Config: frozen dataclass of the settings, with ``name`` and ``method``. Paths are relative to the folder of the
-            sources; paths annotated as ``core.config.Weights`` are relative to the config's folder.
-        ends_in_model: True if the checkpoint of a finished run is a detector, which ``muse train`` also exports.
+        Config: frozen dataclass of the settings, with ``name`` and ``method``. Paths are relative
+            to the folder of the sources; paths annotated as ``core.config.Weights`` are relative to
+            the config's folder.
+        ends_in_model: True if the checkpoint of a finished run is a detector, which ``muse train``
+            also exports.
     """
 
     Config: ClassVar[type]
@@ -229,16 +258,21 @@ class Recipe(ABC):
 
     @abstractmethod
     def stages(self, config: Any, folder: Path) -> Sequence[Stage]:
-        """The stages of a run: either one in ``folder`` itself, or several, each in its ``stage_folder``."""
+        """The stages of a run: either one in ``folder`` itself, or several, each in its
+        ``stage_folder``.
+        """
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Fill in settings that follow from other settings of a config file in ``folder``."""
         return values
 
     def describe(self, config: Any) -> dict[str, Any]:
-        """Describe a future run to the workflow: ``name``, ``mpp``, ``classes`` and ``inputs`` (files)."""
+        """Describe a future run to the workflow: ``name``, ``mpp``, ``classes`` and ``inputs``
+        (files).
+        """
         raise ConfigError(
-            f"{config.name}: the workflow cannot train models with method '{config.method}'; run `muse train`"
+            f"{config.name}: the workflow cannot train models with method '{config.method}'; run"
+            " `muse train`"
         )
 
 
@@ -272,8 +306,8 @@ def require_training_data(text: str) -> None:
     """Reject a description of the training data that is still the placeholder of a recipe."""
     if any(part in text for part in PLACEHOLDERS):
         raise ConfigError(
-            f"training_data: '{text}' is the placeholder of the recipe; name the slides or pictures and their licence, "
-            "which the model card will state"
+            f"training_data: '{text}' is the placeholder of the recipe; name the slides or pictures"
+            " and their licence, which the model card will state"
         )
 
 
@@ -291,8 +325,8 @@ def load_run(
 
     Args:
         path: the YAML file; its ``method`` names the recipe.
-        data: folder to which paths of sources are relative; None for the file's folder, to which paths of checkpoints
-            are always relative.
+        data: folder to which paths of sources are relative; None for the file's folder, to which
+            paths of checkpoints are always relative.
         changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
         default: method that is assumed if the file names none.
         only: the only accepted dataclass of settings; any if None.
@@ -300,7 +334,9 @@ def load_run(
     values, folder = read_settings(path, changes), Path(path).parent.resolve()
     name = values.get("method", default) if isinstance(values, dict) else default
     if name is None:
-        raise ConfigError(f"{path}: setting 'method' is missing; choose one of {', '.join(RECIPES.names())}")
+        raise ConfigError(
+            f"{path}: setting 'method' is missing; choose one of {', '.join(RECIPES.names())}"
+        )
     recipe = RECIPES[str(name)]()
     if only not in (None, recipe.Config):
         raise ConfigError(f"{path}: has method '{name}', not '{default}'; give a different config")
@@ -313,7 +349,9 @@ def load_run(
     return recipe, locate(config, root, lambda weights: checkpoint_from(folder, weights))
 
 
-def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until: str | None = None) -> Path:
+def train_run(
+    recipe: Recipe, config: Any, folder: Path, options: Options, until: str | None = None
+) -> Path:
     """Finish a run, stage by stage, and return its ``checkpoint.pt``; finished stages are kept.
 
     ``until`` names the last stage to finish, whose result is returned then.
@@ -329,7 +367,9 @@ def train_run(recipe: Recipe, config: Any, folder: Path, options: Options, until
         return _run_stages(stages, config, Path(folder), options, until)
 
 
-def _run_stages(stages: Sequence[Stage], config: Any, folder: Path, options: Options, until: str | None) -> Path:
+def _run_stages(
+    stages: Sequence[Stage], config: Any, folder: Path, options: Options, until: str | None
+) -> Path:
     if [stage.folder for stage in stages] == [folder]:
         return stages[0].run(options)
     run = RunFolder(folder)

@@ -1,4 +1,6 @@
-"""The folder of a run, the options of its computation, and its provenance: versions, command, checksums."""
+"""The folder of a run, the options of its computation, and its provenance: versions, command,
+checksums.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,15 @@ from muse_pipeline.training.checkpoint import load_checkpoint, steps_done
 Log = Callable[[str], None]
 Progress = Callable[[int, int, dict[str, float]], None]
 PICTURE_PX = 1024
-PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "opencv-python-headless", "onnx", "onnxruntime")
+PACKAGES = (
+    "torch",
+    "lightning-fabric",
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "onnx",
+    "onnxruntime",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +52,16 @@ class Options:
         threads: number of threads of each process on a CPU.
         devices: number of GPUs, or of processes on a CPU, of each node; each has its own batches.
         nodes: number of machines, each of which runs the same command.
-        loaders: number of threads, or of processes for stages with ``on_cpu``, that prepare batches in advance; 0 to
-            prepare each batch when it is needed; None to use ``threads`` of them with a GPU, and 0 without a GPU.
-        compares_threads: True to use one thread instead of ``threads`` where a measurement shows that it is faster.
-        start_over: True to train from the start, instead of raising an error, if the folder contains a run with
-            different settings, data or weights.
+        loaders: number of threads, or of processes for stages with ``on_cpu``, that prepare batches
+            in advance; 0 to prepare each batch when it is needed; None to use ``threads`` of them
+            with a GPU, and 0 without a GPU.
+        compares_threads: True to use one thread instead of ``threads`` where a measurement shows
+            that it is faster.
+        start_over: True to train from the start, instead of raising an error, if the folder
+            contains a run with different settings, data or weights.
         log: callback that receives each line for the user.
-        progress: callback that receives (steps done, all steps, losses), in the first process at every logged step.
+        progress: callback that receives (steps done, all steps, losses), in the first process at
+            every logged step.
     """
 
     accelerator: str = "auto"
@@ -67,21 +80,32 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.config = path / "config.yaml"  # the resolved settings, which the same command can read again
-        self.provenance = path / "provenance.json"  # versions, command and checksums (``describe_run``)
+        self.config = (
+            path / "config.yaml"
+        )  # the resolved settings, which the same command can read again
+        self.provenance = (
+            path / "provenance.json"
+        )  # versions, command and checksums (``describe_run``)
         self.metrics = path / "metrics.jsonl"  # the log of metrics (``loop.MetricsLog``)
         self.curves = path / "curves.png"  # a plot of the metrics
-        self.pictures = path / "pictures"  # crops of the training pictures, on which an export is checked
+        self.pictures = (
+            path / "pictures"
+        )  # crops of the training pictures, on which an export is checked
         self.resume = path / "resume.pt"  # the resume point (``checkpoint.save_resume_point``)
         self.best = path / "best.pt"  # the checkpoint with the best validation score so far
-        self.checkpoint = path / "checkpoint.pt"  # the best validated weights or, without validation, the last
+        self.checkpoint = (
+            path / "checkpoint.pt"
+        )  # the best validated weights or, without validation, the last
         self.scores = path / "scores.txt"  # the sentences that a finished run prints
 
-    def begin(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...], start_over: bool) -> str:
-        """Check that the folder is new or belongs to this run; return a message for the user, "" if there is none.
+    def begin(
+        self, config: Any, provenance: dict[str, Any], free: tuple[str, ...], start_over: bool
+    ) -> str:
+        """Check that the folder is new or belongs to this run; return a message for the user, "" if
+        there is none.
 
-        The settings ``free`` may change; ``a.b`` is the setting ``b`` of ``a``. With ``start_over``, a run with a
-        different configuration is discarded.
+        The settings ``free`` may change; ``a.b`` is the setting ``b`` of ``a``. With
+        ``start_over``, a run with a different configuration is discarded.
         """
         self.require_own()
         try:
@@ -92,17 +116,24 @@ class RunFolder:
             # The log of metrics is not deleted here; the loop drops its rows.
             for path in (self.resume, self.best, self.checkpoint):
                 path.unlink(missing_ok=True)
-            return f"{self.path}: the run with a different configuration is discarded; training starts over"
+            return (
+                f"{self.path}: the run with a different configuration is discarded; training starts"
+                " over"
+            )
         return ""
 
     def is_finished(self, config: Any) -> bool:
-        """True if the folder contains the checkpoint of a finished run with exactly these settings."""
+        """True if the folder contains the checkpoint of a finished run with exactly these
+        settings.
+        """
         if not self.checkpoint.is_file() or steps_done(self.resume) != config.schedule.steps:
             return False
         return self._begun_settings(type(config)) == plain_settings(config, portable=True)
 
     def describe(self, config: Any, provenance: dict[str, Any]) -> None:
-        """Write the resolved settings and ``provenance.json``, which marks the folder as that of a run."""
+        """Write the resolved settings and ``provenance.json``, which marks the folder as that of a
+        run.
+        """
         import yaml
 
         write_json(self.provenance, provenance)
@@ -112,44 +143,61 @@ class RunFolder:
 
     def require_own(self) -> None:
         """Reject a folder with files that no run wrote."""
-        others = [path.name for path in (self.config, self.pictures, self.checkpoint) if path.exists()]
+        others = [
+            path.name for path in (self.config, self.pictures, self.checkpoint) if path.exists()
+        ]
         if others and not self.provenance.is_file():
             raise OutputError(
-                f"{self.path}: contains {some_of(others)} that no run wrote and this one would replace; choose another "
-                "folder"
+                f"{self.path}: contains {some_of(others)} that no run wrote and this one would"
+                " replace; choose another folder"
             )
 
     def keep_pictures(self, pictures: Mapping[str, np.ndarray]) -> None:
-        """Write crops (h, w, 3) uint8 of the training pictures by name, at most ``PICTURE_PX`` wide and high."""
+        """Write crops (h, w, 3) uint8 of the training pictures by name, at most ``PICTURE_PX`` wide
+        and high.
+        """
         with complete_file(self.pictures) as partial:
             partial.mkdir()
             for name, pixels in pictures.items():
                 write_png(partial / f"{name}.png", pixels[:PICTURE_PX, :PICTURE_PX])
 
-    def _require_same_run(self, config: Any, provenance: dict[str, Any], free: tuple[str, ...]) -> None:
+    def _require_same_run(
+        self, config: Any, provenance: dict[str, Any], free: tuple[str, ...]
+    ) -> None:
         """Require the same settings and inputs to resume a run; the data may have moved."""
         if not self.resume.is_file():
             return
         begun, given = self._begun_settings(type(config)), plain_settings(config, portable=True)
-        fixed = [name for name in _differences(begun, given) if name not in free and name.split(".")[0] not in free]
+        fixed = [
+            name
+            for name in _differences(begun, given)
+            if name not in free and name.split(".")[0] not in free
+        ]
         changed = [f"setting '{name}'" for name in sorted(fixed)]
         try:
             before, now = dict(read_json(self.provenance)["inputs"]), provenance["inputs"]
         except (ValueError, OSError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.provenance}: cannot be read ({error}); choose another run folder") from error
-        changed += [name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)]
+            raise CheckpointError(
+                f"{self.provenance}: cannot be read ({error}); choose another run folder"
+            ) from error
+        changed += [
+            name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)
+        ]
         if changed:
             raise CheckpointError(
-                f"{self.path}: contains a run with a different configuration ({some_of(changed)} changed); choose "
-                "another run folder, delete this one, or give --start-over"
+                f"{self.path}: contains a run with a different configuration ({some_of(changed)}"
+                " changed); choose another run folder, delete this one, or give --start-over"
             )
 
     def _begun_settings(self, kind: type) -> dict[str, Any]:
         try:
-            return plain_settings(parse_config(read_settings(self.config), kind, str(self.config)), portable=True)
+            return plain_settings(
+                parse_config(read_settings(self.config), kind, str(self.config)), portable=True
+            )
         except ValueError as error:
             raise CheckpointError(
-                f"{self.path}: contains a run whose settings cannot be read ({error}); choose another run folder"
+                f"{self.path}: contains a run whose settings cannot be read ({error}); choose"
+                " another run folder"
             ) from error
 
 
@@ -164,9 +212,13 @@ def _differences(begun: dict[str, Any], given: dict[str, Any], prefix: str = "")
 
 
 def plain_settings(config: Any, portable: bool = False) -> dict[str, Any]:
-    """A dataclass of settings as JSON values; ``portable`` keeps only the last part of each path."""
+    """A dataclass of settings as JSON values; ``portable`` keeps only the last part of each
+    path.
+    """
     return json.loads(
-        json.dumps(dataclasses.asdict(config), default=lambda value: value.name if portable else str(value))
+        json.dumps(
+            dataclasses.asdict(config), default=lambda value: value.name if portable else str(value)
+        )
     )
 
 
@@ -174,12 +226,16 @@ def plain_settings(config: Any, portable: bool = False) -> dict[str, Any]:
 class Inputs:
     """Files that determine the result of a training run."""
 
-    sources: tuple[Any, ...] = ()  # dataclasses of settings whose paths are files or folders: labels, pictures, tissue
+    sources: tuple[
+        Any, ...
+    ] = ()  # dataclasses of settings whose paths are files or folders: labels, pictures, tissue
     checkpoint: Path | None = None  # initial checkpoint of the run
     teachers: tuple[Path, ...] = ()  # checkpoints of the run's teachers
     # checkpoint of the previous stage; only its weights are compared, not its settings for the card
     previous: Path | None = None
-    checksums: Mapping[str, str] = field(default_factory=dict)  # checksums of all other inputs, by name
+    checksums: Mapping[str, str] = field(
+        default_factory=dict
+    )  # checksums of all other inputs, by name
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -196,43 +252,71 @@ class Inputs:
 
     def describe(self) -> dict[str, str]:
         """Checksums of the inputs by names that do not depend on the machine."""
-        checksums = dict(item for number, source in enumerate(self.sources) for item in _checksums(number, source))
+        checksums = dict(
+            item
+            for number, source in enumerate(self.sources)
+            for item in _checksums(number, source)
+        )
         if self.checkpoint is not None:
             checksums["weights of the checkpoint"] = fingerprint_file(self.checkpoint)
         if self.previous is not None:
-            checksums["weights of the stage before"] = load_checkpoint(self.previous).weights_sha256()
+            checksums["weights of the stage before"] = load_checkpoint(
+                self.previous
+            ).weights_sha256()
         if self.teachers:  # sorted, as the mean of teachers does not depend on their order
-            checksums["weights of the teachers"] = " ".join(sorted(map(fingerprint_file, self.teachers)))
+            checksums["weights of the teachers"] = " ".join(
+                sorted(map(fingerprint_file, self.teachers))
+            )
         return {**checksums, **self.checksums}
 
 
 def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """Provenance of a run with portable ``settings``, without names of hosts, users or folders outside the run."""
+    """Provenance of a run with portable ``settings``, without names of hosts, users or folders
+    outside the run.
+    """
     return {
         "muse-pipeline": __version__,
         "revision": find_revision(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "packages": find_versions(PACKAGES),
-        "command": ["muse", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])],
+        "command": [
+            "muse",
+            *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]),
+        ],
         "config_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "inputs": inputs.describe(),
     }
 
 
 def find_revision(folder: Path) -> str | None:
-    """The git revision of a checkout, with "-dirty" if files differ from it; None if ``folder`` is not a checkout."""
+    """The git revision of a checkout, with "-dirty" if files differ from it; None if ``folder`` is
+    not a checkout.
+    """
     if not (folder / ".git").exists():
         return None
     # All tags are excluded, so that git prints the commit and not a version.
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(folder),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
-    """Yield (name, checksum) of every file of a source: a fingerprint for large files, SHA-256 for others."""
+    """Yield (name, checksum) of every file of a source: a fingerprint for large files, SHA-256 for
+    others.
+    """
     for setting, file in source_files(source):
         large = setting in {"images", "slides", "proposals"} or isinstance(source, DatasetSource)
         checksum = fingerprint_file(file) if large else sha256_of(file)
@@ -242,7 +326,8 @@ def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
 
 
 def source_files(source: Any) -> Iterator[tuple[str, Path]]:
-    """Yield (setting, file) for each file that a setting of the source names, directly or by its folder.
+    """Yield (setting, file) for each file that a setting of the source names, directly or by its
+    folder.
 
     Pictures that the source excludes are omitted.
     """
@@ -251,9 +336,13 @@ def source_files(source: Any) -> Iterator[tuple[str, Path]]:
         if setting == "labels" and isinstance(source, DatasetSource):
             yield from ((setting, file) for file in source.files())
         elif setting == "detector":
-            yield from [(setting, find_model(str(path)))] * (getattr(source, "format", "") == "areas")
+            yield from [(setting, find_model(str(path)))] * (
+                getattr(source, "format", "") == "areas"
+            )
         elif isinstance(path, Path):
             inside = sorted(path.iterdir()) if path.is_dir() else [path]
             unused = getattr(source, "exclude", ()) if setting == "images" else ()
             files = (file for file in inside if file.is_file())
-            yield from ((setting, file) for file in files if not any(word in file.name for word in unused))
+            yield from (
+                (setting, file) for file in files if not any(word in file.name for word in unused)
+            )

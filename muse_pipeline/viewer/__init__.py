@@ -1,1 +1,3 @@
-"""A page per slide: its image and all its nuclei in the browser, opened from the disk without a server."""
+"""A page per slide: its image and all its nuclei in the browser, opened from the disk without a
+server.
+"""

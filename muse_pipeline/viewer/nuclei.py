@@ -1,7 +1,7 @@
 """The nuclei of the viewer: chunks of the slide as script files, and an overview of all of them.
 
-From ``file://``, a browser loads nothing but scripts, so numbers are passed as base64 in a call of ``muse.receive``.
-Columns follow one another in a chunk; ``page/nuclei.js`` reads them.
+From ``file://``, a browser loads nothing but scripts, so numbers are passed as base64 in a call of
+``muse.receive``. Columns follow one another in a chunk; ``page/nuclei.js`` reads them.
 """
 
 from __future__ import annotations
@@ -37,15 +37,23 @@ class Batch:
     xy: np.ndarray  # (n, 2) positions, absolute level-0 px
     label: np.ndarray  # (n,) uint8 label; ``NO_CLASS`` if there is none
     score: np.ndarray  # (n,) float score
-    sureness: np.ndarray  # (n,) float probability of the class; the score if there are no probabilities
+    sureness: (
+        np.ndarray
+    )  # (n,) float probability of the class; the score if there are no probabilities
     rays: np.ndarray  # (n, R) rays, um
     is_counted: np.ndarray  # (n,) bool, True for nuclei in totals
 
     @property
     def score_level(self) -> np.ndarray:
         """(n,) uint8: the score as one of ``SCORE_LEVELS`` levels."""
-        # Rounded to float32, the lowest score of a level may be slightly lower, but must not fall into the level below.
-        return (self.score * SCORE_LEVELS + 1e-4).astype(int).clip(0, SCORE_LEVELS - 1).astype(np.uint8)
+        # Rounded to float32, the lowest score of a level may be slightly lower, but must not fall
+        # into the level below.
+        return (
+            (self.score * SCORE_LEVELS + 1e-4)
+            .astype(int)
+            .clip(0, SCORE_LEVELS - 1)
+            .astype(np.uint8)
+        )
 
     @property
     def rank(self) -> np.ndarray:
@@ -54,7 +62,9 @@ class Batch:
 
 
 def iterate_batches(path: Path, by_stain: bool) -> Iterator[Batch]:
-    """Yield the nuclei of a table in batches; ``by_stain`` labels them negative (0) and positive (1)."""
+    """Yield the nuclei of a table in batches; ``by_stain`` labels them negative (0) and positive
+    (1).
+    """
     column = parquet.POSITIVE if by_stain else "label"
     with parquet.open_nuclei(path) as file:
         names = [name for name in file.schema_arrow.names if name.startswith("prob_")]
@@ -68,7 +78,9 @@ def iterate_batches(path: Path, by_stain: bool) -> Iterator[Batch]:
         sureness = score
         if probabilities:
             of_all = np.stack([to_numpy(table[name]) for name in probabilities], 1)
-            sureness = np.where(label < 0, 0.0, of_all[np.arange(len(label)), label.clip(0)]).astype(float)
+            sureness = np.where(
+                label < 0, 0.0, of_all[np.arange(len(label)), label.clip(0)]
+            ).astype(float)
         yield Batch(
             row=np.arange(first, first + len(table)),
             xy=np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1),
@@ -82,12 +94,16 @@ def iterate_batches(path: Path, by_stain: bool) -> Iterator[Batch]:
 
 
 class ChunkWriter:
-    """Sorts nuclei into squares of ``CHUNK_UM``, the files ``COLUMN_ROW.js``; memory holds one batch or square."""
+    """Sorts nuclei into squares of ``CHUNK_UM``, the files ``COLUMN_ROW.js``; memory holds one
+    batch or square.
+    """
 
     def __init__(self, folder: Path, info: SlideInfo, n_rays: int):
         self.folder, self._side_px = folder, CHUNK_UM / np.asarray(info.mpp)
         shorts = [("x", "<u2"), ("y", "<u2"), ("rays", "<u2", (n_rays,))]
-        self._record = np.dtype([("row", "<u4"), *shorts, ("label", "u1"), ("score", "u1"), ("sureness", "u1")])
+        self._record = np.dtype(
+            [("row", "<u4"), *shorts, ("label", "u1"), ("score", "u1"), ("sureness", "u1")]
+        )
         self._counts: dict[tuple[int, int], int] = {}
         folder.mkdir(parents=True)
 
@@ -118,7 +134,10 @@ class ChunkWriter:
             text = f'muse.receive("{name}",{scale:.8g},"{base64.b64encode(content).decode()}");\n'
             waiting.with_suffix(".js").write_text(text, encoding="ascii")
             waiting.unlink()
-        index = [[*square, n] for square, n in sorted(self._counts.items(), key=lambda item: item[0][::-1])]
+        index = [
+            [*square, n]
+            for square, n in sorted(self._counts.items(), key=lambda item: item[0][::-1])
+        ]
         return {"side_um": CHUNK_UM, "n_rays": self._record["rays"].shape[0], "index": index}
 
     def _waiting(self, column: int, row: int) -> Path:
@@ -126,11 +145,15 @@ class ChunkWriter:
 
 
 def _columns(records: np.ndarray) -> tuple[float, bytes]:
-    """The um per step of the rays, and all columns; rays take a byte each, relative to the longest ray in the chunk."""
+    """The um per step of the rays, and all columns; rays take a byte each, relative to the longest
+    ray in the chunk.
+    """
     longest = max(int(records["rays"].max(initial=0)), 1)
     rays = np.round(records["rays"] * (255 / longest)).astype(np.uint8)
     names = ("row", "x", "y", "label", "score", "sureness")
-    return longest * _RAY_UM / 255, b"".join([*(records[name].tobytes() for name in names), rays.tobytes()])
+    return longest * _RAY_UM / 255, b"".join(
+        [*(records[name].tobytes() for name in names), rays.tobytes()]
+    )
 
 
 class Overview:
@@ -151,28 +174,46 @@ class Overview:
         plane = np.minimum(batch.label[counted], self.n_classes).astype(int)
         score = batch.score_level[counted].astype(int) * SCORE_BINS // SCORE_LEVELS
         kind = plane * SCORE_BINS + score
-        self.histogram += np.bincount(kind, minlength=self.histogram.size).reshape(self.histogram.shape)
+        self.histogram += np.bincount(kind, minlength=self.histogram.size).reshape(
+            self.histogram.shape
+        )
         last = self._columns - 1, self._rows - 1
-        column, row = np.floor(batch.xy[counted] * self.info.mpp / GRID_UM).astype(int).clip(0, last).T
+        column, row = (
+            np.floor(batch.xy[counted] * self.info.mpp / GRID_UM).astype(int).clip(0, last).T
+        )
         cells, inverse = np.unique(row * self._columns + column, return_inverse=True)
-        counts = np.bincount(inverse * self.histogram.size + kind, minlength=len(cells) * self.histogram.size)
+        counts = np.bincount(
+            inverse * self.histogram.size + kind, minlength=len(cells) * self.histogram.size
+        )
         for cell, new in zip(cells.tolist(), counts.reshape(len(cells), -1), strict=True):
             self._cells[cell] = np.minimum(self._cells.get(cell, 0) + new, 255).astype(np.uint8)
         chosen = batch.rank < min(1.0, N_SAMPLE / max(self.n_nuclei, 1)) * 2**32
-        dots = np.zeros(int(chosen.sum()), [("x", "<u2"), ("y", "<u2"), ("label", "u1"), ("score", "u1")])
+        dots = np.zeros(
+            int(chosen.sum()), [("x", "<u2"), ("y", "<u2"), ("label", "u1"), ("score", "u1")]
+        )
         xy = (batch.xy[chosen] / self.info.size_px * 65535).clip(0, 65535).round()
         dots["x"], dots["y"] = xy.T
         dots["label"], dots["score"] = batch.label[chosen], batch.score_level[chosen]
         self._sample.append(dots)
 
     def write(self, path: Path) -> dict[str, Any]:
-        """Write the grid and the sample as a script, and return what the page needs to read them."""
+        """Write the grid and the sample as a script, and return what the page needs to read
+        them.
+        """
         cells = np.array(sorted(self._cells), "<u4")
-        counts = np.stack([self._cells[cell] for cell in cells.tolist()]) if len(cells) else np.zeros(0, np.uint8)
+        counts = (
+            np.stack([self._cells[cell] for cell in cells.tolist()])
+            if len(cells)
+            else np.zeros(0, np.uint8)
+        )
         dots = np.concatenate(self._sample) if self._sample else np.zeros(0, [("x", "<u2")])
         sample = b"".join(dots[name].tobytes() for name in dots.dtype.names)
-        texts = [base64.b64encode(part).decode() for part in (cells.tobytes(), counts.tobytes(), sample)]
-        path.write_text(f'muse.receiveOverview("{texts[0]}","{texts[1]}","{texts[2]}");\n', encoding="ascii")
+        texts = [
+            base64.b64encode(part).decode() for part in (cells.tobytes(), counts.tobytes(), sample)
+        ]
+        path.write_text(
+            f'muse.receiveOverview("{texts[0]}","{texts[1]}","{texts[2]}");\n', encoding="ascii"
+        )
         return {
             "cell_um": GRID_UM,
             "columns": int(self._columns),
@@ -191,19 +232,33 @@ class Gallery:
         self._labels = range(n_classes)
 
     def add(self, batch: Batch) -> None:
-        """Keep those nuclei of the batch that rank among the first ``N_GALLERY`` of their kind so far."""
-        orders = {"surest": -batch.sureness, "least sure": batch.sureness, "random": batch.rank.astype(float)}
+        """Keep those nuclei of the batch that rank among the first ``N_GALLERY`` of their kind so
+        far.
+        """
+        orders = {
+            "surest": -batch.sureness,
+            "least sure": batch.sureness,
+            "random": batch.rank.astype(float),
+        }
         for label in self._labels:
             own = np.flatnonzero(batch.label == label)
             for kind, order in orders.items():
-                rows = np.column_stack([order[own], batch.row[own], batch.xy[own], batch.sureness[own]])
+                rows = np.column_stack(
+                    [order[own], batch.row[own], batch.xy[own], batch.sureness[own]]
+                )
                 rows = np.concatenate([self._best.get((label, kind), rows[:0]), rows])
                 self._best[label, kind] = rows[np.lexsort((rows[:, 1], rows[:, 0]))[:N_GALLERY]]
 
     def entries(self) -> list[dict[str, Any]]:
-        """Class, kind and nuclei of each group: row, position in absolute level-0 px and sureness of each nucleus."""
+        """Class, kind and nuclei of each group: row, position in absolute level-0 px and sureness
+        of each nucleus.
+        """
         return [
-            {"label": label, "kind": kind, "nuclei": [[int(row[1]), *np.round(row[2:], 3).tolist()] for row in rows]}
+            {
+                "label": label,
+                "kind": kind,
+                "nuclei": [[int(row[1]), *np.round(row[2:], 3).tolist()] for row in rows],
+            }
             for (label, kind), rows in self._best.items()
             if len(rows)
         ]

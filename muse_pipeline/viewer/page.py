@@ -1,6 +1,8 @@
-"""The folder ``viewer`` of a slide: ``index.html``, its scripts, the tiles of the image and the nuclei.
+"""The folder ``viewer`` of a slide: ``index.html``, its scripts, the tiles of the image and the
+nuclei.
 
-The image is a pyramid of JPEG tiles made from a store, with the colour of glass where nothing was stored.
+The image is a pyramid of JPEG tiles made from a store, with the colour of glass where nothing was
+stored.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ QUALITY = 75
 
 
 class Block(NamedTuple):
-    """A square of 2 x 2 tiles of a level (0 has the store's pixels), and its column and row in the level above."""
+    """A square of 2 x 2 tiles of a level (0 has the store's pixels), and its column and row in the
+    level above.
+    """
 
     level: int
     column: int
@@ -55,11 +59,13 @@ class Block(NamedTuple):
 
 
 def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
-    """Write ``LEVEL/COLUMN_ROW.jpg`` for every tile with stored pixels; level k is reduced ``2**k`` times.
+    """Write ``LEVEL/COLUMN_ROW.jpg`` for every tile with stored pixels; level k is reduced ``2**k``
+    times.
 
-    Returns the geometry of the pyramid, the colour of the glass, and for every level the names "COLUMN_ROW" of the
-    tiles that exist. Each thread holds a block of four tiles in memory. Levels that are reduced 64 times or more are
-    read from the store's smallest level, so their blocks may take the memory of the whole slide at that level.
+    Returns the geometry of the pyramid, the colour of the glass, and for every level the names
+    "COLUMN_ROW" of the tiles that exist. Each thread holds a block of four tiles in memory. Levels
+    that are reduced 64 times or more are read from the store's smallest level, so their blocks may
+    take the memory of the whole slide at that level.
     """
     n_levels, smallest = count_levels(store.size_px), store.at(store.mpp * PYRAMID[-1])
     glass = np.round(estimate_glass(smallest.read((0, 0), smallest.size_px))).astype(np.uint8)
@@ -70,34 +76,53 @@ def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
     blocks = [
         Block(level, column, row)
         for level in range(0, n_levels, 2)
-        for row, column in np.ndindex(*(-(-side // (2 * TILE_PX << level)) for side in store.size_px[::-1]))
+        for row, column in np.ndindex(
+            *(-(-side // (2 * TILE_PX << level)) for side in store.size_px[::-1])
+        )
     ]
-    for names in map_in_order(lambda block: _write_block(store, block, folder, n_levels, plate), blocks, threads):
+    for names in map_in_order(
+        lambda block: _write_block(store, block, folder, n_levels, plate), blocks, threads
+    ):
         for level, name in names:
             tiles[level].append(name)
-    facts = {"size_px": list(store.size_px), "mpp": store.mpp, "tile_px": TILE_PX, "glass": glass.tolist()}
+    facts = {
+        "size_px": list(store.size_px),
+        "mpp": store.mpp,
+        "tile_px": TILE_PX,
+        "glass": glass.tolist(),
+    }
     return {**facts, "tiles": tiles}
 
 
 def count_levels(size_px: tuple[int, int]) -> int:
-    """The number of levels, each half the size of the one before, down to the first that fits into a single tile."""
+    """The number of levels, each half the size of the one before, down to the first that fits into
+    a single tile.
+    """
     n_tiles = -(-max(size_px) // TILE_PX)
     return (n_tiles - 1).bit_length() + 1
 
 
-def _write_block(store: Store, block: Block, folder: Path, n_levels: int, glass: np.ndarray) -> list[tuple[int, str]]:
-    """Write the tiles of a block that have stored pixels, and the tile above them; return (level, name) of each.
+def _write_block(
+    store: Store, block: Block, folder: Path, n_levels: int, glass: np.ndarray
+) -> list[tuple[int, str]]:
+    """Write the tiles of a block that have stored pixels, and the tile above them; return (level,
+    name) of each.
 
-    ``glass`` (2 * TILE_PX, 2 * TILE_PX, 3) replaces pixels that were not stored, which are read as white.
+    ``glass`` (2 * TILE_PX, 2 * TILE_PX, 3) replaces pixels that were not stored, which are read as
+    white.
     """
     level_store = store.at(store.mpp * 2**block.level)
     corner = 2 * TILE_PX * block.column, 2 * TILE_PX * block.row
-    size = [min(2 * TILE_PX, side - start) for side, start in zip(level_store.size_px, corner, strict=True)]
+    size = [
+        min(2 * TILE_PX, side - start)
+        for side, start in zip(level_store.size_px, corner, strict=True)
+    ]
     pixels = level_store.read(corner, tuple(size))
     tiles = {
         f"{2 * block.column + column}_{2 * block.row + row}": tile
         for row, column in np.ndindex(-(-size[1] // TILE_PX), -(-size[0] // TILE_PX))
-        if (tile := pixels[row * TILE_PX :, column * TILE_PX :][:TILE_PX, :TILE_PX]).min() < BACKGROUND
+        if (tile := pixels[row * TILE_PX :, column * TILE_PX :][:TILE_PX, :TILE_PX]).min()
+        < BACKGROUND
     }
     if not tiles:
         return []
@@ -107,7 +132,9 @@ def _write_block(store: Store, block: Block, folder: Path, n_levels: int, glass:
         _write_tile(tile, folder / f"{block.level}/{name}.jpg")
     written = [(block.level, name) for name in tiles]
     if block.level + 1 < n_levels:
-        half = cv2.resize(pixels, (-(-size[0] // 2), -(-size[1] // 2)), interpolation=cv2.INTER_AREA)
+        half = cv2.resize(
+            pixels, (-(-size[0] // 2), -(-size[1] // 2)), interpolation=cv2.INTER_AREA
+        )
         name = f"{block.column}_{block.row}"
         written.append((block.level + 1, name))
         _write_tile(half, folder / f"{block.level + 1}/{name}.jpg")
@@ -115,7 +142,9 @@ def _write_block(store: Store, block: Block, folder: Path, n_levels: int, glass:
 
 
 def _write_tile(pixels: np.ndarray, path: Path) -> None:
-    path.write_bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), QUALITY, colorsubsampling="420"))
+    path.write_bytes(
+        simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), QUALITY, colorsubsampling="420")
+    )
 
 
 FORMAT = 3
@@ -126,10 +155,11 @@ SIMPLER_UM = 2.0  # tolerance of simplified outlines of areas
 
 
 def write_viewer(folder: Path, threads: int = 1) -> Path:
-    """Write the viewer of the finished slide in ``folder``, unless it has an up-to-date one; return its ``index.html``.
+    """Write the viewer of the finished slide in ``folder``, unless it has an up-to-date one; return
+    its ``index.html``.
 
-    Pixels come from the image store. If that was removed, an earlier viewer of the same nuclei is kept; if there is
-    none, the nuclei are shown on white.
+    Pixels come from the image store. If that was removed, an earlier viewer of the same nuclei is
+    kept; if there is none, the nuclei are shown on white.
     """
     files = SlideFiles(folder)
     viewer, nuclei = files.viewer.parent, files.nuclei
@@ -141,9 +171,15 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
     store = open_store(store_path) if store_path.exists() else None
     with complete_file(viewer) as partial:
         partial.mkdir()
-        image = {**write_tiles(store, partial / "tiles", threads), "folder": "tiles"} if store else None
+        image = (
+            {**write_tiles(store, partial / "tiles", threads), "folder": "tiles"} if store else None
+        )
         slide = _describe(info, provenance, footer_checksum(nuclei))
-        slide |= {"image": image, "n_nuclei": provenance.n_nuclei, "n_left_out": provenance.n_left_out}
+        slide |= {
+            "image": image,
+            "n_nuclei": provenance.n_nuclei,
+            "n_left_out": provenance.n_left_out,
+        }
         slide |= _write_nuclei(nuclei, info, slide, partial)
         slide["layers"] = list(_layers(files, info))
         _write_page(partial, slide)
@@ -153,7 +189,9 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
 
 
 def _is_current(viewer: Path, made_from: dict[str, Any], has_store: bool) -> bool:
-    """True if a viewer can be kept; if its image cannot be made again, only new nuclei or a new format prevent it."""
+    """True if a viewer can be kept; if its image cannot be made again, only new nuclei or a new
+    format prevent it.
+    """
     record = find_json(viewer / "made_from.json")
     if not record or record["made_from"]["format"] != FORMAT:
         return False
@@ -185,7 +223,9 @@ def _describe(info: SlideInfo, provenance: Provenance, checksum: str) -> dict[st
     }
 
 
-def _write_nuclei(path: Path, info: SlideInfo, slide: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _write_nuclei(
+    path: Path, info: SlideInfo, slide: dict[str, Any], folder: Path
+) -> dict[str, Any]:
     with open_nuclei(path) as file:
         n_rays, n_nuclei = file.schema_arrow.field("rays").type.list_size, file.metadata.num_rows
     n_classes = len(slide["classes"])
@@ -194,11 +234,17 @@ def _write_nuclei(path: Path, info: SlideInfo, slide: dict[str, Any], folder: Pa
     for batch in iterate_batches(path, slide["by_stain"]):
         for part in (chunks, overview, gallery):
             part.add(batch)
-    return {"chunks": chunks.finish(), "overview": overview.write(folder / "overview.js"), "gallery": gallery.entries()}
+    return {
+        "chunks": chunks.finish(),
+        "overview": overview.write(folder / "overview.js"),
+        "gallery": gallery.entries(),
+    }
 
 
 def _layers(files: SlideFiles, info: SlideInfo) -> Iterator[dict[str, Any]]:
-    """Yield areas to draw over the image: tissue, region of interest, tissue regions and artefacts by class."""
+    """Yield areas to draw over the image: tissue, region of interest, tissue regions and artefacts
+    by class.
+    """
     if files.mask.is_file():
         tissue = TissueMask.load(files.mask, info)
         yield _layer(TISSUE, "#555555", trace_outline(tissue, info), info)
@@ -209,12 +255,16 @@ def _layers(files: SlideFiles, info: SlideInfo) -> Iterator[dict[str, Any]]:
         for name in sorted({area.class_name for area in areas}):
             own = [area for area in areas if area.class_name == name]
             color = "#{:02x}{:02x}{:02x}".format(*own[0].color)
-            yield _layer(f"{what}: {name}", color, shapely.union_all([area.shape for area in own]), info)
+            yield _layer(
+                f"{what}: {name}", color, shapely.union_all([area.shape for area in own]), info
+            )
 
 
 def _layer(name: str, color: str, shape: BaseGeometry, info: SlideInfo) -> dict[str, Any]:
     """An area as rings in absolute level-0 px."""
-    rings = shapely.get_rings(shapely.get_parts(shapely.simplify(shape, SIMPLER_UM / max(info.mpp))))
+    rings = shapely.get_rings(
+        shapely.get_parts(shapely.simplify(shape, SIMPLER_UM / max(info.mpp)))
+    )
     coordinates = [np.round(shapely.get_coordinates(ring), 1).ravel().tolist() for ring in rings]
     return {"name": name, "color": color, "rings": coordinates}
 
@@ -237,7 +287,9 @@ class ResultsHandler(SimpleHTTPRequestHandler):
     """Answers requests for the files of one folder, if they are addressed to this machine."""
 
     def do_GET(self) -> None:
-        """Send a file, but not to a page from elsewhere whose host name resolves to this machine (DNS rebinding)."""
+        """Send a file, but not to a page from elsewhere whose host name resolves to this machine
+        (DNS rebinding).
+        """
         host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
         if host not in {ADDRESS, "localhost"}:
             self.send_error(HTTPStatus.FORBIDDEN, "this server only answers this machine")
@@ -256,7 +308,10 @@ class ResultsHandler(SimpleHTTPRequestHandler):
 
 
 def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
-    """Create a server of ``folder`` on 127.0.0.1; port 0 means any free port. ``serve_forever`` runs the server."""
+    """Create a server of ``folder`` on 127.0.0.1; port 0 means any free port.
+
+    ``serve_forever`` runs the server.
+    """
     try:
         return ThreadingHTTPServer((ADDRESS, port), partial(ResultsHandler, directory=str(folder)))
     except (OSError, OverflowError) as error:
@@ -264,11 +319,19 @@ def start_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
 
 
 def find_pages(results: Path) -> list[str]:
-    """The report and viewers of a folder, relative to it; for the folder of a slide its viewer, updated if needed."""
+    """The report and viewers of a folder, relative to it; for the folder of a slide its viewer,
+    updated if needed.
+    """
     if SlideFiles(results).nuclei.is_file():
         return [write_viewer(results).relative_to(results).as_posix()]
     report = CohortFiles(results).report
-    pages = [*([report] if report.is_file() else []), *sorted(results.glob(f"*/{SlideFiles.viewer}"))]
+    pages = [
+        *([report] if report.is_file() else []),
+        *sorted(results.glob(f"*/{SlideFiles.viewer}")),
+    ]
     if not pages:
-        raise NucleiError(f"{results}: has no report.html and no slide with nuclei; give the output folder of a run")
+        raise NucleiError(
+            f"{results}: has no report.html and no slide with nuclei; give the output folder of"
+            " a run"
+        )
     return [quote(page.relative_to(results).as_posix()) for page in pages]

@@ -36,7 +36,12 @@ def test_an_option_is_the_same_in_every_verb(verb):
     import_verb(verb).add_arguments(parser)
     options = parser._option_string_actions
     assert ("-o" in options) == ("--output" in options)
-    for name, metavar in (("--threads", "N"), ("--sheet", "TSV"), ("--json", "FILE"), ("--set", "KEY=VALUE")):
+    for name, metavar in (
+        ("--threads", "N"),
+        ("--sheet", "TSV"),
+        ("--json", "FILE"),
+        ("--set", "KEY=VALUE"),
+    ):
         assert name not in options or options[name].metavar == metavar
 
 
@@ -60,12 +65,27 @@ def test_json_writes_over_no_slide(muse, tmp_path, capsys):
     [
         (["help", "runn"], "muse: there is no 'runn'; did you mean 'run'?"),
         (["dectect"], "muse: there is no 'dectect'; did you mean 'detect'?"),
-        (["run", "a.svs", "-o", "out", "--modle", "x"], "muse run: there is no '--modle'; did you mean '--model'?"),
-        (["run", "a.svs", "--ouput", "out"], "muse run: there is no '--ouput'; did you mean '--output'?"),
-        (["run", "a.svs", "-o", "out", "--modle=x"], "muse run: there is no '--modle'; did you mean '--model'?"),
+        (
+            ["run", "a.svs", "-o", "out", "--modle", "x"],
+            "muse run: there is no '--modle'; did you mean '--model'?",
+        ),
+        (
+            ["run", "a.svs", "--ouput", "out"],
+            "muse run: there is no '--ouput'; did you mean '--output'?",
+        ),
+        (
+            ["run", "a.svs", "-o", "out", "--modle=x"],
+            "muse run: there is no '--modle'; did you mean '--model'?",
+        ),
         (["sheet", "a", "b"], "muse sheet: there is no 'b'; see `muse sheet --help`"),
-        (["run", "a.svs"], "muse run: the following arguments are required: -o/--output; see `muse run --help`"),
-        (["run", "a.svs", "-o", "out", "--mode", "free"], "muse run: argument --mode: invalid choice: 'free'"),
+        (
+            ["run", "a.svs"],
+            "muse run: the following arguments are required: -o/--output; see `muse run --help`",
+        ),
+        (
+            ["run", "a.svs", "-o", "out", "--mode", "free"],
+            "muse run: argument --mode: invalid choice: 'free'",
+        ),
     ],
 )
 def test_a_slip_of_the_words_is_one_sentence(capsys, words, sentence):
@@ -80,7 +100,13 @@ def test_a_slip_of_the_words_is_one_sentence(capsys, words, sentence):
     ("asked", "of_openmp", "processes", "given"),
     [
         *[(None, None, 1, 6), (None, None, 2, 3), (None, None, 9, 1), (2, None, 4, 2)],
-        *[(None, "4", 1, 4), (None, "4", 2, 4), (2, "4", 1, 2), (None, "0", 1, 6), (None, "4,2", 1, 6)],
+        *[
+            (None, "4", 1, 4),
+            (None, "4", 2, 4),
+            (2, "4", 1, 2),
+            (None, "0", 1, 6),
+            (None, "4,2", 1, 6),
+        ],
     ],
 )
 def test_threads_are_all_cores_shared_by_the_processes_unless_a_number_is_asked_for(
@@ -96,6 +122,13 @@ def test_threads_are_all_cores_shared_by_the_processes_unless_a_number_is_asked_
 def test_an_option_that_stands_twice_is_not_forgotten():
     parser = Parser()
     importlib.import_module("muse_pipeline.cli.pretrain_config").add_arguments(parser)
-    words = "c.yaml --sheet s --results r -o o --exclude P1 P2 --exclude P3 --set a=1 --set b=2 --held-splits val"
+    words = (
+        "c.yaml --sheet s --results r -o o --exclude P1 P2 --exclude P3 --set a=1 --set b=2"
+        " --held-splits val"
+    )
     given = parser.parse_args(words.split())
-    assert (given.exclude, given.set, given.held_splits) == (["P1", "P2", "P3"], ["a=1", "b=2"], ["val"])
+    assert (given.exclude, given.set, given.held_splits) == (
+        ["P1", "P2", "P3"],
+        ["a=1", "b=2"],
+        ["val"],
+    )

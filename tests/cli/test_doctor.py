@@ -36,7 +36,11 @@ def test_cores_are_those_that_are_granted(monkeypatch):
         assert count_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
-    monkeypatch.setattr(environment, "_read_text", lambda path: "100000 100000\n" if path.endswith("cpu.max") else "")
+    monkeypatch.setattr(
+        environment,
+        "_read_text",
+        lambda path: "100000 100000\n" if path.endswith("cpu.max") else "",
+    )
     assert count_cores() == 1
 
 
@@ -55,4 +59,7 @@ def test_no_folder_for_temporary_files_is_a_finding(muse, monkeypatch, tmp_path)
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "nowhere")])
     status, out, err = muse("doctor")
-    assert (status, err) == (0, "") and "every folder for temporary files cannot be written (No usable" in out
+    assert (status, err) == (
+        0,
+        "",
+    ) and "every folder for temporary files cannot be written (No usable" in out

@@ -23,39 +23,69 @@ def test_a_run_states_what_it_reads(folder, muse, tmp_path):
     status, out, _ = muse("model", path, "--resolved", tmp_path / "m.json")
     assert (status, out) == (0, "tiny: 0.5 um/px; Dark, Pale\n")
     names = [file.rpartition("/")[2] for file in read_json(tmp_path / "m.json")["inputs"]]
-    assert names == ["c.pt", *(f"P{k}.png" for k in range(3)), *(f"P{k}_points.txt" for k in range(3))]
+    assert names == [
+        "c.pt",
+        *(f"P{k}.png" for k in range(3)),
+        *(f"P{k}_points.txt" for k in range(3)),
+    ]
 
 
 def test_a_name_that_is_not_a_model_is_rejected_with_those_that_are(muse):
     known = "compact, compact-fp32, compact-int8, label_free"
-    sentence = f"model 'compac': neither a file nor a built-in model ({known}); did you mean 'compact'?"
+    sentence = (
+        f"model 'compac': neither a file nor a built-in model ({known}); did you mean 'compact'?"
+    )
     assert muse("model", "compac") == (2, "", f"muse model: {sentence}\n")
 
 
 def test_a_provider_that_is_not_here_is_rejected_where_it_is_asked_for(muse, tmp_path, monkeypatch):
     monkeypatch.setattr(providers, "is_installed", lambda provider: provider == "cpu")
-    assert muse("model", "compact", "--provider", "cuda")[0] == 0  # as on a login node without a GPU
+    assert (
+        muse("model", "compact", "--provider", "cuda")[0] == 0
+    )  # as on a login node without a GPU
     assert muse("model", "compact", "--provider", "cpu", "--here")[0] == 0
     status, _, output = muse("model", "compact", "--provider", "cuda", "--here")
-    assert (status, output.count("\n")) == (2, 1) and "provider 'cuda' was requested but is not in this" in output
+    assert (status, output.count("\n")) == (
+        2,
+        1,
+    ) and "provider 'cuda' was requested but is not in this" in output
     monkeypatch.setattr(providers, "is_installed", lambda provider: True)
     monkeypatch.setattr(providers, "starts", lambda provider: False)
-    assert "is installed but could not start here" in muse("model", "compact", "--provider", "cuda", "--here")[2]
+    assert (
+        "is installed but could not start here"
+        in muse("model", "compact", "--provider", "cuda", "--here")[2]
+    )
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("backbone: muse_compact_16", "backbone: muse_compact_1", "did you mean 'muse_compact_16'?"),
-        ("licence:", "checkpoint: none.pt\nlicence:", "none.pt: no such checkpoint; correct `checkpoint`"),
+        (
+            "backbone: muse_compact_16",
+            "backbone: muse_compact_1",
+            "did you mean 'muse_compact_16'?",
+        ),
+        (
+            "licence:",
+            "checkpoint: none.pt\nlicence:",
+            "none.pt: no such checkpoint; correct `checkpoint`",
+        ),
         ("images: images", "images: nowhere", "nowhere: no such folder; correct `images`"),
         ("labels: labels", "labels: nowhere", "nowhere: no such folder; correct `labels`"),
         ("images: images", "images: images\n    slides: s.tsv", "give either `images` or `slides`"),
         ("images: images", "slides: s.tsv", "s.tsv: cannot be read"),
         ("images: images", "images: images\n    split: s.txt", "no such split file"),
-        ("row column class", "row colum class", "the format 'row colum class'; use 'row column class'"),
+        (
+            "row column class",
+            "row colum class",
+            "the format 'row colum class'; use 'row column class'",
+        ),
         ("window_px: 96", "window_px: 100", "a window of 100 px does not suit muse_compact_16"),
-        ("halo_px: 32", "halo_px: 100", "export: a window of 192 px with a halo of 100 px does not suit"),
+        (
+            "halo_px: 32",
+            "halo_px: 100",
+            "export: a window of 192 px with a halo of 100 px does not suit",
+        ),
         ("batch: 2", "batch: 0", "batch is 0; give a whole number"),
     ],
 )

@@ -49,7 +49,9 @@ def test_on_a_terminal_the_losses_stand_beside_a_bar(capsys, monkeypatch):
         (0.4, 2, ""),
     ],
 )
-def test_the_load_is_printed_of_work_of_a_second_or_more(capsys, monkeypatch, seconds, threads, printed):
+def test_the_load_is_printed_of_work_of_a_second_or_more(
+    capsys, monkeypatch, seconds, threads, printed
+):
     clock = iter((100.0, 100.0 + seconds))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     used = iter((5.0, 5.0 + seconds))

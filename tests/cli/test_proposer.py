@@ -16,7 +16,11 @@ def test_settings_left_out_have_their_defaults(muse, tmp_path):
     ("method", "settings", "message"),
     [
         ("otso", "{}", "unknown proposer 'otso'; did you mean 'otsu'?"),
-        ("otsu", "{strictnes: 2}", "proposals: otsu: unknown setting 'strictnes'; did you mean 'strictness'?"),
+        (
+            "otsu",
+            "{strictnes: 2}",
+            "proposals: otsu: unknown setting 'strictnes'; did you mean 'strictness'?",
+        ),
         ("imported", "{}", "proposals: imported: setting 'file' is missing; add it"),
         (
             "imported",
@@ -28,7 +32,11 @@ def test_settings_left_out_have_their_defaults(muse, tmp_path):
 )
 def test_what_is_wrong_is_one_sentence(muse, method, settings, message):
     status, out, error = muse("proposer", method, "--settings", settings)
-    assert (status, out) == (2, "") and error.startswith(f"muse proposer: {message}") and error.count("\n") == 1
+    assert (
+        (status, out) == (2, "")
+        and error.startswith(f"muse proposer: {message}")
+        and error.count("\n") == 1
+    )
 
 
 def test_a_method_whose_packages_only_the_jobs_have_is_not_rejected(muse, tmp_path, monkeypatch):
@@ -42,5 +50,7 @@ def test_a_method_whose_packages_only_the_jobs_have_is_not_rejected(muse, tmp_pa
 
 def test_settings_that_are_files_are_resolved_too(muse, tmp_path):
     resolved = tmp_path / "resolved.json"
-    status, *_ = muse("proposer", "imported", "--settings", "{file: '{slide}.csv'}", "--resolved", resolved)
+    status, *_ = muse(
+        "proposer", "imported", "--settings", "{file: '{slide}.csv'}", "--resolved", resolved
+    )
     assert (status, read_json(resolved)["settings"]["file"]) == (0, "{slide}.csv")

@@ -31,7 +31,9 @@ def files(tmp_path_factory):
 def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     folder, section = files
     pair = [folder / "he.tif", folder / "ihc.png", "--partner-mpp", "0.8"]
-    status, printed, error = muse("register", *pair, "-o", tmp_path, "--ledger", tmp_path / "ledger.json")
+    status, printed, error = muse(
+        "register", *pair, "-o", tmp_path, "--ledger", tmp_path / "ledger.json"
+    )
     assert status == 0, error
     assert "turned by -97" in printed and "tiles" in printed
     content = read_json(tmp_path / "transform.json")
@@ -40,23 +42,54 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     errors = errors_um(read_registered(tmp_path / "transform.json").transform, section, WARP)
     assert np.median(errors) <= 2 and np.percentile(errors, 95) <= 5
     header, *rows = (tmp_path / "residuals.tsv").read_text().splitlines()
-    assert header.split("\t")[:4] == ["x", "y", "side", "status"] and len(rows) == content["residuals"]["tiles"]
+    assert (
+        header.split("\t")[:4] == ["x", "y", "side", "status"]
+        and len(rows) == content["residuals"]["tiles"]
+    )
     kept = sum(row.split("\t")[3] == "kept" for row in rows)
-    assert kept == content["residuals"]["kept"] == sum(row.count("1") for row in content["kept_tiles"])
+    assert (
+        kept == content["residuals"]["kept"] == sum(row.count("1") for row in content["kept_tiles"])
+    )
     board = cv2.imread(str(tmp_path / "checkerboard.png"))
     assert board.shape[1] >= 1500 and board.std() > 10
     assert read_json(tmp_path / "ledger.json")["status"] == "ok"
 
     again = tmp_path / "again"  # starts from the transform that was found, without a search
-    assert muse("register", *pair, "-o", again, "--start", tmp_path / "transform.json", "--threads", "2")[0] == 0
+    assert (
+        muse(
+            "register", *pair, "-o", again, "--start", tmp_path / "transform.json", "--threads", "2"
+        )[0]
+        == 0
+    )
     assert read_json(again / "transform.json")["residuals"]["kept"] >= kept - 1
 
     info = tmp_path / "slide.json"
     assert muse("inspect", folder / "he.tif", "--output", info)[0] == 0
-    outputs = ["--mask", tmp_path / "t.npz", "--picture", tmp_path / "t.png", "--outline", tmp_path / "t.geojson"]
-    assert muse("tissue", folder / "he.tif", "--info", info, *outputs, "--colour", tmp_path / "c.json")[0] == 0
+    outputs = [
+        "--mask",
+        tmp_path / "t.npz",
+        "--picture",
+        tmp_path / "t.png",
+        "--outline",
+        tmp_path / "t.geojson",
+    ]
+    assert (
+        muse(
+            "tissue", folder / "he.tif", "--info", info, *outputs, "--colour", tmp_path / "c.json"
+        )[0]
+        == 0
+    )
     of_workflow = tmp_path / "S1" / "partner"
-    made_from = [folder / "he.tif", folder / "ihc.png", "--info", info, "--tissue", tmp_path / "t.npz", "--mpp", "0.6"]
+    made_from = [
+        folder / "he.tif",
+        folder / "ihc.png",
+        "--info",
+        info,
+        "--tissue",
+        tmp_path / "t.npz",
+        "--mpp",
+        "0.6",
+    ]
     partner = ["partner", *made_from, "-o", of_workflow / "image-600nm.zarr"]
     status, output, error = muse(*partner, "--start", tmp_path / "transform.json")
     assert status == 0 and "tiles" in output, error
@@ -64,11 +97,18 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     assert record["status"] == "ok" and record["residuals"]["kept"] >= kept - 1
     assert open_store(of_workflow / "image-600nm.zarr").tissue[0].any()
     assert (of_workflow / "checkerboard.png").is_file()
-    status, output, error = muse(*partner)  # without a transform, the partner must have a pixel size
+    status, output, error = muse(
+        *partner
+    )  # without a transform, the partner must have a pixel size
     record = read_json(of_workflow / "partner.json")
-    assert (status, record["status"]) == (0, "failed") and "--partner-mpp" in record["reason"], error
+    assert (status, record["status"]) == (0, "failed") and "--partner-mpp" in record["reason"], (
+        error
+    )
     assert output == f"cannot be used: {record['reason']}\n"
-    assert sorted(path.name for path in of_workflow.iterdir()) == ["image-600nm.zarr", "partner.json"]
+    assert sorted(path.name for path in of_workflow.iterdir()) == [
+        "image-600nm.zarr",
+        "partner.json",
+    ]
     assert not any((of_workflow / "image-600nm.zarr").iterdir())
 
 
@@ -85,7 +125,9 @@ def test_a_partner_that_cannot_be_used_is_one_sentence_and_nothing_is_written(
     muse, files, tmp_path, partner, options, why
 ):
     out = tmp_path / "out"
-    status, _, error = muse("register", files[0] / "he.tif", files[0] / partner, *options, "-o", out)
+    status, _, error = muse(
+        "register", files[0] / "he.tif", files[0] / partner, *options, "-o", out
+    )
     assert status == 2 and why in error and error.count("\n") == 1
     assert not out.exists()
 

@@ -40,7 +40,10 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     (results / "glass/nuclei.csv.gz").touch()
     status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", results)
     assert not (results / "glass/nuclei.csv.gz").exists()  # made from an earlier table
-    assert (status, report_of(results)) == (0, {"broken": "failed", "glass": "empty"})  # the status of this run only
+    assert (status, report_of(results)) == (
+        0,
+        {"broken": "failed", "glass": "empty"},
+    )  # the status of this run only
     assert "slides of earlier runs that are also in the report: 1" in shown
     status, _, printed = muse("run", tmp_path / "broken.svs", "-o", results)
     assert (status, list(report_of(results))) == (2, ["broken", "glass"])
@@ -49,12 +52,16 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """A folder of slides, one of which is broken, and a sheet with a further slide, which has two shards."""
+    """A folder of slides, one of which is broken, and a sheet with a further slide, which has two
+    shards.
+    """
     (tmp_path / "slides").mkdir()
     draw_stained_slide(tmp_path / "slides/a.tif", size_px=500, n_nuclei=60)
     (tmp_path / "slides/b.svs").write_bytes(b"no slide")
     shutil.copy(tmp_path / "slides/a.tif", tmp_path / "c.tif")
-    (tmp_path / "sheet.tsv").write_text("slide_id\tpath\tshards\tpatient\tgrade\tstatus\nC\tc.tif\t2\tP7\tII\talive\n")
+    (tmp_path / "sheet.tsv").write_text(
+        "slide_id\tpath\tshards\tpatient\tgrade\tstatus\nC\tc.tif\t2\tP7\tII\talive\n"
+    )
     return tmp_path
 
 
@@ -64,10 +71,16 @@ def times_in(folder):
 
 
 def rewritten(folder, before):
-    """Names of the files that are newer than in ``before``, of those that tell which jobs have run."""
+    """Names of the files that are newer than in ``before``, of those that tell which jobs have
+    run.
+    """
     jobs = "slide.json", "shards/1-of-1.parquet", "nuclei.parquet", "nuclei.h5ad"
     now = times_in(folder)
-    return [name for name in jobs if folder / name in now and now[folder / name] != before.get(folder / name)]
+    return [
+        name
+        for name in jobs
+        if folder / name in now and now[folder / name] != before.get(folder / name)
+    ]
 
 
 def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
@@ -81,15 +94,22 @@ def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
     second = second.removesuffix(" (2 of 3)")
     assert second.startswith("b: inspect: ") and "is not a slide" in second
     assert summary.startswith("3 slides: 2 ok, 1 failed; see ")
-    doubled = ["1 slide with the same content as another slide; all are in the totals:", "  C: same as a"]
+    doubled = [
+        "1 slide with the same content as another slide; all are in the totals:",
+        "  C: same as a",
+    ]
     *failures, of_organ = failures
     assert failures == ["1 slide failed:", f"  {second}", *doubled]
-    assert of_organ.startswith("2 slides: classes not validated for an unknown organ; compact is validated in breast, ")
+    assert of_organ.startswith(
+        "2 slides: classes not validated for an unknown organ; compact is validated in breast, "
+    )
     assert (mixed / "results/C/shards/2-of-2.parquet").is_file()
     with (mixed / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
         rows = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
     own = "patient", "grade", "status", "sheet_status"
-    assert [rows["C"][name] for name in own] == ["P7", "II", "ok", "alive"] and rows["a"]["grade"] == ""
+    assert [rows["C"][name] for name in own] == ["P7", "II", "ok", "alive"] and rows["a"][
+        "grade"
+    ] == ""
     assert "provider cpu" in (mixed / "results/a/logs/run.log").read_text(encoding="utf-8")
 
 
@@ -99,7 +119,10 @@ def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed)
     before = [times_in(mixed / "results" / name) for name in ("a", "C")]
     status, shown, _ = muse(*run)
     assert status == 0 and [times_in(mixed / "results" / name) for name in ("a", "C")] == before
-    assert len(re.findall(r"^[aC]: [1-9]\d* nuclei, unchanged, skipped \([12] of 2\)$", shown, re.M)) == 2
+    assert (
+        len(re.findall(r"^[aC]: [1-9]\d* nuclei, unchanged, skipped \([12] of 2\)$", shown, re.M))
+        == 2
+    )
     assert "replaces" not in shown and report_of(mixed / "results") == {"a": "ok", "C": "ok"}
 
 
@@ -107,7 +130,12 @@ def test_an_output_is_added_or_made_again_with_the_nuclei_alone(muse, mixed):
     run = "run", mixed / "slides/a.tif", mixed / "sheet.tsv", "-o", mixed / "results"
     assert muse(*run)[0] == 0
     folder = mixed / "results/a"
-    for options, lost in ((["--csv"], None), (["--csv"], "nuclei.geojson.gz"), ([], None), ([], "viewer")):
+    for options, lost in (
+        (["--csv"], None),
+        (["--csv"], "nuclei.geojson.gz"),
+        ([], None),
+        ([], "viewer"),
+    ):
         if lost:
             remove(folder / lost)
         before = times_in(folder)
@@ -135,7 +163,10 @@ def test_a_measurement_that_no_nucleus_has_stops_the_run_before_any_work(muse, m
     run = "run", mixed / "slides/a.tif", "-o", mixed / "results"
     status, _, printed = muse(*run, "--measurements", "h_men")
     assert (status, (mixed / "results").exists()) == (2, False)
-    assert "measurements: the table of nuclei has no numeric column 'h_men'; did you mean 'h_mean'?" in printed
+    assert (
+        "measurements: the table of nuclei has no numeric column 'h_men'; did you mean 'h_mean'?"
+        in printed
+    )
     assert muse(*run, "--measurements", "texture_asm")[0] == 2 and not (mixed / "results").exists()
 
 
@@ -176,7 +207,10 @@ def test_images_and_shards_are_not_kept_if_they_are_not_wanted(muse, mixed):
     assert "unchanged, skipped" in muse(*run)[1]
     before = times_in(folder)
     assert muse(*run, "--csv")[0] == 0
-    assert rewritten(folder, before) == ["slide.json", "nuclei.parquet"]  # the slide is read again for the image
+    assert rewritten(folder, before) == [
+        "slide.json",
+        "nuclei.parquet",
+    ]  # the slide is read again for the image
 
 
 def test_the_profile_has_a_row_for_every_step_that_ran(muse, mixed):
@@ -207,7 +241,9 @@ def test_what_is_replaced_is_named_before_it_is(muse, mixed, monkeypatch):
     status, shown, _ = muse(*run)
     printed = shown[: shown.index("first step")]
     assert status == 0 and "This run replaces the finished results of 2 slides:" in printed
-    assert re.search(r"  model label_free \(\w{8}\) -> compact \(\w{8}\): 2 slides \(a, c\)", printed)
+    assert re.search(
+        r"  model label_free \(\w{8}\) -> compact \(\w{8}\): 2 slides \(a, c\)", printed
+    )
     assert read_provenance(nuclei).model.name == "compact"
 
 
@@ -250,7 +286,9 @@ def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
     assert status == 0 and "slide files at another location: 1 slide (HE)" in shown
 
 
-AFAR = '{"type": "Polygon", "coordinates": [[[9000, 9000], [9999, 9000], [9999, 9999], [9000, 9000]]]}'
+AFAR = (
+    '{"type": "Polygon", "coordinates": [[[9000, 9000], [9999, 9000], [9999, 9999], [9000, 9000]]]}'
+)
 
 
 @pytest.mark.parametrize(
@@ -269,9 +307,13 @@ def test_wrong_areas_cost_no_finished_result(muse, tmp_path, option, text, reaso
     folder = tmp_path / "results/glass"
     assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")[0] == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    status, shown, printed = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results", option, roi)
+    status, shown, printed = muse(
+        "run", tmp_path / "glass.tif", "-o", tmp_path / "results", option, roi
+    )
     assert (
-        (status, printed.count("\n")) == (2, 1) and f"{option} {roi}: " in shown + printed and reason in shown + printed
+        (status, printed.count("\n")) == (2, 1)
+        and f"{option} {roi}: " in shown + printed
+        and reason in shown + printed
     )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
@@ -310,10 +352,14 @@ def test_a_result_within_a_roi_is_recorded(muse, tmp_path):
         (row,) = csv.DictReader(file, dialect="excel-tab")
     assert row["roi"] == "roi.json"
     assert row["reason"] == "no tissue was found within the ROI roi.json; see tissue.png"
-    assert "<dt>Region of interest</dt>" in (tmp_path / "results/report.html").read_text(encoding="utf-8")
+    assert "<dt>Region of interest</dt>" in (tmp_path / "results/report.html").read_text(
+        encoding="utf-8"
+    )
 
 
-@pytest.mark.parametrize(("nuclei", "is_kept"), [("older", True), ("newer", False), ("missing", False)])
+@pytest.mark.parametrize(
+    ("nuclei", "is_kept"), [("older", True), ("newer", False), ("missing", False)]
+)
 def test_files_of_the_cohort_go_with_the_nuclei_that_they_were_made_from(tmp_path, nuclei, is_kept):
     (tmp_path / "a").mkdir()
     for name in (*OF_COHORT, "cohort.tsv"):
@@ -333,12 +379,24 @@ def test_a_mode_that_the_model_does_not_go_with_is_rejected(muse, tmp_path):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results"
     for mode, model, problem in (
-        ("label-free", "compact", "is for models of one class, but model 'compact' has Lymphocyte, Epithelial, Stroma"),
-        ("supervised", "label_free", "is for models trained with labels, but model 'label_free' was trained without"),
+        (
+            "label-free",
+            "compact",
+            "is for models of one class, but model 'compact' has Lymphocyte, Epithelial, Stroma",
+        ),
+        (
+            "supervised",
+            "label_free",
+            "is for models trained with labels, but model 'label_free' was trained without",
+        ),
     ):
         status, _, printed = muse(*run, "--mode", mode, "--model", model)
         assert (status, printed.count("\n"), (tmp_path / "results").exists()) == (2, 1, False)
-        assert f"mode {mode} " in printed and problem in printed and "leave one of the two settings out" in printed
+        assert (
+            f"mode {mode} " in printed
+            and problem in printed
+            and "leave one of the two settings out" in printed
+        )
     for words in (("--mode", "label-free"), ()):
         assert muse(*run, *words, "--model", "label_free")[0] == 0
 
@@ -348,7 +406,11 @@ def test_results_and_lock_are_in_one_folder(muse, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     assert muse("run", "glass.tif", "-o", "~/x")[0] == 0
-    assert {path.name for path in (tmp_path / "home/x").iterdir()} >= {".lock", "glass", "report.html"}
+    assert {path.name for path in (tmp_path / "home/x").iterdir()} >= {
+        ".lock",
+        "glass",
+        "report.html",
+    }
     assert not (tmp_path / "~").exists()
 
 
@@ -373,7 +435,11 @@ def test_what_cannot_be_a_slide_does_not_become_a_result(muse, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "slides.tsv").write_text("slide_id\tpath\na\ta.svs\n")
     results = tmp_path / "results"
-    for name, remedy in (("folder", "no slide in it"), ("slides.tsv", "row 2: path"), ("none.svs", "no such file")):
+    for name, remedy in (
+        ("folder", "no slide in it"),
+        ("slides.tsv", "row 2: path"),
+        ("none.svs", "no such file"),
+    ):
         status, _, printed = muse("run", tmp_path / name, "-o", results)
         assert (status, printed.count("\n")) == (2, 1)
         assert remedy in printed and str(tmp_path / name) in printed
@@ -394,12 +460,15 @@ def test_a_folder_that_another_run_writes_to_is_left_alone(tmp_path):
     with lock_results(tmp_path / "results", "snakemake"):
         run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert run.stderr.startswith(f"muse run: {tmp_path}/results: snakemake (process {os.getpid()} on ")
+    assert run.stderr.startswith(
+        f"muse run: {tmp_path}/results: snakemake (process {os.getpid()} on "
+    )
     assert [path.name for path in (tmp_path / "results").iterdir()] == [".lock"]
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0, reason="root alone can make a file that root cannot remove"
+    sys.platform != "linux" or os.geteuid() != 0,
+    reason="root alone can make a file that root cannot remove",
 )
 def test_a_folder_of_a_user_else_costs_its_own_slide_alone(muse, tmp_path):
     for name in ("a", "b"):
@@ -410,7 +479,9 @@ def test_a_folder_of_a_user_else_costs_its_own_slide_alone(muse, tmp_path):
     if subprocess.run(["chattr", "+i", mine], check=False, capture_output=True).returncode:
         pytest.skip("this file system has no files that cannot be removed")
     try:
-        status, _, printed = muse("run", tmp_path / "a.tif", tmp_path / "b.tif", "-o", tmp_path / "results")
+        status, _, printed = muse(
+            "run", tmp_path / "a.tif", tmp_path / "b.tif", "-o", tmp_path / "results"
+        )
     finally:
         subprocess.run(["chattr", "-i", mine], check=True)
     assert status == 2

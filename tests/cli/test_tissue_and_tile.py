@@ -20,7 +20,9 @@ CENTRES_UM = np.array([[150.0, 130.0], [380.3, 210.2], [255.7, 300.4]])
 
 @pytest.fixture(scope="module")
 def slide_path(tmp_path_factory):
-    """A slide with three purple discs of 30 um on pink, at 0.25 um/px, with Aperio's downsamples 1, 4 and 16."""
+    """A slide with three purple discs of 30 um on pink, at 0.25 um/px, with Aperio's downsamples 1,
+    4 and 16.
+    """
     path = tmp_path_factory.mktemp("slides") / "discs.tif"
 
     def colour_at(x, y):
@@ -35,7 +37,9 @@ def slide_path(tmp_path_factory):
 
 
 def run_steps(muse, slide, out, *tile_arguments, roi=None):
-    """Run `inspect`, `tissue` and `tile`, and return the exit status, output and errors of `tile`."""
+    """Run `inspect`, `tissue` and `tile`, and return the exit status, output and errors of
+    `tile`.
+    """
     info = out / "slide.json"
     assert muse("inspect", slide, "--slide-id", "discs", "--output", info)[0] == 0
     limits = ["--roi", roi] if roi else []
@@ -46,7 +50,17 @@ def run_steps(muse, slide, out, *tile_arguments, roi=None):
     )
     assert status == 0, printed
     store = out / "image-500nm.zarr"
-    return muse("tile", slide, "--info", info, "--tissue", out / "tissue.npz", "--output", store, *tile_arguments)
+    return muse(
+        "tile",
+        slide,
+        "--info",
+        info,
+        "--tissue",
+        out / "tissue.npz",
+        "--output",
+        store,
+        *tile_arguments,
+    )
 
 
 def test_discs_are_where_they_were_drawn(muse, slide_path, tmp_path):
@@ -61,45 +75,71 @@ def test_discs_are_where_they_were_drawn(muse, slide_path, tmp_path):
     )
     tissue, tissue_px = store.tissue
     assert tissue.sum() * (tissue_px * 0.5) ** 2 == pytest.approx((420 + 32) * (330 + 32), rel=0.05)
-    assert TissueMask.load(tmp_path / "tissue.npz").area_mm2 == pytest.approx(0.420 * 0.330, rel=0.05)
+    assert TissueMask.load(tmp_path / "tissue.npz").area_mm2 == pytest.approx(
+        0.420 * 0.330, rel=0.05
+    )
     assert json.loads((tmp_path / "tissue-ledger.json").read_text())["status"] == "ok"
     assert max(Image.open(tmp_path / "tissue.png").size) <= 1500
     assert len(json.loads((tmp_path / "tissue.geojson").read_text())["features"]) == 1
 
 
-def test_what_of_a_roi_is_left_out_is_printed_once_and_recorded(muse, slide_path, tmp_path, monkeypatch):
+def test_what_of_a_roi_is_left_out_is_printed_once_and_recorded(
+    muse, slide_path, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    square = {"type": "Polygon", "coordinates": [[[400, 400], [800, 400], [800, 700], [400, 700], [400, 400]]]}
-    (tmp_path / "roi.geojson").write_text(json.dumps([square, {"type": "Point", "coordinates": [1, 1]}]))
+    square = {
+        "type": "Polygon",
+        "coordinates": [[[400, 400], [800, 400], [800, 700], [400, 700], [400, 400]]],
+    }
+    (tmp_path / "roi.geojson").write_text(
+        json.dumps([square, {"type": "Point", "coordinates": [1, 1]}])
+    )
     assert run_steps(muse, slide_path, tmp_path, roi="roi.geojson")[0] == 0
-    assert read_json(tmp_path / "tissue-ledger.json")["warnings"] == ["roi.geojson: left out 1 point"]
+    assert read_json(tmp_path / "tissue-ledger.json")["warnings"] == [
+        "roi.geojson: left out 1 point"
+    ]
     status, _, printed = muse("run", slide_path, "--roi", "roi.geojson", "--output", "out")
-    assert status == 0 and printed.count("left out") == 1 and printed.endswith("roi.geojson: left out 1 point\n")
+    assert (
+        status == 0
+        and printed.count("left out") == 1
+        and printed.endswith("roi.geojson: left out 1 point\n")
+    )
     assert "left out 1 point" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
 def test_a_roi_limits_what_is_stored(muse, slide_path, tmp_path):
-    square = {"type": "Polygon", "coordinates": [[[400, 400], [800, 400], [800, 700], [400, 700], [400, 400]]]}
+    square = {
+        "type": "Polygon",
+        "coordinates": [[[400, 400], [800, 400], [800, 700], [400, 700], [400, 400]]],
+    }
     (tmp_path / "roi.geojson").write_text(json.dumps(square))
     assert run_steps(muse, slide_path, tmp_path, roi=tmp_path / "roi.geojson")[0] == 0
     tissue = TissueMask.load(tmp_path / "tissue.npz")
     assert tissue.area_mm2 == pytest.approx(0.1 * 0.075, rel=0.01)
     checksum = hashlib.sha256((tmp_path / "roi.geojson").read_bytes()).hexdigest()
     assert tissue.roi_file == {"name": "roi.geojson", "sha256": checksum, "area_mm2": 0.0075}
-    assert (zarr.open_array(str(tmp_path / "image-500nm.zarr/0"), mode="r")[:, 600:, 600:] == 255).all()
+    assert (
+        zarr.open_array(str(tmp_path / "image-500nm.zarr/0"), mode="r")[:, 600:, 600:] == 255
+    ).all()
 
 
 def test_a_spoiled_jpeg_tile_is_a_hole_or_a_sentence(muse, slide_path, tmp_path):
     spoiled = tmp_path / "spoiled.tif"
     spoiled.write_bytes(slide_path.read_bytes())
-    spoil_tile(spoiled, 0, 2 * 9 + 2)  # at (512, 512) in level 0: work px (256, 256), in chunk (0, 0)
+    spoil_tile(
+        spoiled, 0, 2 * 9 + 2
+    )  # at (512, 512) in level 0: work px (256, 256), in chunk (0, 0)
     assert run_steps(muse, spoiled, tmp_path, "--max-corrupt", "0.5")[0] == 0
     attributes = open_store(tmp_path / "image-500nm.zarr").attributes
-    assert attributes["corrupt"] == [[0, 0, 512, 512]] and 0.1 < attributes["corrupt_fraction"] < 0.5
+    assert (
+        attributes["corrupt"] == [[0, 0, 512, 512]] and 0.1 < attributes["corrupt_fraction"] < 0.5
+    )
     (tmp_path / "strict").mkdir()
     status, _, printed = run_steps(muse, spoiled, tmp_path / "strict")
     assert status == 2 and "of the tissue cannot be decoded" in printed
-    assert not list((tmp_path / "strict").glob("*.zarr")) and not list((tmp_path / "strict").glob(".*partial"))
+    assert not list((tmp_path / "strict").glob("*.zarr")) and not list(
+        (tmp_path / "strict").glob(".*partial")
+    )
 
 
 def test_a_slide_too_coarse_is_reported(muse, slide_path, tmp_path):
@@ -113,7 +153,11 @@ def test_a_slide_that_took_the_position_of_another_is_rejected(muse, tmp_path, v
     write_pyramid(slide, np.full((600, 600, 3), 243, np.uint8))
     run_steps(muse, slide, out)
     write_pyramid(slide, np.full((600, 600, 3), 241, np.uint8))
-    made = [word for kind in ("mask", "picture", "outline", "colour") for word in (f"--{kind}", out / f"new-{kind}")]
+    made = [
+        word
+        for kind in ("mask", "picture", "outline", "colour")
+        for word in (f"--{kind}", out / f"new-{kind}")
+    ]
     arguments = {
         "tissue": made,
         "tile": ("--tissue", out / "tissue.npz", "--mpp", 0.5, "-o", out / "new.zarr"),

@@ -12,7 +12,18 @@ import pytest
 
 from muse_pipeline.cli.main import GROUPS, VERBS, main
 
-HEAVY = {"numpy", "pandas", "pyarrow", "shapely", "zarr", "cv2", "scipy", "torch", "onnxruntime", "openslide"}
+HEAVY = {
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "shapely",
+    "zarr",
+    "cv2",
+    "scipy",
+    "torch",
+    "onnxruntime",
+    "openslide",
+}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -42,7 +53,9 @@ def test_nothing_that_is_read_is_written_over(muse, tmp_path):
 
 
 def listed_by(words, **options):
-    """The verbs in the order in which help prints them; fails if printing it loads a heavy library."""
+    """The verbs in the order in which help prints them; fails if printing it loads a heavy
+    library.
+    """
     script = f"""
 import sys
 from muse_pipeline.cli.main import main
@@ -52,7 +65,9 @@ except SystemExit as end:
     assert end.code == 0
     sys.exit(f"loaded {{loaded}}" if (loaded := {HEAVY} & set(sys.modules)) else 0)
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, **options)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, **options
+    )
     assert (run.returncode, run.stderr) == (0, "")
     return re.findall(r"^    ([a-z-]+) +[A-Z]", run.stdout, re.MULTILINE)
 
@@ -68,7 +83,9 @@ def test_help_has_its_text_where_python_strips_docstrings():
 
 
 def test_help_is_quick():
-    """The limit is 15 times the start of Python, because the machine may be busy: 0.5 s if Python starts in 0.03 s."""
+    """The limit is 15 times the start of Python, because the machine may be busy: 0.5 s if Python
+    starts in 0.03 s.
+    """
     help_seconds, bare_seconds = (
         min(_seconds([sys.executable, *arguments]) for _ in range(3))
         for arguments in (["-m", "muse_pipeline.cli.main", "--help"], ["-c", ""])
@@ -94,8 +111,26 @@ BAD_INPUT = {
     "register": ["{noise}", "{missing}", "-o", "{out}"],
     "tile": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
     "import-checkpoint": ["{noise}", "-o", "{out}"],
-    "import-model": ["{noise}", "--kind", "hover", "--mpp", "0.5", "--scaling", "unit", "-o", "{out}"],
-    "pretrain-config": ["{missing}", "--sheet", "{missing}", "--results", "{missing}", "-o", "{out}"],
+    "import-model": [
+        "{noise}",
+        "--kind",
+        "hover",
+        "--mpp",
+        "0.5",
+        "--scaling",
+        "unit",
+        "-o",
+        "{out}",
+    ],
+    "pretrain-config": [
+        "{missing}",
+        "--sheet",
+        "{missing}",
+        "--results",
+        "{missing}",
+        "-o",
+        "{out}",
+    ],
     "pretrain": ["{missing}", "-o", "{out}"],
     "finetune": ["{missing}", "-o", "{out}"],
     "train": ["{missing}", "-o", "{out}"],
@@ -135,7 +170,10 @@ def test_bad_input_is_given_to_every_verb():
 @pytest.mark.parametrize("verb", BAD_INPUT)
 def test_a_name_that_no_file_can_have_costs_one_sentence(verb, muse, tmp_path):
     name = tmp_path / ("a" * 300)
-    words = [argument.format(noise=name, missing=name, out=tmp_path / "out") for argument in BAD_INPUT[verb]]
+    words = [
+        argument.format(noise=name, missing=name, out=tmp_path / "out")
+        for argument in BAD_INPUT[verb]
+    ]
     status, _, errors = muse(verb, *words)
     assert (status, errors.count("\n")) == (2, 1)
     assert errors.startswith(f"muse {verb}: ")
@@ -143,7 +181,11 @@ def test_a_name_that_no_file_can_have_costs_one_sentence(verb, muse, tmp_path):
 
 @pytest.mark.parametrize("verb", BAD_INPUT)
 def test_bad_input_costs_one_sentence(verb, muse, tmp_path):
-    positions = {"noise": tmp_path / "noise.svs", "missing": tmp_path / "missing", "out": tmp_path / "out"}
+    positions = {
+        "noise": tmp_path / "noise.svs",
+        "missing": tmp_path / "missing",
+        "out": tmp_path / "out",
+    }
     positions["noise"].write_bytes(bytes(range(256)) * 4)
     status, _, errors = muse(verb, *(argument.format(**positions) for argument in BAD_INPUT[verb]))
     assert status == 2
@@ -158,7 +200,9 @@ def test_a_file_that_may_not_be_read_is_one_sentence(monkeypatch, capsys):
 
     monkeypatch.setattr("muse_pipeline.cli.main.run_verb", deny)
     assert main(["finetune"]) == 2
-    assert capsys.readouterr().err.startswith("muse finetune: labels/a.png: access is denied; change its permissions")
+    assert capsys.readouterr().err.startswith(
+        "muse finetune: labels/a.png: access is denied; change its permissions"
+    )
 
 
 def test_a_reader_may_close_the_pipe():

@@ -1,4 +1,6 @@
-"""An installation without the extra `train`: what works, and the messages about what does not work."""
+"""An installation without the extra `train`: what works, and the messages about what does not
+work.
+"""
 
 import subprocess
 import sys
@@ -11,7 +13,9 @@ for name in ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "s
 
 
 def python(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", BLOCK + code], check=False, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK + code], check=False, capture_output=True, text=True
+    )
 
 
 def test_proposers_without_a_network_need_no_torch():
@@ -21,15 +25,24 @@ for method in ("haematoxylin", "otsu", "imported"):
     print(method, PROPOSERS[method].Settings)
 PROPOSERS["otzu"]
 """)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["haematoxylin", "otsu", "imported"], done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "haematoxylin",
+        "otsu",
+        "imported",
+    ], done.stderr
     assert "unknown proposer 'otzu'; did you mean 'otsu'?" in done.stderr
 
 
 def test_a_verb_that_trains_names_the_extra(tmp_path):
     config = tmp_path / "a.yaml"
     config.write_text("name: a\n")
-    commands = [[verb, str(config), "-o", str(tmp_path / "out")] for verb in ("psm", "finetune", "export")]
-    done = python(f"from muse_pipeline.cli.main import main; print([main(command) for command in {commands!r}])")
+    commands = [
+        [verb, str(config), "-o", str(tmp_path / "out")] for verb in ("psm", "finetune", "export")
+    ]
+    done = python(
+        "from muse_pipeline.cli.main import main; print([main(command) for command in"
+        f" {commands!r}])"
+    )
     assert done.stdout == "[2, 2, 2]\n", done.stderr
     lines = done.stderr.splitlines()
     assert [line.split(":")[0] for line in lines] == ["muse psm", "muse finetune", "muse export"]

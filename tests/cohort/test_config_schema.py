@@ -16,19 +16,32 @@ def complaint(**changes) -> str:
 
 def test_a_config_without_mistakes_has_every_default():
     settings = complete_config({"slides": "slides.tsv", "pretrain_store": {}})
-    assert (settings["model"], settings["slides"], settings["keep_stores"]) == ("compact", "slides.tsv", True)
+    assert (settings["model"], settings["slides"], settings["keep_stores"]) == (
+        "compact",
+        "slides.tsv",
+        True,
+    )
 
 
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
         ({"modle": "compact"}, "config: unknown setting 'modle'; did you mean 'model'?"),
-        ({"proposals": {"methd": "otsu"}}, "config: proposals: unknown setting 'methd'; did you mean 'method'?"),
+        (
+            {"proposals": {"methd": "otsu"}},
+            "config: proposals: unknown setting 'methd'; did you mean 'method'?",
+        ),
         ({"colour": "red"}, f"config: unknown setting 'colour'; {README}"),
         ({"mpp": "a"}, f"config: mpp: 'a' is not of type 'number'; {README}"),
         ({"shards": 0}, f"config: shards: 0 is less than the minimum of 1; {README}"),
-        ({"pretrain": {"backbone": "muse_compact_16"}}, f"config: pretrain: 'name' is a required property; {README}"),
-        ({"pretrain": {"name": "a", "backbone": "b", "exclude": "a"}}, "config: pretrain.exclude: 'a' is not of type"),
+        (
+            {"pretrain": {"backbone": "muse_compact_16"}},
+            f"config: pretrain: 'name' is a required property; {README}",
+        ),
+        (
+            {"pretrain": {"name": "a", "backbone": "b", "exclude": "a"}},
+            "config: pretrain.exclude: 'a' is not of type",
+        ),
     ],
 )
 def test_a_mistake_names_the_setting_and_what_is_near(setting, sentence):

@@ -18,26 +18,43 @@ def slide(mm2: float | None, *records: StepRecord) -> SlideResult:
 def slides():
     missing = StepRecord("stitch", "missing", "not reached because detect failed")
     slides = [
-        slide(3.0, StepRecord("tile", "ok", "", 2.0, 3.0, 200), StepRecord("detect", "ok", "", 5.0, 9.5, 400)),
-        slide(1.0, StepRecord("tile", "ok", "", 1.0, 1.0, 300), StepRecord("detect", "failed", "x", 0.5, 0.5), missing),
+        slide(
+            3.0,
+            StepRecord("tile", "ok", "", 2.0, 3.0, 200),
+            StepRecord("detect", "ok", "", 5.0, 9.5, 400),
+        ),
+        slide(
+            1.0,
+            StepRecord("tile", "ok", "", 1.0, 1.0, 300),
+            StepRecord("detect", "failed", "x", 0.5, 0.5),
+            missing,
+        ),
     ]
     return slides
 
 
 def test_the_steps_of_all_slides_are_added_up(slides):
     tile, detect = Cost("tile", 3.0, 4.0, 4.0, 300), Cost("detect", 5.5, 10.0, 4.0, 400)
-    assert step_costs(slide.steps for slide in slides) == [tile, detect, Cost("all", 8.5, 14.0, 4.0, 400)]
+    assert step_costs(slide.steps for slide in slides) == [
+        tile,
+        detect,
+        Cost("all", 8.5, 14.0, 4.0, 400),
+    ]
 
 
 def test_a_step_is_divided_by_the_tissue_in_which_it_ran(slides):
     skipped = slide(7.0, StepRecord("tile", "ok", "", 1.0, 2.0, 100))
-    assert [cost.tissue_mm2 for cost in step_costs(slide.steps for slide in [*slides, skipped])] == [11.0, 4.0, 11.0]
+    assert [
+        cost.tissue_mm2 for cost in step_costs(slide.steps for slide in [*slides, skipped])
+    ] == [11.0, 4.0, 11.0]
 
 
 def test_a_run_has_a_row_for_what_is_no_step(slides):
     table = [
         re.split("  +", line)
-        for line in cost_lines([slide.steps for slide in slides], seconds=10.0, processor_seconds=16.0)
+        for line in cost_lines(
+            [slide.steps for slide in slides], seconds=10.0, processor_seconds=16.0
+        )
     ]
     assert table[0] == list(COST_COLUMNS)
     assert table[2] == ["detect", "5.5 s", "10.0 s", "1.82", "2.500", "400 MiB"]
@@ -55,6 +72,8 @@ def test_without_a_step_or_tissue_there_is_nothing_to_divide():
 
 def test_the_report_has_the_same_table(slides, tmp_path):
     write_page(slides, tmp_path / "report.html")
-    table = (tmp_path / "report.html").read_text(encoding="utf-8").partition("Where the time went")[2]
+    table = (
+        (tmp_path / "report.html").read_text(encoding="utf-8").partition("Where the time went")[2]
+    )
     assert re.findall(r'scope="row">(\w+)<', table) == ["tile", "detect", "all"]
     assert all(text in table for text in ("10.0 s", "2.500", "300 MiB"))

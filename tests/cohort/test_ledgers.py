@@ -34,7 +34,10 @@ def test_a_step_that_ends_well(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(MppError("no mpp;\n give it"), "no mpp; give it"), (KeyError("x"), "unexpected KeyError: 'x'")],
+    [
+        (MppError("no mpp;\n give it"), "no mpp; give it"),
+        (KeyError("x"), "unexpected KeyError: 'x'"),
+    ],
 )
 def test_a_step_that_fails(tmp_path, error, reason):
     with pytest.raises(type(error)), record_step(tmp_path / "tile.json", "tile"):
@@ -44,7 +47,9 @@ def test_a_step_that_fails(tmp_path, error, reason):
 
 
 def test_a_step_under_way_has_an_empty_entry(tmp_path):
-    """An empty entry distinguishes a killed step from steps that were not run or ended in an earlier run."""
+    """An empty entry distinguishes a killed step from steps that were not run or ended in an
+    earlier run.
+    """
     path = tmp_path / "ledger/tile.json"
     path.parent.mkdir()
     path.write_text("{}")
@@ -81,7 +86,9 @@ def test_processor_time_is_that_of_the_step_s_threads_and_processes(tmp_path):
         thread.join()
     with record_step(tmp_path / "idle.json", "tile"):
         pass
-    busy, idle = (read_json(tmp_path / name)["processor_seconds"] for name in ("busy.json", "idle.json"))
+    busy, idle = (
+        read_json(tmp_path / name)["processor_seconds"] for name in ("busy.json", "idle.json")
+    )
     assert busy >= 0.55 and idle < busy - 0.5
 
 
@@ -91,27 +98,37 @@ def keep_busy(seconds):
         pass
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux lets the peak start anew")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="only Linux lets the peak start anew"
+)
 def test_the_peak_is_the_step_s_own(tmp_path):
     with record_step(tmp_path / "large.json", "tile"), fresh_memory(200):
         pass
     with record_step(tmp_path / "small.json", "stitch"):
         pass
-    large, small = (read_json(tmp_path / name)["peak_memory_mib"] for name in ("large.json", "small.json"))
+    large, small = (
+        read_json(tmp_path / name)["peak_memory_mib"] for name in ("large.json", "small.json")
+    )
     assert large - small > 150
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux states the peak of one process")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux states the peak of one process"
+)
 def test_the_peak_is_not_that_of_the_process_before():
     code = "from muse_pipeline.core.environment import peak_memory_mib; print(peak_memory_mib())"
     with fresh_memory(400):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
     assert int(done.stdout) < 400
 
 
 @contextmanager
 def fresh_memory(mib):
-    """Map new memory from the system, because an array could reuse memory that earlier tests have freed."""
+    """Map new memory from the system, because an array could reuse memory that earlier tests have
+    freed.
+    """
     with mmap.mmap(-1, mib << 20) as memory:
         for _ in range(mib):
             memory.write(bytes(1 << 20))

@@ -1,4 +1,7 @@
-"""Only one run at a time per results folder. Processes are used, because a process may lock its folder again."""
+"""Only one run at a time per results folder.
+
+Processes are used, because a process may lock its folder again.
+"""
 
 import os
 import signal
@@ -23,7 +26,9 @@ with lock_results(Path(sys.argv[1]), "snakemake"):
 @pytest.fixture
 def other(tmp_path):
     """A process that holds the lock of the results folder."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "locked\n"
     yield process
     process.kill()
@@ -32,7 +37,10 @@ def other(tmp_path):
 
 
 def test_a_second_run_is_rejected_until_the_first_is_killed(tmp_path, other):
-    named = rf"^{tmp_path}: snakemake \(process {other.pid} on .*, since 20.*\) is writing results there; wait until"
+    named = (
+        rf"^{tmp_path}: snakemake \(process {other.pid} on .*, since 20.*\) is writing results"
+        r" there; wait until"
+    )
     for _ in range(2):  # a rejected attempt leaves the lock in place
         with pytest.raises(OutputError, match=named), lock_results(tmp_path, "muse run"):
             pass

@@ -1,4 +1,6 @@
-"""Which jobs of a slide are current, and which results remain when jobs are repeated, stopped or fail."""
+"""Which jobs of a slide are current, and which results remain when jobs are repeated, stopped or
+fail.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,14 @@ REGIONS = Job("regions", {"regions": "none"}, ["image.zarr"], ["regions.json"])
 DETECT = Job("detect-1-of-1", {"model": "compact"}, ["image.zarr"], ["shards/1-of-1.parquet"])
 NUCLEI = Job(
     **{"name": "nuclei", "settings": {"mpp": 0.5, "model": "compact", "csv": False}},
-    **{"reads": ["slide.json", "regions.json", "shards/1-of-1.parquet"], "writes": ["nuclei.parquet", "overlays"]},
-    **{"steps": ["stitch", "overlay"], "removes": ["nuclei.parquet", "nuclei.csv.gz", "overlays/[0-9].png"]},
+    **{
+        "reads": ["slide.json", "regions.json", "shards/1-of-1.parquet"],
+        "writes": ["nuclei.parquet", "overlays"],
+    },
+    **{
+        "steps": ["stitch", "overlay"],
+        "removes": ["nuclei.parquet", "nuclei.csv.gz", "overlays/[0-9].png"],
+    },
 )
 EMBED = Job("embed", {}, ["nuclei.parquet", "image.zarr"], ["embeddings.parquet"])
 JOBS = [IMAGE, REGIONS, DETECT, NUCLEI, EMBED]
@@ -56,7 +64,10 @@ def outdated(folder: Path, jobs=JOBS) -> list[str]:
 
 def with_settings(*names: str, **settings) -> list[Job]:
     """The jobs, with different settings of the jobs called ``names``."""
-    return [replace(job, settings={**job.settings, **settings}) if job.name in names else job for job in JOBS]
+    return [
+        replace(job, settings={**job.settings, **settings}) if job.name in names else job
+        for job in JOBS
+    ]
 
 
 def with_other_model() -> list[Job]:
@@ -93,7 +104,10 @@ def test_a_missing_file_repeats_its_job_and_the_jobs_that_read_it(finished, lost
 
 @pytest.mark.parametrize(
     ("newer", "repeated"),
-    [("slide.json", ["nuclei", "embed"]), ("image.zarr", ["regions", "detect-1-of-1", "nuclei", "embed"])],
+    [
+        ("slide.json", ["nuclei", "embed"]),
+        ("image.zarr", ["regions", "detect-1-of-1", "nuclei", "embed"]),
+    ],
 )
 def test_a_file_that_is_newer_than_the_results_made_from_it_repeats_them(finished, newer, repeated):
     make_newest(finished, newer)
@@ -111,8 +125,14 @@ def test_the_stamp_of_snakemake_is_the_time_of_a_folder(finished):
 
 def test_other_settings_repeat_their_jobs_and_the_jobs_that_read_their_files(finished):
     assert outdated(finished, with_settings("embed", patient="P1")) == ["embed"]
-    assert outdated(finished, with_settings("regions", regions="model")) == ["regions", "nuclei", "embed"]
-    assert outdated(finished, with_settings("nuclei", patient=None)) == []  # as if it had not existed before
+    assert outdated(finished, with_settings("regions", regions="model")) == [
+        "regions",
+        "nuclei",
+        "embed",
+    ]
+    assert (
+        outdated(finished, with_settings("nuclei", patient=None)) == []
+    )  # as if it had not existed before
 
 
 @pytest.mark.parametrize("content", ["", '{"mpp": ', "[]"])
@@ -122,13 +142,17 @@ def test_a_damaged_request_is_no_request(finished, content):
     assert Records(finished, JOBS).changes() == ["settings that are not recorded"]
 
 
-def test_files_that_were_deleted_because_no_job_needed_them_are_made_only_for_a_job_that_runs(finished):
+def test_files_that_were_deleted_because_no_job_needed_them_are_made_only_for_a_job_that_runs(
+    finished,
+):
     jobs = [replace(job, temporary=["image.zarr", "shards/1-of-1.parquet"]) for job in JOBS]
     for name in ("image.zarr", "shards/1-of-1.parquet"):
         (finished / name).unlink()
     assert outdated(finished, jobs) == []
     (finished / "nuclei.parquet").unlink()
-    assert outdated(finished, jobs) == ALL  # the image must be read again, and regions and nuclei are made from it
+    assert (
+        outdated(finished, jobs) == ALL
+    )  # the image must be read again, and regions and nuclei are made from it
 
 
 def test_a_killed_run_continues_with_the_job(finished):
@@ -168,14 +192,32 @@ def test_a_job_that_was_stopped_midway_leaves_nothing_that_an_earlier_request_ex
 
 
 def test_jobs_that_begin_remove_what_they_replace_and_nothing_of_the_users(finished):
-    for name in ("nuclei.csv.gz", "nuclei.qpdata", "overlays/1.png", "overlays/mine.png", "ledger/overlay.json"):
+    for name in (
+        "nuclei.csv.gz",
+        "nuclei.qpdata",
+        "overlays/1.png",
+        "overlays/mine.png",
+        "ledger/overlay.json",
+    ):
         (finished / name).parent.mkdir(exist_ok=True)
         (finished / name).touch()
     Records(finished, with_settings("nuclei", csv=True)).begin()
     kept = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
-    lost = {"nuclei.parquet", "nuclei.csv.gz", "overlays/1.png", "embeddings.parquet", "ledger/overlay.json"}
+    lost = {
+        "nuclei.parquet",
+        "nuclei.csv.gz",
+        "overlays/1.png",
+        "embeddings.parquet",
+        "ledger/overlay.json",
+    }
     assert not lost & kept
-    assert {"nuclei.qpdata", "overlays/mine.png", "shards/1-of-1.parquet", "image.zarr", "regions.json"} <= kept
+    assert {
+        "nuclei.qpdata",
+        "overlays/mine.png",
+        "shards/1-of-1.parquet",
+        "image.zarr",
+        "regions.json",
+    } <= kept
 
 
 def note(folder: Path, step: str, status: str | None) -> None:
@@ -196,11 +238,19 @@ def test_a_failed_step_leaves_no_results_that_it_should_have_replaced(finished, 
     note(finished, "inspect", "ok")
     note(finished, "tile", status)
     Records(finished, other).withdraw_failed()
-    left = {path.name for path in finished.rglob("*") if path.parent.name not in {"requests", "ledger"}}
-    assert "slide.json" in left and not left & {"nuclei.parquet", "embeddings.parquet", "1-of-1.parquet"}
+    left = {
+        path.name for path in finished.rglob("*") if path.parent.name not in {"requests", "ledger"}
+    }
+    assert "slide.json" in left and not left & {
+        "nuclei.parquet",
+        "embeddings.parquet",
+        "1-of-1.parquet",
+    }
 
 
-def test_nothing_is_left_that_was_made_from_files_that_a_failed_step_should_have_made_again(finished):
+def test_nothing_is_left_that_was_made_from_files_that_a_failed_step_should_have_made_again(
+    finished,
+):
     (finished / "shards/1-of-1.parquet").unlink()
     note(finished, "detect-1-of-1", "failed")
     Records(finished, JOBS).withdraw_failed()
@@ -211,7 +261,11 @@ def test_a_failed_region_model_costs_no_nuclei(finished):
     note(finished, "regions", "failed")
     (finished / "logs/requests/regions.json").unlink()  # so that the next run tries again
     Records(finished, JOBS).withdraw_failed()
-    assert (finished / "nuclei.parquet").exists() and outdated(finished) == ["regions", "nuclei", "embed"]
+    assert (finished / "nuclei.parquet").exists() and outdated(finished) == [
+        "regions",
+        "nuclei",
+        "embed",
+    ]
 
 
 def test_without_a_failed_step_nothing_is_removed(finished):
@@ -221,17 +275,26 @@ def test_without_a_failed_step_nothing_is_removed(finished):
 
 
 def test_failures_of_steps_that_are_not_requested_are_forgotten(finished):
-    for step, status in (("embed", "failed"), ("propose-1-of-2", None), ("stitch-proposals", "ok"), ("tile", "failed")):
+    for step, status in (
+        ("embed", "failed"),
+        ("propose-1-of-2", None),
+        ("stitch-proposals", "ok"),
+        ("tile", "failed"),
+    ):
         note(finished, step, status)
     Records(finished, JOBS[:-1]).remove_unrequested([])
     assert {path.stem for path in (finished / "ledger").iterdir()} == {"stitch-proposals", "tile"}
 
 
-def test_a_result_that_is_not_requested_is_removed_only_if_it_has_outdated_cells_of_the_sheet(finished):
+def test_a_result_that_is_not_requested_is_removed_only_if_it_has_outdated_cells_of_the_sheet(
+    finished,
+):
     requested, other = JOBS[:-1], replace(EMBED, settings={"patient": "P1"})
     for patient, is_kept in (("P1", False), (None, True)):
         run(finished, JOBS)
-        Records(finished, requested).remove_unrequested([replace(other, settings={"patient": patient})])
+        Records(finished, requested).remove_unrequested(
+            [replace(other, settings={"patient": patient})]
+        )
         assert (finished / "embeddings.parquet").exists() is is_kept
 
 

@@ -21,9 +21,15 @@ def complete(**changes):
 def test_columns_of_statistics_must_be_in_the_sheet(tmp_path):
     sheet = tmp_path / "slides.tsv"
     sheet.write_text("slide_id\tpath\tlabel\n")
-    settings.require_columns({"slides": str(sheet), "statistics": {"group": "label", "patient": "patient"}})
-    with pytest.raises(ConfigError, match=r"^config: statistics: .*has no column 'case'; its columns are"):
-        settings.require_columns({"slides": str(sheet), "statistics": {"group": "label", "patient": "case"}})
+    settings.require_columns(
+        {"slides": str(sheet), "statistics": {"group": "label", "patient": "patient"}}
+    )
+    with pytest.raises(
+        ConfigError, match=r"^config: statistics: .*has no column 'case'; its columns are"
+    ):
+        settings.require_columns(
+            {"slides": str(sheet), "statistics": {"group": "label", "patient": "case"}}
+        )
 
 
 def test_an_output_that_is_a_pattern_is_rejected():
@@ -35,11 +41,23 @@ def test_an_output_that_is_a_pattern_is_rejected():
     ("model", "mode", "sentence"),
     [
         ({"mpp": 0.25, "classes": ["a"]}, "supervised", "works at 0.25 um/px; set `mpp: 0.25`"),
-        ({"mpp": 0.5, "classes": ["a", "b"]}, "label-free", "mode label-free is for models of one class"),
-        ({"mpp": 2, "classes": ["a", "b"], "kind": "regions"}, "supervised", "'m' maps regions, not nuclei"),
+        (
+            {"mpp": 0.5, "classes": ["a", "b"]},
+            "label-free",
+            "mode label-free is for models of one class",
+        ),
+        (
+            {"mpp": 2, "classes": ["a", "b"], "kind": "regions"},
+            "supervised",
+            "'m' maps regions, not nuclei",
+        ),
         ({"mpp": 0.5, "classes": ["a", "b"]}, "supervised", None),
         ({"mpp": 0.5, "classes": ["a"]}, "label-free", None),
-        ({"mpp": 0.5, "classes": ["a"], "name": "label_free"}, "supervised", "model 'label_free' was trained without"),
+        (
+            {"mpp": 0.5, "classes": ["a"], "name": "label_free"},
+            "supervised",
+            "model 'label_free' was trained without",
+        ),
         ({"mpp": 0.5, "classes": ["a"], "name": "label_free"}, None, None),
     ],
 )
@@ -56,7 +74,11 @@ def test_the_model_must_fit(model, mode, sentence):
 
 def test_a_region_run_has_the_slides_of_the_workflow_where_it_names_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert settings.region_run(complete()) is settings.region_run(complete(regions="tumour.onnx")) is None
+    assert (
+        settings.region_run(complete())
+        is settings.region_run(complete(regions="tumour.onnx"))
+        is None
+    )
     of_run = complete(regions="tumour.yaml", output="results")
     assert settings.region_run(of_run) == "tumour.yaml"
     for labels, expected in (
@@ -66,19 +88,28 @@ def test_a_region_run_has_the_slides_of_the_workflow_where_it_names_none(tmp_pat
         ("sources: []", {}),
     ):
         Path("tumour.yaml").write_text(labels)
-        changes = [f'slide_labels.{name}="{tmp_path / location}"' for name, location in expected.items()]
+        changes = [
+            f'slide_labels.{name}="{tmp_path / location}"' for name, location in expected.items()
+        ]
         assert settings.slides_of_region_run(of_run) == changes
 
 
 def test_a_region_run_must_map_regions():
     settings.require_region_model({"name": "m", "kind": "regions"})
-    with pytest.raises(ConfigError, match="'m' finds nuclei, not regions; give a training run of method mil"):
+    with pytest.raises(
+        ConfigError, match="'m' finds nuclei, not regions; give a training run of method mil"
+    ):
         settings.require_region_model({"name": "m"})
 
 
 def test_two_images_of_one_name_are_rejected():
-    assert settings.name_stores([0.5, 0.25, 0.5]) == {"image-500nm.zarr": 0.5, "image-250nm.zarr": 0.25}
-    with pytest.raises(ConfigError, match=r"images at 0\.25 and 0\.2499 um/px would both be image-250nm\.zarr"):
+    assert settings.name_stores([0.5, 0.25, 0.5]) == {
+        "image-500nm.zarr": 0.5,
+        "image-250nm.zarr": 0.25,
+    }
+    with pytest.raises(
+        ConfigError, match=r"images at 0\.25 and 0\.2499 um/px would both be image-250nm\.zarr"
+    ):
         settings.name_stores([0.25, 0.2499])
 
 
@@ -86,7 +117,10 @@ def test_only_an_image_for_pretraining_alone_may_be_lossy():
     lossy = complete(pretrain_store={"codec": "jpeg"}, extra_mpps=[1.0])
     assert settings.pretraining_codec(lossy, 0.25) == "jpeg"
     for mpp in (0.5, 1.0):
-        with pytest.raises(ConfigError, match=r"codec jpeg loses detail, but image-\d+nm\.zarr is also the store of"):
+        with pytest.raises(
+            ConfigError,
+            match=r"codec jpeg loses detail, but image-\d+nm\.zarr is also the store of",
+        ):
             settings.pretraining_codec(lossy, mpp)
         assert settings.pretraining_codec(complete(), mpp) == "zstd"
 
@@ -95,21 +129,34 @@ def test_a_training_run_may_be_a_file_or_stand_in_the_config(tmp_path):
     assert settings.training_file(complete()) is None
     assert settings.training_file(complete(model="tiny.yaml")) == "tiny.yaml"
     assert settings.training_data(complete(model="tiny.yaml")) == []
-    run = {"name": "my run!", "checkpoint": "b.pt", "distillation": {"teachers": ["compact", "c.pt"]}}
+    run = {
+        "name": "my run!",
+        "checkpoint": "b.pt",
+        "distillation": {"teachers": ["compact", "c.pt"]},
+    }
     inline = complete(model=run, output=str(tmp_path))
     file = settings.training_file(inline)
-    assert (file, settings.training_data(inline)) == (f"{tmp_path}/training/my-run.yaml", ["--data", "."])
+    assert (file, settings.training_data(inline)) == (
+        f"{tmp_path}/training/my-run.yaml",
+        ["--data", "."],
+    )
     written = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     assert written["checkpoint"] == str(Path("b.pt").resolve())
     assert written["distillation"]["teachers"] == ["compact", str(Path("c.pt").resolve())]
 
 
 def test_settings_within_settings_become_changes():
-    assert list(settings.as_changes({"a": {"b": 1, "c": {"d": "x"}}, "e": {}})) == ["a.b=1", 'a.c.d="x"', "e={}"]
+    assert list(settings.as_changes({"a": {"b": 1, "c": {"d": "x"}}, "e": {}})) == [
+        "a.b=1",
+        'a.c.d="x"',
+        "e={}",
+    ]
 
 
 def test_numbers_that_snakemake_reads_as_text_become_numbers():
-    given = parse_config(["run={steps: 100, mpp: [0.5, 1], rate: 1.0e-3, exact: true, name: a b}"])["run"]
+    given = parse_config(["run={steps: 100, mpp: [0.5, 1], rate: 1.0e-3, exact: true, name: a b}"])[
+        "run"
+    ]
     changes = list(settings.as_changes(given))
     assert changes == ["steps=100", "mpp=[0.5, 1]", "rate=0.001", "exact=true", 'name="a b"']
 

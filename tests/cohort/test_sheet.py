@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, find_rows, name_slides, write_sheet
+from muse_pipeline.cohort.collect import (
+    add_to_sheet,
+    collect_slides,
+    find_rows,
+    name_slides,
+    write_sheet,
+)
 from muse_pipeline.cohort.sheet import SheetRow, id_problem, read_cells, read_sheet
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 
@@ -36,24 +42,41 @@ def problems(path) -> list[str]:
 
 def test_full_rows(folder):
     header = "slide_id\tpath\tmpp\tpatient\troi\tsplit\tshards"
-    path = write(folder / "slides.tsv", f"{header}\nA 1\ta.svs\t0.25\tP 7\troi.geojson\ttrain\t3\n\nB\tb.svs\n")
+    path = write(
+        folder / "slides.tsv",
+        f"{header}\nA 1\ta.svs\t0.25\tP 7\troi.geojson\ttrain\t3\n\nB\tb.svs\n",
+    )
     assert read_sheet(path) == [
-        SheetRow("A 1", str(folder / "a.svs"), 0.25, "P 7", str(folder / "roi.geojson"), "train", 3),
+        SheetRow(
+            "A 1", str(folder / "a.svs"), 0.25, "P 7", str(folder / "roi.geojson"), "train", 3
+        ),
         SheetRow("B", str(folder / "b.svs")),
     ]
 
 
 def test_an_organ_stands_in_the_resolved_sheet_where_it_is_filled(folder):
-    path = write(folder / "slides.tsv", "slide_id\tpath\torgan\nA\ta.svs\tBreast, left\nB\tb.svs\t\n")
+    path = write(
+        folder / "slides.tsv", "slide_id\tpath\torgan\nA\ta.svs\tBreast, left\nB\tb.svs\t\n"
+    )
     first, second = read_sheet(path)
     assert first.to_dict()["organ"] == "Breast, left" and "organ" not in second.to_dict()
 
 
 def test_a_stain_is_read_in_any_of_its_forms(folder):
-    words = {"HE": "H&E", "h & e": "H&E", "Ki-67": "IHC", "ihc": "IHC", "Unknown": "unknown", "": None, "?": None}
+    words = {
+        "HE": "H&E",
+        "h & e": "H&E",
+        "Ki-67": "IHC",
+        "ihc": "IHC",
+        "Unknown": "unknown",
+        "": None,
+        "?": None,
+    }
     for word, stain in words.items():
         with warnings.catch_warnings(action="ignore"):
-            (row,) = read_sheet(write(folder / "slides.tsv", f"slide_id\tpath\tstain\nA\ta.svs\t{word}\n"))
+            (row,) = read_sheet(
+                write(folder / "slides.tsv", f"slide_id\tpath\tstain\nA\ta.svs\t{word}\n")
+            )
         assert row.stain == stain and ("stain" in row.to_dict()) == (stain is not None)
     given = row.complete("kidney", "IHC")
     assert (given.organ, given.stain) == ("kidney", "IHC")
@@ -66,7 +89,10 @@ def test_a_partner_and_where_its_registration_starts(folder):
     header = "slide_id\tpath\tpartner\tpartner_transform"
     path = write(folder / "slides.tsv", f"{header}\nA\ta.svs\tb.svs\troi.geojson\nB\tb.svs\t\t\n")
     first, second = read_sheet(path)
-    assert (first.partner, first.partner_transform) == (str(folder / "b.svs"), str(folder / "roi.geojson"))
+    assert (first.partner, first.partner_transform) == (
+        str(folder / "b.svs"),
+        str(folder / "roi.geojson"),
+    )
     assert second.partner is None and second.partner_transform is None
     rows = "A\ta.svs\tnone.svs\t\nB\tb.svs\t\troi.geojson\nC\ta.svs\ta.svs\t\nD\ta.svs\ts3://bucket/b.svs\t\n"
     with pytest.raises(SheetError) as error:
@@ -88,15 +114,26 @@ def test_csv_with_a_byte_order_mark_and_windows_lines(folder):
 
 def test_paths_start_at_the_sheet(folder, monkeypatch):
     (folder / "sheets").mkdir()
-    path = write(folder / "sheets" / "slides.tsv", f"slide_id\tpath\nA\t../a.svs\nB\t{folder / 'b.svs'}\n")
+    path = write(
+        folder / "sheets" / "slides.tsv", f"slide_id\tpath\nA\t../a.svs\nB\t{folder / 'b.svs'}\n"
+    )
     monkeypatch.chdir(folder / "sheets")
     for sheet in (path, path.relative_to(folder / "sheets")):
         rows = read_sheet(sheet)
-        assert [row.path for row in rows] == [str(folder / "sheets/../a.svs"), str(folder / "b.svs")]
+        assert [row.path for row in rows] == [
+            str(folder / "sheets/../a.svs"),
+            str(folder / "b.svs"),
+        ]
 
 
 def test_everything_wrong_at_once_each_with_its_row(folder):
-    rows = ["A\ta.svs\t0.25\t1", "A\tb.svs\t0,25\t0", "c/d\tnowhere.svs\t-1\t2.5", "\t.\tinf\t", "é\t\t\t\t\tx"]
+    rows = [
+        "A\ta.svs\t0.25\t1",
+        "A\tb.svs\t0,25\t0",
+        "c/d\tnowhere.svs\t-1\t2.5",
+        "\t.\tinf\t",
+        "é\t\t\t\t\tx",
+    ]
     path = write(folder / "slides.tsv", "\n".join(["slide_id\tpath\tmpp\tshards", *rows]))
     assert problems(path) == [
         "12 problems:",
@@ -116,7 +153,9 @@ def test_everything_wrong_at_once_each_with_its_row(folder):
 
 
 def test_the_header(folder):
-    assert problems(write(folder / "slides.tsv", "slide_id\tpth\tmpp\tmpp\tcolour\nA\ta.svs\n")) == [
+    assert problems(
+        write(folder / "slides.tsv", "slide_id\tpth\tmpp\tmpp\tcolour\nA\ta.svs\n")
+    ) == [
         "2 problems:",
         "row 1: column 'mpp' occurs 2 times",
         "row 1: column 'path' is missing; is it 'pth'?",
@@ -132,7 +171,14 @@ def test_columns_of_ones_own_are_kept(folder):
 
 
 MISSPELT = {
-    **{"mmp": "mpp", "mpp_x": "mpp", "um_per_pixl": "mpp", "orgen": "organ", "Orgn": "organ", "patiant": "patient"},
+    **{
+        "mmp": "mpp",
+        "mpp_x": "mpp",
+        "um_per_pixl": "mpp",
+        "orgen": "organ",
+        "Orgn": "organ",
+        "patiant": "patient",
+    },
     **{"labels": "label", "rio": "roi", "shrads": "shards", "spilt": "split"},
 }
 
@@ -142,18 +188,31 @@ def test_a_column_that_is_misspelt_is_an_error(folder, muse, name, meant):
     path = write(folder / "slides.tsv", f"slide_id\tpath\tgrade\t{name}\nA\ta.svs\tII\t1\n")
     status, _, printed = muse("sheet", "--check", path)
     assert status == 2
-    assert printed == (
-        f"muse sheet: {path}: row 1: column '{name}': did you mean '{meant}'? A column of your own needs another name\n"
+    assert (
+        printed
+        == f"muse sheet: {path}: row 1: column '{name}': did you mean '{meant}'? A column of your"
+        " own needs another name\n"
     )
 
 
-@pytest.mark.parametrize("name", ["origin", "site", "stage", "row", "map", "batch", "region", "core", "case", "part"])
+@pytest.mark.parametrize(
+    "name", ["origin", "site", "stage", "row", "map", "batch", "region", "core", "case", "part"]
+)
 def test_columns_of_ones_own_are_not_taken_for_misspelt_ones(folder, name):
     path = write(folder / "slides.tsv", f"slide_id\tpath\t{name}\nA\ta.svs\tII\n")
     assert read_sheet(path) == [SheetRow("A", str(folder / "a.svs"), own={name: "II"})]
 
 
-MPP = ["MPP", "Mpp", "um_per_px", "um/px", "\N{MICRO SIGN}m/px", "UM_per_pixel", "Microns_per_pixel", "mpp_um"]
+MPP = [
+    "MPP",
+    "Mpp",
+    "um_per_px",
+    "um/px",
+    "\N{MICRO SIGN}m/px",
+    "UM_per_pixel",
+    "Microns_per_pixel",
+    "mpp_um",
+]
 MPP += [
     "pixel_size",
     "Pixel Size",
@@ -168,7 +227,9 @@ MPP += [
 @pytest.mark.parametrize("separator", ["\t", ";"])
 def test_mpp_has_synonyms_in_any_case(folder, name, separator):
     mpp = "0,25" if separator == ";" else "0.25"
-    path = write(folder / "slides.csv", f"slide_id;path;{name}\nA;a.svs;{mpp}\n".replace(";", separator))
+    path = write(
+        folder / "slides.csv", f"slide_id;path;{name}\nA;a.svs;{mpp}\n".replace(";", separator)
+    )
     assert read_sheet(path) == [SheetRow("A", str(folder / "a.svs"), 0.25)]
     add_to_sheet(path, [SheetRow("B", str(folder / "b.svs"), 0.5)])
     assert [row.mpp for row in read_sheet(path)] == [0.25, 0.5]
@@ -178,9 +239,18 @@ def test_columns_have_names_in_any_case(folder, muse):
     header = "Slide ID\tPATH\tPatient\tLabel\tOrgan\tROI\tgrade"
     path = write(folder / "slides.tsv", f"{header}\nA\ta.svs\tP1\tx\tcolon\troi.geojson\tII\n")
     (row,) = read_sheet(path)
-    assert (row.slide_id, row.patient, row.label, row.organ, row.own) == ("A", "P1", "x", "colon", {"grade": "II"})
+    assert (row.slide_id, row.patient, row.label, row.organ, row.own) == (
+        "A",
+        "P1",
+        "x",
+        "colon",
+        {"grade": "II"},
+    )
     assert row.roi == str(folder / "roi.geojson")
-    assert read_cells(path, "Label")["A"]["Label"] == "x" and read_cells(path, "label")["A"]["label"] == "x"
+    assert (
+        read_cells(path, "Label")["A"]["Label"] == "x"
+        and read_cells(path, "label")["A"]["label"] == "x"
+    )
 
 
 def test_two_names_of_one_column_are_an_error(folder):
@@ -194,7 +264,9 @@ def test_any_separator_is_read_under_any_name(folder, name, separator):
     mpp = "0,25" if separator == ";" else "0.25"
     lines = [["slide_id", "path", "mpp", "note"], ["A", "a.svs", mpp, '"x, y; z"']]
     text = "\r\n".join(map(separator.join, lines))
-    path = write(folder / name, f"\ufeff{text}\r\n")  # with a byte order mark and CRLF, as Excel writes it
+    path = write(
+        folder / name, f"\ufeff{text}\r\n"
+    )  # with a byte order mark and CRLF, as Excel writes it
     (row,) = read_sheet(path)
     assert (row.slide_id, row.mpp, row.own) == ("A", 0.25, {"note": "x, y; z"})
     add_to_sheet(path, [SheetRow("B", str(folder / "b.svs"))])
@@ -202,7 +274,10 @@ def test_any_separator_is_read_under_any_name(folder, name, separator):
 
 
 def test_a_decimal_comma_is_one_with_semicolons_alone(folder):
-    assert "mpp '0,25'" in problems(write(folder / "slides.tsv", "slide_id\tpath\tmpp\nA\ta.svs\t0,25\n"))[0]
+    assert (
+        "mpp '0,25'"
+        in problems(write(folder / "slides.tsv", "slide_id\tpath\tmpp\nA\ta.svs\t0,25\n"))[0]
+    )
 
 
 def test_empty_missing_and_foreign_files(folder):
@@ -215,22 +290,45 @@ def test_empty_missing_and_foreign_files(folder):
 
 
 def test_two_names_of_one_folder(folder):
-    path = write(folder / "slides.tsv", "slide_id\tpath\nslide É\ta.svs\nSLIDE é\tb.svs\nslide e\u0301\tb.svs\n")
+    path = write(
+        folder / "slides.tsv",
+        "slide_id\tpath\nslide É\ta.svs\nSLIDE é\tb.svs\nslide e\u0301\tb.svs\n",
+    )
     assert [problem[:6] for problem in problems(path)] == ["2 prob", "row 3:", "row 4:"]
 
 
 @pytest.mark.parametrize(
-    "name", ["TCGA-A7-A0DB-01Z", "test3-DAPI-2-(387)", "S 12 [b]", "Gewebe Ä_1", "組織1", "a,b=c+d@e", "x" * 120]
+    "name",
+    [
+        "TCGA-A7-A0DB-01Z",
+        "test3-DAPI-2-(387)",
+        "S 12 [b]",
+        "Gewebe Ä_1",
+        "組織1",
+        "a,b=c+d@e",
+        "x" * 120,
+    ],
 )
 def test_names_that_are_safe(name):
     assert id_problem(name) is None
 
 
 HIDDEN_OR_EMPTY = ["", ".", "..", ".a", "-a", " a", "a ", "a.", "\u202ea", "a\tb", "a\nb", "a\0b"]
-LONG_OR_TAKEN = ["x" * 121, "é" * 61, "cohort.tsv", "roi.tsv", "cohort.h5ad", "statistics.tsv", "Logs", "QuPath"]
+LONG_OR_TAKEN = [
+    "x" * 121,
+    "é" * 61,
+    "cohort.tsv",
+    "roi.tsv",
+    "cohort.h5ad",
+    "statistics.tsv",
+    "Logs",
+    "QuPath",
+]
 
 
-@pytest.mark.parametrize("name", [*HIDDEN_OR_EMPTY, *LONG_OR_TAKEN, "../a", *(f"a{c}b" for c in "/\\'\"{}$`;*?#~%:|")])
+@pytest.mark.parametrize(
+    "name", [*HIDDEN_OR_EMPTY, *LONG_OR_TAKEN, "../a", *(f"a{c}b" for c in "/\\'\"{}$`;*?#~%:|")]
+)
 def test_names_that_are_not(name):
     assert id_problem(name).startswith("slide_id ")
 
@@ -258,7 +356,9 @@ def test_a_folder_of_slides(tmp_path):
         path = tmp_path / location
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    with pytest.warns(LeftOutWarning, match="1 file left out: photo.jpg; pictures are included only with --mpp"):
+    with pytest.warns(
+        LeftOutWarning, match="1 file left out: photo.jpg; pictures are included only with --mpp"
+    ):
         names = {row.slide_id: row.path for row in collect_slides(tmp_path)}
     expected = {
         "M": "M.mrxs",
@@ -291,7 +391,9 @@ def test_files_that_are_left_out_are_named(tmp_path, muse):
         (tmp_path / name).write_bytes(b"x")
     _, shown, printed = muse("sheet", tmp_path, "-o", tmp_path / "s.tsv")
     assert shown == f"{tmp_path / 's.tsv'}: 4 slides\n"
-    others = "4 files left out: d.kfb, e.isyntax, f.vsi, g.jp2; pictures are included only with --mpp"
+    others = (
+        "4 files left out: d.kfb, e.isyntax, f.vsi, g.jp2; pictures are included only with --mpp"
+    )
     assert printed == f"muse sheet: {tmp_path}: {others}\n"
     with pytest.warns(LeftOutWarning, match="3 files left out: d.kfb, e.isyntax, f.vsi$"):
         assert "g" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.5)}
@@ -314,7 +416,10 @@ def test_slides_behind_links_are_found_once(tmp_path, pyramid_path):
 def test_a_name_in_an_old_encoding_is_named(tmp_path, muse, pyramid_path):
     slide = tmp_path / os.fsdecode(b"M\xfcller.tif")
     slide.write_bytes(pyramid_path.read_bytes())
-    for command in (("sheet", tmp_path, "-o", tmp_path / "s.tsv"), ("run", slide, "-o", tmp_path / "out")):
+    for command in (
+        ("sheet", tmp_path, "-o", tmp_path / "s.tsv"),
+        ("run", slide, "-o", tmp_path / "out"),
+    ):
         status, _, printed = muse(*command)
         assert status == 2
         assert r"M\xfcller.tif: is not a name in UTF-8; rename the file or its folder" in printed
@@ -332,7 +437,9 @@ def test_names_that_collide_to_the_last_are_numbered(tmp_path):
 
 def test_slides_by_name_are_called_as_briefly_as_they_can_be(tmp_path):
     def names(*positions):
-        return [row.slide_id for row in name_slides([tmp_path / location for location in positions])]
+        return [
+            row.slide_id for row in name_slides([tmp_path / location for location in positions])
+        ]
 
     assert names("a/x.svs", "b/y.svs") == ["x", "y"]
     assert names("a/x.svs", "b/x.svs") == ["a_x", "b_x"]
@@ -350,19 +457,25 @@ def test_slides_folders_and_sheets_together_in_their_order(tmp_path):
     assert [row.slide_id for row in rows] == ["b", "F", "c", "d", "e"]
     assert [row.mpp for row in rows] == [None, 0.5, None, None, None]
     assert rows[0].path == url and rows[4].path == str(tmp_path / "e.svs")
-    assert find_rows([tmp_path / "one"]) == collect_slides(tmp_path / "one")  # slide_ids as in the folder's sheet
+    assert find_rows([tmp_path / "one"]) == collect_slides(
+        tmp_path / "one"
+    )  # slide_ids as in the folder's sheet
     rows = find_rows([tmp_path / "one", tmp_path / "e.svs"], mpp=0.25)
     assert {row.mpp for row in rows} == {0.25}
 
 
-def test_a_slide_that_is_named_twice_is_one_and_slides_of_one_name_are_named_after_their_folders(tmp_path):
+def test_a_slide_that_is_named_twice_is_one_and_slides_of_one_name_are_named_after_their_folders(
+    tmp_path,
+):
     for name in ("one/c.svs", "two/C.svs", "two/deep/c.svs", "two/d.svs"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert len(find_rows([tmp_path / "one", tmp_path / "one/c.svs"])) == 1
     rows = find_rows([tmp_path / "one", tmp_path / "two"])
     assert [row.slide_id for row in rows] == ["one_c", "two_C", "d", "deep_c"]
-    rows = find_rows([tmp_path / "one/c.svs", tmp_path / "two", "https://host/d.svs", tmp_path / "one"])
+    rows = find_rows(
+        [tmp_path / "one/c.svs", tmp_path / "two", "https://host/d.svs", tmp_path / "one"]
+    )
     assert [row.slide_id for row in rows] == ["one_c", "two_C", "two_d", "deep_c", "host_d"]
     rows = find_rows([tmp_path / "two/C.svs", "https://host/a/c.svs", "https://host/b/c.svs"])
     assert [row.slide_id for row in rows] == ["C", "host_a_c", "host_b_c"]
@@ -373,7 +486,11 @@ def test_a_slide_that_is_named_twice_is_one_and_slides_of_one_name_are_named_aft
 
 def test_what_a_sheet_has_columns_for_is_not_given_beside_it(folder):
     sheet = write(folder / "s.tsv", "slide_id\tpath\nA\ta.svs\n")
-    for options in ({"mpp": 0.5}, {"roi": folder / "roi.geojson"}, {"regions": folder / "roi.geojson"}):
+    for options in (
+        {"mpp": 0.5},
+        {"roi": folder / "roi.geojson"},
+        {"regions": folder / "roi.geojson"},
+    ):
         with pytest.raises(ConfigError, match=r"s.tsv is a sheet, which has a column for it"):
             find_rows([folder / "b.svs", sheet], **options)
     with pytest.raises(ConfigError, match="--roi is for slides"):
@@ -416,10 +533,20 @@ def test_the_command(muse, tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     sheet, resolved = tmp_path / "slides.tsv", tmp_path / "sheet.json"
     assert muse("sheet", tmp_path, "--output", sheet)[0] == 2
-    assert muse("sheet", tmp_path, "--mpp", "0.25", "--output", sheet) == (0, f"{sheet}: 1 slide\n", "")
-    assert muse("sheet", "--check", sheet, "--resolved", resolved) == (0, f"{sheet}: 1 slide, nothing wrong\n", "")
+    assert muse("sheet", tmp_path, "--mpp", "0.25", "--output", sheet) == (
+        0,
+        f"{sheet}: 1 slide\n",
+        "",
+    )
+    assert muse("sheet", "--check", sheet, "--resolved", resolved) == (
+        0,
+        f"{sheet}: 1 slide, nothing wrong\n",
+        "",
+    )
     none = dict.fromkeys(("patient", "roi", "split", "shards"))
-    assert json.loads(resolved.read_text()) == [{"slide_id": "a", "path": str(tmp_path / "a.png"), "mpp": 0.25, **none}]
+    assert json.loads(resolved.read_text()) == [
+        {"slide_id": "a", "path": str(tmp_path / "a.png"), "mpp": 0.25, **none}
+    ]
     assert "give a FOLDER" in muse("sheet")[2]
 
 
@@ -450,13 +577,20 @@ def test_slides_are_added_to_a_sheet_whose_rows_stay(folder, muse, end):
     sheet.write_bytes(("\ufeff" + end.join(lines)).encode())
     added = f"{sheet}: 1 slide added, 1 slide there already\n"
     assert muse("sheet", folder, "-o", sheet, "--add") == (0, added, "")
-    assert sheet.read_bytes().decode() == "\ufeff" + "".join(line + end for line in [*lines, "b.svs,,b-2"])
+    assert sheet.read_bytes().decode() == "\ufeff" + "".join(
+        line + end for line in [*lines, "b.svs,,b-2"]
+    )
     before = sheet.read_bytes()
-    assert "0 slides added, 2 slides there already" in muse("sheet", folder, "-o", sheet, "--add")[1]
+    assert (
+        "0 slides added, 2 slides there already" in muse("sheet", folder, "-o", sheet, "--add")[1]
+    )
     (folder / "c.svs").touch()
     status, _, printed = muse("sheet", folder, "-o", sheet, "--add", "--mpp", "0.5")
     assert (status, sheet.read_bytes()) == (2, before) and "has no column 'mpp'" in printed
-    assert muse("sheet", folder, "-o", folder / "new.tsv", "--add")[1] == f"{folder / 'new.tsv'}: 3 slides\n"
+    assert (
+        muse("sheet", folder, "-o", folder / "new.tsv", "--add")[1]
+        == f"{folder / 'new.tsv'}: 3 slides\n"
+    )
 
 
 def test_words_for_a_missing_value_are_empty_cells(folder):
@@ -470,14 +604,18 @@ def test_words_for_a_missing_value_are_empty_cells(folder):
         ("C", "P3", None, "x"),
     ]
     assert len(warned) == 1
-    assert "read as a missing value: 'NA' in column 'patient' (rows: 1), 'NA' in column" in str(warned[0].message)
+    assert "read as a missing value: 'NA' in column 'patient' (rows: 1), 'NA' in column" in str(
+        warned[0].message
+    )
 
 
 def test_words_for_an_unknown_patient_are_empty_cells_and_some_are_labels(folder):
     words = ("unknown", "-", "?", "Missing", "NONE", "na", "P-1")
     rows = "".join(f"s{n}\ta.svs\t{word}\t{word}\t-\n" for n, word in enumerate(words))
     path = write(folder / "slides.tsv", f"slide_id\tpath\tpatient\tlabel\ter\n{rows}")
-    with pytest.warns(LeftOutWarning, match=r"missing value: 'unknown' in column 'patient' \(rows: 1\)"):
+    with pytest.warns(
+        LeftOutWarning, match=r"missing value: 'unknown' in column 'patient' \(rows: 1\)"
+    ):
         found = read_sheet(path)
     assert [row.patient for row in found] == [*[None] * 6, "P-1"]
     assert [row.label for row in found] == ["unknown", None, None, *words[3:]]
@@ -485,7 +623,11 @@ def test_words_for_an_unknown_patient_are_empty_cells_and_some_are_labels(folder
 
 
 def test_patients_that_differ_in_case_alone_are_warned_of(folder):
-    rows = "".join(f"s{n}\ta.svs\t{word}\n" for n, word in enumerate(("p1", "P1", "p2", "p1", "", "")))
+    rows = "".join(
+        f"s{n}\ta.svs\t{word}\n" for n, word in enumerate(("p1", "P1", "p2", "p1", "", ""))
+    )
     path = write(folder / "slides.tsv", f"slide_id\tpath\tpatient\n{rows}")
-    with pytest.warns(LeftOutWarning, match=r"differ only in case count as different patients: 'p1' and 'P1'$"):
+    with pytest.warns(
+        LeftOutWarning, match=r"differ only in case count as different patients: 'p1' and 'P1'$"
+    ):
         assert [row.patient for row in read_sheet(path)][:2] == ["p1", "P1"]

@@ -1,4 +1,6 @@
-"""The contract of backbones: shapes, strides, a gradient for every weight, and positions that follow pixels."""
+"""The contract of backbones: shapes, strides, a gradient for every weight, and positions that
+follow pixels.
+"""
 
 import re
 
@@ -8,14 +10,22 @@ import torch
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import HALF_PIXEL
 
-with torch.device("meta"):  # without weights: collecting the tests would otherwise fill gigabytes with random numbers
+with torch.device(
+    "meta"
+):  # without weights: collecting the tests would otherwise fill gigabytes with random numbers
     OURS = [name for name in BACKBONES.names() if BACKBONES[name]().lattice is HALF_PIXEL]
-OF_EVERY_KIND = {re.sub(r"_\d+$", "", name): name for name in sorted(OURS, reverse=True)}.values()  # the narrowest
+OF_EVERY_KIND = {
+    re.sub(r"_\d+$", "", name): name for name in sorted(OURS, reverse=True)
+}.values()  # the narrowest
 
 
-# ViT-B has the code of ViT-S with four times its weights; networks for 512 px have the code of those for 224 px.
+# ViT-B has the code of ViT-S with four times its weights; networks for 512 px have the code of
+# those for 224 px.
 AGAIN = re.compile("vit_b|r50_512|vit_s_16_512")
-EVERY = [pytest.param(name, marks=[pytest.mark.slow] * bool(AGAIN.search(name))) for name in BACKBONES.names()]
+EVERY = [
+    pytest.param(name, marks=[pytest.mark.slow] * bool(AGAIN.search(name)))
+    for name in BACKBONES.names()
+]
 
 
 @pytest.fixture(scope="module", params=EVERY)
@@ -50,14 +60,22 @@ def test_the_stages_have_the_strides_and_channels_that_they_declare(backbone):
 
 @pytest.mark.parametrize("name", OF_EVERY_KIND)
 def test_our_own_see_the_same_in_windows_of_any_sides_that_move_by_the_total_stride(name):
-    """Only features far from the border are compared; backbones with this property are run on parts of windows."""
+    """Only features far from the border are compared; backbones with this property are run on parts
+    of windows.
+    """
     torch.manual_seed(0)
     backbone = BACKBONES[name]().eval()
     stride = backbone.stride_px
     margin = 12 * stride  # further than a pixel's influence reaches
     picture = torch.rand(1, 3, 2 * margin + 64 + stride, 2 * margin + 192)
     with torch.no_grad():
-        whole, part = backbone(picture).dense, backbone(picture[..., stride:, 3 * stride : -64]).dense
+        whole, part = (
+            backbone(picture).dense,
+            backbone(picture[..., stride:, 3 * stride : -64]).dense,
+        )
     first, down, right = margin // 4, stride // 4, 3 * stride // 4
-    middle, moved = part[..., first : first + 16, first : first + 8], whole[..., first + down :, first + right :]
+    middle, moved = (
+        part[..., first : first + 16, first : first + 8],
+        whole[..., first + down :, first + right :],
+    )
     assert torch.allclose(moved[..., :16, :8], middle, atol=1e-4)

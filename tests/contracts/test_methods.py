@@ -1,4 +1,6 @@
-"""The contract of training methods, tested with all real methods and with three toys of one file each."""
+"""The contract of training methods, tested with all real methods and with three toys of one file
+each.
+"""
 
 import dataclasses
 import json
@@ -36,13 +38,19 @@ def write_toy(folder, method, images, steps=6):
 
 
 def train(muse, config, folder):
-    status, _, errors = muse("train", config, "-o", folder, "--accelerator", "cpu", "--threads", "1")
+    status, _, errors = muse(
+        "train", config, "-o", folder, "--accelerator", "cpu", "--threads", "1"
+    )
     assert status == 0, errors
 
 
 @pytest.mark.parametrize("method", TOYS)
-def test_a_toy_is_trained_resumed_to_the_same_bytes_and_leaves_a_detector(method, images, tmp_path, muse, monkeypatch):
-    monkeypatch.setattr(loop, "draw_curves", lambda rows, output: None)  # slow; a test below draws them
+def test_a_toy_is_trained_resumed_to_the_same_bytes_and_leaves_a_detector(
+    method, images, tmp_path, muse, monkeypatch
+):
+    monkeypatch.setattr(
+        loop, "draw_curves", lambda rows, output: None
+    )  # slow; a test below draws them
     config = write_toy(tmp_path, method, images)
     train(muse, config, tmp_path / "whole")
     updates, update = [], loop.Turn.update
@@ -57,7 +65,12 @@ def test_a_toy_is_trained_resumed_to_the_same_bytes_and_leaves_a_detector(method
 
     with monkeypatch.context() as patched:
         patched.setattr(loop.Turn, "update", stop)
-        assert muse("train", config, "-o", tmp_path / "parts", "--accelerator", "cpu", "--threads", "1")[0] == 130
+        assert (
+            muse(
+                "train", config, "-o", tmp_path / "parts", "--accelerator", "cpu", "--threads", "1"
+            )[0]
+            == 130
+        )
     train(muse, config, tmp_path / "parts")
     whole, parts = (tmp_path / name / "checkpoint.pt" for name in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
@@ -70,17 +83,25 @@ def test_a_toy_is_trained_resumed_to_the_same_bytes_and_leaves_a_detector(method
 @pytest.mark.slow
 def test_a_toy_is_exported(images, tmp_path, muse):
     train(muse, write_toy(tmp_path, "toy_gan", images, steps=2), tmp_path / "run")
-    status, _, errors = muse("export", tmp_path / "run" / "checkpoint.pt", "-o", tmp_path / "toy.onnx")
+    status, _, errors = muse(
+        "export", tmp_path / "run" / "checkpoint.pt", "-o", tmp_path / "toy.onnx"
+    )
     assert status == 0, errors
     predictor = Predictor(tmp_path / "toy.onnx")
-    assert len(predictor(np.full((1, 192, 192, 3), 230, np.uint8), np.eye(3, 4, dtype=np.float32))) == 1
+    assert (
+        len(predictor(np.full((1, 192, 192, 3), 230, np.uint8), np.eye(3, 4, dtype=np.float32)))
+        == 1
+    )
 
 
 def test_a_toy_learns(images, tmp_path, muse, monkeypatch):
     """Only the toy that sums two methods is trained; the method for pairs is one of the two."""
     monkeypatch.setattr(loop, "draw_curves", lambda rows, output: None)
     train(muse, write_toy(tmp_path, "toy_sum", images, steps=30), tmp_path / "run")
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
@@ -88,19 +109,33 @@ def test_a_gan_has_stages_turns_and_networks(images, tmp_path, muse):
     train(muse, write_toy(tmp_path, "toy_gan", images, steps=2), tmp_path / "run")
     stages = [tmp_path / "run" / "stages" / name for name in ("1-warm-up", "2-reader")]
     for stage in stages:
-        kept = {"checkpoint.pt", "config.yaml", "provenance.json", "metrics.jsonl", "curves.png", "resume.pt"}
+        kept = {
+            "checkpoint.pt",
+            "config.yaml",
+            "provenance.json",
+            "metrics.jsonl",
+            "curves.png",
+            "resume.pt",
+        }
         assert kept <= {path.name for path in stage.iterdir()}
         row = json.loads((stage / "metrics.jsonl").read_text().splitlines()[-1])
         assert {"generator loss", "generator read", "discriminator loss"} <= row.keys()
-    assert load_checkpoint(stages[0] / "checkpoint.pt").networks.keys() == {"generator", "discriminator"}
-    assert (stages[1].parents[1] / "checkpoint.pt").read_bytes() == (stages[1] / "checkpoint.pt").read_bytes()
+    assert load_checkpoint(stages[0] / "checkpoint.pt").networks.keys() == {
+        "generator",
+        "discriminator",
+    }
+    assert (stages[1].parents[1] / "checkpoint.pt").read_bytes() == (
+        stages[1] / "checkpoint.pt"
+    ).read_bytes()
     start = json.loads((stages[1] / "provenance.json").read_text())["inputs"]
     assert "weights of the checkpoint" in start
 
 
 def test_until_ends_after_a_stage_and_names_the_stages(images, tmp_path, muse):
     config = write_toy(tmp_path, "toy_gan", images, steps=2)
-    status, out, _ = muse("train", config, "-o", tmp_path / "run", "--accelerator", "cpu", "--until", "warm-up")
+    status, out, _ = muse(
+        "train", config, "-o", tmp_path / "run", "--accelerator", "cpu", "--until", "warm-up"
+    )
     assert status == 0 and "1-warm-up" in out
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
     status, _, errors = muse("train", config, "-o", tmp_path / "run", "--until", "cool-down")
@@ -114,7 +149,9 @@ def test_settings_name_the_method_and_are_documented(name):
     assert {"name", "schedule" if name != "psm" else "detector"} <= defaults.keys()
     assert defaults["method"] == name
     if name not in TOYS:
-        described = "".join(each.__doc__ for each in kind.__mro__)  # each class describes its own settings
+        described = "".join(
+            each.__doc__ for each in kind.__mro__
+        )  # each class describes its own settings
         for setting in defaults.keys() - {"activation", "labels", "detector", "self_training"}:
             assert f"\n        {setting}: " in described, setting
 
@@ -130,6 +167,10 @@ def test_every_recipe_in_config_is_of_a_method(path):
 def test_a_config_without_a_method_names_the_known_ones(tmp_path, muse):
     (tmp_path / "c.yaml").write_text("name: x\n")
     status, _, errors = muse("train", tmp_path / "c.yaml", "-o", tmp_path / "run")
-    assert status == 2 and "setting 'method' is missing; choose one of" in errors and "detector" in errors
+    assert (
+        status == 2
+        and "setting 'method' is missing; choose one of" in errors
+        and "detector" in errors
+    )
     with pytest.raises(ConfigError, match="unknown method 'detectr'"):
         load_run(tmp_path / "c.yaml", changes=["method=detectr"])

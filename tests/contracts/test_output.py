@@ -1,4 +1,6 @@
-"""The contract of an output: it writes the files that it names, only if requested, and always with the same bytes."""
+"""The contract of an output: it writes the files that it names, only if requested, and always with
+the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -33,17 +35,28 @@ def slide(tmp_path_factory) -> FinishedSlide:
     draw_stained_slide(folder / "a.tif", size_px=500, n_nuclei=60)
     switches = {output.switch.name: True for output in OUTPUTS if output.switch}
     settings = RunSettings({**switches, "output": str(folder / "results")})
-    row, models = SheetRow("a", str(folder / "a.tif")), Models(Predictor(path), embedder=Embedder(path))
+    row, models = (
+        SheetRow("a", str(folder / "a.tif")),
+        Models(Predictor(path), embedder=Embedder(path)),
+    )
     run_slide(row, plan_slides([row], models, settings), models, settings)
     return FinishedSlide(SlideFiles(folder / "results/a"), settings, embedder=models.embedder)
 
 
 def files_of(output, slide: FinishedSlide) -> list[Path]:
-    return [slide.files.folder / name.rstrip("/") for name in output.file_names(slide.embedder.card.name)]
+    return [
+        slide.files.folder / name.rstrip("/")
+        for name in output.file_names(slide.embedder.card.name)
+    ]
 
 
 def contents(paths: list[Path]) -> dict[Path, bytes]:
-    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+    files = [
+        file
+        for path in paths
+        for file in ([path] if path.is_file() else path.rglob("*"))
+        if file.is_file()
+    ]
     return {file: file.read_bytes() for file in files}
 
 
@@ -52,9 +65,13 @@ def test_settings_and_files_are_declared(output):
     assert output.__doc__ and (output.files or output.patterns)
     assert all(isinstance(setting, Setting) and setting.job for setting in output.all_settings())
     assert all(list_settings()[setting.name] == setting for setting in output.all_settings())
-    assert not any(Path(name).is_absolute() or ".." in name for name in (*output.files, *output.patterns))
+    assert not any(
+        Path(name).is_absolute() or ".." in name for name in (*output.files, *output.patterns)
+    )
     assert output.is_requested({}) == (output.switch is None or bool(output.switch.default))
-    assert output.removed_patterns() and not any(name.endswith("/") for name in output.removed_patterns())
+    assert output.removed_patterns() and not any(
+        name.endswith("/") for name in output.removed_patterns()
+    )
 
 
 @pytest.mark.parametrize("output", OUTPUTS, ids=lambda output: output.name)
@@ -64,7 +81,9 @@ def test_every_file_is_written_again_with_the_same_bytes(output, slide):
     assert before and all(path.exists() for path in paths)
     if output.step == "stitch":  # it is written with the table of nuclei
         return
-    for path in [path for pattern in output.removed_patterns() for path in slide.files.folder.glob(pattern)]:
+    for path in [
+        path for pattern in output.removed_patterns() for path in slide.files.folder.glob(pattern)
+    ]:
         remove(path)
     assert not contents(paths)  # so that no file of earlier nuclei is left
     output.write(slide)
@@ -72,11 +91,19 @@ def test_every_file_is_written_again_with_the_same_bytes(output, slide):
 
 
 def test_files_that_are_not_requested_are_not_written(slide, tmp_path):
-    row, settings = SheetRow("a", str(slide.files.folder.parents[1] / "a.tif")), RunSettings({"output": str(tmp_path)})
+    row, settings = (
+        SheetRow("a", str(slide.files.folder.parents[1] / "a.tif")),
+        RunSettings({"output": str(tmp_path)}),
+    )
     models = Models(Predictor(find_model("compact")))
     run_slide(row, plan_slides([row], models, settings), models, settings)
     requested = [output for output in OUTPUTS if output.is_requested(settings)]
     written = {path.name for output in requested for path in files_of(output, slide)}
-    others = {path.name for output in OUTPUTS if output not in requested for path in files_of(output, slide)}
+    others = {
+        path.name
+        for output in OUTPUTS
+        if output not in requested
+        for path in files_of(output, slide)
+    }
     found = {path.name for path in (tmp_path / "a").iterdir()}
     assert written <= found and not others & found

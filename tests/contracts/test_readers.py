@@ -29,7 +29,13 @@ WRITERS = {
     "czi": write_czi,
     "package": write_pyramid,
 }
-SUFFIXES = {"openslide": ".tif", "tiffslide": ".ome.tif", "image": ".png", "czi": ".czi", "package": ".tif"}
+SUFFIXES = {
+    "openslide": ".tif",
+    "tiffslide": ".ome.tif",
+    "image": ".png",
+    "czi": ".czi",
+    "package": ".tif",
+}
 
 
 @pytest.fixture(params=[*READERS.names(), OfAPackage.name])
@@ -77,8 +83,11 @@ def test_a_level_is_read_from_its_nearest_pixel(slide, gradient):
         expected = shrink(gradient, int(downsample))
         for k in (0, 55, 201):
             pixels = slide.read_region((round(k * downsample), 0), level, (20, 10))
-            # OpenSlide's mean downsample is not an integer here, so pixels are interpolated, but they must not drift.
-            np.testing.assert_allclose(pixels[..., :2].astype(int), expected[:10, k : k + 20, :2], atol=1)
+            # OpenSlide's mean downsample is not an integer here, so pixels are interpolated, but
+            # they must not drift.
+            np.testing.assert_allclose(
+                pixels[..., :2].astype(int), expected[:10, k : k + 20, :2], atol=1
+            )
 
 
 def test_outside_is_white(slide, gradient):
@@ -130,7 +139,9 @@ def test_a_corrupt_tile_costs_one_tile(slide, path, gradient):
         for _ in range(2):
             with pytest.raises(SlideError, match="level 0"):
                 slide.read_region((300, 10), 0, (50, 50))
-            np.testing.assert_array_equal(slide.read_region((0, 0), 0, (200, 200)), gradient[:200, :200])
+            np.testing.assert_array_equal(
+                slide.read_region((0, 0), 0, (200, 200)), gradient[:200, :200]
+            )
 
 
 @pytest.mark.parametrize("name", ["openslide", "tiffslide"], indirect=True)
@@ -142,7 +153,9 @@ def test_a_corrupt_tile_fails_no_other_thread(slide, path, gradient):
     def read(slide, xy):
         x, y = xy
         try:
-            return bool((slide.read_region(xy, 0, (50, 50)) == gradient[y : y + 50, x : x + 50]).all())
+            return bool(
+                (slide.read_region(xy, 0, (50, 50)) == gradient[y : y + 50, x : x + 50]).all()
+            )
         except SlideError:
             return None
 
@@ -166,7 +179,13 @@ def test_tiles_never_written_are_glass(tmp_path):
         yield from [None] * 3
 
     tifffile.imwrite(
-        path, tiles(), shape=(512, 512, 3), dtype=np.uint8, tile=(256, 256), photometric="rgb", compression="deflate"
+        path,
+        tiles(),
+        shape=(512, 512, 3),
+        dtype=np.uint8,
+        tile=(256, 256),
+        photometric="rgb",
+        compression="deflate",
     )
     with open_slide(path) as slide:
         pixels = slide.read_region((0, 0), 0, (512, 512))

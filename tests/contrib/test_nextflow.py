@@ -1,4 +1,6 @@
-"""The Nextflow module: its script writes the outputs that it declares, and its description lists the same ports."""
+"""The Nextflow module: its script writes the outputs that it declares, and its description lists
+the same ports.
+"""
 
 import re
 import subprocess
@@ -16,7 +18,11 @@ def script_of(values: dict[str, str]) -> str:
     """The process's Bash script with ``values`` filled in as Nextflow does."""
     script = re.search(r"script:.*?\"\"\"\n(.*?)\"\"\"", TEXT, re.DOTALL)[1]
     script = re.sub(r"\$\{(.*?)\}", lambda match: values[match[1]], script)
-    return "\n".join(line[4:] for line in script.splitlines()).replace("\\\\", "\\").replace("\\$", "$")
+    return (
+        "\n".join(line[4:] for line in script.splitlines())
+        .replace("\\\\", "\\")
+        .replace("\\$", "$")
+    )
 
 
 @pytest.mark.slow
@@ -26,7 +32,9 @@ def test_the_script_writes_what_the_process_outputs(tmp_path):
         "slide": "slide.tif", "prefix": "out", "task.cpus": "1", "task.process": "MUSE_RUN",
         "named": "", "mpp": "", "organ": "--organ 'left breast'", "stain": "--stain 'HE'", "args": "--no-viewer",
     }  # fmt: skip
-    subprocess.run(["bash", "-ec", script_of(values)], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        ["bash", "-ec", script_of(values)], cwd=tmp_path, check=True, capture_output=True
+    )
     assert "\tleft breast\tall\tH&E\t" in (tmp_path / "out/cohort.tsv").read_text()
     patterns = re.findall(r"path\(?\s*\"(\S+?)\"\)?,\s+emit", TEXT)
     assert len(patterns) == 6

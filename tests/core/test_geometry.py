@@ -24,7 +24,10 @@ SHAPES = {
     "a hole at a corner": (Polygon(SQUARE, [[(0, 0), (2, 0), (2, 2), (0, 2)]]), 96),
     "a hole from edge to edge": (Polygon(SQUARE, [[(4, 0), (6, 0), (6, 10), (4, 10)]]), 80),
     "a hole across an edge": (Polygon(SQUARE, [[(4, -2), (6, -2), (6, 4), (4, 4)]]), 92),
-    "holes that overlap": (Polygon(SQUARE, [[(2, 2), (5, 2), (5, 4), (2, 4)], [(4, 2), (6, 2), (6, 4), (4, 4)]]), 92),
+    "holes that overlap": (
+        Polygon(SQUARE, [[(2, 2), (5, 2), (5, 4), (2, 4)], [(4, 2), (6, 2), (6, 4), (4, 4)]]),
+        92,
+    ),
     "areas that overlap": (MultiPolygon([box(0, 0, 10, 10), box(8, 2, 15, 8)]), 130),
     "a spike": (Polygon([(0, 0), (10, 0), (10, 5), (20, 5), (10, 5), (10, 10), (0, 10)]), 100),
 }
@@ -32,7 +35,11 @@ SHAPES = {
 
 def write_area(path, shape, class_name="Tumor"):
     properties = {"objectType": "annotation", "classification": {"name": class_name}}
-    feature = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shape)), "properties": properties}
+    feature = {
+        "type": "Feature",
+        "geometry": json.loads(shapely.to_geojson(shape)),
+        "properties": properties,
+    }
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     return path
 

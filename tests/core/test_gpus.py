@@ -1,4 +1,7 @@
-"""Several GPUs in one machine. A script in place of ``nvidia-smi`` lists them; the processes and locks are real."""
+"""Several GPUs in one machine.
+
+A script in place of ``nvidia-smi`` lists them; the processes and locks are real.
+"""
 
 import os
 import subprocess
@@ -22,7 +25,9 @@ class Job:
 
     def __init__(self, environ: dict[str, str]):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen([sys.executable, "-c", RESERVE], env=environ, text=True, **pipes)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RESERVE], env=environ, text=True, **pipes
+        )
         self.gpu = self.process.stdout.readline().strip()
 
     def stop(self) -> None:
@@ -32,7 +37,9 @@ class Job:
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """A function that starts a job on a machine with the listed GPUs; all jobs are stopped at the end."""
+    """A function that starts a job on a machine with the listed GPUs; all jobs are stopped at the
+    end.
+    """
     jobs = []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 

@@ -1,14 +1,40 @@
-"""Organs and stains as people write them, in English, Latin and German, and by the project codes of TCGA."""
+"""Organs and stains as people write them, in English, Latin and German, and by the project codes of
+TCGA.
+"""
 
 import pytest
 
 from muse_pipeline.core.specimen import ORGANS, name_organ, name_stain
 
 SYNONYMS = {
-    "breast": ("Breast", "left breast", "breast cancer", "BRCA", "TCGA-BRCA", "Mamma", "Mammakarzinom", "mamma-ca re."),
-    "colon": ("COAD", "READ", "tcga_coad", "Colon, rectum", "sigmoid colon", "Kolonkarzinom", "Dickdarmkrebs", "CRC"),
+    "breast": (
+        "Breast",
+        "left breast",
+        "breast cancer",
+        "BRCA",
+        "TCGA-BRCA",
+        "Mamma",
+        "Mammakarzinom",
+        "mamma-ca re.",
+    ),
+    "colon": (
+        "COAD",
+        "READ",
+        "tcga_coad",
+        "Colon, rectum",
+        "sigmoid colon",
+        "Kolonkarzinom",
+        "Dickdarmkrebs",
+        "CRC",
+    ),
     "lung": ("LUAD", "LUSC", "Lunge links", "NSCLC", "lung adenocarcinoma"),
-    "lymph node": ("Lymph_node", "lymph nodes", "Lymphknoten", "Nodus lymphaticus", "axillary sentinel node"),
+    "lymph node": (
+        "Lymph_node",
+        "lymph nodes",
+        "Lymphknoten",
+        "Nodus lymphaticus",
+        "axillary sentinel node",
+    ),
     "oesophagus": ("esophagus", "Ösophagus", "Œsophagus", "ESCA"),
     "kidney": ("KIRC", "Niere", "Nierenzellkarzinom", "renal cell carcinoma"),
     "bone marrow": ("Bone marrow", "Knochenmark"),
@@ -24,19 +50,23 @@ SYNONYMS = {
 
 @pytest.mark.parametrize("organ", SYNONYMS)
 def test_an_organ_is_known_by_its_synonyms(organ):
-    assert {word: name_organ(word) for word in SYNONYMS[organ]} == dict.fromkeys(SYNONYMS[organ], organ)
+    assert {word: name_organ(word) for word in SYNONYMS[organ]} == dict.fromkeys(
+        SYNONYMS[organ], organ
+    )
 
 
 def test_every_term_names_one_organ():
-    terms = [(term, organ) for organ, terms in ORGANS.items() for term in (organ, *terms.split("; "))]
+    terms = [
+        (term, organ) for organ, terms in ORGANS.items() for term in (organ, *terms.split("; "))
+    ]
     assert len(dict(terms)) == len(terms)
     assert {term: name_organ(term.upper()) for term, _ in terms} == dict(terms)
 
 
 def test_every_project_of_tcga_has_an_organ():
     codes = (
-        "ACC BLCA BRCA CESC CHOL COAD DLBC ESCA GBM HNSC KICH KIRC KIRP LAML LGG LIHC LUAD LUSC MESO OV PAAD PCPG PRAD "
-        "READ SARC SKCM STAD TGCT THCA THYM UCEC UCS UVM"
+        "ACC BLCA BRCA CESC CHOL COAD DLBC ESCA GBM HNSC KICH KIRC KIRP LAML LGG LIHC LUAD LUSC"
+        " MESO OV PAAD PCPG PRAD READ SARC SKCM STAD TGCT THCA THYM UCEC UCS UVM"
     )
     assert {name_organ(f"TCGA-{code}") for code in codes.split()} <= ORGANS.keys()
 
@@ -47,7 +77,17 @@ def test_every_project_of_tcga_has_an_organ():
         ("H&E", ("HE", "h&e", "H+E", "H and E", "Hematoxylin & Eosin", "haematoxylin-eosin")),
         (
             "IHC",
-            ("ihc", "Ki-67", "KI67", "MIB-1", "CD3", "CK5/6", "PD-L1", "H-DAB", "Immunohistochemistry"),
+            (
+                "ihc",
+                "Ki-67",
+                "KI67",
+                "MIB-1",
+                "CD3",
+                "CK5/6",
+                "PD-L1",
+                "H-DAB",
+                "Immunohistochemistry",
+            ),
         ),
         ("unknown", ("unknown", "", "?", "n/a")),
         (None, ("PAS", "Masson", "trichrome", "Giemsa")),

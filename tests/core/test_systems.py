@@ -1,4 +1,6 @@
-"""Fallbacks for what macOS and Windows lack, tested on Linux by hiding one module or folder at a time."""
+"""Fallbacks for what macOS and Windows lack, tested on Linux by hiding one module or folder at a
+time.
+"""
 
 import os
 import subprocess
@@ -20,7 +22,8 @@ from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.isolation import call_isolated
 
 NAMES = "nuclei.parquet", "nuclei.geojson.gz", "summary.json"
-# Python without the module and functions that Windows lacks, and without /proc, so that every process is spawned.
+# Python without the module and functions that Windows lacks, and without /proc, so that every
+# process is spawned.
 AS_ON_WINDOWS = """
 import os, pathlib, sys
 import psutil  # which reads `resource` on Linux alone
@@ -37,7 +40,9 @@ if __name__ == "__main__":
 @pytest.fixture
 def without_proc(monkeypatch):
     """Hide the files of /proc, which macOS and Windows lack."""
-    monkeypatch.setattr(environment, "Path", lambda name: Path("/nowhere/there" if "proc" in name else name))
+    monkeypatch.setattr(
+        environment, "Path", lambda name: Path("/nowhere/there" if "proc" in name else name)
+    )
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
@@ -58,9 +63,14 @@ def test_the_peak_memory_is_stated_everywhere(without_proc, monkeypatch, platfor
 @pytest.mark.parametrize("asked, expected", [("spawn", "spawn"), ("", "fork")])
 def test_no_process_is_forked_where_the_environment_asks_so(asked, expected):
     """Tested in a new process, because a process with several threads is never forked."""
-    program = "from muse_pipeline.core.environment import choose_start_method; print(choose_start_method())"
+    program = (
+        "from muse_pipeline.core.environment import choose_start_method;"
+        " print(choose_start_method())"
+    )
     environ = {**os.environ, "MUSE_START_METHOD": asked}
-    run = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True
+    )
     assert run.stdout.strip() == (expected if Path("/proc/self/task").is_dir() else "spawn")
 
 
@@ -91,7 +101,10 @@ def test_a_lock_of_windows_keeps_other_runs_out(tmp_path, monkeypatch):
     with lock_results(tmp_path, "snakemake"):
         assert held == {((tmp_path / ".lock").stat().st_ino, 1 << 30)}
         assert "snakemake (process " in find_other_run(tmp_path)
-        with pytest.raises(OutputError, match="is writing results there"), lock_results(tmp_path, "muse run"):
+        with (
+            pytest.raises(OutputError, match="is writing results there"),
+            lock_results(tmp_path, "muse run"),
+        ):
             pass
 
 
@@ -120,7 +133,9 @@ def test_threads_read_parts_of_one_file(tmp_path, monkeypatch, lacking):
     parts = [(bytes([number]) * 500, 500 * number) for number in range(200)]
     (tmp_path / "parts").write_bytes(b"".join(content for content, _ in parts))
     with (tmp_path / "parts").open("rb", buffering=0) as file, ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda part: read_at(file.fileno(), 500, part[1]), parts)) == [part[0] for part in parts]
+        assert list(pool.map(lambda part: read_at(file.fileno(), 500, part[1]), parts)) == [
+            part[0] for part in parts
+        ]
         assert read_at(file.fileno(), 500, 99_900) == parts[-1][0][:100]
 
 
@@ -140,11 +155,21 @@ def test_a_sheet_of_windows_is_read(tmp_path):
 def test_a_run_without_what_windows_lacks_has_the_same_bytes(tmp_path):
     draw_stained_slide(tmp_path / "Größe µ.tif", size_px=500, n_nuclei=60)
     (tmp_path / "windows.py").write_text(AS_ON_WINDOWS, encoding="utf-8")
-    words = "run", "Größe µ.tif", "--model", "compact-fp32", "-o"  # `compact` can mean int8 on Linux
+    words = (
+        "run",
+        "Größe µ.tif",
+        "--model",
+        "compact-fp32",
+        "-o",
+    )  # `compact` can mean int8 on Linux
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
     for program, output in (["-m", "muse_pipeline.cli.main"], "linux"), (["windows.py"], "windows"):
         command = [sys.executable, *program, *words, output]
-        run = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, encoding="utf-8", check=False)
+        run = subprocess.run(
+            command, cwd=tmp_path, env=environ, capture_output=True, encoding="utf-8", check=False
+        )
         assert run.returncode == 0 and "Größe µ: " in run.stdout, run.stdout + run.stderr
     for name in NAMES:
-        assert (tmp_path / "windows/Größe µ" / name).read_bytes() == (tmp_path / "linux/Größe µ" / name).read_bytes()
+        assert (tmp_path / "windows/Größe µ" / name).read_bytes() == (
+            tmp_path / "linux/Größe µ" / name
+        ).read_bytes()

@@ -1,4 +1,6 @@
-"""The sparse assignment equals that of the dense Hungarian method, and also works where the dense method fails."""
+"""The sparse assignment equals that of the dense Hungarian method, and also works where the dense
+method fails.
+"""
 
 import time
 
@@ -56,7 +58,9 @@ def test_windows_without_nuclei_and_batches_without_any():
 
 
 def test_a_dense_window_of_256_px_takes_less_than_10_ms():
-    """The window has 65 nuclei, or 4,000 per mm2 at 0.5 um/px; the best of five processor times counts."""
+    """The window has 65 nuclei, or 4,000 per mm2 at 0.5 um/px; the best of five processor times
+    counts.
+    """
     problem = random_problem(8, 65, 3, side=64)
     taken = []
     for _ in range(5):

@@ -1,4 +1,6 @@
-"""The cells around a nucleus: the nucleus's own cell is in the middle, and cells outside the map are left out."""
+"""The cells around a nucleus: the nucleus's own cell is in the middle, and cells outside the map
+are left out.
+"""
 
 import torch
 

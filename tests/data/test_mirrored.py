@@ -10,7 +10,9 @@ MPP = 0.5
 
 
 def picture():
-    """A picture with a bright ellipse, off-centre and oblique, labelled as a nucleus with the outline of its mask."""
+    """A picture with a bright ellipse, off-centre and oblique, labelled as a nucleus with the
+    outline of its mask.
+    """
     y, x = np.mgrid[:60, :40] + 0.5
     mask = ((x - 17 + 0.5 * (y - 25)) / 5) ** 2 + ((y - 25) / 10) ** 2 <= 1
     pixels = np.where(mask[..., None], 200, 50).astype(np.uint8).repeat(3, 2)
@@ -25,7 +27,8 @@ def test_nuclei_lie_on_their_mirror_images_with_mirrored_outlines():
     assert len(large.nuclei) == 6
     again = label_image_to_nuclei(
         # each copy is a separate nucleus, numbered by the tile of the mosaic in which it lies
-        (large.pixels[..., 0] > 100) * (1 + np.add.outer(3 * (np.arange(120) // 60), np.arange(120) // 40)),
+        (large.pixels[..., 0] > 100)
+        * (1 + np.add.outer(3 * (np.arange(120) // 60), np.arange(120) // 40)),
         (MPP, MPP),
         32,
     )

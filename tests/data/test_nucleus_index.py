@@ -10,7 +10,9 @@ SIZE_PX, MPP = (1000, 700), 0.5
 
 @pytest.fixture(scope="module")
 def index():
-    return NucleusIndex.build(np.random.default_rng(0).uniform(0, SIZE_PX, (5000, 2)), SIZE_PX, MPP)[0]
+    return NucleusIndex.build(
+        np.random.default_rng(0).uniform(0, SIZE_PX, (5000, 2)), SIZE_PX, MPP
+    )[0]
 
 
 def test_a_box_holds_what_a_view_at_all_of_them_finds(index, tmp_path):
@@ -19,7 +21,9 @@ def test_a_box_holds_what_a_view_at_all_of_them_finds(index, tmp_path):
     rng = np.random.default_rng(1)
     for _ in range(200):
         left, top = rng.uniform(0, SIZE_PX)
-        right, bottom = np.array([left, top]) + rng.uniform(0, 600, 2)  # the box may reach beyond the image
+        right, bottom = np.array([left, top]) + rng.uniform(
+            0, 600, 2
+        )  # the box may reach beyond the image
         xy = index.xy.astype(float)
         expected = np.flatnonzero(((xy >= (left, top)) & (xy < (right, bottom))).all(1))
         for one in (index, mapped):
@@ -45,9 +49,13 @@ def test_no_nuclei_are_an_index_too(tmp_path):
 
 
 def test_occupied_cells_are_drawn_alike():
-    """A thousand nuclei in one corner are together drawn as often as a single nucleus in another corner."""
+    """A thousand nuclei in one corner are together drawn as often as a single nucleus in another
+    corner.
+    """
     rng = np.random.default_rng(0)
-    index = NucleusIndex.build(np.concatenate([rng.uniform(0, 20, (1000, 2)), [[900, 600]]]), SIZE_PX, MPP)[0]
+    index = NucleusIndex.build(
+        np.concatenate([rng.uniform(0, 20, (1000, 2)), [[900, 600]]]), SIZE_PX, MPP
+    )[0]
     drawn = np.array([index.draw(rng) for _ in range(400)])
     assert np.mean(drawn[:, 0] > 500) == pytest.approx(0.5, abs=0.08)
 

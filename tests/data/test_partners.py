@@ -1,4 +1,6 @@
-"""Partners: which views are drawn, which views a partner covers, and the geometry that a pair shares."""
+"""Partners: which views are drawn, which views a partner covers, and the geometry that a pair
+shares.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,9 @@ def make_batches(images, partners, **settings) -> PairBatches:
         images,
         np.tile(np.eye(3, 4), (len(images), 1, 1)),
         np.eye(3)[:2],
-        settings=ViewSettings(**{"global_px": 48, "n_local": 0, "mpp": (0.5, 1.0), "min_matches": 1, **settings}),
+        settings=ViewSettings(
+            **{"global_px": 48, "n_local": 0, "mpp": (0.5, 1.0), "min_matches": 1, **settings}
+        ),
         batch=8,
         augmentation=still,
         seed=3,
@@ -59,7 +63,10 @@ def test_a_number_gives_one_batch_and_images_may_have_no_partner():
     batches = make_batches(images, [Picture(images[0].pixels), None, None])
     one, again = batches(4), batches(4)
     assert torch.equal(one.partner.image, again.partner.image)
-    assert 0 < one.partner.image_known.sum() < 8 and len(one.partner.image) == one.partner.image_known.sum()
+    assert (
+        0 < one.partner.image_known.sum() < 8
+        and len(one.partner.image) == one.partner.image_known.sum()
+    )
     assert not one.partner.nuclei_known[~one.partner.image_known].any()
 
 
@@ -80,14 +87,19 @@ def test_views_beyond_the_partner_have_none():
 
 
 def test_nuclei_are_drawn_where_they_lie(tmp_path):
-    xy, rays = np.array([[150.0, 60], [50, 60], [-5, 3]]), np.full((3, 16), 5.0)  # not in the order of the index
+    xy, rays = (
+        np.array([[150.0, 60], [50, 60], [-5, 3]]),
+        np.full((3, 16), 5.0),
+    )  # not in the order of the index
     rays[0] = np.nan
     DrawnNuclei.save(tmp_path / "drawn", xy, rays, (SIDE, SIDE), 0.5)
     drawn = DrawnNuclei(tmp_path / "drawn", (SIDE, SIDE), 0.5)
     canvas = drawn.read((0, 0), (SIDE, SIDE))
     inside = (canvas != 255).any(2)
     rows, columns = np.nonzero(inside[:, :100])
-    assert columns.mean() + 0.5 == pytest.approx(50, abs=0.3) and rows.mean() + 0.5 == pytest.approx(60, abs=0.3)
+    assert columns.mean() + 0.5 == pytest.approx(
+        50, abs=0.3
+    ) and rows.mean() + 0.5 == pytest.approx(60, abs=0.3)
     assert inside[:, :100].sum() == pytest.approx(np.pi * 10**2, rel=0.15)
     assert inside[:, 100:].sum() == pytest.approx(np.pi * 6**2, rel=0.25)
     np.testing.assert_array_equal(drawn.read((40, 50), (30, 30)), canvas[50:80, 40:70])

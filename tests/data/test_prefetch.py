@@ -84,7 +84,9 @@ def test_processes_end_with_a_run_that_is_killed(tmp_path):
     (tmp_path / "caller.py").write_text(CALLER)
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     command = [sys.executable, tmp_path / "caller.py"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}) as run:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+    ) as run:
         _, loader = map(int, run.stdout.readline().split())
         assert is_running(loader)
         run.kill()

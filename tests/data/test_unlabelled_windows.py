@@ -1,4 +1,6 @@
-"""The stream of unlabelled windows: seeded by the step, only on tissue, read from stores window by window."""
+"""The stream of unlabelled windows: seeded by the step, only on tissue, read from stores window by
+window.
+"""
 
 import numpy as np
 import pytest
@@ -37,7 +39,9 @@ def picture(height=96, width=80):
 
 
 def test_a_step_gives_one_batch_no_matter_who_asks():
-    first, second = (UnlabelledWindows([picture(), Slide()], 32, 6, 3, torch.device("cpu")) for _ in range(2))
+    first, second = (
+        UnlabelledWindows([picture(), Slide()], 32, 6, 3, torch.device("cpu")) for _ in range(2)
+    )
     batch = first(5)
     assert batch.shape == (6, 3, 32, 32) and batch.dtype == torch.float32
     first(6)
@@ -50,7 +54,9 @@ def test_slides_are_read_by_windows_that_are_centred_on_tissue():
     WindowSampler([slide], 64)(50, np.random.default_rng(0))
     assert len(slide.reads) == 50 and {size for _, size in slide.reads} == {(64, 64)}
     centres = np.array([xy for xy, _ in slide.reads]) + 32
-    assert (centres >= np.array([200, 100]) * 16 - 1).all() and (centres <= np.array([220, 120]) * 16).all()
+    assert (centres >= np.array([200, 100]) * 16 - 1).all() and (
+        centres <= np.array([220, 120]) * 16
+    ).all()
 
 
 def test_images_are_drawn_by_their_tissue():
@@ -76,7 +82,9 @@ def test_crops_are_spread_over_all_tissue():
 def test_a_picture_smaller_than_a_window_is_mirrored():
     small = picture(20, 24)
     window = WindowSampler([small], 32)(1, np.random.default_rng(0))[0]
-    assert (window[:20, :24] == small.pixels).all() and (window[20:32, :24] == small.pixels[19:7:-1]).all()
+    assert (window[:20, :24] == small.pixels).all() and (
+        window[20:32, :24] == small.pixels[19:7:-1]
+    ).all()
 
 
 def test_no_tissue_and_no_source_are_reported():

@@ -1,4 +1,6 @@
-"""Batches of views: a batch depends only on its number, and pairs share the nuclei that both views show."""
+"""Batches of views: a batch depends only on its number, and pairs share the nuclei that both views
+show.
+"""
 
 import dataclasses
 import itertools
@@ -18,7 +20,15 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
 PLAIN = Augmentation(stain_gain=0, stain_mix=0, shift=0, partial_colour=1, blur=0, noise=0)
 
 
-def make(augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400, on_device=False, height_px=SIDE_PX):
+def make(
+    augmentation=None,
+    grey=0.1,
+    n_local=2,
+    max_matches=64,
+    n_nuclei=400,
+    on_device=False,
+    height_px=SIDE_PX,
+):
     rng = np.random.default_rng(0)
     images = []
     for number in range(2):
@@ -27,7 +37,9 @@ def make(augmentation=None, grey=0.1, n_local=2, max_matches=64, n_nuclei=400, o
         index = NucleusIndex.build(rng.uniform(0, size_px, (n_nuclei, 2)), size_px, MPP)[0]
         images.append(NucleusPicture(f"P{number}", "P", MPP, size_px, None, 1.0, pixels, index))
     colours = np.stack([0.8 * np.eye(3, 4), 1.2 * np.eye(3, 4)])
-    views = ViewSettings(global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), max_matches=max_matches)
+    views = ViewSettings(
+        global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), max_matches=max_matches
+    )
     batches = ViewBatches(
         images,
         colours,
@@ -59,8 +71,20 @@ def test_shapes():
     assert batch.local_views.pixels.shape == (2 * B, 3, 32, 32)
     assert batch.local_views.colour.shape == (2 * B, 3, 4)
     n_pairs = len(ordered_pairs(2))
-    assert n_pairs == 6 and set(ordered_pairs(2)) == {(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)}
-    assert batch.teacher_xy.shape[:2] == batch.student_xy.shape[:2] == batch.shared.shape[:2] == (n_pairs, B)
+    assert n_pairs == 6 and set(ordered_pairs(2)) == {
+        (0, 1),
+        (0, 2),
+        (0, 3),
+        (1, 0),
+        (1, 2),
+        (1, 3),
+    }
+    assert (
+        batch.teacher_xy.shape[:2]
+        == batch.student_xy.shape[:2]
+        == batch.shared.shape[:2]
+        == (n_pairs, B)
+    )
     assert batch.octaves.shape == (n_pairs, B)
     assert ((batch.octaves >= 0) & (batch.octaves <= 1.05)).all()
     assert (batch.global_views.pixels >= 0).all() and (batch.global_views.pixels <= 255).all()
@@ -88,8 +112,13 @@ def test_processes_make_the_same_batches():
 
 
 def cut_both_ways(n_views, augmentation, flat=False, **settings):
-    """Pixels of views that are cut one by one, and of those that are cut on a device, both as lists of (3, R, R)."""
-    pixels, batches = ([], []), [make(augmentation, max_matches=400, on_device=later, **settings) for later in (0, 1)]
+    """Pixels of views that are cut one by one, and of those that are cut on a device, both as lists
+    of (3, R, R).
+    """
+    pixels, batches = (
+        ([], []),
+        [make(augmentation, max_matches=400, on_device=later, **settings) for later in (0, 1)],
+    )
     for image in (image for each in batches for image in each.sample.images if flat):
         image.pixels[:] = 170
     for number in range(-(-n_views // (4 * B))):
@@ -99,7 +128,10 @@ def cut_both_ways(n_views, augmentation, flat=False, **settings):
         for found, batch in zip(pixels, (one, other), strict=True):
             assert batch.global_views.pixels.dtype == batch.local_views.pixels.dtype == torch.uint8
             found.extend([*batch.global_views.pixels.float(), *batch.local_views.pixels.float()])
-        assert all(torch.equal(ours.colour, others.colour) for ours, others in zip(one[:2], other[:2], strict=True))
+        assert all(
+            torch.equal(ours.colour, others.colour)
+            for ours, others in zip(one[:2], other[:2], strict=True)
+        )
     assert len(pixels[0]) == len(pixels[1]) >= n_views
     return pixels
 
@@ -114,7 +146,9 @@ def test_views_that_are_cut_on_a_device_are_those_that_are_cut_one_by_one(height
 
 @pytest.mark.parametrize("flat", [False, True], ids=["blur", "noise"])
 def test_views_are_blurred_and_noisy_alike_when_they_are_cut_on_a_device(flat):
-    """Mean, range and spread of 1,000 views, and the strength of their details, have the same distribution."""
+    """Mean, range and spread of 1,000 views, and the strength of their details, have the same
+    distribution.
+    """
     measures = {
         "mean": torch.mean,
         "lowest": torch.amin,
@@ -124,8 +158,11 @@ def test_views_are_blurred_and_noisy_alike_when_they_are_cut_on_a_device(flat):
     }
     pixels = cut_both_ways(1000, Augmentation(blur=0.5, blur_um=1.5, noise=12.0), flat)
     for name, measure in measures.items():
-        one, other = (torch.stack([measure(view) for view in views]).sort().values for views in pixels)
-        # With seven tenths of the blur or of the noise, quantiles differ by more than a fifth of the measure's range.
+        one, other = (
+            torch.stack([measure(view) for view in views]).sort().values for views in pixels
+        )
+        # With seven tenths of the blur or of the noise, quantiles differ by more than a fifth of
+        # the measure's range.
         quantiles = slice(len(one) // 20, -len(one) // 20, 50)
         assert ((other - one)[quantiles].abs() <= 0.15 * (one[-50] - one[50])).all(), name
 
@@ -141,21 +178,30 @@ def test_shared_nuclei_lie_in_both_views_and_are_no_more_than_asked_for():
 
 
 def test_a_random_part_of_the_nuclei_that_both_views_show_is_compared():
-    """At most three nuclei per pair, each with its positions in both views; octaves are |log2| of the ratio of mpps."""
+    """At most three nuclei per pair, each with its positions in both views; octaves are |log2| of
+    the ratio of mpps.
+    """
     batches, ranks = make(max_matches=3), []
     for number in range(4):
         batch, sets = batches.draw(number)
         for p, (teacher, student) in enumerate([(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)]):
             for b, one in enumerate(sets):
                 ours, others = one.views[teacher], one.views[student]
-                octaves = abs(math.log2(ours.side_px / ours.size_px / (others.side_px / others.size_px)))
+                octaves = abs(
+                    math.log2(ours.side_px / ours.size_px / (others.side_px / others.size_px))
+                )
                 assert batch.octaves[p, b].item() == pytest.approx(octaves, abs=1e-6)
                 both = []
                 for n in range(one.placed.shape[1]):
-                    at = (one.placed[teacher, n], ours.size_px), (one.placed[student, n], others.size_px)
+                    at = (
+                        (one.placed[teacher, n], ours.size_px),
+                        (one.placed[student, n], others.size_px),
+                    )
                     if all((xy >= 2).all() and (xy < side - 2).all() for xy, side in at):
                         both.append(np.float32([*at[0][0], *at[1][0]]).tolist())
-                rows = torch.cat([batch.teacher_xy, batch.student_xy], -1)[p, b][batch.shared[p, b]].tolist()
+                rows = torch.cat([batch.teacher_xy, batch.student_xy], -1)[p, b][
+                    batch.shared[p, b]
+                ].tolist()
                 assert len(rows) == min(3, len(both)) == len({both.index(row) for row in rows})
                 ranks += [both.index(row) / (len(both) - 1) for row in rows if len(both) > 8]
     assert len(ranks) > 50
@@ -175,7 +221,9 @@ def test_pairs_are_there_and_back():
 
 
 def test_positions_belong_to_the_views_of_their_own_set():
-    """Batches are laid out view by view: each position in the batch lies on the dark spot of a nucleus."""
+    """Batches are laid out view by view: each position in the batch lies on the dark spot of a
+    nucleus.
+    """
     batches = make(augmentation=PLAIN, grey=0)
     for image in batches.sample.images:
         image.pixels[:] = 240
@@ -184,7 +232,9 @@ def test_positions_belong_to_the_views_of_their_own_set():
     batch = batches(0)
     for pair, (teacher, student) in enumerate(ordered_pairs(2)):
         for number, xy in ((teacher, batch.teacher_xy), (student, batch.student_xy)):
-            views, location = (batch.global_views, number) if number < 2 else (batch.local_views, number - 2)
+            views, location = (
+                (batch.global_views, number) if number < 2 else (batch.local_views, number - 2)
+            )
             for b in range(B):
                 x, y = xy[pair, b][batch.shared[pair, b]].long().T
                 assert (views.pixels[location * B + b, 0, y, x] < 150).all()
@@ -198,11 +248,15 @@ def test_colour_is_the_images_own_and_grey_views_have_no_hue():
     assert torch.equal(grey[:, 0], grey[:, 1]) and torch.equal(grey[:, 1], grey[:, 2])
 
 
-@pytest.mark.parametrize("varied", [{"stain_gain": 0.2}, {"stain_mix": 0.05}, {"shift": 0.03}, {"partial_colour": 0.3}])
+@pytest.mark.parametrize(
+    "varied", [{"stain_gain": 0.2}, {"stain_mix": 0.05}, {"shift": 0.03}, {"partial_colour": 0.3}]
+)
 def test_every_view_of_a_set_has_a_colour_of_its_own(varied):
     """The test is repeated for each setting that varies colours."""
     batch = make(augmentation=dataclasses.replace(PLAIN, **varied), grey=0)(0)
-    colours = torch.cat([batch.global_views.colour, batch.local_views.colour]).view(4, B, 12)  # by view and set
+    colours = torch.cat([batch.global_views.colour, batch.local_views.colour]).view(
+        4, B, 12
+    )  # by view and set
     for one, other in itertools.combinations(colours, 2):
         assert ((one - other).abs().amax(1) > 1e-3).all()
 

@@ -1,4 +1,6 @@
-"""Views show nuclei where they state them to be, and a nucleus that views share is the same nucleus in each."""
+"""Views show nuclei where they state them to be, and a nucleus that views share is the same nucleus
+in each.
+"""
 
 import itertools
 import math
@@ -24,12 +26,16 @@ N_SETS = 250
 def tissue(xy, pixels=None):
     size_px = (SIDE_PX, SIDE_PX)
     pixels = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8) if pixels is None else pixels
-    return NucleusPicture("P", "P", MPP, size_px, None, 1.0, pixels, NucleusIndex.build(xy, size_px, MPP)[0])
+    return NucleusPicture(
+        "P", "P", MPP, size_px, None, 1.0, pixels, NucleusIndex.build(xy, size_px, MPP)[0]
+    )
 
 
 @pytest.fixture(scope="module")
 def discs():
-    """A picture with a disc at every nucleus of its index, and the (N, 3) colours of the discs in the same order."""
+    """A picture with a disc at every nucleus of its index, and the (N, 3) colours of the discs in
+    the same order.
+    """
     step = 64.0  # 16 um: 3,900 nuclei per mm2
     rng = np.random.default_rng(0)
     lattice = np.stack(np.meshgrid(*[np.arange(step / 2, SIDE_PX, step)] * 2), -1).reshape(-1, 2)
@@ -39,7 +45,12 @@ def discs():
     for (x, y), colour in zip(xy, colours, strict=True):
         left, top = int(x) - 12, int(y) - 12
         rows, columns = slice(max(top, 0), top + 25), slice(max(left, 0), left + 25)
-        grid = np.mgrid[rows.start : min(rows.stop, SIDE_PX), columns.start : min(columns.stop, SIDE_PX)] + 0.5
+        grid = (
+            np.mgrid[
+                rows.start : min(rows.stop, SIDE_PX), columns.start : min(columns.stop, SIDE_PX)
+            ]
+            + 0.5
+        )
         share = np.clip(RADIUS_PX + 0.5 - np.hypot(grid[1] - x, grid[0] - y), 0, 1)[..., None]
         picture[rows, columns] += share * (colour - picture[rows, columns])
     image = tissue(xy, picture.round().astype(np.uint8))
@@ -48,7 +59,9 @@ def discs():
 
 
 def around(pixels, placed, reach):
-    """(n, 2 reach + 1, 2 reach + 1, 3) crops of a view, and the (..., 2) centres of their pixels."""
+    """(n, 2 reach + 1, 2 reach + 1, 3) crops of a view, and the (..., 2) centres of their
+    pixels.
+    """
     corner = np.floor(placed).astype(int) - reach
     offset = np.arange(2 * reach + 1)
     rows, columns = corner[:, 1, None] + offset, corner[:, 0, None] + offset
@@ -64,8 +77,12 @@ def test_discs_are_where_views_position_them_and_shared_ones_are_the_same(discs)
     errors, turned, n_shared = [], set(), 0
     for _ in range(N_SETS):
         drawn = sample(generator)
-        found = ViewSet.index(image, drawn.views, image.nuclei.xy.astype(float))  # in the order of ``colours``
-        assert [len(found.shared(0, other)) for other in (1, 2)] == [len(drawn.shared(0, other)) for other in (1, 2)]
+        found = ViewSet.index(
+            image, drawn.views, image.nuclei.xy.astype(float)
+        )  # in the order of ``colours``
+        assert [len(found.shared(0, other)) for other in (1, 2)] == [
+            len(drawn.shared(0, other)) for other in (1, 2)
+        ]
         n_shared += len(drawn.shared(0, 1))
         for view, placed, seen in zip(found.views, found.placed, found.seen, strict=True):
             turned.add((view.mirror, view.turns))
@@ -77,7 +94,9 @@ def test_discs_are_where_views_position_them_and_shared_ones_are_the_same(discs)
             crops, middles = around(pixels, placed[whole], reach)
             contrast = (colours[whole] - GROUND)[:, None, None]
             share = ((crops - GROUND) * contrast).sum(-1) / (contrast**2).sum(-1)
-            assert np.abs(crops - GROUND - share[..., None] * contrast).max(initial=0) < 9  # no other colour
+            assert (
+                np.abs(crops - GROUND - share[..., None] * contrast).max(initial=0) < 9
+            )  # no other colour
             centroid = (middles * share[..., None]).sum((1, 2)) / share.sum((1, 2))[:, None]
             errors.append(np.linalg.norm(centroid - placed[whole], axis=1))
     errors = np.concatenate(errors)
@@ -98,7 +117,14 @@ def test_a_spot_is_placed_where_it_is_cut(side_px, size_px, mirror, turns):
     column, row = side_px // 4 // 2 * 2, side_px // 3 // 2 * 2
     pixels[23 + row : 25 + row, 11 + column : 13 + column] = 200
     image = NucleusPicture(
-        "P", "P", MPP, (70, 60), None, 1.0, pixels, NucleusIndex.build(np.zeros((1, 2)), (70, 60), MPP)[0]
+        "P",
+        "P",
+        MPP,
+        (70, 60),
+        None,
+        1.0,
+        pixels,
+        NucleusIndex.build(np.zeros((1, 2)), (70, 60), MPP)[0],
     )
     window = torch.tensor(image.read((0, 0), (70, 70)))  # the view may extend beyond the image
     place = torch.tensor([[0, 70, *view.corner, side_px, mirror, turns]])
@@ -112,7 +138,9 @@ def test_a_spot_is_placed_where_it_is_cut(side_px, size_px, mirror, turns):
 
 
 def test_nearly_all_global_pairs_share_four_nuclei_at_4000_per_mm2():
-    xy = np.random.default_rng(0).uniform(0, SIDE_PX, (round(4000 * (SIDE_PX * MPP / 1000) ** 2), 2))
+    xy = np.random.default_rng(0).uniform(
+        0, SIDE_PX, (round(4000 * (SIDE_PX * MPP / 1000) ** 2), 2)
+    )
     sample, generator = ViewSampler([tissue(xy)], SETTINGS), np.random.default_rng(0)
     sets = [sample(generator) for _ in range(N_SETS)]
     assert np.mean([len(one.shared(0, 1)) >= SETTINGS.min_matches for one in sets]) >= 0.95
@@ -127,7 +155,9 @@ def test_sparse_and_small_images_give_views_too(n, size_px):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (size_px[1], size_px[0], 3)).astype(np.uint8)
     index = NucleusIndex.build(rng.uniform(0, size_px, (n, 2)), size_px, MPP)[0]
-    sample = ViewSampler([NucleusPicture("P", "P", MPP, size_px, None, 1.0, pixels, index)], SETTINGS)
+    sample = ViewSampler(
+        [NucleusPicture("P", "P", MPP, size_px, None, 1.0, pixels, index)], SETTINGS
+    )
     for _ in range(20):
         found = sample(rng)
         assert [view.cut(found.image).shape[0] for view in found.views] == [224, 224, 96, 96]
@@ -137,18 +167,27 @@ def test_sparse_and_small_images_give_views_too(n, size_px):
 
 
 def test_every_view_of_a_set_draws_an_mpp_of_its_own():
-    """The mpp is uniform within an octave, so that the mean |log2 ratio| of two views is 3 / ln 2 - 4 = 0.328."""
+    """The mpp is uniform within an octave, so that the mean |log2 ratio| of two views is 3 / ln 2 -
+    4 = 0.328.
+    """
     xy = np.random.default_rng(0).uniform(0, SIDE_PX, (1000, 2))
     sample, generator = ViewSampler([tissue(xy)], SETTINGS), np.random.default_rng(0)
     mpps = np.array([[view.mpp for view in sample(generator).views] for _ in range(1500)])
     np.testing.assert_allclose(mpps.mean(0), 0.375, rtol=0.02)
     octaves = np.abs(np.log2(mpps[:, :, None] / mpps[:, None]))
-    for one, other in itertools.combinations(range(2 + SETTINGS.n_local), 2):  # 0 and 1 are the global views
-        assert octaves[:, one, other].mean() == pytest.approx(3 / math.log(2) - 4, rel=0.05), (one, other)
+    for one, other in itertools.combinations(
+        range(2 + SETTINGS.n_local), 2
+    ):  # 0 and 1 are the global views
+        assert octaves[:, one, other].mean() == pytest.approx(3 / math.log(2) - 4, rel=0.05), (
+            one,
+            other,
+        )
 
 
 def test_local_views_lie_around_nuclei_that_a_global_view_sees():
-    """The centre of each view is within 10 px (a quarter of its side) of a nucleus; all nuclei are equally frequent."""
+    """The centre of each view is within 10 px (a quarter of its side) of a nucleus; all nuclei are
+    equally frequent.
+    """
     xy = np.array([(1000.0, 1000), (1040, 1010), (990, 1060), (1080, 1080)])
     settings = ViewSettings(global_px=400, local_px=40, n_local=8, mpp=(0.25, 0.25), min_matches=1)
     sample, generator = ViewSampler([tissue(xy)], settings), np.random.default_rng(0)
@@ -172,7 +211,9 @@ def test_local_views_lie_around_nuclei_that_a_global_view_sees():
 
 
 def test_global_views_hold_a_nucleus_anywhere_but_at_their_border():
-    """The nucleus is at least a tenth of the side from the border; all eight orientations are equally frequent."""
+    """The nucleus is at least a tenth of the side from the border; all eight orientations are
+    equally frequent.
+    """
     xy = np.array([[1000.0, 1000]])
     sample = ViewSampler([tissue(xy)], ViewSettings(n_local=0, min_matches=1))
     generator = np.random.default_rng(0)

@@ -14,6 +14,8 @@ def tissue(planned):
 def demo(tissue, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("muse_pipeline.demo.write.plan_tissue", lambda area_mm2, seed: tissue)  # saves seconds per test
+        patch.setattr(
+            "muse_pipeline.demo.write.plan_tissue", lambda area_mm2, seed: tissue
+        )  # saves seconds per test
         write_demo(folder, AREA_MM2, threads=1)
     return folder

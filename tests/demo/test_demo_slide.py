@@ -21,7 +21,11 @@ def read(slide, xy, level, size):
 def test_openslide_has_vendor_mpp_and_levels(demo):
     with OpenSlide(demo / "demo.svs") as slide:
         assert OpenSlide.detect_format(demo / "demo.svs") == "aperio"
-        assert float(slide.properties["openslide.mpp-x"]) == float(slide.properties["openslide.mpp-y"]) == 0.25
+        assert (
+            float(slide.properties["openslide.mpp-x"])
+            == float(slide.properties["openslide.mpp-y"])
+            == 0.25
+        )
         assert slide.properties["openslide.objective-power"] == "40"
         assert slide.level_downsamples == (1, 4, 16)
         assert "thumbnail" in slide.associated_images
@@ -50,7 +54,9 @@ def test_nuclei_of_the_truth_are_darker_than_what_lies_around_them(demo):
     with OpenSlide(demo / "demo.svs") as slide:
         red = cv2.GaussianBlur(read(slide, (0, 0), 0, slide.dimensions)[..., 0], (0, 0), 2.0)
     row, column = truth[["y", "x"]].to_numpy().astype(int).T
-    background = np.median([red[row + dy, column + dx] for dx, dy in ((40, 0), (-40, 0), (0, 40), (0, -40))], axis=0)
+    background = np.median(
+        [red[row + dy, column + dx] for dx, dy in ((40, 0), (-40, 0), (0, 40), (0, -40))], axis=0
+    )
     darker = background - red[row, column].astype(float)
     assert len(truth) > 100
     for name in CLASSES:
@@ -77,7 +83,10 @@ def test_threads_repetition_and_a_partner_change_no_byte(demo, tmp_path):
     with OpenSlide(tmp_path / "ihc.svs") as slide:
         turned_back = read(slide, (0, 0), 0, slide.dimensions)[::-1, ::-1]
     row, column = truth[["y", "x"]].to_numpy().astype(int).T
-    brown, is_lymphocyte = split_stains(turned_back)[row, column, 1], (truth["class"] == "Lymphocyte").to_numpy()
+    brown, is_lymphocyte = (
+        split_stains(turned_back)[row, column, 1],
+        (truth["class"] == "Lymphocyte").to_numpy(),
+    )
     assert is_lymphocyte.sum() > 5 and (~is_lymphocyte).sum() > 5
     assert np.median(brown[is_lymphocyte]) > 3 * np.median(brown[~is_lymphocyte]) + 0.2
 

@@ -38,7 +38,12 @@ def test_one_tissue_at_three_pixel_sizes(tissue, corner):
 
 def test_truth_at_three_pixel_sizes_is_one(tissue, corner):
     first, *others = (
-        np.concatenate([cells_in(tissue, island, Window(*corner, mpp, (int(80 / mpp),) * 2)) for island in islands])
+        np.concatenate(
+            [
+                cells_in(tissue, island, Window(*corner, mpp, (int(80 / mpp),) * 2))
+                for island in islands
+            ]
+        )
         for mpp, islands in ((mpp, tissue.layout.islands) for mpp in (0.25, 0.4, 0.5))
     )
     assert len(first) > 10
@@ -81,9 +86,16 @@ def test_islands_hold_the_area_asked_for_and_keep_apart():
     assert area / 1e6 == pytest.approx(20.0, rel=1e-3)
     window = Window(0, 0, 40.0, (int(layout.size_um[0] / 40), int(layout.size_um[1] / 40)))
     flat = Texture(np.zeros((8, 8), np.float32), 40.0)
-    inside = sum((island.inside_um(*window.centres(), flat) > 0).astype(int) for island in layout.islands)
+    inside = sum(
+        (island.inside_um(*window.centres(), flat) > 0).astype(int) for island in layout.islands
+    )
     assert inside.max() == 1
-    assert not inside[0].any() and not inside[-1].any() and not inside[:, 0].any() and not inside[:, -1].any()
+    assert (
+        not inside[0].any()
+        and not inside[-1].any()
+        and not inside[:, 0].any()
+        and not inside[:, -1].any()
+    )
 
 
 def test_blank_windows_are_glass(tissue):

@@ -1,4 +1,6 @@
-"""`muse evaluate` on a table, a folder and a sheet: how truth is found, printed scores, rejected input."""
+"""`muse evaluate` on a table, a folder and a sheet: how truth is found, printed scores, rejected
+input.
+"""
 
 import json
 
@@ -22,19 +24,27 @@ from muse_pipeline.tissue.mask import TissueMask
 CLASSES = ("Dark", "Pale")
 MPP = (0.25, 0.25)
 XY = np.array([(100, 100), (200, 100), (300, 100), (400, 100)], float)
-TRUTH = "x,y,class\n100,100,Dark\n204,100,Pale\n300,100,Pale\n700,700,Dark\n"  # 2 right, 1 wrong class, 1 missed
+# 2 right, 1 wrong class, 1 missed
+TRUTH = "x,y,class\n100,100,Dark\n204,100,Pale\n300,100,Pale\n700,700,Dark\n"
 
 
-def write_result(folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 1000), bounds=None, **output):
+def write_result(
+    folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 1000), bounds=None, **output
+):
     """Write a slide's table of nuclei with a radius of 3 um, and its slide.json."""
-    nuclei = Nuclei(xy, Frame.LEVEL0, np.full((len(xy), 32), 3.0), label, np.linspace(0.9, 0.5, len(xy)))
+    nuclei = Nuclei(
+        xy, Frame.LEVEL0, np.full((len(xy), 32), 3.0), label, np.linspace(0.9, 0.5, len(xy))
+    )
     provenance = {
         "slide_id": slide_id,
         "fingerprint": "ab",
         "slide_mpp": MPP,
         "bounds": bounds,
         "model": {"name": "drawn", "sha256": "cd"},
-        "card": {"classes": [{"name": name, "color": [0, 0, 0]} for name in CLASSES], "threshold": 0.4},
+        "card": {
+            "classes": [{"name": name, "color": [0, 0, 0]} for name in CLASSES],
+            "threshold": 0.4,
+        },
         **output,
     }
     path = folder / slide_id / "nuclei.parquet"
@@ -61,7 +71,9 @@ def cohort(tmp_path):
 def test_one_table(muse, tmp_path):
     path = write_result(tmp_path, "a")
     (tmp_path / "t.csv").write_text(TRUTH + "5000,1,Dark\n")
-    status, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.csv", "--json", tmp_path / "s.json")
+    status, out, _ = muse(
+        "evaluate", path, "--truth", tmp_path / "t.csv", "--json", tmp_path / "s.json"
+    )
     assert status == 0
     for words in (
         "within 3 um",
@@ -96,27 +108,43 @@ def test_radius_and_score_cut_are_printed_and_kept_to(muse, tmp_path):
 
 
 def test_a_folder_names_what_it_cannot_score(muse, cohort):
-    status, out, _ = muse("evaluate", cohort / "results", "--truth", cohort / "truth", "--json", cohort / "s.json")
+    status, out, _ = muse(
+        "evaluate", cohort / "results", "--truth", cohort / "truth", "--json", cohort / "s.json"
+    )
     assert status == 0
     assert "not scored, no truth: c\n" in out
     assert "not scored, no result: d\n" in out
     assert (
         "bootstrap over 2 patients, fewer than 6: too few to rely on "
-        "(each slide counts as a patient, since no patients are given)"
-    ) in out
+        "(each slide counts as a patient, since no patients are given)" in out
+    )
     scores = read_json(cohort / "s.json")
-    assert scores["not_scored"] == {"without_truth": ["c"], "without_result": ["d"], "beyond_sheet": []}
+    assert scores["not_scored"] == {
+        "without_truth": ["c"],
+        "without_result": ["d"],
+        "beyond_sheet": [],
+    }
     assert [slide["slide_id"] for slide in scores["slides"]] == ["a", "b"]
     assert scores["detection"]["true_positives"] == 6
     assert scores["detection"]["f1_interval"] == [75, 75]
 
 
 def test_a_folder_of_regions_has_one_for_every_slide(muse, cohort):
-    region = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shapely.box(50, 50, 250, 250)))}
+    region = {
+        "type": "Feature",
+        "geometry": json.loads(shapely.to_geojson(shapely.box(50, 50, 250, 250))),
+    }
     (cohort / "regions").mkdir()
     for name in ("a", "B"):
         (cohort / f"regions/{name}.geojson").write_text(json.dumps(region))
-    call = "evaluate", cohort / "results", "--truth", cohort / "truth", "--region", cohort / "regions"
+    call = (
+        "evaluate",
+        cohort / "results",
+        "--truth",
+        cohort / "truth",
+        "--region",
+        cohort / "regions",
+    )
     status, _, output = muse(*call)
     assert (status, output.count("\n")) == (2, 1)
     assert "has no region of slide 'b', nor does its truth" in output
@@ -126,19 +154,24 @@ def test_a_folder_of_regions_has_one_for_every_slide(muse, cohort):
 
 def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
     write_result(cohort / "results", "e")
-    region = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shapely.box(50, 50, 250, 250)))}
+    region = {
+        "type": "Feature",
+        "geometry": json.loads(shapely.to_geojson(shapely.box(50, 50, 250, 250))),
+    }
     (cohort / "r.geojson").write_text(json.dumps(region))
     (cohort / "s.tsv").write_text(
         "slide_id\tpath\tpatient\ttruth\tregion\n"
         "a\ta.svs\tp1\ttruth/a.csv\tr.geojson\nb\tb.svs\tp1\ttruth/b.csv\t\nc\tc.svs\tp2\ttruth/d.csv\t\n"
     )
-    status, out, _ = muse("evaluate", cohort / "results", "--sheet", cohort / "s.tsv", "--json", cohort / "s.json")
+    status, out, _ = muse(
+        "evaluate", cohort / "results", "--sheet", cohort / "s.tsv", "--json", cohort / "s.json"
+    )
     assert status == 0
     assert "bootstrap over 2 patients, fewer than 6: too few to rely on (as in the sheet)" in out
     assert "not scored, not in the sheet: e" in out
     assert (
-        "1 slide scored within annotated regions (0.0025 mm2); outside them, 2 found nuclei and 2 true nuclei are set"
-        in out
+        "1 slide scored within annotated regions (0.0025 mm2); outside them, 2 found nuclei and 2"
+        " true nuclei are set" in out
     )
     scores = read_json(cohort / "s.json")
     assert scores["slides"][0]["counts"][0] == [2, 0, 0]
@@ -153,13 +186,17 @@ def test_a_row_of_a_sheet_without_a_slide_is_named(muse, cohort):
 
 
 def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path):
-    """The region has two nuclei, one found exactly and one a sixth of its width off; two found nuclei lie outside."""
+    """The region has two nuclei, one found exactly and one a sixth of its width off; two found
+    nuclei lie outside.
+    """
     path = write_result(tmp_path, "a", bounds={"x": 50, "y": 20, "width": 900, "height": 900})
     angles = 2 * np.pi * np.arange(32) / 32
     circle = 12 * np.stack([np.cos(angles), np.sin(angles)], -1)
 
     def detection(x, y, name):
-        geometry = json.loads(shapely.to_geojson(shapely.Polygon(circle + np.array([x - 50, y - 20]))))
+        geometry = json.loads(
+            shapely.to_geojson(shapely.Polygon(circle + np.array([x - 50, y - 20])))
+        )
         return {
             "type": "Feature",
             "geometry": geometry,
@@ -172,8 +209,12 @@ def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path
         "properties": {"objectType": "annotation", "classification": {"name": "Region*"}},
     }
     features = [region, detection(100, 100, "Dark"), detection(204, 100, "Pale")]
-    (tmp_path / "t.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    status, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.geojson", "--json", tmp_path / "s.json")
+    (tmp_path / "t.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": features})
+    )
+    status, out, _ = muse(
+        "evaluate", path, "--truth", tmp_path / "t.geojson", "--json", tmp_path / "s.json"
+    )
     assert status == 0
     assert "2 found nuclei and 0 true nuclei are set aside" in out
     scores = read_json(tmp_path / "s.json")
@@ -185,7 +226,9 @@ def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path
     assert outlines["any_class"]["pq"] == pytest.approx((1 + iou) / 2, abs=0.01)
     assert outlines["mean_class"]["pq"] == pytest.approx((1 + iou) / 2, abs=0.01)
     shared = polygon.area + polygon.intersection(moved).area
-    assert outlines["aji"] == pytest.approx(shared / (polygon.area + polygon.union(moved).area), abs=0.01)
+    assert outlines["aji"] == pytest.approx(
+        shared / (polygon.area + polygon.union(moved).area), abs=0.01
+    )
     assert "mean class (mPQ)" in out
 
 
@@ -197,21 +240,34 @@ def write_drawn(path, *shapes):
             "geometry": json.loads(shapely.to_geojson(shape)),
             "properties": {"classification": name},
         }
-        for shape, name in ((shapely.box(0, 0, 900, 900), "Region*"), *((shape, None) for shape in shapes))
+        for shape, name in (
+            (shapely.box(0, 0, 900, 900), "Region*"),
+            *((shape, None) for shape in shapes),
+        )
     ]
     path.write_text(json.dumps(features))
 
 
-@pytest.mark.parametrize(("nucleus", "n_outlined"), [(shapely.Point(100, 100).buffer(12), 2), (None, 0)])
+@pytest.mark.parametrize(
+    ("nucleus", "n_outlined"), [(shapely.Point(100, 100).buffer(12), 2), (None, 0)]
+)
 def test_what_is_found_where_no_nucleus_is_counts_for_outlines(muse, tmp_path, nucleus, n_outlined):
-    """Slide b has no true nuclei. Slide a has one: an outline, or only a point, for which outlines are not scored."""
+    """Slide b has no true nuclei.
+
+    Slide a has one: an outline, or only a point, for which outlines are not scored.
+    """
     write_result(tmp_path / "results", "a", XY[:1], (0,))
     write_result(tmp_path / "results", "b")
     (tmp_path / "truth").mkdir()
     write_drawn(tmp_path / "truth" / "a.geojson", nucleus or shapely.Point(100, 100))
     write_drawn(tmp_path / "truth" / "b.geojson")
     status, out, _ = muse(
-        "evaluate", tmp_path / "results", "--truth", tmp_path / "truth", "--json", tmp_path / "s.json"
+        "evaluate",
+        tmp_path / "results",
+        "--truth",
+        tmp_path / "truth",
+        "--json",
+        tmp_path / "s.json",
     )
     assert status == 0
     assert "b: the truth has no nucleus; is it the right file?" in out
@@ -221,7 +277,9 @@ def test_what_is_found_where_no_nucleus_is_counts_for_outlines(muse, tmp_path, n
         assert outlines is None
         return
     assert outlines["n_slides"] == n_outlined
-    assert outlines["any_class"]["dq"] == pytest.approx(1 / 3)  # 1 match; 4 false nuclei on b count half each
+    assert outlines["any_class"]["dq"] == pytest.approx(
+        1 / 3
+    )  # 1 match; 4 false nuclei on b count half each
 
 
 def test_a_mask_must_be_of_the_slides_size(muse, tmp_path):
@@ -235,7 +293,10 @@ def test_a_mask_must_be_of_the_slides_size(muse, tmp_path):
     cv2.imwrite(str(tmp_path / "t.png"), mask[::2, ::2])
     status, out, errors = muse("evaluate", path, "--truth", tmp_path / "t.png")
     assert (status, out) == (2, "")
-    assert "t.png: is 250 x 225 px, but level 0 of the slide is 500 x 450 px; give a mask of the whole slide" in errors
+    assert (
+        "t.png: is 250 x 225 px, but level 0 of the slide is 500 x 450 px; give a mask of the whole"
+        " slide" in errors
+    )
 
 
 def test_a_truth_without_classes_is_scored_for_detection_alone(muse, tmp_path):
@@ -248,7 +309,9 @@ def test_a_truth_without_classes_is_scored_for_detection_alone(muse, tmp_path):
 
 
 def write_tissue(result, mask, mask_um=8.0):
-    TissueMask(np.array(mask, bool), np.array([mask_um] * 2), None, 0.0).save(result.with_name("tissue.npz"))
+    TissueMask(np.array(mask, bool), np.array([mask_um] * 2), None, 0.0).save(
+        result.with_name("tissue.npz")
+    )
 
 
 def test_a_truth_that_means_other_positions_is_doubted(muse, tmp_path):
@@ -258,15 +321,22 @@ def test_a_truth_that_means_other_positions_is_doubted(muse, tmp_path):
     truth.write_text(TRUTH)
     assert "level-0 pixels" not in muse("evaluate", path, "--truth", truth)[1]
     truth.write_text("x,y,class\n" + "".join(f"{y:.0f},{x:.0f},Dark\n" for x, y in XY))
-    output = "a: true nuclei in the searched tissue: 1 of 4; are they in level-0 pixels, x before y?"
+    output = (
+        "a: true nuclei in the searched tissue: 1 of 4; are they in level-0 pixels, x before y?"
+    )
     assert output in muse("evaluate", path, "--truth", truth)[1]
     path.with_name("tissue.npz").unlink()
     truth.write_text("x,y,class\n" + "".join(f"{x / 4:.0f},{y / 4:.0f},Dark\n" for x, y in XY + 40))
-    assert "a: true nuclei found: 0 of 4; are they in level-0 pixels" in muse("evaluate", path, "--truth", truth)[1]
+    assert (
+        "a: true nuclei found: 0 of 4; are they in level-0 pixels"
+        in muse("evaluate", path, "--truth", truth)[1]
+    )
 
 
 def test_results_within_a_roi_ask_for_it_as_region(muse, tmp_path):
-    path = write_result(tmp_path, "a", roi={"name": "core.geojson", "sha256": "ef", "area_mm2": 0.1})
+    path = write_result(
+        tmp_path, "a", roi={"name": "core.geojson", "sha256": "ef", "area_mm2": 0.1}
+    )
     write_tissue(path, [[0] * 32] * 32)
     (tmp_path / "t.csv").write_text(TRUTH)
     out = muse("evaluate", path, "--truth", tmp_path / "t.csv")[1]
@@ -292,29 +362,51 @@ def test_a_truth_of_a_part_of_the_slide_asks_for_its_region(muse, tmp_path):
     path = write_result(tmp_path, "a", xy, [0] * 10, size_px=(3000, 3000))
     truth = tmp_path / "t.csv"
     truth.write_text("x,y,class\n100,100,Dark\n")
-    assert "a: 9 of 10 found nuclei lie farther than 100 um" in muse("evaluate", path, "--truth", truth)[1]
-    region = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shapely.box(0, 0, 500, 500)))}
+    assert (
+        "a: 9 of 10 found nuclei lie farther than 100 um"
+        in muse("evaluate", path, "--truth", truth)[1]
+    )
+    region = {
+        "type": "Feature",
+        "geometry": json.loads(shapely.to_geojson(shapely.box(0, 0, 500, 500))),
+    }
     (tmp_path / "r.geojson").write_text(json.dumps(region))
-    assert "farther" not in muse("evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson")[1]
+    assert (
+        "farther"
+        not in muse("evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson")[1]
+    )
 
 
-def test_a_truth_outside_the_slide_is_rejected_and_one_outside_the_region_has_its_classes(muse, tmp_path):
+def test_a_truth_outside_the_slide_is_rejected_and_one_outside_the_region_has_its_classes(
+    muse, tmp_path
+):
     path = write_result(tmp_path, "a")
     truth = tmp_path / "t.csv"
     truth.write_text("x,y,class\n33106,32012,Dark\n-5,3,Pale\n")
     status, out, errors = muse("evaluate", path, "--truth", truth)
     assert (status, out) == (2, "")
-    assert "t.csv: no true nucleus lies on slide 'a' (the first at x 33106, y 32012); give the truth of" in errors
+    assert (
+        "t.csv: no true nucleus lies on slide 'a' (the first at x 33106, y 32012); give the"
+        " truth of" in errors
+    )
     truth.write_text(TRUTH)
-    region = {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shapely.box(800, 800, 900, 900)))}
+    region = {
+        "type": "Feature",
+        "geometry": json.loads(shapely.to_geojson(shapely.box(800, 800, 900, 900))),
+    }
     (tmp_path / "r.geojson").write_text(json.dumps(region))
     out = muse("evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson")[1]
     assert "names no classes" not in out
     assert "no true nucleus that counts has a class: only detection is scored" in out
     region["geometry"] = json.loads(shapely.to_geojson(shapely.box(1800, 800, 1900, 900)))
     (tmp_path / "r.geojson").write_text(json.dumps(region))
-    status, out, errors = muse("evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson")
-    assert (status, out) == (2, "") and "r.geojson: its region is outside slide 'a'; give annotations of this" in errors
+    status, out, errors = muse(
+        "evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson"
+    )
+    assert (status, out) == (
+        2,
+        "",
+    ) and "r.geojson: its region is outside slide 'a'; give annotations of this" in errors
 
 
 def test_mistakes_are_one_sentence(muse, cohort):
@@ -325,10 +417,20 @@ def test_mistakes_are_one_sentence(muse, cohort):
     mistakes = {
         (table,): "give --truth FILE",
         (table, "--truth", cohort / "truth"): "is a folder, while",
-        (table, "--truth", truth, "--sheet", cohort / "s.tsv"): "--sheet distinguishes slides of a folder",
+        (
+            table,
+            "--truth",
+            truth,
+            "--sheet",
+            cohort / "s.tsv",
+        ): "--sheet distinguishes slides of a folder",
         (table, "--truth", truth, "--patient", "."): "--patient distinguishes slides of a folder",
         (table, "--truth", unknown): "unknown.csv, line 2: class 'Blue'",
-        (cohort / "nuclei.geojson.gz", "--truth", truth): "is GeoJSON, but results are scored from nuclei.parquet",
+        (
+            cohort / "nuclei.geojson.gz",
+            "--truth",
+            truth,
+        ): "is GeoJSON, but results are scored from nuclei.parquet",
         (cohort / "results",): "give --truth FOLDER, or --sheet",
         (cohort / "results", "--truth", truth): "no such folder",
         (cohort / "truth", "--truth", cohort / "truth"): "holds no <slide>/nuclei.parquet",
@@ -398,18 +500,34 @@ def test_exchanged_coordinates_are_rejected(muse, tmp_path):
     truth.write_text("x,y,class\n" + "".join(f"{y:.0f},{x:.0f},Dark\n" for x, y in xy[:20]))
     status, out, errors = muse("evaluate", path, "--truth", truth)
     assert (status, out, errors.count("\n")) == (2, "", 1)
-    assert "t.csv: 0% of its nuclei match found ones as they are, but 100% with x and y exchanged" in errors
-    few = [*xy[:6, ::-1], *((x, x) for x in xy[6:8, 0])]  # two of eight lie on found nuclei in either order of x and y
+    assert (
+        "t.csv: 0% of its nuclei match found ones as they are, but 100% with x and y exchanged"
+        in errors
+    )
+    few = [
+        *xy[:6, ::-1],
+        *((x, x) for x in xy[6:8, 0]),
+    ]  # two of eight lie on found nuclei in either order of x and y
     path = write_result(tmp_path, "b", np.concatenate([xy, few[6:]]), [0] * 42)
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in few))
     status, out, errors = muse("evaluate", path, "--truth", truth)
-    assert (status, out) == (2, "") and "t.csv: 25% of its nuclei match found ones as they are, but 100%" in errors
-    truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in (*xy[:2], *xy[2:6, ::-1])))
-    assert muse("evaluate", path, "--truth", truth)[0] == 0  # neither order of x and y fits all nuclei
+    assert (status, out) == (
+        2,
+        "",
+    ) and "t.csv: 25% of its nuclei match found ones as they are, but 100%" in errors
+    truth.write_text(
+        "x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in (*xy[:2], *xy[2:6, ::-1]))
+    )
+    assert (
+        muse("evaluate", path, "--truth", truth)[0] == 0
+    )  # neither order of x and y fits all nuclei
 
 
 def test_unknown_classes_of_all_slides_are_listed_at_once(muse, cohort):
-    for name, words in {"a": ("Dark", "tumour", "debris"), "b": ("mitosis", "debris", "pale")}.items():
+    for name, words in {
+        "a": ("Dark", "tumour", "debris"),
+        "b": ("mitosis", "debris", "pale"),
+    }.items():
         rows = "".join(f"{x:.0f},{y:.0f},{word}\n" for (x, y), word in zip(XY, words, strict=False))
         (cohort / f"truth/{name}.csv").write_text(f"x,y,class\n{rows}")
     status, _, errors = muse("evaluate", cohort / "results", "--truth", cohort / "truth")
@@ -422,7 +540,8 @@ def test_a_class_map_gives_classes_of_the_truth_those_of_the_model(muse, tmp_pat
     truth = tmp_path / "t.csv"
     words = "tumour", "round: Positive", "round", "debris"
     truth.write_text(
-        "x,y,class\n" + "".join(f"{x:.0f},{y:.0f},{word}\n" for (x, y), word in zip(XY, words, strict=True))
+        "x,y,class\n"
+        + "".join(f"{x:.0f},{y:.0f},{word}\n" for (x, y), word in zip(XY, words, strict=True))
     )
     call = "evaluate", path, "--truth", truth, "--json", tmp_path / "s.json", "--class-map"
     assert muse(*call, "tumour=Dark", "round=Pale,Dark", "debris=null")[0] == 0
@@ -430,17 +549,32 @@ def test_a_class_map_gives_classes_of_the_truth_those_of_the_model(muse, tmp_pat
     assert [scores["by_class"][name]["f1"] for name in CLASSES] == [100, 100]
     assert scores["confusion"]["counts"] == [[2, 0, 0], [0, 1, 0], [0, 0, 0]]
     assert (scores["n_true"], scores["n_true_of_unknown_class"]) == (4, 1)
-    assert scores["rules"]["class_map"] == {"tumour": ["Dark"], "round": ["Pale", "Dark"], "debris": None}
+    assert scores["rules"]["class_map"] == {
+        "tumour": ["Dark"],
+        "round": ["Pale", "Dark"],
+        "debris": None,
+    }
     assert muse(*call, "tumour=Dark", "round=Pale", "debris=")[0] == 0
-    assert read_json(tmp_path / "s.json")["confusion"]["counts"] == [[1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    assert read_json(tmp_path / "s.json")["confusion"]["counts"] == [
+        [1, 0, 0],
+        [1, 1, 0],
+        [0, 0, 0],
+    ]
     assert muse(*call, "Tumour=dark", "ROUND=pale,DARK", "debris=null")[0] == 0
-    assert read_json(tmp_path / "s.json")["confusion"]["counts"] == [[2, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert read_json(tmp_path / "s.json")["confusion"]["counts"] == [
+        [2, 0, 0],
+        [0, 1, 0],
+        [0, 0, 0],
+    ]
     for words, message in {
-        (
-            "tumour=Dark",
-        ): "line 3: class 'round: Positive' is not in class_map (tumour); add it to class_map or correct it"
-        "; also unknown: 'round', 'debris'\n",
-        ("tumour=Grey",): "line 2: class_map maps 'tumour' to 'Grey', which is not a class of the model (Dark, Pale)",
+        ("tumour=Dark",): (
+            "line 3: class 'round: Positive' is not in class_map (tumour); add it to class_map or"
+            " correct it; also unknown: 'round', 'debris'\n"
+        ),
+        ("tumour=Grey",): (
+            "line 2: class_map maps 'tumour' to 'Grey', which is not a class of the model (Dark,"
+            " Pale)"
+        ),
         ("tumour",): "--class-map tumour: give WORD=CLASS",
     }.items():
         status, _, errors = muse(*call, *words)

@@ -18,4 +18,6 @@ def test_what_is_hard_for_both_does_not_widen_the_interval():
     assert score["difference"] == pytest.approx(1)
     assert score["interval"] == pytest.approx((1, 1))
     assert score["after"] - score["before"] == pytest.approx(score["difference"])
-    assert compare_scores(after, before, patients, accuracy, repeats=300)["interval"] == pytest.approx((-1, -1))
+    assert compare_scores(after, before, patients, accuracy, repeats=300)[
+        "interval"
+    ] == pytest.approx((-1, -1))

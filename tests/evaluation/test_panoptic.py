@@ -58,16 +58,24 @@ def test_a_label_picture_is_not_held_several_times():
 def test_half_an_overlap_is_none_and_other_classes_are_not_matched():
     true = shapely.box([0], 0, [10], 10)
     half = count_panoptic(
-        overlap_polygons(shapely.box([0], 0, [5], 10), true, (1, 1)), np.array([0]), np.array([0]), 1, np.ones(1, bool)
+        overlap_polygons(shapely.box([0], 0, [5], 10), true, (1, 1)),
+        np.array([0]),
+        np.array([0]),
+        1,
+        np.ones(1, bool),
     )
     assert half.values.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
-    other = count_panoptic(overlap_polygons(true, true, (1, 1)), np.array([1]), np.array([0]), 2, np.ones(1, bool))
+    other = count_panoptic(
+        overlap_polygons(true, true, (1, 1)), np.array([1]), np.array([0]), 2, np.ones(1, bool)
+    )
     assert other.values.tolist() == [[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
 
 
 def test_unknown_classes_and_positions_that_are_not_judged():
     true = shapely.box([0], 0, [10], 10)
-    unknown = count_panoptic(overlap_polygons(true, true, (1, 1)), np.array([0]), np.array([-1]), 1, np.ones(1, bool))
+    unknown = count_panoptic(
+        overlap_polygons(true, true, (1, 1)), np.array([0]), np.array([-1]), 1, np.ones(1, bool)
+    )
     assert unknown.values.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
     beside = overlap_polygons(shapely.box([50], 0, [60], 10), true, (1, 1))
     unjudged = count_panoptic(beside, np.array([0]), np.array([0]), 1, np.zeros(1, bool))

@@ -15,9 +15,15 @@ MPP = (0.5, 0.5)
 
 
 def feature(geometry, class_name=None, kind="detection", **properties):
-    classification = {"classification": {"name": class_name, "color": [1, 2, 3]}} if class_name else {}
+    classification = (
+        {"classification": {"name": class_name, "color": [1, 2, 3]}} if class_name else {}
+    )
     properties = {"objectType": kind, **classification, **properties}
-    return {"type": "Feature", "geometry": json.loads(shapely.to_geojson(geometry)), "properties": properties}
+    return {
+        "type": "Feature",
+        "geometry": json.loads(shapely.to_geojson(geometry)),
+        "properties": properties,
+    }
 
 
 def write_features(path, *features):
@@ -109,7 +115,9 @@ def test_points_and_polygons_of_geojson_with_their_region(tmp_path):
     assert truth.region.area == 400 * 400 + 100 * 100
     assert truth.region.bounds[0] == 1000
     mixed = write_features(
-        tmp_path / "m.geojson", feature(square, "a"), feature(shapely.Point(5, 6), "a", "annotation")
+        tmp_path / "m.geojson",
+        feature(square, "a"),
+        feature(shapely.Point(5, 6), "a", "annotation"),
     )
     truth = read_truth(mixed, ["a"], MPP)
     assert truth.outlines is None
@@ -120,7 +128,9 @@ def test_points_and_polygons_of_geojson_with_their_region(tmp_path):
 def test_outlines_and_regions_whose_lines_cross_are_repaired(tmp_path):
     bow = shapely.Polygon([(0, 0), (30, 30), (30, 0), (0, 60)])
     wide = shapely.transform(bow, lambda xy: xy * 10)
-    path = write_features(tmp_path / "s.geojson", feature(bow, "a"), feature(wide, "Region", "annotation"))
+    path = write_features(
+        tmp_path / "s.geojson", feature(bow, "a"), feature(wide, "Region", "annotation")
+    )
     truth = read_truth(path, ["a"], MPP)
     assert truth.outlines[0].geom_type == "Polygon"
     assert truth.outlines[0].is_valid
@@ -155,7 +165,9 @@ def test_a_mask_gives_outlines_without_classes(tmp_path):
 
 
 def test_a_region_from_a_file_of_its_own(tmp_path):
-    path = write_features(tmp_path / "r.geojson", feature(shapely.box(0, 0, 10, 20), "whatever", "annotation"))
+    path = write_features(
+        tmp_path / "r.geojson", feature(shapely.box(0, 0, 10, 20), "whatever", "annotation")
+    )
     assert read_region(path, None, (5, 0)).bounds == (5, 0, 15, 20)
     ignored = feature(shapely.box(0, 0, 10, 5), "Ignore*", "annotation")
     write_features(path, feature(shapely.box(0, 0, 10, 20), "whatever", "annotation"), ignored)
@@ -172,7 +184,11 @@ def test_a_region_from_a_file_of_its_own(tmp_path):
 
 
 def test_truth_and_region_that_cannot_be_read_are_one_sentence(tmp_path):
-    nothing = {"type": "Feature", "geometry": {"type": "Point", "coordinates": []}, "properties": {}}
+    nothing = {
+        "type": "Feature",
+        "geometry": {"type": "Point", "coordinates": []},
+        "properties": {},
+    }
     with pytest.raises(GeoJSONError, match="1 empty object"):
         read_truth(write_features(tmp_path / "t.geojson", nothing), ["a"], MPP)
     flat = feature(shapely.Polygon([(0, 0), (5, 5), (9, 9)]))
@@ -189,7 +205,9 @@ def test_lines_alone_are_not_a_truth_without_nuclei(tmp_path):
 
 
 def test_a_region_without_an_area_names_what_it_holds(tmp_path):
-    path = write_features(tmp_path / "r.geojson", feature(shapely.Point(0, 0)), feature(shapely.Point(1, 1)))
+    path = write_features(
+        tmp_path / "r.geojson", feature(shapely.Point(0, 0)), feature(shapely.Point(1, 1))
+    )
     with pytest.raises(GeoJSONError, match="points"):
         read_region(path, None)
 
@@ -206,7 +224,9 @@ def test_children_of_an_annotation_are_nuclei(tmp_path):
     nested = feature(shapely.box(40, 0, 90, 30), "Region*", "annotation", childObjects=nuclei[1:])
     path = write_features(
         tmp_path / "s.geojson",
-        feature(shapely.box(0, 0, 100, 100), "Region*", "annotation", childObjects=[nuclei[0], nested]),
+        feature(
+            shapely.box(0, 0, 100, 100), "Region*", "annotation", childObjects=[nuclei[0], nested]
+        ),
     )
     truth = read_truth(path, ["a", "b"], MPP)
     assert truth.nuclei.xy.tolist() == [[15, 15], [55, 15]]

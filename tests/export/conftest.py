@@ -18,9 +18,13 @@ def run(once) -> Path:
 
 @pytest.fixture(scope="module")
 def as_traced_before(run):
-    """Let exports of this network reuse the traced graph of ``run``, which takes windows of any size."""
+    """Let exports of this network reuse the traced graph of ``run``, which takes windows of any
+    size.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("muse_pipeline.export.onnx.trace", lambda graph, card: onnx.load(run / "traced.onnx"))
+        patch.setattr(
+            "muse_pipeline.export.onnx.trace", lambda graph, card: onnx.load(run / "traced.onnx")
+        )
         yield
 
 
@@ -36,4 +40,14 @@ def train_and_export(folder: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("muse_pipeline.export.onnx.trace", trace_and_keep)
-        assert main(["export", str(folder / "run" / "checkpoint.pt"), "--output", str(folder / "model.onnx")]) == 0
+        assert (
+            main(
+                [
+                    "export",
+                    str(folder / "run" / "checkpoint.pt"),
+                    "--output",
+                    str(folder / "model.onnx"),
+                ]
+            )
+            == 0
+        )

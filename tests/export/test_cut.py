@@ -1,4 +1,6 @@
-"""A cut graph gives the numbers of the whole one, and the map that the head of its detector reads."""
+"""A cut graph gives the numbers of the whole one, and the map that the head of its detector
+reads.
+"""
 
 import runpy
 import shutil
@@ -35,7 +37,9 @@ def test_a_predictor_gives_the_numbers_of_its_file(name):
         cv2.circle(pixels[0], (x, 48), 8, (90, 50, 140), -1)
     pixels += np.random.default_rng(0).integers(0, 20, pixels.shape, np.uint8)
     session = open_graph(str(path))
-    expected = session.run(predictor.outputs, {"pixels": pixels.transpose(0, 3, 1, 2), "colour": COLOUR})
+    expected = session.run(
+        predictor.outputs, {"pixels": pixels.transpose(0, 3, 1, 2), "colour": COLOUR}
+    )
     found = predictor.run(predictor.outputs, pixels, COLOUR)
     assert predictor.session.get_inputs()[0].type == "tensor(float)" and (expected[1] > 0).any()
     for one, other in zip(found, expected, strict=True):
@@ -57,16 +61,26 @@ def test_the_graphs_are_those_that_the_script_writes(tmp_path):
     for name in MODELS:
         shutil.copy(BUILT_IN / f"{name}.onnx", tmp_path)
         script["cut_file"](tmp_path / f"{name}.onnx", tmp_path / f"{name}.cut")
-        written, kept = (onnx.load(folder / f"{name}.cut", load_external_data=False) for folder in (tmp_path, BUILT_IN))
-        assert written.graph.node == kept.graph.node and written.graph.initializer == kept.graph.initializer
+        written, kept = (
+            onnx.load(folder / f"{name}.cut", load_external_data=False)
+            for folder in (tmp_path, BUILT_IN)
+        )
+        assert (
+            written.graph.node == kept.graph.node
+            and written.graph.initializer == kept.graph.initializer
+        )
 
 
 def test_a_built_in_model_with_another_card_is_one_file_with_its_graph(tmp_path):
-    assert main(["card", "compact-int8", "--temperature", "2", "-o", str(tmp_path / "soft.onnx")]) == 0
+    assert (
+        main(["card", "compact-int8", "--temperature", "2", "-o", str(tmp_path / "soft.onnx")]) == 0
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["soft.onnx"]
     pixels = np.random.default_rng(0).integers(90, 255, (1, 96, 96, 3), np.uint8)
     soft, built_in = Predictor(tmp_path / "soft.onnx"), Predictor(find_model("compact-int8"))
-    for one, other in zip(*(each.run(each.outputs, pixels, COLOUR) for each in (soft, built_in)), strict=True):
+    for one, other in zip(
+        *(each.run(each.outputs, pixels, COLOUR) for each in (soft, built_in)), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
     assert Embedder(tmp_path / "soft.onnx").card.embedding_dim == 24
 
@@ -84,5 +98,7 @@ def test_a_damaged_file_is_rejected_as_onnx_runtime_states_it(n_bytes, tmp_path)
 
 def test_weights_beside_the_file_are_found(tmp_path):
     path = tmp_path / "m.onnx"
-    onnx.save(onnx.load(find_model("compact-int8")), path, save_as_external_data=True, location="weights")
+    onnx.save(
+        onnx.load(find_model("compact-int8")), path, save_as_external_data=True, location="weights"
+    )
     assert Predictor(path).card.name == "compact"

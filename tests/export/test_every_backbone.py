@@ -23,13 +23,16 @@ from muse_pipeline.models.muse import MuseVit
 from muse_pipeline.nuclei.table import Nuclei
 
 N_CLASSES, N_RAYS, THRESHOLD = 3, 16, 0.5
-# Tolerances for networks whose last layer, and with it every error, is made 100 times larger by ``spread``.
+# Tolerances for networks whose last layer, and with it every error, is made 100 times larger by
+# ``spread``.
 TOLERANCES = {**EXPORT_TOLERANCES, "fp16": replace(EXPORT_TOLERANCES["fp16"], xy_px=0.5)}
 
 
 @pytest.fixture(autouse=True)
 def every_neighbour_counts(request, monkeypatch):
-    """Let all neighbours agree: in an untrained dense head, the last digits would decide which neighbours do."""
+    """Let all neighbours agree: in an untrained dense head, the last digits would decide which
+    neighbours do.
+    """
     if "point" not in request.node.name:
         monkeypatch.setattr(heads, "SAME_NUCLEUS_CELLS", 1e9)
 
@@ -51,7 +54,9 @@ def build_tiny_vit(head: str) -> NucleusDetector:
 
 @torch.no_grad()
 def spread(detector: NucleusDetector, pixels: torch.Tensor) -> None:
-    """Make an untrained network certain: its scores are near 0 or 1, so that the last digits decide nothing."""
+    """Make an untrained network certain: its scores are near 0 or 1, so that the last digits decide
+    nothing.
+    """
     head = detector.head
     for layer in [head.out] if hasattr(head, "out") else [head.types[-1], head.offset[-1]]:
         layer.weight.mul_(100)
@@ -79,7 +84,8 @@ def export_and_compare(
     precision: str = "fp32",
     plant=lambda _: None,
 ):
-    """The graph, and how the nuclei of torch and ONNX Runtime differ, in a batch and for its first window alone.
+    """The graph, and how the nuclei of torch and ONNX Runtime differ, in a batch and for its first
+    window alone.
 
     ``plant`` can put a mistake into the network before the export.
     """
@@ -90,7 +96,10 @@ def export_and_compare(
     path = sorted((shared_data / "brca-m2c" / "images").glob("*.png"))[0]
     picture = cv2.imread(str(path))[..., ::-1].repeat(2, 0).repeat(2, 1)
     windows = np.stack(
-        [picture[100 * k : 100 * k + window_px, :window_px].transpose(2, 0, 1) for k in range(n_windows)]
+        [
+            picture[100 * k : 100 * k + window_px, :window_px].transpose(2, 0, 1)
+            for k in range(n_windows)
+        ]
     )
     pixels = torch.from_numpy(np.ascontiguousarray(windows))
     detector.backbone.fix_size(window_px, window_px)
@@ -102,36 +111,50 @@ def export_and_compare(
         halve(detector)
     plant(detector)
     model = trace(graph, card_of(detector, window_px, precision))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     if precision == "fp32":
         require_backbone(model, detector, pixels)
     pairs = []
     for batch in (slice(0, 1), slice(0, n_windows)):
         found = session.run([*OUTPUTS, EMBEDDING], {"pixels": windows[batch], "colour": COLOUR})
-        pairs += [(nuclei_of(expected, index), nuclei_of(found, index)) for index in range(batch.stop)]
+        pairs += [
+            (nuclei_of(expected, index), nuclei_of(found, index)) for index in range(batch.stop)
+        ]
     return model, compare(pairs, THRESHOLD, TOLERANCES[precision])
 
 
 @torch.no_grad()
-def require_backbone(model: onnx.ModelProto, detector: NucleusDetector, pixels: torch.Tensor) -> None:
+def require_backbone(
+    model: onnx.ModelProto, detector: NucleusDetector, pixels: torch.Tensor
+) -> None:
     """Require that the graph, cut after the densities, gives the map that the head reads."""
     import numpy as np
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(cut(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        cut(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     density = np.log((pixels.numpy() + np.float32(1)) / 256)
     (found,) = session.run(["dense"], {"density": density, "colour": COLOUR})
-    expected = detector.backbone.lattice.at_cells(detector.features(pixels, torch.from_numpy(COLOUR))).numpy()
+    expected = detector.backbone.lattice.at_cells(
+        detector.features(pixels, torch.from_numpy(COLOUR))
+    ).numpy()
     assert found.shape == expected.shape
     assert abs(found - expected).max() <= 1e-3 * abs(expected).max()
 
 
 def card_of(detector: NucleusDetector, window_px: int, precision: str) -> ModelCard:
     classes = tuple(NucleusClass(name, (0, 0, 0)) for name in "abc")
-    sizes = dict(input_px=window_px, halo_px=0, stride_px=detector.backbone.stride_px, batch=1, capacity=400)
+    sizes = dict(
+        input_px=window_px, halo_px=0, stride_px=detector.backbone.stride_px, batch=1, capacity=400
+    )
     words = dict(readout=detector.backbone.lattice.name, licence="CC0-1.0", training_data="none")
     outputs = dict(n_rays=N_RAYS, embedding_dim=detector.backbone.channels, precision=precision)
-    return ModelCard(name="x", mpp=0.5, classes=classes, threshold=THRESHOLD, **sizes, **words, **outputs)
+    return ModelCard(
+        name="x", mpp=0.5, classes=classes, threshold=THRESHOLD, **sizes, **words, **outputs
+    )
 
 
 def require_the_same(parity, precision: str = "fp32") -> None:
@@ -149,7 +172,9 @@ def resizes(model: onnx.ModelProto) -> set[tuple[bytes, bytes]]:
     found = set()
     for node in model.graph.node:
         if node.op_type == "Resize":
-            output = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+            output = {
+                entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute
+            }
             found.add((output["mode"], output["coordinate_transformation_mode"]))
     return found
 
@@ -158,7 +183,9 @@ def resizes(model: onnx.ModelProto) -> set[tuple[bytes, bytes]]:
 def test_a_tiny_vit_in_a_window_that_its_positions_are_resampled_for(shared_data):
     model, parity = export_and_compare(build_tiny_vit("dense"), 160, shared_data, n_windows=4)
     require_the_same(parity)
-    assert resizes(model) == {(b"linear", b"align_corners")}  # no cubic resize, as positions are constants
+    assert resizes(model) == {
+        (b"linear", b"align_corners")
+    }  # no cubic resize, as positions are constants
 
 
 PAIRS = [  # one backbone per architecture; graphs do not depend on width and window size
@@ -195,7 +222,8 @@ def test_every_architecture_with_either_head(backbone, head, shared_data):
 def test_a_gelu_by_tanh_in_the_graph_is_seen(shared_data):
     """The mistake exceeds only the limit on embeddings; it moves nuclei by less than their limits.
 
-    In `test_every_architecture_with_either_head`, graphs without the mistake are within the limit on embeddings.
+    In `test_every_architecture_with_either_head`, graphs without the mistake are within the limit
+    on embeddings.
     """
 
     def plant(network):
@@ -210,7 +238,9 @@ def test_a_gelu_by_tanh_in_the_graph_is_seen(shared_data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "head"), [("muse_vit_s_16_224", "point"), ("muse_r50_224", "dense")])
+@pytest.mark.parametrize(
+    ("backbone", "head"), [("muse_vit_s_16_224", "point"), ("muse_r50_224", "dense")]
+)
 def test_half_precision_of_the_released_networks(backbone, head, shared_data):
     _, parity = export_and_compare(build(backbone, head), 224, shared_data, 2, "fp16")
     require_the_same(parity, "fp16")

@@ -1,4 +1,6 @@
-"""The same network in eight-bit integers: what is quantised, which pictures are used, and what is rejected."""
+"""The same network in eight-bit integers: what is quantised, which pictures are used, and what is
+rejected.
+"""
 
 import hashlib
 import os
@@ -25,7 +27,9 @@ def small(run, as_traced_before, tmp_path_factory):
     """An int8 model for windows of 128 px, and what its export printed."""
     path, printed = tmp_path_factory.mktemp("int8") / "model.onnx", StringIO()
     with redirect_stdout(printed):
-        assert main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(path), *HOW]) == 0
+        assert (
+            main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(path), *HOW]) == 0
+        )
     return path, printed.getvalue()
 
 
@@ -58,7 +62,9 @@ def test_convolutions_are_integers_and_the_last_layer_is_not(small):
     assert len(integers) > 10
     assert len(floats) == 1  # the stain map
     last = [node for node in graph.node if node.op_type == "MatMul"]
-    assert len(last) == 2  # the head's last layer, once for scores and once for the nuclei's other values
+    assert (
+        len(last) == 2
+    )  # the head's last layer, once for scores and once for the nuclei's other values
     assert all(kinds[node.input[1]] == TensorProto.FLOAT for node in last)
 
 
@@ -72,10 +78,21 @@ def test_what_is_known_of_nuclei_is_gathered_before_it_is_dequantised(small):
 @pytest.mark.slow
 def test_other_processes_write_the_same_bytes(run, small, tmp_path):
     again = tmp_path / "again.onnx"
-    command = [sys.executable, "-m", "muse_pipeline.cli.main", "export", str(run / "run" / "checkpoint.pt")]
+    command = [
+        sys.executable,
+        "-m",
+        "muse_pipeline.cli.main",
+        "export",
+        str(run / "run" / "checkpoint.pt"),
+    ]
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    subprocess.run([*command, "--output", str(again), *HOW], check=True, env=environment, capture_output=True)
-    assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(small[0].read_bytes()).digest()
+    subprocess.run(
+        [*command, "--output", str(again), *HOW], check=True, env=environment, capture_output=True
+    )
+    assert (
+        hashlib.sha256(again.read_bytes()).digest()
+        == hashlib.sha256(small[0].read_bytes()).digest()
+    )
 
 
 def test_the_rest_of_the_window_of_a_small_picture_is_white(run, small, tmp_path):
@@ -91,7 +108,18 @@ def test_without_pictures_there_is_a_sentence(run, tmp_path, capsys):
     empty = tmp_path / "empty"
     empty.mkdir()
     how = [*HOW, "--calibration", str(empty)]
-    assert main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(tmp_path / "m.onnx"), *how]) == 2
+    assert (
+        main(
+            [
+                "export",
+                str(run / "run" / "checkpoint.pt"),
+                "--output",
+                str(tmp_path / "m.onnx"),
+                *how,
+            ]
+        )
+        == 2
+    )
     assert "no pictures to calibrate precision 'int8' on; give a folder" in capsys.readouterr().err
     assert not (tmp_path / "m.onnx").exists()
 

@@ -66,7 +66,10 @@ def test_one_graph_takes_windows_of_any_sides(run, height, width):
     window[0, : part.shape[0], : part.shape[1]] = part
     with torch.no_grad():
         printed = graph(torch.from_numpy(window).permute(0, 3, 1, 2), torch.from_numpy(IDENTITY))
-    expected, found = nuclei_of_windows([values.numpy() for values in printed])[0], predictor(window, IDENTITY)[0]
+    expected, found = (
+        nuclei_of_windows([values.numpy() for values in printed])[0],
+        predictor(window, IDENTITY)[0],
+    )
     assert predictor.any_size and len(found) == len(expected) > 2
     assert np.abs(found.xy - expected.xy).max() < 0.001
     assert found.xy.max(0)[0] > width / 2
@@ -82,10 +85,14 @@ def test_the_card_travels_in_the_file_and_names_no_folder(run):
 
 
 @pytest.mark.slow
-def test_exporting_again_gives_the_same_bytes_and_states_that_nothing_was_checked(run, tmp_path, muse):
+def test_exporting_again_gives_the_same_bytes_and_states_that_nothing_was_checked(
+    run, tmp_path, muse
+):
     """Without the pictures of the run there is nothing to check the graph with."""
     (tmp_path / "checkpoint.pt").write_bytes((run / "run" / "checkpoint.pt").read_bytes())
-    status, printed, _ = muse("export", tmp_path / "checkpoint.pt", "--output", tmp_path / "again.onnx")
+    status, printed, _ = muse(
+        "export", tmp_path / "checkpoint.pt", "--output", tmp_path / "again.onnx"
+    )
     assert (status, "not checked against torch" in printed) == (0, True)
     assert (tmp_path / "again.onnx").read_bytes() == (run / "model.onnx").read_bytes()
 
@@ -93,7 +100,9 @@ def test_exporting_again_gives_the_same_bytes_and_states_that_nothing_was_checke
 @pytest.mark.slow
 def test_a_built_in_name_is_its_checkpoint(tmp_path, muse):
     assert muse("export", "compact", "--output", tmp_path / "compact.onnx")[0] == 0
-    predictors = [Predictor(path) for path in (tmp_path / "compact.onnx", find_model("compact-fp32"))]
+    predictors = [
+        Predictor(path) for path in (tmp_path / "compact.onnx", find_model("compact-fp32"))
+    ]
     window = draw_labelled_tissue((256, 256), 0.5, seed=1).pixels[None]
     exported, shipped = (predictor(window, IDENTITY)[0] for predictor in predictors)
     assert len(exported) > 5 and np.array_equal(exported.prob, shipped.prob)
@@ -101,7 +110,10 @@ def test_a_built_in_name_is_its_checkpoint(tmp_path, muse):
 
 def test_a_name_without_a_checkpoint_is_one_sentence(tmp_path, muse):
     status, _, error = muse("export", "comact", "--output", tmp_path / "m.onnx")
-    assert (status, "comact: no such checkpoint; give a .pt file or a built-in name (compact)" in error) == (
+    assert (
+        status,
+        "comact: no such checkpoint; give a .pt file or a built-in name (compact)" in error,
+    ) == (
         2,
         True,
     )
@@ -110,7 +122,14 @@ def test_a_name_without_a_checkpoint_is_one_sentence(tmp_path, muse):
 def test_a_graph_that_cannot_be_checked_is_not_written(run, as_traced_before, tmp_path, muse):
     """The image for the check shows only glass, without nuclei that could be compared."""
     cv2.imwrite(str(tmp_path / "glass.png"), np.full((100, 100, 3), 255, np.uint8))
-    command = ["export", run / "run" / "checkpoint.pt", "--output", tmp_path / "m.onnx", "--check-images", tmp_path]
+    command = [
+        "export",
+        run / "run" / "checkpoint.pt",
+        "--output",
+        tmp_path / "m.onnx",
+        "--check-images",
+        tmp_path,
+    ]
     status, _, complaint = muse(*command)
     assert (status, "finds no nucleus" in complaint) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["glass.png"]
@@ -151,7 +170,9 @@ def test_a_full_window_is_named(run, tmp_path):
             pass
 
     predictor = Predictor(run / "model.onnx")
-    facts = detect_shard(Picture(), ModelFinder(predictor, IDENTITY), Shard(1, 1), tmp_path / "s.parquet")
+    facts = detect_shard(
+        Picture(), ModelFinder(predictor, IDENTITY), Shard(1, 1), tmp_path / "s.parquet"
+    )
     assert facts["full_windows"] == [0, 1]  # 36 nuclei per window, but 30 slots
 
 
@@ -167,7 +188,9 @@ def test_a_checkpoint_that_does_not_fit_is_rejected(run, tmp_path):
     save_checkpoint(tmp_path / "c.pt", checkpoint)
     with pytest.raises(CheckpointError, match="does not fit"):
         export_onnx(tmp_path / "c.pt", tmp_path / "m.onnx")
-    save_checkpoint(tmp_path / "c.pt", dataclasses.replace(checkpoint, head={}, meta={"kind": "backbone"}))
+    save_checkpoint(
+        tmp_path / "c.pt", dataclasses.replace(checkpoint, head={}, meta={"kind": "backbone"})
+    )
     with pytest.raises(CheckpointError, match="holds no detector"):
         export_onnx(tmp_path / "c.pt", tmp_path / "m.onnx")
 

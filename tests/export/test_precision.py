@@ -1,4 +1,6 @@
-"""The same network in half precision, with windows and batches of other sizes, and with embeddings of nuclei."""
+"""The same network in half precision, with windows and batches of other sizes, and with embeddings
+of nuclei.
+"""
 
 from contextlib import redirect_stdout
 from io import StringIO
@@ -22,11 +24,15 @@ from muse_pipeline.tissue.stain import IDENTITY
 
 @pytest.fixture(scope="module")
 def half(run, tmp_path_factory):
-    """A model in half precision with embeddings, for windows of 128 px, and what its export printed."""
+    """A model in half precision with embeddings, for windows of 128 px, and what its export
+    printed.
+    """
     path, printed = tmp_path_factory.mktemp("half") / "model.onnx", StringIO()
     how = ["--precision", "fp16", "--embedding", "--input-px", "128"]
     with redirect_stdout(printed):
-        assert main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(path), *how]) == 0
+        assert (
+            main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(path), *how]) == 0
+        )
     return path, printed.getvalue()
 
 
@@ -42,7 +48,9 @@ def test_half_precision_runs_on_a_cpu_and_finds_the_same_nuclei(run, half):
     model, printed = half
     card = Predictor(model).card
     assert (card.precision, card.input_px, card.capacity) == ("fp16", 128, 30)
-    weights = [tensor.data_type for tensor in onnx.load(model).graph.initializer if len(tensor.dims) == 4]
+    weights = [
+        tensor.data_type for tensor in onnx.load(model).graph.initializer if len(tensor.dims) == 4
+    ]
     assert weights.count(TensorProto.FLOAT16) > 0.8 * len(weights)
     parity = check_parity(run / "run" / "checkpoint.pt", model, run / "run" / "pictures")
     assert parity.n_nuclei > 40
@@ -69,8 +77,12 @@ def test_an_embedding_is_the_dense_map_where_its_nucleus_lies(run, half, windows
     (found,) = Predictor(half[0])(windows[:1], IDENTITY)
     assert found.embedding.shape == (len(found), card.embedding_dim) == (len(found), 16)
     with torch.no_grad():
-        dense = graph.detector.features(torch.from_numpy(windows[:1]).permute(0, 3, 1, 2), torch.eye(3, 4))
-        expected = interpolate_at(dense, torch.from_numpy(found.xy.astype(np.float32))[None], HALF_PIXEL)[0].numpy()
+        dense = graph.detector.features(
+            torch.from_numpy(windows[:1]).permute(0, 3, 1, 2), torch.eye(3, 4)
+        )
+        expected = interpolate_at(
+            dense, torch.from_numpy(found.xy.astype(np.float32))[None], HALF_PIXEL
+        )[0].numpy()
     assert len(found) > 10
     assert np.abs(found.embedding - expected).max() < 0.05 * float(dense.std())
 
@@ -78,7 +90,10 @@ def test_an_embedding_is_the_dense_map_where_its_nucleus_lies(run, half, windows
 @pytest.mark.slow
 def test_a_window_finds_the_same_in_batches_of_any_size(half, windows):
     predictor = Predictor(half[0])
-    together, alone = predictor(windows, IDENTITY), [predictor(window[None], IDENTITY)[0] for window in windows]
+    together, alone = (
+        predictor(windows, IDENTITY),
+        [predictor(window[None], IDENTITY)[0] for window in windows],
+    )
     for one, other in zip(together, alone, strict=True):
         assert len(one) > 10
         np.testing.assert_allclose(one.xy, other.xy, atol=0.05)

@@ -1,4 +1,6 @@
-"""Facts that were measured after the export are added to the card, while the graph stays as it is."""
+"""Facts that were measured after the export are added to the card, while the graph stays as it
+is.
+"""
 
 import json
 
@@ -25,7 +27,9 @@ def test_without_anything_to_write_people_can_read_it(run, muse, monkeypatch):
     status, out, _ = muse("card", run / "model.onnx")
     card, lines = read_card(run / "model.onnx"), out.splitlines()
     assert (status, lines[0]) == (0, card.name)
-    assert max(len(line) for line in lines if " " in line.strip()) <= 60  # only a checksum may be longer
+    assert (
+        max(len(line) for line in lines if " " in line.strip()) <= 60
+    )  # only a checksum may be longer
     assert f"  Classes             {card.classes[0].name}" in lines
     assert f"                      {card.classes[1].name}" in lines
     assert " ".join(card.training_data.split()) in " ".join(out.split())
@@ -39,7 +43,9 @@ def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_pat
     assert status == 0 and "temperature 2" in out
     raw, soft = (Predictor(path)(picture[None], IDENTITY)[0] for path in (model, tempered))
     assert len(raw) and np.array_equal(raw.xy, soft.xy) and np.array_equal(raw.label, soft.label)
-    assert np.allclose(soft.prob, np.sqrt(raw.prob) / np.sqrt(raw.prob).sum(1, keepdims=True), atol=1e-5)
+    assert np.allclose(
+        soft.prob, np.sqrt(raw.prob) / np.sqrt(raw.prob).sum(1, keepdims=True), atol=1e-5
+    )
     assert (soft.prob.max(1) <= raw.prob.max(1) + 1e-6).all() and soft.prob.max() < raw.prob.max()
 
 
@@ -48,10 +54,15 @@ def test_outlines_move_to_edges_and_nothing_else_changes(run, muse, tmp_path, pi
     assert muse("card", model, "--snap-um", "1.5", "-o", moving)[0] == 0
     drawn, moved = (Predictor(path)(picture[None], IDENTITY)[0] for path in (model, moving))
     assert np.array_equal(drawn.xy, moved.xy) and np.array_equal(drawn.prob, moved.prob)
-    assert not np.array_equal(drawn.rays, moved.rays) and np.abs(drawn.rays - moved.rays).max() < 1.5 + 0.2
+    assert (
+        not np.array_equal(drawn.rays, moved.rays)
+        and np.abs(drawn.rays - moved.rays).max() < 1.5 + 0.2
+    )
     assert "moved by up to 1.5" in muse("card", moving)[1]
     assert muse("card", moving, "--snap-um", "0", "-o", tmp_path / "still.onnx")[0] == 0
-    assert np.array_equal(Predictor(tmp_path / "still.onnx")(picture[None], IDENTITY)[0].rays, drawn.rays)
+    assert np.array_equal(
+        Predictor(tmp_path / "still.onnx")(picture[None], IDENTITY)[0].rays, drawn.rays
+    )
     assert check_parity(run / "run/checkpoint.pt", moving, run / "images").n_nuclei
 
 
@@ -60,19 +71,36 @@ def test_refining_replaces_moving_to_edges(muse, tmp_path, picture):
     assert muse("card", "compact-fp32", "--snap-um", "1.5", "-o", moving)[0] == 0
     assert "moved by up to 1.5" in muse("card", moving)[1]
     status, out, _ = muse("card", moving, "--refine", "-o", refined)
-    assert status == 0 and "outlines refined" in out and "refined by a second network" in muse("card", refined)[1]
-    before, after, shipped = (
-        Predictor(path)(picture[None], IDENTITY)[0] for path in (moving, refined, find_model("compact-fp32"))
+    assert (
+        status == 0
+        and "outlines refined" in out
+        and "refined by a second network" in muse("card", refined)[1]
     )
-    assert len(before) and np.array_equal(before.xy, after.xy) and not np.array_equal(before.rays, after.rays)
+    before, after, shipped = (
+        Predictor(path)(picture[None], IDENTITY)[0]
+        for path in (moving, refined, find_model("compact-fp32"))
+    )
+    assert (
+        len(before)
+        and np.array_equal(before.xy, after.xy)
+        and not np.array_equal(before.rays, after.rays)
+    )
     assert np.array_equal(after.rays, shipped.rays)
 
 
 def test_a_region_model_has_no_outlines(muse, tmp_path):
     status, _, errors = muse("card", MODEL, "--refine", "-o", tmp_path / "a.onnx")
-    assert status == 2 and "has no temperature, outlines or organs" in errors and errors.count("\n") == 1
+    assert (
+        status == 2
+        and "has no temperature, outlines or organs" in errors
+        and errors.count("\n") == 1
+    )
     status, out, _ = muse("card", MODEL, "--limits", "H&E alone.", "-o", tmp_path / "a.onnx")
-    assert status == 0 and out.count("\n") == 1 and read_card(tmp_path / "a.onnx").limits == "H&E alone."
+    assert (
+        status == 0
+        and out.count("\n") == 1
+        and read_card(tmp_path / "a.onnx").limits == "H&E alone."
+    )
 
 
 def test_limits_are_reported_anew_and_the_weights_stay(run, muse, tmp_path):
@@ -80,14 +108,19 @@ def test_limits_are_reported_anew_and_the_weights_stay(run, muse, tmp_path):
     assert muse("card", run / "model.onnx", "--limits", printed, "-o", model)[0] == 0
     assert printed in " ".join(muse("card", model)[1].split())
     before, after = (onnx.load(path) for path in (run / "model.onnx", model))
-    assert before.graph.SerializeToString(deterministic=True) == after.graph.SerializeToString(deterministic=True)
+    assert before.graph.SerializeToString(deterministic=True) == after.graph.SerializeToString(
+        deterministic=True
+    )
 
 
 def test_how_the_training_pictures_looked_is_measured_of_folders(run, muse, tmp_path, picture):
     (tmp_path / "pictures").mkdir()
     cv2.imwrite(str(tmp_path / "pictures/1.png"), picture)
     model = tmp_path / "model.onnx"
-    assert muse("card", run / "model.onnx", "--pictures", tmp_path / "pictures", "0.5", "-o", model)[0] == 0
+    assert (
+        muse("card", run / "model.onnx", "--pictures", tmp_path / "pictures", "0.5", "-o", model)[0]
+        == 0
+    )
     status, out, _ = muse("card", model, "--json")
     assert status == 0 and json.loads(out)["appearance"]["n_pictures"] == 1
     assert read_card(model).temperature == 1
@@ -119,7 +152,9 @@ def test_tempering_survives_probabilities_of_nought():
     assert np.isfinite(temper(prob, 0.5)).all() and temper(prob, 3.0).sum() == pytest.approx(1)
 
 
-def test_organs_and_sizes_of_classes_stand_in_the_cards_of_built_in_models_and_of_models_made_from_them(muse, tmp_path):
+def test_organs_and_sizes_of_classes_stand_in_the_cards_of_built_in_models_and_of_models_made_from_them(
+    muse, tmp_path
+):
     built_in = read_card(find_model("compact-fp32"))
     breast = {"Lymphocyte": ("breast",), "Epithelial": ("breast", "colon"), "Stroma": ("breast",)}
     assert built_in.organs == breast and built_in.nuclei.keys() == {"Lymphocyte", "Epithelial"}
@@ -129,5 +164,10 @@ def test_organs_and_sizes_of_classes_stand_in_the_cards_of_built_in_models_and_o
     card = read_card(tmp_path / "a.onnx")
     own = {"Lymphocyte": ("kidney",), "Epithelial": ("kidney",), "Stroma": ("kidney", "bladder")}
     assert (card.organs, card.nuclei) == (own, built_in.nuclei)
-    status, _, errors = muse("card", "compact-fp32", "--organ", "Tumour=kidney", "-o", tmp_path / "b.onnx")
-    assert status == 2 and "the model has no class 'Tumour', but Lymphocyte, Epithelial, Stroma" in errors
+    status, _, errors = muse(
+        "card", "compact-fp32", "--organ", "Tumour=kidney", "-o", tmp_path / "b.onnx"
+    )
+    assert (
+        status == 2
+        and "the model has no class 'Tumour', but Lymphocyte, Epithelial, Stroma" in errors
+    )

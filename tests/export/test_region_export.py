@@ -21,7 +21,9 @@ def checkpoint(region_model):
 
 
 def test_integers_are_checked_against_torch(checkpoint, region_model, tmp_path, muse, monkeypatch):
-    monkeypatch.setattr("muse_pipeline.export.region_models.trace_windows", lambda *_: onnx.load(region_model))
+    monkeypatch.setattr(
+        "muse_pipeline.export.region_models.trace_windows", lambda *_: onnx.load(region_model)
+    )
     require_checked(checkpoint, tmp_path / "model.onnx", muse, "int8")
 
 
@@ -36,7 +38,9 @@ def test_windows_of_any_sides_are_taken(checkpoint, tmp_path, muse):
     predictor = RegionPredictor(tmp_path / "model.onnx")
     picture = draw_texture(draw_blobs(192, 9), MPP, 10)[None]
     assert predictor.any_size
-    whole, part = (predictor(each, np.eye(3, 4, dtype=np.float32)) for each in (picture, picture[:, :, :160]))
+    whole, part = (
+        predictor(each, np.eye(3, 4, dtype=np.float32)) for each in (picture, picture[:, :, :160])
+    )
     assert part.shape == (1, 2, 48, 40)
     np.testing.assert_allclose(part[..., :20], whole[..., :20], atol=0.02)
 
@@ -62,8 +66,19 @@ def test_another_network_is_noticed(region_model, tmp_path):
 @pytest.mark.slow
 def test_vgg_leaves_as_onnx_and_not_as_int8(tmp_path, capsys):
     torch.manual_seed(0)
-    checkpoint = save_drawn_model(tmp_path, RegionNetwork("vgg16_3_stages", 2).eval(), "vgg16_3_stages")
-    words = ["export", str(checkpoint), "--output", str(tmp_path / "m.onnx"), "--input-px", "192", "--halo-px", "32"]
+    checkpoint = save_drawn_model(
+        tmp_path, RegionNetwork("vgg16_3_stages", 2).eval(), "vgg16_3_stages"
+    )
+    words = [
+        "export",
+        str(checkpoint),
+        "--output",
+        str(tmp_path / "m.onnx"),
+        "--input-px",
+        "192",
+        "--halo-px",
+        "32",
+    ]
     assert main(words) == 0
     assert main([*words, "--precision", "int8"]) == 2
     assert "choose fp32 or fp16" in capsys.readouterr().err

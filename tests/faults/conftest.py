@@ -19,7 +19,9 @@ def undisturbed(tmp_path_factory) -> Undisturbed:
     folder = tmp_path_factory.mktemp("undisturbed")
     draw_stained_slide(folder / f"{SLIDE}.tif", size_px=640, n_nuclei=100)
     enlarge(folder / f"{SLIDE}.tif")
-    write_sheet(folder / "slides.tsv", [{"slide_id": SLIDE, "path": folder / f"{SLIDE}.tif", "shards": 2}])
+    write_sheet(
+        folder / "slides.tsv", [{"slide_id": SLIDE, "path": folder / f"{SLIDE}.tif", "shards": 2}]
+    )
     write_config(folder)
     started = time.monotonic()
     run = run_snakemake(folder)
@@ -43,7 +45,9 @@ def finished(undisturbed, tmp_path) -> Path:
 
 @pytest.fixture
 def mount() -> Iterator[Callable[[Path, str], None]]:
-    """A function that mounts a tmpfs with given options on a folder, or changes the options if it is mounted."""
+    """A function that mounts a tmpfs with given options on a folder, or changes the options if it
+    is mounted.
+    """
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     disks = []
@@ -51,7 +55,10 @@ def mount() -> Iterator[Callable[[Path, str], None]]:
     def mount_disk(folder: Path, options: str) -> None:
         how = f"remount,{options}" if folder.is_mount() else options
         run = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", how, "tmpfs", folder], capture_output=True, text=True, check=False
+            ["mount", "-t", "tmpfs", "-o", how, "tmpfs", folder],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if run.returncode:
             pytest.skip(f"no disk can be mounted here: {run.stderr.strip()}")

@@ -1,4 +1,6 @@
-"""Runs that lack disk space, write access, correct clocks or memory, or that are killed, and are then repeated."""
+"""Runs that lack disk space, write access, correct clocks or memory, or that are killed, and are
+then repeated.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,11 @@ def test_read_only_then_full_then_large_enough(mount, untouched, undisturbed):
 def test_after_a_kill_the_same_command_goes_on(finished, undisturbed):
     forget(finished, "shards/1-of-2.parquet", "nuclei.parquet")
     process = subprocess.Popen(
-        snakemake_command(), cwd=finished, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        snakemake_command(),
+        cwd=finished,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     while not find_steps(process):
         assert process.poll() is None
@@ -63,12 +69,18 @@ def test_after_a_kill_the_same_command_goes_on(finished, undisturbed):
 
 
 def test_wrong_clocks_cost_time_but_no_byte(finished, undisturbed):
-    """The scanner's clock is two days fast, and the clock of the machine that found the tissue is a year slow."""
+    """The scanner's clock is two days fast, and the clock of the machine that found the tissue is a
+    year slow.
+    """
     results, slide = finished / "results" / SLIDE, undisturbed.folder / f"{SLIDE}.tif"
     before = slide.stat()
     forget(finished, "slide.json")
     try:
-        for path, days in ((slide, 2), (results / "tissue.npz", -400), (results / "shards/1-of-2.parquet", -400)):
+        for path, days in (
+            (slide, 2),
+            (results / "tissue.npz", -400),
+            (results / "shards/1-of-2.parquet", -400),
+        ):
             os.utime(path, (time.time() + days * DAY_S,) * 2)
         run = run_snakemake(finished)
         assert run.returncode == 0, run.stdout

@@ -1,4 +1,6 @@
-"""A step on a real full disk prints one sentence and leaves no partial files; with space, it writes the same bytes."""
+"""A step on a real full disk prints one sentence and leaves no partial files; with space, it writes
+the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,12 @@ def steps(tmp_path_factory) -> dict[str, list[str]]:
     commands = step_commands(folder / "S.tif", folder / "results/S")
     sheet = folder / "sheet.json"
     write_json(sheet, [{"slide_id": "S", "path": str(folder / "S.tif")}])
-    outputs = ["--output", str(folder / "results/report.html"), "--table", str(folder / "results/cohort.tsv")]
+    outputs = [
+        "--output",
+        str(folder / "results/report.html"),
+        "--table",
+        str(folder / "results/cohort.tsv"),
+    ]
     commands.append(["report", str(folder / "results"), "--slides", str(sheet), *outputs])
     for command in commands:
         assert main(command) == 0, command
@@ -97,7 +104,9 @@ def test_a_full_disk_is_one_sentence_and_costs_no_byte(muse, disk, steps, step):
         assert status == 2, n_free
         assert printed.startswith(f"muse {step}: {disk}/") and printed.count("\n") == 1
         assert re.search(
-            rf"\(No space left on device\): {disk} has \d+\.\d MB free; make room and run the same command", printed
+            rf"\(No space left on device\): {disk} has \d+\.\d MB free; make room and run the same"
+            r" command",
+            printed,
         )
         left = contents(disk)
         assert left.items() <= whole.items() and before.items() <= left.items()
@@ -107,7 +116,9 @@ def test_a_full_disk_is_one_sentence_and_costs_no_byte(muse, disk, steps, step):
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(mount, tmp_path):
-    """The error of torch mentions only an unexpected position in the file; ours must name the full disk."""
+    """The error of torch mentions only an unexpected position in the file; ours must name the full
+    disk.
+    """
     checkpoints = pytest.importorskip("muse_pipeline.training.checkpoint")
     import torch
 
@@ -115,19 +126,33 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(mount, tmp_path):
     path = tmp_path / "checkpoint.pt"
     checkpoints.save_checkpoint(path, checkpoints.Checkpoint({"weight": torch.zeros(1000)}, {}, {}))
     before = contents(tmp_path)
-    with pytest.raises(OutputError, match=rf"^{path}: cannot be written \(No space left .*\): {tmp_path} has "):
-        checkpoints.save_checkpoint(path, checkpoints.Checkpoint({"weight": torch.zeros(1_000_000)}, {}, {}))
+    with pytest.raises(
+        OutputError, match=rf"^{path}: cannot be written \(No space left .*\): {tmp_path} has "
+    ):
+        checkpoints.save_checkpoint(
+            path, checkpoints.Checkpoint({"weight": torch.zeros(1_000_000)}, {}, {})
+        )
     assert contents(tmp_path) == before
 
 
 @pytest.mark.slow
 def test_a_full_disk_of_temporary_files_is_named(mount, tmp_path):
-    """The test needs a new process, because Python chooses its folder for temporary files only once."""
+    """The test needs a new process, because Python chooses its folder for temporary files only
+    once.
+    """
     disk = tmp_path / "temporary"
     disk.mkdir()
     mount(disk, "size=64k")
     run = subprocess.run(
-        [sys.executable, "-m", "muse_pipeline.cli.main", "demo-slide", "--area-mm2", "0.1", tmp_path / "demo"],
+        [
+            sys.executable,
+            "-m",
+            "muse_pipeline.cli.main",
+            "demo-slide",
+            "--area-mm2",
+            "0.1",
+            tmp_path / "demo",
+        ],
         env={**os.environ, "TMPDIR": str(disk)},
         capture_output=True,
         text=True,

@@ -1,6 +1,8 @@
-"""Runs that are killed at random moments, and continued by the other runner, give the bytes of an undisturbed run.
+"""Runs that are killed at random moments, and continued by the other runner, give the bytes of an
+undisturbed run.
 
-`pytest -m slow tests/faults/test_kills.py --kills 100 --seed 1 -s` kills more often and prints what each kill hit.
+`pytest -m slow tests/faults/test_kills.py --kills 100 --seed 1 -s` kills more often and prints what
+each kill hit.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from workflow_runs import draw_stained_slide, find_steps, run_snakemake, snakema
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]  # no limit: the time depends on --kills
 
-# What is killed: everything, as in a power cut; only Snakemake ("workflow"), so that its steps continue during the next
-# run; or a single command ("step"), as by the kernel when memory runs out.
+# What is killed: everything, as in a power cut; only Snakemake ("workflow"), so that its steps
+# continue during the next run; or a single command ("step"), as by the kernel when memory runs out.
 KINDS = ("everything", "workflow", "step")
 MUSE_RUN = [str(Path(sys.executable).parent / "muse"), "run", "slides.tsv", "-o", "results"]
 
@@ -33,7 +35,9 @@ MUSE_RUN = [str(Path(sys.executable).parent / "muse"), "run", "slides.tsv", "-o"
 def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched, request):
     n_kills, seed = request.config.getoption("kills"), request.config.getoption("seed")
     draw_stained_slide(untouched / "T.tif", size_px=640, n_nuclei=100)
-    with (untouched / "slides.tsv").open("a", encoding="utf-8") as sheet:  # a small slide, which is run in a batch
+    with (untouched / "slides.tsv").open(
+        "a", encoding="utf-8"
+    ) as sheet:  # a small slide, which is run in a batch
         sheet.write(f"T\t{untouched / 'T.tif'}\t1\n")
     draw, runners, seconds = random.Random(seed), cycle([snakemake_command(), MUSE_RUN]), {}
     hit: Counter[str] = Counter()
@@ -56,7 +60,10 @@ def test_killed_at_random_moments_the_bytes_are_the_same(undisturbed, untouched,
     run = run_snakemake(untouched)
     assert run.returncode == 0, run.stdout
     assert_as_undisturbed(untouched, undisturbed)
-    print(f"\n{hit.total()} kills, seed {seed}, {n_finished + 1} times run to the end, bytes equal each time")
+    print(
+        f"\n{hit.total()} kills, seed {seed}, {n_finished + 1} times run to the end, bytes equal"
+        " each time"
+    )
     for what, n in sorted(hit.items()):
         print(f"{n:5d}  {what}")
 
@@ -81,7 +88,9 @@ def strike(folder: Path, command: list[str], kind: str, after_s: float) -> str |
     except subprocess.TimeoutExpired:
         steps = find_steps(process)
     else:
-        if process.returncode and orphans:  # a step fails if an orphan replaces the image that it reads
+        if (
+            process.returncode and orphans
+        ):  # a step fails if an orphan replaces the image that it reads
             psutil.wait_procs(orphans)
             return strike(folder, command, kind, after_s)
         assert process.returncode == 0, f"failed by itself, before it was killed, in {folder}"

@@ -1,4 +1,6 @@
-"""Fixtures: shards of a small synthetic slide's nuclei, and the table stitched from them with all features."""
+"""Fixtures: shards of a small synthetic slide's nuclei, and the table stitched from them with all
+features.
+"""
 
 from pathlib import Path
 
@@ -19,7 +21,14 @@ def stitch(tiled_slide):
 
     def run(output: Path, shards: list[Path], *more: str) -> Path:
         folder = tiled_slide.folder
-        words = ["--info", folder / "slide.json", "--tissue", folder / "tissue.npz", "--output", output]
+        words = [
+            "--info",
+            folder / "slide.json",
+            "--tissue",
+            folder / "tissue.npz",
+            "--output",
+            output,
+        ]
         words += ["--store", folder / "image-500nm.zarr", "--colour", folder / "colour.json", *more]
         assert main(list(map(str, ["stitch", *shards, *words]))) == 0
         return output

@@ -1,4 +1,6 @@
-"""`muse bins` counts genes in nuclei, from synthetic folders in the layouts of Space Ranger and Xenium."""
+"""`muse bins` counts genes in nuclei, from synthetic folders in the layouts of Space Ranger and
+Xenium.
+"""
 
 import json
 
@@ -22,21 +24,32 @@ def slide(tmp_path_factory):
     """(folder, nuclei, mpp of level 0, size in px) of a slide."""
     folder = write_slide(tmp_path_factory.mktemp("results"), "S1", draw_tissue((512, 512), 80))
     info = json.loads((folder / "slide.json").read_text())
-    return folder, muse_pipeline.read_nuclei(folder / "nuclei.parquet"), info["mpp"][0], info["size_px"]
+    return (
+        folder,
+        muse_pipeline.read_nuclei(folder / "nuclei.parquet"),
+        info["mpp"][0],
+        info["size_px"],
+    )
 
 
 def draw_spots(slide, step_um=2.0):
-    """A lattice over the slide (N, 2) um, and counts (N, 3) of three genes, each expressed by one class of nuclei."""
+    """A lattice over the slide (N, 2) um, and counts (N, 3) of three genes, each expressed by one
+    class of nuclei.
+    """
     _, nuclei, mpp, size = slide
     axis = np.arange(1, size[0] * mpp, step_um)
     xy_um = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     label = np.full(len(xy_um), -1)
-    spot, nucleus = shapely.STRtree(nuclei.geometry.to_numpy()).query(shapely.points(xy_um / mpp), "intersects")
+    spot, nucleus = shapely.STRtree(nuclei.geometry.to_numpy()).query(
+        shapely.points(xy_um / mpp), "intersects"
+    )
     label[spot] = nuclei["class"].cat.codes.to_numpy()[nucleus]
     return xy_um, (label[:, None] == np.arange(3)) * np.array([3, 2, 1])
 
 
-def write_visium_hd(folder, slide, *, barcodes=None, depth=1, moved_um=0.0, bin_um=2, names=GENES, types=None):
+def write_visium_hd(
+    folder, slide, *, barcodes=None, depth=1, moved_um=0.0, bin_um=2, names=GENES, types=None
+):
     """Write ``binned_outputs`` with bins of ``bin_um``, and an empty folder for bins of 16 um."""
     xy_um, counts = draw_spots(slide, bin_um)
     xy_um, counts = xy_um + np.array([moved_um, 0]), counts * depth
@@ -50,23 +63,38 @@ def write_visium_hd(folder, slide, *, barcodes=None, depth=1, moved_um=0.0, bin_
         for name in ("data", "indices", "indptr"):
             group[name] = getattr(matrix, name)
         group["shape"], group["barcodes"] = matrix.shape, spots.astype("S")
-        group["features/name"], group["features/id"] = np.array(names, "S"), np.array(["E1", "E2", "E3"], "S")
+        group["features/name"], group["features/id"] = (
+            np.array(names, "S"),
+            np.array(["E1", "E2", "E3"], "S"),
+        )
         if types:
             group["features/feature_type"] = np.array(types, "S")
     x, y = (xy_um / slide[2]).T
-    table = {"barcode": spots if barcodes is None else barcodes, "pxl_row_in_fullres": y, "pxl_col_in_fullres": x}
-    pd.DataFrame(table).sample(frac=1, random_state=0).to_parquet(bins / "spatial/tissue_positions.parquet")
-    (bins / "spatial/scalefactors_json.json").write_text(json.dumps({"microns_per_pixel": slide[2]}))
+    table = {
+        "barcode": spots if barcodes is None else barcodes,
+        "pxl_row_in_fullres": y,
+        "pxl_col_in_fullres": x,
+    }
+    pd.DataFrame(table).sample(frac=1, random_state=0).to_parquet(
+        bins / "spatial/tissue_positions.parquet"
+    )
+    (bins / "spatial/scalefactors_json.json").write_text(
+        json.dumps({"microns_per_pixel": slide[2]})
+    )
     return folder
 
 
 def write_xenium(folder, slide):
-    """Write ``transcripts.parquet`` in um of Xenium's picture, and the matrix from the slide's pixels to its pixels."""
+    """Write ``transcripts.parquet`` in um of Xenium's picture, and the matrix from the slide's
+    pixels to its pixels.
+    """
     xy_um, counts = draw_spots(slide)
     spot, gene = counts.nonzero()
     spot, gene = (np.repeat(each, counts[spot, gene]) for each in (spot, gene))
     x, y = (xy_um[spot] + OFFSET_UM).T
-    table = pd.DataFrame({"feature_name": np.array(GENES)[gene], "x_location": x, "y_location": y, "qv": 30.0})
+    table = pd.DataFrame(
+        {"feature_name": np.array(GENES)[gene], "x_location": x, "y_location": y, "qv": 30.0}
+    )
     poor = table.assign(qv=10.0)
     control = table.iloc[:50].assign(feature_name="NegControlProbe_00042")
     folder.mkdir()
@@ -89,7 +117,9 @@ def read_bins(path):
 def expected_counts(slide):
     _, nuclei, mpp, _ = slide
     xy_um, counts = draw_spots(slide)
-    inside = shapely.intersects(nuclei.geometry.to_numpy()[:, None], shapely.points(xy_um / mpp)[None])
+    inside = shapely.intersects(
+        nuclei.geometry.to_numpy()[:, None], shapely.points(xy_um / mpp)[None]
+    )
     return inside @ counts
 
 
@@ -155,15 +185,29 @@ def test_a_wrong_alignment_replaces_no_file(slide, tmp_path, muse, wrong, messag
         assert read_bins(output)[1] == GENES
 
 
-OTHER_KINDS = ["Antibody Capture", "CRISPR Guide Capture", "Custom", "Negative Control Probe", "Deprecated Codeword"]
+OTHER_KINDS = [
+    "Antibody Capture",
+    "CRISPR Guide Capture",
+    "Custom",
+    "Negative Control Probe",
+    "Deprecated Codeword",
+]
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_features_of_other_types_are_no_genes(slide, tmp_path, muse, kind):
     types = ["Gene Expression", kind, "Gene Expression"]
-    folder, output = write_visium_hd(tmp_path / "binned_outputs", slide, types=types), tmp_path / "a.h5ad"
-    status, shown, printed = muse("bins", slide[0], "--visium-hd", folder, "--expand-um", "0", "-o", output)
-    assert (status, printed) == (0, "") and "2 genes from bins of 2 um (left out: 1 feature of other kinds)" in shown
+    folder, output = (
+        write_visium_hd(tmp_path / "binned_outputs", slide, types=types),
+        tmp_path / "a.h5ad",
+    )
+    status, shown, printed = muse(
+        "bins", slide[0], "--visium-hd", folder, "--expand-um", "0", "-o", output
+    )
+    assert (status, printed) == (
+        0,
+        "",
+    ) and "2 genes from bins of 2 um (left out: 1 feature of other kinds)" in shown
     counts, genes = read_bins(output)
     assert genes == ["CD3D", "VIM"]
     alone = are_alone(slide)
@@ -186,7 +230,9 @@ def test_genes_with_equal_names_are_told_apart_by_their_ids(slide, tmp_path, mus
 
 def test_bins_larger_than_nuclei_are_named(slide, tmp_path, muse):
     folder = write_visium_hd(tmp_path / "binned_outputs", slide, bin_um=8)
-    status, shown, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "a.h5ad")
+    status, shown, printed = muse(
+        "bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "a.h5ad"
+    )
     assert status == 0 and "from bins of 8 um;" in shown
     assert f"{folder / 'square_008um'}: its bins of 8 um are larger than most nuclei" in printed
 
@@ -213,7 +259,9 @@ def test_controls_of_xenium_are_no_genes(slide, tmp_path, muse, control):
     table = pd.read_parquet(transcripts)
     table = pd.concat([table.assign(**genes), table.iloc[:500].assign(**{**genes, **control})])
     for name in ("feature_name", "codeword_category"):
-        table[name] = table[name].map(lambda value: value if is_text or isinstance(value, bytes) else value.encode())
+        table[name] = table[name].map(
+            lambda value: value if is_text or isinstance(value, bytes) else value.encode()
+        )
     table.to_parquet(transcripts)
     output = tmp_path / "a.h5ad"
     words = ("--xenium", transcripts, "--transform", matrix, "--expand-um", "0", "-o", output)
@@ -235,18 +283,29 @@ def base(trials, once):
 
 def test_assays_of_the_trials(base, trials, tmp_path, muse):
     output, weak = tmp_path / "a.h5ad", trials / "8-weak"
-    xenium, matrix = (trials / "5-controls-counted-as-genes" / name for name in ("transcripts.parquet", ALIGNMENT))
+    xenium, matrix = (
+        trials / "5-controls-counted-as-genes" / name for name in ("transcripts.parquet", ALIGNMENT)
+    )
     muse("bins", base, "--xenium", xenium, "--transform", matrix, "-o", output)
     assert read_bins(output)[1] == ["CD3D", "EPCAM"]
-    assert "its bins of 8 um" in muse("bins", base, "--visium-hd", weak / "only8", "-o", tmp_path / "b.h5ad")[2]
-    assert muse("bins", base, "--visium-hd", weak / "same_gene_twice", "-o", tmp_path / "c.h5ad")[0] == 0
+    assert (
+        "its bins of 8 um"
+        in muse("bins", base, "--visium-hd", weak / "only8", "-o", tmp_path / "b.h5ad")[2]
+    )
+    assert (
+        muse("bins", base, "--visium-hd", weak / "same_gene_twice", "-o", tmp_path / "c.h5ad")[0]
+        == 0
+    )
     assert read_bins(tmp_path / "c.h5ad")[1] == ["A", "TBCE_ENSG1", "TBCE_ENSG2"]
 
 
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("another folder", "is not a folder of Visium HD bins ([Errno 2] No such file or directory: "),
+        (
+            "another folder",
+            "is not a folder of Visium HD bins ([Errno 2] No such file or directory: ",
+        ),
         ("another run", "has no position of bin 's_002um_00000-1'"),
         ("another slide", "positions lie outside the slide's tissue"),
         ("no transform", "give its alignment as --transform"),
@@ -257,11 +316,18 @@ def test_a_mistake_is_one_sentence(slide, tmp_path, muse, case, message):
         given = ["--visium-hd", tmp_path]
     elif case == "another run":
         barcodes = [f"other-{i}" for i in range(len(draw_spots(slide)[0]))]
-        given = ["--visium-hd", write_visium_hd(tmp_path / "binned_outputs", slide, barcodes=barcodes)]
+        given = [
+            "--visium-hd",
+            write_visium_hd(tmp_path / "binned_outputs", slide, barcodes=barcodes),
+        ]
     else:
         transcripts, matrix = write_xenium(tmp_path / "outs", slide)
         matrix.write_text(f"{slide[2] / 0.2125} 0 90000 0 {slide[2] / 0.2125} 90000 0 0 1")
-        given = ["--xenium", transcripts, *(["--transform", matrix] if case == "another slide" else [])]
+        given = [
+            "--xenium",
+            transcripts,
+            *(["--transform", matrix] if case == "another slide" else []),
+        ]
     status, _, printed = muse("bins", slide[0], *given, "-o", tmp_path / "bins.h5ad")
     assert (status, printed.count("\n")) == (2, 1)
     assert message in printed
@@ -277,13 +343,18 @@ def test_a_mistake_is_one_sentence(slide, tmp_path, muse, case, message):
         ("fine", "microns_per_pixel is 'fine', not a positive number"),
         (
             0.5,
-            "the tissue is 2 times as large as on the slide; correct the um per px of the slide (0.25) or of",
+            (
+                "the tissue is 2 times as large as on the slide; correct the um per px of the slide"
+                " (0.25) or of"
+            ),
         ),
     ],
 )
 def test_the_scale_of_the_bins_is_checked(slide, tmp_path, muse, value, message):
     folder = write_visium_hd(tmp_path / "binned_outputs", slide)
-    (folder / "square_002um/spatial/scalefactors_json.json").write_text(json.dumps({"microns_per_pixel": value}))
+    (folder / "square_002um/spatial/scalefactors_json.json").write_text(
+        json.dumps({"microns_per_pixel": value})
+    )
     status, _, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "bins.h5ad")
     assert (status, printed.count("\n")) == (2, 1) and message in printed
     assert not (tmp_path / "bins.h5ad").exists()
@@ -292,9 +363,15 @@ def test_the_scale_of_the_bins_is_checked(slide, tmp_path, muse, value, message)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table.assign(qv=np.nan), "has no counts, or all are of controls or below Q20"),
+        (
+            lambda table: table.assign(qv=np.nan),
+            "has no counts, or all are of controls or below Q20",
+        ),
         (lambda table: table.iloc[:0], "has no counts"),
-        (lambda table: table.assign(x_location=np.nan), "a transcript has no x_location or y_location"),
+        (
+            lambda table: table.assign(x_location=np.nan),
+            "a transcript has no x_location or y_location",
+        ),
         (lambda table: table.assign(y_location="1"), "column y_location has "),
         (lambda table: table.assign(qv="30"), "column qv has "),
         (
@@ -302,7 +379,10 @@ def test_the_scale_of_the_bins_is_checked(slide, tmp_path, muse, value, message)
             "a transcript has no feature_name",
         ),
         (lambda table: table.drop(columns="x_location"), "x_location"),
-        (lambda table: table.assign(x_location=table["x_location"] - 5000), "lie outside the slide's tissue"),
+        (
+            lambda table: table.assign(x_location=table["x_location"] - 5000),
+            "lie outside the slide's tissue",
+        ),
     ],
 )
 def test_a_table_of_transcripts_is_checked(slide, tmp_path, muse, change, message):

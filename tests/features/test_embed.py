@@ -1,4 +1,6 @@
-"""A network's features at the nuclei of a slide's table, or at nuclei that other programs give as points or masks."""
+"""A network's features at the nuclei of a slide's table, or at nuclei that other programs give as
+points or masks.
+"""
 
 import dataclasses
 import json
@@ -31,20 +33,27 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
 @pytest.fixture(scope="module")
 def folder(tiled_slide, table_file, tmp_path_factory):
-    """Results of a slide with embeddings, next to the checkpoint of the backbone that computed them."""
+    """Results of a slide with embeddings, next to the checkpoint of the backbone that computed
+    them.
+    """
     folder = tmp_path_factory.mktemp("results") / "drawn"
     shutil.copytree(tiled_slide.folder, folder)
     shutil.copy(table_file, folder / "nuclei.parquet")
     torch.manual_seed(1)
     meta = {"kind": "backbone", "backbone": "muse_compact_16", "mpp": 0.5}
-    save_checkpoint(folder.parent / "small.pt", Checkpoint(BACKBONES["muse_compact_16"]().state_dict(), {}, meta))
+    save_checkpoint(
+        folder.parent / "small.pt",
+        Checkpoint(BACKBONES["muse_compact_16"]().state_dict(), {}, meta),
+    )
     with single_window_size("onnx"):
         assert embed(folder, "--checkpoint", folder.parent / "small.pt") == 0
     return folder
 
 
 def embed(folder, *words):
-    return main(["embed", str(folder), "--model", str(folder.parent / "small.onnx"), *map(str, words)])
+    return main(
+        ["embed", str(folder), "--model", str(folder.parent / "small.onnx"), *map(str, words)]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +61,13 @@ def found(folder):
     return pandas.read_parquet(folder / "embeddings-small.parquet")
 
 
-def test_vectors_are_those_of_torch_where_the_nuclei_lie(folder, found, table, table_file, tiled_slide):
+def test_vectors_are_those_of_torch_where_the_nuclei_lie(
+    folder, found, table, table_file, tiled_slide
+):
     assert (found[["x", "y"]] == table[["x", "y"]]).all(axis=None)
-    ids = nucleus_ids(read_provenance(table_file).run_name, table["x"].to_numpy(), table["y"].to_numpy())
+    ids = nucleus_ids(
+        read_provenance(table_file).run_name, table["x"].to_numpy(), table["y"].to_numpy()
+    )
     assert list(found["id"]) == list(ids.astype(str))
     graph, card = load_embedder(folder.parent / "small.pt", mpp=1.0)
     assert (card.mpp, card.embedding_dim, card.readout) == (0.5, graph.backbone.channels, "x/4-0.5")
@@ -70,7 +83,9 @@ def require_vectors_of(graph, card, found, tiled_slide, colour):
     origin = (core - card.halo_px).astype(int)
     pixels = tiled_slide.store.read(tuple(origin), (card.input_px, card.input_px))
     with torch.no_grad():
-        dense = graph(torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.from_numpy(colour).float())
+        dense = graph(
+            torch.from_numpy(pixels).permute(2, 0, 1)[None], torch.from_numpy(colour).float()
+        )
     positions = torch.from_numpy(xy[inside] - origin).float()
     expected = interpolate_at(dense, positions[None], graph.backbone.lattice)[0].numpy()
     vectors = np.stack(found["embedding"])
@@ -111,7 +126,9 @@ def test_a_detector_s_windows_leave_no_trace(of_detector, tiled_slide):
     embedder = Embedder(find_model("compact-fp32"))
     core_px = embedder.card.input_px - 2 * embedder.card.halo_px
     xy = level0_to_work(of_detector[["x", "y"]].to_numpy(), tiled_slide.info.mpp, 0.5)
-    shifted = embed_nuclei(tiled_slide.store, embedder, tiled_slide.colour, xy, offset_px=core_px // 2)
+    shifted = embed_nuclei(
+        tiled_slide.store, embedder, tiled_slide.colour, xy, offset_px=core_px // 2
+    )
     vectors = np.stack(of_detector["embedding"])
     assert cosine(vectors, shifted).min() >= 0.999 and not np.array_equal(vectors, shifted)
 
@@ -124,7 +141,9 @@ def test_a_detector_without_the_map_of_its_head_is_one_sentence(tmp_path):
 
 
 def test_a_detector_with_another_card_keeps_the_map_of_its_head(tmp_path):
-    assert main(["card", "compact-fp32", "--temperature", "2", "-o", str(tmp_path / "soft.onnx")]) == 0
+    assert (
+        main(["card", "compact-fp32", "--temperature", "2", "-o", str(tmp_path / "soft.onnx")]) == 0
+    )
     assert Embedder(tmp_path / "soft.onnx").card.embedding_dim == 24
 
 
@@ -135,7 +154,9 @@ def test_points_of_another_program_get_the_same_vectors_and_features(folder, fou
     assert capsys.readouterr().err == ""
     foreign = pandas.read_parquet(folder / "embeddings-small-points.csv.parquet")
     order = np.lexsort(found[["x", "y"]].to_numpy().T)
-    np.testing.assert_array_equal(np.stack(foreign["embedding"]), np.stack(found["embedding"])[order])
+    np.testing.assert_array_equal(
+        np.stack(foreign["embedding"]), np.stack(found["embedding"])[order]
+    )
     assert not set(foreign["id"]) & set(found["id"])
     assert foreign["area_um2"].median() == pytest.approx(50, abs=1)  # circles of radius 4 um
     counts = "neighbours_within_50um"
@@ -143,7 +164,9 @@ def test_points_of_another_program_get_the_same_vectors_and_features(folder, fou
 
 
 @pytest.mark.parametrize("wrong", ["um", "y, x"])
-def test_positions_that_are_not_those_of_the_slide_are_doubted(wrong, folder, found, tiled_slide, capsys):
+def test_positions_that_are_not_those_of_the_slide_are_doubted(
+    wrong, folder, found, tiled_slide, capsys
+):
     xy = found[["x", "y"]].to_numpy()
     xy = xy * tiled_slide.info.mpp if wrong == "um" else xy[:, ::-1]
     xy = xy[(xy < tiled_slide.info.size_px).all(1)]
@@ -153,13 +176,24 @@ def test_positions_that_are_not_those_of_the_slide_are_doubted(wrong, folder, fo
     assert f"of {len(xy):,} nuclei lie on nuclei of the run, hardly more than by chance" in message
 
 
-def test_outlines_of_another_program_get_the_features_of_detected_nuclei(folder, found, table, tiled_slide):
+def test_outlines_of_another_program_get_the_features_of_detected_nuclei(
+    folder, found, table, tiled_slide
+):
     outlines = folder.parent / "cells.geojson"
-    words = ["geojson", str(folder / "nuclei.parquet"), "--info", str(folder / "slide.json"), "-o", str(outlines)]
+    words = [
+        "geojson",
+        str(folder / "nuclei.parquet"),
+        "--info",
+        str(folder / "slide.json"),
+        "-o",
+        str(outlines),
+    ]
     assert main(words) == 0
     assert embed(folder, "--nuclei", outlines, "--features") == 0
     foreign = pandas.read_parquet(folder / "embeddings-small-cells.geojson.parquet")
-    assert len(foreign) == len(table) and set(found) | set(table.filter(regex="^(shape|h|e|texture)_")) < set(foreign)
+    assert len(foreign) == len(table) and set(found) | set(
+        table.filter(regex="^(shape|h|e|texture)_")
+    ) < set(foreign)
     detected = table[["x", "y"]].to_numpy()
     near = np.hypot(*(foreign[["x", "y"]].to_numpy()[:, None] - detected).T).T
     matched = table.iloc[near.argmin(1)].reset_index(drop=True)
@@ -183,12 +217,16 @@ def test_features_of_the_slides_own_nuclei_are_those_of_its_table(folder, table)
     shutil.copytree(folder, again := folder.parent / "again")
     assert embed(again, "--features") == 0
     measured = pandas.read_parquet(again / "embeddings-small.parquet")
-    names = [name for name in table if name.split("_")[0] in {"shape", "h", "e", "texture", "neighbours"}]
+    names = [
+        name for name in table if name.split("_")[0] in {"shape", "h", "e", "texture", "neighbours"}
+    ]
     pandas.testing.assert_frame_equal(measured[names], table[names])
 
 
 def test_the_image_that_a_network_lacks_is_written_by_the_command_in_the_message(folder, capsys):
-    """For example, a backbone that was pretrained on views from 0.5 to 1 um/px reads images at 0.75 um/px."""
+    """For example, a backbone that was pretrained on views from 0.5 to 1 um/px reads images at 0.75
+    um/px.
+    """
     model = onnx.load(folder.parent / "small.onnx")
     card = json.loads(model.metadata_props[0].value) | {"mpp": 0.75, "name": "wide"}
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(card)})
@@ -196,7 +234,10 @@ def test_the_image_that_a_network_lacks_is_written_by_the_command_in_the_message
     words = ["embed", str(folder), "--model", str(folder.parent / "wide.onnx")]
     assert main(words) == 2
     message = capsys.readouterr().err
-    assert "has no image at 0.75 um/px, which model 'wide' reads" in message and "`extra_mpps: [0.75]`" in message
+    assert (
+        "has no image at 0.75 um/px, which model 'wide' reads" in message
+        and "`extra_mpps: [0.75]`" in message
+    )
     _, *command = shlex.split(message.split("`")[1])
     assert main(command) == main(words) == 0
     assert (folder / "embeddings-wide.parquet").is_file()
@@ -221,7 +262,24 @@ def test_what_is_wrong_is_one_sentence(folder, tiled_slide, capsys):
     np.save(folder.parent / "flat.npy", np.zeros((10, 1000), np.int32))
     assert embed(folder, "--nuclei", folder.parent / "flat.npy") == 2
     assert "1000 x 10 px do not have the slide's proportions" in capsys.readouterr().err
-    assert main(["detect", str(folder), "--model", str(folder.parent / "small.onnx"), "--colour", "c", "-o", "o"]) == 2
-    assert "computes features of nuclei, and finds no nuclei; run it with `muse embed`" in capsys.readouterr().err
+    assert (
+        main(
+            [
+                "detect",
+                str(folder),
+                "--model",
+                str(folder.parent / "small.onnx"),
+                "--colour",
+                "c",
+                "-o",
+                "o",
+            ]
+        )
+        == 2
+    )
+    assert (
+        "computes features of nuclei, and finds no nuclei; run it with `muse embed`"
+        in capsys.readouterr().err
+    )
     assert main(["embed", str(folder.parent), "--model", str(folder.parent / "small.onnx")]) == 2
     assert "slide.json" in capsys.readouterr().err

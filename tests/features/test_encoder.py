@@ -17,21 +17,32 @@ from muse_pipeline.inference.embed import embed_nuclei
 from muse_pipeline.inference.encoder import TileEncoder
 
 TILE_PX, DIM = 31, 5
-WEIGHTS = np.random.default_rng(0).normal(size=(DIM, 3, TILE_PX, TILE_PX)).astype(np.float32) / TILE_PX
+WEIGHTS = (
+    np.random.default_rng(0).normal(size=(DIM, 3, TILE_PX, TILE_PX)).astype(np.float32) / TILE_PX
+)
 WORDS = ["--kind", "encoder", "--mpp", "0.5", "--scaling", "imagenet"]
 MEAN, DEVIATION = np.array([(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)])
 
 
 def draw_encoder(path, batch="batch", pooled=True, weights=WEIGHTS, pixels=TensorProto.FLOAT):
     """A linear encoder: a weighted sum over all pixels of a tile."""
-    nodes = [helper.make_node("Conv", ["cast", "weights"], ["maps"]), helper.make_node("Flatten", ["maps"], ["vector"])]
+    nodes = [
+        helper.make_node("Conv", ["cast", "weights"], ["maps"]),
+        helper.make_node("Flatten", ["maps"], ["vector"]),
+    ]
     nodes.insert(0, helper.make_node("Cast", ["tile"], ["cast"], to=TensorProto.FLOAT))
     tile = helper.make_tensor_value_info("tile", pixels, [batch, 3, TILE_PX, TILE_PX])
     shapes = {"maps": [batch, len(weights), 1, 1], "vector": [batch, len(weights)]}
     names = ["vector", "maps"] if pooled else ["maps"]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in names]
-    graph = helper.make_graph(nodes, "drawn", [tile], outputs, [numpy_helper.from_array(weights, "weights")])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in names
+    ]
+    graph = helper.make_graph(
+        nodes, "drawn", [tile], outputs, [numpy_helper.from_array(weights, "weights")]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
+    )
     return str(path)
 
 
@@ -41,7 +52,10 @@ def folder(tiled_slide, table_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "drawn"
     shutil.copytree(tiled_slide.folder, folder)
     shutil.copy(table_file, folder / "nuclei.parquet")
-    network, model = draw_encoder(folder.parent / "network.onnx"), str(folder.parent / "linear.onnx")
+    network, model = (
+        draw_encoder(folder.parent / "network.onnx"),
+        str(folder.parent / "linear.onnx"),
+    )
     assert main(["import-model", network, *WORDS, "-o", model]) == 0
     assert main(["embed", str(folder), "--model", model]) == 0
     return folder
@@ -67,26 +81,44 @@ def test_windows_and_threads_leave_no_trace(folder, vectors, tiled_slide):
     shifted = embed_nuclei(tiled_slide.store, encoder, np.eye(3, 4), xy, threads=3, offset_px=200)
     np.testing.assert_allclose(np.stack(vectors["embedding"]), shifted, rtol=0.002, atol=0.002)
     before = (folder / "embeddings-linear.parquet").read_bytes()
-    assert main(["embed", str(folder), "--model", str(folder.parent / "linear.onnx"), "--threads", "3"]) == 0
+    assert (
+        main(
+            ["embed", str(folder), "--model", str(folder.parent / "linear.onnx"), "--threads", "3"]
+        )
+        == 0
+    )
     assert (folder / "embeddings-linear.parquet").read_bytes() == before
 
 
 def test_a_graph_may_fix_the_number_of_tiles(folder, vectors):
-    network, model = draw_encoder(folder.parent / "network.onnx", batch=3), str(folder.parent / "threes.onnx")
+    network, model = (
+        draw_encoder(folder.parent / "network.onnx", batch=3),
+        str(folder.parent / "threes.onnx"),
+    )
     assert main(["import-model", network, *WORDS, "--outputs", "vector", "-o", model]) == 0
     assert main(["embed", str(folder), "--model", model]) == 0
     threes = pandas.read_parquet(folder / "embeddings-threes.parquet")
-    np.testing.assert_allclose(np.stack(threes["embedding"]), np.stack(vectors["embedding"]), rtol=0.002, atol=0.002)
+    np.testing.assert_allclose(
+        np.stack(threes["embedding"]), np.stack(vectors["embedding"]), rtol=0.002, atol=0.002
+    )
 
 
 @pytest.mark.parametrize(
     ("drawing", "words", "message"),
     [
-        ({"pooled": False}, [], "output 'maps' has shape [16, 5, 1, 1] for 16 tiles; an encoder gives a vector"),
+        (
+            {"pooled": False},
+            [],
+            "output 'maps' has shape [16, 5, 1, 1] for 16 tiles; an encoder gives a vector",
+        ),
         ({"weights": WEIGHTS * np.nan}, [], "returns NaN, or values above 65,504"),
         ({"weights": WEIGHTS * 1e7}, [], "returns NaN, or values above 65,504"),
         ({"weights": WEIGHTS[:0]}, [], "output 'vector' has shape [16, 0] for 16 tiles"),
-        ({"pixels": TensorProto.UINT8}, [], "takes pixels in uint8, from 0 to 255; give --scaling none"),
+        (
+            {"pixels": TensorProto.UINT8},
+            [],
+            "takes pixels in uint8, from 0 to 255; give --scaling none",
+        ),
         ({}, ["--outputs", "tokens"], "in one of vector, maps; correct --outputs"),
         ({}, ["--input-px", "64"], "takes only windows of 31 px"),
     ],
@@ -100,11 +132,19 @@ def test_what_is_no_encoder_is_one_sentence(drawing, words, message, tmp_path, c
 
 def test_an_encoder_finds_no_nuclei(folder, tmp_path, capsys):
     model = str(folder.parent / "linear.onnx")
-    assert main(["detect", str(folder), "--model", model, "--colour", "c", "-o", str(tmp_path / "o")]) == 2
-    assert "computes features of nuclei, and finds no nuclei; run it with `muse embed`" in capsys.readouterr().err
+    assert (
+        main(["detect", str(folder), "--model", model, "--colour", "c", "-o", str(tmp_path / "o")])
+        == 2
+    )
+    assert (
+        "computes features of nuclei, and finds no nuclei; run it with `muse embed`"
+        in capsys.readouterr().err
+    )
 
 
-@pytest.mark.skipif(find_spec("anndata") is None, reason="anndata is not installed (it needs pandas below 3)")
+@pytest.mark.skipif(
+    find_spec("anndata") is None, reason="anndata is not installed (it needs pandas below 3)"
+)
 def test_a_cohort_is_one_anndata_with_features_and_embedding(folder, vectors):
     nuclei = read_anndata(folder.parent, embedding="linear")
     assert list(nuclei.obs_names) == list(vectors["id"])
@@ -116,5 +156,7 @@ def test_a_cohort_is_one_anndata_with_features_and_embedding(folder, vectors):
 
 @pytest.mark.skipif(find_spec("anndata") is not None, reason="anndata is installed")
 def test_a_missing_package_is_one_sentence(folder):
-    with pytest.raises(MissingPackageError, match="needs the package 'anndata'; run `pip install anndata`"):
+    with pytest.raises(
+        MissingPackageError, match="needs the package 'anndata'; run `pip install anndata`"
+    ):
         read_anndata(folder.parent)

@@ -1,4 +1,6 @@
-"""Feature columns of a slide's table: independent of shards, exported to QuPath, and rejected if unknown."""
+"""Feature columns of a slide's table: independent of shards, exported to QuPath, and rejected if
+unknown.
+"""
 
 import json
 from pathlib import Path
@@ -32,7 +34,10 @@ def test_a_set_adds_its_columns_and_changes_no_other(shard, stitch, table, names
 
 def test_neighbours_at_exactly_the_radius_count():
     random = np.random.default_rng(3)
-    um, label = 5.0 * random.integers(0, 60, (400, 2)), random.integers(-1, 3, 400)  # -1: without class
+    um, label = (
+        5.0 * random.integers(0, 60, (400, 2)),
+        random.integers(-1, 3, 400),
+    )  # -1: without class
     found = measure_neighbours(um[:300], label[:300], um[300:], label[300:], CLASSES)
     squared = ((um[:300, None] - um) ** 2).sum(2)
     squared[np.arange(300), np.arange(300)] = np.inf
@@ -69,11 +74,34 @@ def test_the_table_names_its_features_and_their_stains(table_file, tiled_slide):
 
 def test_features_without_an_image_are_refused(tiled_slide, shard, tmp_path, capsys):
     folder, output = tiled_slide.folder, tmp_path / "nuclei.parquet"
-    words = ["stitch", shard, "--info", folder / "slide.json", "--tissue", folder / "tissue.npz", "--output", output]
+    words = [
+        "stitch",
+        shard,
+        "--info",
+        folder / "slide.json",
+        "--tissue",
+        folder / "tissue.npz",
+        "--output",
+        output,
+    ]
     words = [*map(str, words), "--features", "basic"]
     assert main(words) == 2
-    assert "--features and --artefacts need pixels; give --store and --colour too" in capsys.readouterr().err
-    assert main([*words, "--store", str(tmp_path / "gone.zarr"), "--colour", str(folder / "colour.json")]) == 2
+    assert (
+        "--features and --artefacts need pixels; give --store and --colour too"
+        in capsys.readouterr().err
+    )
+    assert (
+        main(
+            [
+                *words,
+                "--store",
+                str(tmp_path / "gone.zarr"),
+                "--colour",
+                str(folder / "colour.json"),
+            ]
+        )
+        == 2
+    )
     assert "gone.zarr: no such store; run `muse tile` first" in capsys.readouterr().err
     assert not output.exists()
 

@@ -1,4 +1,6 @@
-"""``nuclei.h5ad``, ``slide.spatialdata.zarr`` and a cohort's table, read as their published formats define."""
+"""``nuclei.h5ad``, ``slide.spatialdata.zarr`` and a cohort's table, read as their published formats
+define.
+"""
 
 import json
 import re
@@ -28,7 +30,9 @@ FEATURES = [each.name for each in (*FIRST_COLUMNS, *features_of("all", CLASSES))
 def ids(table, table_file, tiled_slide):
     from muse_pipeline.nuclei.parquet import read_provenance
 
-    return nucleus_ids(read_provenance(table_file).run_name, table["x"].to_numpy(), table["y"].to_numpy()).astype(str)
+    return nucleus_ids(
+        read_provenance(table_file).run_name, table["x"].to_numpy(), table["y"].to_numpy()
+    ).astype(str)
 
 
 def read_obs(group, as_text):
@@ -79,20 +83,31 @@ KEYS = ["prob_Immune_cells", "prob_Immune_T_B_", "prob_T_B_", "prob_Stroma_x_", 
 
 
 @pytest.mark.parametrize("n_nuclei", [0, 20])
-def test_names_and_slides_that_spatialdata_would_reject(n_nuclei, tiled_slide, tmp_path, monkeypatch):
-    """SpatialData accepts keys of letters, digits and "_.-" that differ in more than case, and rejects empty shapes."""
+def test_names_and_slides_that_spatialdata_would_reject(
+    n_nuclei, tiled_slide, tmp_path, monkeypatch
+):
+    """SpatialData accepts keys of letters, digits and "_.-" that differ in more than case, and
+    rejects empty shapes.
+    """
     monkeypatch.setattr(nuclei_example, "CLASSES", ODD)
-    monkeypatch.setitem(PROVENANCE, "card", {"classes": [{"name": name, "color": [1, 2, 3]} for name in ODD]})
+    monkeypatch.setitem(
+        PROVENANCE, "card", {"classes": [{"name": name, "color": [1, 2, 3]} for name in ODD]}
+    )
     monkeypatch.setitem(PROVENANCE, "slide_mpp", [0.25, 0.25])
     nuclei = replace(draw_nuclei(n_nuclei), prob=np.full((n_nuclei, len(ODD)), 0.2))
     table = str(write_example(tmp_path / "nuclei.parquet", nuclei))
-    output, store = tmp_path / "slide.spatialdata.zarr", str(tiled_slide.folder / "image-500nm.zarr")
+    output, store = (
+        tmp_path / "slide.spatialdata.zarr",
+        str(tiled_slide.folder / "image-500nm.zarr"),
+    )
     assert main(["spatialdata", table, "--store", store, "-o", str(output)]) == 0
     root = zarr.open_group(output, mode="r")
     frame = root["tables/table"]
     for group in (frame["obs"], frame["var"], frame["obsm"], frame["uns"]):
         keys = [key.lower() for key in group if key != "_index"]
-        assert len(keys) == len(set(keys)) and all(re.fullmatch(r"(?!__)[\w.-]+", key) for key in keys)
+        assert len(keys) == len(set(keys)) and all(
+            re.fullmatch(r"(?!__)[\w.-]+", key) for key in keys
+        )
     obs = read_obs(frame["obs"], lambda element: element[:])
     assert [name for name in obs if name.startswith("prob_")] == KEYS
     assert all(len(values) == n_nuclei for values in obs.values())
@@ -108,25 +123,45 @@ def test_names_and_slides_that_spatialdata_would_reject(n_nuclei, tiled_slide, t
     h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
     assert main(["anndata", table, "-o", str(tmp_path / "nuclei.h5ad")]) == 0
     with h5py.File(tmp_path / "nuclei.h5ad") as file:
-        assert all(isinstance(file["obs"][key], h5py.Dataset) and file["obs"][key].shape == (n_nuclei,) for key in KEYS)
+        assert all(
+            isinstance(file["obs"][key], h5py.Dataset) and file["obs"][key].shape == (n_nuclei,)
+            for key in KEYS
+        )
     if find_spec("anndata"):
-        assert list(import_module("anndata").read_h5ad(tmp_path / "nuclei.h5ad").obs.filter(like="prob_")) == KEYS
+        assert (
+            list(
+                import_module("anndata")
+                .read_h5ad(tmp_path / "nuclei.h5ad")
+                .obs.filter(like="prob_")
+            )
+            == KEYS
+        )
 
 
 def test_a_folder_that_is_moved_with_its_store_keeps_its_image(folder, tiled_slide, tmp_path):
     shutil.copytree(folder, tmp_path / "elsewhere", symlinks=True)
-    image = zarr.open_group(tmp_path / "elsewhere/slide.spatialdata.zarr", mode="r")["images/slide/0"]
-    assert image.shape[:0:-1] == tiled_slide.store.size_px and image[:, 1000:1200, 1000:1200].min() < 200
+    image = zarr.open_group(tmp_path / "elsewhere/slide.spatialdata.zarr", mode="r")[
+        "images/slide/0"
+    ]
+    assert (
+        image.shape[:0:-1] == tiled_slide.store.size_px
+        and image[:, 1000:1200, 1000:1200].min() < 200
+    )
 
 
 def test_a_deleted_store_is_one_sentence(folder, tmp_path, capsys):
     gone, output = str(tmp_path / "image-500nm.zarr"), tmp_path / "slide.spatialdata.zarr"
-    assert main(["spatialdata", str(folder / "nuclei.parquet"), "--store", gone, "-o", str(output)]) == 2
+    assert (
+        main(["spatialdata", str(folder / "nuclei.parquet"), "--store", gone, "-o", str(output)])
+        == 2
+    )
     assert "no such store; run `muse tile` first" in capsys.readouterr().err
     assert not output.exists()
 
 
-def test_a_cohort_is_one_table_that_is_read_when_it_is_asked_for(folder, table, stitch, shard, tmp_path):
+def test_a_cohort_is_one_table_that_is_read_when_it_is_asked_for(
+    folder, table, stitch, shard, tmp_path
+):
     for name, features in (("TCGA-AA-0001-01Z", "all"), ("S2", "none")):
         (tmp_path / name).mkdir()
         stitch(tmp_path / name / "nuclei.parquet", [shard], "--features", features)

@@ -51,10 +51,16 @@ def crowd(n, side_um, seed=0):
 def test_the_cells_of_a_part_are_those_of_the_whole(side_um):
     xy, rays = crowd(150, side_um)
     nuclei = Nuclei(xy / MPP, Frame.LEVEL0, rays=rays)
-    settings = 5.0, slide_info(), TissueMask(np.ones((1600, 1600), bool), np.array([8.0, 8.0]), None, 1.0).kept
+    settings = (
+        5.0,
+        slide_info(),
+        TissueMask(np.ones((1600, 1600), bool), np.array([8.0, 8.0]), None, 1.0).kept,
+    )
     whole, own = find_cells(nuclei, nuclei[:0], *settings), xy[:, 0] < 340
     for part in (own, ~own):
-        np.testing.assert_array_equal(find_cells(nuclei[part], nuclei[~part], *settings), whole[part])
+        np.testing.assert_array_equal(
+            find_cells(nuclei[part], nuclei[~part], *settings), whole[part]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +83,20 @@ def table_file(stitched, shard, tmp_path_factory):
 
 def test_qupath_imports_cells_with_their_nuclei(tiled_slide, table_file, tmp_path):
     output = tmp_path / "cells.geojson.gz"
-    write_cells(table_file, tiled_slide.info, output, measurements=[*(each.name for each in CELL), "h_mean"])
+    write_cells(
+        table_file, tiled_slide.info, output, measurements=[*(each.name for each in CELL), "h_mean"]
+    )
     verdict = check_geojson(output)
     assert verdict.is_good and verdict.n_by_type == {"cell": pq.read_metadata(table_file).num_rows}
     features = json.loads(gzip.decompress(output.read_bytes()))["features"]
     table, provenance = pq.read_table(table_file), read_provenance(table_file)
     xy = (table[name].to_numpy() for name in "xy")
-    assert [each["id"].encode() for each in features] == nucleus_ids(provenance.run_name, *xy).tolist()
-    cells, nuclei = (shapely.from_geojson([json.dumps(each[key]) for each in features]) for key in _GEOMETRIES)
+    assert [each["id"].encode() for each in features] == nucleus_ids(
+        provenance.run_name, *xy
+    ).tolist()
+    cells, nuclei = (
+        shapely.from_geojson([json.dumps(each[key]) for each in features]) for key in _GEOMETRIES
+    )
     assert shapely.covers(shapely.buffer(cells, 0.3), nuclei).all()
     um2 = table["cell_area_um2"].to_numpy()
     np.testing.assert_allclose(shapely.area(cells) * np.prod(tiled_slide.info.mpp), um2, rtol=0.02)
@@ -108,7 +120,11 @@ def test_a_cell_that_collapses_is_repaired_and_no_other_changes(tiled_slide, tab
         write_cells(path, tiled_slide.info, tmp_path / name)
     assert check_geojson(tmp_path / names[1]).is_good
     whole, collapsed = (json.loads((tmp_path / name).read_text())["features"] for name in names)
-    assert [number for number, pair in enumerate(zip(whole, collapsed, strict=True)) if pair[0] != pair[1]] == [5]
+    assert [
+        number
+        for number, pair in enumerate(zip(whole, collapsed, strict=True))
+        if pair[0] != pair[1]
+    ] == [5]
 
 
 def test_a_table_without_cells_is_named(tiled_slide, shard, stitch, tmp_path):

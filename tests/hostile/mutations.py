@@ -1,4 +1,6 @@
-"""Ways to damage a file, each a function of its bytes and a random generator; a seed always gives the same damage."""
+"""Ways to damage a file, each a function of its bytes and a random generator; a seed always gives
+the same damage.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,38 @@ Mutation = Callable[[bytes, random.Random], bytes]
 
 ODD_NUMBERS = (0, 1, 2, 7, 255, 65_535, 65_536, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 ODD_VALUES = (
-    *(None, True, -1, 0, 1e308, float("inf"), float("nan"), 10**30, "", "x", "../../escaped", "\u0000", "a\nb", "-rf"),
+    *(
+        None,
+        True,
+        -1,
+        0,
+        1e308,
+        float("inf"),
+        float("nan"),
+        10**30,
+        "",
+        "x",
+        "../../escaped",
+        "\u0000",
+        "a\nb",
+        "-rf",
+    ),
     *([], {}, [[]], [None], {"a": {"b": []}}, "9" * 5000, ["x"] * 3, "é\u202e\U0001f4a9"),
 )
 ODD_CELLS = (
-    *("../../escaped", "/escaped", "..", ".", "-rf", "--output", "'; touch escaped; '", '"', "a\nb", "a\tb", "\x00"),
+    *(
+        "../../escaped",
+        "/escaped",
+        "..",
+        ".",
+        "-rf",
+        "--output",
+        "'; touch escaped; '",
+        '"',
+        "a\nb",
+        "a\tb",
+        "\x00",
+    ),
     *(
         "$(touch escaped)",
         "`touch escaped`",
@@ -59,7 +88,9 @@ def flip_head(content: bytes, rng: random.Random) -> bytes:
 
 def flip_tail(content: bytes, rng: random.Random) -> bytes:
     """Flip bits near the end, where footers are."""
-    return _change(content, rng, range(max(len(content) - 2048, 0), len(content)), rng.choice((1, 2, 6)))
+    return _change(
+        content, rng, range(max(len(content) - 2048, 0), len(content)), rng.choice((1, 2, 6))
+    )
 
 
 def blank(content: bytes, rng: random.Random) -> bytes:
@@ -87,7 +118,16 @@ def _change(content: bytes, rng: random.Random, positions: range, n: int) -> byt
     return bytes(changed)
 
 
-ANY_BYTES: tuple[Mutation, ...] = (truncate, truncate_late, flip_bits, flip_head, flip_tail, blank, splice, noise)
+ANY_BYTES: tuple[Mutation, ...] = (
+    truncate,
+    truncate_late,
+    flip_bits,
+    flip_head,
+    flip_tail,
+    blank,
+    splice,
+    noise,
+)
 
 
 def lie_in_tags(content: bytes, rng: random.Random) -> bytes:
@@ -112,7 +152,12 @@ def loop_directories(content: bytes, rng: random.Random) -> bytes:
     """Make the chain of TIFF directories return to an earlier one, or lead into the pixels."""
     changed = bytearray(content)
     directories = tiff_directories(content)
-    targets = [directory.at for directory in directories] + [8, 16, len(content) // 2, len(content) + 100]
+    targets = [directory.at for directory in directories] + [
+        8,
+        16,
+        len(content) // 2,
+        len(content) + 100,
+    ]
     if directories:
         last = rng.choice(directories)
         _put(changed, last.next_at, last.word, rng.choice(targets))
@@ -124,10 +169,14 @@ def swell_picture(content: bytes, rng: random.Random) -> bytes:
     changed = bytearray(content)
     if content.startswith(b"\x89PNG"):
         for at in rng.sample((16, 20), rng.choice((1, 2))):
-            changed[at : at + 4] = struct.pack(">I", rng.choice((0, 30_000, 65_535, 1 << 20, (1 << 31) - 1)))
+            changed[at : at + 4] = struct.pack(
+                ">I", rng.choice((0, 30_000, 65_535, 1 << 20, (1 << 31) - 1))
+            )
         return bytes(changed)
     for match in re.finditer(rb"\xff[\xc0-\xc2]", content):
-        changed[match.start() + 5 : match.start() + 9] = struct.pack(">HH", *rng.choices((0, 1, 30_000, 65_535), k=2))
+        changed[match.start() + 5 : match.start() + 9] = struct.pack(
+            ">HH", *rng.choices((0, 1, 30_000, 65_535), k=2)
+        )
     return bytes(changed)
 
 
@@ -169,7 +218,10 @@ def tiff_directories(content: bytes) -> list[_Directory]:
                 positions = (
                     [value]
                     if not outside
-                    else [int.from_bytes(content[value + i * word :][:word], "little") for i in range(min(count, 8))]
+                    else [
+                        int.from_bytes(content[value + i * word :][:word], "little")
+                        for i in range(min(count, 8))
+                    ]
                 )
                 waiting += positions
         next_at = at + head + n * (4 + 2 * word)
@@ -188,7 +240,9 @@ PICTURE: tuple[Mutation, ...] = (swell_picture, *ANY_BYTES)
 
 
 def bomb_in_xml(content: bytes, rng: random.Random) -> bytes:
-    """Replace an OME-TIFF's description by hostile XML of the same length, such as entities that grow exponentially."""
+    """Replace an OME-TIFF's description by hostile XML of the same length, such as entities that
+    grow exponentially.
+    """
     start = content.find(b"<?xml")
     stop = content.find(b"</OME>", start) + 6
     if start < 0 or stop < 6:
@@ -214,7 +268,13 @@ def odd_json(content: bytes, rng: random.Random) -> bytes:
 
 
 def _odd_within(value: object, rng: random.Random) -> object:
-    keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    keys = (
+        list(value)
+        if isinstance(value, dict)
+        else list(range(len(value)))
+        if isinstance(value, list)
+        else []
+    )
     if not keys or rng.random() < 0.15:
         return rng.choice(ODD_VALUES)
     key = rng.choice(keys)
@@ -229,7 +289,9 @@ def _odd_within(value: object, rng: random.Random) -> object:
 
 def deep_json(content: bytes, rng: random.Random) -> bytes:
     """Return JSON that is nested more deeply than any parser's stack."""
-    return rng.choice((b"[", b'{"a":', b'{"type":"Feature","geometry":')) * rng.choice((1000, 200_000))
+    return rng.choice((b"[", b'{"a":', b'{"type":"Feature","geometry":')) * rng.choice(
+        (1000, 200_000)
+    )
 
 
 JSON: tuple[Mutation, ...] = (odd_json, odd_json, odd_json, deep_json, *ANY_BYTES)
@@ -255,11 +317,30 @@ def odd_yaml(content: bytes, rng: random.Random) -> bytes:
     row = rng.randrange(len(lines))
     name, colon, _ = lines[row].partition(":")
     odd = rng.choice(
-        ("", "[", "{}", "-1", "1e999", "!!python/object/apply:os.system ['touch escaped']", "*a", "null", "é")
+        (
+            "",
+            "[",
+            "{}",
+            "-1",
+            "1e999",
+            "!!python/object/apply:os.system ['touch escaped']",
+            "*a",
+            "null",
+            "é",
+        )
     )
-    laughs = "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    laughs = "\n".join(
+        f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]"
+        for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+    )
     lines[row] = rng.choice(
-        (f"{name}{colon} {odd}", f"  {lines[row]}", f"\t{lines[row]}", f"{name}x{colon} 1", lines[row] * 2)
+        (
+            f"{name}{colon} {odd}",
+            f"  {lines[row]}",
+            f"\t{lines[row]}",
+            f"{name}x{colon} 1",
+            lines[row] * 2,
+        )
     )
     if rng.random() < 0.2:
         lines.append(f"a: &a [x, x]\n{laughs}")
@@ -270,22 +351,38 @@ YAML: tuple[Mutation, ...] = (odd_yaml, odd_yaml, odd_yaml, *ANY_BYTES)
 
 
 def odd_archive(content: bytes, rng: random.Random) -> bytes:
-    """Remove an array of an .npz, or replace it by garbage or by a header that declares a terabyte or more."""
+    """Remove an array of an .npz, or replace it by garbage or by a header that declares a terabyte
+    or more.
+    """
     promise = (
         b"\x93NUMPY\x01\x00v\x00"
-        + str({"descr": rng.choice(("|b1", "<f8", "|O", "<U9")), "fortran_order": False, "shape": (1 << 20, 1 << 20)})
+        + str(
+            {
+                "descr": rng.choice(("|b1", "<f8", "|O", "<U9")),
+                "fortran_order": False,
+                "shape": (1 << 20, 1 << 20),
+            }
+        )
         .encode()
         .ljust(117)
         + b"\n"
     )
     result = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(result, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(result, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         victim = rng.choice(old.namelist())
         for name in old.namelist():
             if name != victim:
                 new.writestr(name, old.read(name))
             elif rng.random() < 0.7:
-                new.writestr(name, rng.choice((promise, old.read(name)[:60], bytes(1 << 24), b"", promise + bytes(99))))
+                new.writestr(
+                    name,
+                    rng.choice(
+                        (promise, old.read(name)[:60], bytes(1 << 24), b"", promise + bytes(99))
+                    ),
+                )
         if rng.random() < 0.2:
             new.writestr("../../escaped.npy", b"x")
     return result.getvalue()
@@ -295,8 +392,12 @@ ARCHIVE: tuple[Mutation, ...] = (odd_archive, odd_archive, odd_archive, *ANY_BYT
 
 
 def odd_text_inside(content: bytes, rng: random.Random) -> bytes:
-    """Change values in JSON inside a binary file, such as a model card, without changing the length."""
-    positions = [match.span() for match in re.finditer(rb'"[a-z_]+": (?:[0-9.]+|"[^"]*"|\[|\{)', content)]
+    """Change values in JSON inside a binary file, such as a model card, without changing the
+    length.
+    """
+    positions = [
+        match.span() for match in re.finditer(rb'"[a-z_]+": (?:[0-9.]+|"[^"]*"|\[|\{)', content)
+    ]
     changed = bytearray(content)
     for start, stop in rng.sample(positions, min(len(positions), rng.choice((1, 2)))):
         colon = content.index(b":", start)

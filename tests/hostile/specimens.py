@@ -1,4 +1,6 @@
-"""A small slide processed by all steps, and the commands that a user would run on each of its files."""
+"""A small slide processed by all steps, and the commands that a user would run on each of its
+files.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,10 @@ class Specimen:
 
     Attributes:
         name: name of the specimen in the table of results.
-        file: path of the file in the folder of specimens; ``{file}`` in commands is its damaged copy.
-        commands: command lines; ``{here}`` is the folder with the copies, and ``{out}`` an empty folder next to it.
+        file: path of the file in the folder of specimens; ``{file}`` in commands is its damaged
+            copy.
+        commands: command lines; ``{here}`` is the folder with the copies, and ``{out}`` an empty
+            folder next to it.
         mutations: ways to damage the file.
         tree: other files and folders of specimens that the commands read and that are copied too.
     """
@@ -41,10 +45,26 @@ class Specimen:
     tree: tuple[str, ...] = ()
 
 
-INSPECT = ("inspect", "{file}", "--slide-id", "S", "--output", "{out}/slide.json", "--ledger", "{out}/l.json")
+INSPECT = (
+    "inspect",
+    "{file}",
+    "--slide-id",
+    "S",
+    "--output",
+    "{out}/slide.json",
+    "--ledger",
+    "{out}/l.json",
+)
 TISSUE_OUT = (
     *("--mask", "{out}/tissue.npz", "--picture", "{out}/tissue.png"),
-    *("--outline", "{out}/tissue.geojson", "--colour", "{out}/colour.json", "--ledger", "{out}/l.json"),
+    *(
+        "--outline",
+        "{out}/tissue.geojson",
+        "--colour",
+        "{out}/colour.json",
+        "--ledger",
+        "{out}/l.json",
+    ),
 )
 TILE_OUT = ("--mpp", "0.5", "--output", "{out}/image-500nm.zarr", "--ledger", "{out}/l.json")
 SLIDE, INFO, TISSUE, COLOUR = "slide.tif", "S/slide.json", "S/tissue.npz", "S/colour.json"
@@ -58,8 +78,26 @@ def at(name: str) -> str:
 
 TISSUE_RUN = ("tissue", at(SLIDE), "--info", at(INFO), *TISSUE_OUT)
 TILE_RUN = ("tile", at(SLIDE), "--info", at(INFO), "--tissue", at(TISSUE), *TILE_OUT)
-DETECT_RUN = ("detect", at(STORE), "--colour", at(COLOUR), "--output", "{out}/1.parquet", "--ledger", "{out}/l.json")
-STITCH_RUN = ("stitch", at(SHARD), "--info", at(INFO), "--tissue", at(TISSUE), "--output", "{out}/nuclei.parquet")
+DETECT_RUN = (
+    "detect",
+    at(STORE),
+    "--colour",
+    at(COLOUR),
+    "--output",
+    "{out}/1.parquet",
+    "--ledger",
+    "{out}/l.json",
+)
+STITCH_RUN = (
+    "stitch",
+    at(SHARD),
+    "--info",
+    at(INFO),
+    "--tissue",
+    at(TISSUE),
+    "--output",
+    "{out}/nuclei.parquet",
+)
 GEOJSON_RUN = ("geojson", at(NUCLEI), "--info", at(INFO), "--output", "{out}/nuclei.geojson.gz")
 EVALUATE = ("evaluate", at(NUCLEI), "--truth", "{file}", "--json", "{out}/scores.json")
 
@@ -78,13 +116,27 @@ SPECIMENS = (
         mutations.JSON,
         (SLIDE, TISSUE, SHARD, NUCLEI),
     ),
-    Specimen("ROI", "roi.geojson", ((*TISSUE_RUN, "--roi", "{file}"),), mutations.JSON, (SLIDE, INFO)),
+    Specimen(
+        "ROI", "roi.geojson", ((*TISSUE_RUN, "--roi", "{file}"),), mutations.JSON, (SLIDE, INFO)
+    ),
     Specimen("tissue.npz", TISSUE, (TILE_RUN, STITCH_RUN), mutations.ARCHIVE, (SLIDE, INFO, SHARD)),
     Specimen("colour.json", COLOUR, (DETECT_RUN,), mutations.JSON, (STORE,)),
-    Specimen("store's attributes", f"{STORE}/zarr.json", (DETECT_RUN,), mutations.JSON, (STORE, COLOUR)),
-    Specimen("array's metadata", f"{STORE}/0/zarr.json", (DETECT_RUN,), mutations.JSON, (STORE, COLOUR)),
-    Specimen("tissue label", f"{STORE}/labels/tissue/0/zarr.json", (DETECT_RUN,), mutations.JSON, (STORE, COLOUR)),
-    Specimen("image's shard", f"{STORE}/0/c/0/0/0", (DETECT_RUN,), mutations.ANY_BYTES, (STORE, COLOUR)),
+    Specimen(
+        "store's attributes", f"{STORE}/zarr.json", (DETECT_RUN,), mutations.JSON, (STORE, COLOUR)
+    ),
+    Specimen(
+        "array's metadata", f"{STORE}/0/zarr.json", (DETECT_RUN,), mutations.JSON, (STORE, COLOUR)
+    ),
+    Specimen(
+        "tissue label",
+        f"{STORE}/labels/tissue/0/zarr.json",
+        (DETECT_RUN,),
+        mutations.JSON,
+        (STORE, COLOUR),
+    ),
+    Specimen(
+        "image's shard", f"{STORE}/0/c/0/0/0", (DETECT_RUN,), mutations.ANY_BYTES, (STORE, COLOUR)
+    ),
     Specimen(
         "ONNX",
         "model.onnx",
@@ -95,7 +147,11 @@ SPECIMENS = (
     Specimen("shard", SHARD, (STITCH_RUN,), mutations.BINARY, (INFO, TISSUE)),
     Specimen("nuclei.parquet", NUCLEI, (GEOJSON_RUN,), mutations.BINARY, (INFO,)),
     Specimen(
-        "results of a slide", NUCLEI, (("overlay", at("S"), "--ledger", "{out}/l.json"),), mutations.BINARY, ("S",)
+        "results of a slide",
+        NUCLEI,
+        (("overlay", at("S"), "--ledger", "{out}/l.json"),),
+        mutations.BINARY,
+        ("S",),
     ),
     Specimen("labels, GeoJSON", "truth.geojson", (EVALUATE,), mutations.JSON, (NUCLEI,)),
     Specimen("labels, table", "truth.tsv", (EVALUATE,), mutations.TABLE, (NUCLEI,)),
@@ -110,7 +166,18 @@ SPECIMENS = (
     Specimen(
         "report's sheet",
         "sheet.json",
-        (("report", at("."), "--slides", "{file}", "--output", "{out}/r.html", "--table", "{out}/c.tsv"),),
+        (
+            (
+                "report",
+                at("."),
+                "--slides",
+                "{file}",
+                "--output",
+                "{out}/r.html",
+                "--table",
+                "{out}/c.tsv",
+            ),
+        ),
         mutations.JSON,
         ("S",),
     ),
@@ -121,7 +188,12 @@ SPECIMENS = (
         mutations.YAML,
         ("train",),
     ),
-    Specimen("checkpoint", "model.pt", (("import-checkpoint", "{file}", "-o", "{out}/c.pt"),), mutations.ANY_BYTES),
+    Specimen(
+        "checkpoint",
+        "model.pt",
+        (("import-checkpoint", "{file}", "-o", "{out}/c.pt"),),
+        mutations.ANY_BYTES,
+    ),
 )
 
 
@@ -134,12 +206,21 @@ def make_specimens(folder: Path) -> Path:
         about = "Aperio Image Library v0\r\n800x800 (256x256) JPEG/RGB Q=80|AppMag = 20|MPP = 0.5"
         write_pyramid(folder / name, image, description=about, compression="jpeg")
     write_pyramid(folder / "slide.ome.tif", image, ome=True)
-    tifffile.imwrite(folder / "plain.tif", image, rowsperstrip=64, resolution=(20_000, 20_000), resolutionunit=3)
+    tifffile.imwrite(
+        folder / "plain.tif", image, rowsperstrip=64, resolution=(20_000, 20_000), resolutionunit=3
+    )
     for name in ("picture.png", "picture.jpg"):
         cv2.imwrite(str(folder / name), image[..., ::-1])
     out, here = str(folder / "S"), str(folder)
     inspect = INSPECT[:-2]
-    for command in (inspect, TISSUE_RUN[:-2], TILE_RUN[:-2], DETECT_RUN[:-2], STITCH_RUN, GEOJSON_RUN):
+    for command in (
+        inspect,
+        TISSUE_RUN[:-2],
+        TILE_RUN[:-2],
+        DETECT_RUN[:-2],
+        STITCH_RUN,
+        GEOJSON_RUN,
+    ):
         arguments = [word.format(out=out, here=here, file=folder / SLIDE) for word in command]
         if arguments[0] == "detect":
             arguments[arguments.index("--output") + 1] = str(folder / SHARD)
@@ -163,22 +244,31 @@ def _write_labels(folder: Path) -> None:
             {
                 "type": "Feature",
                 "geometry": {"type": kind, "coordinates": where},
-                "properties": {"objectType": "annotation", "classification": {"name": called, "color": [1, 2, 3]}},
+                "properties": {
+                    "objectType": "annotation",
+                    "classification": {"name": called, "color": [1, 2, 3]},
+                },
             }
             for kind, where, called in objects
         ]
         (folder / name).write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    (folder / "truth.tsv").write_text("x\ty\tclass\n" + "".join(f"{200 + 9 * i}\t300\tTumour\n" for i in range(9)))
+    (folder / "truth.tsv").write_text(
+        "x\ty\tclass\n" + "".join(f"{200 + 9 * i}\t300\tTumour\n" for i in range(9))
+    )
     mask = np.zeros((800, 800), np.uint16)
     for i in range(9):
         cv2.circle(mask, (200 + 40 * i, 300), 8, i + 1, -1)
     cv2.imwrite(str(folder / "truth.png"), mask)
-    (folder / "slides.tsv").write_text(f"slide_id\tpath\tmpp\tshards\nA\t{SLIDE}\t0.5\t1\nB\t{SLIDE}\t\t\n")
+    (folder / "slides.tsv").write_text(
+        f"slide_id\tpath\tmpp\tshards\nA\t{SLIDE}\t0.5\t1\nB\t{SLIDE}\t\t\n"
+    )
     (folder / "sheet.json").write_text(json.dumps([{"slide_id": "S", "path": SLIDE, "shards": 1}]))
 
 
 def every_case() -> Iterator[tuple[Specimen, int, int]]:
-    """Yield (specimen, index of a command, index of a mutation) in endless rounds over all specimens."""
+    """Yield (specimen, index of a command, index of a mutation) in endless rounds over all
+    specimens.
+    """
     turn = 0
     while True:
         for specimen in SPECIMENS:

@@ -1,4 +1,6 @@
-"""Any damaged file is read, or rejected in one sentence; nothing hangs, crashes or is left behind."""
+"""Any damaged file is read, or rejected in one sentence; nothing hangs, crashes or is left
+behind.
+"""
 
 import pytest
 
@@ -12,7 +14,9 @@ def assert_no_defect(folder, n, start):
     outcomes = list(try_mutations(folder, n, start))
     assert [f"{one.number} {one.specimen}: {one.defect}" for one in outcomes if one.defect] == []
     rejected = sum(one.status == 2 for one in outcomes)
-    assert n // 4 < rejected < n  # more than a quarter of the damaged files must be rejected, but not all of them
+    assert (
+        n // 4 < rejected < n
+    )  # more than a quarter of the damaged files must be rejected, but not all of them
 
 
 def test_a_few_mutations(tmp_path):

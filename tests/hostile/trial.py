@@ -1,6 +1,7 @@
 """Damage specimens one by one, run the commands that read them, and judge how they end.
 
-PYTHONPATH=support python -m hostile.trial 5000 --start 500      in tests/: try 5,000 mutations from number 500
+PYTHONPATH=support python -m hostile.trial 5000 --start 500      in tests/: try 5,000 mutations from
+number 500
 """
 
 from __future__ import annotations
@@ -24,8 +25,13 @@ import psutil
 
 from hostile.specimens import Specimen, every_case, make_specimens
 
-SECONDS, CLOCK_SECONDS = 30.0, 900.0  # limits for one command: processor time, and wall-clock time on a busy machine
-MEMORY_BYTES = 12 << 30  # of address space, much of which ONNX Runtime and torch reserve but never use
+SECONDS, CLOCK_SECONDS = (
+    30.0,
+    900.0,
+)  # limits for one command: processor time, and wall-clock time on a busy machine
+MEMORY_BYTES = (
+    12 << 30
+)  # of address space, much of which ONNX Runtime and torch reserve but never use
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,17 @@ class Outcome:
 
 
 class Worker:
-    """A process in which commands run; if it has died or was stopped, it is started again for the next command."""
+    """A process in which commands run; if it has died or was stopped, it is started again for the
+    next command.
+    """
 
     def __init__(self, folder: Path):
         self.folder, self.process = folder, None
 
     def run(self, arguments: list[str]) -> dict:
-        """Run a command, and return the worker's answer, or an answer that states how the worker was lost."""
+        """Run a command, and return the worker's answer, or an answer that states how the worker
+        was lost.
+        """
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).parent / "worker.py"), str(MEMORY_BYTES)],
@@ -89,7 +99,9 @@ class Worker:
 
 
 def try_mutations(folder: Path, n: int, start: int = 0) -> Iterator[Outcome]:
-    """Yield the outcomes of ``n`` mutations, numbered from ``start``; the number of a mutation is its seed."""
+    """Yield the outcomes of ``n`` mutations, numbered from ``start``; the number of a mutation is
+    its seed.
+    """
     source = make_specimens(folder / "specimens")
     worker = Worker(folder)
     try:
@@ -99,8 +111,18 @@ def try_mutations(folder: Path, n: int, start: int = 0) -> Iterator[Outcome]:
         worker.stop()
 
 
-def try_one(source: Path, trial: Path, worker: Worker, specimen: Specimen, command: int, mutation: int, number: int):
-    """Damage one file in a copy of the files that its command reads, run the command, and judge the outcome."""
+def try_one(
+    source: Path,
+    trial: Path,
+    worker: Worker,
+    specimen: Specimen,
+    command: int,
+    mutation: int,
+    number: int,
+):
+    """Damage one file in a copy of the files that its command reads, run the command, and judge the
+    outcome.
+    """
     shutil.rmtree(trial, ignore_errors=True)
     here, out = trial / "here", trial / "out"
     out.mkdir(parents=True)
@@ -111,18 +133,27 @@ def try_one(source: Path, trial: Path, worker: Worker, specimen: Specimen, comma
     content = spoil((source / specimen.file).read_bytes(), rng)
     victim.unlink()
     victim.write_bytes(content)
-    arguments = [word.format(file=victim, here=here, out=out) for word in specimen.commands[command]]
+    arguments = [
+        word.format(file=victim, here=here, out=out) for word in specimen.commands[command]
+    ]
     before = {path for path in trial.parent.rglob("*") if out not in path.parents}
     answer = worker.run(arguments)
     changed = sorted(
         str(path)
         for path in {path for path in trial.parent.rglob("*") if out not in path.parents} ^ before
-        if arguments[0] not in {"overlay", "report"} or here not in path.parents  # these verbs write to the results
+        if arguments[0] not in {"overlay", "report"}
+        or here not in path.parents  # these verbs write to the results
     )
     left = [path.name for path in out.rglob("*") if path.is_file()]
     defect = judge(arguments[0], answer, left, changed)
     return Outcome(
-        specimen.name, spoil.__name__, number, arguments[0], answer["status"], defect, answer["output"].strip()[-300:]
+        specimen.name,
+        spoil.__name__,
+        number,
+        arguments[0],
+        answer["status"],
+        defect,
+        answer["output"].strip()[-300:],
     )
 
 
@@ -139,13 +170,17 @@ def judge(verb: str, answer: dict, left: list[str], changed: list[str]) -> str:
         return ""
     if answer["status"] != 2 or not output.startswith(f"muse {verb}: "):
         return f"exit {answer['status']}, printed {output!r}"
-    if "\n" in output and " problems:" not in output.splitlines()[0]:  # a sheet lists all its problems
+    if (
+        "\n" in output and " problems:" not in output.splitlines()[0]
+    ):  # a sheet lists all its problems
         return f"more than a sentence: {output!r}"
     return f"failed and left {left}" if set(left) - {"l.json"} else ""
 
 
 def _link(source: Path, target: Path) -> None:
-    """Hard-link a file, or all files of a folder, to another path; existing files there are kept."""
+    """Hard-link a file, or all files of a folder, to another path; existing files there are
+    kept.
+    """
     for path in [source, *source.rglob("*")] if source.is_dir() else [source]:
         location = target / path.relative_to(source)
         if path.is_file() and not location.exists():
@@ -155,7 +190,9 @@ def _link(source: Path, target: Path) -> None:
 
 def main() -> None:
     """Try the requested number of mutations and print their defects."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("n", type=int)
     parser.add_argument("--start", type=int, default=0)
     args = parser.parse_args()

@@ -1,6 +1,8 @@
-"""Run commands one after the other in this process, under a memory limit, and report how each ended.
+"""Run commands one after the other in this process, under a memory limit, and report how each
+ended.
 
-It reads a JSON list of arguments per line, and answers with a JSON object per line. What commands print is captured.
+It reads a JSON list of arguments per line, and answers with a JSON object per line. What commands
+print is captured.
 """
 
 import contextlib
@@ -13,7 +15,9 @@ import traceback
 
 
 def run(arguments: list[str]) -> dict:
-    """The exit status and the output of a command, and the traceback of any exception that it did not handle."""
+    """The exit status and the output of a command, and the traceback of any exception that it did
+    not handle.
+    """
     from muse_pipeline.cli.main import main
 
     output = io.StringIO()

@@ -1,4 +1,6 @@
-"""Fixtures: the nuclei of a small synthetic slide, and the regions of a different synthetic slide."""
+"""Fixtures: the nuclei of a small synthetic slide, and the regions of a different synthetic
+slide.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""Slides unlike a model's training pictures are flagged with reasons; an unknown appearance is never "ok"."""
+"""Slides unlike a model's training pictures are flagged with reasons; an unknown appearance is
+never "ok".
+"""
 
 import pytest
 
@@ -69,13 +71,19 @@ def test_a_stated_stain_is_believed_and_an_unstated_one_is_judged_by_the_colours
 ):
     colour = SlideColour(appearance=SEEN, is_ihc=is_ihc)
     assert judge_appearance(reference, colour, stated) == Verdict(verdict, reasons)
-    assert judge_appearance(None, colour, stated).is_ihc == (verdict == "other stain")  # whatever the card contains
+    assert judge_appearance(None, colour, stated).is_ihc == (
+        verdict == "other stain"
+    )  # whatever the card contains
     dark = SlideColour(dark_background=True, is_ihc=is_ihc)
     assert judge_appearance(reference, dark, stated).reasons == (DARK,)
 
 
 def test_stains_that_are_not_those_of_h_and_e(reference):
-    measures = {name: value for name, value in SEEN.items() if not name.startswith(("haematoxylin", "eosin"))}
+    measures = {
+        name: value
+        for name, value in SEEN.items()
+        if not name.startswith(("haematoxylin", "eosin"))
+    }
     verdict = judge_appearance(reference, SlideColour(appearance=measures))
     assert "not recognised as haematoxylin and eosin" in verdict.reasons[0]
 
@@ -88,13 +96,17 @@ def test_a_dark_background_is_flagged_whatever_the_model_has(reference):
 
 @pytest.mark.parametrize("appearance", [SEEN, None])
 def test_what_is_not_known_is_not_fine(reference, appearance):
-    verdict = judge_appearance(None if appearance else reference, SlideColour(appearance=appearance))
+    verdict = judge_appearance(
+        None if appearance else reference, SlideColour(appearance=appearance)
+    )
     assert verdict.verdict == "not known" and verdict.reasons and not verdict.sentences()
 
 
 @pytest.mark.parametrize("model", sorted(BUILT_IN.glob("*.onnx")), ids=lambda path: path.stem)
 def test_built_in_models_have_how_their_training_pictures_looked(model):
-    assert read_card(model).appearance is not None, "write it with `muse card`, see docs/guide/confidence.md"
+    assert read_card(model).appearance is not None, (
+        "write it with `muse card`, see docs/guide/confidence.md"
+    )
 
 
 SLIDES = {

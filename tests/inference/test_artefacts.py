@@ -1,4 +1,6 @@
-"""Areas that are out of focus, folded, under a bubble or in ink, at known positions on synthetic slides."""
+"""Areas that are out of focus, folded, under a bubble or in ink, at known positions on synthetic
+slides.
+"""
 
 import csv
 import gzip
@@ -66,11 +68,15 @@ BESIDE_PX = 128  # width of the border that may be flagged too: two cells and a 
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    """Grainy tissue with nuclei; some of it is blurred by 1.5 um, some under blue ink, some under a bubble."""
+    """Grainy tissue with nuclei; some of it is blurred by 1.5 um, some under blue ink, some under a
+    bubble.
+    """
     rng = np.random.default_rng(0)
     pixels = np.full((SIZE_PX[1], SIZE_PX[0], 3), 244, np.uint8)
     pixels[100:-100, 100:-100] = (228, 176, 208)
-    for xy in np.stack(np.meshgrid(np.arange(120, 2480, 28), np.arange(120, 1280, 28)), -1).reshape(-1, 2):
+    for xy in np.stack(np.meshgrid(np.arange(120, 2480, 28), np.arange(120, 1280, 28)), -1).reshape(
+        -1, 2
+    ):
         centre, radius = (xy + rng.integers(-5, 6, 2)).tolist(), int(rng.integers(5, 9))
         cv2.circle(pixels, centre, radius, (88, 52, 128), -1, cv2.LINE_AA)
     grain = cv2.GaussianBlur(rng.normal(0, 60, pixels.shape[:2]), (0, 0), 0.8)[..., None]
@@ -95,7 +101,11 @@ def results(slide):
     from muse_pipeline.cli.main import main
 
     every = ["--subtract", *KINDS]
-    options = {"default": ["--no-viewer"], "flagged": every, "plain": ["--no-quality", "--no-viewer"]}
+    options = {
+        "default": ["--no-viewer"],
+        "flagged": every,
+        "plain": ["--no-quality", "--no-viewer"],
+    }
     for name, more in options.items():
         folder = slide.parent / name
         words = ["run", slide, "--output", folder, "--features", "none", "--threads", "1"]
@@ -104,7 +114,10 @@ def results(slide):
 
 
 def test_areas_are_found_and_nothing_else(results):
-    areas = {kind: shapely.union_all(found) for kind, found in read_areas(results / "flagged/drawn").items()}
+    areas = {
+        kind: shapely.union_all(found)
+        for kind, found in read_areas(results / "flagged/drawn").items()
+    }
     flagged = shapely.union_all(list(areas.values()))
     for kind, true in AREAS.items():
         assert flagged.intersection(true).area > 0.9 * true.area, kind
@@ -117,7 +130,9 @@ def test_most_of_a_fold_is_found_and_little_else(coarse_slide):
     layout = plan_layout(COARSE_MM2, PERIOD_UM, np.random.default_rng(0).spawn(5)[0])
     files, fold = SlideFiles(coarse_slide), layout.fold
     image = open_store(files.store(MPP))
-    found = find_artefacts(image, TissueMask.load(files.mask), read_colour(files.colour).macenko, threads=2)
+    found = find_artefacts(
+        image, TissueMask.load(files.mask), read_colour(files.colour).macenko, threads=2
+    )
     y, x = (np.indices(found.kind.shape, np.float32) + 0.5) * CELL_UM
     inside, tissue = fold.inside_um(x, y), tissue_on_cells(image, round(CELL_UM / MPP))
     folded = found.kind == KINDS.index("fold")
@@ -183,8 +198,15 @@ def test_cells_at_the_edge_of_tissue_are_judged_by_their_tissue():
 
 
 def test_cells_connected_with_probable_ones_are_taken_in():
-    prob = np.array([[0.6, 0.2, 0.0, 0.2], [0.0, 0.0, 0.3, 0.0], [0.0, 0.0, 0.0, 0.0], [0.3, 0.3, 0.0, 0.02]])
-    assert apply_hysteresis(prob).astype(int).tolist() == [[1, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    prob = np.array(
+        [[0.6, 0.2, 0.0, 0.2], [0.0, 0.0, 0.3, 0.0], [0.0, 0.0, 0.0, 0.0], [0.3, 0.3, 0.0, 0.02]]
+    )
+    assert apply_hysteresis(prob).astype(int).tolist() == [
+        [1, 1, 0, 1],
+        [0, 0, 1, 0],
+        [0, 0, 0, 0],
+        [0, 0, 0, 0],
+    ]
     assert not apply_hysteresis(np.zeros((2, 3))).any()
 
 
@@ -201,16 +223,33 @@ def test_cells_connected_with_probable_ones_are_taken_in():
     ],
 )
 def test_folds_are_long_and_have_more_of_both_stains_than_the_tissue_around_them(changed, is_fold):
-    known = {"length": 20, "density": 2.0, "haematoxylin": 2.0, "eosin": 2.0, "around": 1.0, **changed}
+    known = {
+        "length": 20,
+        "density": 2.0,
+        "haematoxylin": 2.0,
+        "eosin": 2.0,
+        "around": 1.0,
+        **changed,
+    }
     fold = np.s_[15:19, 10 : 10 + known["length"]]
-    prob, density, stains = np.zeros((40, 40)), np.full((40, 40), known["around"]), np.ones((40, 40, 2))
-    prob[fold], density[fold], stains[fold] = 0.9, known["density"], (known["haematoxylin"], known["eosin"])
+    prob, density, stains = (
+        np.zeros((40, 40)),
+        np.full((40, 40), known["around"]),
+        np.ones((40, 40, 2)),
+    )
+    prob[fold], density[fold], stains[fold] = (
+        0.9,
+        known["density"],
+        (known["haematoxylin"], known["eosin"]),
+    )
     found = find_folds(prob, density, stains, np.ones((40, 40), bool), usual=1.0)
     assert (found == ((prob > 0) & is_fold)).all()
 
 
 @pytest.mark.parametrize(("between", "is_joined"), [(2.0, True), (1.0, False)])
-def test_parts_of_a_fold_among_dense_cells_belong_to_it_if_dark_tissue_joins_them(between, is_joined):
+def test_parts_of_a_fold_among_dense_cells_belong_to_it_if_dark_tissue_joins_them(
+    between, is_joined
+):
     prob, density, stains = np.zeros((40, 60)), np.ones((40, 60)), np.ones((40, 60, 2))
     fold, part = np.s_[15:19, 10:30], np.s_[15:19, 34:40]
     density[15:19, 30:34] = between
@@ -237,7 +276,9 @@ def test_the_map_of_a_part_is_that_of_the_whole(coarse_slide):
     where = np.zeros((-(-whole.prob.shape[1] // 2), -(-whole.prob.shape[2] // 2)), bool)
     where[30:40, 20:35] = True
     part = map_slide(image, model, IDENTITY, where=(where, CELL_UM / model.card.mpp))
-    assert (part.prob[:, 60:80, 40:70] == whole.prob[:, 60:80, 40:70]).all() and part.prob[:, 60:80, 40:70].any()
+    assert (part.prob[:, 60:80, 40:70] == whole.prob[:, 60:80, 40:70]).all() and part.prob[
+        :, 60:80, 40:70
+    ].any()
     assert not part.prob[:, 160:].any() and whole.prob[:, 160:].any()
 
 
@@ -260,8 +301,12 @@ def test_by_default_only_nuclei_out_of_focus_are_in_no_total(results):
     areas = [[float(row[f"{kind}_mm2"]) for kind in KINDS] for row in (default, flagged)]
     assert sum(areas[0]) == pytest.approx(sum(areas[1]), abs=2e-4)
     blurred = float(default["blurred_mm2"])
-    assert blurred > float(flagged["blurred_mm2"])  # what is left out takes precedence, such as haze over a bubble
-    assert float(default["tissue_mm2"]) + blurred == pytest.approx(float(plain["tissue_mm2"]), abs=2e-4)
+    assert blurred > float(
+        flagged["blurred_mm2"]
+    )  # what is left out takes precedence, such as haze over a bubble
+    assert float(default["tissue_mm2"]) + blurred == pytest.approx(
+        float(plain["tissue_mm2"]), abs=2e-4
+    )
     n, n_kept = len(table), kinds["bubble"] + kinds["ink"]
     report = (results / "default/report.html").read_text(encoding="utf-8")
     for phrase in (
@@ -283,13 +328,18 @@ def test_the_evaluation_states_how_many_nuclei_the_report_does_not_count(results
     row = read_row(results / "default")
     n, n_left_out = int(row["nuclei"]), int(row["nuclei_left_out"])
     assert status == 0
-    assert f"{n + n_left_out:,} nuclei found ({n_left_out:,} of them in artefacts, which the report does not" in out
+    assert (
+        f"{n + n_left_out:,} nuclei found ({n_left_out:,} of them in artefacts, which the report"
+        " does not" in out
+    )
 
 
 def test_a_slide_has_one_number_everywhere(results, muse):
     folder, row = results / "flagged/drawn", read_row(results / "flagged")
     n, n_left_out = int(row["nuclei"]), int(row["nuclei_in_artefacts"])
-    summary, sidecar = (read_json(folder / name) for name in ("summary.json", "nuclei.provenance.json"))
+    summary, sidecar = (
+        read_json(folder / name) for name in ("summary.json", "nuclei.provenance.json")
+    )
     made = sidecar["provenance"]
     assert summary["n_nuclei"] == sum(each["n_nuclei"] for each in summary["classes"]) == n
     assert made["n_nuclei"] == sum(made["n_by_class"].values()) == n
@@ -304,7 +354,11 @@ def test_a_slide_has_one_number_everywhere(results, muse):
     assert float(row["median_area_um2"]) == pytest.approx(np.median(counted), abs=0.11)
     page = (folder / "viewer/slide.js").read_text()
     slide = json.loads(page.removeprefix("muse.slide = ").removesuffix(";\n"))
-    assert (slide["n_nuclei"], slide["n_left_out"], np.sum(slide["overview"]["histogram"])) == (n, n_left_out, n)
+    assert (slide["n_nuclei"], slide["n_left_out"], np.sum(slide["overview"]["histogram"])) == (
+        n,
+        n_left_out,
+        n,
+    )
     values = {measure.name: value for measure, value in measure_slide(folder).items()}
     assert values["nuclei_per_mm2"] == pytest.approx(float(row["nuclei_per_mm2"]), rel=1e-3)
     h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
@@ -314,12 +368,17 @@ def test_a_slide_has_one_number_everywhere(results, muse):
         names = [*column["categories"].asstr()[:], None]
         kinds = [names[code] for code in column["codes"][:]]
     assert kinds == pq.read_table(folder / "nuclei.parquet")["quality"].to_pylist()
-    assert Counter(read_nuclei(folder / "nuclei.parquet")["quality"].dropna()) == Counter(filter(None, kinds))
+    assert Counter(read_nuclei(folder / "nuclei.parquet")["quality"].dropna()) == Counter(
+        filter(None, kinds)
+    )
 
 
 def test_overlays_do_not_count_nuclei_in_artefacts(results):
     table = pq.read_table(results / "flagged/drawn/nuclei.parquet", columns=["x", "y", "quality"])
-    xy, sound = np.stack([table["x"], table["y"]], 1), table["quality"].is_null().to_numpy(zero_copy_only=False)
+    xy, sound = (
+        np.stack([table["x"], table["y"]], 1),
+        table["quality"].is_null().to_numpy(zero_copy_only=False),
+    )
     for field in json.loads((results / "flagged/drawn/summary.json").read_text())["fields"]:
         low, size = np.array(field["xy_level0"]), np.array(field["size_um"]) / MPP
         assert field["n_nuclei"] == (((xy >= low) & (xy < low + size)).all(1) & sound).sum()
@@ -328,7 +387,9 @@ def test_overlays_do_not_count_nuclei_in_artefacts(results):
 def test_a_slide_that_is_mostly_out_of_focus_is_listed_for_a_check(results):
     (slide,) = gather_cohort(results / "flagged", read_json(results / "flagged/sheet.json"))
     slide.summary["provenance"]["quality"] |= {"asked": ["blurred", "ink"], "subtract": ["ink"]}
-    assert slide.artefact_doubt.startswith("most of the tissue is out of focus, so nothing is left out for it; ")
+    assert slide.artefact_doubt.startswith(
+        "most of the tissue is out of focus, so nothing is left out for it; "
+    )
 
 
 @pytest.mark.parametrize(("name", "is_shown"), [("flagged", True), ("plain", False)])
@@ -341,13 +402,17 @@ def test_the_picture_of_the_density_shows_where_they_are(results, name, is_shown
 
 def test_without_the_setting_there_is_no_column_and_no_file(results):
     assert not (results / "plain/drawn/artefacts.geojson").exists()
-    flagged, plain = (pq.read_table(results / name / "drawn/nuclei.parquet") for name in ("flagged", "plain"))
+    flagged, plain = (
+        pq.read_table(results / name / "drawn/nuclei.parquet") for name in ("flagged", "plain")
+    )
     assert flagged.drop_columns("quality").equals(plain)
 
 
 def test_areas_of_an_earlier_table_are_removed(results, muse, tmp_path):
     folder = shutil.copytree(results / "flagged/drawn", tmp_path / "drawn")
-    status, _, errors = muse("nuclei", folder / "shards/1-of-1.parquet", "--no-quality", "-o", folder)
+    status, _, errors = muse(
+        "nuclei", folder / "shards/1-of-1.parquet", "--no-quality", "-o", folder
+    )
     assert status == 0, errors
     assert "quality" not in pq.read_schema(folder / "nuclei.parquet").names
     assert not (folder / "artefacts.geojson").exists()
@@ -360,8 +425,12 @@ def test_qupath_imports_the_areas(results):
 
 def test_areas_end_with_what_the_scanner_declares(tmp_path):
     """Areas are cut at the scanner's bounds, at which the image in QuPath ends."""
-    info = ArraySlide([np.zeros((320, 640, 3), np.uint8)]).info((MPP, MPP), bounds=Bounds(100, 50, 430, 900))
-    ArtefactMap(np.zeros((10, 20), np.int8), {}, (MPP, MPP), "").write_outlines(tmp_path / "artefacts.geojson", info)
+    info = ArraySlide([np.zeros((320, 640, 3), np.uint8)]).info(
+        (MPP, MPP), bounds=Bounds(100, 50, 430, 900)
+    )
+    ArtefactMap(np.zeros((10, 20), np.int8), {}, (MPP, MPP), "").write_outlines(
+        tmp_path / "artefacts.geojson", info
+    )
     (area,) = read_areas(tmp_path)["Blurred"]
     assert area.equals(shapely.box(0, 0, 430, 270))
 
@@ -385,8 +454,21 @@ def test_an_image_of_another_slide_is_rejected(results, muse, tmp_path):
     image = shutil.copytree(folder / "image-500nm.zarr", tmp_path / "image-500nm.zarr")
     group = zarr.open_group(image, mode="r+")
     group.attrs["muse"] = {**group.attrs["muse"], "fingerprint": "0" * 64}
-    words = [folder / "shards/1-of-1.parquet", "--info", folder / "slide.json", "--tissue", folder / "tissue.npz"]
-    words += ["--store", image, "--colour", folder / "colour.json", "--artefacts", tmp_path / "a.geojson"]
+    words = [
+        folder / "shards/1-of-1.parquet",
+        "--info",
+        folder / "slide.json",
+        "--tissue",
+        folder / "tissue.npz",
+    ]
+    words += [
+        "--store",
+        image,
+        "--colour",
+        folder / "colour.json",
+        "--artefacts",
+        tmp_path / "a.geojson",
+    ]
     status, _, error = muse("stitch", *words, "--output", tmp_path / "n.parquet")
     assert status == 2 and error.count("\n") == 1 and not (tmp_path / "a.geojson").exists()
     assert "is not the image of slide 'drawn'" in error
@@ -395,13 +477,17 @@ def test_an_image_of_another_slide_is_rejected(results, muse, tmp_path):
 def test_a_slide_that_is_soft_in_most_places_keeps_its_nuclei_in_the_totals():
     def describe(blurred_mm2, subtract, mpp=0.5):
         areas = {"blurred": blurred_mm2, "ink": 0.5}
-        found = ArtefactMap(np.zeros((1, 1), np.int8), areas, (mpp, mpp), "", subtract=subtract, tissue_mm2=2.0)
+        found = ArtefactMap(
+            np.zeros((1, 1), np.int8), areas, (mpp, mpp), "", subtract=subtract, tissue_mm2=2.0
+        )
         return list(found.describe().subtract), list(found.describe().asked), found.focus_doubt
 
     assert describe(0.9, ("blurred",)) == (["blurred"], ["blurred"], "")
     subtract, asked, soft = describe(1.2, ("blurred",))
     assert (subtract, asked) == ([], ["blurred"])
-    assert soft == "60% of the tissue is out of focus, so nothing is left out for it; check the slide"
+    assert (
+        soft == "60% of the tissue is out of focus, so nothing is left out for it; check the slide"
+    )
     assert describe(1.2, ()) == ([], [], "")
     coarse = "focus is not judged in slides coarser than 0.525 um per pixel"
     assert describe(0.0, ("blurred", "ink"), mpp=0.55) == (["ink"], ["blurred", "ink"], coarse)
@@ -412,9 +498,22 @@ def test_glands_that_look_like_ink_stay_in_the_totals(tmp_path):
     from muse_pipeline.cli.main import main
 
     Image.fromarray(draw_rings()).save(tmp_path / "rings.png")
-    words = ["run", tmp_path / "rings.png", "--mpp", "0.5", "-o", tmp_path, "--features", "none", "--no-viewer"]
+    words = [
+        "run",
+        tmp_path / "rings.png",
+        "--mpp",
+        "0.5",
+        "-o",
+        tmp_path,
+        "--features",
+        "none",
+        "--no-viewer",
+    ]
     assert main(list(map(str, words))) == 0
-    row, table = read_row(tmp_path), pq.read_table(tmp_path / "rings/nuclei.parquet", columns=["quality"])
+    row, table = (
+        read_row(tmp_path),
+        pq.read_table(tmp_path / "rings/nuclei.parquet", columns=["quality"]),
+    )
     kinds = Counter(filter(None, table["quality"].to_pylist()))
     assert kinds.keys() == {"ink"} and kinds["ink"] > 20 and float(row["ink_mm2"]) > 0
     assert int(row["nuclei"]) == len(table) and row["nuclei_left_out"] == "0"

@@ -27,7 +27,16 @@ def test_a_slide_without_a_fit_keeps_its_colours(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"macenko": 1}', json.dumps({"macenko": FIT | {"strong": [1]}}), "\udcff"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"macenko": 1}',
+        json.dumps({"macenko": FIT | {"strong": [1]}}),
+        "\udcff",
+    ],
 )
 def test_what_is_no_colour_json_is_rejected(tmp_path, text):
     path = tmp_path / "colour.json"
@@ -53,10 +62,17 @@ def test_the_stains_of_another_slide_are_rejected(tmp_path):
 def test_a_share_goes_that_far_from_the_slides_own_colours():
     reference = ColourReference("macenko", ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11)), (1.4, 1.0))
     fit = MacenkoFit(np.array(FIT["stains"]), np.array(FIT["strong"]))
-    maps = {share: colour_of_fit(dataclasses.replace(reference, share=share), fit) for share in (0, 0.25, 1)}
+    maps = {
+        share: colour_of_fit(dataclasses.replace(reference, share=share), fit)
+        for share in (0, 0.25, 1)
+    }
     np.testing.assert_array_equal(maps[0], np.eye(3, 4))
-    np.testing.assert_allclose(maps[0.25], np.eye(3, 4) + 0.25 * (maps[1] - np.eye(3, 4)), atol=1e-6)
-    np.testing.assert_array_equal(maps[1], stain_map(FIT["stains"], FIT["strong"], reference.stains, reference.strong))
+    np.testing.assert_allclose(
+        maps[0.25], np.eye(3, 4) + 0.25 * (maps[1] - np.eye(3, 4)), atol=1e-6
+    )
+    np.testing.assert_array_equal(
+        maps[1], stain_map(FIT["stains"], FIT["strong"], reference.stains, reference.strong)
+    )
     with pytest.raises(ConfigError, match=r"share.*1\.5"):
         parse_config({"share": 1.5}, ColourReference, "colour")
 
@@ -69,14 +85,20 @@ def test_colours_of_other_stains_stay_as_they_are():
     assert np.array_equal(colour_of_fit(REFERENCE, violet), IDENTITY)
 
 
-@pytest.mark.parametrize(("ratio", "is_kept"), [(0.99 * MAX_GAIN_RATIO, False), (1.01 * MAX_GAIN_RATIO, True)])
+@pytest.mark.parametrize(
+    ("ratio", "is_kept"), [(0.99 * MAX_GAIN_RATIO, False), (1.01 * MAX_GAIN_RATIO, True)]
+)
 def test_the_limit_is_of_one_mixture_against_another(ratio, is_kept):
-    """Of two perpendicular stains, one is fainter than the other by ``ratio``; how faint both are does not matter."""
+    """Of two perpendicular stains, one is fainter than the other by ``ratio``; how faint both are
+    does not matter.
+    """
     for second, is_violet in (((1.0, 0.0, 0.0), True), ((0.0, 0.0, 1.0), False)):
         reference = ColourReference("macenko", ((0.0, 1.0, 0.0), second), (1.0, 1.0))
         for faint in (0.1, 1.0):
             fit = MacenkoFit(np.array(reference.stains), faint * np.array([1.0, ratio]))
-            assert np.array_equal(colour_of_fit(reference, fit), IDENTITY) is (is_kept and is_violet)
+            assert np.array_equal(colour_of_fit(reference, fit), IDENTITY) is (
+                is_kept and is_violet
+            )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +113,9 @@ def test_no_picture_of_haematoxylin_and_eosin_keeps_its_colours(shared_data, fil
 
 def test_nuclei_in_violet_are_found(shared_data):
     pixels = read_rgb(shared_data / "dsb2018-brightfield/images/4ae4f936.png")
-    found = detect_picture(Predictor(find_model("compact-fp32")), pixels, 0.25, fit_macenko(pixels.reshape(-1, 3)))
+    found = detect_picture(
+        Predictor(find_model("compact-fp32")), pixels, 0.25, fit_macenko(pixels.reshape(-1, 3))
+    )
     assert len(found) >= 15  # of 30 nuclei; in normalised colours, none is found
 
 

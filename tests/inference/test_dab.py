@@ -1,4 +1,6 @@
-"""Immunohistochemistry: brown nuclei are found as well as blue nuclei, and each is positive or negative."""
+"""Immunohistochemistry: brown nuclei are found as well as blue nuclei, and each is positive or
+negative.
+"""
 
 import csv
 import re
@@ -62,7 +64,10 @@ def test_slides_of_haematoxylin_and_eosin_have_no_such_columns(stored, predictor
 
 def test_blue_nuclei_stay_as_they_are_found_without_brown(stored, predictor, tmp_path):
     *_, centres, brown = stored
-    plain, ihc = (read_nuclei(find_nuclei(stored, predictor, tmp_path / v.verdict, v)) for v in (Verdict("ok"), IHC))
+    plain, ihc = (
+        read_nuclei(find_nuclei(stored, predictor, tmp_path / v.verdict, v))
+        for v in (Verdict("ok"), IHC)
+    )
     is_blue = ~brown[cKDTree(centres).query(plain.xy)[1]]
     distance, same = cKDTree(ihc.xy).query(plain.xy[is_blue])
     assert distance.max() == 0 and np.array_equal(ihc.rays[same], plain.rays[is_blue])
@@ -71,9 +76,16 @@ def test_blue_nuclei_stay_as_they_are_found_without_brown(stored, predictor, tmp
 
 def test_recoloured_pixels_are_not_normalised_to_the_model_s_stains_again(predictor):
     side_um = predictor.card.input_px * predictor.card.mpp
-    pixels = draw_ihc(predictor.card.mpp, (side_um, side_um))[0][None].repeat(predictor.card.batch, 0)
-    windows = [ModelFinder(predictor, colour, IHC)(pixels, None)[0] for colour in (IDENTITY, 0.5 * IDENTITY)]
-    plain, pale = (sorted(nuclei.xy[nuclei.dab_od[:, 0] >= POSITIVE_OD].tolist()) for nuclei in windows)
+    pixels = draw_ihc(predictor.card.mpp, (side_um, side_um))[0][None].repeat(
+        predictor.card.batch, 0
+    )
+    windows = [
+        ModelFinder(predictor, colour, IHC)(pixels, None)[0]
+        for colour in (IDENTITY, 0.5 * IDENTITY)
+    ]
+    plain, pale = (
+        sorted(nuclei.xy[nuclei.dab_od[:, 0] >= POSITIVE_OD].tolist()) for nuclei in windows
+    )
     assert plain == pale and len(plain) > 20
 
 
@@ -92,17 +104,23 @@ def test_brown_becomes_blue_and_nothing_else_changes():
 
 
 @pytest.mark.parametrize(
-    ("model", "options"), [("compact", []), pytest.param("label_free", ["--no-quality"], marks=pytest.mark.slow)]
+    ("model", "options"),
+    [("compact", []), pytest.param("label_free", ["--no-quality"], marks=pytest.mark.slow)],
 )
 def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, options):
-    """By eye, a fifth of the nuclei of OS-2 are brown. Slides with this stain are not searched for artefacts."""
+    """By eye, a fifth of the nuclei of OS-2 are brown.
+
+    Slides with this stain are not searched for artefacts.
+    """
     slide = shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif"
     assert muse("run", slide, "-o", tmp_path, "--model", model, *options)[0] == 0
     table = tmp_path / "OS-2-ndpi/nuclei.parquet"
     provenance, nuclei = read_provenance(table), read_nuclei(table)
     assert provenance.n_nuclei > 950
     (row,) = csv.DictReader((tmp_path / "cohort.tsv").open(encoding="utf-8"), delimiter="\t")
-    assert int(row["nuclei"]) == provenance.n_nuclei == int(row["n_positive"]) + int(row["n_negative"])
+    assert (
+        int(row["nuclei"]) == provenance.n_nuclei == int(row["n_positive"]) + int(row["n_negative"])
+    )
     assert ("no artefacts were sought" in row["warnings"]) is (not options)
     assert 0.18 < provenance.n_positive / provenance.n_nuclei < 0.26
     # At the centres of positive nuclei, the median absorption of blue is larger than that of red.
@@ -120,13 +138,17 @@ def scores_of(results):
 
 
 def test_a_stated_stain_is_scored_with_few_or_no_positive_nuclei_too(muse, tmp_path):
-    """Without the statement, a slide without brown nuclei is H&E, and one with 10 % is recognised."""
+    """Without the statement, a slide without brown nuclei is H&E, and one with 10 % is
+    recognised.
+    """
     for name, share in (("none", 0.0), ("tenth", 0.1)):
         pixels, *_ = draw_ihc(0.5, (260, 260), share, background=0.25)
         on_glass = np.pad(pixels, ((80, 80), (80, 80), (0, 0)), constant_values=245)
         cv2.imwrite(str(tmp_path / f"{name}.png"), on_glass[..., ::-1])
     pictures = [tmp_path / "none.png", tmp_path / "tenth.png"]
-    status, shown, _ = muse("run", *pictures, "--mpp", 0.5, "-o", tmp_path / "stated", "--stain", "Ki-67")
+    status, shown, _ = muse(
+        "run", *pictures, "--mpp", 0.5, "-o", tmp_path / "stated", "--stain", "Ki-67"
+    )
     rows = scores_of(tmp_path / "stated")
     assert status == 0 and {row["stain"] for row in rows.values()} == {"IHC"}
     assert (rows["none"]["percent_positive"], rows["none"]["h_score"]) == ("0.0", "0.0")
@@ -136,7 +158,9 @@ def test_a_stated_stain_is_scored_with_few_or_no_positive_nuclei_too(muse, tmp_p
     assert f"{percent:.1f} % positive among {n} nuclei of 2 slides of immunohistochemistry" in shown
     assert re.search(r"^none: \d+ nuclei, 0\.0 % positive, .* s \(1 of 2\)$", shown, re.M)
     assert "check the stain" not in shown and "organ" not in shown
-    status, shown, _ = muse("run", *pictures, "--mpp", 0.5, "-o", tmp_path / "unstated", "--organ", "mamma")
+    status, shown, _ = muse(
+        "run", *pictures, "--mpp", 0.5, "-o", tmp_path / "unstated", "--organ", "mamma"
+    )
     rows = scores_of(tmp_path / "unstated")
     assert (rows["none"]["stain"], rows["tenth"]["stain"]) == ("H&E", "IHC")
     assert status == 0 and "1 slide of immunohistochemistry by colours or statement alone" in shown
@@ -145,7 +169,9 @@ def test_a_stated_stain_is_scored_with_few_or_no_positive_nuclei_too(muse, tmp_p
 
 
 def test_dab_over_haematoxylin_is_scored(trials, muse, tmp_path):
-    """Of 271 nuclei drawn, 75 % are positive, with an H-score of 149; outlines are wider than the nuclei."""
+    """Of 271 nuclei drawn, 75 % are positive, with an H-score of 149; outlines are wider than the
+    nuclei.
+    """
     slide = trials / "1-ihc-taken-for-he/dab.png"
     assert muse("run", slide, "--mpp", 0.499, "-o", tmp_path)[0] == 0
     (row,) = scores_of(tmp_path).values()

@@ -1,4 +1,6 @@
-"""Detection and stitching of a synthetic slide: the result does not depend on how the work is divided."""
+"""Detection and stitching of a synthetic slide: the result does not depend on how the work is
+divided.
+"""
 
 import shutil
 from collections import Counter
@@ -18,7 +20,13 @@ from muse_pipeline.core.provenance import NamedFile
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.evaluation.detection import match_nuclei
 from muse_pipeline.evaluation.truth import read_truth
-from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_image, detect_shard, no_nuclei
+from muse_pipeline.inference.detect import (
+    ModelFinder,
+    WindowChoice,
+    detect_image,
+    detect_shard,
+    no_nuclei,
+)
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons, survive_qupath
@@ -38,7 +46,9 @@ def test_the_slide_is_many_windows_and_many_nuclei(whole):
 
 
 def test_most_drawn_nuclei_are_found(tiled_slide, whole):
-    """No model was trained on synthetic slides, so this only shows that positions and scale are right throughout."""
+    """No model was trained on synthetic slides, so this only shows that positions and scale are
+    right throughout.
+    """
     classes = [one.name for one in tiled_slide.predictor.card.classes]
     truth = read_truth(tiled_slide.folder / "truth.csv", classes, (0.25, 0.25)).nuclei
     counts = match_nuclei(read_nuclei(whole), truth, len(classes), tiled_slide.info.mpp).counts
@@ -46,7 +56,9 @@ def test_most_drawn_nuclei_are_found(tiled_slide, whole):
 
 
 def test_found_positions_are_not_shifted(tiled_slide, whole):
-    truth = read_truth(tiled_slide.folder / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"], (0.25, 0.25)).nuclei
+    truth = read_truth(
+        tiled_slide.folder / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"], (0.25, 0.25)
+    ).nuclei
     found = read_nuclei(whole)
     distance, nearest = cKDTree(truth.xy).query(found.xy)
     close = distance * 0.25 < 2
@@ -60,8 +72,12 @@ def sixteenths(tiled_slide, tmp_path_factory):
     return tiled_slide.detect(tmp_path_factory.mktemp("sixteenths"), n_shards=16, threads=2)
 
 
-def test_sixteen_shards_and_two_threads_give_the_same_bytes(tiled_slide, whole, sixteenths, tmp_path):
-    stitch_shards(sixteenths, tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet")
+def test_sixteen_shards_and_two_threads_give_the_same_bytes(
+    tiled_slide, whole, sixteenths, tmp_path
+):
+    stitch_shards(
+        sixteenths, tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet"
+    )
     assert (tmp_path / "nuclei.parquet").read_bytes() == whole.read_bytes()
 
 
@@ -71,7 +87,9 @@ def shard_of(whole):
 
 
 def crossing(outlines, box):
-    """Mask of outlines with coordinates outside a box; outlines that only touch its edge are inside."""
+    """Mask of outlines with coordinates outside a box; outlines that only touch its edge are
+    inside.
+    """
     left, top, right, bottom = shapely.bounds(outlines).T
     return (left < box[0]) | (top < box[1]) | (right > box[2]) | (bottom > box[3])
 
@@ -79,8 +97,14 @@ def crossing(outlines, box):
 def test_outlines_are_cut_at_the_scanners_bounds_and_nowhere_else(tiled_slide, whole, tmp_path):
     """No test slide ends within tissue, so the bounds are set to run through it."""
     before = pq.read_table(whole)
-    centre, (width, height) = np.median(read_nuclei(whole).xy, axis=0).astype(int), tiled_slide.info.size_px
-    info = replace(tiled_slide.info, bounds=Bounds(*centre.tolist(), width - int(centre[0]), height - int(centre[1])))
+    centre, (width, height) = (
+        np.median(read_nuclei(whole).xy, axis=0).astype(int),
+        tiled_slide.info.size_px,
+    )
+    info = replace(
+        tiled_slide.info,
+        bounds=Bounds(*centre.tolist(), width - int(centre[0]), height - int(centre[1])),
+    )
     stitch_shards([shard_of(whole)], info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet")
     after = pq.read_table(tmp_path / "nuclei.parquet")
     old, new = (shapely.from_wkb(table["geometry"].to_numpy()) for table in (before, after))
@@ -90,22 +114,37 @@ def test_outlines_are_cut_at_the_scanners_bounds_and_nowhere_else(tiled_slide, w
     assert not (inside & crossing(new, info.scanned_box)).any()
     assert survive_qupath(new).all()
     assert after.filter(inside & ~cut) == before.filter(inside & ~cut)
-    same = [name for name in before.column_names if name not in {"rays", "geometry", *SHAPE_COLUMNS}]
+    same = [
+        name for name in before.column_names if name not in {"rays", "geometry", *SHAPE_COLUMNS}
+    ]
     assert after.select(same) == before.select(same)  # including x and y, from which ids are made
     rings = rays_to_rings(
-        read_nuclei(tmp_path / "nuclei.parquet").xy, read_nuclei(tmp_path / "nuclei.parquet").rays, info.mpp
+        read_nuclei(tmp_path / "nuclei.parquet").xy,
+        read_nuclei(tmp_path / "nuclei.parquet").rays,
+        info.mpp,
     )
     assert shapely.equals(rings_to_polygons(rings)[0], new).all()  # rays end on the outlines
 
 
 def test_outlines_end_where_a_picture_ends(tiled_slide, whole, tmp_path):
     xy = read_nuclei(whole).xy
-    x, y = xy[cKDTree(xy).query(xy, k=50)[0][:, -1].argmin()].astype(int) - (500, 400)  # around the densest position
+    x, y = xy[cKDTree(xy).query(xy, k=50)[0][:, -1].argmin()].astype(int) - (
+        500,
+        400,
+    )  # around the densest position
     crop = Image.open(tiled_slide.folder / "demo.svs").crop((x, y, x + 1000, y + 800))
     crop.save(tmp_path / "crop.png")
-    assert main(["run", str(tmp_path / "crop.png"), "--mpp", "0.25", "--output", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            ["run", str(tmp_path / "crop.png"), "--mpp", "0.25", "--output", str(tmp_path / "out")]
+        )
+        == 0
+    )
     table = pq.read_table(tmp_path / "out" / "crop" / "nuclei.parquet")
-    outlines, rays = shapely.from_wkb(table["geometry"].to_numpy()), np.stack(table["rays"].to_numpy())
+    outlines, rays = (
+        shapely.from_wkb(table["geometry"].to_numpy()),
+        np.stack(table["rays"].to_numpy()),
+    )
     touching = (shapely.bounds(outlines) == (0, 0, 1000, 800)).any(1)
     assert len(outlines) > 20 and touching.sum() >= 3
     assert not crossing(outlines, (0, 0, 1000, 800)).any()
@@ -121,13 +160,17 @@ def test_a_picture_that_ends_in_tissue_has_no_more_nuclei_than_with_tissue_aroun
         around = slide.read_region((744, 544), 0, (993, 993))
     monkeypatch.setattr(tiled_slide.predictor, "any_size", any_size)
     picture = np.ascontiguousarray(around[256:737, 256:737])
-    found, usual = (detect_image(tiled_slide.predictor, each, IDENTITY) for each in (picture, around))
+    found, usual = (
+        detect_image(tiled_slide.predictor, each, IDENTITY) for each in (picture, around)
+    )
     n_usual = ((usual.xy >= 256) & (usual.xy < 737)).all(1).sum()
     assert n_usual > 300 and abs(len(found) / n_usual - 1) < 0.03
 
 
 def test_a_moved_grid_finds_the_same_nuclei(tiled_slide, whole, tmp_path):
-    """After a move by half a window, 99 % of certain nuclei are found again within 0.5 um, and 99.7 % within 3 um."""
+    """After a move by half a window, 99 % of certain nuclei are found again within 0.5 um, and 99.7
+    % within 3 um.
+    """
     card = tiled_slide.predictor.card
     half = (card.input_px // 2 - card.halo_px) // card.stride_px * card.stride_px
     first, second = read_nuclei(whole), read_nuclei(tiled_slide.nuclei(tmp_path, offset_px=half))
@@ -173,7 +216,9 @@ def test_batches_that_touch_a_rectangle_are_run_whole(tiled_slide, tmp_path):
     every, runs = runs, []
     low, high = np.array([1000, 1000]), np.array([1100, 2000])
     within = WindowChoice(within=(low, high))
-    facts = detect_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "some.parquet", choice=within)
+    facts = detect_shard(
+        tiled_slide.store, finder, Shard(1, 1), tmp_path / "some.parquet", choice=within
+    )
     cores = [np.array(batch) + finder.card.halo_px for batch in every]
     touching = [((core < high) & (core + 960 > low)).all(1).any() for core in cores]
     assert runs == [batch for batch, touches in zip(every, touching, strict=True) if touches]
@@ -192,10 +237,17 @@ def test_what_windows_of_a_row_share_is_decoded_once(tiled_slide, tmp_path, monk
         cached = store._read_chunk
         store._read_chunk = lambda *at: read.append(at) or cached(*at)
 
-    monkeypatch.setattr(ShardFiles, "read_chunk", lambda self, *at: decoded.append(at) or read_chunk(self, *at))
+    monkeypatch.setattr(
+        ShardFiles, "read_chunk", lambda self, *at: decoded.append(at) or read_chunk(self, *at)
+    )
     monkeypatch.setattr(Store, "keep_chunks", keep_and_count)
     store = open_store(tiled_slide.store.path)
-    detect_shard(store, Blind(tiled_slide.predictor, tiled_slide.colour), Shard(1, 1), tmp_path / "all.parquet")
+    detect_shard(
+        store,
+        Blind(tiled_slide.predictor, tiled_slide.colour),
+        Shard(1, 1),
+        tmp_path / "all.parquet",
+    )
     assert max(Counter(read).values()) == 4  # up to four windows share a chunk
     assert max(Counter(decoded).values()) == 1
 
@@ -222,9 +274,13 @@ def test_shards_of_another_cut_model_or_slide_are_rejected(tiled_slide, tmp_path
     first = tmp_path / "1-of-2.parquet"
     finder = ModelFinder(tiled_slide.predictor, tiled_slide.colour)
     detect_shard(tiled_slide.store, finder, Shard(1, 2), first)
-    detect_shard(tiled_slide.store, replace(finder, colour=tiled_slide.colour * 1.1), Shard(2, 2), mixed)
+    detect_shard(
+        tiled_slide.store, replace(finder, colour=tiled_slide.colour * 1.1), Shard(2, 2), mixed
+    )
     with pytest.raises(StoreError, match="different store"):
-        stitch_shards([first, mixed], tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet")
+        stitch_shards(
+            [first, mixed], tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet"
+        )
     detect_shard(tiled_slide.store, finder, Shard(2, 2), mixed)
     other = replace(tiled_slide.info, fingerprint="another")
     with pytest.raises(StoreError, match="run `muse detect`"):
@@ -243,7 +299,14 @@ def test_a_table_states_what_it_was_made_from_and_by(tiled_slide, whole):
     assert provenance.model == NamedFile("compact", tiled_slide.predictor.sha256)
     assert provenance.reader == tiled_slide.info.reader == "openslide"
     versions = provenance.versions
-    assert {"muse-pipeline", "numpy", "shapely", "zarr", "openslide-python", "openslide-bin"} <= set(versions)
+    assert {
+        "muse-pipeline",
+        "numpy",
+        "shapely",
+        "zarr",
+        "openslide-python",
+        "openslide-bin",
+    } <= set(versions)
     assert {"onnxruntime", "onnxruntime-gpu"} & set(versions)
 
 
@@ -268,7 +331,9 @@ def test_a_model_of_another_mpp_is_rejected(tiled_slide, tmp_path):
 
 
 def test_a_store_that_another_job_replaces_meanwhile_is_noticed(tiled_slide, tmp_path):
-    """Missing chunks are read as glass; without the check, the remaining windows would be empty without an error."""
+    """Missing chunks are read as glass; without the check, the remaining windows would be empty
+    without an error.
+    """
     shutil.copytree(tiled_slide.store.path, tmp_path / "image-500nm.zarr")
     store, output = open_store(tmp_path / "image-500nm.zarr"), tmp_path / "1-of-1.parquet"
 

@@ -1,4 +1,6 @@
-"""Foreign networks after `muse import-model`: StarDist's rays, and maps that a watershed divides into nuclei."""
+"""Foreign networks after `muse import-model`: StarDist's rays, and maps that a watershed divides
+into nuclei.
+"""
 
 import sys
 from dataclasses import replace
@@ -63,7 +65,19 @@ def imported(muse, tmp_path):
     def make(kind, *more, network=None):
         draw, words = WORDS[kind]
         network, model = network or draw(tmp_path / f"{kind}.onnx"), tmp_path / f"{kind}-model.onnx"
-        words = ("import-model", network, "--kind", kind, *COMMON, "--classes", *CLASSES, *words, *more, "-o", model)
+        words = (
+            "import-model",
+            network,
+            "--kind",
+            kind,
+            *COMMON,
+            "--classes",
+            *CLASSES,
+            *words,
+            *more,
+            "-o",
+            model,
+        )
         status, out, errors = muse(*words)
         assert (status, errors) == (0, "") and str(model) in out
         return model
@@ -79,7 +93,9 @@ def test_nuclei_lie_where_they_were_drawn(kind, imported, tissue):
     inside = ((tissue.xy > 12) & (tissue.xy < np.array(tissue.pixels.shape[1::-1]) - 12)).all(1)
     assert len(found) == pytest.approx(len(tissue.xy), abs=3)
     assert (distance[inside] * 0.5 < 1.2).all() and len(set(nearest[inside])) == inside.sum()
-    assert np.abs((found.xy[nearest] - tissue.xy)[inside].mean(0)).max() < 0.4  # a wrong origin would shift by 0.5
+    assert (
+        np.abs((found.xy[nearest] - tissue.xy)[inside].mean(0)).max() < 0.4
+    )  # a wrong origin would shift by 0.5
     assert len(predictor.card.classes) == 1 or (found.label[nearest] == tissue.label)[inside].all()
     assert np.median(found.rays) == pytest.approx(3.6, abs=0.6)  # blurring makes dark nuclei larger
     assert np.allclose(found.prob.sum(1), 1) and (found.score > 0.5).all()
@@ -100,25 +116,40 @@ def test_points_between_those_of_the_grid_may_be_empty(imported):
     card = replace(read_card(imported("stardist")), n_rays=4, stride_px=1, classes=(NUCLEUS,))
     rows, columns = np.mgrid[:64, :64]
     prob = sum(np.exp(-((rows - 20) ** 2 + (columns - x) ** 2) / 60) for x in (20, 44))
-    prob = np.where((rows % 2 == 0) & (columns % 2 == 0), prob, 0).astype(np.float32)[None, ..., None]
-    (found,) = nuclei_of_maps([np.concatenate([prob, np.full((1, 64, 64, 4), 6, np.float32)], 3)], card)
+    prob = np.where((rows % 2 == 0) & (columns % 2 == 0), prob, 0).astype(np.float32)[
+        None, ..., None
+    ]
+    (found,) = nuclei_of_maps(
+        [np.concatenate([prob, np.full((1, 64, 64, 4), 6, np.float32)], 3)], card
+    )
     assert np.array_equal(found.xy[np.argsort(found.xy[:, 0])], [(20.5, 20.5), (44.5, 20.5)])
 
 
 def spread(centres, radius, side=64):
     """(side, side) float32: 1 within ``radius`` of the centres (x, y)."""
     rows, columns = np.mgrid[:side, :side]
-    return np.any([np.hypot(columns - x, rows - y) < radius for x, y in centres], axis=0).astype(np.float32)
+    return np.any([np.hypot(columns - x, rows - y) < radius for x, y in centres], axis=0).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize(
-    ("centres", "radius"), [([(20, 20), (44, 44)], 7), ([(20, 32), (32, 32), (44, 32)], 8), ([(30, 30)], 1.1)]
+    ("centres", "radius"),
+    [([(20, 20), (44, 44)], 7), ([(20, 32), (32, 32), (44, 32)], 8), ([(30, 30)], 1.1)],
 )
 @pytest.mark.parametrize("varying", [False, True], ids=["equal rays", "own rays"])
 def test_a_plateau_of_equal_scores_is_one_candidate_per_nucleus(imported, centres, radius, varying):
     """As where a network in half precision saturates, also where nuclei touch."""
-    card = replace(read_card(imported("stardist")), n_rays=8, stride_px=1, classes=(NUCLEUS,), threshold=0.5)
-    depth = np.max([radius - np.hypot(*(np.mgrid[:64, :64] - np.reshape((y, x), (2, 1, 1)))) for x, y in centres], 0)
+    card = replace(
+        read_card(imported("stardist")), n_rays=8, stride_px=1, classes=(NUCLEUS,), threshold=0.5
+    )
+    depth = np.max(
+        [
+            radius - np.hypot(*(np.mgrid[:64, :64] - np.reshape((y, x), (2, 1, 1))))
+            for x, y in centres
+        ],
+        0,
+    )
     rays = np.repeat((depth if varying else np.full((64, 64), 6.0))[None], 8, 0)
     (found,) = nuclei_of_maps([spread(centres, radius)[None, None], rays[None]], card)
     assert np.allclose(found.xy[np.lexsort(found.xy.T[::-1])], np.array(centres) + 0.5, atol=1.1)
@@ -136,7 +167,17 @@ def test_networks_of_both_precisions_find_the_same_nuclei(muse, tmp_path, trials
     found = []
     for name in ("sd_plain", "sd_half"):
         network, model = trials / f"4-plateau-hangs/{name}.onnx", tmp_path / f"{name}.onnx"
-        words = ("import-model", network, "--kind", "stardist", *COMMON, "--input-px", "256", "-o", model)
+        words = (
+            "import-model",
+            network,
+            "--kind",
+            "stardist",
+            *COMMON,
+            "--input-px",
+            "256",
+            "-o",
+            model,
+        )
         assert muse(*words)[0] == 0
         found.append(detect_image(Predictor(model), pixels, IDENTITY))
     assert len(found[1]) == pytest.approx(len(found[0]), abs=2) and len(found[0]) > 20
@@ -149,7 +190,11 @@ def slide(once, tissue):
     """The tissue on glass, after `tile`."""
 
     def draw(folder):
-        glass = np.pad(tissue.pixels, ((MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0)), constant_values=244)
+        glass = np.pad(
+            tissue.pixels,
+            ((MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0)),
+            constant_values=244,
+        )
         write_pyramid(folder / "slide.tif", glass)
         tile_slide(folder, folder / "slide.tif")
 
@@ -162,23 +207,36 @@ def test_any_number_of_shards_gives_the_same_bytes(kind, imported, slide, tissue
     one, three = (slide.nuclei(tmp_path / str(n), n_shards=n) for n in (1, 3))
     assert one.read_bytes() == three.read_bytes()
     found = read_nuclei(one)
-    assert read_provenance(one).n_windows >= 4 and len(found) == pytest.approx(len(tissue.xy), abs=3)
+    assert read_provenance(one).n_windows >= 4 and len(found) == pytest.approx(
+        len(tissue.xy), abs=3
+    )
     distance, nearest = cKDTree(found.xy - MARGIN_PX).query(tissue.xy)
-    assert (distance * 0.5 < 1.2).mean() > 0.97 and (found.label[nearest] == tissue.label).mean() > 0.97
+    assert (distance * 0.5 < 1.2).mean() > 0.97 and (
+        found.label[nearest] == tissue.label
+    ).mean() > 0.97
 
 
 def test_touching_nuclei_are_divided_where_their_positions_fall(imported):
-    """The maps are smooth and noisy, as from a network, and the mask has no neck where nuclei touch."""
+    """The maps are smooth and noisy, as from a network, and the mask has no neck where nuclei
+    touch.
+    """
     card = replace(read_card(imported("hover")), margin_px=0, logits=False, classes=(NUCLEUS,))
     rows, columns = np.mgrid[:64, :96]
-    mask = (abs(rows - 32) < 10) & (columns >= 20) & (columns < 80)  # three squares of 20 px in a row
+    mask = (
+        (abs(rows - 32) < 10) & (columns >= 20) & (columns < 80)
+    )  # three squares of 20 px in a row
     horizontal = np.where(mask, (columns % 20 - 9.5) / 10, 0).astype(np.float32)
     vertical = np.where(mask, (rows - 32) / 10, 0).astype(np.float32)
-    maps = [cv2.GaussianBlur(each, (0, 0), 1.5) for each in (mask.astype(np.float32), horizontal, vertical)]
+    maps = [
+        cv2.GaussianBlur(each, (0, 0), 1.5)
+        for each in (mask.astype(np.float32), horizontal, vertical)
+    ]
     nucleus, *position = [np.pad(each, ((0, 32), (0, 0))) for each in maps]
     position = position + np.random.default_rng(0).normal(0, 0.2, (2, 96, 96))
     (found,) = nuclei_of_maps([nucleus[None, None], position[None]], card)
-    assert np.allclose(np.sort(found.xy[:, 0]), (30, 50, 70), atol=1.5) and np.allclose(found.xy[:, 1], 32, atol=1.5)
+    assert np.allclose(np.sort(found.xy[:, 0]), (30, 50, 70), atol=1.5) and np.allclose(
+        found.xy[:, 1], 32, atol=1.5
+    )
 
 
 def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue):
@@ -194,25 +252,45 @@ def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue
     assert status == 2 and "give --input-px" in errors and errors.count("\n") == 1
     assert muse("import-model", tmp_path / "one.onnx", *words, "--input-px", "384")[0] == 0
     predictor = Predictor(tmp_path / "model.onnx")
-    assert (predictor.card.n_rays, predictor.card.stride_px, predictor.card.input_px) == (16, 2, 384)
-    assert len(detect_image(predictor, tissue.pixels, IDENTITY)) == pytest.approx(len(tissue.xy), abs=3)
+    assert (predictor.card.n_rays, predictor.card.stride_px, predictor.card.input_px) == (
+        16,
+        2,
+        384,
+    )
+    assert len(detect_image(predictor, tissue.pixels, IDENTITY)) == pytest.approx(
+        len(tissue.xy), abs=3
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "words", "complaint"),
     [
         ("hover", ["--classes", "A", "B", "C"], "classes (4); found np [1, 2, 236, 236], hv"),
-        ("stardist", ["--classes", "A", "B"], "nucleus (1), rays (any), classes (3); found distance"),
-        ("distance", ["--classes", "A", "B", "--outputs", "dist"], "has no output 'dist', only distance, classes"),
+        (
+            "stardist",
+            ["--classes", "A", "B"],
+            "nucleus (1), rays (any), classes (3); found distance",
+        ),
+        (
+            "distance",
+            ["--classes", "A", "B", "--outputs", "dist"],
+            "has no output 'dist', only distance, classes",
+        ),
         ("distance", ["--classes", "A", "A"], "give each class a name of its own"),
-        ("cellpose", ["--classes", "A", "B"], "has no classes, like all networks of kind 'cellpose'"),
+        (
+            "cellpose",
+            ["--classes", "A", "B"],
+            "has no classes, like all networks of kind 'cellpose'",
+        ),
         ("distance", ["--classes", "A", "B", "--input-px", "512"], "with --input-px as side"),
         ("distance", ["--classes", "A", "B", "--halo-um", "70"], "nothing is left"),
     ],
 )
 def test_bad_input_is_one_sentence(kind, words, complaint, muse, tmp_path):
     network = (draw_hover if kind == "hover" else draw_distance)(tmp_path / "network.onnx")
-    status, _, errors = muse("import-model", network, "--kind", kind, *COMMON, *words, "-o", tmp_path / "m.onnx")
+    status, _, errors = muse(
+        "import-model", network, "--kind", kind, *COMMON, *words, "-o", tmp_path / "m.onnx"
+    )
     assert (status, errors.count("\n")) == (2, 1) and complaint in errors
     assert not (tmp_path / "m.onnx").exists()
 
@@ -242,8 +320,20 @@ def test_implausible_rays_are_one_sentence(px, message, muse, tmp_path):
 @pytest.mark.parametrize("scaling", ["none", "symmetric"])
 def test_a_scaling_with_which_nothing_is_found_is_rejected(kind, scaling, muse, tmp_path):
     draw, words = WORDS[kind]
-    words = ("--kind", kind, "--mpp", "0.5", "--classes", *CLASSES, *words, "-o", tmp_path / "m.onnx")
-    status, _, errors = muse("import-model", draw(tmp_path / "network.onnx"), "--scaling", scaling, *words)
+    words = (
+        "--kind",
+        kind,
+        "--mpp",
+        "0.5",
+        "--classes",
+        *CLASSES,
+        *words,
+        "-o",
+        tmp_path / "m.onnx",
+    )
+    status, _, errors = muse(
+        "import-model", draw(tmp_path / "network.onnx"), "--scaling", scaling, *words
+    )
     assert (status, errors.count("\n")) == (2, 1) or scaling != "none"
     if "none of the synthetic nuclei" in errors:
         assert "it finds some with unit" in errors
@@ -252,7 +342,9 @@ def test_a_scaling_with_which_nothing_is_found_is_rejected(kind, scaling, muse, 
 
 def draw_nuclei():
     """A window with round, dark nuclei."""
-    dark = spread([(x, y) for x in range(20, 240, 32) for y in range(20, 240, 32)], 8, 256)[..., None]
+    dark = spread([(x, y) for x in range(20, 240, 32) for y in range(20, 240, 32)], 8, 256)[
+        ..., None
+    ]
     return np.where(dark > 0, (96, 72, 140), (232, 196, 214)).astype(np.uint8)[None]
 
 
@@ -261,10 +353,22 @@ def draw_nuclei():
 def test_a_network_that_returns_its_input_is_rejected(scaling, logits, muse, tmp_path):
     net = Drawing(channels_first=True)
     net.give("maps", net.pixels)
-    words = ("--kind", "boundary", "--mpp", "0.5", "--scaling", scaling, *logits, "-o", tmp_path / "m.onnx")
+    words = (
+        "--kind",
+        "boundary",
+        "--mpp",
+        "0.5",
+        "--scaling",
+        scaling,
+        *logits,
+        "-o",
+        tmp_path / "m.onnx",
+    )
     status, _, errors = muse("import-model", net.save(tmp_path / "network.onnx"), *words)
     assert (status, errors.count("\n")) == (2, 1)
-    assert ("only boundaries for synthetic nuclei" in errors) == bool(logits or scaling in ("unit", "percentile"))
+    assert ("only boundaries for synthetic nuclei" in errors) == bool(
+        logits or scaling in ("unit", "percentile")
+    )
     assert "as probabilities ('maps'); give --logits" in errors or "only boundaries" in errors
     assert not (tmp_path / "m.onnx").exists()
 
@@ -278,8 +382,13 @@ def test_other_files_are_one_sentence(imported, muse, tmp_path):
     (tmp_path / "text.onnx").write_text("no network")
     status, _, errors = muse("import-model", tmp_path / "text.onnx", *words)
     assert (status, errors.count("\n")) == (2, 1) and "not usable as an ONNX model" in errors
-    status, _, errors = muse("import-model", find_model("compact-fp32").parent / "outlines/refine.onnx", *words)
-    assert (status, errors.count("\n")) == (2, 1) and "give a network with one input, of RGB windows" in errors
+    status, _, errors = muse(
+        "import-model", find_model("compact-fp32").parent / "outlines/refine.onnx", *words
+    )
+    assert (status, errors.count("\n")) == (
+        2,
+        1,
+    ) and "give a network with one input, of RGB windows" in errors
 
 
 def test_the_reason_of_the_runtime_is_not_cut_off(muse, tmp_path, trials):
@@ -287,16 +396,26 @@ def test_the_reason_of_the_runtime_is_not_cut_off(muse, tmp_path, trials):
     status, _, errors = muse("import-model", trials / "8-weak/sd_future_ir.onnx", *words)
     assert (status, errors.count("\n")) == (2, 1)
     assert (
-        "(Unsupported model IR version: 99, max supported IR version: " in errors and "/onnxruntime_src" not in errors
+        "(Unsupported model IR version: 99, max supported IR version: " in errors
+        and "/onnxruntime_src" not in errors
     )
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda model: setattr(model, "ir_version", 99), "(Unsupported model IR version: 99, max supported IR version"),
-        (lambda model: setattr(model.opset_import[0], "version", 99), "(ONNX Runtime only *guarantees* support for"),
-        (lambda model: setattr(model.graph.node[0], "op_type", "Fancy"), "No Op registered for Fancy"),
+        (
+            lambda model: setattr(model, "ir_version", 99),
+            "(Unsupported model IR version: 99, max supported IR version",
+        ),
+        (
+            lambda model: setattr(model.opset_import[0], "version", 99),
+            "(ONNX Runtime only *guarantees* support for",
+        ),
+        (
+            lambda model: setattr(model.graph.node[0], "op_type", "Fancy"),
+            "No Op registered for Fancy",
+        ),
     ],
 )
 def test_the_reason_why_a_network_does_not_open_is_whole(change, reason, muse, tmp_path):
@@ -317,7 +436,9 @@ def test_weights_in_a_file_beside_the_network_are_copied(muse, tmp_path):
     words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "models/m.onnx")
     status, _, errors = muse("import-model", tmp_path / "parts.onnx", *words)
     (tmp_path / "weights.data").unlink()
-    assert (status, errors) == (0, "") and Predictor(tmp_path / "models/m.onnx").card.kind == "distance"
+    assert (status, errors) == (0, "") and Predictor(
+        tmp_path / "models/m.onnx"
+    ).card.kind == "distance"
 
 
 def test_an_import_without_the_package_onnx_is_one_sentence(muse, tmp_path, monkeypatch):
@@ -333,25 +454,36 @@ def test_an_input_of_bytes_may_have_the_name_that_ours_has(muse, tmp_path, tissu
     (port,) = network.graph.input
     network.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(255), "white"))
     network.graph.node.insert(0, onnx.helper.make_node("Div", ["float", "white"], [port.name]))
-    network.graph.node.insert(0, onnx.helper.make_node("Cast", ["pixels"], ["float"], to=onnx.TensorProto.FLOAT))
+    network.graph.node.insert(
+        0, onnx.helper.make_node("Cast", ["pixels"], ["float"], to=onnx.TensorProto.FLOAT)
+    )
     port.name, port.type.tensor_type.elem_type = "pixels", onnx.TensorProto.UINT8
     onnx.save(network, tmp_path / "bytes.onnx")
     words = ("--kind", "distance", "--mpp", "0.5", "--scaling", "none", "--classes", *CLASSES)
-    status, _, errors = muse("import-model", tmp_path / "bytes.onnx", *words, "-o", tmp_path / "m.onnx")
+    status, _, errors = muse(
+        "import-model", tmp_path / "bytes.onnx", *words, "-o", tmp_path / "m.onnx"
+    )
     assert (status, errors) == (0, "")
     assert Predictor(tmp_path / "m.onnx").card.dtype == "uint8"
 
 
 def test_another_file_than_that_of_instanseg_is_one_sentence(muse, tmp_path):
     network = draw_distance(tmp_path / "network.onnx")
-    status, _, errors = muse("import-model", network, "--kind", "instanseg", *COMMON, "-o", tmp_path / "m.onnx")
-    assert (status, errors.count("\n")) == (2, 1) and "cannot be read as InstanSeg; give the path" in errors
+    status, _, errors = muse(
+        "import-model", network, "--kind", "instanseg", *COMMON, "-o", tmp_path / "m.onnx"
+    )
+    assert (status, errors.count("\n")) == (
+        2,
+        1,
+    ) and "cannot be read as InstanSeg; give the path" in errors
 
 
 def test_the_graph_stays_and_the_card_can_be_changed(imported, muse, tmp_path):
     network = draw_stardist(tmp_path / "network.onnx")
     model = imported("stardist", network=network)
-    before, after = (onnx.load(path).graph.SerializeToString(deterministic=True) for path in (network, model))
+    before, after = (
+        onnx.load(path).graph.SerializeToString(deterministic=True) for path in (network, model)
+    )
     assert before == after
     assert "stardist; scaling of pixels: unit" in muse("card", model)[1]
     assert muse("card", model, "--temperature", "2", "-o", tmp_path / "soft.onnx")[0] == 0
@@ -366,14 +498,20 @@ def test_every_scaling_has_its_range():
     pixels = np.linspace(0, 255, 3 * 64**2, dtype=np.float32).reshape(1, 64, 64, 3)
     assert tuple(SCALINGS) == types.SCALINGS
     ranges = {name: (scale(pixels).min(), scale(pixels).max()) for name, scale in SCALINGS.items()}
-    assert ranges["none"] == (0, 255) and ranges["unit"] == (0, 1) and ranges["symmetric"] == (-1, 1)
+    assert (
+        ranges["none"] == (0, 255) and ranges["unit"] == (0, 1) and ranges["symmetric"] == (-1, 1)
+    )
     assert ranges["imagenet"] == pytest.approx((-2.118, 2.64), abs=1e-3)
     assert ranges["percentile"] == pytest.approx((-0.01, 1.002), abs=2e-3)
 
 
 @pytest.mark.parametrize("name", SCALINGS)
 def test_a_window_is_scaled_without_regard_to_the_others_of_its_batch(name):
-    pixels = np.random.default_rng(0).uniform((0, 60, 90), (120, 200, 255), (2, 64, 64, 3)).astype(np.float32)
+    pixels = (
+        np.random.default_rng(0)
+        .uniform((0, 60, 90), (120, 200, 255), (2, 64, 64, 3))
+        .astype(np.float32)
+    )
     pixels[1] /= 2
     alone = [SCALINGS[name](window[None]) for window in pixels]
     assert np.array_equal(SCALINGS[name](pixels), np.concatenate(alone))
@@ -382,7 +520,9 @@ def test_a_window_is_scaled_without_regard_to_the_others_of_its_batch(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WORDS)
 def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data):
-    """Networks with random weights, unless no nuclei are found in their maps, run on a real slide."""
+    """Networks with random weights, unless no nuclei are found in their maps, run on a real
+    slide.
+    """
     (draw, words), model = WORDS[kind], tmp_path / "model.onnx"
     network, classes = tmp_path / "network", ("A", "B", "C")
     if kind in OUTPUTS:
@@ -392,9 +532,20 @@ def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data
         draw(network)
     words = ("--kind", kind, *COMMON, "--classes", *classes, *words, "-o", model)
     assert muse("import-model", network, *words)[0] == 0
-    pixels = tifffile.imread(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs")[900:1500, 700:1300]
+    pixels = tifffile.imread(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs")[
+        900:1500, 700:1300
+    ]
     cv2.imwrite(str(tmp_path / "skin.png"), pixels[..., ::-1])
-    words = ("--mpp", "0.5", "--model", model, "--no-viewer", "--no-quality", "-o", tmp_path / "out")
+    words = (
+        "--mpp",
+        "0.5",
+        "--model",
+        model,
+        "--no-viewer",
+        "--no-quality",
+        "-o",
+        tmp_path / "out",
+    )
     assert muse("run", tmp_path / "skin.png", *words)[0] == 0
     verdict = check_geojson(tmp_path / "out/skin/nuclei.geojson.gz")
     assert verdict.is_good and verdict.n_by_type["detection"] > 10
@@ -404,9 +555,22 @@ def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data
 @pytest.mark.parametrize("kind", ["stardist", "hover"])
 def test_a_run_has_all_its_files(kind, imported, muse, tmp_path, tissue):
     cv2.imwrite(str(tmp_path / "slide.png"), tissue.pixels[..., ::-1])
-    status, *_ = muse("run", tmp_path / "slide.png", "--mpp", "0.5", "--model", imported(kind), "-o", tmp_path / "out")
+    status, *_ = muse(
+        "run",
+        tmp_path / "slide.png",
+        "--mpp",
+        "0.5",
+        "--model",
+        imported(kind),
+        "-o",
+        tmp_path / "out",
+    )
     assert status == 0
     found = read_nuclei(tmp_path / "out/slide/nuclei.parquet")
     assert len(found) == pytest.approx(len(tissue.xy), abs=6)
-    assert {"nuclei.geojson.gz", "overlays"} <= {path.name for path in (tmp_path / "out/slide").iterdir()}
-    assert read_provenance(tmp_path / "out/slide/nuclei.parquet").size_doubt == ""  # not judged for foreign models
+    assert {"nuclei.geojson.gz", "overlays"} <= {
+        path.name for path in (tmp_path / "out/slide").iterdir()
+    }
+    assert (
+        read_provenance(tmp_path / "out/slide/nuclei.parquet").size_doubt == ""
+    )  # not judged for foreign models

@@ -39,7 +39,9 @@ def test_it_finds_about_as_many_nuclei_as_there_are(predictor, shared_data):
     assert 2 < found.rays.mean() < 6  # in um
 
 
-def test_its_outlines_are_those_of_the_graph_on_the_nearest_edges(predictor, shared_data, monkeypatch):
+def test_its_outlines_are_those_of_the_graph_on_the_nearest_edges(
+    predictor, shared_data, monkeypatch
+):
     path = sorted((shared_data / "nucls-cc0/images").iterdir())[0]
     pixels = cv2.resize(cv2.imread(str(path))[..., ::-1], (128, 128), interpolation=cv2.INTER_AREA)
     colour = colour_of_fit(predictor.card.colour, fit_macenko(pixels.reshape(-1, 3)))

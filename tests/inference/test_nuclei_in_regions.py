@@ -1,4 +1,6 @@
-"""The regions that nuclei lie in: from a model, from drawn areas, or unknown because the model failed."""
+"""The regions that nuclei lie in: from a model, from drawn areas, or unknown because the model
+failed.
+"""
 
 import csv
 import dataclasses
@@ -39,22 +41,46 @@ COLUMNS = ["region", "region_prob", "border_distance_um"]
 
 @pytest.fixture(scope="session")
 def shards(drawn_slide, tmp_path_factory) -> Path:
-    """The shard of the slide's nuclei; every third nucleus is made epithelial, because the slide has none."""
+    """The shard of the slide's nuclei; every third nucleus is made epithelial, because the slide
+    has none.
+    """
     shard = tmp_path_factory.mktemp("shards") / "1-of-1.parquet"
     colour = str(drawn_slide.folder / "colour.json")
-    detect = ["detect", str(drawn_slide.store), "--colour", colour, "--shard", "1-of-1", "--output", str(shard)]
+    detect = [
+        "detect",
+        str(drawn_slide.store),
+        "--colour",
+        colour,
+        "--shard",
+        "1-of-1",
+        "--output",
+        str(shard),
+    ]
     assert main(detect) == 0
     table = pq.read_table(shard).replace_schema_metadata(pq.read_metadata(shard).metadata)
     prob = np.array(table["prob"].to_pylist(), np.float32)
     prob[::3] = 0.1, 0.8, 0.1
     column = pa.FixedSizeListArray.from_arrays(prob.ravel(), prob.shape[1])
-    pq.write_table(table.set_column(table.schema.get_field_index("prob"), table.schema.field("prob"), column), shard)
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("prob"), table.schema.field("prob"), column),
+        shard,
+    )
     return shard
 
 
 def stitch(slide, shards: Path, output: Path, *more: str) -> Path:
     info, tissue = str(slide.folder / "slide.json"), str(slide.folder / "tissue.npz")
-    words = ["stitch", str(shards), "--info", info, "--tissue", tissue, "--output", str(output), *more]
+    words = [
+        "stitch",
+        str(shards),
+        "--info",
+        info,
+        "--tissue",
+        tissue,
+        "--output",
+        str(output),
+        *more,
+    ]
     assert main(words) == 0
     return output
 
@@ -101,7 +127,9 @@ def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, t
 
 @pytest.mark.slow
 def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_model, muse, tmp_path):
-    """The steps have tests above, and tests/inference/test_nucleus_regions.py runs `muse run` with regions."""
+    """The steps have tests above, and tests/inference/test_nucleus_regions.py runs `muse run` with
+    regions.
+    """
     tumour = np.zeros((160, 220), bool)  # 2 um a pixel
     tumour[40:130, 50:160] = True
     write_pyramid(tmp_path / "S.tif", draw_slide(tumour, seed=5), factors=(4,), mpp=SLIDE_MPP)
@@ -115,13 +143,21 @@ def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_mod
 
     model = onnx.load(region_model)
     card = json.loads(model.metadata_props[0].value)
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps({**card, "mpp": 1.3, "name": "odd"})})
+    onnx.helper.set_model_props(
+        model, {METADATA_KEY: json.dumps({**card, "mpp": 1.3, "name": "odd"})}
+    )
     onnx.save(model, tmp_path / "odd.onnx")
     status, printed, errors = muse(*command, tmp_path / "odd.onnx")
-    assert status == 2 and "1 of 1 slides have no tissue regions, because mapping failed (S)" in errors
-    assert "regions model.onnx (" in printed and "-> odd.onnx (" in printed  # the model that is replaced
+    assert (
+        status == 2 and "1 of 1 slides have no tissue regions, because mapping failed (S)" in errors
+    )
+    assert (
+        "regions model.onnx (" in printed and "-> odd.onnx (" in printed
+    )  # the model that is replaced
     again = pandas.read_parquet(results / "S/nuclei.parquet")
-    assert again["region"].isna().all() and again.drop(columns=COLUMNS).equals(table.drop(columns=COLUMNS))
+    assert again["region"].isna().all() and again.drop(columns=COLUMNS).equals(
+        table.drop(columns=COLUMNS)
+    )
 
     assert muse(*command[:-1])[0] == 0
     assert "region" not in pq.read_schema(results / "S/nuclei.parquet").names
@@ -137,7 +173,16 @@ def test_regions_of_another_slide_are_rejected(drawn_slide, shards, found, tmp_p
     record = json.loads((found / "regions.json").read_text())
     (tmp_path / "other/regions.json").write_text(json.dumps({**record, "fingerprint": "0" * 64}))
     info, tissue = str(drawn_slide.folder / "slide.json"), str(drawn_slide.folder / "tissue.npz")
-    words = ["stitch", str(shards), "--info", info, "--tissue", tissue, "--regions", str(tmp_path / "other")]
+    words = [
+        "stitch",
+        str(shards),
+        "--info",
+        info,
+        "--tissue",
+        tissue,
+        "--regions",
+        str(tmp_path / "other"),
+    ]
     assert main([*words, "--output", str(tmp_path / "nuclei.parquet")]) == 2
     assert "made for a different slide" in capsys.readouterr().err
 
@@ -150,9 +195,14 @@ def results(drawn_slide, nuclei, found, tmp_path) -> Path:
     shutil.copytree(found, folder, dirs_exist_ok=True)
     shutil.copy(nuclei, folder)
     info, output = folder / "slide.json", str(folder / "nuclei.geojson.gz")
-    assert main(["geojson", str(folder / "nuclei.parquet"), "--info", str(info), "--output", output]) == 0
+    assert (
+        main(["geojson", str(folder / "nuclei.parquet"), "--info", str(info), "--output", output])
+        == 0
+    )
     for step in ("inspect", "tissue", "tile", "regions", "detect", "stitch", "geojson"):
-        write_json(folder / "ledger" / f"{step}.json", {"step": step, "status": "ok", "seconds": 1.0})
+        write_json(
+            folder / "ledger" / f"{step}.json", {"step": step, "status": "ok", "seconds": 1.0}
+        )
     row = {"slide_id": "drawn", "path": json.loads(info.read_text())["path"], "shards": 1}
     write_json(tmp_path / "results/sheet.json", [row])
     return tmp_path / "results"
@@ -167,7 +217,10 @@ def read_row(results: Path) -> dict[str, str]:
 def test_a_slide_without_its_regions_stands_in_the_report(results, drawn_slide, shards, capsys):
     folder = results / "drawn"
     assert main(["regions", str(drawn_slide.store), "--model", "compact", "-o", str(folder)]) == 2
-    write_json(folder / "ledger/regions.json", {"step": "regions", "status": "failed", "reason": "no model"})
+    write_json(
+        folder / "ledger/regions.json",
+        {"step": "regions", "status": "failed", "reason": "no model"},
+    )
     stitch(drawn_slide, shards, folder / "nuclei.parquet", "--regions", str(folder))
     assert main(["report", str(results)]) == 0
     row = read_row(results)
@@ -183,7 +236,12 @@ def of_epithelium(found, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("epithelium") / "regions"
     shutil.copytree(found, folder)
     for name in ("regions.json", "regions.geojson"):
-        text = (folder / name).read_text().replace('"Tumour"', '"Epithelium"').replace('"Stroma"', '"Other"')
+        text = (
+            (folder / name)
+            .read_text()
+            .replace('"Tumour"', '"Epithelium"')
+            .replace('"Stroma"', '"Other"')
+        )
         (folder / name).write_text(text)
     return folder
 
@@ -194,31 +252,53 @@ def test_nuclei_of_a_class_that_their_region_does_not_have(
     folder = results / "drawn"
     output = stitch(drawn_slide, shards, folder / "nuclei.parquet", "--regions", str(of_epithelium))
     table = pandas.read_parquet(output)
-    epithelium = shapely.union_all([shape for name, shape in read_polygons(of_epithelium) if name == "Epithelium"])
-    other = shapely.union_all([shape for name, shape in read_polygons(of_epithelium) if name == "Other"])
+    epithelium = shapely.union_all(
+        [shape for name, shape in read_polygons(of_epithelium) if name == "Epithelium"]
+    )
+    other = shapely.union_all(
+        [shape for name, shape in read_polygons(of_epithelium) if name == "Other"]
+    )
     border = shapely.intersection(shapely.boundary(epithelium), shapely.boundary(other))
-    inside, outside = (shapely.contains_xy(each, table["x"], table["y"]) for each in (epithelium, other))
-    is_far = shapely.distance(shapely.points(table["x"], table["y"]), border) * SLIDE_MPP > MARGIN_UM
-    expected = is_far & ((table["class"] == "Epithelial") & outside | (table["class"] == "Stroma") & inside)
+    inside, outside = (
+        shapely.contains_xy(each, table["x"], table["y"]) for each in (epithelium, other)
+    )
+    is_far = (
+        shapely.distance(shapely.points(table["x"], table["y"]), border) * SLIDE_MPP > MARGIN_UM
+    )
+    expected = is_far & (
+        (table["class"] == "Epithelial") & outside | (table["class"] == "Stroma") & inside
+    )
     assert (table["unlike_region"] == expected).all()
     assert 0 < expected.sum() < len(table) / 2
     assert {*table[expected]["class"]} == {"Epithelial", "Stroma"}
     assert table.drop(columns="unlike_region").columns.equals(pandas.read_parquet(nuclei).columns)
-    # The number of these nuclei is in the summary, the cohort table and the report; a measurement marks each in QuPath.
+    # The number of these nuclei is in the summary, the cohort table and the report; a measurement
+    # marks each in QuPath.
     info, geojson = str(drawn_slide.folder / "slide.json"), str(folder / "nuclei.geojson.gz")
     assert main(["geojson", str(output), "--info", info, "-o", geojson]) == 0
     assert main(["overlay", str(folder)]) == 0 and main(["report", str(results)]) == 0
-    assert json.loads((folder / "summary.json").read_text())["regions"]["n_unlike_region"] == expected.sum()
+    assert (
+        json.loads((folder / "summary.json").read_text())["regions"]["n_unlike_region"]
+        == expected.sum()
+    )
     page, row = (results / "report.html").read_text(), read_row(results)
     assert int(row["nuclei_unlike_region"]) == expected.sum()
     n_judged = (table["region"].notna() & (table["class"] != "Lymphocyte")).sum()
-    assert f"of {n_judged:,}: Epithelial outside epithelium" in page and expected.sum() > 0.15 * n_judged
+    assert (
+        f"of {n_judged:,}: Epithelial outside epithelium" in page
+        and expected.sum() > 0.15 * n_judged
+    )
     assert row["left_out"] == "regions: doubtful regions"
-    assert f"check the regions: {expected.sum():,} of {n_judged:,} nuclei are epithelial outside epithelium or" in page
+    assert (
+        f"check the regions: {expected.sum():,} of {n_judged:,} nuclei are epithelial outside"
+        " epithelium or" in page
+    )
     assert main(["report", str(results), "--include-doubtful", "regions"]) == 0
     assert read_row(results)["left_out"] == ""
     features = json.loads(gzip.decompress(Path(geojson).read_bytes()))["features"]
-    assert [each["properties"]["measurements"]["Unlike region"] for each in features] == expected.tolist()
+    assert [
+        each["properties"]["measurements"]["Unlike region"] for each in features
+    ] == expected.tolist()
     assert check_geojson(Path(geojson)).is_good
     assert (read_nuclei(output)["unlike_region"] == expected).all()
 
@@ -239,16 +319,27 @@ def test_a_slide_without_a_border_is_far_from_it(drawn_slide, shards, of_epithel
     shutil.copytree(of_epithelium, folder)
     areas = json.loads((folder / "regions.geojson").read_text())
     areas["features"] = [
-        {**each, "properties": {**each["properties"], "classification": {"name": "Other", "color": [1, 2, 3]}}}
+        {
+            **each,
+            "properties": {
+                **each["properties"],
+                "classification": {"name": "Other", "color": [1, 2, 3]},
+            },
+        }
         for each in areas["features"][:1]
     ]
-    side = {"type": "Polygon", "coordinates": [[[0, 0], [9999, 0], [9999, 9999], [0, 9999], [0, 0]]]}
+    side = {
+        "type": "Polygon",
+        "coordinates": [[[0, 0], [9999, 0], [9999, 9999], [0, 9999], [0, 0]]],
+    }
     areas["features"][0]["geometry"] = side
     (folder / "regions.geojson").write_text(json.dumps(areas))
     output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(folder))
     table = pandas.read_parquet(output)
     assert table["border_distance_um"].isna().all() and set(table["region"]) == {"Other"}
-    assert (table["unlike_region"] == (table["class"] == "Epithelial")).all() and table["unlike_region"].any()
+    assert (table["unlike_region"] == (table["class"] == "Epithelial")).all() and table[
+        "unlike_region"
+    ].any()
 
 
 def draw_areas(path: Path, areas: dict[str, shapely.Geometry]) -> Path:
@@ -256,7 +347,10 @@ def draw_areas(path: Path, areas: dict[str, shapely.Geometry]) -> Path:
         {
             "type": "Feature",
             "geometry": json.loads(shapely.to_geojson(shape)),
-            "properties": {"objectType": "annotation", "classification": {"name": name, "color": [9, 8, 7]}},
+            "properties": {
+                "objectType": "annotation",
+                "classification": {"name": name, "color": [9, 8, 7]},
+            },
         }
         for name, shape in areas.items()
     ]
@@ -267,7 +361,9 @@ def draw_areas(path: Path, areas: dict[str, shapely.Geometry]) -> Path:
 def test_areas_of_one_class_have_the_border_of_the_slide_alone(drawn_slide, shards, tmp_path):
     areas = draw_areas(tmp_path / "areas.geojson", {"Tumour": shapely.box(1000, 1000, 4000, 4000)})
     output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(areas))
-    assert not [name for name in pq.read_schema(output).names if name.startswith("border_distance_um_")]
+    assert not [
+        name for name in pq.read_schema(output).names if name.startswith("border_distance_um_")
+    ]
     assert [band.region for band in read_provenance(output).regions.bands] == [None, None]
 
 
@@ -276,10 +372,13 @@ def test_ignored_areas_and_further_planes_are_no_part_of_drawn_areas(drawn_slide
     info = read_info(drawn_slide.folder / "slide.json")
     outer, ignored = shapely.box(0, 0, 3000, 1000), shapely.box(0, 0, 500, 1000)
     path = draw_areas(
-        tmp_path / "areas.geojson", {"Tumour": outer, "Ignore*: Positive": ignored, "Far": outer, "Late": outer}
+        tmp_path / "areas.geojson",
+        {"Tumour": outer, "Ignore*: Positive": ignored, "Far": outer, "Late": outer},
     )
     content = json.loads(path.read_text())
-    for feature, plane in zip(content["features"][2:], ({"z": 1, "t": 0}, {"z": 0, "t": 2}), strict=True):
+    for feature, plane in zip(
+        content["features"][2:], ({"z": 1, "t": 0}, {"z": 0, "t": 2}), strict=True
+    ):
         feature["geometry"]["plane"] = {"c": -1, **plane}
     line = json.loads(shapely.to_geojson(shapely.LineString([(0, 0), (9, 9)])))
     content["features"] += [{**content["features"][0], "geometry": line}]

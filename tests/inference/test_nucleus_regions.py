@@ -1,4 +1,6 @@
-"""Tissue regions from the classes of nuclei: their map, their files and border, and what real tissue gets."""
+"""Tissue regions from the classes of nuclei: their map, their files and border, and what real
+tissue gets.
+"""
 
 import cv2
 import numpy as np
@@ -14,9 +16,18 @@ from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.core.types import NucleusClass
 from muse_pipeline.inference import nucleus_regions
 from muse_pipeline.inference.model import find_region_model
-from muse_pipeline.inference.nucleus_regions import CELL_UM, REACH_UM, SIGMA_UM, map_shares, name_tissues
+from muse_pipeline.inference.nucleus_regions import (
+    CELL_UM,
+    REACH_UM,
+    SIGMA_UM,
+    map_shares,
+    name_tissues,
+)
 
-COLON, UM_PER_PX = "normal_gt2012915-1-400-001", np.array((1.5, 1.2))  # x, y: the published picture is not isotropic
+COLON, UM_PER_PX = (
+    "normal_gt2012915-1-400-001",
+    np.array((1.5, 1.2)),
+)  # x, y: the published picture is not isotropic
 NODE = "normal/tumor_004_38675_112420.png"
 
 
@@ -39,30 +50,48 @@ def mapped(tiled_slide, shards, tmp_path_factory):
 
 def test_a_map_is_the_share_of_gaussians_around_nuclei():
     random = np.random.default_rng(0)
-    cell, weight = random.integers(0, 20, (30, 2)), random.integers(0, 256, (30, 2)).astype(np.uint8)
+    cell, weight = (
+        random.integers(0, 20, (30, 2)),
+        random.integers(0, 256, (30, 2)).astype(np.uint8),
+    )
     cell[0] = 39, 29
     found = map_shares(cell, weight, (30, 40), CELL_UM)
     y, x = np.mgrid[:30, :40]
     square = ((x[..., None] - cell[:, 0]) ** 2 + (y[..., None] - cell[:, 1]) ** 2) * CELL_UM**2
-    near = (abs(x[..., None] - cell[:, 0]) <= 10) & (abs(y[..., None] - cell[:, 1]) <= 10)  # cells, as REACH_UM
+    near = (abs(x[..., None] - cell[:, 0]) <= 10) & (
+        abs(y[..., None] - cell[:, 1]) <= 10
+    )  # cells, as REACH_UM
     sums = (np.exp(-square / SIGMA_UM**2 / 2) * near) @ weight
     none = 255 * np.exp(-((REACH_UM / SIGMA_UM) ** 2) / 2)
-    expected = 255 * np.concatenate([np.full((30, 40, 1), none), sums], -1) / (none + sums.sum(-1, keepdims=True))
+    expected = (
+        255
+        * np.concatenate([np.full((30, 40, 1), none), sums], -1)
+        / (none + sums.sum(-1, keepdims=True))
+    )
     error = np.abs(found - np.moveaxis(expected, -1, 0))
     assert error.mean() < 0.2 and error.max() < 3  # weights far from nuclei are small integers
     assert found[0, 0, 39] == 255 and found[0, 29, 39] == 0  # far from all nuclei, and on one
 
 
-def test_shards_threads_and_bands_do_not_change_the_files(tiled_slide, shards, mapped, tmp_path, monkeypatch):
+def test_shards_threads_and_bands_do_not_change_the_files(
+    tiled_slide, shards, mapped, tmp_path, monkeypatch
+):
     whole = tiled_slide.detect(tmp_path, 1)
     monkeypatch.setattr(nucleus_regions, "_BAND_ROWS", 37)
-    assert checksums(regions(tiled_slide, whole, tmp_path / "again", "--threads", "2")) == checksums(mapped)
+    assert checksums(
+        regions(tiled_slide, whole, tmp_path / "again", "--threads", "2")
+    ) == checksums(mapped)
 
 
 def test_classes_follow_those_of_the_nuclei(tiled_slide, shards, mapped):
     record = read_json(mapped / "regions.json")
     names = [(one["name"], one["is_inside"]) for one in record["classes"]]
-    assert names == [("No nuclei", False), ("Lymphoid", False), ("Epithelium", True), ("Stroma", False)]
+    assert names == [
+        ("No nuclei", False),
+        ("Lymphoid", False),
+        ("Epithelium", True),
+        ("Stroma", False),
+    ]
     assert record["source"] == "nuclei" and record["model"]["name"] == "compact"
     assert {one["name"] for one in record["classes"] if one["area_mm2"]} >= {"Epithelium", "Stroma"}
     card = tiled_slide.predictor.card
@@ -76,8 +105,16 @@ def test_classes_follow_those_of_the_nuclei(tiled_slide, shards, mapped):
 def nuclei(tiled_slide, shards, mapped, tmp_path_factory):
     """The table of nuclei with these regions."""
     output = tmp_path_factory.mktemp("nuclei") / "nuclei.parquet"
-    files = "--info", str(tiled_slide.folder / "slide.json"), "--tissue", str(tiled_slide.folder / "tissue.npz")
-    assert main(["stitch", *map(str, shards), *files, "--regions", str(mapped), "-o", str(output)]) == 0
+    files = (
+        "--info",
+        str(tiled_slide.folder / "slide.json"),
+        "--tissue",
+        str(tiled_slide.folder / "tissue.npz"),
+    )
+    assert (
+        main(["stitch", *map(str, shards), *files, "--regions", str(mapped), "-o", str(output)])
+        == 0
+    )
     return output
 
 
@@ -91,25 +128,41 @@ def test_the_border_is_that_of_epithelium(tiled_slide, mapped, nuclei):
     sign = np.where(table["region"] == "Epithelium", -1, 1)
     np.testing.assert_allclose(table["border_distance_um"], sign * distance, atol=0.01)
     assert table["region"].notna().mean() > 0.99 and "unlike_region" not in table
-    agree = table["region"].astype(str) == table["class"].map({"Epithelial": "Epithelium", "Lymphocyte": "Lymphoid"})
+    agree = table["region"].astype(str) == table["class"].map(
+        {"Epithelial": "Epithelium", "Lymphocyte": "Lymphoid"}
+    )
     assert agree[table["class"] == "Epithelial"].mean() > 0.8
 
 
 def test_other_classes_of_nuclei_are_regions_with_their_own_names():
     names = ("Inflammatory", "Neoplastic", "Dead", "epithelial")
     tissues, is_inside = name_tissues([NucleusClass(name, (1, 2, 3)) for name in names])
-    assert [one.name for one in tissues] == ["No nuclei", "Inflammatory", "Neoplastic", "Dead", "Epithelium"]
+    assert [one.name for one in tissues] == [
+        "No nuclei",
+        "Inflammatory",
+        "Neoplastic",
+        "Dead",
+        "Epithelium",
+    ]
     assert is_inside == (False, False, True, False, True) and tissues[1].color == (1, 2, 3)
 
 
 def test_models_that_cannot_be_used_are_one_sentence(muse, shared_data, tmp_path):
-    picture, withdrawn = shared_data / "camelyon16-patches" / NODE, "the built-in model is withdrawn; give `nuclei`, "
+    picture, withdrawn = (
+        shared_data / "camelyon16-patches" / NODE,
+        "the built-in model is withdrawn; give `nuclei`, ",
+    )
     for words, sentence in (
         (["epithelium"], f"regions 'epithelium': {withdrawn}"),
         (["epithelum"], "regions 'epithelum': there is no such file; give `nuclei`, "),
-        (["nuclei", "--mode", "label-free"], "needs classes of nuclei, but model 'label_free' has only Nucleus; leave"),
+        (
+            ["nuclei", "--mode", "label-free"],
+            "needs classes of nuclei, but model 'label_free' has only Nucleus; leave",
+        ),
     ):
-        status, _, error = muse("run", picture, "--mpp", 0.25, "-o", tmp_path / "out", "--regions", *words)
+        status, _, error = muse(
+            "run", picture, "--mpp", 0.25, "-o", tmp_path / "out", "--regions", *words
+        )
         assert status == 2 and sentence in error, error
     with pytest.raises(ConfigError, match=withdrawn):
         find_region_model("epithelium")
@@ -121,17 +174,40 @@ def test_a_lymph_node_is_lymphoid(muse, shared_data, tmp_path):
     (folder,) = (path.parent for path in tmp_path.glob("*/regions.json"))
     areas = {one["name"]: one["area_mm2"] for one in read_json(folder / "regions.json")["classes"]}
     assert areas["Lymphoid"] > 0.9 * sum(areas.values()) > 0.0035
-    report, table = (tmp_path / "report.html").read_text(), pandas.read_table(tmp_path / "cohort.tsv")
-    assert "Tissue regions" in report and table["mm2_in_Lymphoid"][0] > 0 and table["regions"][0] == "ok"
+    report, table = (
+        (tmp_path / "report.html").read_text(),
+        pandas.read_table(tmp_path / "cohort.tsv"),
+    )
+    assert (
+        "Tissue regions" in report
+        and table["mm2_in_Lymphoid"][0] > 0
+        and table["regions"][0] == "ok"
+    )
 
 
 def test_glands_of_a_biopsy_that_no_model_has_read(shared_data, muse, tmp_path):
     """Painting everything has a Dice of 0.69."""
     folder = shared_data / "ebhi-seg-colon"
-    picture = cv2.resize(read_rgb(folder / f"images/{COLON}.jpg"), None, fx=UM_PER_PX[0], fy=UM_PER_PX[1])
+    picture = cv2.resize(
+        read_rgb(folder / f"images/{COLON}.jpg"), None, fx=UM_PER_PX[0], fy=UM_PER_PX[1]
+    )
     write_png(tmp_path / "biopsy.png", picture)
-    assert muse("run", tmp_path / "biopsy.png", "--mpp", 1, "--regions", "nuclei", "-o", tmp_path / "out")[0] == 0
-    found = shapely.union_all([shape for name, shape in read_polygons(tmp_path / "out/biopsy") if name == "Epithelium"])
+    assert (
+        muse(
+            "run",
+            tmp_path / "biopsy.png",
+            "--mpp",
+            1,
+            "--regions",
+            "nuclei",
+            "-o",
+            tmp_path / "out",
+        )[0]
+        == 0
+    )
+    found = shapely.union_all(
+        [shape for name, shape in read_polygons(tmp_path / "out/biopsy") if name == "Epithelium"]
+    )
     true = cv2.imread(str(folder / f"regions/{COLON}.png"), cv2.IMREAD_GRAYSCALE) > 0
     y, x = np.mgrid[: true.shape[0], : true.shape[1]] + 0.5
     inside = shapely.contains_xy(found, *(np.stack((x, y), -1) * UM_PER_PX).T).T

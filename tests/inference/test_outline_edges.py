@@ -41,7 +41,9 @@ def test_an_outline_stays_where_no_edge_is_near(light):
     given = circles(2.0, 9.0)
     assert snap_to_edges(light, CENTRES, given, MPP, REACH_UM) == pytest.approx(given, abs=1e-5)
     assert (snap_to_edges(np.full_like(light, 180), CENTRES, given, MPP, REACH_UM) == given).all()
-    assert (snap_to_edges(light, CENTRES, given, MPP, 0.1) == given).all()  # the reach is less than half a step
+    assert (
+        snap_to_edges(light, CENTRES, given, MPP, 0.1) == given
+    ).all()  # the reach is less than half a step
 
 
 def test_no_ray_moves_by_more_than_its_reach_or_turns_inside_out(light):
@@ -64,7 +66,9 @@ def test_a_nucleus_has_the_same_outline_whatever_others_there_are(light):
 
 
 def test_a_nucleus_at_the_border_keeps_finite_rays(light):
-    found = snap_to_edges(light, np.array([[0.2, 0.4], [129.9, 99.9]]), circles(4.0, 0.3), MPP, REACH_UM)
+    found = snap_to_edges(
+        light, np.array([[0.2, 0.4], [129.9, 99.9]]), circles(4.0, 0.3), MPP, REACH_UM
+    )
     assert np.isfinite(found).all() and (found > 0).all()
 
 

@@ -40,7 +40,9 @@ def picture():
     for (cx, cy), radius in zip(CENTRES, RADII_UM, strict=True):
         inside = 1 / (1 + np.exp((np.hypot(x - cx, y - cy) * MPP - radius) / 0.15))[..., None]
         pixels = pixels * (1 - inside) + np.array((105, 75, 140)) * inside
-    return np.clip(pixels + np.random.default_rng(0).normal(0, 5, pixels.shape), 0, 255).astype(np.uint8)
+    return np.clip(pixels + np.random.default_rng(0).normal(0, 5, pixels.shape), 0, 255).astype(
+        np.uint8
+    )
 
 
 def circles(radii):
@@ -57,7 +59,9 @@ def test_outlines_of_a_wrong_size_come_nearer_to_the_nucleus(refiner, picture, s
 
 def test_outlines_beside_their_nucleus_move_there(refiner, picture):
     shift = 1.0
-    true = np.stack([-shift * np.cos(ANGLES) + np.sqrt(r**2 - (shift * np.sin(ANGLES)) ** 2) for r in RADII_UM])
+    true = np.stack(
+        [-shift * np.cos(ANGLES) + np.sqrt(r**2 - (shift * np.sin(ANGLES)) ** 2) for r in RADII_UM]
+    )
     start = circles(RADII_UM)
     refined = refiner(picture, np.add(CENTRES, (shift / MPP, 0)), start, MPP)
     assert (abs(refined - true).mean(1) < abs(start - true).mean(1) * 0.6).all()
@@ -65,7 +69,10 @@ def test_outlines_beside_their_nucleus_move_there(refiner, picture):
 
 def test_a_nucleus_does_not_depend_on_the_others_of_its_picture(refiner, picture):
     rng = np.random.default_rng(0)
-    xy, rays = rng.uniform((0, 0), (130, 100), (150, 2)), rng.uniform(1, 6, (150, N_RAYS)).astype(np.float32)
+    xy, rays = (
+        rng.uniform((0, 0), (130, 100), (150, 2)),
+        rng.uniform(1, 6, (150, N_RAYS)).astype(np.float32),
+    )
     refined = refiner(picture, xy, rays, MPP)
     assert np.array_equal(refined[70:75], refiner(picture, xy[70:75], rays[70:75], MPP))
     assert refiner(picture, xy[:0], rays[:0], MPP).shape == (0, N_RAYS)
@@ -82,14 +89,20 @@ def test_samples_are_those_of_the_picture_along_each_ray():
     pixels = np.zeros((40, 40, 3), np.uint8)
     pixels[..., 0] = np.arange(40)  # the column of each pixel
     pixels[..., 1] = np.arange(40)[:, None]  # the row of each pixel
-    samples = sample_along_rays(pixels, np.array([[20.5, 10.5]]), np.full((1, 4), 4.0, np.float32), MPP)
+    samples = sample_along_rays(
+        pixels, np.array([[20.5, 10.5]]), np.full((1, 4), 4.0, np.float32), MPP
+    )
     along = (4 + (np.arange(2 * N_STEPS + 1) - N_STEPS) * STEP_UM) / MPP
     assert samples.shape == (3, 2 * N_STEPS + 1, 1, 4)
     assert samples[0, :, 0, 0] == pytest.approx(20 + along, abs=0.51)
     assert samples[1, :, 0, 1] == pytest.approx(10 + along, abs=0.51)
     assert samples[0, :, 0, 2] == pytest.approx(np.maximum(20 - along, 0), abs=0.51)
-    short = sample_along_rays(pixels, np.array([[20.5, 10.5]]), np.full((1, 4), 1.0, np.float32), MPP)
-    assert (short[0, : N_STEPS - 2, 0, 0] == 20).all()  # samples beyond the centre are taken at the centre
+    short = sample_along_rays(
+        pixels, np.array([[20.5, 10.5]]), np.full((1, 4), 1.0, np.float32), MPP
+    )
+    assert (
+        short[0, : N_STEPS - 2, 0, 0] == 20
+    ).all()  # samples beyond the centre are taken at the centre
 
 
 def test_outlines_stay_where_there_is_nothing(refiner):
@@ -103,14 +116,18 @@ def test_any_number_of_rays_is_refined_alike(refiner, picture, n_rays):
     start = np.array(RADII_UM, np.float32)[:, None] * np.float32(0.8)
     expected = refiner(picture, CENTRES, np.repeat(start, 32, 1), MPP).mean(1)
     refined = refiner(picture, CENTRES, np.repeat(start, n_rays, 1), MPP)
-    assert refined.shape == (len(CENTRES), n_rays) and refined.mean(1) == pytest.approx(expected, rel=0.02)
+    assert refined.shape == (len(CENTRES), n_rays) and refined.mean(1) == pytest.approx(
+        expected, rel=0.02
+    )
 
 
 def test_outlines_are_refined_or_put_on_edges_or_stay(refiner, picture):
     found = Nuclei(CENTRES, Frame.WINDOW, rays=circles(RADII_UM) * np.float32(0.9))
     fit = partial(fit_outlines, [found, found[:0]], np.stack([picture, picture]), MPP)
     refined, none = fit(1.0, refiner)
-    assert np.array_equal(refined.rays, refiner(picture, CENTRES, found.rays, MPP)) and not len(none)
+    assert np.array_equal(refined.rays, refiner(picture, CENTRES, found.rays, MPP)) and not len(
+        none
+    )
     moved, _ = fit(1.0, None)
     red = np.ascontiguousarray(picture[..., 0])
     assert np.array_equal(moved.rays, snap_to_edges(red, CENTRES, found.rays, MPP, 1.0))
@@ -133,12 +150,22 @@ def test_values_between_angles_are_those_of_both_sides():
 
 
 def test_a_graph_of_other_shapes_is_one_sentence(tmp_path, picture):
-    rays, change = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 8]) for name in ("rays", "change"))
+    rays, change = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 8])
+        for name in ("rays", "change")
+    )
     density = helper.make_tensor_value_info("density", TensorProto.FLOAT, [3, 17, 64, 8])
-    graph = helper.make_graph([helper.make_node("Identity", ["rays"], ["change"])], "g", [density, rays], [change])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "a.onnx")
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["rays"], ["change"])], "g", [density, rays], [change]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+        tmp_path / "a.onnx",
+    )
     with pytest.raises(ModelError, match="runtime cannot run"):
-        OutlineRefiner(tmp_path / "a.onnx")(picture, CENTRES, np.full((3, N_RAYS), 4, np.float32), MPP)
+        OutlineRefiner(tmp_path / "a.onnx")(
+            picture, CENTRES, np.full((3, N_RAYS), 4, np.float32), MPP
+        )
 
 
 def test_a_file_that_is_no_graph_is_one_sentence(tmp_path):

@@ -1,4 +1,6 @@
-"""A picture is resampled to the model's mpp, and its nuclei are mapped back to the picture's own pixels."""
+"""A picture is resampled to the model's mpp, and its nuclei are mapped back to the picture's own
+pixels.
+"""
 
 from types import SimpleNamespace
 

@@ -53,7 +53,9 @@ def test_a_foreign_file_is_rejected(tmp_path):
 
 
 def test_a_graph_that_fails_on_windows_is_named(tmp_path):
-    """The convolution of this graph takes four channels, which ONNX Runtime notices only at the first window."""
+    """The convolution of this graph takes four channels, which ONNX Runtime notices only at the
+    first window.
+    """
     inputs = [
         helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["b", "c", "h", "w"]),
         helper.make_tensor_value_info("colour", TensorProto.FLOAT, [3, 4]),
@@ -65,7 +67,10 @@ def test_a_graph_that_fails_on_windows_is_named(tmp_path):
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 1, "h", "w"])
     weight = numpy_helper.from_array(np.ones((1, 4, 1, 1), np.float32), "weight")
     graph = helper.make_graph(nodes, "g", inputs, [output], [weight])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10),
+        tmp_path / "m.onnx",
+    )
     reason = r"m\.onnx: the runtime cannot run it \(Input channels C is not equal.+\); export"
     with pytest.raises(ModelError, match=reason):
         GraphRunner(tmp_path / "m.onnx").run(["y"], np.zeros((1, 8, 8, 3), np.uint8), IDENTITY)
@@ -134,20 +139,25 @@ def test_the_colour_map_takes_a_slide_to_the_reference():
     reference = dataclasses.replace(Predictor(find_model("compact")).card.colour, share=1.0)
     own = MacenkoFit(np.array([[0.6, 0.7, 0.39], [0.2, 0.9, 0.38]]), np.array([1.2, 0.8]))
     matrix = colour_of_fit(reference, own)
-    for stain, strong, to, to_strong in zip(own.stains, own.strong, reference.stains, reference.strong, strict=True):
+    for stain, strong, to, to_strong in zip(
+        own.stains, own.strong, reference.stains, reference.strong, strict=True
+    ):
         assert np.allclose(matrix[:, :3] @ (stain * strong), np.array(to) * to_strong, atol=1e-5)
     assert np.array_equal(colour_of_fit(reference, None), IDENTITY)
 
 
 @pytest.mark.parametrize(
-    ("stated", "port"), [({"input_px": 512}, "pixels"), ({"capacity": 100}, "xy"), ({"n_rays": 16}, "rays")]
+    ("stated", "port"),
+    [({"input_px": 512}, "pixels"), ({"capacity": 100}, "xy"), ({"n_rays": 16}, "rays")],
 )
 def test_a_card_that_is_counted_of_another_graph_is_rejected(tmp_path, stated, port):
     model = onnx.load(find_model("compact-fp32"))
     card = Predictor(find_model("compact-fp32")).card
     sizes = {"pixels": (1, 3, card.input_px, card.input_px), "xy": (1, card.capacity, 2)}
     for graph_port in (*model.graph.input, *model.graph.output):  # fix the size of windows
-        for side, size in zip(graph_port.type.tensor_type.shape.dim, sizes.get(graph_port.name, ()), strict=False):
+        for side, size in zip(
+            graph_port.type.tensor_type.shape.dim, sizes.get(graph_port.name, ()), strict=False
+        ):
             side.dim_value = size
     entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
     entry.value = json.dumps(json.loads(entry.value) | stated)

@@ -45,7 +45,8 @@ def test_a_provider_that_is_not_there_is_rejected_with_what_to_install(provider)
 def test_a_provider_that_is_there_and_cannot_start_is_rejected(monkeypatch):
     if starts("cuda"):
         pytest.skip("CUDA starts here")
-    # As with a GPU package on a machine without a GPU, the provider is listed, but no session can use it.
+    # As with a GPU package on a machine without a GPU, the provider is listed, but no session can
+    # use it.
     listed = [RUNTIMES["cuda"], *onnxruntime.get_available_providers()]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
     with pytest.warns(UserWarning, match="not in available"):
@@ -87,13 +88,17 @@ def test_another_provider_finds_the_same_nuclei(provider, request, tmp_path):
     slide, nuclei = request.getfixturevalue("tiled_slide"), {}
     for run in ("cpu", provider, f"{provider} again"):
         predictor = Predictor(find_model("compact-fp32"), run.split()[0])
-        nuclei[run] = read_nuclei(replace(slide, predictor=predictor).nuclei(tmp_path / run, threads=2))
+        nuclei[run] = read_nuclei(
+            replace(slide, predictor=predictor).nuclei(tmp_path / run, threads=2)
+        )
     expected, found, again = nuclei.values()
     assert len(expected) > 500
     assert len(expected) == len(found)
     partner = match_points(found.xy, found.score, expected.xy, 1.0)
     assert sorted(partner) == list(range(len(expected)))
     for name, tolerance in (("xy", 0.01), ("score", 1e-3), ("prob", 5e-3), ("rays", 0.02)):
-        np.testing.assert_allclose(getattr(found, name), getattr(expected[partner], name), rtol=0, atol=tolerance)
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected[partner], name), rtol=0, atol=tolerance
+        )
     for name in ("xy", "score", "prob", "rays"):
         assert np.array_equal(getattr(found, name), getattr(again, name))

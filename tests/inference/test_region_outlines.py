@@ -12,7 +12,8 @@ def draw_label(size: int, seed: int, sigma: float) -> np.ndarray:
     """(size, size) uint8: three classes on tissue with gaps."""
     rng = np.random.default_rng(seed)
     kind, tissue = (
-        cv2.GaussianBlur(rng.normal(size=(size, size)).astype(np.float32), (0, 0), s) for s in (sigma, 3 * sigma)
+        cv2.GaussianBlur(rng.normal(size=(size, size)).astype(np.float32), (0, 0), s)
+        for s in (sigma, 3 * sigma)
     )
     label = 1 + (kind > 0) + (kind > kind.std())
     return np.where(tissue > -0.5 * tissue.std(), label, 0).astype(np.uint8)

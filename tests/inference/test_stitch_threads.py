@@ -1,4 +1,6 @@
-"""From windows to finished files on several threads: pieces run side by side, and all files have the same bytes."""
+"""From windows to finished files on several threads: pieces run side by side, and all files have
+the same bytes.
+"""
 
 import multiprocessing
 from itertools import count
@@ -21,7 +23,9 @@ from muse_pipeline.slides import isolation
 
 @pytest.fixture(scope="module", autouse=True)
 def small_batches():
-    """Divide even the few nuclei of a small slide into several batches of GeoJSON, which are compressed separately."""
+    """Divide even the few nuclei of a small slide into several batches of GeoJSON, which are
+    compressed separately.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "BATCH", 128)
         yield
@@ -29,19 +33,27 @@ def small_batches():
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """Divide even the few nuclei of a small slide into many parts, only a few of which are processed at a time."""
+    """Divide even the few nuclei of a small slide into many parts, only a few of which are
+    processed at a time.
+    """
     monkeypatch.setattr(stitch, "AT_ONCE", 128)
 
 
 def run_from_windows(tiled_slide, folder: Path, n_shards: int, threads: int) -> dict[str, bytes]:
-    """Detect, stitch and write the outputs of a slide; returns every file that is not a ledger by its path."""
+    """Detect, stitch and write the outputs of a slide; returns every file that is not a ledger by
+    its path.
+    """
     copytree(tiled_slide.folder, folder)
     shards = tiled_slide.detect(folder / "shards", n_shards, threads)
-    settings = RunSettings({"features": "all", "viewer": False, "cells": {"expand_um": 5}, "csv": True}, threads)
+    settings = RunSettings(
+        {"features": "all", "viewer": False, "cells": {"expand_um": 5}, "csv": True}, threads
+    )
     make_nuclei(shards, FinishedSlide(SlideFiles(folder), settings, threads=threads))
     before = {path.relative_to(tiled_slide.folder) for path in tiled_slide.folder.rglob("*")}
     written = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
-    names = sorted(name for name in written if name not in before and name.parts[0] not in {"ledger", "shards"})
+    names = sorted(
+        name for name in written if name not in before and name.parts[0] not in {"ledger", "shards"}
+    )
     return {str(name): written[name].read_bytes() for name in names}
 
 
@@ -55,23 +67,40 @@ def expected(tiled_slide, tmp_path_factory) -> dict[str, bytes]:
 def test_any_number_of_shards_and_threads_gives_the_same_bytes(
     tiled_slide, expected, small_parts, tmp_path, n_shards, threads
 ):
-    assert expected.keys() >= {"nuclei.parquet", "nuclei.geojson.gz", "cells.geojson.gz", "overlays/1.png"}
+    assert expected.keys() >= {
+        "nuclei.parquet",
+        "nuclei.geojson.gz",
+        "cells.geojson.gz",
+        "overlays/1.png",
+    }
     assert run_from_windows(tiled_slide, tmp_path / "slide", n_shards, threads) == expected
 
 
 @pytest.mark.slow
-def test_processes_give_the_same_bytes_as_threads(tiled_slide, expected, small_parts, tmp_path, monkeypatch):
+def test_processes_give_the_same_bytes_as_threads(
+    tiled_slide, expected, small_parts, tmp_path, monkeypatch
+):
     monkeypatch.setattr(isolation, "MANY_WINDOWS", 1)
-    assert run_from_windows(tiled_slide, tmp_path / "slide", 1, isolation.MOST_THREADS + 1) == expected
+    assert (
+        run_from_windows(tiled_slide, tmp_path / "slide", 1, isolation.MOST_THREADS + 1) == expected
+    )
     assert len(multiprocessing.active_children()) > isolation.MOST_THREADS
 
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(stitch, "rings_to_polygons"), (write.FeatureRenderer, "render"), (slide_summary, "draw_field")],
+    [
+        (stitch, "rings_to_polygons"),
+        (write.FeatureRenderer, "render"),
+        (slide_summary, "draw_field"),
+    ],
 )
-def test_pieces_run_side_by_side(tiled_slide, whole, small_parts, tmp_path, monkeypatch, module, name):
-    """The first two calls of each function wait for each other, which would never end on one thread."""
+def test_pieces_run_side_by_side(
+    tiled_slide, whole, small_parts, tmp_path, monkeypatch, module, name
+):
+    """The first two calls of each function wait for each other, which would never end on one
+    thread.
+    """
     meet, calls, function = Barrier(2, timeout=60), count(), getattr(module, name)
 
     def call(*arguments, **named):
@@ -83,5 +112,8 @@ def test_pieces_run_side_by_side(tiled_slide, whole, small_parts, tmp_path, monk
     monkeypatch.setattr(module, name, call)
     assert read_provenance(whole).n_nuclei > 500
     settings = RunSettings({"viewer": False, "quality": False}, 2)
-    make_nuclei([whole.with_name("1-of-1.parquet")], FinishedSlide(SlideFiles(tmp_path / "slide"), settings, threads=2))
+    make_nuclei(
+        [whole.with_name("1-of-1.parquet")],
+        FinishedSlide(SlideFiles(tmp_path / "slide"), settings, threads=2),
+    )
     assert next(calls) > 2

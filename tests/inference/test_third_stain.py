@@ -1,4 +1,6 @@
-"""A third stain besides haematoxylin and DAB: it is estimated, its absence is noticed, and scores do not change."""
+"""A third stain besides haematoxylin and DAB: it is estimated, its absence is noticed, and scores
+do not change.
+"""
 
 import csv
 from functools import cache
@@ -13,7 +15,12 @@ from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.tissue.stain import find_third_stain
 
-RED, EOSIN, MAGENTA, GREEN = (0.214, 0.851, 0.478), (0.072, 0.990, 0.105), (0.25, 0.92, 0.29), (0.98, 0.144, 0.133)
+RED, EOSIN, MAGENTA, GREEN = (
+    (0.214, 0.851, 0.478),
+    (0.072, 0.990, 0.105),
+    (0.25, 0.92, 0.29),
+    (0.98, 0.144, 0.133),
+)
 AEC = (0.274, 0.680, 0.680)  # 8 degrees from DAB
 THIRDS = [RED, EOSIN, MAGENTA, GREEN]
 SIZE_UM, SLIDE_UM = (560, 400), (320, 240)
@@ -47,7 +54,9 @@ def test_glass_has_no_third_stain(pixels):
 
 
 def test_haematoxylin_of_another_shade_is_no_third_stain(shared_data):
-    """The haematoxylin of OS-2 is 13 degrees from the textbook's; a red painted over it is found nevertheless."""
+    """The haematoxylin of OS-2 is 13 degrees from the textbook's; a red painted over it is found
+    nevertheless.
+    """
     with open_slide(shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif") as slide:
         pixels = slide.read_region((0, 0), 0, (1000, 1000))
     assert find_third_stain(pixels.reshape(-1, 3)) is None
@@ -60,7 +69,10 @@ def test_dab_is_that_of_the_slide_without_the_third_stain(third):
     pixels, centres, density = drawn(0.5, SIZE_UM, third)
     x, y = centres.astype(int).T
     around = [(y + dy, x + dx) for dx in (-2, 0, 2) for dy in (-2, 0, 2)]
-    two, three = (np.mean([split_stains(pixels, each)[at][:, 1] for at in around], 0) for each in (None, unit(third)))
+    two, three = (
+        np.mean([split_stains(pixels, each)[at][:, 1] for at in around], 0)
+        for each in (None, unit(third))
+    )
     assert np.abs(three / LN_10 - density).max() < 0.05 < np.abs(two / LN_10 - density).max()
 
 
@@ -76,7 +88,9 @@ def test_pixels_without_the_third_stain_are_split_as_before():
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slides")
     for name, third in (("two", None), ("three", RED)):
-        pixels = np.pad(drawn(0.5, SLIDE_UM, third)[0], ((100, 100), (100, 100), (0, 0)), constant_values=246)
+        pixels = np.pad(
+            drawn(0.5, SLIDE_UM, third)[0], ((100, 100), (100, 100), (0, 0)), constant_values=246
+        )
         write_pyramid(folder / f"{name}.tif", pixels, factors=(4,), mpp=0.5)
     return folder
 
@@ -99,12 +113,20 @@ def test_scores_of_a_slide_do_not_change_with_a_third_stain(folder, muse, tmp_pa
         assert float(found["three"][score]) == pytest.approx(true[score], abs=tolerance)
         assert float(plain["three"][score]) > true[score] + 5
     assert [round(float(each["three"]["h_score"])) for each in (plain, found)] == [138, 123]
-    assert float(found["three"]["cytoplasm_h_score"]) < 1 < 10 < float(plain["three"]["cytoplasm_h_score"])
+    assert (
+        float(found["three"]["cytoplasm_h_score"])
+        < 1
+        < 10
+        < float(plain["three"]["cytoplasm_h_score"])
+    )
     assert angle(read_provenance(tmp_path / "third/three/nuclei.parquet").third_stain, RED) < 7
-    # A slide without a third stain gets a warning, and the same nuclei as without ``--third-stain``.
+    # A slide without a third stain gets a warning, and the same nuclei as without
+    # ``--third-stain``.
     assert "no third stain distinct from haematoxylin and DAB was found" in found["two"]["warnings"]
     assert "third stain" not in found["three"]["warnings"] + plain["two"]["warnings"]
-    before, after = (read_nuclei(tmp_path / name / "two/nuclei.parquet") for name in ("plain", "third"))
+    before, after = (
+        read_nuclei(tmp_path / name / "two/nuclei.parquet") for name in ("plain", "third")
+    )
     assert np.array_equal(before.dab_od, after.dab_od) and np.array_equal(before.rays, after.rays)
     assert read_provenance(tmp_path / "third/two/nuclei.parquet").third_stain is None
     assert "third_stain" not in (tmp_path / "plain/three/colour.json").read_text()

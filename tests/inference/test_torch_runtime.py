@@ -1,4 +1,6 @@
-"""Networks run by PyTorch give the numbers of ONNX Runtime; models without their checkpoint are rejected."""
+"""Networks run by PyTorch give the numbers of ONNX Runtime; models without their checkpoint are
+rejected.
+"""
 
 import shutil
 from dataclasses import replace
@@ -34,7 +36,9 @@ def test_a_built_in_detector_gives_the_same_numbers(model, sides, nuclei_pixels)
     pixels = np.ascontiguousarray(nuclei_pixels[: sides[0], : sides[1]])[None]
     expected, actual = (
         predictor.run(predictor.outputs, pixels, IDENTITY)
-        for predictor in (Predictor(find_model(model), provider) for provider in ("cpu", "torch-cpu"))
+        for predictor in (
+            Predictor(find_model(model), provider) for provider in ("cpu", "torch-cpu")
+        )
     )
     n = int((expected[1] > 0).sum())
     assert n
@@ -46,14 +50,17 @@ def test_a_built_in_detector_gives_the_same_numbers(model, sides, nuclei_pixels)
 def test_the_features_of_a_detector_are_the_same_numbers(nuclei_pixels):
     xy = np.array([[60.5, 100.0], [128.0, 128.0]])
     path = find_model("compact-fp32")
-    expected, actual = (Embedder(path, provider)(nuclei_pixels, IDENTITY, xy) for provider in ("cpu", "torch-cpu"))
+    expected, actual = (
+        Embedder(path, provider)(nuclei_pixels, IDENTITY, xy) for provider in ("cpu", "torch-cpu")
+    )
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4)
 
 
 def test_a_region_model_runs_the_network_of_the_checkpoint_beside_it(nuclei_pixels, tmp_path):
     network = RegionNetwork("muse_compact_16", 4, (0.2, 0.3, 0.5)).eval()
     save_checkpoint(
-        tmp_path / "checkpoint.pt", Checkpoint(network.backbone.state_dict(), network.sides.state_dict(), {})
+        tmp_path / "checkpoint.pt",
+        Checkpoint(network.backbone.state_dict(), network.sides.state_dict(), {}),
     )
     own = {"backbone": "muse_compact_16", "fusion": "0.2, 0.3, 0.5"}
     card = read_card(ARTEFACTS, RegionCard)
@@ -63,14 +70,18 @@ def test_a_region_model_runs_the_network_of_the_checkpoint_beside_it(nuclei_pixe
         RegionPredictor(tmp_path / "regions.onnx", "torch-cpu")
     card = replace(card, source={**own, "checkpoint_sha256": sha256_of(tmp_path / "checkpoint.pt")})
     write_model(onnx.load(str(ARTEFACTS)), card, tmp_path / "regions.onnx")
-    probabilities = RegionPredictor(tmp_path / "regions.onnx", "torch-cpu")(nuclei_pixels[None], IDENTITY)
+    probabilities = RegionPredictor(tmp_path / "regions.onnx", "torch-cpu")(
+        nuclei_pixels[None], IDENTITY
+    )
     assert probabilities.shape == (1, 4, 64, 64)
     assert probabilities.min() > 0 and probabilities.max() < 1
 
 
 def test_a_copy_of_a_model_needs_its_checkpoint(tmp_path):
     model = shutil.copy(find_model("compact-fp32"), tmp_path / "mine.onnx")
-    shutil.copy(BUILT_IN / "torch" / "label_free.pt", tmp_path / "mine.pt")  # not the checkpoint of this model
+    shutil.copy(
+        BUILT_IN / "torch" / "label_free.pt", tmp_path / "mine.pt"
+    )  # not the checkpoint of this model
     with pytest.raises(ModelError, match="provider 'torch' runs"):
         Predictor(model, "torch-cpu")
     shutil.copy(BUILT_IN / "compact.pt", tmp_path / "mine.pt")

@@ -54,7 +54,14 @@ def make(folder, content, name="P.geojson", **settings):
         (folder / "labels" / name).write_text(content)
     else:
         cv2.imwrite(str(folder / "labels/P.png"), content)
-    given = {"images": folder / "images", "mpp": 0.5, "class_map": MAP, "margin_um": 2.0, "purity": 1.0, **settings}
+    given = {
+        "images": folder / "images",
+        "mpp": 0.5,
+        "class_map": MAP,
+        "margin_um": 2.0,
+        "purity": 1.0,
+        **settings,
+    }
     return PictureSource(folder / "labels", "areas", **given)
 
 
@@ -62,22 +69,31 @@ def read(source, mpp=0.5):
     return read_labelled_images([source], CLASSES, mpp, 8)
 
 
-TWO_AREAS = geojson((box(0, 0, 100, 160), "Dark"), (box(120, 0, 240, 160), "other"), (point(20, 20), "other"))
+TWO_AREAS = geojson(
+    (box(0, 0, 100, 160), "Dark"), (box(120, 0, 240, 160), "other"), (point(20, 20), "other")
+)
 
 
 def test_the_nuclei_in_an_area_have_its_class_or_one_of_its_set(tmp_path):
     (image,) = read(make(tmp_path, TWO_AREAS))
     left = image.nuclei.xy[:, 0] < 110
-    assert left.sum() == 8 and (~left).sum() == 12  # 2 and 3 columns; the column at 100 px is in neither area
+    assert (
+        left.sum() == 8 and (~left).sum() == 12
+    )  # 2 and 3 columns; the column at 100 px is in neither area
     assert set(image.nuclei.label[left]) == {0} and set(image.nuclei.label[~left]) == {-1}
-    assert (image.nuclei.prob[left] == [1, 0, 0]).all() and (image.nuclei.prob[~left] == [0, 0.5, 0.5]).all()
+    assert (image.nuclei.prob[left] == [1, 0, 0]).all() and (
+        image.nuclei.prob[~left] == [0, 0.5, 0.5]
+    ).all()
     assert np.isnan(image.nuclei.rays).all() and image.nuclei.rays.shape[1] == 8
     assert image.region[80, 50] and not image.region[80, 110] and not image.region[1, 50]
 
 
 def test_the_margin_leaves_out_nuclei_at_the_border(tmp_path):
     content = geojson((box(0, 0, 69, 160), "Dark"))
-    assert [len(read(make(tmp_path, content, margin_um=um))[0].nuclei) for um in (2.0, 5.0)] == [8, 4]
+    assert [len(read(make(tmp_path, content, margin_um=um))[0].nuclei) for um in (2.0, 5.0)] == [
+        8,
+        4,
+    ]
 
 
 def test_purity_spreads_the_rest_over_the_other_classes():
@@ -108,23 +124,33 @@ def test_areas_of_a_slide_and_its_windows(tmp_path):
     (tmp_path / "labels/S.geojson").write_text(
         geojson((box(80, 80, 380, 520), "Dark"), (box(500, 80, 800, 520), "other"))
     )
-    source = SlideSource(tmp_path / "labels", "areas", slides=tmp_path, class_map=MAP, margin_um=2.0)
+    source = SlideSource(
+        tmp_path / "labels", "areas", slides=tmp_path, class_map=MAP, margin_um=2.0
+    )
     images = read_labelled_images([source], CLASSES, 0.5, 8, 256)
-    inside = ((xy > (84, 84)) & (xy < (376, 516))).all(1).sum() + ((xy > (504, 84)) & (xy < (796, 516))).all(1).sum()
+    inside = ((xy > (84, 84)) & (xy < (376, 516))).all(1).sum() + (
+        (xy > (504, 84)) & (xy < (796, 516))
+    ).all(1).sum()
     assert len(images) > 2 and sum(len(image.nuclei) for image in images) == inside
     assert images[0].name == "S_area_x83_y83"  # level-0 px
-    (dark, others) = LabelSummary(images, CLASSES, 0.5).areas
-    assert dark.startswith("Dark: ") and "in 1 area (" in dark and others.startswith("Pale or Red: ")
+    dark, others = LabelSummary(images, CLASSES, 0.5).areas
+    assert (
+        dark.startswith("Dark: ") and "in 1 area (" in dark and others.startswith("Pale or Red: ")
+    )
 
 
 def test_what_is_found_on_glass_is_not_labelled(tmp_path):
     pixels = np.full((600, 900, 3), 243, np.uint8)
     pixels[:, :400] = draw_nuclei((400, 600), grid_xy((400, 600), first_px=60))
-    pixels[250:310, 700:760] = draw_nuclei((60, 60), np.array([[30.0, 30.0]]))  # a speck that looks like a nucleus
+    pixels[250:310, 700:760] = draw_nuclei(
+        (60, 60), np.array([[30.0, 30.0]])
+    )  # a speck that looks like a nucleus
     write_pyramid(tmp_path / "S.tif", pixels)
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/S.geojson").write_text(geojson((box(650, 200, 800, 350), "Dark")))
-    source = SlideSource(tmp_path / "labels", "areas", slides=tmp_path, class_map=MAP, margin_um=2.0)
+    source = SlideSource(
+        tmp_path / "labels", "areas", slides=tmp_path, class_map=MAP, margin_um=2.0
+    )
     with pytest.raises(LabelError, match="feature 1: `compact` finds no nucleus"):
         read_labelled_images([source], CLASSES, 0.5, 8, 256)
 
@@ -154,7 +180,11 @@ def test_the_summary_counts_nuclei_by_class_and_area(tmp_path):
         (geojson((box(0, 0, 100, 160), None)), {}, "feature 1: is an area without a class"),
         (geojson((box(0, 0, 100, 160), "nothing")), {}, "has no area with a class"),
         (geojson((box(0, 0, 100, 160), "Drak")), {}, "class 'Drak' .*'Dark'"),
-        (TWO_AREAS, {"class_map": {"Dark": "Dark", "other": CLASSES}}, "maps 'other' to every class"),
+        (
+            TWO_AREAS,
+            {"class_map": {"Dark": "Dark", "other": CLASSES}},
+            "maps 'other' to every class",
+        ),
         (TWO_AREAS, {"class_map": {"Dark": "Dark", "other": ("Pale", "Blue")}}, "'Blue'"),
         (TWO_AREAS, {"mpp": None}, r"P\.png: .*`mpp`"),
         (np.ones((20, 30), np.uint8), {"class_map": {"1": "Dark"}}, "is 30 x 20 px, .* 240 x 160"),
@@ -173,7 +203,9 @@ def test_areas_that_touch_or_lie_within_their_margins_do_not_overlap(tmp_path):
 
 
 def test_an_empty_area_may_be_allowed(tmp_path):
-    assert not len(read(make(tmp_path, geojson((box(101, 0, 119, 160), "Dark")), allow_empty=True))[0].nuclei)
+    assert not len(
+        read(make(tmp_path, geojson((box(101, 0, 119, 160), "Dark")), allow_empty=True))[0].nuclei
+    )
 
 
 def test_a_class_map_of_areas_may_have_lists():
@@ -182,7 +214,9 @@ def test_a_class_map_of_areas_may_have_lists():
 
 
 def test_points_take_one_class_each(tmp_path):
-    source = dataclasses.replace(make(tmp_path, geojson((disc(20.5, 20.5), "other"))), format="geojson")
+    source = dataclasses.replace(
+        make(tmp_path, geojson((disc(20.5, 20.5), "other"))), format="geojson"
+    )
     with pytest.raises(LabelError, match=r"feature 1: .*'other' to several classes"):
         read(source)
 
@@ -213,19 +247,26 @@ def test_a_label_that_may_be_wrong_pulls_less_the_more_the_network_contradicts_i
 
 
 def area_batch():
-    """Maps and a batch of a single window of 32 px, which lies in a class area and has one nucleus."""
+    """Maps and a batch of a single window of 32 px, which lies in a class area and has one
+    nucleus.
+    """
     maps = NucleusMaps(*(torch.zeros(1, n, 8, 8, requires_grad=True) for n in (1, 2, 3, 4)))
     region = torch.full((1, 8, 8), CLASSES_ONLY)
     rays = torch.full((1, 1, 4), torch.nan)
     shares = torch.tensor([[[0.0, 0.5, 0.5]]])
-    return maps, LabelledBatch(None, None, torch.tensor([[[14.0, 14.0]]]), torch.tensor([[-1]]), rays, region, shares)
+    return maps, LabelledBatch(
+        None, None, torch.tensor([[[14.0, 14.0]]]), torch.tensor([[-1]]), rays, region, shares
+    )
 
 
 def test_an_area_trains_classes_and_neither_positions_nor_outlines():
     maps, batch = area_batch()
     DenseCriterion(0.5, torch.ones(3))(maps, batch)["loss"].backward()
     assert maps.label.grad.abs().sum() > 0
-    assert all(one.grad is None or not one.grad.abs().sum() for one in (maps.centre, maps.offset, maps.rays))
+    assert all(
+        one.grad is None or not one.grad.abs().sum()
+        for one in (maps.centre, maps.offset, maps.rays)
+    )
 
 
 @pytest.mark.parametrize("where", ["everywhere", "outside"])
@@ -248,7 +289,9 @@ def test_class_weights_follow_what_is_drawn_and_the_shares_of_sets(tmp_path):
     expected = frequency**-0.5
     found = class_weights([image], 3)
     np.testing.assert_allclose(found, expected / np.average(expected, weights=frequency), rtol=1e-5)
-    points = dataclasses.replace(image, nuclei=image.nuclei[image.nuclei.label == 0], areas=(), weight=3.0)
+    points = dataclasses.replace(
+        image, nuclei=image.nuclei[image.nuclei.label == 0], areas=(), weight=3.0
+    )
     often = class_weights([image, points], 3)
     assert often[0] / often[1] == pytest.approx((n_others / 2 / (4 * n_dark)) ** 0.5, rel=1e-5)
 
@@ -262,7 +305,9 @@ def test_class_weights_do_not_depend_on_the_size_of_the_weights_of_sources(tmp_p
 
 def test_windows_of_areas_and_of_drawn_nuclei_go_together(tmp_path):
     (image,) = read(make(tmp_path / "a", TWO_AREAS))
-    drawn = dataclasses.replace(make(tmp_path / "d", geojson(*((disc(*xy), "Dark") for xy in XY))), format="geojson")
+    drawn = dataclasses.replace(
+        make(tmp_path / "d", geojson(*((disc(*xy), "Dark") for xy in XY))), format="geojson"
+    )
     colours, stains = np.tile(np.eye(3, 4), (2, 1, 1)), np.array([[0.6, 0.7, 0.3], [0.1, 1.0, 0.1]])
     settings = SimpleNamespace(mpp=0.5, window_px=128, batch=8, augmentation=Augmentation(), seed=1)
     windows = LabelledWindows([image, *read(drawn)], colours, stains, settings, torch.device("cpu"))
@@ -273,7 +318,13 @@ def test_windows_of_areas_and_of_drawn_nuclei_go_together(tmp_path):
 
 
 def test_classes_in_areas_are_scored():
-    true = Nuclei([[10, 10], [30, 10], [50, 10], [70, 10]], Frame.WORK, prob=[[1, 0, 0]] * 2 + [[0, 0.5, 0.5]] * 2)
-    found = Nuclei([[10, 10], [30, 11], [50, 10], [70, 10], [90, 10]], Frame.WORK, label=[0, 1, 2, 0, 0])
+    true = Nuclei(
+        [[10, 10], [30, 10], [50, 10], [70, 10]],
+        Frame.WORK,
+        prob=[[1, 0, 0]] * 2 + [[0, 0.5, 0.5]] * 2,
+    )
+    found = Nuclei(
+        [[10, 10], [30, 11], [50, 10], [70, 10], [90, 10]], Frame.WORK, label=[0, 1, 2, 0, 0]
+    )
     counts = count_area_classes(found, true, 0.5).values
     assert counts.tolist() == [[0, 0, 0], [1, 1, 1], [0, 1, 0.5], [1, 0, 0.5]]

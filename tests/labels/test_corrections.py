@@ -32,12 +32,16 @@ def slide(tmp_path):
 
 
 def make(tmp_path, slide, results=None, **changes):
-    """A source of labels as the viewer writes them: a region with one nucleus, and an empty region."""
+    """A source of labels as the viewer writes them: a region with one nucleus, and an empty
+    region.
+    """
     checksum = footer_checksum(tmp_path / "results/S/nuclei.parquet")
     metadata = {"muse slide": slide.fingerprint, "muse nuclei": checksum, **changes}
     inside = [xy for xy in XY if MARKED[0] < xy[0] < MARKED[2] and MARKED[1] < xy[1] < MARKED[3]]
     assert len(inside) == 1
-    text = geojson((box(*MARKED), "Region*"), (box(*EMPTY), "Region*"), (disc(*inside[0], RADIUS), "Dark"))
+    text = geojson(
+        (box(*MARKED), "Region*"), (box(*EMPTY), "Region*"), (disc(*inside[0], RADIUS), "Dark")
+    )
     collection = json.loads(text)
     for feature in collection["features"][:2]:
         feature["properties"]["metadata"] = metadata

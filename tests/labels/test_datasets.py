@@ -58,9 +58,13 @@ def test_a_layout_gives_what_was_drawn(tmp_path, name):
     assert first.pixels.shape == (round(SIZE[1] * factor), round(SIZE[0] * factor), 3)
     kept = 5 if name == "nuinsseg" else 6  # one nucleus lies in a vague area of the first organ
     order = np.lexsort(first.nuclei.xy.round().T)  # row by row, as in XY
-    assert np.allclose(first.nuclei.xy[order], XY[:kept] * first.pixels.shape[1::-1] / SIZE, atol=0.05)
+    assert np.allclose(
+        first.nuclei.xy[order], XY[:kept] * first.pixels.shape[1::-1] / SIZE, atol=0.05
+    )
     assert first.nuclei.label[order].tolist() == LABELS[name][:kept]
-    assert first.nuclei.rays.mean(1) == pytest.approx(RADIUS_PX * MPP[name], rel=0.15)  # grown if only points are given
+    assert first.nuclei.rays.mean(1) == pytest.approx(
+        RADIUS_PX * MPP[name], rel=0.15
+    )  # grown if only points are given
     dark = first.pixels[tuple(np.floor(first.nuclei.xy).astype(int).T[::-1])]
     assert dark.mean() < first.pixels.mean() - 40  # each centre lies on its dark disc
 
@@ -90,7 +94,9 @@ def test_numbers_that_return_in_another_class_are_other_nuclei(tmp_path):
 
 def test_arrays_stay_on_disk(tmp_path, monkeypatch):
     source, opened, load = draw_source(tmp_path, "pannuke"), [], np.load
-    monkeypatch.setattr(np, "load", lambda path, **how: opened.append(load(path, **how)) or opened[-1])
+    monkeypatch.setattr(
+        np, "load", lambda path, **how: opened.append(load(path, **how)) or opened[-1]
+    )
     assert len(read(source)) == 6
     assert all(isinstance(array, np.memmap) for array in opened)
     assert len(opened) >= 6
@@ -131,7 +137,10 @@ def test_files_count_only_where_they_are_used(tmp_path):
     names = [path.name for path in source.files()]
     assert names == ["images.npy", "types.npy", "masks.npy"]
     names = {path.name for path in draw_source(tmp_path, "ocelot").files()}
-    assert names == {"metadata.json", *(f"00{n}.{suffix}" for n in (1, 2, 3) for suffix in ("jpg", "csv"))}
+    assert names == {
+        "metadata.json",
+        *(f"00{n}.{suffix}" for n in (1, 2, 3) for suffix in ("jpg", "csv")),
+    }
 
 
 def remove(pattern):
@@ -152,7 +161,11 @@ def overwrite(pattern, content):
 
 def tiff_content(mpp):
     content = io.BytesIO()
-    options = {"photometric": "rgb", "resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+    options = {
+        "photometric": "rgb",
+        "resolution": (1e4 / mpp, 1e4 / mpp),
+        "resolutionunit": "CENTIMETER",
+    }
     tifffile.imwrite(content, np.zeros((*SIZE[::-1], 3), np.uint8), **options)
     return content.getvalue()
 
@@ -211,7 +224,10 @@ WRONG = {
         (overwrite("metadata.json", b"{"), "metadata.json: .* as published"),
         (change_metadata(lambda pairs: pairs.pop("002")), "metadata.json: .*'002'"),
         (change_metadata(lambda pairs: pairs["003"].pop("cell")), "metadata.json: .*'cell'"),
-        (change_metadata(lambda pairs: pairs["001"].update(cell={"resized_mpp_x": None})), "metadata.json: .*float"),
+        (
+            change_metadata(lambda pairs: pairs["001"].update(cell={"resized_mpp_x": None})),
+            "metadata.json: .*float",
+        ),
         (
             change_metadata(lambda pairs: pairs["001"].update(cell={"resized_mpp_x": 20})),
             "001.jpg: 20 um per pixel .* resized_mpp_x of sample 001 .*metadata.json",
@@ -232,7 +248,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "sentence"), [(name, *case) for name, cases in WRONG.items() for case in cases]
+    ("name", "damage", "sentence"),
+    [(name, *case) for name, cases in WRONG.items() for case in cases],
 )
 def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path, name, damage, sentence):
     source = draw_source(tmp_path, name)
@@ -252,7 +269,11 @@ def test_um_per_pixel_are_never_guessed(tmp_path, name):
     [
         ("pannuke", {"mpp": 25.0}, "25 um per pixel .*`mpp` of this source"),
         ("ocelot", {"mpp": 0.5}, "003.jpg: `mpp` of this source .* 0.2"),
-        ("pannuke", {"class_map": {"Dead": None}}, "masks.npy, picture 0, instance 1: class 'Neoplastic'"),
+        (
+            "pannuke",
+            {"class_map": {"Dead": None}},
+            "masks.npy, picture 0, instance 1: class 'Neoplastic'",
+        ),
         ("lizard", {"class_map": {}}, "consep_1.mat, instance 1: class 'Neutrophil'"),
         ("puma", {"class_map": {}}, "feature 1: class 'nuclei_tumor'"),
         ("puma", {"labels": Path("nowhere")}, "nowhere: no such folder"),

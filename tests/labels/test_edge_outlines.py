@@ -61,14 +61,18 @@ def test_of_two_nuclei_that_touch_neither_swallows_the_other():
 
 
 def test_points_at_one_position_have_no_outline():
-    assert np.isnan(follow_edges(ellipse(), np.repeat(CENTRE, 2, 0), np.stack([TRUE, TRUE]), MPP)).all()
+    assert np.isnan(
+        follow_edges(ellipse(), np.repeat(CENTRE, 2, 0), np.stack([TRUE, TRUE]), MPP)
+    ).all()
 
 
 def test_what_was_outlined_before_needs_less_of_an_edge():
     """Along a third of its border, the disc has no edge."""
     y, x = (np.mgrid[:80, :80] + 0.5 - 40) * MPP
     around = (np.arctan2(y, x) / (2 * np.pi)) % 1
-    disc = ndimage.gaussian_filter(np.where((np.hypot(x, y) < 4.5) | (around < 1 / 3), 1.0, 0.1), 0.7)
+    disc = ndimage.gaussian_filter(
+        np.where((np.hypot(x, y) < 4.5) | (around < 1 / 3), 1.0, 0.1), 0.7
+    )
     circle = np.full(N_RAYS, 4.5)
     assert follow(disc, circle)[N_RAYS // 2 :] == pytest.approx(4.5, abs=0.4)
     assert np.isnan(follow(disc, np.full(N_RAYS, np.nan))).all()
@@ -80,7 +84,9 @@ def test_faint_noise_is_no_edge():
 
 
 def test_beyond_the_border_there_is_no_edge():
-    found = follow_edges(ellipse()[:, 40:], np.array([[0.5, 40.0]]), np.full((1, N_RAYS), np.nan), MPP)
+    found = follow_edges(
+        ellipse()[:, 40:], np.array([[0.5, 40.0]]), np.full((1, N_RAYS), np.nan), MPP
+    )
     assert np.isnan(found).all()  # half of the nucleus's edge is beyond the border
 
 
@@ -92,15 +98,24 @@ def test_without_an_edge_there_is_no_outline(darkness):
 def test_the_path_closes_and_does_not_depend_on_where_it_begins():
     turned = np.rot90(ellipse())
     quarter = N_RAYS // 4
-    assert np.allclose(follow(turned, np.roll(TRUE, quarter)), np.roll(follow(ellipse(), TRUE), quarter), atol=0.26)
+    assert np.allclose(
+        follow(turned, np.roll(TRUE, quarter)), np.roll(follow(ellipse(), TRUE), quarter), atol=0.26
+    )
 
 
 def test_many_nuclei_at_once_are_as_one_and_none_is_none():
     rows, columns = 24, 30  # 720 nuclei, more than ``outlines.BLOCK``
-    centres = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * 80 + 40.0
-    many = follow_edges(np.tile(ellipse(), (rows, columns)), centres, np.repeat(TRUE[None], len(centres), 0), MPP)
+    centres = (
+        np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2) * 80 + 40.0
+    )
+    many = follow_edges(
+        np.tile(ellipse(), (rows, columns)), centres, np.repeat(TRUE[None], len(centres), 0), MPP
+    )
     assert (many == follow(ellipse(), TRUE)).all()
-    assert follow_edges(ellipse(), np.zeros((0, 2)), np.zeros((0, N_RAYS)), MPP).shape == (0, N_RAYS)
+    assert follow_edges(ellipse(), np.zeros((0, 2)), np.zeros((0, N_RAYS)), MPP).shape == (
+        0,
+        N_RAYS,
+    )
 
 
 def test_nothing_shrinks_to_a_point():
@@ -112,7 +127,9 @@ def test_nothing_shrinks_to_a_point():
 @pytest.mark.parametrize("mpp", [0.25, 0.5])
 def test_outlines_lie_outside_of_the_steepest_position_by_what_is_reported_and_no_more(mpp):
     radius_um, side = 5.125, round(30 / mpp)  # one of the radii that `follow_edges` tries
-    y, x = (np.mgrid[: side * 4, : side * 4] + 0.5) / 4 - side / 2  # 4 x 4 samples per pixel smooth the disc's edge
+    y, x = (
+        np.mgrid[: side * 4, : side * 4] + 0.5
+    ) / 4 - side / 2  # 4 x 4 samples per pixel smooth the disc's edge
     disc = (np.hypot(x, y) * mpp < radius_um).astype(float).reshape(side, 4, side, 4).mean((1, 3))
     found = follow_edges(disc, np.full((1, 2), side / 2), np.full((1, N_RAYS), radius_um), mpp)
     assert abs(found.mean() - radius_um - OUTWARD_UM) < 0.05

@@ -1,4 +1,6 @@
-"""An error in a label file is one sentence that names the file and the line, feature or instance."""
+"""An error in a label file is one sentence that names the file and the line, feature or
+instance.
+"""
 
 import io
 import json
@@ -28,8 +30,14 @@ GOOD = (point(20, 20), "Dark")
         ("20 20 Dark\nnan 20 Dark\n", "line 2: x is 'nan'"),
         ("20 20\n", "line 1: has 2 values"),
         ("20 20 Dark 0.7\n", "line 1: has 4 values"),
-        ("x [µm];y [µm];class\n20;20;Dark\n", r"line 1: positions are in um \(x \[µm\], y \[µm\]\)"),
-        ("20 20 Dark\n60 20 Dark\n" * 2, "P.txt: 2 of its 4 nuclei are duplicates, .* x 20.5, y 20.5"),
+        (
+            "x [µm];y [µm];class\n20;20;Dark\n",
+            r"line 1: positions are in um \(x \[µm\], y \[µm\]\)",
+        ),
+        (
+            "20 20 Dark\n60 20 Dark\n" * 2,
+            "P.txt: 2 of its 4 nuclei are duplicates, .* x 20.5, y 20.5",
+        ),
         ("", "P.txt: contains no nucleus in P.png; .*allow_empty"),
         (b"20 20 Dark\n20 40 \x00\xe4rk\n", "P.txt, line 2: not readable as text"),
     ],
@@ -39,12 +47,18 @@ def test_text(tmp_path, text, message):
 
 
 def test_all_unknown_classes_of_a_file_are_listed(tmp_path):
-    message = r"(P.txt, line 2|feature 2): class 'A' is not in class_map \(dark\).*; also unknown: 'B', 'C'$"
+    message = (
+        r"(P.txt, line 2|feature 2): class 'A' is not in class_map \(dark\).*; also unknown: 'B',"
+        r" 'C'$"
+    )
     words = ["DARK", "A", "B", "A", "C"]
     text = "".join(f"{20 * (n + 1)} 20 {word}\n" for n, word in enumerate(words))
     expect(message, make_source(tmp_path / "text", "P.txt", text, class_map={"dark": "dark"}))
     content = geojson(*((point(20 * (n + 1), 20), word) for n, word in enumerate(words)))
-    expect(message, make_source(tmp_path / "json", "P.geojson", content, "geojson", class_map={"dark": "dark"}))
+    expect(
+        message,
+        make_source(tmp_path / "json", "P.geojson", content, "geojson", class_map={"dark": "dark"}),
+    )
 
 
 def test_a_point_less_than_a_pixel_outside_is_moved_inside_with_a_count(tmp_path):
@@ -52,7 +66,11 @@ def test_a_point_less_than_a_pixel_outside_is_moved_inside_with_a_count(tmp_path
     source = make_source(tmp_path, "P.geojson", content, "geojson")
     with pytest.warns(MuseWarning, match="geojson: 2 nuclei .* moved inside"):
         (image,) = read(source)
-    assert len(image.nuclei) == 3 and (image.nuclei.xy >= 0).all() and (image.nuclei.xy < (120, 90)).all()
+    assert (
+        len(image.nuclei) == 3
+        and (image.nuclei.xy >= 0).all()
+        and (image.nuclei.xy < (120, 90)).all()
+    )
 
 
 def test_a_misspelt_patient_is_not_learnt_from(tmp_path):
@@ -76,7 +94,10 @@ def test_a_file_without_nuclei_may_be_meant(tmp_path):
     [
         ('{"type": "FeatureCollection", "features": [', "P.geojson: .*(export it again)"),
         ("20 20 Dark", "P.geojson: not JSON"),
-        (geojson(GOOD, (point(20, 95), "Dark")), r"P.geojson, feature 2: \(20, 95\) lies outside the picture"),
+        (
+            geojson(GOOD, (point(20, 95), "Dark")),
+            r"P.geojson, feature 2: \(20, 95\) lies outside the picture",
+        ),
         (
             geojson(GOOD, (point(20, 25), "Tumour")),
             "P.geojson, feature 2: class 'Tumour'",
@@ -93,7 +114,14 @@ def test_a_file_without_nuclei_may_be_meant(tmp_path):
         (geojson((point(30, 30), "Region"), GOOD), "feature 1: .* closed area"),
         (
             geojson(
-                ({"type": "Polygon", "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50], [0, 0]]]}, "Region"), GOOD
+                (
+                    {
+                        "type": "Polygon",
+                        "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50], [0, 0]]],
+                    },
+                    "Region",
+                ),
+                GOOD,
             ),
             "feature 1: the lines .* cross",
         ),
@@ -113,13 +141,17 @@ def test_geojson(tmp_path, content, message):
     ],
 )
 def test_what_is_neither_point_nor_outline_is_left_out(tmp_path, geometry, noun):
-    source = make_source(tmp_path, "P.geojson", geojson(GOOD, (geometry, "No class of the model")), "geojson")
+    source = make_source(
+        tmp_path, "P.geojson", geojson(GOOD, (geometry, "No class of the model")), "geojson"
+    )
     with pytest.warns(LeftOutWarning, match=f"P.geojson: left out 1 {noun}"):
         (image,) = read(source)
     assert len(image.nuclei) == 1
 
 
-@pytest.mark.parametrize("drawn", [(), ((box(10, 10, 30, 30), None),), ((box(10, 10, 30, 30), "Dark"),)])
+@pytest.mark.parametrize(
+    "drawn", [(), ((box(10, 10, 30, 30), None),), ((box(10, 10, 30, 30), "Dark"),)]
+)
 def test_a_file_of_regions_that_holds_none(tmp_path, drawn):
     (tmp_path / "regions").mkdir()
     (tmp_path / "regions" / "P.geojson").write_text(geojson(*drawn))
@@ -166,7 +198,10 @@ def test_instances_without_numbers(tmp_path, white):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (two_squares() * np.array([[1] * 60 + [2] * 60]), "P.npy: has 2 values .*`format: instances`"),
+        (
+            two_squares() * np.array([[1] * 60 + [2] * 60]),
+            "P.npy: has 2 values .*`format: instances`",
+        ),
         (np.zeros((0, 5), np.uint8), "P.npy: is 5 x 0 px"),
     ],
 )
@@ -218,14 +253,20 @@ def test_files_that_are_missing_or_one_too_many(tmp_path):
     expect("P.csv: .* P_a.txt both belong to 'P'", source)
 
 
-@pytest.mark.parametrize(("mpp", "message"), [(None, "its pixel size is unknown"), (0.3, "is 0.3 um/px, .* 0.25")])
+@pytest.mark.parametrize(
+    ("mpp", "message"), [(None, "its pixel size is unknown"), (0.3, "is 0.3 um/px, .* 0.25")]
+)
 def test_scale(tmp_path, mpp, message):
     import tifffile
 
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n", mpp=mpp)
     if mpp:
         (tmp_path / "images" / "P.png").unlink()
-        options = {"photometric": "rgb", "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
+        options = {
+            "photometric": "rgb",
+            "resolution": (40_000, 40_000),
+            "resolutionunit": "CENTIMETER",
+        }
         tifffile.imwrite(tmp_path / "images" / "P.tif", np.zeros((90, 120, 3), np.uint8), **options)
     expect(message, source)
 
@@ -254,12 +295,21 @@ def test_splits(tmp_path, text, message):
 
 
 def test_a_class_map_that_leads_nowhere(tmp_path):
-    expect("maps '1' to 'Palish'", make_source(tmp_path, "P.txt", "20 20 1\n", class_map={"1": "Palish"}))
-    expect(r"class '2' is not in class_map \(1\)", make_source(tmp_path, "P.txt", "20 20 2\n", class_map={"1": "Pale"}))
+    expect(
+        "maps '1' to 'Palish'",
+        make_source(tmp_path, "P.txt", "20 20 1\n", class_map={"1": "Palish"}),
+    )
+    expect(
+        r"class '2' is not in class_map \(1\)",
+        make_source(tmp_path, "P.txt", "20 20 2\n", class_map={"1": "Pale"}),
+    )
 
 
 def test_json_of_another_kind(tmp_path):
-    expect("P.json: neither a FeatureCollection", make_source(tmp_path, "P.json", json.dumps({"a": 1}), "geojson"))
+    expect(
+        "P.json: neither a FeatureCollection",
+        make_source(tmp_path, "P.json", json.dumps({"a": 1}), "geojson"),
+    )
 
 
 def expect(message, source):
@@ -271,7 +321,9 @@ def expect(message, source):
 @pytest.mark.parametrize("form", ["x y class", "row column class"])
 def test_exchanged_coordinates(tmp_path, form):
     xy = np.random.default_rng(1).permutation(grid_xy((400, 400), step_px=36))[:20]
-    source = make_source(tmp_path, "P.txt", "".join(f"{x:g} {y:g} Dark\n" for x, y in xy - 0.5), form)
+    source = make_source(
+        tmp_path, "P.txt", "".join(f"{x:g} {y:g} Dark\n" for x, y in xy - 0.5), form
+    )
     cv2.imwrite(str(tmp_path / "images/P.png"), draw_nuclei((400, 400), xy)[..., ::-1])
     if form == "x y class":
         assert len(read(source)[0].nuclei) == 20

@@ -1,4 +1,6 @@
-"""Settings of a source: how the patient of a picture is found, and which settings exclude each other."""
+"""Settings of a source: how the patient of a picture is found, and which settings exclude each
+other.
+"""
 
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from muse_pipeline.labels.slide_source import SlideSource
 
 
 def patient_of(name, rule):
-    return PictureSource(Path("l"), "geojson", images=Path("i"), patient=rule).patient_of(Sample(name, ""))
+    return PictureSource(Path("l"), "geojson", images=Path("i"), patient=rule).patient_of(
+        Sample(name, "")
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,9 +61,15 @@ def test_each_kind_of_source_has_its_class(settings, kind):
         ({"format": "xml"}, "format 'xml'.* 'row column class'"),
         ({"images": None, "slides": "s", "format": "instances"}, "s: .* format 'instances'"),
         ({"results": "r"}, "`results` cannot be combined with `images`"),
-        ({"images": None, "slides": "s", "points": "p"}, "`points` cannot be combined with `slides`"),
+        (
+            {"images": None, "slides": "s", "points": "p"},
+            "`points` cannot be combined with `slides`",
+        ),
         ({"format": "puma"}, "`images` cannot be combined with format 'puma'"),
-        ({"format": "puma", "images": None, "regions": "r"}, "`regions` cannot be combined with format 'puma'"),
+        (
+            {"format": "puma", "images": None, "regions": "r"},
+            "`regions` cannot be combined with format 'puma'",
+        ),
         ({"image": "i"}, "unknown setting 'image'; did you mean 'images'"),
         ({"mpp": -0.5}, "c: mpp is -0.5"),
         ({"mpp": float("nan")}, "c: mpp is nan"),

@@ -17,16 +17,23 @@ CLASS_MAP = {"Dark": "Dark", "Pale": "Pale", "none": None}
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
-    return read(make_source(tmp_path_factory.mktemp("labels"), "P.txt", TEXT, class_map=CLASS_MAP))[0]
+    return read(make_source(tmp_path_factory.mktemp("labels"), "P.txt", TEXT, class_map=CLASS_MAP))[
+        0
+    ]
 
 
 def test_many_patients_share_a_line(image):
     pictures = [replace(image, name=f"{i:02}", patient=f"{i:02}") for i in range(30)]
     lines = [line.split() for line in LabelSummary(pictures, CLASSES, 0.5).text().splitlines()]
     assert [line[0] for line in lines] == ["patient", *(f"{i:02}" for i in range(24)), "6", "30"]
-    assert lines[-2:] == [["6", "others", "6", "12", "6", "6"], ["30", "patients", "30", "60", "30", "30"]]
+    assert lines[-2:] == [
+        ["6", "others", "6", "12", "6", "6"],
+        ["30", "patients", "30", "60", "30", "30"],
+    ]
     lines = LabelSummary(pictures[:25], CLASSES, 0.5).text().splitlines()
-    assert lines[-2].split()[0] == "24"  # the 25th patient, because a line "1 others" would be as long
+    assert (
+        lines[-2].split()[0] == "24"
+    )  # the 25th patient, because a line "1 others" would be as long
 
 
 def test_counts_by_picture_and_patient(image, tmp_path):
@@ -55,7 +62,9 @@ def test_counts_by_picture_and_patient(image, tmp_path):
 def test_an_mpp_that_makes_nuclei_too_small_or_too_large(image):
     def warnings(factor):
         rays = image.nuclei.rays * np.float32(factor)
-        return LabelSummary([replace(image, nuclei=replace(image.nuclei, rays=rays))], CLASSES, 0.5).warnings
+        return LabelSummary(
+            [replace(image, nuclei=replace(image.nuclei, rays=rays))], CLASSES, 0.5
+        ).warnings
 
     assert warnings(1) == ()
     assert "median radius of 1.5" in warnings(0.5)[0] and "median radius of 6" in warnings(2)[0]
@@ -69,18 +78,31 @@ def test_one_picture_with_the_labels_of_another_is_named(image):
     nuclei = Nuclei.concatenate([image.nuclei] * 3)
     rays = nuclei.rays.copy()
     rays[5:] = np.nan
-    pictures = [replace(image, nuclei=nuclei), replace(image, name="Q", nuclei=replace(nuclei, rays=rays))]
+    pictures = [
+        replace(image, nuclei=nuclei),
+        replace(image, name="Q", nuclei=replace(nuclei, rays=rays)),
+    ]
     (warning,) = LabelSummary([pictures[0], *pictures], CLASSES, 0.5).warnings
     assert "in 1 picture, many points lie beside nuclei, first in Q (7 of 12)" in warning
-    assert LabelSummary([pictures[0], replace(pictures[1], grow_outlines=False)], CLASSES, 0.5).warnings == ()
+    assert (
+        LabelSummary(
+            [pictures[0], replace(pictures[1], grow_outlines=False)], CLASSES, 0.5
+        ).warnings
+        == ()
+    )
 
 
 def test_one_picture_with_the_outlines_of_another_is_named(image):
     rng = np.random.default_rng(0)
-    xy, others = (rng.permutation(grid_xy((320, 320), step_px=20))[:60] + rng.uniform(-3, 3, (60, 2)) for _ in range(2))
+    xy, others = (
+        rng.permutation(grid_xy((320, 320), step_px=20))[:60] + rng.uniform(-3, 3, (60, 2))
+        for _ in range(2)
+    )
 
     def warnings(pixels, xy):
-        nuclei = Nuclei(xy, Frame.WINDOW, rays=np.full((60, 8), 3, np.float32), label=np.zeros(60, int))
+        nuclei = Nuclei(
+            xy, Frame.WINDOW, rays=np.full((60, 8), 3, np.float32), label=np.zeros(60, int)
+        )
         return LabelSummary([replace(image, pixels=pixels, nuclei=nuclei)], CLASSES, 0.5).warnings
 
     pixels = draw_nuclei((320, 320), xy)
@@ -97,7 +119,9 @@ def test_of_a_file_that_has_its_mpp_the_positions_are_doubted(image):
 
     assert warnings(1) == ()
     (warning,) = warnings(0.3)
-    assert "at the um/px of their files" in warning and warning.endswith("check that positions are pixels at full size")
+    assert "at the um/px of their files" in warning and warning.endswith(
+        "check that positions are pixels at full size"
+    )
     assert "only 0 of 4 points" in warnings(np.nan)[0]
 
 

@@ -1,4 +1,6 @@
-"""Tables of points, as people, spreadsheets and other programs write them; each error names the file and the line."""
+"""Tables of points, as people, spreadsheets and other programs write them; each error names the
+file and the line.
+"""
 
 import gzip
 
@@ -33,7 +35,11 @@ def test_positions_and_classes(tmp_path, content):
 def test_scores_are_read_where_there_are_no_classes(tmp_path):
     (tmp_path / "t.csv").write_text("cy;score;cx\n20;0,5;10,25\n-0,5;;11\n")
     points = read_points(tmp_path / "t.csv", ("cx", "cy"), n_rays=4)
-    assert points.nuclei.xy.tolist() == XY and points.nuclei.score[0] == 0.5 and np.isnan(points.nuclei.score[1])
+    assert (
+        points.nuclei.xy.tolist() == XY
+        and points.nuclei.score[0] == 0.5
+        and np.isnan(points.nuclei.score[1])
+    )
     assert points.nuclei.rays.shape == (2, 4) and np.isnan(points.nuclei.rays).all()
 
 

@@ -1,4 +1,6 @@
-"""Annotated regions in windows: a region may lie anywhere in a window, and covers the right cells."""
+"""Annotated regions in windows: a region may lie anywhere in a window, and covers the right
+cells.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,7 +16,9 @@ from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.nuclei.table import Nuclei
 
 MPP = 0.5
-STILL = Augmentation(1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)  # only quarter turns and mirroring
+STILL = Augmentation(
+    1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0
+)  # only quarter turns and mirroring
 
 
 def labelled(side=400, region=None, n=300, name="A"):
@@ -23,8 +27,12 @@ def labelled(side=400, region=None, n=300, name="A"):
     pixels = np.full((side, side, 3), 200, np.uint8)
     if region is not None:
         pixels[region] = 50
-    nuclei = Nuclei(xy, Frame.WINDOW, rays=np.ones((n, 8), np.float32), label=np.arange(n, dtype=np.int32) % 3)
-    return LabelledImage(name=name, pixels=pixels, nuclei=nuclei, stain=None, weight=1.0, region=region)
+    nuclei = Nuclei(
+        xy, Frame.WINDOW, rays=np.ones((n, 8), np.float32), label=np.arange(n, dtype=np.int32) % 3
+    )
+    return LabelledImage(
+        name=name, pixels=pixels, nuclei=nuclei, stain=None, weight=1.0, region=region
+    )
 
 
 def square(left, top, side, picture=400):
@@ -36,7 +44,9 @@ def square(left, top, side, picture=400):
 def windows_of(images, window_px, augmentation=STILL, batch=16, **more):
     colours = np.tile(np.eye(3, 4), (len(images), 1, 1))
     stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
-    settings = SimpleNamespace(mpp=MPP, window_px=window_px, batch=batch, augmentation=augmentation, seed=0)
+    settings = SimpleNamespace(
+        mpp=MPP, window_px=window_px, batch=batch, augmentation=augmentation, seed=0
+    )
     return LabelledWindows(images, colours, stains, settings, torch.device("cpu"), **more)
 
 
@@ -49,7 +59,9 @@ def test_the_region_lies_anywhere_in_a_window_with_equal_chance():
             rows, columns = window.any(1).nonzero(), window.any(0).nonzero()
             assert len(rows) == len(columns) == 64 // 4
             corners.append((int(columns[0]), int(rows[0])))
-    jitter = np.random.default_rng(0).random((len(corners), 2))  # corners are only accurate to a cell
+    jitter = np.random.default_rng(0).random(
+        (len(corners), 2)
+    )  # corners are only accurate to a cell
     for axis in (0, 1):
         offset = (np.array(corners)[:, axis] + jitter[:, axis]) / ((192 - 64) / 4 + 1)
         assert kstest(offset, "uniform").pvalue > 0.01
@@ -57,11 +69,16 @@ def test_the_region_lies_anywhere_in_a_window_with_equal_chance():
 
 def test_a_window_keeps_to_the_picture_where_it_can():
     n, generator = 500, torch.Generator().manual_seed(0)
-    size, region = torch.full((n, 2), 491.0), torch.tensor([[0.0, 200.0, 224.0, 424.0]]).expand(n, 4)
+    size, region = (
+        torch.full((n, 2), 491.0),
+        torch.tensor([[0.0, 200.0, 224.0, 424.0]]).expand(n, 4),
+    )
     centre = draw_centres(size, region, torch.full((n, 1), 224.0), generator)
     assert centre.min() >= 224
     assert centre.max() <= 491 - 224
-    assert torch.allclose(draw_centres(size, region, torch.full((n, 1), 300.0), generator), size / 2)
+    assert torch.allclose(
+        draw_centres(size, region, torch.full((n, 1), 300.0), generator), size / 2
+    )
 
 
 def test_a_region_that_is_larger_than_the_window_holds_it():
@@ -76,10 +93,14 @@ def test_a_region_that_is_larger_than_the_window_holds_it():
 def test_windows_may_reach_over_the_border_of_a_larger_region():
     n, generator = 500, torch.Generator().manual_seed(0)
     region = torch.tensor([[400.0, 400.0, 1400.0, 1000.0]]).expand(n, 4)
-    centre = draw_centres(torch.full((n, 2), 1800.0), region, torch.full((n, 1), 192.0), generator, around=True)
+    centre = draw_centres(
+        torch.full((n, 2), 1800.0), region, torch.full((n, 1), 192.0), generator, around=True
+    )
     assert (centre >= 400).all()
     assert (centre <= torch.tensor([1400.0, 1000.0])).all()
-    assert centre[:, 0].min() < 450 and centre[:, 0].max() > 1350  # there, a third or more of the window lies outside
+    assert (
+        centre[:, 0].min() < 450 and centre[:, 0].max() > 1350
+    )  # there, a third or more of the window lies outside
 
 
 def test_other_regions_are_neither_this_one_nor_unannotated():
@@ -91,8 +112,12 @@ def test_other_regions_are_neither_this_one_nor_unannotated():
 
 
 def test_cells_of_the_region_are_where_its_pixels_are():
-    """The region is dark: at any rotation and scale, cells inside it are dark and cells outside it are not."""
-    windows = windows_of([labelled(region=square(120, 140, 130))], 256, Augmentation(noise=0, blur=0, shift=0))
+    """The region is dark: at any rotation and scale, cells inside it are dark and cells outside it
+    are not.
+    """
+    windows = windows_of(
+        [labelled(region=square(120, 140, 130))], 256, Augmentation(noise=0, blur=0, shift=0)
+    )
     for step in range(3):
         batch = windows(step)
         grey = torch.nn.functional.avg_pool2d(batch.pixels.mean(1, keepdim=True), 4)[:, 0]
@@ -126,7 +151,9 @@ def test_a_narrow_crop_gives_the_same_window_as_the_whole_picture():
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (6, 3, 150, 190), generator=generator, dtype=torch.uint8)
     linear = random_linear(6, Augmentation(), generator)
-    centre = torch.tensor([[95.0, 75.0], [3.0, 140.0], [189.0, 2.0], [60.3, 70.7], [-300.0, 9.0], [95.0, 75.0]])
+    centre = torch.tensor(
+        [[95.0, 75.0], [3.0, 140.0], [189.0, 2.0], [60.3, 70.7], [-300.0, 9.0], [95.0, 75.0]]
+    )
     whole = sample_windows(pictures.float(), centre, torch.linalg.inv(linear), 96)
     assert torch.allclose(cut_windows(list(pictures), centre, linear, 96), whole, atol=0.05)
     assert (whole[4] == 255).all()

@@ -49,4 +49,7 @@ def test_any_number_of_rays_will_do(n_rays):
 
 def test_no_points_have_no_outlines():
     none = Nuclei(np.zeros((0, 2)), Frame.WINDOW)
-    assert outline_points(picture(disc(30, 30, 7)), none, None, MPP, N_RAYS).rays.shape == (0, N_RAYS)
+    assert outline_points(picture(disc(30, 30, 7)), none, None, MPP, N_RAYS).rays.shape == (
+        0,
+        N_RAYS,
+    )

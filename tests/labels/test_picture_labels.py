@@ -1,4 +1,6 @@
-"""Labels of pictures: every format gives the same nuclei, in pixels of the picture at the model's mpp."""
+"""Labels of pictures: every format gives the same nuclei, in pixels of the picture at the model's
+mpp.
+"""
 
 from dataclasses import replace
 
@@ -6,7 +8,18 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from drawn_labels import CLASSES, RADIUS_PX, box, disc, draw_nuclei, geojson, grid_xy, make_source, point, read
+from drawn_labels import (
+    CLASSES,
+    RADIUS_PX,
+    box,
+    disc,
+    draw_nuclei,
+    geojson,
+    grid_xy,
+    make_source,
+    point,
+    read,
+)
 from PIL import Image
 
 from muse_pipeline.core.errors import ConfigError, LabelError
@@ -25,8 +38,16 @@ XY = grid_xy((120, 90))[:3]  # (20.5, 20.5), (60.5, 20.5), (100.5, 20.5)
         ("P_points.txt", "row column class", "20 20 Dark\n20 60 Pale\n20 100 Dark\n"),
         ("P.txt", "x y class", "20, 20, Dark\n\n60, 20, Pale\n100, 20, Dark"),
         ("P.csv", "x y class", "\ufeffx,y,class\r\n20,20,Dark\r\n60,20,Pale\r\n100,20,Dark\r\n"),
-        ("P.csv", "x y class", "Größe;Y (px);X [px];Class\n3,5;20,0;20;Dark\n3;20;60;Pale\n3;20;100;Dark\n"),
-        ("P.tsv", "x y class", "id\tClass\tY\tX\na\tDark\t20\t20\nb\tPale\t20\t60\nc\tDark\t20\t100\n"),
+        (
+            "P.csv",
+            "x y class",
+            "Größe;Y (px);X [px];Class\n3,5;20,0;20;Dark\n3;20;60;Pale\n3;20;100;Dark\n",
+        ),
+        (
+            "P.tsv",
+            "x y class",
+            "id\tClass\tY\tX\na\tDark\t20\t20\nb\tPale\t20\t60\nc\tDark\t20\t100\n",
+        ),
         (
             "P.geojson",
             "geojson",
@@ -50,9 +71,17 @@ def test_a_class_with_a_blank_and_a_class_that_is_not_used(tmp_path):
 
 
 def test_a_derived_class_is_mapped_as_the_one_that_it_comes_from(tmp_path):
-    text = geojson((point(20, 20), "dark: Positive"), (point(60, 20), "dark: Negative"), (point(60, 60), "pale: 1+"))
+    text = geojson(
+        (point(20, 20), "dark: Positive"),
+        (point(60, 20), "dark: Negative"),
+        (point(60, 60), "pale: 1+"),
+    )
     source = make_source(
-        tmp_path, "P.geojson", text, "geojson", class_map={"dark": "Dark", "dark: Negative": None, "pale": "Pale"}
+        tmp_path,
+        "P.geojson",
+        text,
+        "geojson",
+        class_map={"dark": "Dark", "dark: Negative": None, "pale": "Pale"},
     )
     assert read(source)[0].nuclei.label.tolist() == [0, -1, 1]
 
@@ -87,14 +116,18 @@ def test_points_that_are_not_grown_have_no_outline_and_raise_no_doubt_about_the_
     assert np.isnan(rays[1:]).all()
     assert LabelSummary(images, CLASSES, 0.5).warnings == ()
     require_outlines(images)
-    points = make_source(tmp_path / "points", "P.txt", "20 20 Dark\n", "x y class", grow_outlines=False)
+    points = make_source(
+        tmp_path / "points", "P.txt", "20 20 Dark\n", "x y class", grow_outlines=False
+    )
     with pytest.raises(ConfigError, match=r"no outline; .*`grow_outlines"):
         require_outlines(read(points))
 
 
 def test_every_part_of_a_multipoint_is_a_nucleus(tmp_path):
     content = geojson(({"type": "MultiPoint", "coordinates": XY.tolist()}, "Pale"))
-    assert np.allclose(read(make_source(tmp_path, "P.geojson", content, "geojson"))[0].nuclei.xy, XY)
+    assert np.allclose(
+        read(make_source(tmp_path, "P.geojson", content, "geojson"))[0].nuclei.xy, XY
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
@@ -124,7 +157,9 @@ def test_connected_areas_of_a_mask_are_nuclei_but_specks(tmp_path, white):
         cv2.circle(mask, (int(x), int(y)), RADIUS_PX, 1, -1)
     mask[88:, 118:] = 1
     source = make_source(tmp_path, "P.png", b"", "masks")
-    Image.fromarray(mask.astype(bool) if white is True else mask * np.uint8(white)).save(tmp_path / "labels" / "P.png")
+    Image.fromarray(mask.astype(bool) if white is True else mask * np.uint8(white)).save(
+        tmp_path / "labels" / "P.png"
+    )
     nuclei = read(source)[0].nuclei
     assert np.allclose(nuclei.xy, XY)
     assert (nuclei.label == -1).all()
@@ -231,6 +266,9 @@ def test_a_diameter_that_contradicts_the_file_is_what_is_named(tmp_path):
     (tmp_path / "images" / "P.png").unlink()
     options = {"photometric": "rgb", "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(tmp_path / "images" / "P.tif", draw_nuclei((120, 90), XY), **options)
-    words = r"follows from `diameter_um` of this source is 0\.\d+ um/px, but the file states 0\.25 um/px"
+    words = (
+        r"follows from `diameter_um` of this source is 0\.\d+ um/px, but the file states 0\.25"
+        r" um/px"
+    )
     with pytest.raises(LabelError, match=words):
         read(source)

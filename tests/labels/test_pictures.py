@@ -20,7 +20,9 @@ def test_a_picture_comes_back(tmp_path, kind):
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
     write_png(tmp_path / "p.png", pixels)
     read = cv2.imread(str(tmp_path / "p.png"), cv2.IMREAD_UNCHANGED)
-    assert read.dtype == dtype and np.array_equal(read[..., ::-1] if read.ndim == 3 else read, pixels)
+    assert read.dtype == dtype and np.array_equal(
+        read[..., ::-1] if read.ndim == 3 else read, pixels
+    )
     if dtype == np.uint8:
         coloured = np.broadcast_to(pixels.reshape(5, 7, -1), (5, 7, 3))
         assert np.array_equal(read_rgb(tmp_path / "p.png"), coloured)
@@ -43,7 +45,9 @@ def test_a_damaged_mask_is_none(tmp_path, content):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_a_picture_is_read_as_it_is_stored_and_not_turned_by_its_camera(tmp_path, suffix):
-    """The reader of slides ignores the orientation tag too, so that masks, points and outlines fit the picture."""
+    """The reader of slides ignores the orientation tag too, so that masks, points and outlines fit
+    the picture.
+    """
     path, exif = tmp_path / f"Größe µ.{suffix}", Image.Exif()
     pixels = np.repeat(np.linspace(0, 255, 40 * 64).astype(np.uint8).reshape(40, 64, 1), 3, -1)
     exif[ORIENTATION] = 6  # rotate by 90 degrees to display

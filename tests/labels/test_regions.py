@@ -12,7 +12,9 @@ def test_filled_pixels_are_those_whose_centre_lies_inside(seed):
     generator = np.random.default_rng(seed)
     angles = np.sort(generator.uniform(0, 2 * np.pi, 25))
     radii = generator.uniform(8, 45, 25)
-    star = shapely.Polygon(np.stack([50 + radii * np.cos(angles), 47 + radii * np.sin(angles)], 1)).buffer(0)
+    star = shapely.Polygon(
+        np.stack([50 + radii * np.cos(angles), 47 + radii * np.sin(angles)], 1)
+    ).buffer(0)
     shape = star.difference(shapely.Point(50, 47).buffer(6)).union(shapely.box(-20, 60.2, 10.7, 90))
     filled = fill_polygon(shape, origin=(3, -5), size=(80, 99))
     y, x = np.mgrid[:99, :80] + 0.5

@@ -1,4 +1,6 @@
-"""Labels of whole slides: each annotated region becomes a picture with context; positions are in its pixels."""
+"""Labels of whole slides: each annotated region becomes a picture with context; positions are in
+its pixels.
+"""
 
 from dataclasses import replace
 
@@ -59,7 +61,10 @@ def test_a_region_is_read_at_the_models_mpp_with_its_context(tmp_path, slide):
 
 
 def test_points_grow_and_each_nucleus_is_in_one_picture(tmp_path, slide):
-    features = [(box(200, 200, 1300, 900), "Region*"), *((point(*xy), "Pale") for xy in within(200, 200, 1300, 900))]
+    features = [
+        (box(200, 200, 1300, 900), "Region*"),
+        *((point(*xy), "Pale") for xy in within(200, 200, 1300, 900)),
+    ]
     images = read(make(tmp_path, slide, *features), context_px=256)
     assert len(images) == 3 * 2
     assert sum(len(image.nuclei) for image in images) == len(features) - 1
@@ -71,8 +76,13 @@ def test_points_grow_and_each_nucleus_is_in_one_picture(tmp_path, slide):
 def test_positions_in_qupaths_frame_begin_at_the_bounds(tmp_path, slide, monkeypatch):
     inspect = slide_labels.inspect_slide
     bounds = Bounds(80, 160, 1200, 900)
-    monkeypatch.setattr(slide_labels, "inspect_slide", lambda *given: replace(inspect(*given), bounds=bounds))
-    shifted = [(box(340, 140, 740, 480), "Region"), *((disc(x - 80, y - 160), "Dark") for x, y in within(*REGION))]
+    monkeypatch.setattr(
+        slide_labels, "inspect_slide", lambda *given: replace(inspect(*given), bounds=bounds)
+    )
+    shifted = [
+        (box(340, 140, 740, 480), "Region"),
+        *((disc(x - 80, y - 160), "Dark") for x, y in within(*REGION)),
+    ]
     (image,) = read(make(tmp_path, slide, *shifted), context_px=256)
     assert image.name == "S_x420_y300"
     at = image.pixels[tuple(np.floor(image.nuclei.xy).astype(int).T[::-1])]
@@ -93,7 +103,9 @@ def test_text_counts_pixels_of_level_0_and_needs_regions_beside_it(tmp_path, sli
 
 def test_nuclei_outside_the_regions_are_rejected_or_counted(tmp_path, slide):
     source = make(tmp_path, slide, *labelled((point(100, 100), "Dark"), (point(120, 100), "Dark")))
-    with pytest.raises(LabelError, match=r"S.geojson, feature 22: .* outside every .* \(so do 1 more\)"):
+    with pytest.raises(
+        LabelError, match=r"S.geojson, feature 22: .* outside every .* \(so do 1 more\)"
+    ):
         read(source)
     images = read(replace(source, outside="leave out"), context_px=256)
     assert [(len(image.nuclei), image.n_left_out) for image in images] == [(20, 2)]
@@ -102,7 +114,10 @@ def test_nuclei_outside_the_regions_are_rejected_or_counted(tmp_path, slide):
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (labelled((box(900, 800, 930, 840), "Region")), r"\(900, 800\) of slide 'S' contains no nucleus"),
+        (
+            labelled((box(900, 800, 930, 840), "Region")),
+            r"\(900, 800\) of slide 'S' contains no nucleus",
+        ),
         (((box(3000, 3000, 3100, 3100), "Region"),), "its regions lie outside slide 'S'"),
         (labelled(*labelled()[1:]), "S.geojson: 20 of its 40 nuclei are duplicates"),
         (labelled((point(2000, 100), "Dark")), "feature 22: .* outside slide 'S' of 1400 x 1100"),
@@ -122,8 +137,13 @@ def test_a_region_on_glass_is_rejected(tmp_path, slide):
     tissue = within(1000, 300, 1400, 640)
     glass = tissue + np.array([800, 0])
     mostly = [(box(1000, 300, 2700, 940), "Region"), *((point(*xy), "Dark") for xy in tissue)]
-    assert sum(len(image.nuclei) for image in read(make(tmp_path, tmp_path / "half", *mostly))) == len(tissue)
-    for left, xy, n in ((1800, glass, len(glass)), (1000, np.concatenate([tissue, glass]), len(glass))):
+    assert sum(
+        len(image.nuclei) for image in read(make(tmp_path, tmp_path / "half", *mostly))
+    ) == len(tissue)
+    for left, xy, n in (
+        (1800, glass, len(glass)),
+        (1000, np.concatenate([tissue, glass]), len(glass)),
+    ):
         drawn = (box(left, 300, 2200, 640), "Region"), *((point(*each), "Dark") for each in xy)
         output = rf"\({left}, 300\) of slide 'S' .* glass \({n} of its {len(xy)}"
         with pytest.raises(LabelError, match=output):
@@ -138,7 +158,10 @@ def test_an_empty_region_may_be_meant(tmp_path, slide):
 def test_a_slide_without_mpp_is_told_where_a_config_states_it(tmp_path):
     (tmp_path / "slides").mkdir()
     write_pyramid(tmp_path / "slides/S.tif", draw_nuclei(SIZE, XY, RADIUS), mpp=None)
-    message = rf"S.tif: .*; give um per pixel in the column mpp of {tmp_path}/slides, or as `mpp` of this source$"
+    message = (
+        rf"S.tif: .*; give um per pixel in the column mpp of {tmp_path}/slides, or as `mpp` of this"
+        r" source$"
+    )
     with pytest.raises(LabelError, match=message):
         read(make(tmp_path, tmp_path / "slides", *labelled()))
 

@@ -1,4 +1,6 @@
-"""The generator: its modulated convolution follows the published formula, and its pictures depend on all inputs."""
+"""The generator: its modulated convolution follows the published formula, and its pictures depend
+on all inputs.
+"""
 
 import pytest
 import torch
@@ -22,7 +24,10 @@ TINY = {
 def inputs(batch=2, height=16, width=24, seed=0):
     generator = torch.Generator().manual_seed(seed)
     mask = 2 * torch.rand(batch, 3, height, width, generator=generator) - 1
-    noise, grain = torch.randn(batch, 6, generator=generator), torch.randn(batch, 1, height, width, generator=generator)
+    noise, grain = (
+        torch.randn(batch, 6, generator=generator),
+        torch.randn(batch, 1, height, width, generator=generator),
+    )
     return mask, noise, grain
 
 
@@ -40,7 +45,9 @@ def test_demodulation_gives_unit_variance_whatever_the_style():
     torch.manual_seed(0)
     conv = ModulatedConv(32, 16, 4)
     with torch.no_grad():
-        out = conv(torch.randn(4, 32, 64, 64), torch.tensor([0.1, 1, 5, 20])[:, None] * torch.randn(4, 4))
+        out = conv(
+            torch.randn(4, 32, 64, 64), torch.tensor([0.1, 1, 5, 20])[:, None] * torch.randn(4, 4)
+        )
     inner = out[..., 1:-1, 1:-1]  # padding affects the border
     assert torch.allclose(inner.var((2, 3)), torch.ones(4, 16), atol=0.25)
     assert inner.var() == pytest.approx(1, abs=0.05)
@@ -72,7 +79,9 @@ def test_any_multiple_of_the_stride_gives_pixels_of_the_masks_size(height, width
 
 
 def test_the_masks_code_enters_every_style():
-    """This is co-modulation: a change of the mask's code alone, without its maps, changes the picture."""
+    """This is co-modulation: a change of the mask's code alone, without its maps, changes the
+    picture.
+    """
     torch.manual_seed(0)
     network = CoModulatedGenerator(**TINY).eval()
     mask, noise, grain = inputs()

@@ -14,7 +14,9 @@ def test_a_cell_depends_on_the_colours_of_its_8_px_and_not_on_where_they_lie():
     inside[:] = inside.flatten(2)[..., torch.randperm(64)].reshape(inside.shape)
     other[..., 17, 17] += 1
     with torch.no_grad():
-        plain, moved, changed = (network(one).dense[0, :, 4, 4] for one in (picture, shuffled, other))
+        plain, moved, changed = (
+            network(one).dense[0, :, 4, 4] for one in (picture, shuffled, other)
+        )
     torch.testing.assert_close(moved, plain)
     assert not torch.allclose(changed, plain, atol=1e-5)
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from muse_pipeline.models.base import recoloured, transformed_density
-from muse_pipeline.models.detector import DenseHead, DetectionGraph, NucleusDetector, NucleusHead, NucleusMaps
+from muse_pipeline.models.detector import (
+    DenseHead,
+    DetectionGraph,
+    NucleusDetector,
+    NucleusHead,
+    NucleusMaps,
+)
 
 
 def test_transformed_density_is_the_one_of_the_stain_fit():
@@ -22,7 +28,9 @@ def test_the_colour_map_may_differ_by_window():
     maps = torch.stack([torch.eye(3, 4), 2 * torch.eye(3, 4)])
     both = transformed_density(pixels, maps)
     for index in range(2):
-        assert torch.allclose(both[index], transformed_density(pixels, maps[index])[index], atol=1e-6)
+        assert torch.allclose(
+            both[index], transformed_density(pixels, maps[index])[index], atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("colour", [torch.eye(3, 4), torch.eye(3, 4)[None]])
@@ -38,7 +46,10 @@ def test_pale_tissue_keeps_its_density_in_half_precision(colour):
 class KnownHead(DenseHead):
     """Predicts the given maps for any features."""
 
-    propose, describe = NucleusHead.propose, NucleusHead.describe  # only `locate` is that of the dense head
+    propose, describe = (
+        NucleusHead.propose,
+        NucleusHead.describe,
+    )  # only `locate` is that of the dense head
 
     def __init__(self, maps: NucleusMaps):
         super().__init__(4, maps.label.shape[1], maps.rays.shape[1])
@@ -70,8 +81,12 @@ def test_the_dense_head_states_the_same_of_a_few_cells_as_of_all():
     assert torch.allclose(score, head.scores(maps), atol=1e-6)
     assert torch.allclose(located, torch.cat((maps.centre, maps.offset), 1), atol=1e-5)
     cells = torch.tensor([[3, 0, 41], [7, 5, 6]])  # cells of the two windows
-    for found, known in zip(head.describe(output[cells + torch.tensor([[0], [42]])]), maps[2:], strict=True):
-        wanted = [of_window[:, few].T for of_window, few in zip(known.flatten(2), cells, strict=True)]
+    for found, known in zip(
+        head.describe(output[cells + torch.tensor([[0], [42]])]), maps[2:], strict=True
+    ):
+        wanted = [
+            of_window[:, few].T for of_window, few in zip(known.flatten(2), cells, strict=True)
+        ]
         assert torch.allclose(found, torch.stack(wanted), atol=1e-6)
 
 
@@ -84,21 +99,29 @@ def test_the_position_of_a_nucleus_is_the_mean_of_what_the_cells_beside_it_state
     located[0, :, 5, 0] = torch.tensor([1.0, 0.5, 0.25])  # no other cell points to its nucleus
     positions = DenseHead(8, 3, 16).locate(located, torch.tensor([[5 * 8, 0], [2 * 8 + 3, 7]]))
     first, second = torch.tensor([3.0, 2.0]).sigmoid() ** 4
-    wanted = (first * torch.tensor([3.75, 2.0]) + second * torch.tensor([4.25, 2.5])) / (first + second)
+    wanted = (first * torch.tensor([3.75, 2.0]) + second * torch.tensor([4.25, 2.5])) / (
+        first + second
+    )
     assert torch.allclose(positions[1, 0], wanted, atol=1e-5)
     assert torch.allclose(positions[0, 0], torch.tensor([1.0, 5.75]), atol=1e-5)
 
 
 def test_the_graph_reads_positions_classes_and_rays_at_peaks():
     centre = torch.full((1, 1, 8, 8), -9.0)
-    centre[0, 0, 2, 3], centre[0, 0, 2, 4], centre[0, 0, 6, 6] = 3.0, 2.0, 0.5  # the second cell is not a peak
+    centre[0, 0, 2, 3], centre[0, 0, 2, 4], centre[0, 0, 6, 6] = (
+        3.0,
+        2.0,
+        0.5,
+    )  # the second cell is not a peak
     offset, label, rays = torch.zeros(1, 2, 8, 8), torch.zeros(1, 3, 8, 8), torch.ones(1, 4, 8, 8)
     offset[0, :, 2, 3], offset[0, :, 2, 4] = (
         torch.tensor([0.25, -0.5]),
         torch.tensor([-0.75, -0.5]),
     )  # both point to the same position
     label[0, 1, 2, 3], rays[0, 2, 2, 3] = 5.0, 7.0
-    graph = DetectionGraph(KnownMaps(NucleusMaps(centre, offset, label, rays)), threshold=0.4, capacity=10)
+    graph = DetectionGraph(
+        KnownMaps(NucleusMaps(centre, offset, label, rays)), threshold=0.4, capacity=10
+    )
     xy, score, prob, found = graph(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.eye(3, 4))
     assert (score > 0).sum() == 2
     assert xy[0, 0].tolist() == pytest.approx([(3.5 + 0.25) * 4, (2.5 - 0.5) * 4])
@@ -110,7 +133,9 @@ def test_the_graph_reads_positions_classes_and_rays_at_peaks():
 
 def test_a_full_window_fills_every_slot():
     generator = torch.Generator().manual_seed(0)
-    maps = NucleusDetector("muse_compact_16", "dense", 2, 8)(torch.zeros(1, 3, 64, 64), torch.eye(3, 4))
+    maps = NucleusDetector("muse_compact_16", "dense", 2, 8)(
+        torch.zeros(1, 3, 64, 64), torch.eye(3, 4)
+    )
     noisy = maps._replace(centre=torch.randn(maps.centre.shape, generator=generator) + 5)
     _, score, _, _ = DetectionGraph(KnownMaps(noisy), 0.4, 5)(torch.zeros(1), torch.eye(3, 4))
     assert (score > 0).sum() == 5

@@ -1,9 +1,18 @@
-"""Six variants compared with results of the authors' own code, with generated instead of trained weights."""
+"""Six variants compared with results of the authors' own code, with generated instead of trained
+weights.
+"""
 
 import numpy as np
 import pytest
 import torch
-from official_fixtures import deviations, load_expected, load_official, make_teacher, needs_fixtures, run_backbone
+from official_fixtures import (
+    deviations,
+    load_expected,
+    load_official,
+    make_teacher,
+    needs_fixtures,
+    run_backbone,
+)
 
 pytestmark = needs_fixtures
 LIMIT_STD = 1e-4
@@ -11,7 +20,9 @@ LIMIT_STD = 1e-4
 # (variant, backbone into which it is loaded, number of entries, number of learnable parameters)
 VARIANTS = [
     ("vit_s_16_224", "muse_vit_s_16_224", 232, 31_070_784),
-    pytest.param("vit_s_16_224_at512", "muse_vit_s_16_224", 232, 31_070_784, marks=pytest.mark.slow),
+    pytest.param(
+        "vit_s_16_224_at512", "muse_vit_s_16_224", 232, 31_070_784, marks=pytest.mark.slow
+    ),
     pytest.param("vit_s_16_512", "muse_vit_s_16_512", 232, 31_388_736, marks=pytest.mark.slow),
     ("vit_s_16_512_from224pos", "muse_vit_s_16_512", 232, 31_388_736),
     pytest.param("vit_b_16_224", "muse_vit_b_16_224", 232, 123_409_536, marks=pytest.mark.slow),
@@ -33,9 +44,13 @@ def test_same_features_as_the_authors_code(variant, name, n_entries, n_parameter
     assert of_map <= LIMIT_STD
     assert of_nuclei <= LIMIT_STD
     assert np.allclose(features.dense[0, 0, 0], expected["feature_map_row0_ch0"], atol=1e-4)
-    assert np.allclose(features.dense.double().mean((0, 2, 3)), expected["feature_map_channel_mean"], atol=1e-5)
+    assert np.allclose(
+        features.dense.double().mean((0, 2, 3)), expected["feature_map_channel_mean"], atol=1e-5
+    )
 
-    image = expected["image_feature_cls" if "image_feature_cls" in expected else "image_feature_gap"]
+    image = expected[
+        "image_feature_cls" if "image_feature_cls" in expected else "image_feature_gap"
+    ]
     assert features.image.shape == (1, network.image_channels)
     assert np.abs(features.image.numpy() - image).max() <= LIMIT_STD * image.std()
 
@@ -45,7 +60,10 @@ def test_same_features_as_the_authors_code(variant, name, n_entries, n_parameter
 
 
 def test_the_input_and_the_last_tap_are_the_authors():
-    network, expected = load_official("vit_s_16_224", "muse_vit_s_16_224"), load_expected("vit_s_16_224")
+    network, expected = (
+        load_official("vit_s_16_224", "muse_vit_s_16_224"),
+        load_expected("vit_s_16_224"),
+    )
     pixels = torch.from_numpy(expected["image_u8"]).permute(2, 0, 1)[None]
     assert np.abs(network.prepare(pixels, torch.eye(3, 4)).numpy() - expected["input"]).max() < 1e-5
     with torch.inference_mode():

@@ -1,4 +1,6 @@
-"""Mistakes that are easily made in MUSE networks: each one must cause deviations above the parity test's limit."""
+"""Mistakes that are easily made in MUSE networks: each one must cause deviations above the parity
+test's limit.
+"""
 
 import pytest
 import torch
@@ -95,11 +97,20 @@ def test_the_other_read_out_rule_leaves_the_limit(network):
 
 @needs_fixtures
 def test_without_a_mistake_the_same_network_is_within_the_limit(network):
-    assert max(deviations(run_backbone(network, 224), load_expected(VARIANT), ALIGNED_CORNERS)) <= LIMIT_STD
+    assert (
+        max(deviations(run_backbone(network, 224), load_expected(VARIANT), ALIGNED_CORNERS))
+        <= LIMIT_STD
+    )
 
 
 def test_what_no_comparison_shows_is_stated():
-    """An eps of 1e-5 in LayerNorm would change features by only 1e-5, so its value is checked here."""
-    norms = [module for module in BACKBONES["muse_vit_s_16_224"]().modules() if isinstance(module, nn.LayerNorm)]
+    """An eps of 1e-5 in LayerNorm would change features by only 1e-5, so its value is checked
+    here.
+    """
+    norms = [
+        module
+        for module in BACKBONES["muse_vit_s_16_224"]().modules()
+        if isinstance(module, nn.LayerNorm)
+    ]
     assert len(norms) == 25
     assert {norm.eps for norm in norms} == {1e-6}

@@ -1,4 +1,6 @@
-"""The point head: a softmax in two factors, independent perceptrons, and cells that point to the same nucleus."""
+"""The point head: a softmax in two factors, independent perceptrons, and cells that point to the
+same nucleus.
+"""
 
 import numpy as np
 import pytest
@@ -74,7 +76,9 @@ def test_of_equals_exactly_one_stays():
     maps = quiet_maps()
     for row, column in ((3, 3), (3, 4), (4, 3), (4, 4)):
         set_cell(maps, row, column, 2.0, [3.5 - column, 3.5 - row])
-    assert (PointHead(16, N_CLASSES, N_RAYS).scores(maps) > 0.5).nonzero().tolist() == [[0, 0, 3, 3]]
+    assert (PointHead(16, N_CLASSES, N_RAYS).scores(maps) > 0.5).nonzero().tolist() == [
+        [0, 0, 3, 3]
+    ]
 
 
 def test_cells_at_the_border_have_no_rivals_beyond_it():
@@ -93,11 +97,16 @@ def test_scores_are_the_same_in_the_exported_graph(tmp_path):
             return head.scores(NucleusMaps(centre, offset, None, None))
 
     generator = torch.Generator().manual_seed(0)
-    maps = torch.randn(2, 1, 16, 16, generator=generator), torch.randn(2, 2, 16, 16, generator=generator)
+    maps = (
+        torch.randn(2, 1, 16, 16, generator=generator),
+        torch.randn(2, 2, 16, 16, generator=generator),
+    )
     path = str(tmp_path / "scores.onnx")
     torch.onnx.export(Scores(), maps, path, input_names=["centre", "offset"], dynamo=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = session.run(None, dict(zip(("centre", "offset"), (m.numpy() for m in maps), strict=True)))[0]
+    found = session.run(
+        None, dict(zip(("centre", "offset"), (m.numpy() for m in maps), strict=True))
+    )[0]
     expected = Scores()(*maps).numpy()
     assert 0 < (expected > 0).mean() < 1
     assert np.allclose(found, expected, atol=1e-6)

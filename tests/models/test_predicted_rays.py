@@ -5,7 +5,14 @@ import math
 import torch
 from torch.nn import functional
 
-from muse_pipeline.models.detector import LEAST_INVERSE_SQUARE, MEAN_RADIUS_UM, MEAN_RAY, STEEPNESS, softplus, to_rays
+from muse_pipeline.models.detector import (
+    LEAST_INVERSE_SQUARE,
+    MEAN_RADIUS_UM,
+    MEAN_RAY,
+    STEEPNESS,
+    softplus,
+    to_rays,
+)
 
 
 def test_a_head_begins_with_the_mean_radius():
@@ -28,7 +35,9 @@ def test_one_wave_over_the_angles_is_an_ellipse():
     assert torch.allclose(functional.softplus(STEEPNESS * output), wave)
     rays = to_rays(output)
     x, y = rays * torch.cos(angles), rays * torch.sin(angles)
-    assert torch.allclose((x / long_um) ** 2 + (y / short_um) ** 2, torch.ones(64, dtype=torch.float64))
+    assert torch.allclose(
+        (x / long_um) ** 2 + (y / short_um) ** 2, torch.ones(64, dtype=torch.float64)
+    )
 
 
 def test_our_softplus_is_torchs_and_so_is_its_gradient():

@@ -1,4 +1,6 @@
-"""Features read at positions on dense maps: either rule reads ramps exactly, and padding changes nothing."""
+"""Features read at positions on dense maps: either rule reads ramps exactly, and padding changes
+nothing.
+"""
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ def test_the_authors_rule_reads_x_over_s(rows, columns):
     xy = torch.rand(1, 200, 2, dtype=torch.float64).float() * torch.tensor([4 * columns, 4 * rows])
     xy[0, 0], xy[0, 1] = torch.tensor([4.0 * columns, 4.0 * rows]), torch.zeros(2)
     expected = xy / torch.tensor([4 * columns, 4 * rows]) * torch.tensor([columns - 1, rows - 1])
-    assert torch.allclose(interpolate_at(ramp(rows, columns), xy, ALIGNED_CORNERS), expected, atol=1e-5)
+    assert torch.allclose(
+        interpolate_at(ramp(rows, columns), xy, ALIGNED_CORNERS), expected, atol=1e-5
+    )
 
 
 def test_our_rule_reads_a_quarter_of_x_less_half():

@@ -46,7 +46,9 @@ def test_the_graph_gives_every_class_a_map_and_the_first_what_the_others_leave()
 def test_only_the_first_three_stages_learn():
     network = RegionNetwork("muse_compact_32", 2)
     network(pixels().float(), IDENTITY).fused.sum().backward()
-    stages = [any(p.grad is not None for p in stage.parameters()) for stage in network.backbone.stages]
+    stages = [
+        any(p.grad is not None for p in stage.parameters()) for stage in network.backbone.stages
+    ]
     assert stages == [True, True, True, False]
 
 

@@ -1,4 +1,6 @@
-"""Discriminators and the reader: shapes, patches, gradients, and the detector that is made from the reader."""
+"""Discriminators and the reader: shapes, patches, gradients, and the detector that is made from the
+reader.
+"""
 
 import pytest
 import torch

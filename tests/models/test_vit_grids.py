@@ -1,4 +1,6 @@
-"""Tables of positions are resampled for grids of any size and shape, and are constants in an exported graph."""
+"""Tables of positions are resampled for grids of any size and shape, and are constants in an
+exported graph.
+"""
 
 import numpy as np
 import pytest
@@ -26,7 +28,9 @@ def cubic_weight(distance: float) -> float:
 
 
 def cubic_matrix(wanted: int, own: int) -> np.ndarray:
-    """(wanted, own) matrix: row i interpolates at (i + 0.5) * own / (wanted + 0.1) - 0.5, with repeated borders."""
+    """(wanted, own) matrix: row i interpolates at (i + 0.5) * own / (wanted + 0.1) - 0.5, with
+    repeated borders.
+    """
     matrix = np.zeros((wanted, own))
     for i in range(wanted):
         source = (i + 0.5) * own / (wanted + 0.1) - 0.5
@@ -35,11 +39,15 @@ def cubic_matrix(wanted: int, own: int) -> np.ndarray:
     return matrix
 
 
-@pytest.mark.parametrize(("own", "rows", "columns"), [(14, 14, 14), (14, 32, 32), (32, 14, 20), (14, 3, 5), (4, 7, 1)])
+@pytest.mark.parametrize(
+    ("own", "rows", "columns"), [(14, 14, 14), (14, 32, 32), (32, 14, 20), (14, 3, 5), (4, 7, 1)]
+)
 def test_resampling_is_that_of_its_definition(own, rows, columns):
     table = make_table(own)
     patches = table[0, 1:].double().numpy().reshape(own, own, 3)
-    expected = np.einsum("yi,xj,ijc->yxc", cubic_matrix(rows, own), cubic_matrix(columns, own), patches)
+    expected = np.einsum(
+        "yi,xj,ijc->yxc", cubic_matrix(rows, own), cubic_matrix(columns, own), patches
+    )
     found = resample_positions(table, (rows, columns))
     assert torch.equal(found[:, 0], table[:, 0])
     assert np.allclose(found[0, 1:].numpy(), expected.reshape(-1, 3), atol=1e-5)
@@ -50,7 +58,9 @@ def test_at_its_own_grid_the_last_token_drifts_and_a_table_of_its_own_is_left_al
     assert position == pytest.approx(12.904, abs=1e-3)
     encoder = VisionTransformer(16, 2, grid=14)
     assert encoder.positions((14, 14)) is encoder.pos_embed
-    assert not torch.allclose(resample_positions(encoder.pos_embed, (14, 14)), encoder.pos_embed, atol=1e-4)
+    assert not torch.allclose(
+        resample_positions(encoder.pos_embed, (14, 14)), encoder.pos_embed, atol=1e-4
+    )
 
 
 def test_as_many_patches_in_another_shape_are_another_grid():
@@ -59,7 +69,9 @@ def test_as_many_patches_in_another_shape_are_another_grid():
     assert not torch.allclose(encoder.positions((2, 8)), encoder.pos_embed)
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 64), (32, 160), (48, 80), (16, 16), (208, 112)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(64, 64), (96, 64), (32, 160), (48, 80), (16, 16), (208, 112)]
+)
 def test_inputs_of_any_grid(height, width):
     network = thin()
     with torch.inference_mode():
@@ -95,7 +107,12 @@ def test_positions_are_trained_through_the_resampling():
 def test_a_resnet_takes_windows_that_are_not_square():
     torch.manual_seed(0)
     stages, vector = ResNet50().eval()(torch.rand(1, 3, 64, 96))
-    assert [tuple(stage.shape[1:]) for stage in stages] == [(256, 16, 24), (512, 8, 12), (1024, 4, 6), (2048, 2, 3)]
+    assert [tuple(stage.shape[1:]) for stage in stages] == [
+        (256, 16, 24),
+        (512, 8, 12),
+        (1024, 4, 6),
+        (2048, 2, 3),
+    ]
     assert vector.shape == (1, 2048)
 
 
@@ -117,6 +134,7 @@ def test_a_fixed_size_leaves_no_resampling_of_positions_in_the_graph():
     assert set(network.state_dict()) == names
     with torch.inference_mode():
         found = [network(picture).dense for picture in (image, other)]
-    # The fixed positions are not used for an image with the same number of patches but a different shape.
+    # The fixed positions are not used for an image with the same number of patches but a different
+    # shape.
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])

@@ -1,4 +1,6 @@
-"""Checkpoint files in the authors' layout: weights are read unchanged, and files that do not fit are rejected."""
+"""Checkpoint files in the authors' layout: weights are read unchanged, and files that do not fit
+are rejected.
+"""
 
 import argparse
 import fractions
@@ -28,7 +30,9 @@ def build(name, seed=0):
 
 
 def thin_vit(seed=0, input_px=224):
-    """A ViT/16 with the decoder of MUSE and a single attention head; its layout is that of registered backbones."""
+    """A ViT/16 with the decoder of MUSE and a single attention head; its layout is that of
+    registered backbones.
+    """
     torch.manual_seed(seed)
     return MuseVit(64, 1, input_px).eval()
 
@@ -44,16 +48,24 @@ def shapes_of(name):
 
 
 def write_official(path: Path, weights, **others) -> Path:
-    """Write weights as the authors do: with a prefix, and with other results of the training in the same file."""
-    teacher = {PREFIX + name: value for name, value in weights.items()} | {"module.head.mlp.0.weight": torch.ones(2)}
+    """Write weights as the authors do: with a prefix, and with other results of the training in the
+    same file.
+    """
+    teacher = {PREFIX + name: value for name, value in weights.items()} | {
+        "module.head.mlp.0.weight": torch.ones(2)
+    }
     torch.save({"teacher": teacher, "epoch": 100, **others}, path)
     return path
 
 
 def load_as_the_authors(path: Path, backbone):
-    """Load as the authors do: strip the prefix of keys and drop other keys, resample positions, and load strictly."""
+    """Load as the authors do: strip the prefix of keys and drop other keys, resample positions, and
+    load strictly.
+    """
     teacher = torch.load(path, map_location="cpu", weights_only=True)["teacher"]
-    weights = {key.removeprefix(PREFIX): value for key, value in teacher.items() if key.startswith(PREFIX)}
+    weights = {
+        key.removeprefix(PREFIX): value for key, value in teacher.items() if key.startswith(PREFIX)
+    }
     if POSITIONS in weights:
         grid = square_grid(backbone.state_dict()[POSITIONS])
         weights[POSITIONS] = resample_positions(weights[POSITIONS], (grid, grid))
@@ -67,7 +79,9 @@ def features_of(backbone):
 
 
 def same_features(first, second):
-    return all(torch.equal(a, b) for a, b in zip(features_of(first), features_of(second), strict=True))
+    return all(
+        torch.equal(a, b) for a, b in zip(features_of(first), features_of(second), strict=True)
+    )
 
 
 def rejection(path, name=SMALL, **options) -> str:
@@ -87,10 +101,14 @@ def source():
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory, source):
-    return write_official(tmp_path_factory.mktemp("official") / "vit_s_16-224.pth", source.state_dict())
+    return write_official(
+        tmp_path_factory.mktemp("official") / "vit_s_16-224.pth", source.state_dict()
+    )
 
 
-def test_an_official_file_and_what_we_write_of_it_give_the_same_bits(official, source, tmp_path, muse):
+def test_an_official_file_and_what_we_write_of_it_give_the_same_bits(
+    official, source, tmp_path, muse
+):
     path = tmp_path / "checkpoint.pt"
     assert muse("import-checkpoint", official, "-o", path) == (0, f"{path}: {VIT}\n", "")
     direct = BACKBONES[VIT]().eval()
@@ -121,7 +139,10 @@ def test_any_square_grid_of_positions_is_taken(grid):
     load_weights(network, weights, Path("a.pth"), always_resample=True)
     assert torch.equal(network.state_dict()[POSITIONS], resample_positions(table, (32, 32)))
     load_weights(network, weights, Path("a.pth"), always_resample=False)
-    assert torch.equal(network.state_dict()[POSITIONS], table if grid == 32 else resample_positions(table, (32, 32)))
+    assert torch.equal(
+        network.state_dict()[POSITIONS],
+        table if grid == 32 else resample_positions(table, (32, 32)),
+    )
 
 
 def test_our_own_files_round_trip(tmp_path):
@@ -148,7 +169,9 @@ def test_our_own_files_round_trip(tmp_path):
 def test_the_network_is_distinguished_from_the_file(name, file, grid, expected):
     weights = shapes_of(name)
     if grid:
-        weights[POSITIONS] = torch.empty(1, 1 + grid * grid, weights[POSITIONS].shape[2], device="meta")
+        weights[POSITIONS] = torch.empty(
+            1, 1 + grid * grid, weights[POSITIONS].shape[2], device="meta"
+        )
     assert recognise_backbone(weights, Path(file)) == expected
 
 
@@ -165,7 +188,9 @@ def test_a_stranger_is_compared_with_the_nearest():
 
 def test_another_architecture_is_named():
     for given, wanted in (("muse_vit_b_16_224", VIT), (VIT, SMALL), ("muse_r50_224", VIT)):
-        with pytest.raises(CheckpointError, match=f"fits {given} or .*, not {wanted}.*; choose the backbone"):
+        with pytest.raises(
+            CheckpointError, match=f"fits {given} or .*, not {wanted}.*; choose the backbone"
+        ):
             load_weights(hollow(wanted), shapes_of(given), Path("a.pth"), always_resample=True)
 
 
@@ -178,10 +203,10 @@ def test_missing_surplus_and_misshapen_names_are_listed():
     with pytest.raises(CheckpointError) as rejected:
         load_weights(hollow(VIT), weights, Path("a.pth"), always_resample=True)
     assert (
-        "does not fit muse_vit_s_16_224 or muse_vit_s_16_512: missing encoder.encoder.norm.bias, "
-        "encoder.encoder.norm.weight; surplus extra; of a different shape encoder.encoder.patch_embed.proj.bias (7,), "
-        "not (384,)"
-    ) in str(rejected.value)
+        "does not fit muse_vit_s_16_224 or muse_vit_s_16_512: missing encoder.encoder.norm.bias,"
+        " encoder.encoder.norm.weight; surplus extra; of a different shape"
+        " encoder.encoder.patch_embed.proj.bias (7,), not (384,)" in str(rejected.value)
+    )
 
 
 def test_positions_must_make_a_square():
@@ -211,7 +236,9 @@ def test_a_pickle_that_needs_more_is_rejected_with_the_reason(tmp_path):
 
 def test_the_settings_that_dino_keeps_as_a_namespace_are_read(tmp_path):
     written, read = build(SMALL), build(SMALL, 1)
-    settings = argparse.Namespace(arch="vit_small", lr=5e-4, local_crops_scale=(0.05, 0.4), norm_last_layer=True)
+    settings = argparse.Namespace(
+        arch="vit_small", lr=5e-4, local_crops_scale=(0.05, 0.4), norm_last_layer=True
+    )
     load_backbone(read, write_official(tmp_path / "a.pth", written.state_dict(), args=settings))
     assert same_features(written, read)
 
@@ -234,7 +261,10 @@ def test_files_that_are_no_checkpoint(tmp_path):
         ([torch.ones(1)], "contains a list, not a dictionary"),
         ({"student": {}, "epoch": 1}, "has no dictionary `teacher` (it has `student`, `epoch`)"),
         (dict.fromkeys("abcdef", 1), "(it has `a`, `b`, `c`, `d` and 2 more)"),
-        ({"teacher": {"backbone.cls_token": torch.ones(1)}}, "no name in its `teacher` begins with `module.backbone.`"),
+        (
+            {"teacher": {"backbone.cls_token": torch.ones(1)}},
+            "no name in its `teacher` begins with `module.backbone.`",
+        ),
         ({"teacher": {PREFIX + "a": 3}}, "`a` is a int, not a tensor"),
         ({"teacher": {}}, "(it has nothing)"),
     ],

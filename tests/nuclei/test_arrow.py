@@ -34,7 +34,9 @@ def test_numbers_come_back_and_nulls_are_null():
         assert np.array_equal(to_numpy(column(array)[3:7]), values[3:7])
         assert np.array_equal(to_numpy(column(array[:5], array[5:])), values)
     valid = np.arange(20) % 3 > 0
-    assert to_arrow(values, valid).to_pylist() == [int(value) if value % 3 else None for value in values]
+    assert to_arrow(values, valid).to_pylist() == [
+        int(value) if value % 3 else None for value in values
+    ]
 
 
 def test_lists_come_back_from_slices_too():
@@ -85,17 +87,22 @@ def test_what_is_no_outline_is_one_sentence(text):
 
 def test_writing_and_drawing_nuclei_loads_neither_pandas_nor_scipy(tmp_path):
     program = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); folder = Path(sys.argv[1])\n"
-        "import muse_pipeline.inference.stitch; from muse_pipeline.qupath.write import write_geojson\n"
-        "from nuclei_example import draw_nuclei, slide_info, write_example\n"
-        "table = write_example(folder / 'nuclei.parquet', draw_nuclei(50))\n"
-        "write_geojson(table, slide_info(), folder / 'n.geojson.gz')\n"
-        "from muse_pipeline.report.density import read_outlines, stream_positions\n"
-        "n = sum(len(xy) for xy, _ in stream_positions(table, 'label'))\n"
-        "assert len(read_outlines(table, (0, 0), (1e6, 1e6), 'label')[0]) == n\n"
-        "print(sorted({'pandas', 'scipy'} & sys.modules.keys()))"
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); folder ="
+        " Path(sys.argv[1])\nimport muse_pipeline.inference.stitch; from muse_pipeline.qupath.write"
+        " import write_geojson\nfrom nuclei_example import draw_nuclei, slide_info,"
+        " write_example\ntable = write_example(folder / 'nuclei.parquet',"
+        " draw_nuclei(50))\nwrite_geojson(table, slide_info(), folder / 'n.geojson.gz')\nfrom"
+        " muse_pipeline.report.density import read_outlines, stream_positions\nn = sum(len(xy) for"
+        " xy, _ in stream_positions(table, 'label'))\nassert len(read_outlines(table, (0, 0), (1e6,"
+        " 1e6), 'label')[0]) == n\nprint(sorted({'pandas', 'scipy'} & sys.modules.keys()))"
     )
-    command = [sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parents[1] / "support")]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        str(tmp_path),
+        str(Path(__file__).parents[1] / "support"),
+    ]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -1,4 +1,6 @@
-"""Class names in files are matched exactly, or else ignoring case, or else by synonyms; other names are errors."""
+"""Class names in files are matched exactly, or else ignoring case, or else by synonyms; other names
+are errors.
+"""
 
 import pytest
 
@@ -41,6 +43,7 @@ def test_a_name_means_the_nearest_of_the_model_s_classes(name, classes, meant):
 )
 def test_other_names_are_rejected_with_the_nearest(name, classes, hint):
     with pytest.raises(
-        LabelError, match=rf"^file: class '{name}' is not one of the model's .*{hint}".replace("?", r"\?")
+        LabelError,
+        match=rf"^file: class '{name}' is not one of the model's .*{hint}".replace("?", r"\?"),
     ):
         find_class(name, classes, "file", "rename it")

@@ -20,4 +20,6 @@ def test_positions_exactly_a_radius_apart_are_close_wherever_cells_begin():
     steps = np.arange(2000) * radius + 0.7
     for xy in (np.stack([steps, np.zeros(2000)], 1), np.stack([np.zeros(2000), steps], 1)):
         apart = np.abs(np.diff(steps)) ** 2 <= radius**2
-        assert {tuple(pair) for pair in close_pairs(xy, radius)} == {(i, i + 1) for i in np.flatnonzero(apart)}
+        assert {tuple(pair) for pair in close_pairs(xy, radius)} == {
+            (i, i + 1) for i in np.flatnonzero(apart)
+        }

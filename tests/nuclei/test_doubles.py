@@ -33,19 +33,27 @@ def test_the_lesser_of_two_that_share_much_goes(distance_um):
 def test_a_small_one_within_a_large_one_goes():
     """The overlap is measured as a fraction of the smaller outline."""
     rays = np.repeat(np.float32([[6.0], [2.0]]), 32, 1)
-    assert len(suppress_overlaps(Nuclei([[100, 100], [102, 100]], Frame.WINDOW, rays=rays), MPP)) == 1
+    assert (
+        len(suppress_overlaps(Nuclei([[100, 100], [102, 100]], Frame.WINDOW, rays=rays), MPP)) == 1
+    )
 
 
 def test_what_is_dropped_drops_nothing():
-    """Of three circles in a row, the second overlaps both neighbours too much, but they hardly overlap each other."""
+    """Of three circles in a row, the second overlaps both neighbours too much, but they hardly
+    overlap each other.
+    """
     found = suppress_overlaps(circles(0, 3, 6), MPP)
     assert ((found.xy[:, 0] - 100) * MPP).tolist() == [0, 6]
 
 
 def test_direction_counts():
-    """Two slender nuclei side by side do not overlap; at the same distance along their axis, they are duplicates."""
+    """Two slender nuclei side by side do not overlap; at the same distance along their axis, they
+    are duplicates.
+    """
     angles = 2 * np.pi * np.arange(32) / 32
-    rays = np.tile(1 / np.sqrt((np.cos(angles) / 8) ** 2 + (np.sin(angles) / 1.5) ** 2), (2, 1)).astype(np.float32)
+    rays = np.tile(
+        1 / np.sqrt((np.cos(angles) / 8) ** 2 + (np.sin(angles) / 1.5) ** 2), (2, 1)
+    ).astype(np.float32)
     beside = Nuclei([[100, 100], [100, 100 + 4 / MPP]], Frame.WINDOW, rays=rays)
     along = Nuclei([[100, 100], [100 + 4 / MPP, 100]], Frame.WINDOW, rays=rays)
     assert len(suppress_overlaps(beside, MPP)) == 2
@@ -61,13 +69,19 @@ def test_points_stay_as_they_are():
 @pytest.mark.parametrize("unsound", [0.0, -3.0, np.inf, np.nan])
 def test_rays_that_make_no_polygon_stop_nothing(unsound):
     rng = np.random.default_rng(0)
-    rays = np.where(rng.random((60, 32)) < 0.5, np.float32(unsound), rng.uniform(1, 8, (60, 32)).astype(np.float32))
+    rays = np.where(
+        rng.random((60, 32)) < 0.5,
+        np.float32(unsound),
+        rng.uniform(1, 8, (60, 32)).astype(np.float32),
+    )
     nuclei = Nuclei(rng.uniform(0, 33, (60, 2)), Frame.WINDOW, rays=rays)
     assert 0 < len(suppress_overlaps(nuclei, MPP)) <= 60
 
 
 def test_the_best_of_a_long_row_are_kept():
-    """Circles at random positions on a line: each is kept unless a better one that is kept covers too much of it."""
+    """Circles at random positions on a line: each is kept unless a better one that is kept covers
+    too much of it.
+    """
     x_um = np.random.default_rng(0).uniform(0, 1000, 3000)
     kept = np.zeros(0)
     for x in x_um:

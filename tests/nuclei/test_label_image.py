@@ -1,4 +1,6 @@
-"""Rays of discs and ellipses in label images, from centroids or given points, and rings painted as labels."""
+"""Rays of discs and ellipses in label images, from centroids or given points, and rings painted as
+labels.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""Masks as large as slides are read, or are rejected in one sentence before any pixel is decoded."""
+"""Masks as large as slides are read, or are rejected in one sentence before any pixel is
+decoded.
+"""
 
 import numpy as np
 import pytest
@@ -27,7 +29,10 @@ def test_masks_that_do_not_fit_into_memory(tmp_path, monkeypatch, suffix):
     mask = np.zeros((30, 40), np.uint8)
     tifffile.imwrite(path, mask) if suffix == ".tif" else Image.fromarray(mask).save(path)
     monkeypatch.setattr(mask_file, "MAX_PIXELS", 1_000)
-    with pytest.raises(LabelError, match=r"s\.(png|tif): 40 x 30 pixels are too many to hold in memory; give outlines"):
+    with pytest.raises(
+        LabelError,
+        match=r"s\.(png|tif): 40 x 30 pixels are too many to hold in memory; give outlines",
+    ):
         read_label_image(path)
 
 
@@ -48,7 +53,9 @@ def test_black_and_white_masks_number_no_nuclei(tmp_path, white):
     assert np.array_equal(read_label_image(tmp_path / "s.png"), mask)
     mask[25:35, 25:35] = white
     Image.fromarray(mask).save(tmp_path / "s.png")
-    with pytest.raises(LabelError, match=rf"s\.png: gives all its nuclei the number {white}; give each nucleus"):
+    with pytest.raises(
+        LabelError, match=rf"s\.png: gives all its nuclei the number {white}; give each nucleus"
+    ):
         read_label_image(tmp_path / "s.png")
 
 
@@ -82,6 +89,9 @@ def test_a_number_marks_one_nucleus():
     wrapped[480:486, 480:486] = 1
     with pytest.raises(LabelError, match="marks separate areas"):
         require_nuclei("s.png", wrapped, (0.5, 0.5))
-    for mask in (squares(256) + 1, 1 + (squares(256) > 0)):  # the second is like ilastik's simple segmentation
+    for mask in (
+        squares(256) + 1,
+        1 + (squares(256) > 0),
+    ):  # the second is like ilastik's simple segmentation
         with pytest.raises(LabelError, match="covers 63,232 um2"):
             require_nuclei("s.png", mask, (0.5, 0.5))

@@ -30,7 +30,10 @@ def ellipses(n, long_um, short_um, seed):
 
 @pytest.fixture
 def kinds():
-    return [ellipses(60, *axes, seed) for seed, axes in enumerate([(2, 1.9), (4, 1.5), (4, 3.8), (8, 7)])]
+    return [
+        ellipses(60, *axes, seed)
+        for seed, axes in enumerate([(2, 1.9), (4, 1.5), (4, 3.8), (8, 7)])
+    ]
 
 
 def fit(parts):
@@ -53,13 +56,19 @@ def test_neither_order_nor_parts_matter(kinds, monkeypatch):
     monkeypatch.setattr(morphology, "SAMPLE", 100)
     everything = Nuclei.concatenate(kinds)
     shuffled = everything[np.random.default_rng(3).permutation(len(everything))]
-    one, other = fit([everything]), fit([shuffled[start : start + 7] for start in range(0, len(shuffled), 7)])
+    one, other = (
+        fit([everything]),
+        fit([shuffled[start : start + 7] for start in range(0, len(shuffled), 7)]),
+    )
     assert np.array_equal(one.centres, other.centres) and np.array_equal(one.mean, other.mean)
 
 
 def test_the_sample_is_all_that_is_kept(kinds, monkeypatch):
     monkeypatch.setattr(morphology, "SAMPLE", 50)
-    sample, measured = ShapeSample(lambda nuclei: measured.append(len(nuclei)) or measure(nuclei)), []
+    sample, measured = (
+        ShapeSample(lambda nuclei: measured.append(len(nuclei)) or measure(nuclei)),
+        [],
+    )
     for part in kinds * 5:
         sample.add(part)
     assert len(sample._hashes) == 50
@@ -80,7 +89,11 @@ def test_the_cluster_is_a_column_and_a_measurement_where_asked_for(tmp_path):
     polygons = rings_to_polygons(rays_to_rings(nuclei.xy, nuclei.rays, MPP))[0]
     for name, clusters in (("plain", False), ("clustered", True)):
         with NucleiWriter(
-            tmp_path / name, ("A", "B", "C"), drawn_provenance(), 32, OptionalColumns(clusters=clusters)
+            tmp_path / name,
+            ("A", "B", "C"),
+            drawn_provenance(),
+            32,
+            OptionalColumns(clusters=clusters),
         ) as writer:
             writer.write(nuclei, polygons, shapes | {CLUSTER: number})
         write_geojson(tmp_path / name, slide_info(), tmp_path / f"{name}.geojson.gz")
@@ -88,7 +101,10 @@ def test_the_cluster_is_a_column_and_a_measurement_where_asked_for(tmp_path):
     assert pq.read_table(tmp_path / "clustered")[CLUSTER].to_pylist() == number.tolist()
     assert len(read_nuclei(tmp_path / "clustered")) == 50
     plain, clustered = (
-        [one["properties"]["measurements"] for one in iterate_features(tmp_path / f"{name}.geojson.gz")]
+        [
+            one["properties"]["measurements"]
+            for one in iterate_features(tmp_path / f"{name}.geojson.gz")
+        ]
         for name in ("plain", "clustered")
     )
     assert "Morphology cluster" not in plain[0]

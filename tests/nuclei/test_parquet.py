@@ -65,20 +65,28 @@ def test_row_groups_and_batches_are_full(tmp_path, monkeypatch):
     groups = pq.ParquetFile(tmp_path / "nuclei.parquet").metadata
     assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [128, 128, 44]
     assert [len(part) for part in iterate_rows(tmp_path / "nuclei.parquet", 90)] == [90, 90, 90, 30]
-    assert [len(part) for part in iterate_rows(tmp_path / "nuclei.parquet", 150, ["y", "x"])] == [150, 150]
+    assert [len(part) for part in iterate_rows(tmp_path / "nuclei.parquet", 150, ["y", "x"])] == [
+        150,
+        150,
+    ]
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [((3000, 9000), (9000, 20_000)), ((0, 0), (40_000, 40_000)), ((50_000, 0), (60_000, 1))]
+    ("low", "high"),
+    [((3000, 9000), (9000, 20_000)), ((0, 0), (40_000, 40_000)), ((50_000, 0), (60_000, 1))],
 )
 def test_a_rectangle_is_read_from_the_groups_that_touch_it(tmp_path, monkeypatch, low, high):
     monkeypatch.setattr("muse_pipeline.nuclei.parquet.ROW_GROUP", 128)
     nuclei = draw_nuclei(1000)
     table = write_example(tmp_path / "nuclei.parquet", nuclei[np.argsort(nuclei.xy[:, 1])])
-    known = [(x, y) for x, y in read_nuclei(table).xy if low[0] <= x < high[0] and low[1] <= y < high[1]]
+    known = [
+        (x, y) for x, y in read_nuclei(table).xy if low[0] <= x < high[0] and low[1] <= y < high[1]
+    ]
     found = read_within(table, np.array(low), np.array(high), ["geometry", "x", "y"])
     assert list(zip(*(found[name].to_pylist() for name in ("x", "y")), strict=True)) == known
-    centres = shapely.get_coordinates(shapely.centroid(shapely.from_wkb(found["geometry"].to_pylist())))
+    centres = shapely.get_coordinates(
+        shapely.centroid(shapely.from_wkb(found["geometry"].to_pylist()))
+    )
     assert np.allclose(centres, np.array(known).reshape(-1, 2), atol=4)
 
 
@@ -86,10 +94,16 @@ def test_positions_that_are_no_numbers_lie_in_no_rectangle(tmp_path, monkeypatch
     monkeypatch.setattr("muse_pipeline.nuclei.parquet.ROW_GROUP", 128)
     nuclei = draw_nuclei(500)
     rows = pq.read_table(write_example(tmp_path / "nuclei.parquet", nuclei))
-    x = np.where(np.arange(500) < 300, np.nan, nuclei.xy[:, 0])  # the first row groups have no minimum and maximum of x
+    x = np.where(
+        np.arange(500) < 300, np.nan, nuclei.xy[:, 0]
+    )  # the first row groups have no minimum and maximum of x
     for column in (pa.array(x), pa.array(x, from_pandas=True)):
-        pq.write_table(rows.set_column(0, "x", column), tmp_path / "odd.parquet", row_group_size=128)
-        assert len(read_within(tmp_path / "odd.parquet", (0, 0), (50_000, 50_000), ["x", "y"])) == 200
+        pq.write_table(
+            rows.set_column(0, "x", column), tmp_path / "odd.parquet", row_group_size=128
+        )
+        assert (
+            len(read_within(tmp_path / "odd.parquet", (0, 0), (50_000, 50_000), ["x", "y"])) == 200
+        )
 
 
 def test_geopandas_reads_it(tmp_path):
@@ -103,7 +117,10 @@ def test_geopandas_reads_it(tmp_path):
     assert np.allclose(frame["area_um2"], frame.geometry.area * 0.25 * 0.25, rtol=0.05)
     geo = pq.ParquetFile(tmp_path / "nuclei.parquet").metadata.metadata[b"geo"]
     assert b'"version": "1.1.0"' in geo and b'"crs": null' in geo
-    assert frame.total_bounds.tolist() == shapely.bounds(shapely.union_all(frame.geometry.values)).tolist()
+    assert (
+        frame.total_bounds.tolist()
+        == shapely.bounds(shapely.union_all(frame.geometry.values)).tolist()
+    )
 
 
 def test_provenance_counts_nuclei(tmp_path):
@@ -134,7 +151,9 @@ def test_csv(tmp_path):
     )
     frame = pd.read_csv(tmp_path / "a.csv.gz")
     assert np.allclose(frame[["x", "y"]], nuclei.xy, atol=0.0051)
-    assert np.allclose(frame["score"], nuclei.score) and np.allclose(frame["prob_Tumour"], nuclei.prob[:, 1])
+    assert np.allclose(frame["score"], nuclei.score) and np.allclose(
+        frame["prob_Tumour"], nuclei.prob[:, 1]
+    )
     assert (frame["class"].isna() == (nuclei.label < 0)).all()
 
 
@@ -194,7 +213,9 @@ def test_totals_of_positive_nuclei_leave_artefacts_out_too(tmp_path):
     optional = OptionalColumns(positive_od=0.2, artefacts=["blurred"])
     rings = rays_to_rings(nuclei.xy, nuclei.rays, (0.25, 0.25))
     shapes = measure_shapes(rings, (0.25, 0.25)) | {"quality": np.array([0, -1, -1, 0, -1])}
-    with NucleiWriter(tmp_path / "nuclei.parquet", CLASSES, drawn_provenance(), 32, optional) as writer:
+    with NucleiWriter(
+        tmp_path / "nuclei.parquet", CLASSES, drawn_provenance(), 32, optional
+    ) as writer:
         writer.complete(quality=quality)
         writer.write(nuclei, rings_to_polygons(rings)[0], shapes)
     known = read_provenance(tmp_path / "nuclei.parquet")

@@ -4,21 +4,36 @@ import shapely
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
-from muse_pipeline.nuclei.rays import clip_rays, polygons_to_rays, rays_to_rings, rings_to_polygons, survive_qupath
+from muse_pipeline.nuclei.rays import (
+    clip_rays,
+    polygons_to_rays,
+    rays_to_rings,
+    rings_to_polygons,
+    survive_qupath,
+)
 
 N_RAYS = 32
 
 
 def test_rays_begin_at_x_and_turn_towards_y():
-    ring = rays_to_rings(np.array([[100.0, 200.0]]), np.array([[1.0, 2.0, 3.0, 4.0]]), mpp=(0.5, 0.25))
+    ring = rays_to_rings(
+        np.array([[100.0, 200.0]]), np.array([[1.0, 2.0, 3.0, 4.0]]), mpp=(0.5, 0.25)
+    )
     assert np.allclose(ring, [[[102, 200], [100, 208], [94, 200], [100, 184]]])
 
 
 def draw_stars_at_the_edges(size_px, n=4_000):
-    """(n, 2) centres, most within 8 px of an edge of the slide, and (n, R) rays up to 8.4 um long."""
+    """(n, 2) centres, most within 8 px of an edge of the slide, and (n, R) rays up to 8.4 um
+    long.
+    """
     random = np.random.default_rng(9)
-    xy, gap = random.uniform(0, 1, (n, 2)) * size_px, random.choice([0, 1e-9, 0.01, 0.04, 0.05, 0.3, 2, 8], (n, 2))
-    location = random.integers(0, 4, (n, 2))  # 1: near 0, 2: near the other edge, otherwise: anywhere
+    xy, gap = (
+        random.uniform(0, 1, (n, 2)) * size_px,
+        random.choice([0, 1e-9, 0.01, 0.04, 0.05, 0.3, 2, 8], (n, 2)),
+    )
+    location = random.integers(
+        0, 4, (n, 2)
+    )  # 1: near 0, 2: near the other edge, otherwise: anywhere
     xy = np.where(location == 1, gap, np.where(location == 2, np.nextafter(size_px - gap, 0), xy))
     rays = random.uniform(0.02, 6, (n, 1)) * random.uniform(0.6, 1.4, (n, N_RAYS))
     return xy, rays.astype(np.float32)
@@ -49,7 +64,9 @@ def test_an_outline_at_an_edge_is_what_of_it_lies_on_the_slide():
         clipped = clip_rays(np.array([xy]), rays, (0.5, 0.5), (0, 0, 100, 100))
         on_slide = shapely.Polygon(rays_to_rings(np.array([xy]), clipped, (0.5, 0.5))[0])
         expected = whole.intersection(shapely.box(0, 0, 100, 100))
-        assert on_slide.symmetric_difference(expected).area < 0.03 * expected.area < 0.03 * whole.area
+        assert (
+            on_slide.symmetric_difference(expected).area < 0.03 * expected.area < 0.03 * whole.area
+        )
 
 
 def test_nuclei_away_from_edges_and_outside_the_box_keep_their_rays():
@@ -69,7 +86,9 @@ def test_a_circle_in_the_position_of_a_collapsed_ring_stays_on_the_slide():
 def test_random_stars_all_survive_qupath():
     random = np.random.default_rng(5)
     rays = random.uniform(0.02, 1, (20_000, 20)) * random.uniform(0.1, 8, (20_000, 1))
-    polygons, n_repaired = rings_to_polygons(rays_to_rings(random.uniform(0, 1e5, (20_000, 2)), rays, (0.5, 0.5)))
+    polygons, n_repaired = rings_to_polygons(
+        rays_to_rings(random.uniform(0, 1e5, (20_000, 2)), rays, (0.5, 0.5))
+    )
     snapped = shapely.set_precision(polygons, 0.01)
     assert 0 < n_repaired < len(polygons) / 2
     assert (shapely.get_type_id(snapped) == shapely.GeometryType.POLYGON).all()
@@ -92,12 +111,18 @@ def test_sound_rings_are_only_rounded():
     rings = rays_to_rings(np.full((500, 2), 1000.0), rays, (0.25, 0.25))
     polygons, n_repaired = rings_to_polygons(rings)
     assert n_repaired == 0
-    assert np.array_equal(shapely.get_coordinates(polygons).reshape(500, N_RAYS + 1, 2)[:, :-1], np.round(rings, 1))
+    assert np.array_equal(
+        shapely.get_coordinates(polygons).reshape(500, N_RAYS + 1, 2)[:, :-1], np.round(rings, 1)
+    )
 
 
-@pytest.mark.parametrize("rays_um", [np.zeros(N_RAYS), np.eye(N_RAYS)[3] * 5, np.full(N_RAYS, 0.01)])
+@pytest.mark.parametrize(
+    "rays_um", [np.zeros(N_RAYS), np.eye(N_RAYS)[3] * 5, np.full(N_RAYS, 0.01)]
+)
 def test_what_collapses_becomes_a_small_circle(rays_um):
-    polygons, n_repaired = rings_to_polygons(rays_to_rings(np.array([[10.0, 20.0]]), rays_um[None], (0.5, 0.5)))
+    polygons, n_repaired = rings_to_polygons(
+        rays_to_rings(np.array([[10.0, 20.0]]), rays_um[None], (0.5, 0.5))
+    )
     assert n_repaired == 1
     assert survive_qupath(polygons).all()
     assert 0.5 < shapely.area(polygons[0]) < 4
@@ -145,7 +170,9 @@ def test_no_polygons_no_rays():
 
 
 def draw_ellipses(xy, axes_um, turn, mpp, size):
-    """A label image of the pixels whose centres lie in ellipses, and the ellipses' true rays in um."""
+    """A label image of the pixels whose centres lie in ellipses, and the ellipses' true rays in
+    um.
+    """
     column, row = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
     image = np.zeros((size, size), int)
     for number, ((x, y), (a, b), angle) in enumerate(zip(xy, axes_um, turn, strict=True), start=1):

@@ -13,11 +13,15 @@ SLACK_PX, SAME_PX = SLACK_UM / MPP, SAME_UM / MPP
 
 
 def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, n_parts=1):
-    """Let each window report the nuclei at ``true_xy`` with errors of its own, and resolve the seams."""
+    """Let each window report the nuclei at ``true_xy`` with errors of its own, and resolve the
+    seams.
+    """
     generator = np.random.default_rng(seed)
     reports = []
     for window in range(GRID.shape[0] * GRID.shape[1]):
-        seen = np.array([xy for index, xy in enumerate(true_xy) if (index, window) not in missed_by]).reshape(-1, 2)
+        seen = np.array(
+            [xy for index, xy in enumerate(true_xy) if (index, window) not in missed_by]
+        ).reshape(-1, 2)
         seen = seen + generator.uniform(-jitter, jitter, seen.shape) - GRID.origin_xy(window)
         reports.append(report_window(Nuclei(seen, Frame.WINDOW), window, GRID, GRID.whole, MPP))
     nuclei = Nuclei.concatenate(reports)
@@ -26,7 +30,9 @@ def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, n_parts=1):
 
 
 def numbers_of(xy, window, n_parts=1):
-    """Yield the indices of the kept reports, in output order, if reports are added in ``n_parts`` parts."""
+    """Yield the indices of the kept reports, in output order, if reports are added in ``n_parts``
+    parts.
+    """
     seams = SeamResolver(GRID, MPP)
     for part in np.array_split(np.arange(len(window)), n_parts):
         yield seams.add(xy[part], window[part])
@@ -37,7 +43,9 @@ def numbers_of(xy, window, n_parts=1):
 
 def test_a_nucleus_on_a_seam_is_one_nucleus_however_the_windows_position_it():
     for seed in range(50):
-        assert len(resolve([(256, 100), (100, 256), (512, 600)], jitter=SAME_PX / 3, seed=seed)) == 3
+        assert (
+            len(resolve([(256, 100), (100, 256), (512, 600)], jitter=SAME_PX / 3, seed=seed)) == 3
+        )
 
 
 def test_a_nucleus_in_the_corner_of_four_cores_is_one_nucleus():
@@ -48,7 +56,13 @@ def test_a_nucleus_in_the_corner_of_four_cores_is_one_nucleus():
 def test_two_nuclei_further_apart_than_the_radius_stay_two():
     apart = 2 * SAME_PX + 1
     assert (
-        len(resolve([(255, 100), (255 + apart, 100), (400, 256 - apart / 2), (400, 256 + apart / 2)], jitter=0.5)) == 4
+        len(
+            resolve(
+                [(255, 100), (255 + apart, 100), (400, 256 - apart / 2), (400, 256 + apart / 2)],
+                jitter=0.5,
+            )
+        )
+        == 4
     )
 
 
@@ -58,13 +72,16 @@ def test_two_close_nuclei_of_one_window_are_never_united():
 
 
 def test_a_report_that_contains_a_window_takes_no_other_of_it():
-    """Window 0 reports two nuclei; window 1's report of the second lies between them, close to both."""
+    """Window 0 reports two nuclei; window 1's report of the second lies between them, close to
+    both.
+    """
     xy = np.array([[253.8, 100], [259.8, 100], [257, 100]])
     assert np.concatenate(list(numbers_of(xy, np.array([0, 0, 1])))).tolist() == [0, 2]
 
 
 def test_a_report_beyond_its_own_core_counts_only_if_the_neighbour_confirms_it():
-    # (250, 100) is in the core of window 0; window 1 reports it too, because it is within SLACK_PX of window 1.
+    # (250, 100) is in the core of window 0; window 1 reports it too, because it is within SLACK_PX
+    # of window 1.
     assert len(resolve([(250.0, 100.0)])) == 1
     assert len(resolve([(250.0, 100.0)], missed_by={(0, 0)})) == 0
     assert len(resolve([(250.0, 100.0)], missed_by={(0, 1)})) == 1
@@ -78,7 +95,9 @@ def test_the_report_deeper_inside_its_core_stays():
 
 
 def test_reports_of_two_neighbours_do_not_confirm_each_other_against_the_owner():
-    """Window 0 reports a nucleus 4.25 um inside its core; windows report nuclei up to 4 um outside theirs."""
+    """Window 0 reports a nucleus 4.25 um inside its core; windows report nuclei up to 4 um outside
+    theirs.
+    """
     xy = np.array([(247.5, 247.5), (249.0, 249.0), (249.0, 249.5)])
     assert np.concatenate(list(numbers_of(xy, np.array([0, 1, 3])))).tolist() == [0]
 

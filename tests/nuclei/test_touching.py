@@ -1,4 +1,6 @@
-"""Overlapping outlines are separated by a straight line, whichever nuclei are processed together."""
+"""Overlapping outlines are separated by a straight line, whichever nuclei are processed
+together.
+"""
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ NO_XY, NO_RAYS = np.zeros((0, 2)), np.zeros((0, N_RAYS), np.float32)
 
 def rays_of(along_um, across_um, turn=0.0):
     angle = 2 * np.pi * np.arange(N_RAYS) / N_RAYS - turn
-    return ((np.cos(angle) / along_um) ** 2 + (np.sin(angle) / across_um) ** 2).astype(np.float32) ** -0.5
+    return ((np.cos(angle) / along_um) ** 2 + (np.sin(angle) / across_um) ** 2).astype(
+        np.float32
+    ) ** -0.5
 
 
 def polygons(xy, rays):
@@ -63,11 +67,17 @@ def test_the_result_does_not_depend_on_which_nuclei_are_given_together():
     assert (together < rays).any(1).mean() > 0.5
     before, after = polygons(xy, rays), polygons(xy, together)
     first, second = shapely.STRtree(after).query(after, predicate="intersects")
-    shared = (shapely.area(shapely.intersection(after[first], after[second])) > 1e-3) & (first < second)
+    shared = (shapely.area(shapely.intersection(after[first], after[second])) > 1e-3) & (
+        first < second
+    )
     first, second = first[shared], second[shared]
-    nested = shapely.contains(before[first], before[second]) | shapely.contains(before[second], before[first])
+    nested = shapely.contains(before[first], before[second]) | shapely.contains(
+        before[second], before[first]
+    )
     assert nested.all()  # only nested outlines still overlap
     order = rng.permutation(len(xy))
     for part in np.array_split(order, 7):
         others = np.setdiff1d(order, part)
-        assert np.array_equal(cut_apart(xy[part], rays[part], xy[others], rays[others]), together[part])
+        assert np.array_equal(
+            cut_apart(xy[part], rays[part], xy[others], rays[others]), together[part]
+        )

@@ -17,12 +17,21 @@ from muse_pipeline.outputs.dicom import Dicom
 
 
 def write_level(path, width, series="1.2.3.4"):
-    """Write the header of one level of a DICOM slide, with as few elements as in the files of some converters."""
+    """Write the header of one level of a DICOM slide, with as few elements as in the files of some
+    converters.
+    """
     level = Dataset()
     level.file_meta = FileMetaDataset()
     level.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    level.SOPClassUID, level.SOPInstanceUID = VLWholeSlideMicroscopyImageStorage, generate_uid(entropy_srcs=[path.name])
-    level.SeriesInstanceUID, level.StudyInstanceUID, level.FrameOfReferenceUID = series, "1.2.3", "1.2.3.5"
+    level.SOPClassUID, level.SOPInstanceUID = (
+        VLWholeSlideMicroscopyImageStorage,
+        generate_uid(entropy_srcs=[path.name]),
+    )
+    level.SeriesInstanceUID, level.StudyInstanceUID, level.FrameOfReferenceUID = (
+        series,
+        "1.2.3",
+        "1.2.3.5",
+    )
     level.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
     level.TotalPixelMatrixColumns = level.TotalPixelMatrixRows = width
     level.Modality, level.SeriesNumber = "SM", 1
@@ -49,7 +58,9 @@ def test_a_group_per_class_has_the_outlines_of_its_nuclei(slide):
     written = slide.files.folder / "nuclei.dcm"
     annotations = MicroscopyBulkSimpleAnnotations.from_dataset(dcmread(written))
     (reference,) = annotations.ReferencedImageSequence
-    assert reference.ReferencedSOPInstanceUID == generate_uid(entropy_srcs=["2.dcm"])  # the slide's level 0
+    assert reference.ReferencedSOPInstanceUID == generate_uid(
+        entropy_srcs=["2.dcm"]
+    )  # the slide's level 0
     nuclei = muse_pipeline.read_nuclei(slide.files.nuclei)
     groups = {group.label: group for group in annotations.get_annotation_groups()}
     assert {name: group.number_of_annotations for name, group in groups.items()} == dict(

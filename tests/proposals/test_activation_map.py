@@ -11,7 +11,9 @@ from muse_pipeline.methods.psm.activation_map import ActivationMap, ActivationNe
 
 
 class Toy(nn.Module):
-    """A network with two channels, the mean red and green of cells of 4 x 4 px, and a known output."""
+    """A network with two channels, the mean red and green of cells of 4 x 4 px, and a known
+    output.
+    """
 
     class backbone:
         stride_px = 4
@@ -40,7 +42,8 @@ def test_equals_the_hand_computed_map():
     assert found.shape == (8, 8) and found.dtype == np.float32
     corners = found[[0, 0, -1, -1], [0, -1, 0, -1]]  # bilinear enlargement keeps them
     assert np.allclose(corners, stretched.ravel(), atol=1e-6)
-    # the centre of pixel 2 is at x = 2.5: 0.5 px, or 1/8 of the distance between cells, from the first cell's centre
+    # the centre of pixel 2 is at x = 2.5: 0.5 px, or 1/8 of the distance between cells, from the
+    # first cell's centre
     assert found[0, 2] == pytest.approx(1 - 0.125, abs=1e-6)
 
 
@@ -71,7 +74,9 @@ def test_a_map_states_the_same_of_a_position_whatever_lies_far_from_it():
     torch.manual_seed(0)
     pixels = np.random.default_rng(0).integers(0, 256, (320, 320, 3)).astype(np.uint8)
     fitted = ActivationMap(ActivationNetwork("shallow_cnn").eval(), [pixels])
-    assert np.allclose(fitted(pixels)[128:192, 128:192], fitted(pixels[64:256, 64:256])[64:128, 64:128], atol=1e-4)
+    assert np.allclose(
+        fitted(pixels)[128:192, 128:192], fitted(pixels[64:256, 64:256])[64:128, 64:128], atol=1e-4
+    )
 
 
 def test_maps_of_pictures_side_by_side_are_those_of_one_after_another():
@@ -80,4 +85,6 @@ def test_maps_of_pictures_side_by_side_are_those_of_one_after_another():
     fitted = ActivationMap(ActivationNetwork("shallow_cnn").eval(), pictures[:2])
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(fitted, pictures))
-    assert all((one == fitted(pixels)).all() for one, pixels in zip(together, pictures, strict=True))
+    assert all(
+        (one == fitted(pixels)).all() for one, pixels in zip(together, pictures, strict=True)
+    )

@@ -24,12 +24,16 @@ PRESETS = {  # settings of the two releases
     "rel2022": ClusterSettings(features="jet", beta=0.5, n_clusters=3, foreground="green"),
     "rel2023": ClusterSettings(features="jet", beta=1.0, n_clusters=3, foreground="dark"),
 }
-COLOURS = np.array([[90, 60, 140], [220, 130, 170], [240, 238, 242]], np.uint8)  # nuclei, eosin, glass
+COLOURS = np.array(
+    [[90, 60, 140], [220, 130, 170], [240, 238, 242]], np.uint8
+)  # nuclei, eosin, glass
 
 
 @pytest.fixture(scope="module")
 def toy():
-    """An index (30, 30) into ``COLOURS``, the pixels with these colours and some noise, and their stain densities."""
+    """An index (30, 30) into ``COLOURS``, the pixels with these colours and some noise, and their
+    stain densities.
+    """
     generator = np.random.default_rng(0)
     truth = np.repeat(np.arange(3), 10)[None].repeat(30, 0)
     pixels = (COLOURS[truth] + generator.integers(-6, 7, (30, 30, 3))).clip(0, 255).astype(np.uint8)
@@ -49,7 +53,12 @@ def activation_of(truth, levels):
 def test_the_stain_rule_finds_nuclei_whatever_the_sign_of_the_map(toy, features, levels):
     truth, pixels, stains = toy
     activation = activation_of(truth, levels)
-    clusters = fit(activation, pixels, stains, ClusterSettings(features=features, n_clusters=2 + (features != "stain")))
+    clusters = fit(
+        activation,
+        pixels,
+        stains,
+        ClusterSettings(features=features, n_clusters=2 + (features != "stain")),
+    )
     assert ((clusters(activation, pixels, stains) == clusters.foreground) == (truth == 0)).all()
 
 
@@ -71,12 +80,16 @@ def test_the_rule_of_2023_takes_what_is_dark_and_active(toy):
 
 
 def test_the_colour_map_is_blue_green_red():
-    assert (jet(np.array([0.0, 0.5, 1.0], np.float32)) == [[128, 0, 0], [126, 255, 130], [0, 0, 128]]).all()
+    assert (
+        jet(np.array([0.0, 0.5, 1.0], np.float32)) == [[128, 0, 0], [126, 255, 130], [0, 0, 128]]
+    ).all()
 
 
 def test_the_seed_decides_everything(toy):
     truth, pixels, stains = toy
-    first, second = (fit(activation_of(truth, (1, 0, 0)), pixels, stains, ClusterSettings()) for _ in range(2))
+    first, second = (
+        fit(activation_of(truth, (1, 0, 0)), pixels, stains, ClusterSettings()) for _ in range(2)
+    )
     assert (first.centres == second.centres).all()
 
 

@@ -1,4 +1,6 @@
-"""Guards against real artefacts and against real tissue that was blurred: a reason, and few false nuclei."""
+"""Guards against real artefacts and against real tissue that was blurred: a reason, and few false
+nuclei.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def test_what_holds_no_tissue_is_named(name, reason):
     assert judge_window(read_tile(name), MPP) == reason
 
 
-@pytest.mark.parametrize("name", ["high-nuclei-score-level0", "low-nuclei-score-level0", "tcga-lung-rgb"])
+@pytest.mark.parametrize(
+    "name", ["high-nuclei-score-level0", "low-nuclei-score-level0", "tcga-lung-rgb"]
+)
 def test_good_tissue_passes_and_out_of_focus_does_not(name):
     tile = read_tile(name)
     assert judge_window(tile, MPP) == ""
@@ -73,7 +77,9 @@ def test_brown_is_named_and_left_out():
     half = nuclear & (np.arange(pixels.shape[1]) < pixels.shape[1] / 2)
     density[half] = (0.35, 0.6, 1.0)  # DAB
     brown = np.round(256 * np.exp(-density) - 1).clip(0, 255).astype(np.uint8)
-    assert any("brown" in warning for warning in judge_sample(SlideSample(MPP, (brown,), is_ihc=True)))
+    assert any(
+        "brown" in warning for warning in judge_sample(SlideSample(MPP, (brown,), is_ihc=True))
+    )
     assert judge_sample(SlideSample(MPP, (pixels,))) == []
     found = find(brown, MPP)
     assert (found.xy[:, 0] > pixels.shape[1] / 2 - 8).all()

@@ -16,20 +16,28 @@ from muse_pipeline.proposals.otsu_mask import blend_stains
 SIDE_UM = 200.0
 
 
-def draw_discs(mpp: float, radius_um: float, twin_um: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and centres (N, 2) px of blurred discs of haematoxylin on eosin, with twins ``twin_um`` to their right."""
+def draw_discs(
+    mpp: float, radius_um: float, twin_um: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and centres (N, 2) px of blurred discs of haematoxylin on eosin, with twins
+    ``twin_um`` to their right.
+    """
     side, fine = round(SIDE_UM / mpp), 4
     pitch = 2 * radius_um + 9 + (twin_um or 0)
     axis = np.arange(pitch, SIDE_UM - pitch, pitch)
     rng = np.random.default_rng(0)
-    centres = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2) + rng.uniform(-1, 1, (len(axis) ** 2, 2))
+    centres = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2) + rng.uniform(
+        -1, 1, (len(axis) ** 2, 2)
+    )
     if twin_um:
         centres = np.concatenate([centres, centres + np.array([twin_um, 0])])
     canvas = np.zeros((side * fine, side * fine), np.float32)
     for x, y in centres / mpp * fine:
         middle = (round((x - 0.5) * 256), round((y - 0.5) * 256))
         cv2.circle(canvas, middle, round(radius_um / mpp * fine * 256), 1.0, -1, cv2.LINE_8, 8)
-    nuclei = cv2.GaussianBlur(cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA), (0, 0), 0.3 / mpp)
+    nuclei = cv2.GaussianBlur(
+        cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA), (0, 0), 0.3 / mpp
+    )
     amounts = np.stack([0.8 * nuclei, 0.35 * (1 - nuclei)], -1)
     noise = rng.normal(0, 0.02, (side, side, 1))
     return paint(np.maximum(amounts @ blend_stains(None) + noise, 0)), centres / mpp

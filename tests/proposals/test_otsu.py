@@ -19,13 +19,17 @@ def draw_discs(centres, radius_px, size=160):
 
 def stain(haematoxylin, eosin):
     """(h, w, 3) uint8 with the given optical densities of the textbook stains."""
-    density = np.stack([haematoxylin, eosin], -1) @ (TEXTBOOK / np.linalg.norm(TEXTBOOK, axis=1, keepdims=True))
+    density = np.stack([haematoxylin, eosin], -1) @ (
+        TEXTBOOK / np.linalg.norm(TEXTBOOK, axis=1, keepdims=True)
+    )
     return np.clip(np.round(256 * np.exp(-density) - 1), 0, 255).astype(np.uint8)
 
 
 def read_nucls(shared_data, name):
     image = cv2.imread(str(shared_data / f"nucls-cc0/images/{name}.png"))[..., ::-1]
-    mask = cv2.imread(str(shared_data / f"nucls-cc0/instances/{name}.png"), cv2.IMREAD_UNCHANGED).astype(np.int32)
+    mask = cv2.imread(
+        str(shared_data / f"nucls-cc0/instances/{name}.png"), cv2.IMREAD_UNCHANGED
+    ).astype(np.int32)
     return np.ascontiguousarray(image), mask
 
 
@@ -70,7 +74,10 @@ def test_cut_masks_beat_whole_ones_on_real_nuclei(shared_data):
         pixels, true = read_nucls(shared_data, f"train_{number}")
         otsu = fit_otsu([pixels], MPP)
         mask = otsu(pixels)
-        hits, n_pixels = hits + 2 * (mask & (true > 0)).sum(), n_pixels + mask.sum() + (true > 0).sum()
+        hits, n_pixels = (
+            hits + 2 * (mask & (true > 0)).sum(),
+            n_pixels + mask.sum() + (true > 0).sum(),
+        )
         components = cv2.connectedComponents(mask.astype(np.uint8))[1]
         for scores, labels in ((whole, components), (cut, otsu.instances(pixels))):
             scores.append(jaccard_ratio(jaccard_areas(overlap_labels(labels, true))))
@@ -84,7 +91,9 @@ def test_the_proposer_finds_real_nuclei_and_none_in_plain_stroma(shared_data):
     n_true = len(np.unique(true)) - 1
     assert 0.6 * n_true < len(found) < 1.3 * n_true
     assert (found.rays > 0).all() and ((found.score > 0.5) & (found.score < 1)).all()
-    grain = cv2.GaussianBlur(np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32), (0, 0), 8)
+    grain = cv2.GaussianBlur(
+        np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32), (0, 0), 8
+    )
     plain = stain(0.15 + grain, np.full(grain.shape, 0.5))
     assert not len(OtsuFinder.fit(SlideSample(0.5, (plain,)), OtsuSettings()).find(plain))
     assert not len(OtsuFinder.fit(SlideSample(0.5, ()), OtsuSettings()).find(plain))

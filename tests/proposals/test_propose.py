@@ -1,4 +1,6 @@
-"""`muse propose` on a synthetic slide: proposals lie on nuclei, and the number of shards does not matter."""
+"""`muse propose` on a synthetic slide: proposals lie on nuclei, and the number of shards does not
+matter.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from muse_pipeline.slides.inspect import read_info
 
 def propose(slide: Path, output: Path, *arguments: str) -> int:
     about = ["--colour", str(slide / "colour.json"), "--info", str(slide / "slide.json")]
-    return main(["propose", str(slide / "image-500nm.zarr"), *about, "--output", str(output), *arguments])
+    return main(
+        ["propose", str(slide / "image-500nm.zarr"), *about, "--output", str(output), *arguments]
+    )
 
 
 def stitch(slide: Path, shards: list[Path], output: Path) -> Path:
@@ -32,7 +36,10 @@ def stitch(slide: Path, shards: list[Path], output: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(coarse_slide, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    assert propose(coarse_slide, folder / "1-of-1.parquet", "--ledger", str(folder / "propose.json")) == 0
+    assert (
+        propose(coarse_slide, folder / "1-of-1.parquet", "--ledger", str(folder / "propose.json"))
+        == 0
+    )
     return stitch(coarse_slide, [folder / "1-of-1.parquet"], folder / "proposals.parquet")
 
 
@@ -40,7 +47,10 @@ def test_any_number_of_shards_and_threads_gives_the_same_bytes(coarse_slide, who
     shards = [tmp_path / f"{i}-of-3.parquet" for i in range(1, 4)]
     for shard in shards:
         assert propose(coarse_slide, shard, "--shard", shard.stem, "--threads", "2") == 0
-    assert stitch(coarse_slide, shards, tmp_path / "proposals.parquet").read_bytes() == whole.read_bytes()
+    assert (
+        stitch(coarse_slide, shards, tmp_path / "proposals.parquet").read_bytes()
+        == whole.read_bytes()
+    )
 
 
 def test_proposals_are_nuclei_of_one_class_with_their_provenance(coarse_slide, whole):
@@ -55,21 +65,31 @@ def test_proposals_are_nuclei_of_one_class_with_their_provenance(coarse_slide, w
 
 
 def test_most_drawn_nuclei_are_proposed(coarse_slide, whole):
-    truth = read_truth(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"], (0.25, 0.25)).nuclei
+    truth = read_truth(
+        coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"], (0.25, 0.25)
+    ).nuclei
     distance, _ = cKDTree(read_nuclei(whole).xy).query(truth.xy)
     assert (distance * 0.5 < 3).mean() > 0.6
 
 
 def test_points_that_others_found_all_come_through_however_near(coarse_slide, tmp_path):
-    """Duplicate outlines of a model are removed, but users' points are all kept, although their circles overlap."""
-    x, y = np.meshgrid(np.arange(10) * 14.0, np.arange(10) * 14.0)  # 3.5 um apart, with circles of 4 um
-    corner = read_truth(coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"], (0.25, 0.25)).nuclei.xy[0]
+    """Duplicate outlines of a model are removed, but users' points are all kept, although their
+    circles overlap.
+    """
+    x, y = np.meshgrid(
+        np.arange(10) * 14.0, np.arange(10) * 14.0
+    )  # 3.5 um apart, with circles of 4 um
+    corner = read_truth(
+        coarse_slide / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"], (0.25, 0.25)
+    ).nuclei.xy[0]
     points = np.c_[x.ravel(), y.ravel()] + corner
     (tmp_path / "points.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in points))
     settings = f"{{file: {tmp_path / 'points.csv'}}}"
     shard = tmp_path / "1-of-1.parquet"
     assert propose(coarse_slide, shard, "--method", "imported", "--settings", settings) == 0
-    assert len(read_nuclei(stitch(coarse_slide, [shard], tmp_path / "proposals.parquet"))) == len(points)
+    assert len(read_nuclei(stitch(coarse_slide, [shard], tmp_path / "proposals.parquet"))) == len(
+        points
+    )
 
 
 def test_a_shard_of_another_slide_sends_back_to_propose(coarse_slide, whole):

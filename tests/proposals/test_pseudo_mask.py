@@ -1,11 +1,18 @@
-"""Pseudo-masks: nuclei are found, areas below a size in um2 are removed, and implausible masks are rejected."""
+"""Pseudo-masks: nuclei are found, areas below a size in um2 are removed, and implausible masks are
+rejected.
+"""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from muse_pipeline.methods.psm.activation_map import ActivationNetwork, MaskSettings, PseudoMasker, clean
+from muse_pipeline.methods.psm.activation_map import (
+    ActivationNetwork,
+    MaskSettings,
+    PseudoMasker,
+    clean,
+)
 
 
 def draw_discs(radius=8, seed=0):
@@ -15,7 +22,9 @@ def draw_discs(radius=8, seed=0):
     truth = np.zeros((160, 160), bool)
     for row, column in generator.integers(12, 148, (12, 2)):
         truth |= (y - row) ** 2 + (x - column) ** 2 <= radius**2
-    pixels = np.where(truth[..., None], (95, 60, 140), (225, 160, 190)) + generator.integers(-9, 10, (160, 160, 3))
+    pixels = np.where(truth[..., None], (95, 60, 140), (225, 160, 190)) + generator.integers(
+        -9, 10, (160, 160, 3)
+    )
     return pixels.clip(0, 255).astype(np.uint8), truth
 
 
@@ -26,7 +35,9 @@ def network():
 
 @pytest.mark.parametrize("with_network", [True, False])
 def test_discs_are_found_in_pictures_that_the_fit_did_not_see(with_network):
-    masker = PseudoMasker(network() if with_network else None, [draw_discs(seed=0)[0], draw_discs(seed=1)[0]], 0.5)
+    masker = PseudoMasker(
+        network() if with_network else None, [draw_discs(seed=0)[0], draw_discs(seed=1)[0]], 0.5
+    )
     pixels, truth = draw_discs(seed=2)
     mask = masker(pixels)
     assert mask.dtype == bool and 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.9
@@ -64,8 +75,14 @@ def test_real_nuclei_without_a_label(shared_data):
     folder = shared_data / "nucls-cc0"
     shared = true = found = 0
     for name in ("train_1", "train_2", "train_3"):
-        with Image.open(folder / f"images/{name}.png") as picture, Image.open(folder / f"instances/{name}.png") as mask:
-            pixels, truth = np.asarray(picture.convert("RGB"))[::2, ::2], np.asarray(mask)[::2, ::2] > 0
+        with (
+            Image.open(folder / f"images/{name}.png") as picture,
+            Image.open(folder / f"instances/{name}.png") as mask,
+        ):
+            pixels, truth = (
+                np.asarray(picture.convert("RGB"))[::2, ::2],
+                np.asarray(mask)[::2, ::2] > 0,
+            )
         mask = PseudoMasker(network(), [pixels], 0.5)(pixels)
         shared, true, found = shared + (mask & truth).sum(), true + truth.sum(), found + mask.sum()
     assert 2 * shared / (true + found) > 0.75

@@ -10,13 +10,18 @@ from muse_pipeline.qupath.regions import are_called
 
 
 @pytest.mark.parametrize(
-    ("words", "called"), [(["Region"], [False, True, False]), (["None"], [False] * 3), ([], [False] * 3)]
+    ("words", "called"),
+    [(["Region"], [False, True, False]), (["None"], [False] * 3), ([], [False] * 3)],
 )
 def test_what_has_no_class_is_not_called_none(tmp_path, words, called):
     square = {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]]}
     classes = ({"name": "a", "color": [0, 0, 0]}, {"name": "Region*", "color": [0, 0, 0]}, None)
     features = [
-        {"type": "Feature", "geometry": square, "properties": {"objectType": "detection", "classification": one}}
+        {
+            "type": "Feature",
+            "geometry": square,
+            "properties": {"objectType": "detection", "classification": one},
+        }
         for one in classes
     ]
     path = tmp_path / "a.geojson"

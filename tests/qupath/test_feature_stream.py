@@ -12,16 +12,20 @@ COLLECTION = '{"type":"FeatureCollection","features":'
 FORMS = {
     "a feature a line": COLLECTION + "[\n" + ",\n".join(LINES) + "\n]}\n",
     "windows lines": COLLECTION + "[\r\n" + ",\r\n".join(LINES) + "\r\n]}\r\n",
-    "a head of several lines": '{\n"type": "FeatureCollection",\n"crs": {"a": [1]},\n"features": [\n'
-    + ",\n".join(LINES)
-    + "\n]\n}\n",
+    "a head of several lines": (
+        '{\n"type": "FeatureCollection",\n"crs": {"a": [1]},\n"features": [\n'
+        + ",\n".join(LINES)
+        + "\n]\n}\n"
+    ),
     "a bare list a line": "[\n" + ",\n".join(LINES) + "\n]",
     "the end beside the last": COLLECTION + "[\n" + ",\n".join(LINES) + "]}",
     "a bare list, the end beside the last": "[\n" + ",\n".join(LINES) + "]",
     "commas before lines": COLLECTION + "[\n" + "\n,".join(LINES) + "\n]}",
     "commas of their own": COLLECTION + "[\n" + "\n,\n".join(LINES) + "\n]}",
     "two on a line": COLLECTION + "[\n" + LINES[0] + ",\n" + LINES[1] + "," + LINES[2] + "\n]}",
-    "indented after the first": COLLECTION + "[\n" + LINES[0] + ",\n" + json.dumps(FEATURES[1:], indent=1)[1:] + "}",
+    "indented after the first": (
+        COLLECTION + "[\n" + LINES[0] + ",\n" + json.dumps(FEATURES[1:], indent=1)[1:] + "}"
+    ),
     "one line": json.dumps({"type": "FeatureCollection", "features": FEATURES}),
     "indented": json.dumps({"type": "FeatureCollection", "features": FEATURES}, indent=2),
     "bare list": json.dumps(FEATURES),
@@ -33,7 +37,9 @@ def test_every_form_gives_the_features(tmp_path, form):
     path = tmp_path / "a.geojson"
     path.write_bytes(FORMS[form].encode())
     assert list(iterate_features(path)) == FEATURES
-    path.write_bytes(gzip.compress(FORMS[form][:50].encode()) + gzip.compress(FORMS[form][50:].encode()))
+    path.write_bytes(
+        gzip.compress(FORMS[form][:50].encode()) + gzip.compress(FORMS[form][50:].encode())
+    )
     assert list(iterate_features(path)) == FEATURES
 
 
@@ -74,6 +80,8 @@ def test_broken_text_states_where(tmp_path, text, reason):
 def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(GeoJSONError, match="no such file"):
         list(iterate_features(tmp_path / "none.geojson"))
-    (tmp_path / "cut.geojson.gz").write_bytes(gzip.compress(FORMS["a feature a line"].encode())[:-12])
+    (tmp_path / "cut.geojson.gz").write_bytes(
+        gzip.compress(FORMS["a feature a line"].encode())[:-12]
+    )
     with pytest.raises(GeoJSONError, match="gzip compression is damaged"):
         list(iterate_features(tmp_path / "cut.geojson.gz"))

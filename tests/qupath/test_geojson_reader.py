@@ -24,9 +24,13 @@ def test_our_own_files_come_back(tmp_path, frame):
     polygons = shapely.from_wkb(next(iterate_rows(table, 500))["geometry"].to_numpy())
     assert shapely.equals_exact(objects.geometry, polygons, 1e-9).all()
     assert set(objects.object_type) == {"detection"}
-    back = read_nuclei(tmp_path / "nuclei.geojson.gz", CLASSES, MPP, offset_px=qupath_offset_px(info.bounds, frame))
+    back = read_nuclei(
+        tmp_path / "nuclei.geojson.gz", CLASSES, MPP, offset_px=qupath_offset_px(info.bounds, frame)
+    )
     assert np.array_equal(back.label, nuclei.label)
-    assert np.abs(back.xy - nuclei.xy).max() < 1.5  # centroids of outlines differ from the rays' origins
+    assert (
+        np.abs(back.xy - nuclei.xy).max() < 1.5
+    )  # centroids of outlines differ from the rays' origins
     assert np.allclose(back.rays.mean(axis=1), nuclei.rays.mean(axis=1), atol=0.1)
 
 
@@ -55,7 +59,9 @@ def test_points_polygons_and_names_in_every_form(tmp_path):
     )
     objects = read_geojson(path, offset_px=(100, 200))
     assert list(objects.class_name) == ["Tumour", "Stroma: Positive", None]
-    nuclei = read_nuclei(path, ["Stroma: Positive", "Tumour"], (0.5, 0.5), n_rays=4, offset_px=(100, 200))
+    nuclei = read_nuclei(
+        path, ["Stroma: Positive", "Tumour"], (0.5, 0.5), n_rays=4, offset_px=(100, 200)
+    )
     assert nuclei.xy.tolist() == [[104, 204], [101, 202], [103, 204], [104, 204]]
     assert nuclei.label.tolist() == [1, 0, 0, -1]
     assert nuclei.rays[0].tolist() == [2] * 4 and np.isnan(nuclei.rays[1:3]).all()
@@ -78,7 +84,9 @@ def test_points_polygons_and_names_in_every_form(tmp_path):
     ],
 )
 def test_what_cannot_be_a_nucleus_or_a_region_is_left_out(tmp_path, feature, noun):
-    path = write(tmp_path / "a.geojson", feature, {"geometry": SQUARE, "properties": {"classification": "A"}})
+    path = write(
+        tmp_path / "a.geojson", feature, {"geometry": SQUARE, "properties": {"classification": "A"}}
+    )
     with pytest.warns(LeftOutWarning, match=rf"a\.geojson: left out 1 {noun}$"):
         objects = read_geojson(path)
     assert (list(objects.class_name), list(objects.number)) == (["A"], [2])
@@ -89,7 +97,9 @@ def test_what_cannot_be_a_nucleus_or_a_region_is_left_out(tmp_path, feature, nou
 
 def test_tiles_are_nuclei_of_other_programs_and_superpixels_of_qupath(tmp_path):
     path = write(
-        tmp_path / "a.geojson", {"geometry": SQUARE, "properties": {"objectType": "tile"}}, {"geometry": SQUARE}
+        tmp_path / "a.geojson",
+        {"geometry": SQUARE, "properties": {"objectType": "tile"}},
+        {"geometry": SQUARE},
     )
     assert list(read_geojson(path).object_type) == ["tile", "annotation"]
     with pytest.warns(LeftOutWarning, match="left out 1 tile"):
@@ -106,12 +116,16 @@ def test_a_zip_as_qupath_exports_it(tmp_path):
 def test_of_a_cell_the_nucleus_is_read(tmp_path):
     """A cell in QuPath has two outlines: that of the cell and that of the nucleus."""
     cell, nucleus = (
-        {"type": "Polygon", "coordinates": [[[0, 0], [side, 0], [side, side], [0, side], [0, 0]]]} for side in (20, 8)
+        {"type": "Polygon", "coordinates": [[[0, 0], [side, 0], [side, side], [0, side], [0, 0]]]}
+        for side in (20, 8)
     )
     path = write(
         tmp_path / "a.geojson",
         {"geometry": cell, "nucleusGeometry": nucleus, "properties": {"objectType": "cell"}},
-        {"geometry": cell, "properties": {"objectType": "cell", "classification": {"names": "Tumour"}}},
+        {
+            "geometry": cell,
+            "properties": {"objectType": "cell", "classification": {"names": "Tumour"}},
+        },
     )
     objects = read_geojson(path)
     assert shapely.area(objects.geometry).tolist() == [64, 400]
@@ -139,17 +153,26 @@ def ring(*xy):
 @pytest.mark.parametrize(
     ("geometry", "message"),
     [
-        (ring((1, 1), (5, 5), (9, 9)), r"a\.geojson, feature 2: is a polygon without an area; delete it"),
+        (
+            ring((1, 1), (5, 5), (9, 9)),
+            r"a\.geojson, feature 2: is a polygon without an area; delete it",
+        ),
         (ring((3, 3), (3, 4), (3, 3)), r"a\.geojson, feature 2: is a polygon without an area"),
     ],
 )
 def test_what_cannot_be_a_nucleus_is_named(tmp_path, geometry, message):
-    path = write(tmp_path / "a.geojson", {"geometry": ring((0, 0), (8, 0), (8, 8), (0, 8))}, {"geometry": geometry})
+    path = write(
+        tmp_path / "a.geojson",
+        {"geometry": ring((0, 0), (8, 0), (8, 8), (0, 8))},
+        {"geometry": geometry},
+    )
     with pytest.raises(LabelError, match=message):
         read_drawn(path, MPP, 8)
 
 
-@pytest.mark.parametrize("top", [30, 60])  # a symmetric bow-tie, whose signed area is 0, and an asymmetric one
+@pytest.mark.parametrize(
+    "top", [30, 60]
+)  # a symmetric bow-tie, whose signed area is 0, and an asymmetric one
 def test_of_crossing_lines_the_largest_area_is_measured(tmp_path, top):
     path = write(tmp_path / "a.geojson", {"geometry": ring((0, 0), (30, 30), (30, 0), (0, top))})
     file = read_drawn(path, (0.5, 0.5), 8)
@@ -161,8 +184,12 @@ def test_of_crossing_lines_the_largest_area_is_measured(tmp_path, top):
 
 def test_collections_within_collections_are_looked_into(tmp_path):
     squares = shapely.MultiPolygon([shapely.box(x, 0, x + 10, 10) for x in (0, 20)])
-    nested = shapely.GeometryCollection([shapely.GeometryCollection([squares]), shapely.Point(50, 5)])
-    parts = split_parts(np.array([shapely.Point(1, 1), nested], object), np.array([1, 2]), "a.geojson")
+    nested = shapely.GeometryCollection(
+        [shapely.GeometryCollection([squares]), shapely.Point(50, 5)]
+    )
+    parts = split_parts(
+        np.array([shapely.Point(1, 1), nested], object), np.array([1, 2]), "a.geojson"
+    )
     assert parts.number.tolist() == [1, 2, 2, 2]
     assert parts.is_polygon.sum() == 2
 

@@ -21,11 +21,17 @@ FEATURE = {
     "required": ["type", "id", "geometry", "properties"],
     "properties": {
         "type": {"const": "Feature"},
-        "id": {"type": "string", "pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"},
+        "id": {
+            "type": "string",
+            "pattern": "^[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",
+        },
         "geometry": {
             "type": "object",
             "additionalProperties": False,
-            "properties": {"type": {"const": "Polygon"}, "coordinates": {"type": "array", "maxItems": 1}},
+            "properties": {
+                "type": {"const": "Polygon"},
+                "coordinates": {"type": "array", "maxItems": 1},
+            },
         },
         "properties": {
             "type": "object",
@@ -37,9 +43,16 @@ FEATURE = {
                     "type": "object",
                     "additionalProperties": False,
                     "required": ["name", "color"],
-                    "properties": {"name": {"enum": list(CLASSES)}, "color": {"enum": [list(c) for c in COLOURS]}},
+                    "properties": {
+                        "name": {"enum": list(CLASSES)},
+                        "color": {"enum": [list(c) for c in COLOURS]},
+                    },
                 },
-                "measurements": {"type": "object", "maxProperties": 5, "additionalProperties": {"type": "number"}},
+                "measurements": {
+                    "type": "object",
+                    "maxProperties": 5,
+                    "additionalProperties": {"type": "number"},
+                },
             },
         },
     },
@@ -69,7 +82,9 @@ def test_every_line_is_a_strict_feature(table, tmp_path):
     assert len(features) == len({feature["id"] for feature in features}) == 1000
     names = [feature["properties"].get("classification", {}).get("name") for feature in features]
     assert names == [CLASSES[label] if label >= 0 else None for label in nuclei.label]
-    probability = [feature["properties"]["measurements"]["Detection probability"] for feature in features]
+    probability = [
+        feature["properties"]["measurements"]["Detection probability"] for feature in features
+    ]
     assert np.allclose(probability, nuclei.score, atol=0.00051)
 
 
@@ -91,7 +106,9 @@ def test_bounds_shift_exactly_and_ids_stay(table, tmp_path):
     for absolute, shifted in zip(
         read_lines(tmp_path / "a.geojson.gz"), read_lines(tmp_path / "b.geojson.gz"), strict=True
     ):
-        xy = np.array(absolute["geometry"]["coordinates"]) - np.array(shifted["geometry"]["coordinates"])
+        xy = np.array(absolute["geometry"]["coordinates"]) - np.array(
+            shifted["geometry"]["coordinates"]
+        )
         assert np.allclose(xy, [137, 291], atol=1e-9, rtol=0)
         assert absolute["id"] == shifted["id"] and absolute["properties"] == shifted["properties"]
 
@@ -100,8 +117,12 @@ def test_any_number_of_threads_writes_the_same_bytes(table, tmp_path, monkeypatc
     monkeypatch.setattr("muse_pipeline.qupath.write.BATCH", 64)
     folders = [tmp_path / str(threads) for threads in (1, 2, 3)]
     for threads, folder in enumerate(folders, 1):
-        write_geojson(table, slide_info(), folder / "nuclei.geojson.gz", max_features=300, threads=threads)
-    first, *others = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+        write_geojson(
+            table, slide_info(), folder / "nuclei.geojson.gz", max_features=300, threads=threads
+        )
+    first, *others = [
+        {path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders
+    ]
     assert len(first) == 6
     assert others == [first, first]
 
@@ -111,10 +132,17 @@ def test_parts_hold_the_whole(table, tmp_path, monkeypatch):
     sidecar = write_geojson(table, slide_info(), tmp_path / "nuclei.geojson.gz", max_features=300)
     parts = [read_lines(tmp_path / name) for name in sidecar["parts"]]
     assert [len(part) for part in parts] == [300, 300, 300, 100]
-    assert [feature for part in parts for feature in part] == read_lines(tmp_path / "nuclei.geojson.gz")
+    assert [feature for part in parts for feature in part] == read_lines(
+        tmp_path / "nuclei.geojson.gz"
+    )
     write_geojson(table, slide_info(), tmp_path / "nuclei.geojson.gz", max_features=500)
     assert len(list(tmp_path.glob("nuclei.part-*"))) == 2
-    assert write_geojson(table, slide_info(), tmp_path / "nuclei.geojson.gz", max_features=1000)["parts"] == []
+    assert (
+        write_geojson(table, slide_info(), tmp_path / "nuclei.geojson.gz", max_features=1000)[
+            "parts"
+        ]
+        == []
+    )
     assert list(tmp_path.glob("nuclei.part-*")) == []
 
 
@@ -137,7 +165,9 @@ def test_sidecar_states_where_it_came_from(table, tmp_path):
 
 def test_a_slide_without_nuclei(tmp_path):
     write_example(tmp_path / "nuclei.parquet", draw_nuclei(0))
-    write_geojson(tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz", max_features=10)
+    write_geojson(
+        tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz", max_features=10
+    )
     assert json.loads(gzip.decompress((tmp_path / "nuclei.geojson.gz").read_bytes())) == {
         "type": "FeatureCollection",
         "features": [],
@@ -170,7 +200,10 @@ def test_class_names_are_escaped(tmp_path, monkeypatch):
     monkeypatch.setitem(PROVENANCE, "card", {"classes": classes})
     write_example(tmp_path / "nuclei.parquet", draw_nuclei(50))
     write_geojson(tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz")
-    found = [feature["properties"].get("classification") for feature in read_lines(tmp_path / "nuclei.geojson.gz")]
+    found = [
+        feature["properties"].get("classification")
+        for feature in read_lines(tmp_path / "nuclei.geojson.gz")
+    ]
     assert found == [classes[0] if label == 0 else None for label in draw_nuclei(50).label]
 
 
@@ -178,7 +211,12 @@ def test_names_of_measurements_are_escaped(tmp_path, monkeypatch):
     monkeypatch.setattr(nuclei_example, "CLASSES", ('Zelle "µ"\\', "b", "c"))
     column = f"prob_{nuclei_example.CLASSES[0]}"
     write_example(tmp_path / "nuclei.parquet", draw_nuclei(3))
-    write_geojson(tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz", measurements=[column])
+    write_geojson(
+        tmp_path / "nuclei.parquet",
+        slide_info(),
+        tmp_path / "nuclei.geojson.gz",
+        measurements=[column],
+    )
     for feature in read_lines(tmp_path / "nuclei.geojson.gz"):
         assert column in feature["properties"]["measurements"]
 

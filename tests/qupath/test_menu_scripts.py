@@ -1,4 +1,6 @@
-"""The scripts of QuPath's menu: their text, their Groovy functions, and runs with stubs of QuPath's classes."""
+"""The scripts of QuPath's menu: their text, their Groovy functions, and runs with stubs of QuPath's
+classes.
+"""
 
 import gzip
 import json
@@ -16,7 +18,9 @@ from muse_pipeline.cli.qupath_script import find_script_folders, write_scripts
 
 def square(kind, side, class_name=None, corner=0):
     ring = [[corner, corner], [side, corner], [side, side], [corner, side], [corner, corner]]
-    classification = {"classification": {"name": class_name, "color": [9, 9, 9]}} if class_name else {}
+    classification = (
+        {"classification": {"name": class_name, "color": [9, 9, 9]}} if class_name else {}
+    )
     return {
         "type": "Feature",
         "id": f"00000000-0000-4000-8000-{side:012}",
@@ -41,12 +45,19 @@ def test_scripts_name_the_command_and_begin_with_their_imports(tmp_path, muse):
     config = Path(__file__).parents[2] / "config/train/my_labels.yaml"
     status, shown, _ = muse("qupath-script", "--output", tmp_path / "with space")
     scripts = [Path(line) for line in shown.splitlines()]
-    assert status == 0 and [path.name for path in scripts] == ["Run_muse.groovy", "Train_muse.groovy"]
+    assert status == 0 and [path.name for path in scripts] == [
+        "Run_muse.groovy",
+        "Train_muse.groovy",
+    ]
     for path in scripts:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"@[A-Z]+@", text)
         head, _, body = text.partition("\ndef ")
-        assert head.startswith("/*") and "import qupath.lib.objects.PathObject" in head and "\nimport " not in body
+        assert (
+            head.startswith("/*")
+            and "import qupath.lib.objects.PathObject" in head
+            and "\nimport " not in body
+        )
         assert json.dumps(str(Path(sys.executable).with_name("muse"))) in text
     assert json.dumps(str(config)) in scripts[1].read_text(encoding="utf-8")
 
@@ -60,10 +71,15 @@ def test_paths_of_windows_are_strings_of_groovy(tmp_path):
 def test_the_folders_of_every_qupath_are_found(tmp_path, monkeypatch, muse):
     (tmp_path / "QuPath/v0.5").mkdir(parents=True)
     (tmp_path / "QuPath/v0.6").mkdir()
-    assert find_script_folders(tmp_path) == [tmp_path / f"QuPath/v0.{n}/scripts/muse" for n in (5, 6)]
+    assert find_script_folders(tmp_path) == [
+        tmp_path / f"QuPath/v0.{n}/scripts/muse" for n in (5, 6)
+    ]
     monkeypatch.setenv("HOME", str(tmp_path / "other"))
     status, _, error = muse("qupath-script")
-    assert status == 2 and "has no folder of QuPath 0.4 or later; start QuPath once, or give --output" in error
+    assert (
+        status == 2
+        and "has no folder of QuPath 0.4 or later; start QuPath once, or give --output" in error
+    )
     status, _, error = muse("qupath-script", "--output", tmp_path, "--config", tmp_path / "no.yaml")
     assert status == 2 and "give the training settings with --config" in error
 
@@ -147,7 +163,9 @@ try {
 def test_cancel_ends_the_command_and_its_children(groovy, tmp_path):
     scripts = write_scripts(tmp_path, Path("muse"), Path("c.yaml"))
     state = {"objects": [], "selected": []}
-    done = groovy(state, "-Dwindow=yes", "-Dcancel=yes", "-e", CANCEL, scripts[0], tmp_path / "child.txt")
+    done = groovy(
+        state, "-Dwindow=yes", "-Dcancel=yes", "-e", CANCEL, scripts[0], tmp_path / "child.txt"
+    )
     assert done.returncode == 0, done.stderr
     assert "MESSAGE Training was cancelled" in done.stdout and "CLOSED Training" in done.stdout
     child = Path("/proc", (tmp_path / "child.txt").read_text().strip())
@@ -159,21 +177,35 @@ def test_cancel_ends_the_command_and_its_children(groovy, tmp_path):
 def test_an_open_image_gets_its_nuclei_again_and_again(groovy, tmp_path):
     slide = tmp_path / "a slide.tif"
     draw_stained_slide(slide, size_px=500, n_nuclei=60)
-    (script, _) = write_scripts(tmp_path, Path(sys.executable).with_name("muse"), Path("c.yaml"))
-    objects = [square("annotation", 400), square("annotation", 300, "Tumor"), square("annotation", 60, "Ignore*")]
-    state = {"uri": slide.as_uri(), "name": slide.name, "size": [500, 500], "mpp": 0.5, "objects": objects}
+    script, _ = write_scripts(tmp_path, Path(sys.executable).with_name("muse"), Path("c.yaml"))
+    objects = [
+        square("annotation", 400),
+        square("annotation", 300, "Tumor"),
+        square("annotation", 60, "Ignore*"),
+    ]
+    state = {
+        "uri": slide.as_uri(),
+        "name": slide.name,
+        "size": [500, 500],
+        "mpp": 0.5,
+        "objects": objects,
+    }
     state["detections"], state["type"] = [], "Brightfield (H&E)"
     whole = groovy(state | {"selected": []}, "-Dwindow=yes", "-Dorgan=breast", script)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     n_whole = int(re.search(r"IMPORTED (\d+)", whole.stdout)[1])
     shown = whole.stdout.partition("ALERT ")[2]
     assert shown.startswith("a slide: ") and "1 slide: 1 ok" in shown and "in no total" in shown
-    assert f"BROWSED {(tmp_path / 'muse-results/report.html').as_uri()}".replace("///", "/") in shown
+    assert (
+        f"BROWSED {(tmp_path / 'muse-results/report.html').as_uri()}".replace("///", "/") in shown
+    )
     (found,) = (tmp_path / "muse-results").glob("*/nuclei.geojson.gz")
     earlier = json.loads(gzip.decompress(found.read_bytes()))["features"]
     assert n_whole == len(earlier) > 30
     foreign = square("detection", 70)
-    part = groovy(state | {"selected": [objects[0]["id"]], "detections": [*earlier, foreign]}, script)
+    part = groovy(
+        state | {"selected": [objects[0]["id"]], "detections": [*earlier, foreign]}, script
+    )
     assert 10 < int(re.search(r"IMPORTED (\d+)", part.stdout)[1]) < n_whole
     assert f"{n_whole} detections removed" in part.stdout
     roi = json.loads((tmp_path / "muse-results/qupath/roi.geojson").read_text())["features"]
@@ -181,19 +213,30 @@ def test_an_open_image_gets_its_nuclei_again_and_again(groovy, tmp_path):
     assert [each["id"] for each in roi] == [objects[0]["id"], objects[2]["id"]]
     assert [each["id"] for each in regions] == [objects[1]["id"]]
     unsized = groovy(state | {"mpp": None, "selected": []}, script)
-    assert unsized.returncode != 0 and "has no pixel size; set it in QuPath's Image tab" in unsized.stderr
+    assert (
+        unsized.returncode != 0
+        and "has no pixel size; set it in QuPath's Image tab" in unsized.stderr
+    )
 
 
 @WITH_GROOVY
 @pytest.mark.slow
 def test_corrected_regions_are_exported_and_trained_on(groovy, tmp_path):
-    """A `muse` command that only records its arguments is called; training itself is tested elsewhere."""
+    """A `muse` command that only records its arguments is called; training itself is tested
+    elsewhere.
+    """
     command = tmp_path / "muse"
     command.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/called.txt"\n', encoding="utf-8")
     command.chmod(0o755)
-    (_, script) = write_scripts(tmp_path, command, Path("c.yaml"))
+    _, script = write_scripts(tmp_path, command, Path("c.yaml"))
     nucleus = square("detection", 40, "Stroma", 30)
-    state = {"uri": (tmp_path / "S.svs").as_uri(), "name": "S.svs", "size": [500, 500], "mpp": 0.5, "selected": []}
+    state = {
+        "uri": (tmp_path / "S.svs").as_uri(),
+        "name": "S.svs",
+        "size": [500, 500],
+        "mpp": 0.5,
+        "selected": [],
+    }
     state["objects"], state["detections"] = [square("annotation", 400, "Region*")], [nucleus]
     done = groovy(state, script)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -202,7 +245,9 @@ def test_corrected_regions_are_exported_and_trained_on(groovy, tmp_path):
     assert [each["id"] for each in exported] == [state["objects"][0]["id"], nucleus["id"]]
     assert (folder / "slides.tsv").read_text().splitlines()[1] == f"S\t{tmp_path}/S.svs\t0.5"
     trained, written = (tmp_path / "called.txt").read_text().splitlines()
-    assert trained.startswith(f"finetune c.yaml --data {folder} --output {folder}/run-1 --set name=corrected")
+    assert trained.startswith(
+        f"finetune c.yaml --data {folder} --output {folder}/run-1 --set name=corrected"
+    )
     assert written == f"export {folder}/run-1/checkpoint.pt --output {folder}/run-1/corrected.onnx"
     state["objects"] = []
     assert "No annotation has the class Region*" in groovy(state, script).stderr

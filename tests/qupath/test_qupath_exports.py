@@ -1,4 +1,6 @@
-"""Exports from QuPath 0.4 to 0.7 are read as a region of interest, as labels, as truth and as imported nuclei."""
+"""Exports from QuPath 0.4 to 0.7 are read as a region of interest, as labels, as truth and as
+imported nuclei.
+"""
 
 import re
 import warnings
@@ -15,7 +17,11 @@ from muse_pipeline.qupath.read import read_geojson
 from muse_pipeline.qupath.regions import read_areas
 
 VERSIONS = ("0.4.4", "0.5.1", "0.6.0", "0.7.0")
-TUMOUR_PX2, OTHER_PX2, IGNORED_PX2 = 1_333_825, 560_000, 90_000  # areas of annotations in most files
+TUMOUR_PX2, OTHER_PX2, IGNORED_PX2 = (
+    1_333_825,
+    560_000,
+    90_000,
+)  # areas of annotations in most files
 NOTHING = r"holds no polygon for a region of interest \(found: {}\)"
 # File name -> area of its region of interest in px2, or the error.
 AREAS = {
@@ -52,9 +58,16 @@ AREAS = {
     "root.geojson": NOTHING.format("1 root object"),
     "tile.geojson": NOTHING.format("1 tile"),
 }
-AREA_WARNINGS = {"empty.geojson": "left out 1 empty object", "unareal.geojson": "left out 2 lines and 2 points"}
-# File name -> (number of nuclei, number of regions) or the error, where "Tumor" is the class of annotated regions.
-LARGE = "covers more than the 5,000 um2 of any nucleus; give it the class 'Tumor' if it bounds what was annotated"
+AREA_WARNINGS = {
+    "empty.geojson": "left out 1 empty object",
+    "unareal.geojson": "left out 2 lines and 2 points",
+}
+# File name -> (number of nuclei, number of regions) or the error, where "Tumor" is the class of
+# annotated regions.
+LARGE = (
+    "covers more than the 5,000 um2 of any nucleus; give it the class 'Tumor' if it bounds what was"
+    " annotated"
+)
 LABELS = {
     "all_ignored.geojson": (0, 1),
     "cell.geojson": (1, 0),
@@ -75,7 +88,9 @@ LABELS = {
     "outside.geojson": (0, 1),
     "single.geojson": (0, 1),
     "unareal.geojson": (2, 1),
-    **dict.fromkeys((name for name in AREAS if name.startswith("ann")), LARGE),  # "Region 1" is not a region class
+    **dict.fromkeys(
+        (name for name in AREAS if name.startswith("ann")), LARGE
+    ),  # "Region 1" is not a region class
     "partly_outside.geojson": LARGE,
     "roi_gson.json": LARGE,
     "shapes.geojson": LARGE,
@@ -145,6 +160,10 @@ def test_detections_and_cells_keep_class_and_position(qupath_reference, version)
         assert truth.nuclei.xy == pytest.approx(np.array([[706.0, 706.0]]))
         assert truth.nuclei.label.tolist() == [0]
     cell = read_geojson(folder / "cell.geojson")
-    assert shapely.area(cell.geometry) == pytest.approx(shapely.area(read_geojson(folder / "det.geojson").geometry))
+    assert shapely.area(cell.geometry) == pytest.approx(
+        shapely.area(read_geojson(folder / "det.geojson").geometry)
+    )
     assert list(read_geojson(folder / "tile.geojson").object_type) == ["tile"]
-    assert len(read_geojson(folder / "ann.zip")) == len(read_geojson(folder / "ann.geojson.gz")) == 3
+    assert (
+        len(read_geojson(folder / "ann.zip")) == len(read_geojson(folder / "ann.geojson.gz")) == 3
+    )

@@ -22,7 +22,9 @@ WARP = Warp(degrees=173, scale=1.03, shift_um=(60, 200))
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A synthetic section, a partner of its left half only, their registration, and the stores of both slides."""
+    """A synthetic section, a partner of its left half only, their registration, and the stores of
+    both slides.
+    """
     folder = tmp_path_factory.mktemp("stores")
     section = draw_section((1300.0, 1100.0), 0.5)
     he = stain_he(section.amounts)
@@ -34,25 +36,40 @@ def made(tmp_path_factory):
     pair = open_pair(slide, info, other, other_info, 2)
     points_um = np.array([[300.0, 300.0], [1000.0, 400.0], [600.0, 800.0]])
     slide_um = np.column_stack([WARP.to_slide(points_um, section.size_um), np.ones(3)])
-    start = Transform(np.linalg.solve(slide_um, points_um - [middle * 0.7, 0]).T)  # no search: takes half as long
+    start = Transform(
+        np.linalg.solve(slide_um, points_um - [middle * 0.7, 0]).T
+    )  # no search: takes half as long
     found = register_partner(pair, start)
     write_json(folder / "transform.json", describe(found))
     registered = read_registered(folder / "transform.json")
     tissue = find_tissue(slide, info).tissue
     write_store(slide, info, tissue, folder / "he.zarr")
     write_partner_store(pair, registered, tissue, folder / "partner.zarr")
-    return section, registered, pair, found, open_store(folder / "he.zarr"), open_store(folder / "partner.zarr")
+    return (
+        section,
+        registered,
+        pair,
+        found,
+        open_store(folder / "he.zarr"),
+        open_store(folder / "partner.zarr"),
+    )
 
 
 def test_the_marker_is_brown_at_the_nuclei_that_carry_it(made):
     section, _, _, _, he, partner = made
-    assert (partner.size_px, partner.mpp, partner.fingerprint) == (he.size_px, he.mpp, he.fingerprint)
+    assert (partner.size_px, partner.mpp, partner.fingerprint) == (
+        he.size_px,
+        he.mpp,
+        he.fingerprint,
+    )
     tissue, tissue_px = partner.tissue
     at = np.floor(section.xy_um / 0.5).astype(int)
     column, row = (at // int(tissue_px)).T
     at, marked = at[tissue[row, column]], section.has_marker[tissue[row, column]]
     pixels = partner.read((0, 0), partner.size_px)
-    alone = [np.sort(np.linalg.norm(at - one, axis=1))[1] > 24 for one in at]  # overlapping nuclei mix colours
+    alone = [
+        np.sort(np.linalg.norm(at - one, axis=1))[1] > 24 for one in at
+    ]  # overlapping nuclei mix colours
     dab = split_stains(pixels)[..., 1][at[:, 1], at[:, 0]]
     assert sum(alone) > 150
     assert np.mean((dab[alone] > 0.3) == marked[alone]) >= 0.98
@@ -79,5 +96,7 @@ def test_a_transform_of_other_slides_is_rejected(made, tmp_path):
     _, registered, pair, _, _, _ = made
     other = replace(pair, info=replace(pair.info, fingerprint="1" * 16))
     with pytest.raises(RegistrationError, match="run `muse register`"):
-        write_partner_store(other, registered, find_tissue(pair.slide, pair.info).tissue, tmp_path / "x.zarr")
+        write_partner_store(
+            other, registered, find_tissue(pair.slide, pair.info).tissue, tmp_path / "x.zarr"
+        )
     assert not (tmp_path / "x.zarr").exists()

@@ -1,4 +1,6 @@
-"""Registration of synthetic pairs between which the map is known, and of partners that do not fit."""
+"""Registration of synthetic pairs between which the map is known, and of partners that do not
+fit.
+"""
 
 from dataclasses import replace
 
@@ -37,7 +39,9 @@ def he(section):
 
 
 def pair_of(he, partner, partner_mpp=PARTNER_MPP):
-    return open_pair(*open_drawn(he, MPP, "he"), *open_drawn(partner, partner_mpp, "partner"), threads=2)
+    return open_pair(
+        *open_drawn(he, MPP, "he"), *open_drawn(partner, partner_mpp, "partner"), threads=2
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,7 +61,9 @@ def test_a_restained_partner_is_found_to_a_fraction_of_a_nucleus(section, he, wa
     assert found.transform.is_mirrored == warp.mirrored
     assert abs((found.transform.degrees - warp.degrees + 180) % 360 - 180) < 1
     kept = found.tiles.residual_um[found.tiles.is_kept & found.tiles.is_measured]
-    assert len(kept) > 20 and abs(np.median(kept) - np.median(final)) < 1  # residuals estimate the errors well
+    assert (
+        len(kept) > 20 and abs(np.median(kept) - np.median(final)) < 1
+    )  # residuals estimate the errors well
 
 
 @pytest.mark.slow
@@ -65,20 +71,32 @@ def test_threads_change_nothing(section, he):
     partner = draw_partner(section, TURNED, PARTNER_MPP)
     both = []
     for threads in (1, 3):
-        pair = open_pair(*open_drawn(he, MPP, "he"), *open_drawn(partner, PARTNER_MPP, "partner"), threads=threads)
+        pair = open_pair(
+            *open_drawn(he, MPP, "he"),
+            *open_drawn(partner, PARTNER_MPP, "partner"),
+            threads=threads,
+        )
         both.append(register_partner(pair).transform)
     assert both[0].matrix.tobytes() == both[1].matrix.tobytes()
 
 
 def test_tiles_that_reach_beyond_the_slide_are_compared_as_far_as_they_lie_on_it(tmp_path):
     whole = stain_he(draw_section((1024.0, 768.0), MPP, margin_um=0.0).amounts)
-    he = whole[: round(650 / MPP), : round(870 / MPP)]  # a rest of 102 um at the right, and 138 um of a tile below
+    he = whole[
+        : round(650 / MPP), : round(870 / MPP)
+    ]  # a rest of 102 um at the right, and 138 um of a tile below
     for partner in (he, whole):
         found = register_partner(pair_of(he, partner, MPP), Transform(np.eye(2, 3)))
         assert found.tiles.is_kept.all() and len(found.tiles.is_kept) == 3 * 3
     write_json(tmp_path / "transform.json", describe(found))
     at_edge = np.array([[869.0, 10.0], [869.0, 649.0], [10.0, 649.0], [871.0, 10.0], [10.0, 651.0]])
-    assert read_registered(tmp_path / "transform.json").is_kept(at_edge).tolist() == [True, True, True, False, False]
+    assert read_registered(tmp_path / "transform.json").is_kept(at_edge).tolist() == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.slow
@@ -90,7 +108,9 @@ def test_half_a_partner_is_registered_and_the_rest_counted_as_outside(section, h
     middle_um = partner.shape[1] / 2 * PARTNER_MPP
     on_partner = found.transform.to_partner(found.tiles.centre_um)[:, 0]
     assert (on_partner[status == KEPT] < middle_um).all()
-    assert np.median(errors_um(found.transform, section, TURNED)) < 30  # extrapolated where the partner has no image
+    assert (
+        np.median(errors_um(found.transform, section, TURNED)) < 30
+    )  # extrapolated where the partner has no image
     assert np.median(found.tiles.residual_um[found.tiles.is_measured]) <= 2
 
 
@@ -118,7 +138,9 @@ def test_lost_and_displaced_tissue_is_left_out_and_counted(section, he):
 @pytest.mark.parametrize("partner", ["small_he.jpg", "small_padded.jpg"])
 def test_a_picture_fits_itself_up_to_its_edges(trials, partner):
     folder = trials / "3-edge-tiles-called-outside"
-    info, partner_info = (inspect_slide(folder / name, name, 0.499) for name in ("small_he.jpg", partner))
+    info, partner_info = (
+        inspect_slide(folder / name, name, 0.499) for name in ("small_he.jpg", partner)
+    )
     with open_pair_of_files(folder / "small_he.jpg", info, folder / partner, partner_info) as pair:
         found = register_partner(pair)
     assert found.tiles.status.tolist() == [KEPT] * 4
@@ -158,7 +180,9 @@ def test_a_given_start_replaces_the_search(section, he):
     pair = pair_of(he, draw_partner(section, warp, PARTNER_MPP))
     points = np.array([[400.0, 400.0], [1200.0, 500.0], [700.0, 1100.0]])
     source = np.column_stack([warp.to_slide(points, section.size_um), np.ones(3)])
-    by_hand = Transform(np.linalg.solve(source, points + np.array([20, -15])).T)  # as inaccurate as if set by hand
+    by_hand = Transform(
+        np.linalg.solve(source, points + np.array([20, -15])).T
+    )  # as inaccurate as if set by hand
     found = register_partner(pair, by_hand)
     assert np.median(errors_um(found.transform, section, warp)) <= 2
     with pytest.raises(RegistrationError, match="fit slide 'he'"):

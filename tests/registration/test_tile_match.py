@@ -3,7 +3,13 @@
 import numpy as np
 from drawn_pair import Warp, draw_partner, draw_section, stain_he
 
-from muse_pipeline.registration.match import Power, SlidePicture, lattice, match_tiles, tiles_on_tissue
+from muse_pipeline.registration.match import (
+    Power,
+    SlidePicture,
+    lattice,
+    match_tiles,
+    tiles_on_tissue,
+)
 from muse_pipeline.registration.transform import Transform
 
 POWER = Power(2.0, 256.0, 16.0)
@@ -19,7 +25,11 @@ def test_a_tile_is_found_to_a_tenth_of_a_pixel_where_it_is():
     )
     centre = np.array([[300.0, 300.0], [600.0, 500.0], [-900.0, 200.0]])
     found = match_tiles(he, partner, IDENTITY, centre, POWER, threads=2)
-    assert found.is_clear.tolist() == [True, True, False] and found.is_seen.tolist() == [True, True, False]
+    assert found.is_clear.tolist() == [True, True, False] and found.is_seen.tolist() == [
+        True,
+        True,
+        False,
+    ]
     np.testing.assert_allclose(found.shift_um[:2], [warp.shift_um] * 2, atol=0.2)
     np.testing.assert_allclose(found.partner_um(IDENTITY)[:2], centre[:2] + warp.shift_um, atol=0.2)
 

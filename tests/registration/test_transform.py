@@ -8,7 +8,9 @@ from muse_pipeline.core.errors import RegistrationError
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.registration.transform import Transform, read_given, read_transform
 
-MATRIX = np.array([[0.0, -1.1, 300.0], [1.1, 0.0, -20.0]])  # turned by 90 degrees clockwise, as y points down
+MATRIX = np.array(
+    [[0.0, -1.1, 300.0], [1.1, 0.0, -20.0]]
+)  # turned by 90 degrees clockwise, as y points down
 PIXELS = np.zeros((40, 50, 3), np.uint8)
 
 
@@ -31,19 +33,27 @@ def test_a_transform_survives_its_file_whatever_the_pixels():
 
 
 def write_landmarks(path, points_px, targets_px):
-    rows = [",".join(map(str, (*source, *target))) for source, target in zip(points_px, targets_px, strict=True)]
+    rows = [
+        ",".join(map(str, (*source, *target)))
+        for source, target in zip(points_px, targets_px, strict=True)
+    ]
     path.write_text("x,y,partner_x,partner_y\n" + "\n".join(rows) + "\n")
     return path
 
 
 @pytest.mark.parametrize("frame", ["qupath", "openslide"])
 def test_landmarks_give_the_affine_map_that_made_them(tmp_path, frame):
-    slide, partner = info_of((0.25, 0.25), Bounds(3, 5, 30, 30)), info_of((0.5, 0.5), Bounds(7, 2, 30, 30))
+    slide, partner = (
+        info_of((0.25, 0.25), Bounds(3, 5, 30, 30)),
+        info_of((0.5, 0.5), Bounds(7, 2, 30, 30)),
+    )
     points = np.random.default_rng(0).uniform(0, 1000, (5, 2))
     targets = Transform(MATRIX).to_partner(points * 0.25) / 0.5
     from_corner = frame == "qupath"
     path = write_landmarks(
-        tmp_path / "l.csv", points - from_corner * np.array([3, 5]), targets - from_corner * np.array([7, 2])
+        tmp_path / "l.csv",
+        points - from_corner * np.array([3, 5]),
+        targets - from_corner * np.array([7, 2]),
     )
     np.testing.assert_allclose(read_given(path, slide, partner, frame).matrix, MATRIX, atol=1e-6)
 
@@ -65,16 +75,26 @@ def test_a_matrix_is_read_from_text(tmp_path, text):
 
 
 def test_landmarks_saved_by_excel_are_those_with_decimal_points(tmp_path):
-    write_landmarks(tmp_path / "l.csv", [[1.5, 2], [30, 4], [5, 60.25]], [[300.5, 1], [-2, 33.75], [7, 8]])
-    text = (tmp_path / "l.csv").read_text().replace(",", ";").replace(".", ",").replace("\n", "\r\n")
+    write_landmarks(
+        tmp_path / "l.csv", [[1.5, 2], [30, 4], [5, 60.25]], [[300.5, 1], [-2, 33.75], [7, 8]]
+    )
+    text = (
+        (tmp_path / "l.csv").read_text().replace(",", ";").replace(".", ",").replace("\n", "\r\n")
+    )
     (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    plain, excel = (read_given(tmp_path / name, info_of((1, 1)), info_of((1, 1))) for name in ("l.csv", "excel.csv"))
+    plain, excel = (
+        read_given(tmp_path / name, info_of((1, 1)), info_of((1, 1)))
+        for name in ("l.csv", "excel.csv")
+    )
     np.testing.assert_array_equal(excel.matrix, plain.matrix)
 
 
 def test_a_matrix_of_qupath_counts_from_the_bounds(tmp_path):
     (tmp_path / "m.txt").write_text("0, -1.1, 600\n1.1, 0, -40")
-    slide, partner = info_of((0.5, 0.5), Bounds(10, 20, 9, 9)), info_of((0.5, 0.5), Bounds(100, 200, 9, 9))
+    slide, partner = (
+        info_of((0.5, 0.5), Bounds(10, 20, 9, 9)),
+        info_of((0.5, 0.5), Bounds(100, 200, 9, 9)),
+    )
     found = read_given(tmp_path / "m.txt", slide, partner)
     np.testing.assert_allclose(found.to_partner([5.0, 10.0]) / 0.5, [600 + 100, -40 + 200])
 
@@ -85,12 +105,20 @@ def test_a_matrix_of_qupath_counts_from_the_bounds(tmp_path):
         ("l.csv", "x,y\n1,2\n", "its columns are not"),
         ("l.csv", "x,y,partner_x,partner_y\n1,2,3,4\n2,2,3,4\n", "2 landmarks; at least 3"),
         ("l.csv", "x,y,partner_x,partner_y\n1,1,3,4\n2,2,3,4\n3,3,1,1\n", "lie on a line"),
-        ("l.csv", "x,y,partner_x,partner_y\n1,1,3,nan\n2,2,3,4\n3,9,1,1\n", "all of them finite numbers"),
+        (
+            "l.csv",
+            "x,y,partner_x,partner_y\n1,1,3,nan\n2,2,3,4\n3,9,1,1\n",
+            "all of them finite numbers",
+        ),
         ("m.txt", "1, 2, 3", "3 numbers instead of 6"),
         ("m.txt", "1 1 0 1 1 0", "not an invertible map"),
         ("t.json", '{"matrix": [[1, 0], [0, 1]]}', "not a transform"),
         ("t.json", "{", "not a transform"),
-        ("t.json", '{"matrix": [[1, 0, 0], [0, 1, 0]], "bend": {"node_um": 250}}', "it bends the slide"),
+        (
+            "t.json",
+            '{"matrix": [[1, 0, 0], [0, 1, 0]], "bend": {"node_um": 250}}',
+            "it bends the slide",
+        ),
     ],
 )
 def test_what_is_no_transform_is_one_sentence(tmp_path, name, text, why):

@@ -44,7 +44,9 @@ def test_nuclei_without_a_class_count_in_an_annotation(tmp_path):
     nuclei = draw_nuclei(200)
     path = write_example(tmp_path / "nuclei.parquet", nuclei)
     left = RoiAnnotation("left", None, shapely.box(0, 0, 20_000, 50_000), 1.0, 1.0)
-    (counted,) = count_in_annotations(path, [left], read_provenance(path).classes, with_positive=False)
+    (counted,) = count_in_annotations(
+        path, [left], read_provenance(path).classes, with_positive=False
+    )
     label = nuclei.label[nuclei.xy[:, 0] < 20_000]
     assert counted["n_nuclei"] == len(label) > (label >= 0).sum()
     assert [*counted["n_by_class"].values()] == np.bincount(label[label >= 0], minlength=3).tolist()

@@ -5,7 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from finished_slide import CLASSES, GLASS, HOSTILE, MODEL, draw_tissue, row, write_ledger, write_slide
+from finished_slide import (
+    CLASSES,
+    GLASS,
+    HOSTILE,
+    MODEL,
+    draw_tissue,
+    row,
+    write_ledger,
+    write_slide,
+)
 
 from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.cohort.sheet import read_resolved
@@ -46,7 +55,8 @@ def test_every_slide_is_judged_in_the_order_of_the_sheet(slides):
 def test_gaps_are_named(slides):
     reason = slides["with gaps"].reason
     assert reason.startswith(
-        "2 windows held more nuclei than the model can return, in QuPath pixels (1024 x 1024 at 0, 0;"
+        "2 windows held more nuclei than the model can return, in QuPath pixels (1024 x 1024 at"
+        " 0, 0;"
     )
     assert "could not be decoded, in QuPath pixels (1024 x 1024 at 1024, 1024" in reason
 
@@ -55,13 +65,18 @@ def test_positions_are_given_as_qupath_counts_them(cohort, tmp_path):
     folder = shutil.copytree(cohort[0] / "with gaps", tmp_path / "with gaps")
     plain = judge_slide(tmp_path, row("with gaps"))
     info = read_json(folder / "slide.json")
-    write_json(folder / "slide.json", {**info, "bounds": {"x": 100, "y": 30, "width": 2000, "height": 1500}})
+    write_json(
+        folder / "slide.json",
+        {**info, "bounds": {"x": 100, "y": 30, "width": 2000, "height": 1500}},
+    )
     bounded = judge_slide(tmp_path, row("with gaps"))
     assert "1024 x 1024 at 0, 0;" in plain.reason and "1024 x 1024 at -100, -30;" in bounded.reason
     assert "1024 x 1024 at 924, 994" in bounded.reason
     middles = []
     for slide in (plain, bounded):
-        content = describe_card(rank_slides([slide])[0], Album(tmp_path / "report.html", embedded=False))
+        content = describe_card(
+            rank_slides([slide])[0], Album(tmp_path / "report.html", embedded=False)
+        )
         card = render("slide_card.html", card=content)
         named = re.findall(r"around QuPath pixel (-?\d+), (-?\d+)", card)
         middles.append(np.array(list(dict.fromkeys(named)), int))
@@ -72,7 +87,10 @@ def test_positions_are_given_as_qupath_counts_them(cohort, tmp_path):
 
 def test_a_failed_slide_names_step_and_reason_and_shows_no_nuclei(slides):
     failed = slides[HOSTILE]
-    assert (failed.step, failed.reason) == ("detect", "model </script><b>: has no card; export it again")
+    assert (failed.step, failed.reason) == (
+        "detect",
+        "model </script><b>: has no card; export it again",
+    )
     assert (failed.n_nuclei, failed.summary) == (None, None)
 
 
@@ -91,13 +109,21 @@ def test_no_tissue_is_a_finished_slide(tmp_path):
 def test_the_table_passes_on_what_the_sheet_states_of_a_slide(tmp_path):
     one, two = row("one", patient="P 1", split="test"), row("two", patient=None)
     write_table([judge_slide(tmp_path, each) for each in (one, two)], tmp_path / "cohort.tsv")
-    rows = list(csv.DictReader((tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"))
+    rows = list(
+        csv.DictReader(
+            (tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"
+        )
+    )
     assert [(each["patient"], each["split"]) for each in rows] == [("P 1", "test"), ("", "")]
 
 
 def test_a_slide_without_a_record_never_started(tmp_path):
     slide = judge_slide(tmp_path, row("one"))
-    assert (slide.status, slide.step, slide.reason) == ("failed", "inspect", "not started; run the workflow again")
+    assert (slide.status, slide.step, slide.reason) == (
+        "failed",
+        "inspect",
+        "not started; run the workflow again",
+    )
 
 
 def test_failed_slides_are_named_with_the_reason_those_last_that_did_not_start(slides, tmp_path):
@@ -108,14 +134,18 @@ def test_failed_slides_are_named_with_the_reason_those_last_that_did_not_start(s
         f"  {HOSTILE}: detect: model </script><b>: has no card; export it again",
         "  noise: inspect: noise.svs: no reader opens it; check the file",
     ]
-    assert lines[3:] == ["  waiting0, waiting1, waiting2 and 7 more: inspect: not started; run the workflow again"]
+    assert lines[3:] == [
+        "  waiting0, waiting1, waiting2 and 7 more: inspect: not started; run the workflow again"
+    ]
     many = [replace(each, reason=f"reason {n}") for n, each in enumerate(waiting)]
     assert summarise_failures(many)[3:] == ["  and 8 more; cohort.tsv has them"]
     assert summarise_failures([slides["good"], slides["with gaps"]]) == []
 
 
 def test_old_results_do_not_hide_a_new_failure(slide_folder):
-    write_ledger(slide_folder, "tile", "failed", "3 % of the tissue cannot be decoded; copy the slide again")
+    write_ledger(
+        slide_folder, "tile", "failed", "3 % of the tissue cannot be decoded; copy the slide again"
+    )
     slide = judge_slide(slide_folder.parent, row("one"))
     assert (slide.status, slide.step, slide.n_nuclei) == ("failed", "tile", None)
 
@@ -137,15 +167,26 @@ def test_nuclei_of_another_version_of_the_slide_are_rejected(slide_folder):
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        ({"slide_mpp": [1.0, 1.0]}, "were found at a different mpp of the slide; run the workflow again"),
-        ({"tissue_sha256": "another"}, "a different tissue mask or region of interest; run the workflow again"),
+        (
+            {"slide_mpp": [1.0, 1.0]},
+            "were found at a different mpp of the slide; run the workflow again",
+        ),
+        (
+            {"tissue_sha256": "another"},
+            "a different tissue mask or region of interest; run the workflow again",
+        ),
     ],
 )
 def test_nuclei_of_before_an_interrupted_change_are_rejected(slide_folder, output, reason):
-    """An interrupted run with a different mpp or ROI leaves a new tissue mask next to old nuclei."""
+    """An interrupted run with a different mpp or ROI leaves a new tissue mask next to old
+    nuclei.
+    """
     judge_slide(slide_folder.parent, row("one"))
     summary = read_json(slide_folder / "summary.json")
-    write_json(slide_folder / "summary.json", {**summary, "provenance": {**summary["provenance"], **output}})
+    write_json(
+        slide_folder / "summary.json",
+        {**summary, "provenance": {**summary["provenance"], **output}},
+    )
     slide = judge_slide(slide_folder.parent, row("one"))
     write_json(slide_folder / "summary.json", summary)
     assert (slide.status, slide.n_nuclei) == ("failed", None)
@@ -159,7 +200,9 @@ def test_results_of_another_slide_are_rejected(slide_folder):
     assert "/slides/two.svs" in slide.reason
 
 
-@pytest.mark.parametrize("name", ["nuclei.parquet", "tissue.npz", "slide.json", "image-500nm.zarr/zarr.json"])
+@pytest.mark.parametrize(
+    "name", ["nuclei.parquet", "tissue.npz", "slide.json", "image-500nm.zarr/zarr.json"]
+)
 def test_one_unreadable_file_costs_one_slide(slide_folder, name):
     (slide_folder / name).write_bytes(b"of another format")
     slide = judge_slide(slide_folder.parent, row("one"))
@@ -200,21 +243,41 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "median_area_um2",
         "mean_class_probability",
     ]
-    expected += [f"{quantity}_{name}" for quantity in ("nuclei", "percent", "nuclei_per_mm2") for name in CLASSES]
+    expected += [
+        f"{quantity}_{name}"
+        for quantity in ("nuclei", "percent", "nuclei_per_mm2")
+        for name in CLASSES
+    ]
     quantities = "seconds", "processor_seconds", "peak_memory_mib"
     expected += [f"{quantity}_{step}" for quantity in quantities for step in STEPS]
     assert list(rows[0]) == expected
     good, failed = rows[0], rows[2]
-    assert int(good["nuclei"]) == slides["good"].n_nuclei == sum(int(good[f"nuclei_{name}"]) for name in CLASSES)
-    assert float(good["nuclei_per_mm2"]) == pytest.approx(int(good["nuclei"]) / float(good["tissue_mm2"]), rel=1e-2)
+    assert (
+        int(good["nuclei"])
+        == slides["good"].n_nuclei
+        == sum(int(good[f"nuclei_{name}"]) for name in CLASSES)
+    )
+    assert float(good["nuclei_per_mm2"]) == pytest.approx(
+        int(good["nuclei"]) / float(good["tissue_mm2"]), rel=1e-2
+    )
     for name in CLASSES:
         n, tissue_mm2 = int(good[f"nuclei_{name}"]), float(good["tissue_mm2"])
-        assert float(good[f"percent_{name}"]) == pytest.approx(100 * n / int(good["nuclei"]), abs=0.01)
+        assert float(good[f"percent_{name}"]) == pytest.approx(
+            100 * n / int(good["nuclei"]), abs=0.01
+        )
         assert float(good[f"nuclei_per_mm2_{name}"]) == pytest.approx(n / tissue_mm2, rel=1e-3)
-    assert (good["n_positive"], good["median_area_um2"], good["mean_class_probability"]) == ("", "30.5", "0.91")
+    assert (good["n_positive"], good["median_area_um2"], good["mean_class_probability"]) == (
+        "",
+        "30.5",
+        "0.91",
+    )
     assert (failed["nuclei"], failed["seconds_detect"], failed["seconds_stitch"]) == ("", "3.0", "")
     assert failed["step"] == "detect"
-    assert (good["model"], good["model_sha256"], failed["model"]) == ("compact", MODEL["sha256"], "")
+    assert (good["model"], good["model_sha256"], failed["model"]) == (
+        "compact",
+        MODEL["sha256"],
+        "",
+    )
 
 
 BROWN = BROWN_NUCLEI
@@ -223,13 +286,25 @@ DARK = "dark background: not bright-field"
 
 @pytest.fixture(scope="module")
 def flagged_slides(tmp_path_factory):
-    """Three slides: one like the training pictures, one with a different stain, and one that is not bright-field."""
+    """Three slides: one like the training pictures, one with a different stain, and one that is not
+    bright-field.
+    """
     results = tmp_path_factory.mktemp("flagged")
     glass = np.full((300, 300, 3), GLASS, np.uint8), np.zeros((0, 2)), np.zeros(0, np.int32)
     tissue = draw_tissue()
-    for name, drawing, reasons in (("like", tissue, []), ("brown", tissue, [BROWN]), ("dark", glass, [DARK])):
+    for name, drawing, reasons in (
+        ("like", tissue, []),
+        ("brown", tissue, [BROWN]),
+        ("dark", glass, [DARK]),
+    ):
         verdict = {"verdict": "other stain" if reasons else "ok", "reasons": reasons}
-        write_slide(results, name, drawing, appearance=verdict, positive=tissue[2] == 1 if name == "brown" else None)
+        write_slide(
+            results,
+            name,
+            drawing,
+            appearance=verdict,
+            positive=tissue[2] == 1 if name == "brown" else None,
+        )
     return [judge_slide(results, row(name)) for name in ("like", "brown", "dark")]
 
 
@@ -247,7 +322,11 @@ def test_a_dark_slide_states_why_there_is_nothing_in_it(flagged_slides):
 
 def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, tmp_path):
     write_table(flagged_slides, tmp_path / "cohort.tsv")
-    rows = list(csv.DictReader((tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"))
+    rows = list(
+        csv.DictReader(
+            (tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"
+        )
+    )
     assert [(each["appearance"], each["stain"]) for each in rows] == [
         ("ok", "H&E"),
         ("other stain", "IHC"),
@@ -261,7 +340,11 @@ def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, t
     lines = summarise_flags(flagged_slides)
     assert lines[0].startswith("1 slide unlike the model's training pictures")
     assert lines[1] == f"  dark: {DARK}; its nuclei are in no total"
-    assert lines[3] == f"  brown: {BROWN}: nuclei are scored as positive or negative; state the stain in the sheet"
+    assert (
+        lines[3]
+        == f"  brown: {BROWN}: nuclei are scored as positive or negative; state the stain in the"
+        " sheet"
+    )
     assert summarise_flags([replace(flagged_slides[0], organ="breast")]) == []
 
 
@@ -271,7 +354,10 @@ def test_an_mpp_against_the_file_is_on_the_page_and_in_the_closing_lines(slides,
     doubted = replace(good, slide_id="doubted", info=replace(good.info, warnings=warnings))
     output = "the mpp, 0.5 um as given, overrides 0.25 um from openslide.mpp-x"
     assert summarise_flags([good, doubted])[:2] == [
-        "1 slide whose mpp is doubtful, check before use; if it is wrong, so are sizes and densities:",
+        (
+            "1 slide whose mpp is doubtful, check before use; if it is wrong, so are sizes and"
+            " densities:"
+        ),
         f"  doubted: {output}",
     ]
     write_page([good, doubted], tmp_path / "report.html")
@@ -286,7 +372,11 @@ def test_slides_of_the_same_content_are_in_the_closing_lines(slides):
         "  again: same as good",
     ]
     cores = [
-        replace(good, slide_id=name, summary={**good.summary, "provenance": {**good.summary["provenance"], "roi": roi}})
+        replace(
+            good,
+            slide_id=name,
+            summary={**good.summary, "provenance": {**good.summary["provenance"], "roi": roi}},
+        )
         for name, roi in (
             (name, {"name": f"{sha256}.geojson", "sha256": sha256, "area_mm2": 1.0})
             for name, sha256 in (("A-1", "1"), ("A-2", "2"), ("twin", "1"))
@@ -305,8 +395,12 @@ def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp
     head = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
     assert f"<dt>Nuclei, H&amp;E</dt><dd>{like.n_nuclei:,}</dd>" in head
     percent = f"{brown.positive['percent_positive']:.1f} %"
-    of_brown = f"{percent} positive among {brown.n_nuclei} nuclei of 1 slide of immunohistochemistry"
-    total = f"{like.n_nuclei} nuclei of 1 slide of H&amp;E; {of_brown}; 1 slide left out: other stain"
+    of_brown = (
+        f"{percent} positive among {brown.n_nuclei} nuclei of 1 slide of immunohistochemistry"
+    )
+    total = (
+        f"{like.n_nuclei} nuclei of 1 slide of H&amp;E; {of_brown}; 1 slide left out: other stain"
+    )
     assert f"In these totals: {total}." in head
     n_positive = f"{brown.positive['n_positive']} of {brown.n_nuclei} nuclei"
     assert f"<dt>Positive</dt><dd><span>{percent} <small>{n_positive}</small>" in head
@@ -318,10 +412,17 @@ def test_a_cohort_of_immunohistochemistry_has_its_percentage_as_headline(flagged
     write_page(twice, tmp_path / "report.html")
     head = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
     n, n_positive = 2 * brown.n_nuclei, 2 * brown.positive["n_positive"]
-    assert f"<dd><span>{100 * n_positive / n:.1f} % <small>{n_positive:,} of {n:,} nuclei</small>" in head
-    assert f"<dt>H-score</dt><dd>{300 * n_positive / n:.0f}</dd>" in head  # every positive nucleus is 3+
+    assert (
+        f"<dd><span>{100 * n_positive / n:.1f} % <small>{n_positive:,} of {n:,} nuclei</small>"
+        in head
+    )
+    assert (
+        f"<dt>H-score</dt><dd>{300 * n_positive / n:.0f}</dd>" in head
+    )  # every positive nucleus is 3+
     assert "<dt>Nuclei" not in head and 'class="classes"' not in head
-    assert describe_total(twice).startswith(f"{100 * n_positive / n:.1f} % positive among {n:,} nuclei of 2 slides")
+    assert describe_total(twice).startswith(
+        f"{100 * n_positive / n:.1f} % positive among {n:,} nuclei of 2 slides"
+    )
 
 
 def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):
@@ -329,13 +430,20 @@ def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):
     write_slide(slide_folder.parent, "two", model=other)
     both = [judge_slide(slide_folder.parent, row(name)) for name in ("one", "two")]
     write_page(both, tmp_path / "report.html")
-    attention, _, rest = (tmp_path / "report.html").read_text(encoding="utf-8").partition("</section>")
+    attention, _, rest = (
+        (tmp_path / "report.html").read_text(encoding="utf-8").partition("</section>")
+    )
     head = rest.partition("All slides")[0]
-    output = "whose numbers may not be comparable: compact (01234567), 1 slide; compact (fedcba98), 1 slide"
+    output = (
+        "whose numbers may not be comparable: compact (01234567), 1 slide; compact (fedcba98), 1"
+        " slide"
+    )
     assert output in attention
     assert head.count('<div class="classes">') == 2
     assert head.index("compact (01234567), 1 slide") < head.index("compact (fedcba98), 1 slide")
-    for slide, model in zip(both, ("compact (01234567), 1 slide", "compact (fedcba98), 1 slide"), strict=True):
+    for slide, model in zip(
+        both, ("compact (01234567), 1 slide", "compact (fedcba98), 1 slide"), strict=True
+    ):
         assert f"<dt>Nuclei, {model}</dt><dd>{slide.n_nuclei:,}</dd>" in head
         assert f"<dt>Density, {model}</dt>" in head
     write_page(both[:1], tmp_path / "one.html")
@@ -346,7 +454,10 @@ def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):
 def test_not_known_is_reported(slides):
     assert slides["good"].appearance == "not known" and slides["noise"].appearance is None
     lines = summarise_flags(list(slides.values()))
-    assert lines[0] == "2 slides whose likeness to the model's training pictures is not known: good, with gaps"
+    assert (
+        lines[0]
+        == "2 slides whose likeness to the model's training pictures is not known: good, with gaps"
+    )
 
 
 def test_a_sheet_that_is_none_is_rejected(tmp_path):

@@ -24,7 +24,9 @@ def test_a_grade_begins_at_its_intensity(tmp_path):
     assert count_intensities(path, provenance, ())["slide"] == {"nucleus": [1, 2, 1, 2]}
 
 
-@pytest.mark.parametrize("limits", [[0.2, 0.2, 0.6], [0, 0.4, 0.6], [0.2, 0.4], ["a", 0.4, 0.6], [0.6, 0.4, 0.2]])
+@pytest.mark.parametrize(
+    "limits", [[0.2, 0.2, 0.6], [0, 0.4, 0.6], [0.2, 0.4], ["a", 0.4, 0.6], [0.6, 0.4, 0.2]]
+)
 def test_intensities_ascend(limits):
     with pytest.raises(ConfigError, match="ascending optical densities"):
         RunSettings({"intensities": limits})

@@ -1,4 +1,6 @@
-"""Notices: red for slides that must not be used as they are, amber for slides to be checked before use."""
+"""Notices: red for slides that must not be used as they are, amber for slides to be checked before
+use.
+"""
 
 import csv
 import re
@@ -15,7 +17,12 @@ from muse_pipeline.core.files import write_json
 from muse_pipeline.core.provenance import DARK, NO_BROWN, STATED_IHC
 from muse_pipeline.inference.doubts import BROWN_NUCLEI
 from muse_pipeline.report.cohort import counted, describe_total, gather_cohort
-from muse_pipeline.report.notices import describe_unknown_organs, find_notices, rank_slides, summarise_flags
+from muse_pipeline.report.notices import (
+    describe_unknown_organs,
+    find_notices,
+    rank_slides,
+    summarise_flags,
+)
 from muse_pipeline.report.page import MOST_LINES, write_page, write_report, write_table
 from muse_pipeline.report.slide_card import describe_use
 from muse_pipeline.slides.inspect import inspect_slide
@@ -52,14 +59,25 @@ def slides(tmp_path_factory):
         "bare": {"drawing": (small[0], small[1][:0], small[2][:0])},
     }
     for name, how in kinds.items():
-        write_slide(results, name, **({"drawing": small, "appearance": {"verdict": "ok", "reasons": []}} | how))
+        write_slide(
+            results,
+            name,
+            **({"drawing": small, "appearance": {"verdict": "ok", "reasons": []}} | how),
+        )
     write_slide(results, "kidney", small, appearance={"verdict": "ok", "reasons": []})
-    rows = [*(row(name, organ="Breast") for name in kinds), row("kidney", organ="kidney"), row("lost")]
+    rows = [
+        *(row(name, organ="Breast") for name in kinds),
+        row("kidney", organ="kidney"),
+        row("lost"),
+    ]
     return {slide.slide_id: slide for slide in gather_cohort(results, rows)}
 
 
 def test_every_slide_has_its_level_and_word(slides):
-    found = {name: [(level, word) for level, word, _ in find_notices(slide)] for name, slide in slides.items()}
+    found = {
+        name: [(level, word) for level, word, _ in find_notices(slide)]
+        for name, slide in slides.items()
+    }
     assert found == {
         "plain": [],
         "pale": [("amber", "unlike training")],
@@ -77,7 +95,10 @@ def test_every_slide_has_its_level_and_word(slides):
         "bare": [("amber", "check tissue")],
         "lost": [("red", "")],
     }
-    assert find_notices(slides["small and given"])[0].sentence == f"{DOUBT}; its nuclei are in no total; {MPP}"
+    assert (
+        find_notices(slides["small and given"])[0].sentence
+        == f"{DOUBT}; its nuclei are in no total; {MPP}"
+    )
 
 
 def test_red_slides_come_before_amber_ones_and_failed_ones_first(slides):
@@ -92,7 +113,8 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
     write_page(list(slides.values()), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     red, amber = (
-        text.split(f'<section class="attention {level}">')[1].split("</section>")[0] for level in ("red", "amber")
+        text.split(f'<section class="attention {level}">')[1].split("</section>")[0]
+        for level in ("red", "amber")
     )
     assert "Needs attention" in red and "Check before use" in amber
     assert [re.findall("<bdi>(.*?)</bdi>", part) for part in (red, amber)] == [
@@ -101,8 +123,14 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
     ]
     assert '<ul class="warnings red"><li>check the pixel size' in text
     assert '<ul class="warnings amber"><li>stains unlike those of training: tissue paler' in text
-    back = dict(re.findall(r"\.pill\.(\w+) { color: var\(--[\w-]+\); background: (var\(--[\w-]+\)); }", text))
-    assert back["red"] == "var(--red)" and ".pill.partial, .pill.amber" in text  # solid red, pale amber
+    back = dict(
+        re.findall(
+            r"\.pill\.(\w+) { color: var\(--[\w-]+\); background: (var\(--[\w-]+\)); }", text
+        )
+    )
+    assert (
+        back["red"] == "var(--red)" and ".pill.partial, .pill.amber" in text
+    )  # solid red, pale amber
 
 
 def test_nuclei_of_unusual_size_are_counted_if_the_scanner_states_the_mpp(slides):
@@ -110,13 +138,22 @@ def test_nuclei_of_unusual_size_are_counted_if_the_scanner_states_the_mpp(slides
     stated = {**summary["provenance"], "mpp_source": "openslide.mpp-x"}
     slide = replace(slides["small"], summary={**summary, "provenance": stated})
     (notice,) = find_notices(slide)
-    assert notice[:2] == ("amber", "check mpp") and notice.sentence.startswith(f"{DOUBT}; the file of the scanner")
+    assert notice[:2] == ("amber", "check mpp") and notice.sentence.startswith(
+        f"{DOUBT}; the file of the scanner"
+    )
     assert counted([slide]) and slide.left_out == ""
-    assert describe_use(slide).startswith("Counts and outlines may be used if the pixel size is right")
+    assert describe_use(slide).startswith(
+        "Counts and outlines may be used if the pixel size is right"
+    )
 
 
 def test_a_slide_of_an_implausible_mpp_is_in_no_total(slides, tmp_path):
-    sizes = {"fine": (0.05, 0.05), "oblong": (0.5, 0.25), "brown and fine": (0.05, 0.05), "nearly square": (0.25, 0.29)}
+    sizes = {
+        "fine": (0.05, 0.05),
+        "oblong": (0.5, 0.25),
+        "brown and fine": (0.05, 0.05),
+        "nearly square": (0.25, 0.29),
+    }
     reasons = {}
     for name, mpp in sizes.items():
         chosen, _, (reasons[name],) = choose_mpp([MppCandidate(mpp, "drawn so")])
@@ -128,8 +165,15 @@ def test_a_slide_of_an_implausible_mpp_is_in_no_total(slides, tmp_path):
             appearance=appearance,
         )
     found = gather_cohort(tmp_path, map(row, sizes))
-    assert reasons["oblong"].endswith("is implausible for a microscope slide: x and y differ by 100%; check it")
-    assert [slide.left_out for slide in found] == ["doubtful scale", "doubtful scale", "doubtful scale", ""]
+    assert reasons["oblong"].endswith(
+        "is implausible for a microscope slide: x and y differ by 100%; check it"
+    )
+    assert [slide.left_out for slide in found] == [
+        "doubtful scale",
+        "doubtful scale",
+        "doubtful scale",
+        "",
+    ]
     assert "3 slides left out: doubtful scale" in describe_total(found)
     assert [slide.warnings for slide in found if "brown" not in slide.slide_id] == [
         [reasons[name]] for name in sizes if "brown" not in name
@@ -152,10 +196,14 @@ def test_a_file_of_several_pictures_is_listed_for_a_check_before_use(tmp_path):
             tiff.write(np.full((side, side, 3), 200, np.uint8), photometric="rgb")
     (warning,) = inspect_slide(tmp_path / "two.tif", "two", mpp=0.25).warnings
     picture = draw_tissue((600, 500), 100)
-    write_slide(tmp_path, "two", picture, warnings=[warning], appearance={"verdict": "ok", "reasons": []})
+    write_slide(
+        tmp_path, "two", picture, warnings=[warning], appearance={"verdict": "ok", "reasons": []}
+    )
     (slide,) = slides = gather_cohort(tmp_path, [row("two")])
     assert find_notices(slide) == [("amber", "check picture", warning)] and "2 pictures" in warning
-    heading = "1 slide whose file has several pictures; check before use that the right one was read:"
+    heading = (
+        "1 slide whose file has several pictures; check before use that the right one was read:"
+    )
     assert summarise_flags(slides)[:2] == [heading, f"  two: {warning}"]
     assert "may be used if the right picture of the file was read" in describe_use(slide)
 
@@ -168,9 +216,10 @@ def test_doubtful_numbers_are_in_no_total_and_the_total_states_what_it_contains(
     ]
     n_positive = slides["brown"].positive["n_positive"]
     total = (
-        f"{7 * n} nuclei of 8 slides of H&E; {100 * n_positive / n:.1f} % positive among {3 * n} nuclei of 3 slides of "
-        "immunohistochemistry; 3 slides left out: 2 doubtful scale, 1 other stain; "
-        "2 slides left out of the counts of classes: 1 doubtful classes, 1 classes not validated"
+        f"{7 * n} nuclei of 8 slides of H&E; {100 * n_positive / n:.1f} % positive among {3 * n}"
+        " nuclei of 3 slides of immunohistochemistry; 3 slides left out: 2 doubtful scale, 1 other"
+        " stain; 2 slides left out of the counts of classes: 1 doubtful classes, 1 classes not"
+        " validated"
     )
     assert describe_total(finished) == total
     write_page(finished, tmp_path / "report.html")
@@ -182,7 +231,9 @@ def test_doubtful_numbers_are_in_no_total_and_the_total_states_what_it_contains(
     card = text.split("<h3><bdi>kidney</bdi></h3>")[1].split("</article>")[0]
     assert "Counts of Lymphocyte, Epithelial, Stromal, in no total: classes not validated." in card
     of_plots = text.split('id="plots"')[1].split("Slide by slide")[0]
-    assert "13 slides" not in of_plots and "7 slides from" in of_plots and "5 slides from" in of_plots
+    assert (
+        "13 slides" not in of_plots and "7 slides from" in of_plots and "5 slides from" in of_plots
+    )
     of_kidney = next(each for each in text.split("<tr")[1:] if "<bdi>kidney</bdi>" in each)
     assert of_kidney.count("<small>classes not validated</small>") == 3
 
@@ -200,33 +251,52 @@ def test_the_table_states_what_the_totals_leave_out(slides, tmp_path):
     }
     assert rows["kidney"]["organ"] == "kidney"
     validated = {name: each["classes_validated"] for name, each in rows.items()}
-    assert {name for name, each in validated.items() if each == ""} == {"brown", "stated", "pink", "dark", "lost"}
+    assert {name for name, each in validated.items() if each == ""} == {
+        "brown",
+        "stated",
+        "pink",
+        "dark",
+        "lost",
+    }
     assert (validated["plain"], validated["kidney"]) == ("all", "none")
     assert rows["kidney"]["nuclei_Lymphocyte"] == rows["plain"]["nuclei_Lymphocyte"]
 
 
 def test_the_table_has_every_warning_of_the_page_once(slides, tmp_path):
     write_table(
-        [*slides.values(), replace(slides["plain"], slide_id="step", warnings=["left out 1 point"])], tmp_path / "t"
+        [
+            *slides.values(),
+            replace(slides["plain"], slide_id="step", warnings=["left out 1 point"]),
+        ],
+        tmp_path / "t",
     )
     with (tmp_path / "t").open(encoding="utf-8", newline="") as file:
-        warnings = {row["slide_id"]: row["warnings"] for row in csv.DictReader(file, dialect="excel-tab")}
+        warnings = {
+            row["slide_id"]: row["warnings"] for row in csv.DictReader(file, dialect="excel-tab")
+        }
     for name, slide in slides.items():
-        assert warnings[name] == " | ".join(each.sentence for each in find_notices(slide) if each.word)
+        assert warnings[name] == " | ".join(
+            each.sentence for each in find_notices(slide) if each.word
+        )
     assert warnings["swollen"] == f"{CLASS_DOUBT}; the counts of its classes are in no total"
     assert warnings["bare"].startswith("the tissue is doubtful: no nucleus in ")
     assert warnings["pen"].count("colour of a pen") == 1 and warnings["step"] == "left out 1 point"
 
 
 def test_the_reader_may_include_doubtful_numbers(slides):
-    chosen = [replace(slide, included=("scale", "organ")) for slide in slides.values() if slide.summary]
+    chosen = [
+        replace(slide, included=("scale", "organ")) for slide in slides.values() if slide.summary
+    ]
     assert describe_total(chosen).endswith(
         "immunohistochemistry; 1 slide left out: other stain; "
         "1 slide left out of the counts of classes: doubtful classes"
     )
-    assert [notice.word for slide in chosen for notice in find_notices(slide) if slide.slide_id == "kidney"] == [
-        "classes not validated"
-    ]
+    assert [
+        notice.word
+        for slide in chosen
+        for notice in find_notices(slide)
+        if slide.slide_id == "kidney"
+    ] == ["classes not validated"]
 
 
 def test_immunohistochemistry_has_its_percentage_in_position_of_classes(slides, tmp_path):
@@ -243,10 +313,18 @@ def test_immunohistochemistry_has_its_percentage_in_position_of_classes(slides, 
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     card = text.split('<article id="slide-1"')[1].split("</article>")[0]
     assert f"<dt>Positive</dt><dd><span>{percent} <small>{n_positive} of {n}</small>" in card
-    assert "<bdi>Negative</bdi>" in card and "<bdi>Epithelial</bdi>" not in card.split("Steps: time")[0]
+    assert (
+        "<bdi>Negative</bdi>" in card
+        and "<bdi>Epithelial</bdi>" not in card.split("Steps: time")[0]
+    )
     rows = text.split('class="scroll slides"')[1].split("</table>")[0].split("<tr")
-    cells = {row_of: re.findall(r"<td class=\"number(?: share)?\"[^>]*>([^<]*)", row_of) for row_of in rows[2:]}
-    of_brown, of_plain = (next(c for r, c in cells.items() if f"<bdi>{name}<" in r) for name in ("brown", "plain"))
+    cells = {
+        row_of: re.findall(r"<td class=\"number(?: share)?\"[^>]*>([^<]*)", row_of)
+        for row_of in rows[2:]
+    }
+    of_brown, of_plain = (
+        next(c for r, c in cells.items() if f"<bdi>{name}<" in r) for name in ("brown", "plain")
+    )
     assert of_brown[3:6] == ["–"] * 3 and of_brown[6] == f"{100 * n_positive / n:.0f} %"
     assert all("%" in cell for cell in of_plain[3:6]) and of_plain[6] == "–"
 
@@ -262,10 +340,16 @@ def test_a_partner_is_shown_with_its_residuals_and_a_failed_one_with_its_reason(
     for name, outcome in outcomes.items():
         write_slide(tmp_path, name, picture, appearance={"verdict": "ok", "reasons": []})
         write_json(tmp_path / name / "partner/partner.json", outcome)
-        cv2.imwrite(str(tmp_path / name / "partner/checkerboard.png"), np.zeros((90, 90, 3), np.uint8))
+        cv2.imwrite(
+            str(tmp_path / name / "partner/checkerboard.png"), np.zeros((90, 90, 3), np.uint8)
+        )
     rows = [row("paired", partner="ihc.svs"), row("unpaired", partner="ihc.svs"), row("alone")]
     slides = gather_cohort(tmp_path, rows)
-    assert [[notice.word for notice in find_notices(slide)] for slide in slides] == [[], ["no partner"], []]
+    assert [[notice.word for notice in find_notices(slide)] for slide in slides] == [
+        [],
+        ["no partner"],
+        [],
+    ]
     assert summarise_flags(slides)[:2] == [
         "1 slide whose partner was not registered; a backbone is trained without their pairs:",
         "  unpaired: ihc.svs: does not fit",
@@ -291,7 +375,8 @@ def test_every_slide_has_a_sentence_on_the_use_of_its_numbers(slides):
         "dark": "No number may be used: the model is for another stain.",
         **dict.fromkeys(
             ("brown", "stated", "pink"),
-            "Counts of positive and negative nuclei may be used if the overlays are right; classes may not.",
+            "Counts of positive and negative nuclei may be used if the overlays are right; classes"
+            " may not.",
         ),
         "swollen": "Counts and outlines may be used; classes may not.",
         "kidney": "Counts and outlines may be used; classes are not validated in this organ.",
@@ -301,20 +386,33 @@ def test_every_slide_has_a_sentence_on_the_use_of_its_numbers(slides):
 
 
 def test_the_last_lines_of_a_large_run_name_each_kind_of_warning_once(slides, tmp_path):
-    """Each of 76 slides has a warning, all kinds occur, and no two failures have the same reason."""
+    """Each of 76 slides has a warning, all kinds occur, and no two failures have the same
+    reason.
+    """
     organs = "kidney", "Niere", "lymph node", "COAD", "unknown", "", "breast"
     kinds = list(slides.values())
     many = [
-        replace(kinds[n % len(kinds)], slide_id=f"S{n}", organ=organs[n % len(organs)], reason=f"reason {n}")
+        replace(
+            kinds[n % len(kinds)],
+            slide_id=f"S{n}",
+            organ=organs[n % len(organs)],
+            reason=f"reason {n}",
+        )
         for n in range(76)
     ]
     lines = write_report(many, tmp_path, tmp_path / "report.html", tmp_path / "cohort.tsv")
     assert len(lines) == MOST_LINES  # and one error at the end, if slides failed
     assert " positive among " in lines[0]
-    assert re.fullmatch(r"[1-9] slides failed:", lines[1]) and lines[4].endswith(" more; cohort.tsv has them")
-    assert lines[-3].endswith("more kinds of warnings, in the report") and lines[-1].startswith("76 slides: ")
+    assert re.fullmatch(r"[1-9] slides failed:", lines[1]) and lines[4].endswith(
+        " more; cohort.tsv has them"
+    )
+    assert lines[-3].endswith("more kinds of warnings, in the report") and lines[-1].startswith(
+        "76 slides: "
+    )
     n_lacking = sum(slide.lacks_organ for slide in many)
-    assert lines[-2].startswith(f"{n_lacking} slides: classes not validated for an unknown organ; compact is ")
+    assert lines[-2].startswith(
+        f"{n_lacking} slides: classes not validated for an unknown organ; compact is "
+    )
     of_organs = [replace(slides["plain"], slide_id=f"S{n}", organ=organs[n % 4]) for n in range(76)]
     lines = summarise_flags(of_organs)
     assert lines[:2] == [
@@ -323,16 +421,22 @@ def test_the_last_lines_of_a_large_run_name_each_kind_of_warning_once(slides, tm
     ]
 
 
-def test_an_unknown_organ_is_one_amber_notice_for_the_run_and_stands_where_shares_of_classes_do(slides, tmp_path):
+def test_an_unknown_organ_is_one_amber_notice_for_the_run_and_stands_where_shares_of_classes_do(
+    slides, tmp_path
+):
     nodes = [replace(slides["plain"], slide_id=name, organ="") for name in ("node 1", "node 2")]
     assert not any(find_notices(slide) for slide in nodes)
-    assert describe_use(nodes[0]) == (
-        "Counts and outlines may be used; classes only in organs in which they are validated: breast."
+    assert (
+        describe_use(nodes[0])
+        == "Counts and outlines may be used; classes only in organs in which they are validated:"
+        " breast."
     )
     write_page(nodes, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     amber = text.split('<section class="attention amber">')[1].split("</section>")[0]
-    assert amber.count("<li>") == 1 and "2 slides: classes not validated for an unknown organ" in amber
+    assert (
+        amber.count("<li>") == 1 and "2 slides: classes not validated for an unknown organ" in amber
+    )
     head, _, cards = text.partition("Slide by slide")
     assert head.count("Classes not validated: the organ of 2 of these slides is not stated.") == 1
     assert cards.count("Classes not validated: the organ is not stated.") == 2
@@ -349,11 +453,19 @@ def test_classes_are_validated_one_by_one(slides, tmp_path):
     known = plain.summary["provenance"]
     organs = {"Lymphocyte": ["breast"], "Epithelial": ["breast", "colon"], "Stromal": ["breast"]}
     card = {**known["card"], "organs": organs}
-    colon = replace(plain, organ="TCGA-READ", summary={**plain.summary, "provenance": {**known, "card": card}})
-    assert colon.names_left_out == ["Lymphocyte", "Stromal"] and colon.class_counts.keys() == {"Epithelial"}
-    assert describe_total([colon]).endswith("1 slide left out of the counts of classes: classes not validated")
+    colon = replace(
+        plain, organ="TCGA-READ", summary={**plain.summary, "provenance": {**known, "card": card}}
+    )
+    assert colon.names_left_out == ["Lymphocyte", "Stromal"] and colon.class_counts.keys() == {
+        "Epithelial"
+    }
+    assert describe_total([colon]).endswith(
+        "1 slide left out of the counts of classes: classes not validated"
+    )
     assert describe_use(colon).endswith("; Lymphocyte and Stromal are not validated in this organ.")
-    assert summarise_flags([colon]) == ["1 slide of colon, in which Lymphocyte and Stromal are not validated: plain"]
+    assert summarise_flags([colon]) == [
+        "1 slide of colon, in which Lymphocyte and Stromal are not validated: plain"
+    ]
     write_table([colon], tmp_path / "cohort.tsv")
     with (tmp_path / "cohort.tsv").open(encoding="utf-8", newline="") as file:
         (only,) = csv.DictReader(file, dialect="excel-tab")
@@ -362,7 +474,10 @@ def test_classes_are_validated_one_by_one(slides, tmp_path):
     write_page([colon], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     row_of = text.split('class="scroll slides"')[1].split("</table>")[0].split("<tr")[2]
-    assert row_of.count("<small>classes not validated</small>") == 2 and row_of.count("number share") == 1
+    assert (
+        row_of.count("<small>classes not validated</small>") == 2
+        and row_of.count("number share") == 1
+    )
 
 
 def test_a_doubt_about_the_stain_states_what_contradicts_it(slides):
@@ -370,4 +485,6 @@ def test_a_doubt_about_the_stain_states_what_contradicts_it(slides):
     assert of_pink.sentence.startswith("stated as immunohistochemistry, but the ")
     assert of_pink.sentence.endswith(" % positive nuclei are not brown; is it H&E?")
     (of_brown,) = find_notices(slides["brown"])
-    assert of_brown.sentence.endswith(": nuclei are scored as positive or negative; state the stain in the sheet")
+    assert of_brown.sentence.endswith(
+        ": nuclei are scored as positive or negative; state the stain in the sheet"
+    )

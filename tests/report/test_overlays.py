@@ -32,12 +32,16 @@ def drawn_field(finished, tmp_path_factory):
 def test_counts_are_of_the_nuclei_centred_in_the_field(drawn_field):
     _, xy, label = draw_tissue()
     inside = ((xy >= np.array([256, 128]) / MPP) & (xy < np.array([512, 384]) / MPP)).all(1)
-    assert drawn_field[1] == {name: int((label[inside] == i).sum()) for i, name in enumerate(CLASSES)}
+    assert drawn_field[1] == {
+        name: int((label[inside] == i).sum()) for i, name in enumerate(CLASSES)
+    }
     assert sum(drawn_field[1].values()) > 50
 
 
 def test_outlines_sit_on_the_nuclei_in_their_colour(drawn_field):
-    """The mean offset between outlines and their discs is less than a fifth of a pixel of the store, in x and in y."""
+    """The mean offset between outlines and their discs is less than a fifth of a pixel of the
+    store, in x and in y.
+    """
     picture, _ = drawn_field
     _, xy, label = draw_tissue()
     alone = _alone(xy)
@@ -50,7 +54,9 @@ def test_outlines_sit_on_the_nuclei_in_their_colour(drawn_field):
         crop = picture[top : top + 52, left : left + 52].astype(int)
         rows, columns = np.nonzero(np.abs(crop - ALL[i].color).max(-1) < 40)
         assert len(rows) > 20
-        offsets.append([columns.mean() + 0.5 + left - middle[0], rows.mean() + 0.5 + top - middle[1]])
+        offsets.append(
+            [columns.mean() + 0.5 + left - middle[0], rows.mean() + 0.5 + top - middle[1]]
+        )
     assert len(offsets) >= 5
     assert np.shape(picture) == (1024, 1024, 3)  # exactly 256 um
     assert np.abs(np.mean(offsets, 0)).max() < 0.2 * ENLARGEMENT
@@ -71,7 +77,12 @@ def test_outlines_of_unknown_class_are_black_and_no_nuclei_draw_nothing():
 
 def test_an_outline_is_a_line_of_one_pixel_and_a_pale_halo():
     pixels = np.full((60, 60, 3), 100, np.uint8)
-    draw_outlines(pixels, [np.array([[10.5, 10.5], [50.5, 10.5], [50.5, 50.5], [10.5, 50.5]])], np.array([0]), ALL)
+    draw_outlines(
+        pixels,
+        [np.array([[10.5, 10.5], [50.5, 10.5], [50.5, 50.5], [10.5, 50.5]])],
+        np.array([0]),
+        ALL,
+    )
     across = pixels[30, :30].astype(int)
     changed = np.flatnonzero((across != 100).any(1))
     assert len(changed) <= 7 and np.abs(across[10] - ALL[0].color).max() < 10
@@ -80,10 +91,14 @@ def test_an_outline_is_a_line_of_one_pixel_and_a_pale_halo():
 
 @pytest.mark.parametrize("size_px", [(300, 200), (80, 60), (1536, 300)])
 def test_a_field_ends_where_the_slide_does(tmp_path, size_px):
-    """The picture does not extend beyond the slide, and small fields are enlarged until the texts fit."""
+    """The picture does not extend beyond the slide, and small fields are enlarged until the texts
+    fit.
+    """
     folder = write_slide(tmp_path, "small", draw_tissue(size_px, 60), enlarged=1)
     store = open_store(folder / "image-500nm.zarr")
-    draw_field(store, folder / "nuclei.parquet", Field("densest", (0.0, 0.0)), ALL, tmp_path / "1.png")
+    draw_field(
+        store, folder / "nuclei.parquet", Field("densest", (0.0, 0.0)), ALL, tmp_path / "1.png"
+    )
     picture = np.asarray(Image.open(tmp_path / "1.png"))
     width, height = min(size_px[0], 512), min(size_px[1], 512)
     assert picture.shape[1] / width == picture.shape[0] / height >= 2 and picture.shape[1] >= 600
@@ -98,7 +113,9 @@ def test_caption_scale_bar_and_legend_lie_inside_the_picture(drawn_field):
     assert np.ptp(strip[2, 20:1000], axis=0).min() > 3  # the tissue shows through
 
 
-@pytest.mark.parametrize(("longest", "nice"), [(64, 50), (50, 50), (19.9, 10), (2.5, 2), (1200, 1000), (0.7, 0.5)])
+@pytest.mark.parametrize(
+    ("longest", "nice"), [(64, 50), (50, 50), (19.9, 10), (2.5, 2), (1200, 1000), (0.7, 0.5)]
+)
 def test_scale_bars_have_nice_lengths(longest, nice):
     assert nice_length(longest) == pytest.approx(nice)
 

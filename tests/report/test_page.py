@@ -22,7 +22,9 @@ from muse_pipeline.report.notices import rank_slides
 from muse_pipeline.report.page import write_page
 from muse_pipeline.report.slide_card import describe_card
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 class Outline(HTMLParser):
@@ -74,7 +76,9 @@ def test_the_page_is_well_formed_and_needs_no_network(outline):
 
 def test_addresses_lead_to_files_of_the_results_folder(cohort, outline):
     """All links are relative, so the folder can be zipped, sent and opened elsewhere."""
-    files = {unquote(address) for address in outline.addresses if not address.startswith(("#", "data:"))}
+    files = {
+        unquote(address) for address in outline.addresses if not address.startswith(("#", "data:"))
+    }
     assert {"good/nuclei.parquet", "with gaps/tissue.png"} <= files
     assert not [file for file in files if file.startswith(("/", "..", "file:"))]
     assert all((cohort[0] / file).is_file() for file in files)
@@ -89,15 +93,22 @@ def test_hostile_names_stay_text(outline):
 
 
 def test_failures_come_first(outline):
-    names = [text for text in outline.texts if text in {"good", "with gaps", "noise"} or "gvs" in text]
+    names = [
+        text for text in outline.texts if text in {"good", "with gaps", "noise"} or "gvs" in text
+    ]
     table = names[3 : 3 + 4]  # the first three are under "needs attention"
     assert ["gvs" in table[0], *table[1:]] == [True, "noise", "with gaps", "good"]
 
 
-def test_small_cohorts_carry_their_pictures_and_large_ones_link_to_them(cohort, slides, outline, monkeypatch):
+def test_small_cohorts_carry_their_pictures_and_large_ones_link_to_them(
+    cohort, slides, outline, monkeypatch
+):
     carried = [address for address in outline.addresses if address.startswith("data:image/jpeg")]
     thumbnails = [address for address in carried if len(address) < 8000]
-    assert (len(carried), len(thumbnails)) == (3 + 2 * 4 + 2, 2)  # two slides are finished; three have tissue
+    assert (len(carried), len(thumbnails)) == (
+        3 + 2 * 4 + 2,
+        2,
+    )  # two slides are finished; three have tissue
     monkeypatch.setattr(page, "EMBEDDED_SLIDES", 3)
     write_page(slides, cohort[0] / "linked.html")
     linked = Outline((cohort[0] / "linked.html").read_text(encoding="utf-8"))
@@ -113,19 +124,32 @@ def test_same_results_same_page(slides, page_path, tmp_path):
 
 def test_facts_of_model_and_slide_are_on_the_page(outline):
     text = " ".join(outline.texts)
-    for fact in ("0.25 µm", "drawn so", "the pixel is <odd>", "Apache-2.0", "not for diagnosis", "BRCA-M2C"):
+    for fact in (
+        "0.25 µm",
+        "drawn so",
+        "the pixel is <odd>",
+        "Apache-2.0",
+        "not for diagnosis",
+        "BRCA-M2C",
+    ):
         assert fact in text
 
 
 def test_provenance_is_yaml(slides, page_path):
     (good,) = (slide for slide in slides if slide.slide_id == "good")
-    changes = {"slide_mpp": [0.25, 0.2512345678], "model": {"name": "<m>", "sha256": "ab"}, "n_by_class": {"é": 2}}
+    changes = {
+        "slide_mpp": [0.25, 0.2512345678],
+        "model": {"name": "<m>", "sha256": "ab"},
+        "n_by_class": {"é": 2},
+    }
     changed = replace(good, summary={**good.summary, "provenance": PROVENANCE | changes})
     card = describe_card(rank_slides([changed])[0], Album(page_path, False))
     found = Outline(render("slide_card.html", card=card))
     texts = [text for text in found.texts if text.strip()]
     written = yaml.safe_load(texts[texts.index("Provenance") + 1])
-    assert written == {key: each for key, each in changed.provenance.to_dict().items() if key != "card"}
+    assert written == {
+        key: each for key, each in changed.provenance.to_dict().items() if key != "card"
+    }
     assert written["model"]["name"] == "<m>"
     assert "slide_mpp: [0.25, 0.2512345678]" in texts[-1]
     assert found.open == []
@@ -134,20 +158,37 @@ def test_provenance_is_yaml(slides, page_path):
 def test_text_is_escaped_and_loses_control_characters():
     facts = {"name": "a\ud800b\x07c", "links": [("<&>", '"<')]}
     drawn = render("pretraining.html", pretraining={**facts, "ended": True, "log": None})
-    assert drawn == '<section><h3><bdi>a\ufffdb\ufffdc</bdi></h3><p><a href="&#34;&lt;">&lt;&amp;&gt;</a></p></section>'
+    assert (
+        drawn == "<section><h3><bdi>a\ufffdb\ufffdc</bdi></h3><p><a"
+        ' href="&#34;&lt;">&lt;&amp;&gt;</a></p></section>'
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page is not looked at")
 def test_a_browser_shows_the_page_and_sorts_the_table(page_path, tmp_path):
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += f" --disable-component-update --disable-sync --hide-scrollbars --user-data-dir={tmp_path / 'profile'}"
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+        " --disable-background-networking"
+    )
+    flags += (
+        " --disable-component-update --disable-sync --hide-scrollbars"
+        f" --user-data-dir={tmp_path / 'profile'}"
+    )
     picture = tmp_path / "page.png"
-    command = [CHROMIUM, *flags.split(), f"--screenshot={picture}", "--window-size=1200,2400", page_path.as_uri()]
+    command = [
+        CHROMIUM,
+        *flags.split(),
+        f"--screenshot={picture}",
+        "--window-size=1200,2400",
+        page_path.as_uri(),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
     assert pixels.shape[:2] == (2400, 1200)
     assert (np.ptp(pixels, axis=-1) > 60).mean() > 0.01  # pictures show tissue
-    dump = subprocess.run([*command[:-3], "--dump-dom", command[-1]], check=True, capture_output=True, timeout=120)
+    dump = subprocess.run(
+        [*command[:-3], "--dump-dom", command[-1]], check=True, capture_output=True, timeout=120
+    )
     assert (
         dump.stdout.decode().count("<button") == 10
     )  # the page's own script ran: one button per column, and "Show all"
@@ -165,7 +206,9 @@ document.title = JSON.stringify(CASES.map((values) => {
   return [...found, form.querySelector("output").value];
 }));
 </script></body>"""
-FILTERED = {  # (text, kind, minimum and maximum number of nuclei) -> the ids of the slides shown, without "slide-"
+# (text, kind, minimum and maximum number of nuclei) -> the ids of the slides shown, without
+# "slide-"
+FILTERED = {
     ("", "all slides", "", ""): "1234",
     ("GOO", "all slides", "", ""): "4",
     ("", "red: needs attention", "", ""): "12",
@@ -179,11 +222,20 @@ FILTERED = {  # (text, kind, minimum and maximum number of nuclei) -> the ids of
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the filter is not tried")
 def test_the_filter_shows_rows_and_cards_of_a_name_a_kind_and_a_range(page_path, tmp_path):
-    """The test adds a script that fills in the form, and removes the content security policy that would forbid it."""
-    page_text = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", page_path.read_text(encoding="utf-8"))
+    """The test adds a script that fills in the form, and removes the content security policy that
+    would forbid it.
+    """
+    page_text = re.sub(
+        '<meta http-equiv="Content-Security-Policy"[^>]*>',
+        "",
+        page_path.read_text(encoding="utf-8"),
+    )
     script = USE_FILTER.replace("CASES", json.dumps(list(FILTERED)))
     (tmp_path / "free.html").write_text(page_text.replace("</body>", script), encoding="utf-8")
-    flags = f"--headless --no-sandbox --disable-gpu --no-first-run --user-data-dir={tmp_path / 'profile'} --dump-dom"
+    flags = (
+        "--headless --no-sandbox --disable-gpu --no-first-run"
+        f" --user-data-dir={tmp_path / 'profile'} --dump-dom"
+    )
     command = [CHROMIUM, *flags.split(), (tmp_path / "free.html").as_uri()]
     dump = subprocess.run(command, check=True, capture_output=True, timeout=120).stdout.decode()
     results = json.loads(re.search("<title>(.*?)</title>", dump)[1])
@@ -196,7 +248,14 @@ def test_the_command_sums_up_and_ends_well_although_slides_failed(cohort, muse, 
     results, sheet = cohort
     pages = []
     for threads in (1, 2):
-        outputs = "--output", tmp_path / "r.html", "--table", tmp_path / "c.tsv", "--threads", threads
+        outputs = (
+            "--output",
+            tmp_path / "r.html",
+            "--table",
+            tmp_path / "c.tsv",
+            "--threads",
+            threads,
+        )
         status, out, _ = muse("report", results, "--slides", sheet, *outputs)
         assert status == 0
         pages.append((tmp_path / "r.html").read_bytes())
@@ -213,7 +272,14 @@ def test_the_overlay_step_leaves_the_summary_and_its_record(slide_folder, muse, 
 
 def test_a_missing_sheet_is_one_sentence(tmp_path, muse):
     status, _, err = muse(
-        "report", tmp_path, "--slides", "none.json", "--output", tmp_path / "r", "--table", tmp_path / "t"
+        "report",
+        tmp_path,
+        "--slides",
+        "none.json",
+        "--output",
+        tmp_path / "r",
+        "--table",
+        tmp_path / "t",
     )
     assert status == 2
     assert err.startswith("muse report: none.json: not readable as JSON")

@@ -23,16 +23,27 @@ NAMES = [HOSTILE, *(f"s{number}" for number in range(1, N_SLIDES))]
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory):
-    """Copies of a finished slide, of which the first has ten times as many nuclei on the same tissue."""
+    """Copies of a finished slide, of which the first has ten times as many nuclei on the same
+    tissue.
+    """
     results = tmp_path_factory.mktemp("plots")
     write_slide(results, "one")
     (one,) = gather_cohort(results, [row("one")])
-    return [grown(one, name, 10 if number == 0 else 1 + number / 20) for number, name in enumerate(NAMES)]
+    return [
+        grown(one, name, 10 if number == 0 else 1 + number / 20)
+        for number, name in enumerate(NAMES)
+    ]
 
 
 def grown(slide, name, factor):
-    classes = [{**each, "n_nuclei": round(each["n_nuclei"] * factor)} for each in slide.summary["classes"]]
-    summary = {**slide.summary, "classes": classes, "n_nuclei": sum(each["n_nuclei"] for each in classes)}
+    classes = [
+        {**each, "n_nuclei": round(each["n_nuclei"] * factor)} for each in slide.summary["classes"]
+    ]
+    summary = {
+        **slide.summary,
+        "classes": classes,
+        "n_nuclei": sum(each["n_nuclei"] for each in classes),
+    }
     return replace(slide, slide_id=name, summary=summary)
 
 
@@ -72,7 +83,9 @@ def test_every_slide_has_a_dot_in_every_plot(slides):
 
 def test_the_columns_of_the_class_mix_have_names_unless_there_are_many(slides):
     def names(shown):
-        return re.findall(r"<text[^>]*>(.*?)</text>", figure_of(draw(shown), "Class mix of every slide"))
+        return re.findall(
+            r"<text[^>]*>(.*?)</text>", figure_of(draw(shown), "Class mix of every slide")
+        )
 
     named = [replace(slide, slide_id=f"slide of the cohort {i}") for i, slide in enumerate(slides)]
     assert sorted(names(named)) == [f"slide of… cohort {i}" for i in range(N_SLIDES)]
@@ -117,17 +130,24 @@ def test_one_slide_has_no_plots(slides):
 
 
 def test_a_large_cohort_holds_its_cards_as_text(slides, tmp_path):
-    write_page([replace(slides[i % 8], slide_id=f"m{i}") for i in range(120)], tmp_path / "report.html")
+    write_page(
+        [replace(slides[i % 8], slide_id=f"m{i}") for i in range(120)], tmp_path / "report.html"
+    )
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     cards = re.search(r'<script type="text/html" id="cards">(.*?)</script>', page, re.DOTALL)[1]
     assert cards.count("<article ") == 120
-    assert "<article " not in page.replace(cards, "").partition("<body>")[2].partition("<script>")[0]
+    assert (
+        "<article " not in page.replace(cards, "").partition("<body>")[2].partition("<script>")[0]
+    )
     assert len(re.findall(r"<tr data-slide[^>]* hidden>", page)) == 20
 
 
 @pytest.mark.slow
 def test_a_large_cohort_is_filtered_sorted_and_opened_in_chromium(slides, tmp_path):
-    write_page([replace(slides[i % 8], slide_id=f"m{i}", group=f"g{i % 2}") for i in range(120)], tmp_path / "r.html")
+    write_page(
+        [replace(slides[i % 8], slide_id=f"m{i}", group=f"g{i % 2}") for i in range(120)],
+        tmp_path / "r.html",
+    )
     with launched_chromium() as browser:
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         requests, errors = [], []
@@ -156,7 +176,9 @@ def test_a_large_cohort_is_filtered_sorted_and_opened_in_chromium(slides, tmp_pa
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1400, 800])
 def test_text_has_contrast_and_nothing_is_cut_off(slides, tmp_path, scheme, width):
-    write_page([replace(slide, group=f"g{i % 2}") for i, slide in enumerate(slides)], tmp_path / "r.html")
+    write_page(
+        [replace(slide, group=f"g{i % 2}") for i, slide in enumerate(slides)], tmp_path / "r.html"
+    )
     with launched_chromium() as browser:
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         page.goto((tmp_path / "r.html").as_uri())

@@ -21,14 +21,19 @@ def test_pictures_that_were_not_drawn_leave_a_slide_finished(tmp_path):
     assert [record.status for record in records if record.step == "overlay"] == ["failed"]
     assert first_problem(records) is None
     (tmp_path / "ledger" / "overlay.json").unlink()
-    assert [record.step for record in read_progress(tmp_path)] == [step for step in STEPS if step != "overlay"]
+    assert [record.step for record in read_progress(tmp_path)] == [
+        step for step in STEPS if step != "overlay"
+    ]
 
 
 def test_steps_after_a_failure_name_it(tmp_path):
     write_ledger(tmp_path, "inspect")
     write_ledger(tmp_path, "tissue", "failed", "the disk is full; free space")
     records = read_progress(tmp_path)
-    assert (first_problem(records).step, first_problem(records).reason) == ("tissue", "the disk is full; free space")
+    assert (first_problem(records).step, first_problem(records).reason) == (
+        "tissue",
+        "the disk is full; free space",
+    )
     assert {record.reason for record in records[2:]} == {"not reached because tissue failed"}
 
 
@@ -45,7 +50,10 @@ def test_the_empty_file_that_snakemake_leaves_of_a_killed_step_is_no_broken_reco
         write_ledger(tmp_path, step)
     (tmp_path / "ledger/tile-image-500nm.zarr.json").touch()
     problem = first_problem(read_progress(tmp_path))
-    assert (problem.step, problem.reason) == ("tile", "was killed (out of memory or time?); see its log and run again")
+    assert (problem.step, problem.reason) == (
+        "tile",
+        "was killed (out of memory or time?); see its log and run again",
+    )
 
 
 def test_one_failed_shard_fails_the_step_and_shards_of_another_cut_do_not_count(tmp_path):

@@ -9,7 +9,10 @@ from muse_pipeline.report.slide_summary import summarise_slide
 
 
 def files_of(folder):
-    return {path.name: path.stat().st_mtime_ns for path in [folder / "summary.json", *sorted(folder.rglob("*.png"))]}
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in [folder / "summary.json", *sorted(folder.rglob("*.png"))]
+    }
 
 
 def test_summary_counts_and_draws(slide_folder):
@@ -17,9 +20,13 @@ def test_summary_counts_and_draws(slide_folder):
     _, xy, label = draw_tissue()
     assert summary["n_nuclei"] == len(xy)
     assert [each["n_nuclei"] for each in summary["classes"]] == np.bincount(label).tolist()
-    area = pq.read_table(slide_folder / "nuclei.parquet", columns=["area_um2"])["area_um2"].to_numpy()
+    area = pq.read_table(slide_folder / "nuclei.parquet", columns=["area_um2"])[
+        "area_um2"
+    ].to_numpy()
     assert np.isclose(summary["features"]["area_um2"], np.median(area), rtol=1e-4)
-    assert [field["picture"] for field in summary["fields"]] == [f"overlays/{i}.png" for i in (1, 2, 3)]
+    assert [field["picture"] for field in summary["fields"]] == [
+        f"overlays/{i}.png" for i in (1, 2, 3)
+    ]
     assert summary == read_json(slide_folder / "summary.json")
     assert max(Image.open(slide_folder / "density.png").size) <= 900
     for field in summary["fields"]:
@@ -54,7 +61,11 @@ def test_without_a_store_known_pictures_stay(slide_folder):
 
 def test_without_a_store_pictures_of_an_older_version_stay(slide_folder):
     known = summarise_slide(slide_folder)
-    older = {**known, "made_from": {**known["made_from"], "version": "0.0"}, "corrupt_level0": [[1, 2, 3, 4]]}
+    older = {
+        **known,
+        "made_from": {**known["made_from"], "version": "0.0"},
+        "corrupt_level0": [[1, 2, 3, 4]],
+    }
     write_json(slide_folder / "summary.json", older)
     density = (slide_folder / "density.png").read_bytes()
     (slide_folder / "image-500nm.zarr").rename(slide_folder / "away")
@@ -77,11 +88,16 @@ def test_dense_positions_are_darker(slide_folder):
     picture = np.asarray(Image.open(slide_folder / "density.png").convert("L")).astype(float)
     height, width = picture.shape
     band = picture[height // 3 : height // 2]
-    assert band[:, width * 3 // 4 : width * 7 // 8].mean() < band[:, width // 8 : width // 4].mean() - 40
+    assert (
+        band[:, width * 3 // 4 : width * 7 // 8].mean()
+        < band[:, width // 8 : width // 4].mean() - 40
+    )
 
 
 def test_full_windows_are_named_in_level0_pixels(slide_folder):
-    """A core is 640 - 2 * 64 = 512 work px or 1,024 level-0 px wide, and a row of the grid has three cores."""
+    """A core is 640 - 2 * 64 = 512 work px or 1,024 level-0 px wide, and a row of the grid has
+    three cores.
+    """
     info = SlideInfo.from_dict(read_json(slide_folder / "slide.json"))
     _, xy, label = draw_tissue()
     write_nuclei(slide_folder, info, 2 * xy, label, full_windows=[4])

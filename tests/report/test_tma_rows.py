@@ -17,7 +17,11 @@ from muse_pipeline.report.page import write_page, write_table
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.tma import Core
 
-CORES = Core("A-1", (250.0, 250.0), False), Core("A-2", (500.0, 250.0), False), Core("B-1", (250.0, 450.0), True)
+CORES = (
+    Core("A-1", (250.0, 250.0), False),
+    Core("A-2", (500.0, 250.0), False),
+    Core("B-1", (250.0, 450.0), True),
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,5 +65,7 @@ def test_a_sheet_of_cores_keeps_patients_rois_and_columns_of_a_map(tmp_path):
     path, roi = str(tmp_path / "a.svs"), str(tmp_path / "a_A-1.geojson")
     written = SheetRow("a_A-1", path, patient="P1", roi=roi, own=own)
     write_sheet(tmp_path / "cores.tsv", [written])
-    assert (tmp_path / "cores.tsv").read_text().splitlines()[1] == "a_A-1\ta.svs\tP1\ta_A-1.geojson\t\t\tA-1\t3"
+    assert (tmp_path / "cores.tsv").read_text().splitlines()[
+        1
+    ] == "a_A-1\ta.svs\tP1\ta_A-1.geojson\t\t\tA-1\t3"
     assert read_sheet(tmp_path / "cores.tsv") == [written]

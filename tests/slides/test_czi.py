@@ -12,7 +12,9 @@ from muse_pipeline.slides.base import open_slide
 
 
 def write_planes(path, image, **planes):
-    """Write a CZI file as fluorescence scanners do, with the given number of grey planes in each dimension."""
+    """Write a CZI file as fluorescence scanners do, with the given number of grey planes in each
+    dimension.
+    """
     with create_czi(str(path)) as document:
         for name, n in planes.items():
             for number in range(n):
@@ -43,7 +45,9 @@ def test_cameras_use_some_of_16_bits(tmp_path, bits):
         np.testing.assert_array_equal(slide.read_region((0, 0), 0, picture.shape[1::-1]), picture)
 
 
-@pytest.mark.parametrize(("planes", "message"), [({"C": 2}, "2 channels of Gray8"), ({"C": 1}, "1 channels of Gray8")])
+@pytest.mark.parametrize(
+    ("planes", "message"), [({"C": 2}, "2 channels of Gray8"), ({"C": 1}, "1 channels of Gray8")]
+)
 def test_fluorescence_is_rejected(tmp_path, gradient, planes, message):
     path = write_planes(tmp_path / "slide.czi", gradient, **planes)
     with pytest.raises(SlideError, match=message):

@@ -29,15 +29,20 @@ REGIONS = [
     ((5000, 0), (10, 20)),
 ]
 KINDS = ["444", "422", "420", "411", "440", "rgb", "tables", "rgb tables"]
-# "ycc" and "rgb" are Aperio's compressions 33003 and 33005. Lossless tiles run the same code, but take twice as long.
-LOSSLESS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("ycc 444 lossless", "rgb 444 lossless")]
+# "ycc" and "rgb" are Aperio's compressions 33003 and 33005. Lossless tiles run the same code, but
+# take twice as long.
+LOSSLESS = [
+    pytest.param(kind, marks=pytest.mark.slow) for kind in ("ycc 444 lossless", "rgb 444 lossless")
+]
 JPEG2000_KINDS = ["ycc 444", "rgb 444", *LOSSLESS]
 APERIO = "Aperio Image Library v0\r\n700x520 (240x240) {}|AppMag = 20|MPP = 0.5"
 
 
 @pytest.fixture(scope="module")
 def picture() -> np.ndarray:
-    """(h, w, 3) uint8: sharp coloured discs on coloured noise, in which any difference in upsampling is visible."""
+    """(h, w, 3) uint8: sharp coloured discs on coloured noise, in which any difference in
+    upsampling is visible.
+    """
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: SIZE[1], : SIZE[0]]
     image = rng.normal(200, 12, (*x.shape, 3))
@@ -48,16 +53,22 @@ def picture() -> np.ndarray:
 
 
 def write_jpeg_slide(path, picture, kind="420", factors=(1, 2, 4), description=None):
-    """Write a pyramid of JPEG tiles; ``kind`` states the colour encoding, and whether a tag has the JPEG tables."""
+    """Write a pyramid of JPEG tiles; ``kind`` states the colour encoding, and whether a tag has the
+    JPEG tables.
+    """
     rgb, subsampling = "rgb" in kind, kind if kind.isdigit() else "420"
     colours = {"outcolorspace": "RGB"} if rgb else {"subsampling": subsampling}
     with tifffile.TiffWriter(path) as tiff:
         for factor in factors:
             image = shrink(picture, factor)
             height, width = (-(-side // TILE) * TILE for side in image.shape[:2])
-            image = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), "edge")
+            image = np.pad(
+                image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), "edge"
+            )
             streams = [
-                imagecodecs.jpeg8_encode(np.ascontiguousarray(image[y : y + TILE, x : x + TILE]), 80, **colours)
+                imagecodecs.jpeg8_encode(
+                    np.ascontiguousarray(image[y : y + TILE, x : x + TILE]), 80, **colours
+                )
                 for y in range(0, height, TILE)
                 for x in range(0, width, TILE)
             ]
@@ -84,7 +95,9 @@ def write_jpeg_slide(path, picture, kind="420", factors=(1, 2, 4), description=N
 
 
 def part_tables(stream):
-    """The tables of a JPEG stream, and the stream without its tables and without the markers that state its colours."""
+    """The tables of a JPEG stream, and the stream without its tables and without the markers that
+    state its colours.
+    """
     tables, rest, at = b"", b"", 2
     while stream[at + 1] != 0xDA:
         end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
@@ -97,13 +110,17 @@ def part_tables(stream):
 
 
 def write_jpeg2000_slide(path, picture, kind="ycc 444", factors=(1, 2, 4)):
-    """Write a pyramid of JPEG 2000 tiles with Aperio's compression tags; "422" stands for chroma of half the width."""
+    """Write a pyramid of JPEG 2000 tiles with Aperio's compression tags; "422" stands for chroma of
+    half the width.
+    """
     encode = encode_halved if "422" in kind else encode_jpeg2000
     with tifffile.TiffWriter(path) as tiff:
         for factor in factors:
             image = shrink(picture, factor)
             height, width = (-(-side // TILE) * TILE for side in image.shape[:2])
-            image = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), "edge")
+            image = np.pad(
+                image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), "edge"
+            )
             tiff.write(
                 (
                     encode(np.ascontiguousarray(image[y : y + TILE, x : x + TILE]), kind)
@@ -125,23 +142,33 @@ def encode_jpeg2000(pixels, kind):
     """A bare codestream; RGB components are decorrelated, as in Aperio's encoder."""
     lossless, decorrelated = "lossless" in kind, "rgb" in kind
     return imagecodecs.jpeg2k_encode(
-        pixels, 40, codecformat="j2k", reversible=lossless, mct=decorrelated and pixels.ndim == 3, resolutions=5
+        pixels,
+        40,
+        codecformat="j2k",
+        reversible=lossless,
+        mct=decorrelated and pixels.ndim == 3,
+        resolutions=5,
     )
 
 
 def encode_halved(pixels, kind):
-    """A codestream whose second and third component have half the width, which imagecodecs does not write.
+    """A codestream whose second and third component have half the width, which imagecodecs does not
+    write.
 
-    Each component is encoded separately. In a codestream whose header declares progression by component, the packets
-    of the three components simply follow one another.
+    Each component is encoded separately. In a codestream whose header declares progression by
+    component, the packets of the three components simply follow one another.
     """
     planes = [pixels[..., 0], *(np.ascontiguousarray(pixels[:, ::2, i]) for i in (1, 2))]
-    heads, packets = zip(*(part_packets(encode_jpeg2000(np.ascontiguousarray(p), kind)) for p in planes), strict=True)
+    heads, packets = zip(
+        *(part_packets(encode_jpeg2000(np.ascontiguousarray(p), kind)) for p in planes), strict=True
+    )
     sizes = heads[0][0x51][:34] + struct.pack(">H9s", 3, b"\x07\x01\x01\x07\x02\x01\x07\x02\x01")
     by_component = heads[0][0x52][:1] + b"\x04" + heads[0][0x52][2:]
     data = b"".join(packets)
     segments = [(0x51, sizes), (0x52, by_component), (0x5C, heads[0][0x5C])]
-    header = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments)
+    header = b"".join(
+        struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments
+    )
     tile = b"\xff\x90" + struct.pack(">HHIBB", 10, 0, 14 + len(data), 0, 1) + b"\xff\x93"
     return b"\xff\x4f" + header + tile + data + b"\xff\xd9"
 
@@ -211,8 +238,20 @@ def test_every_chroma_is_turned_into_openslides_rgb(tmp_path):
     for luma in (0, 90, 255):
         pixels = np.concatenate([np.full((*tile, 1), luma), chroma], -1).astype(np.uint8)
         stream = encode_jpeg2000(pixels, "ycc 444 lossless")
-        options = {"shape": pixels.shape, "dtype": np.uint8, "tile": tile, "photometric": "rgb", "metadata": None}
-        tifffile.imwrite(path, iter([stream]), compression=33003, description=APERIO.format("J2K/YUV16"), **options)
+        options = {
+            "shape": pixels.shape,
+            "dtype": np.uint8,
+            "tile": tile,
+            "photometric": "rgb",
+            "metadata": None,
+        }
+        tifffile.imwrite(
+            path,
+            iter([stream]),
+            compression=33003,
+            description=APERIO.format("J2K/YUV16"),
+            **options,
+        )
         paint, sizes = painter(path)
         region = (0, 0), 0, tile
         np.testing.assert_array_equal(DirectTiles(path, sizes).read(*region, paint), paint(*region))
@@ -225,7 +264,9 @@ def test_components_of_unequal_size_are_left_to_openslide(tmp_path, picture, kin
     paint, sizes = painter(path)
     assert DirectTiles(path, sizes).read((0, 0), 0, (10, 10), paint) is None
     with open_slide(path) as slide:
-        np.testing.assert_array_equal(slide.read_level((9, 7), 0, (500, 300)), paint((9, 7), 0, (500, 300)))
+        np.testing.assert_array_equal(
+            slide.read_level((9, 7), 0, (500, 300)), paint((9, 7), 0, (500, 300))
+        )
         assert slide._direct_tiles._agrees == {0: False}
     if kind == "ycc 422 lossless":  # luma is not subsampled
         luma = paint((0, 0), 0, SIZE).astype(int).mean(-1)
@@ -251,7 +292,9 @@ def test_pixels_of_a_real_slide_are_openslides_own(shared_data):
 
 def test_real_slides_read_as_with_openslide_alone(shared_data):
     n_openslide = 0
-    for path in sorted(path for path in shared_data.glob("wsi-*/*") if path.suffix in {".svs", ".dcm", ".ndpi"}):
+    for path in sorted(
+        path for path in shared_data.glob("wsi-*/*") if path.suffix in {".svs", ".dcm", ".ndpi"}
+    ):
         try:
             slide = OpenSlideReader(path)
         except UnsuitedError:
@@ -268,7 +311,10 @@ def test_a_reader_of_direct_tiles_is_still_the_openslide_reader(tmp_path, pictur
     write_jpeg_slide(path, picture)
     with open_slide(path) as slide:
         assert slide.name == "openslide"
-        assert outcome(slide, (3, 4), 1, (200, 200)) == painter(path)[0]((3, 4), 1, (200, 200)).tobytes()
+        assert (
+            outcome(slide, (3, 4), 1, (200, 200))
+            == painter(path)[0]((3, 4), 1, (200, 200)).tobytes()
+        )
     assert not [file for file in psutil.Process().open_files() if file.path == str(path)]
 
 
@@ -321,7 +367,9 @@ def test_tiles_that_are_not_in_the_file(tmp_path, picture, kind):
     if kind == "aperio jpeg2000":
         write_jpeg2000_slide(path, picture)
     else:
-        write_jpeg_slide(path, picture, description=APERIO.format("JPEG/RGB Q=80") if "aperio" in kind else None)
+        write_jpeg_slide(
+            path, picture, description=APERIO.format("JPEG/RGB Q=80") if "aperio" in kind else None
+        )
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         counts = tiff.pages[0].tags["TileByteCounts"]
         counts.overwrite([0 if tile == 4 else n_bytes for tile, n_bytes in enumerate(counts.value)])
@@ -335,7 +383,9 @@ def test_tiles_that_are_not_in_the_file(tmp_path, picture, kind):
             np.testing.assert_array_equal(slide.read_level(xy, 0, size), paint(xy, 0, size))
 
 
-MORE_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("444", "rgb tables", "rgb 444 lossless")]
+MORE_KINDS = [
+    pytest.param(kind, marks=pytest.mark.slow) for kind in ("444", "rgb tables", "rgb 444 lossless")
+]
 
 
 @pytest.mark.parametrize("kind", ["420", "ycc 444", *MORE_KINDS])
@@ -387,7 +437,11 @@ def test_threads_share_tiles_one_of_which_is_damaged(tmp_path, picture):
         x, y = xy
         over_damage = x + 60 > TILE and x < 2 * TILE and y + 50 > TILE and y < 2 * TILE
         found = outcome(slide, xy, 0, (60, 50))
-        return isinstance(found, str) if over_damage else found == expected[y : y + 50, x : x + 60].tobytes()
+        return (
+            isinstance(found, str)
+            if over_damage
+            else found == expected[y : y + 50, x : x + 60].tobytes()
+        )
 
     with open_slide(path) as slide, ThreadPoolExecutor(4) as pool:
         assert all(pool.map(is_right, positions))

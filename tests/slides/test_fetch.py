@@ -60,13 +60,24 @@ def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
     assert slide_file(tmp_path / "copy") == tmp_path / "copy/a b.tif"
     assert (tmp_path / "copy/a b.tif").read_bytes() == slide_bytes
     assert (
-        muse("inspect", tmp_path / "copy", "--slide-id", "S", "--source", shown, "--output", tmp_path / "1.json")[0]
+        muse(
+            "inspect",
+            tmp_path / "copy",
+            "--slide-id",
+            "S",
+            "--source",
+            shown,
+            "--output",
+            tmp_path / "1.json",
+        )[0]
         == 0
     )
     assert muse("inspect", pyramid_path, "--slide-id", "S", "--output", tmp_path / "2.json")[0] == 0
     ours, local = (json.loads((tmp_path / name).read_text()) for name in ("1.json", "2.json"))
     assert ours == {**local, "path": shown}
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"geheim" in path.read_bytes()]
+    assert not [
+        path for path in tmp_path.rglob("*") if path.is_file() and b"geheim" in path.read_bytes()
+    ]
 
 
 BAD = {
@@ -85,7 +96,12 @@ def test_what_does_not_arrive_is_one_sentence_and_no_file(muse, tmp_path, kind):
     served, sentence = BAD[kind]
     with serve({"/a.tif": served}) as host:
         answer = muse(
-            "fetch", f"{host}/a.tif?{KEY}", "--output", tmp_path / "copy", "--ledger", tmp_path / "ledger/fetch.json"
+            "fetch",
+            f"{host}/a.tif?{KEY}",
+            "--output",
+            tmp_path / "copy",
+            "--ledger",
+            tmp_path / "ledger/fetch.json",
         )
     require_failure(answer, tmp_path, f"{host}/a.tif", sentence)
 
@@ -109,19 +125,30 @@ def require_failure(answer, folder, url, sentence):
         ("http://ann:geheim@127.0.0.1:1/a.tif", "Connection refused"),
         ("glacier://geheim@vault/a.tif", "unknown protocol 'glacier://'"),
         ("https://host/", "has no file name"),
-        ("http:///a.tif?sig=geheim", "cannot be fetched: InvalidUrl"),  # the message of aiohttp has the full URL
+        (
+            "http:///a.tif?sig=geheim",
+            "cannot be fetched: InvalidUrl",
+        ),  # the message of aiohttp has the full URL
     ],
 )
 def test_urls_that_lead_nowhere(muse, tmp_path, url, sentence):
-    answer = muse("fetch", url, "--output", tmp_path / "copy", "--ledger", tmp_path / "ledger/fetch.json")
+    answer = muse(
+        "fetch", url, "--output", tmp_path / "copy", "--ledger", tmp_path / "ledger/fetch.json"
+    )
     require_failure(answer, tmp_path, SlideUrl(url), sentence)
 
 
-@pytest.mark.parametrize(("module", "url"), [("fsspec", "https://h/a.tif"), ("s3fs", "s3://b/a.tif")])
+@pytest.mark.parametrize(
+    ("module", "url"), [("fsspec", "https://h/a.tif"), ("s3fs", "s3://b/a.tif")]
+)
 def test_a_missing_package_is_named_with_its_extra(muse, tmp_path, monkeypatch, module, url):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(import_module("fsspec.registry"), "_registry", {})  # as if not loaded by earlier tests
-    answer = muse("fetch", url, "--output", tmp_path / "copy", "--ledger", tmp_path / "ledger/fetch.json")
+    monkeypatch.setattr(
+        import_module("fsspec.registry"), "_registry", {}
+    )  # as if not loaded by earlier tests
+    answer = muse(
+        "fetch", url, "--output", tmp_path / "copy", "--ledger", tmp_path / "ledger/fetch.json"
+    )
     require_failure(answer, tmp_path, url, r"is not installed.*the extra `remote`")
 
 
@@ -155,7 +182,9 @@ def test_a_slide_of_many_files_comes_with_all(tmp_path):
     assert found == mirax | {"dicom/1.dcm", "dicom/2.dcm", "dicom/source.json"}
 
 
-@pytest.mark.parametrize("words", ["no login for ge@heim", "no login for ge%40heim", "sig a+b is old", "ann b who?"])
+@pytest.mark.parametrize(
+    "words", ["no login for ge@heim", "no login for ge%40heim", "sig a+b is old", "ann b who?"]
+)
 def test_words_of_other_packages_tell_no_secret_however_it_is_written(words):
     url = SlideUrl("https://ann%20b:ge%40heim@host/a.svs?sig=a%2Bb")
     assert explain(RuntimeError(words), url) == "RuntimeError; check the URL and the network"
@@ -189,7 +218,9 @@ def test_a_disk_that_takes_a_part_of_a_block_takes_no_slide(tmp_path, slide_byte
 def test_a_copy_of_another_slide_is_rejected(muse, tmp_path, slide_bytes):
     with serve({"/a.tif": Served(slide_bytes)}) as host:
         remote.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
-    status, _, errors = muse("inspect", tmp_path / "copy", "--source", "s3://b/a.tif", "--output", tmp_path / "o.json")
+    status, _, errors = muse(
+        "inspect", tmp_path / "copy", "--source", "s3://b/a.tif", "--output", tmp_path / "o.json"
+    )
     assert (status, "a.tif, not from s3://b/a.tif" in errors) == (2, True)
     (tmp_path / "copy/source.json").write_text('{"url": "s3://b/a.tif", "file": "../a.tif"}')
     with pytest.raises(SlideError, match="lacks the slide's URL"):
@@ -201,7 +232,10 @@ def test_readers_state_how_a_url_is_opened(muse, tmp_path):
         url, output = f"https://ann:geheim@host/a.tif?{query}", tmp_path / "o.json"
         assert muse("inspect", url, "--slide-id", "S", "--output", output)[::2] == (
             2,
-            "muse inspect: https://host/a.tif: is a URL, not a path; copy it here first with `muse fetch`\n",
+            (
+                "muse inspect: https://host/a.tif: is a URL, not a path; copy it here first with"
+                " `muse fetch`\n"
+            ),
         )
 
 
@@ -213,7 +247,10 @@ def test_without_snakemake_a_slide_is_fetched_and_its_copy_goes(tmp_path):
             self.steps.append(text)
 
     with serve({"/a.tif": Served(b"no slide")}) as host:
-        row, models = SheetRow("S", SlideUrl(f"{host}/a.tif?{KEY}")), Models(Predictor(find_model("compact")))
+        row, models = (
+            SheetRow("S", SlideUrl(f"{host}/a.tif?{KEY}")),
+            Models(Predictor(find_model("compact"))),
+        )
         settings = RunSettings({"output": str(tmp_path)})
         plan = plan_slides([row], models, settings)
         assert "is not a slide" in run_logged(row, plan, models, settings, Bar())
@@ -231,7 +268,9 @@ def test_preflight_asks_and_does_not_fetch(muse, tmp_path, slide_bytes):
     assert (status, "1 of 2 slides cannot run (B)" in errors) == (2, True)
     assert f"cannot run  B: {host}/b.tif: cannot be fetched: there is no such file" in printed
     assert "at URLs  1 of them, all found" in printed
-    assert json.loads((tmp_path / "found.json").read_text())["slides"][0]["fetch_bytes"] == len(slide_bytes)
+    assert json.loads((tmp_path / "found.json").read_text())["slides"][0]["fetch_bytes"] == len(
+        slide_bytes
+    )
     assert "geheim" not in printed + (tmp_path / "found.json").read_text()
     assert not [asked for asked in served.asked if asked.startswith("GET")]
 

@@ -17,7 +17,13 @@ import pytest
 from muse_pipeline.core.environment import all_processor_seconds
 from muse_pipeline.core.errors import MppError, ProcessError, SlideError
 from muse_pipeline.core.process import print_load
-from muse_pipeline.slides.isolation import Limits, _serve, call_isolated, map_in_processes, map_isolated
+from muse_pipeline.slides.isolation import (
+    Limits,
+    _serve,
+    call_isolated,
+    map_in_processes,
+    map_isolated,
+)
 
 FEW = Limits(seconds=4, memory_bytes=1 << 30)
 BRIEF = Limits(seconds=1, memory_bytes=1 << 30)  # for calls that hang
@@ -94,7 +100,10 @@ def test_processes_of_an_earlier_map_make_the_calls_of_the_next_one():
 
 
 def test_a_killed_process_of_a_step_is_explained():
-    with pytest.raises(ProcessError, match=r"^a process ran out of memory or time, or was killed; run the step with"):
+    with pytest.raises(
+        ProcessError,
+        match=r"^a process ran out of memory or time, or was killed; run the step with",
+    ):
         list(map_in_processes(crash, range(2), threads=2))
 
 
@@ -123,7 +132,9 @@ def test_a_process_ends_without_a_traceback_if_its_caller_is_killed():
 def test_the_time_of_several_processes_is_printed(capsys):
     with print_load("working", threads=2):
         list(map_in_processes(work, range(24), threads=2))
-    assert float(capsys.readouterr().out.split()[-2].rstrip("%")) >= 10  # this process itself is idle
+    assert (
+        float(capsys.readouterr().out.split()[-2].rstrip("%")) >= 10
+    )  # this process itself is idle
 
 
 served = []
@@ -154,7 +165,9 @@ def test_a_process_whose_call_failed_serves_no_other():
     assert call_isolated(process_of, "c.svs") != first
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are forked on Linux alone")
+@pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="processes are forked on Linux alone"
+)
 def test_a_process_that_was_forked_early_makes_the_first_call_after_threads_have_started():
     program = (
         "import threading\n"
@@ -166,23 +179,28 @@ def test_a_process_that_was_forked_early_makes_the_first_call_after_threads_have
         "print(isolation._idle_workers[0].process)\n"
     )
     environ = {name: value for name, value in os.environ.items() if name != "MUSE_START_METHOD"}
-    run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, env=environ)
+    run = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, env=environ
+    )
     assert run.stdout.startswith("<ForkProcess")
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_a_process_ends_with_its_caller(n_threads):
-    """Here, the caller is killed. Callers with one thread fork the process, and other callers spawn it."""
+    """Here, the caller is killed.
+
+    Callers with one thread fork the process, and other callers spawn it.
+    """
     program = (
-        "import os, signal, threading\n"
-        "from muse_pipeline.slides import isolation\n"
-        "if __name__ == '__main__':\n"
-        f"    [threading.Thread(target=threading.Event().wait, daemon=True).start() for _ in range({n_threads - 1})]\n"
-        "    assert isolation.call_isolated(len, 'a.svs') == 5\n"
-        "    print(isolation._idle_workers[0].process.pid, flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, threading\nfrom muse_pipeline.slides import isolation\nif __name__ =="
+        " '__main__':\n    [threading.Thread(target=threading.Event().wait, daemon=True).start()"
+        f" for _ in range({n_threads - 1})]\n    assert isolation.call_isolated(len, 'a.svs') =="
+        " 5\n    print(isolation._idle_workers[0].process.pid, flush=True)\n   "
+        " os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False
+    )
     with suppress(psutil.NoSuchProcess):
         psutil.Process(int(run.stdout)).wait(timeout=60)
 

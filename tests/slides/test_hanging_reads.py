@@ -57,7 +57,9 @@ def hasty(monkeypatch) -> None:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
-    """A folder with S.tif, slide.json, tissue.npz, and hanging.json, which names the reader "hangs"."""
+    """A folder with S.tif, slide.json, tissue.npz, and hanging.json, which names the reader
+    "hangs".
+    """
     folder = tmp_path_factory.mktemp("drawn")
     draw_stained_slide(folder / "S.tif", size_px=1600, n_nuclei=50)
     assert main(["inspect", str(folder / "S.tif"), "--output", str(folder / "slide.json")]) == 0
@@ -68,7 +70,9 @@ def drawn(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def slide(drawn, tmp_path, pipe, monkeypatch) -> Path:
-    """The slide in a copy of the folder ``drawn``; the reader "hangs" blocks in the right third of the slide."""
+    """The slide in a copy of the folder ``drawn``; the reader "hangs" blocks in the right third of
+    the slide.
+    """
 
     class Hangs(OpenSlideReader):
         def read_level(self, xy_px, level, size):
@@ -84,25 +88,51 @@ def slide(drawn, tmp_path, pipe, monkeypatch) -> Path:
 def tissue(slide: Path, info: str = "slide.json", made: str = "") -> list[object]:
     folder = slide.parent
     outputs = ["--mask", folder / f"{made}tissue.npz", "--picture", folder / f"{made}tissue.png"]
-    outputs += ["--outline", folder / f"{made}tissue.geojson", "--colour", folder / f"{made}colour.json"]
+    outputs += [
+        "--outline",
+        folder / f"{made}tissue.geojson",
+        "--colour",
+        folder / f"{made}colour.json",
+    ]
     return ["tissue", slide, "--info", folder / info, *outputs, "--ledger", folder / "ledger.json"]
 
 
 def tile(slide: Path, info: str, made: str) -> list[object]:
     folder = slide.parent
-    inputs = ["--info", folder / info, "--tissue", folder / "tissue.npz", "--ledger", folder / "ledger.json"]
-    return ["tile", slide, *inputs, "--threads", 2, "--max-corrupt", 1, "--output", folder / f"{made}image-500nm.zarr"]
+    inputs = [
+        "--info",
+        folder / info,
+        "--tissue",
+        folder / "tissue.npz",
+        "--ledger",
+        folder / "ledger.json",
+    ]
+    return [
+        "tile",
+        slide,
+        *inputs,
+        "--threads",
+        2,
+        "--max-corrupt",
+        1,
+        "--output",
+        folder / f"{made}image-500nm.zarr",
+    ]
 
 
 @pytest.mark.parametrize("step", [tissue, tile])
-def test_a_step_whose_reader_hangs_ends_in_one_sentence_and_the_next_one_runs(muse, slide, step, monkeypatch):
+def test_a_step_whose_reader_hangs_ends_in_one_sentence_and_the_next_one_runs(
+    muse, slide, step, monkeypatch
+):
     before = set(slide.parent.rglob("*"))
     with monkeypatch.context() as hasty:
         hasty.setattr(isolation, "LIMIT_S", 1.0)
         status, _, printed = muse(*step(slide, "hanging.json", "new-"))
     assert (status, printed.count("\n")) == (2, 1)
     assert re.match(
-        rf"muse {step.__name__}: {slide}: reading \d+ x \d+ px at \(\d+, \d+\) of level \d has not ended ", printed
+        rf"muse {step.__name__}: {slide}: reading \d+ x \d+ px at \(\d+, \d+\) of level \d has not"
+        r" ended ",
+        printed,
     )
     assert "after 1 s" in printed and "run the same command again" in printed
     assert set(slide.parent.rglob("*")) == before
@@ -122,7 +152,9 @@ def test_once_a_read_hangs_no_other_is_begun_and_the_file_stays_open(slide, hast
 
 def test_the_file_stays_open_under_a_read_that_hangs_whatever_ends_the_map(slide, hasty):
     with open_slide(slide, "hangs") as opened:
-        results = map_in_time(lambda x: opened.read_region((x, 0), 0, (10, 10)), (0, 1400), threads=2)
+        results = map_in_time(
+            lambda x: opened.read_region((x, 0), 0, (10, 10)), (0, 1400), threads=2
+        )
         next(results)
         results.close()
     assert opened._handle is not None
@@ -204,7 +236,10 @@ def test_a_program_ends_although_a_read_hangs(pipe):
             sys.exit(f"{error}"[:21])
     """
     process = start(program, pipe)
-    assert (process.communicate(timeout=60)[0], process.returncode) == ("S has not ended after\n", 1)
+    assert (process.communicate(timeout=60)[0], process.returncode) == (
+        "S has not ended after\n",
+        1,
+    )
 
 
 def test_time_in_which_a_process_is_suspended_does_not_count(pipe):

@@ -30,20 +30,33 @@ def test_drawn_pyramid(pyramid_path):
 
 def test_drawn_ome_tiff(ome_path):
     info = inspect_slide(ome_path, "drawn")
-    assert (info.reader, info.mpp, info.mpp_source) == ("tiffslide", (0.5, 0.5), "OME-XML PhysicalSizeX")
+    assert (info.reader, info.mpp, info.mpp_source) == (
+        "tiffslide",
+        (0.5, 0.5),
+        "OME-XML PhysicalSizeX",
+    )
     assert info.level_downsamples == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
 
 
 def test_ome_xml_of_a_file_whose_levels_are_pages(tmp_path, gradient):
-    xml = '<OME><Image><Pixels SizeX="1001" SizeY="803" PhysicalSizeX="2e-5" PhysicalSizeXUnit="in"/></Image></OME>'
+    xml = (
+        '<OME><Image><Pixels SizeX="1001" SizeY="803" PhysicalSizeX="2e-5"'
+        ' PhysicalSizeXUnit="in"/></Image></OME>'
+    )
     write_pyramid(tmp_path / "a.tif", gradient, mpp=None, description=xml)
     info = inspect_slide(tmp_path / "a.tif", "a")
-    assert (info.reader, info.mpp, info.mpp_source) == ("openslide", (0.508, 0.508), "OME-XML PhysicalSizeX")
+    assert (info.reader, info.mpp, info.mpp_source) == (
+        "openslide",
+        (0.508, 0.508),
+        "OME-XML PhysicalSizeX",
+    )
 
 
 def test_aperio_with_objective_power_only(tmp_path, gradient):
     path = tmp_path / "scan.svs"
-    write_pyramid(path, gradient, mpp=None, description="Aperio Image Library v1\n1001x803|AppMag = 20")
+    write_pyramid(
+        path, gradient, mpp=None, description="Aperio Image Library v1\n1001x803|AppMag = 20"
+    )
     info = inspect_slide(path, "scan")
     assert (info.vendor, info.mpp, info.mpp_source) == ("aperio", (0.5, 0.5), "objective power 20x")
     assert "only an estimate" in info.warnings[0]
@@ -51,7 +64,9 @@ def test_aperio_with_objective_power_only(tmp_path, gradient):
 
 def test_aperio_mpp(tmp_path, gradient):
     path = tmp_path / "scan.svs"
-    write_pyramid(path, gradient, description="Aperio Image Library v1\n1001x803|AppMag = 20|MPP = 0.4")
+    write_pyramid(
+        path, gradient, description="Aperio Image Library v1\n1001x803|AppMag = 20|MPP = 0.4"
+    )
     info = inspect_slide(path, "scan")
     assert (info.mpp, info.mpp_source, info.warnings) == ((0.4, 0.4), "openslide.mpp-x", ())
 
@@ -69,7 +84,9 @@ def test_bounds_are_reported_and_not_subtracted(tmp_path, gradient):
     from muse_pipeline.slides.openslide import _read_bounds
 
     values = {"x": "137", "y": "291", "width": "600", "height": "400"}
-    assert _read_bounds({f"openslide.bounds-{k}": v for k, v in values.items()}) == Bounds(137, 291, 600, 400)
+    assert _read_bounds({f"openslide.bounds-{k}": v for k, v in values.items()}) == Bounds(
+        137, 291, 600, 400
+    )
     assert _read_bounds({"openslide.bounds-x": "137"}) is None
 
 
@@ -128,7 +145,16 @@ def test_the_fingerprint_of_a_mirax_slide_covers_its_folder(tmp_path):
 
 def test_the_command(muse, tmp_path, pyramid_path):
     output, ledger = tmp_path / "out" / "slide.json", tmp_path / "ledger.json"
-    arguments = ("inspect", pyramid_path, "--slide-id", "a slide", "--output", output, "--ledger", ledger)
+    arguments = (
+        "inspect",
+        pyramid_path,
+        "--slide-id",
+        "a slide",
+        "--output",
+        output,
+        "--ledger",
+        ledger,
+    )
     assert muse(*arguments)[0] == 0
     assert read_info(output).slide_id == "a slide"
     assert json.loads(ledger.read_text())["status"] == "ok"
@@ -141,12 +167,18 @@ def test_the_command(muse, tmp_path, pyramid_path):
 def test_the_command_prints_what_it_finds(muse, tmp_path):
     write_pyramid(tmp_path / "black.tif", np.zeros((400, 500, 3), np.uint8), mpp=0.25)
     status, shown, _ = muse("inspect", tmp_path / "black.tif")
-    assert (status, shown.splitlines()[0], sorted(tmp_path.iterdir())) == (0, "black", [tmp_path / "black.tif"])
+    assert (status, shown.splitlines()[0], sorted(tmp_path.iterdir())) == (
+        0,
+        "black",
+        [tmp_path / "black.tif"],
+    )
     facts = dict(line.split(maxsplit=1) for line in shown.splitlines()[1:])
     assert facts["size"] == "500 x 400 px, 0.125 x 0.1 mm"
     assert facts["mpp"] == "0.25 um per pixel (TIFF resolution tags)"
     assert facts["levels"].startswith("500 x 400, 250 x 200")
-    assert facts["bounds"] == "none" and facts["fingerprint"] == fingerprint_file(tmp_path / "black.tif")
+    assert facts["bounds"] == "none" and facts["fingerprint"] == fingerprint_file(
+        tmp_path / "black.tif"
+    )
     assert facts["warning"].startswith("100% of the slide is black")
 
 
@@ -154,8 +186,20 @@ REAL = {
     "wsi-cmu-small-region/CMU-1-Small-Region.svs": ("openslide", "aperio", (2220, 2967), 0.499, 1),
     "wsi-openslide-crops/OS-1-detail.ome.tif": ("tiffslide", "ome-tiff", (1101, 1101), 0.2271, 1),
     "wsi-openslide-crops/OS-2-ndpi.ome.tif": ("tiffslide", "ome-tiff", (2202, 2202), 0.2271, 1),
-    "wsi-dicom-camelyon/camelyon_jpeg_tiled_full.dcm": ("openslide", "dicom", (1152, 700), 28.969, 1),
-    "wsi-ndpi-fluorescence/test3-DAPI-2-(387).ndpi": ("openslide", "hamamatsu", (3968, 4864), 0.22818, 7),
+    "wsi-dicom-camelyon/camelyon_jpeg_tiled_full.dcm": (
+        "openslide",
+        "dicom",
+        (1152, 700),
+        28.969,
+        1,
+    ),
+    "wsi-ndpi-fluorescence/test3-DAPI-2-(387).ndpi": (
+        "openslide",
+        "hamamatsu",
+        (3968, 4864),
+        0.22818,
+        7,
+    ),
 }
 
 

@@ -27,9 +27,27 @@ def ome(sizes: str) -> MppCandidate | None:
     ("sizes", "mpp"),
     [
         ('PhysicalSizeX="0.25" PhysicalSizeY="0.5"', (0.25, 0.5)),
-        ('PhysicalSizeX="0.25" PhysicalSizeXUnit="µm" PhysicalSizeY="250" PhysicalSizeYUnit="nm"', (0.25, 0.25)),
-        ('PhysicalSizeX="0.00025" PhysicalSizeXUnit="mm" PhysicalSizeY="2.5e-5" PhysicalSizeYUnit="cm"', (0.25, 0.25)),
-        ('PhysicalSizeX="1e-5" PhysicalSizeXUnit="in" PhysicalSizeY="0.01" PhysicalSizeYUnit="thou"', (0.254, 0.254)),
+        (
+            (
+                'PhysicalSizeX="0.25" PhysicalSizeXUnit="µm" PhysicalSizeY="250"'
+                ' PhysicalSizeYUnit="nm"'
+            ),
+            (0.25, 0.25),
+        ),
+        (
+            (
+                'PhysicalSizeX="0.00025" PhysicalSizeXUnit="mm" PhysicalSizeY="2.5e-5"'
+                ' PhysicalSizeYUnit="cm"'
+            ),
+            (0.25, 0.25),
+        ),
+        (
+            (
+                'PhysicalSizeX="1e-5" PhysicalSizeXUnit="in" PhysicalSizeY="0.01"'
+                ' PhysicalSizeYUnit="thou"'
+            ),
+            (0.254, 0.254),
+        ),
         ('PhysicalSizeX="0.25"', (0.25, 0.25)),
         ('PhysicalSizeY="250" PhysicalSizeYUnit="nm"', (0.25, 0.25)),
     ],
@@ -75,8 +93,12 @@ def test_resolution_tags():
 )
 def test_units_of_imagej(unit, per_unit):
     description = f"ImageJ=1.54f\nunit={unit}\nloop=false\n"
-    assert mpp_from_resolution_tags(per_unit, per_unit, "NONE", description).mpp == pytest.approx((0.25, 0.25))
-    assert mpp_from_resolution_tags(per_unit, per_unit, "NONE", "ImageJ=1.54f\nunit=pixel\n") is None
+    assert mpp_from_resolution_tags(per_unit, per_unit, "NONE", description).mpp == pytest.approx(
+        (0.25, 0.25)
+    )
+    assert (
+        mpp_from_resolution_tags(per_unit, per_unit, "NONE", "ImageJ=1.54f\nunit=pixel\n") is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +128,11 @@ def test_values_and_objective():
 
 def test_the_first_candidate_is_taken_and_the_user_overrides():
     scanner = MppCandidate((0.25, 0.25), "openslide.mpp-x")
-    assert choose_mpp([scanner, MppCandidate((0.3, 0.3), "tags")]) == ((0.25, 0.25), "openslide.mpp-x", ())
+    assert choose_mpp([scanner, MppCandidate((0.3, 0.3), "tags")]) == (
+        (0.25, 0.25),
+        "openslide.mpp-x",
+        (),
+    )
     mpp, source, (warning,) = choose_mpp([scanner], 0.5)
     assert (mpp, source) == ((0.5, 0.5), "given by the user")
     assert warning == "the mpp, 0.5 um as given, overrides 0.25 um from openslide.mpp-x"
@@ -118,16 +144,24 @@ def test_the_first_candidate_is_taken_and_the_user_overrides():
     [
         (MppCandidate((0.25, 0.26), "x"), "differs between x"),
         (MppCandidate((28.97, 28.97), "x"), "implausible"),
-        (MppCandidate((0.05, 0.05), "x"), "implausible for a microscope slide: ten times too fine? check it"),
+        (
+            MppCandidate((0.05, 0.05), "x"),
+            "implausible for a microscope slide: ten times too fine? check it",
+        ),
         (MppCandidate((4.99, 4.99), "x"), "ten times too coarse?"),
-        (MppCandidate((0.5, 0.25), "x"), "0.5 x 0.25 um (x), is implausible for a microscope slide: x and y"),
+        (
+            MppCandidate((0.5, 0.25), "x"),
+            "0.5 x 0.25 um (x), is implausible for a microscope slide: x and y",
+        ),
         (mpp_from_objective(40), "only an estimate from objective power 40x"),
     ],
 )
 def test_doubts(candidate, words):
     (warning,) = choose_mpp([candidate])[2]
     assert words in warning
-    assert warning.startswith(DOUBT) == ("differs" not in words)  # DOUBT: listed under "Check before use"
+    assert warning.startswith(DOUBT) == (
+        "differs" not in words
+    )  # DOUBT: listed under "Check before use"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +180,9 @@ def test_doubts(candidate, words):
     ],
 )
 def test_an_mpp_that_does_not_suit_the_objective_is_doubted(stated, power, given, is_doubted):
-    candidates = filter(None, [mpp_from_values(stated, stated, "openslide.mpp-x"), mpp_from_objective(power)])
+    candidates = filter(
+        None, [mpp_from_values(stated, stated, "openslide.mpp-x"), mpp_from_objective(power)]
+    )
     warnings = choose_mpp(candidates, given)[2]
     assert len(warnings) == is_doubted and all(one.startswith(DOUBT) for one in warnings)
     if is_doubted:

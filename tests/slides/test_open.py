@@ -1,4 +1,6 @@
-"""The reader that is chosen for each file, and the one-sentence error for files that are not slides."""
+"""The reader that is chosen for each file, and the one-sentence error for files that are not
+slides.
+"""
 
 import io
 import logging
@@ -39,15 +41,29 @@ def test_the_reader_that_has_the_levels_is_taken(tmp_path, gradient):
 
 
 def test_downsamples_forgive_the_pixel_that_was_cut_off():
-    assert exact_downsamples([(1001, 803), (500, 401), (250, 201)]) == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+    assert exact_downsamples([(1001, 803), (500, 401), (250, 201)]) == (
+        (1.0, 1.0),
+        (2.0, 2.0),
+        (4.0, 4.0),
+    )
     assert exact_downsamples([(1000, 1000), (400, 800)]) == ((1.0, 1.0), (2.5, 1.25))
-    assert exact_downsamples([(1473, 1503), (47, 46)]) == ((1.0, 1.0), (32.0, 32.0))  # the axes alone give 31 and 33
+    assert exact_downsamples([(1473, 1503), (47, 46)]) == (
+        (1.0, 1.0),
+        (32.0, 32.0),
+    )  # the axes alone give 31 and 33
     assert exact_downsamples([(100_003, 90_001), (6250, 5625)]) == ((1.0, 1.0), (16.0, 16.0))
-    assert exact_downsamples([(1000, 600), (15, 9)])[1] == (64.0, 64.0)  # 63 to 71 are possible, and 67 is nearest
+    assert exact_downsamples([(1000, 600), (15, 9)])[1] == (
+        64.0,
+        64.0,
+    )  # 63 to 71 are possible, and 67 is nearest
 
 
 def test_a_level_padded_to_whole_tiles_has_the_stated_downsample():
-    sizes = (102_400, 89_600), (51_200, 44_800), (12_800, 11_264)  # the last height is 11,200 px and 64 px of padding
+    sizes = (
+        (102_400, 89_600),
+        (51_200, 44_800),
+        (12_800, 11_264),
+    )  # the last height is 11,200 px and 64 px of padding
     assert _read_downsamples((1.0, 2.0, 8.0), sizes) == ((1.0, 1.0), (2.0, 2.0), (8.0, 8.0))
 
 
@@ -79,14 +95,25 @@ def test_every_kind_of_picture_is_rgb_on_white(tmp_path, mode, suffix, expected)
 @pytest.mark.parametrize("pyramid", [False, True])
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("UNSPECIFIED", (200, 120, 170)), ("ASSOCALPHA", (227, 187, 212)), ("UNASSALPHA", (227, 187, 212))],
+    [
+        ("UNSPECIFIED", (200, 120, 170)),
+        ("ASSOCALPHA", (227, 187, 212)),
+        ("UNASSALPHA", (227, 187, 212)),
+    ],
 )
 def test_a_fourth_sample_is_what_the_file_states_it_is(tmp_path, kind, expected, pyramid):
-    """The colour is (200, 120, 170), with a fourth sample of 128 that is unspecified or an opacity of either kind."""
+    """The colour is (200, 120, 170), with a fourth sample of 128 that is unspecified or an opacity
+    of either kind.
+    """
     colour = np.array([200, 120, 170], float) * (128 / 255 if kind == "ASSOCALPHA" else 1)
     pixels = np.full((300, 400, 4), [*colour.round().astype(int), 128], np.uint8)
     pixels[150, 200:, 3] = 129
-    how = {"photometric": "rgb", "extrasamples": [kind], "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
+    how = {
+        "photometric": "rgb",
+        "extrasamples": [kind],
+        "resolution": (40_000, 40_000),
+        "resolutionunit": "CENTIMETER",
+    }
     tifffile.imwrite(tmp_path / "a.tif", pixels, **how, **({"tile": (128, 128)} if pyramid else {}))
     _, found = read_whole(tmp_path / "a.tif")
     np.testing.assert_allclose(found[5, 5].astype(int), expected, atol=1)
@@ -111,7 +138,9 @@ def test_jpeg_jpeg_2000_and_16_bit_tiff(tmp_path, gradient):
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_cameras_use_some_of_16_bits(tmp_path, bits):
-    """All values are in the lower bits; without a rule for these, pictures of 12 bits would be black."""
+    """All values are in the lower bits; without a rule for these, pictures of 12 bits would be
+    black.
+    """
     picture = draw_gradient(300, 200)
     deep = picture.astype(np.uint16) << (bits - 8) | (picture >> (16 - bits))
     hot = deep.copy()
@@ -121,20 +150,33 @@ def test_cameras_use_some_of_16_bits(tmp_path, bits):
         planar = {"planarconfig": "separate"} if name == "separate.tif" else {}
         tifffile.imwrite(tmp_path / name, stored, photometric="rgb", **planar)
     how = {"photometric": "rgb", "tile": (128, 128)}
-    tifffile.imwrite(tmp_path / "tiled.ome.tif", deep, **how, metadata={"axes": "YXS", "SignificantBits": bits})
+    tifffile.imwrite(
+        tmp_path / "tiled.ome.tif", deep, **how, metadata={"axes": "YXS", "SignificantBits": bits}
+    )
     tifffile.imwrite(tmp_path / "coded.tif", deep, **how, compression="jpeg2000")
     cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
-    (tmp_path / "a.jp2").write_bytes(jpeg2k_encode(deep, level=0, codecformat="jp2", bitspersample=max(bits, 9)))
-    for path in (tmp_path / name for name in (*files, "tiled.ome.tif", "coded.tif", "a.png", "a.jp2")):
+    (tmp_path / "a.jp2").write_bytes(
+        jpeg2k_encode(deep, level=0, codecformat="jp2", bitspersample=max(bits, 9))
+    )
+    for path in (
+        tmp_path / name for name in (*files, "tiled.ome.tif", "coded.tif", "a.png", "a.jp2")
+    ):
         _, pixels = read_whole(path)
         pixels[3, 4] = picture[3, 4]
         np.testing.assert_array_equal(pixels, picture, str(path))
 
 
 def test_a_stated_number_of_bits_is_believed(tmp_path):
-    faint = (draw_gradient(300, 200).astype(np.uint16) << 4) // 5 * 4 + 300  # of 12 bits, none is above 3,600
+    faint = (
+        draw_gradient(300, 200).astype(np.uint16) << 4
+    ) // 5 * 4 + 300  # of 12 bits, none is above 3,600
     faint = faint.clip(max=1000) + 800  # of 11 bits
-    tifffile.imwrite(tmp_path / "a.ome.tif", faint, photometric="rgb", metadata={"axes": "YXS", "SignificantBits": 12})
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif",
+        faint,
+        photometric="rgb",
+        metadata={"axes": "YXS", "SignificantBits": 12},
+    )
     highest = [(281, "H", 3, (4095,) * 3, True)]  # MaxSampleValue
     tifffile.imwrite(tmp_path / "b.tif", faint, photometric="rgb", extratags=highest)
     for name in ("a.ome.tif", "b.tif"):
@@ -147,7 +189,9 @@ def test_white_may_be_0(tmp_path, bits):
     faint = ((255 - grey).astype(np.uint16) << (bits - 8)) // 8
     highest = [(281, "H", 1, (1 << bits) - 1, True)]  # MaxSampleValue
     tifffile.imwrite(tmp_path / "a.tif", faint, photometric="miniswhite", extratags=highest)
-    np.testing.assert_array_equal(read_whole(tmp_path / "a.tif")[1][..., 0], 255 - (255 - grey) // 8)
+    np.testing.assert_array_equal(
+        read_whole(tmp_path / "a.tif")[1][..., 0], 255 - (255 - grey) // 8
+    )
 
 
 def test_dark_pixels_of_16_bits_are_one_sentence(tmp_path):
@@ -163,7 +207,9 @@ def test_dark_pixels_of_16_bits_are_one_sentence(tmp_path):
 def test_bmp_and_webp(tmp_path, gradient, suffix, options):
     Image.fromarray(gradient).save(tmp_path / f"a{suffix}", **options)
     name, pixels = read_whole(tmp_path / f"a{suffix}")
-    assert name == "image" and abs(pixels.astype(int) - gradient).mean() < (3 if "quality" in options else 0.001)
+    assert name == "image" and abs(pixels.astype(int) - gradient).mean() < (
+        3 if "quality" in options else 0.001
+    )
     (tmp_path / f"a{suffix}").rename(tmp_path / "b.svs")
     assert f"rename it to b{suffix.lower()}, and give --mpp" in sentence(tmp_path / "b.svs")
 
@@ -199,7 +245,11 @@ def test_missing_folder_empty_noise(tmp_path):
 
 
 def test_names_that_do_not_suit_the_content(tmp_path):
-    for name, kind, right in (("a.svs", "png", "a.png"), ("b.ndpi", "jpeg", "b.jpg"), ("c.svs", "jpeg2000", "c.jp2")):
+    for name, kind, right in (
+        ("a.svs", "png", "a.png"),
+        ("b.ndpi", "jpeg", "b.jpg"),
+        ("c.svs", "jpeg2000", "c.jp2"),
+    ):
         Image.new("RGB", (40, 30)).save(tmp_path / name, kind)
         assert sentence(tmp_path / name).endswith(
             f"picture with the suffix of a slide; rename it to {right}, and give --mpp"
@@ -208,7 +258,9 @@ def test_names_that_do_not_suit_the_content(tmp_path):
     (tmp_path / "d").mkdir()
     spoilt(tmp_path, "d/Slidedat.ini", b"broken")
     assert "(OpenSlide: Can't load Slidedat.ini file" in sentence(tmp_path / "d.mrxs")
-    assert "is a Philips iSyntax slide, which no reader" in sentence(spoilt(tmp_path, "stub.isyntax", b"stub"))
+    assert "is a Philips iSyntax slide, which no reader" in sentence(
+        spoilt(tmp_path, "stub.isyntax", b"stub")
+    )
     assert "not a PNG" not in sentence(spoilt(tmp_path, "a.dcm", bytes(128) + b"DICM" + bytes(100)))
 
 
@@ -223,7 +275,9 @@ def test_truncated_picture(tmp_path, gradient, suffix):
     whole = tmp_path / f"whole.{suffix}"
     Image.fromarray(gradient).save(whole)
     content = whole.read_bytes()
-    assert "cannot be decoded" in sentence(spoilt(tmp_path, f"half.{suffix}", content[: len(content) // 2]))
+    assert "cannot be decoded" in sentence(
+        spoilt(tmp_path, f"half.{suffix}", content[: len(content) // 2])
+    )
 
 
 @pytest.mark.parametrize("ome", [False, True])
@@ -239,7 +293,9 @@ def test_truncated_tiff(tmp_path, gradient, ome, kept, caplog):
 
 
 def test_directory_at_the_end_of_a_truncated_tiff(tmp_path):
-    assert "is truncated" in sentence(spoilt(tmp_path, "head.tif", b"II*\0\xff\xff\xff\0" + b"\0" * 100))
+    assert "is truncated" in sentence(
+        spoilt(tmp_path, "head.tif", b"II*\0\xff\xff\xff\0" + b"\0" * 100)
+    )
     assert "is truncated" in sentence(
         spoilt(tmp_path, "big.tif", b"MM\0+\0\x08\0\0" + b"\0\0\0\xff\0\0\0\0" + b"\0" * 99)
     )
@@ -288,7 +344,11 @@ SLIDE, LEVEL = draw_gradient(256, 240), shrink(draw_gradient(256, 240), 2)
         [(SMALL, {}), (SLIDE.astype(np.uint16) * 257, {})],
         [(SMALL, {"subifds": 1}), (SLIDE, TILES)],
         [(LABEL, {}), (SLIDE, {**TILES, "subifds": 1}), (LEVEL, REDUCED)],
-        [(SLIDE, TILES), (LEVEL, REDUCED), (LABEL[:100, :90], REDUCED)],  # OpenSlide mistakes the label for a level
+        [
+            (SLIDE, TILES),
+            (LEVEL, REDUCED),
+            (LABEL[:100, :90], REDUCED),
+        ],  # OpenSlide mistakes the label for a level
         [(SLIDE, TILES), (LEVEL[:, :128] * 0 + 30, {})],  # tifffile mistakes the label for a level
     ],
 )
@@ -305,9 +365,17 @@ def test_the_pixel_size_and_the_name_of_pictures_of_ome_tiff(tmp_path):
     of_label = {"metadata": {"axes": "YXS", "PhysicalSizeX": 8.0, "PhysicalSizeY": 8.0}}
     of_slide = {"metadata": {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}}
     pages_of(tmp_path / "a.ome.tif", (LABEL, of_label), (SLIDE, of_slide))
-    pages_of(tmp_path / "b.ome.tif", (LABEL, {"metadata": {"axes": "YXS", "Name": "macro image"}}), (SLIDE, of_slide))
+    pages_of(
+        tmp_path / "b.ome.tif",
+        (LABEL, {"metadata": {"axes": "YXS", "Name": "macro image"}}),
+        (SLIDE, of_slide),
+    )
     pages_of(tmp_path / "c.ome.tif", (LABEL, of_slide), (SLIDE, {**of_slide, **TILES}))
-    for name, shape, n_warnings in (("a", SLIDE.shape, 0), ("b", SLIDE.shape, 0), ("c", SLIDE.shape, 1)):
+    for name, shape, n_warnings in (
+        ("a", SLIDE.shape, 0),
+        ("b", SLIDE.shape, 0),
+        ("c", SLIDE.shape, 1),
+    ):
         with open_slide(tmp_path / f"{name}.ome.tif") as slide:
             assert slide.properties.level_sizes_px[0] == shape[1::-1]
             assert slide.properties.mpp_candidates[0].mpp == (0.5, 0.5)
@@ -317,7 +385,10 @@ def test_the_pixel_size_and_the_name_of_pictures_of_ome_tiff(tmp_path):
 def test_olympus_without_its_pixels(tmp_path):
     pages_of(tmp_path / "tumour.tif", (SMALL, {}))
     path = (tmp_path / "tumour.tif").rename(tmp_path / "tumour.vsi")
-    assert "an Olympus slide, whose pixels, in the folder '_tumour_' next to it, cannot be read" in sentence(path)
+    assert (
+        "an Olympus slide, whose pixels, in the folder '_tumour_' next to it, cannot be read"
+        in sentence(path)
+    )
 
 
 PLANES, LEVELS = (pixels.transpose(2, 0, 1) for pixels in (SLIDE, LEVEL))
@@ -328,8 +399,13 @@ GREY, APART = {"photometric": "minisblack"}, {"planarconfig": "separate"}
     "pages",
     [
         [(plane, GREY) for plane in PLANES],
-        [(plane, GREY | {"metadata": {}}) for plane in PLANES],  # three pictures, described by tifffile
-        [*((one, TILES | GREY) for one in PLANES), *((one, REDUCED | GREY) for one in LEVELS)],  # OpenSlide reads red
+        [
+            (plane, GREY | {"metadata": {}}) for plane in PLANES
+        ],  # three pictures, described by tifffile
+        [
+            *((one, TILES | GREY) for one in PLANES),
+            *((one, REDUCED | GREY) for one in LEVELS),
+        ],  # OpenSlide reads red
         [(PLANES, {**TILES, **APART, "subifds": 1}), (LEVELS, {**REDUCED, **APART})],
     ],
 )
@@ -342,13 +418,19 @@ def test_colours_in_planes(tmp_path, pages):
         with open_slide(tmp_path / f"{axes}.ome.tif") as slide:
             np.testing.assert_array_equal(slide.read_level((0, 0), 0, (256, 240)), SLIDE)
             assert slide.properties.mpp_candidates[0].mpp == (0.5, 0.5)
-            assert slide.properties.warnings == ("its three planes are read as red, green and blue",) * (axes == "CYX")
+            assert slide.properties.warnings == (
+                "its three planes are read as red, green and blue",
+            ) * (axes == "CYX")
 
 
 def test_channels_are_not_colours(tmp_path):
     for name, planes in (("dark", PLANES // 8), ("grey", np.stack([PLANES[0]] * 3))):
-        tifffile.imwrite(tmp_path / f"{name}.ome.tif", planes, photometric="minisblack", metadata={"axes": "CYX"})
-        assert "3 planes (channels, depths, times or colours in planes)" in sentence(tmp_path / f"{name}.ome.tif")
+        tifffile.imwrite(
+            tmp_path / f"{name}.ome.tif", planes, photometric="minisblack", metadata={"axes": "CYX"}
+        )
+        assert "3 planes (channels, depths, times or colours in planes)" in sentence(
+            tmp_path / f"{name}.ome.tif"
+        )
     depths = np.stack([draw_gradient(64, 64)] * 4)
     tifffile.imwrite(tmp_path / "depths.tif", depths, tile=(16, 16), photometric="rgb")
     assert "4 planes (channels" in sentence(tmp_path / "depths.tif")
@@ -367,9 +449,13 @@ def test_focal_planes(tmp_path, suffix):
 def test_focal_planes_of_dicom(shared_data, tmp_path):
     """The error comes from OpenSlide, not from a reader of pictures."""
     content = (shared_data / "wsi-dicom-camelyon/camelyon_jpeg_tiled_full.dcm").read_bytes()
-    last = content.index(b"\x48\x00\x08\x01SQ")  # a sequence of 66 bytes; TotalPixelMatrixFocalPlanes comes next
+    last = content.index(
+        b"\x48\x00\x08\x01SQ"
+    )  # a sequence of 66 bytes; TotalPixelMatrixFocalPlanes comes next
     end = last + 12 + content[last + 8]
-    path = spoilt(tmp_path, "two.dcm", content[:end] + b"\x48\x00\x03\x03UL\x04\x00\x02\0\0\0" + content[end:])
+    path = spoilt(
+        tmp_path, "two.dcm", content[:end] + b"\x48\x00\x03\x03UL\x04\x00\x02\0\0\0" + content[end:]
+    )
     assert "has 2 focal planes; export one of them" in sentence(path)
     cut = spoilt(tmp_path, "cut.dcm", content[:2000])
     assert "begins like a DICOM file but cannot be opened (OpenSlide: " in sentence(cut)
@@ -379,7 +465,9 @@ def test_focal_planes_of_dicom(shared_data, tmp_path):
 @pytest.mark.parametrize("is_jfif", [True, False])
 @pytest.mark.parametrize("n_levels", [1, 2])
 def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling, is_jfif, n_levels):
-    """YCbCr that is tagged as RGB is recognised by a JFIF marker or by chrominance of half the size."""
+    """YCbCr that is tagged as RGB is recognised by a JFIF marker or by chrominance of half the
+    size.
+    """
     path = tmp_path / "a.tif"
 
     def encoded(pixels):
@@ -389,13 +477,30 @@ def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling,
 
     with tifffile.TiffWriter(path) as tiff:
         for level, pixels in enumerate((SLIDE[:128, :256], LEVEL[:64, :128])[:n_levels]):
-            tiles = [np.ascontiguousarray(part) for half in np.split(pixels, 2) for part in np.split(half, 2, 1)]
-            how = {"shape": pixels.shape, "dtype": np.uint8, "tile": tiles[0].shape[:2], "compression": "jpeg"}
-            tiff.write(map(encoded, tiles), photometric="rgb", subfiletype=level and 1, metadata=None, **how)
+            tiles = [
+                np.ascontiguousarray(part)
+                for half in np.split(pixels, 2)
+                for part in np.split(half, 2, 1)
+            ]
+            how = {
+                "shape": pixels.shape,
+                "dtype": np.uint8,
+                "tile": tiles[0].shape[:2],
+                "compression": "jpeg",
+            }
+            tiff.write(
+                map(encoded, tiles),
+                photometric="rgb",
+                subfiletype=level and 1,
+                metadata=None,
+                **how,
+            )
     content = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
         for page in tiff.pages:
-            content[page.tags["PhotometricInterpretation"].valueoffset] = 2  # 2 is RGB; tifffile wrote YCbCr
+            content[page.tags["PhotometricInterpretation"].valueoffset] = (
+                2  # 2 is RGB; tifffile wrote YCbCr
+            )
     path.write_bytes(content)
     is_right = abs(read_whole(path)[1].astype(int) - SLIDE[:128, :256]).mean() < 6
     assert is_right == (is_jfif or subsampling > 0)  # no other sign exists
@@ -404,13 +509,22 @@ def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling,
 @pytest.mark.parametrize("opacity", [0, 1, 128, 254, 255])
 @pytest.mark.parametrize("n_levels", [1, 2])
 def test_a_constant_fourth_sample_hides_nothing(tmp_path, opacity, n_levels):
-    pages = [(np.dstack([one, np.full(one.shape[:2], opacity, np.uint8)]), TILES) for one in (SLIDE, LEVEL)[:n_levels]]
-    pages_of(tmp_path / "a.tif", *((one, how | {"extrasamples": ["UNSPECIFIED"]}) for one, how in pages))
+    pages = [
+        (np.dstack([one, np.full(one.shape[:2], opacity, np.uint8)]), TILES)
+        for one in (SLIDE, LEVEL)[:n_levels]
+    ]
+    pages_of(
+        tmp_path / "a.tif", *((one, how | {"extrasamples": ["UNSPECIFIED"]}) for one, how in pages)
+    )
     np.testing.assert_array_equal(read_whole(tmp_path / "a.tif")[1], SLIDE)
-    pages_of(tmp_path / "c.tif", *((one, how | {"extrasamples": ["UNASSALPHA"]}) for one, how in pages))
+    pages_of(
+        tmp_path / "c.tif", *((one, how | {"extrasamples": ["UNASSALPHA"]}) for one, how in pages)
+    )
     np.testing.assert_array_equal(read_whole(tmp_path / "c.tif")[1], SLIDE)
     for suffix in (".png", ".bmp", ".webp"):
-        Image.fromarray(pages[0][0]).save(tmp_path / f"d{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+        Image.fromarray(pages[0][0]).save(
+            tmp_path / f"d{suffix}", **({"lossless": True} if suffix == ".webp" else {})
+        )
         found = read_whole(tmp_path / f"d{suffix}")[1]
         if opacity or suffix != ".webp":  # WebP does not keep the colours of what is transparent
             np.testing.assert_array_equal(found, SLIDE)
@@ -433,7 +547,10 @@ def test_a_number_that_tiff_does_not_define(tmp_path, gradient, tag):
 
 
 def test_colours_stored_as_luminance_and_chrominance(tmp_path, gradient):
-    for name, options in (("lzw", {"compression": "tiff_lzw"}), ("jpeg", {"compression": "jpeg", "quality": 95})):
+    for name, options in (
+        ("lzw", {"compression": "tiff_lzw"}),
+        ("jpeg", {"compression": "jpeg", "quality": 95}),
+    ):
         path = tmp_path / f"{name}.tif"
         Image.fromarray(gradient).convert("YCbCr").save(path, **options)
         assert abs(read_whole(path)[1].astype(int) - gradient).mean() < 2
@@ -441,4 +558,6 @@ def test_colours_stored_as_luminance_and_chrominance(tmp_path, gradient):
 
 def test_floating_point_is_rejected(tmp_path):
     tifffile.imwrite(tmp_path / "float.tif", np.zeros((64, 64, 3), np.float32), photometric="rgb")
-    assert "float32" in sentence(tmp_path / "float.tif") and "8-bit RGB" in sentence(tmp_path / "float.tif")
+    assert "float32" in sentence(tmp_path / "float.tif") and "8-bit RGB" in sentence(
+        tmp_path / "float.tif"
+    )

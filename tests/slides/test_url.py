@@ -23,14 +23,23 @@ SIGNED = "https://ann:pass@host.org:8443/a%20b.svs?X-Amz-Signature=signed&versio
         ("abfs://container@account.net/a.svs", "abfs://container@account.net/a.svs", "a.svs"),
         ("sftp://ann:pass@host/a.svs", "sftp://host/a.svs", "a.svs"),
         ("https://host/folder%2Fa.svs", "https://host/folder%2Fa.svs", "folder_a.svs"),
-        ("https://ann:pa/ss@host/a.svs", "https://...", ""),  # otherwise the password would be part of a path
+        (
+            "https://ann:pa/ss@host/a.svs",
+            "https://...",
+            "",
+        ),  # otherwise the password would be part of a path
         ("zip://a.svs::https://ann:pass@host/b.zip", "zip://a.svs::https://host/b.zip", "b.zip"),
     ],
 )
 def test_what_is_shown_of_a_url(in_full, shown, file_name):
     url = SlideUrl(in_full)
     for same in (url, pickle.loads(pickle.dumps(url)), copy.deepcopy(url)):
-        assert (str(same), f"{same}", json.dumps(same), same.in_full) == (shown, shown, f'"{shown}"', in_full)
+        assert (str(same), f"{same}", json.dumps(same), same.in_full) == (
+            shown,
+            shown,
+            f'"{shown}"',
+            in_full,
+        )
     assert url.file_name == file_name
 
 
@@ -55,14 +64,18 @@ def test_which_urls_are_slides(text, problem):
 
 
 def test_paths_are_no_urls():
-    assert [is_url(text) for text in ("/a/b.svs", "a.svs", "C:\\a.svs", "https:/a", "s3://a/b")] == [False] * 4 + [True]
+    assert [
+        is_url(text) for text in ("/a/b.svs", "a.svs", "C:\\a.svs", "https:/a", "s3://a/b")
+    ] == [False] * 4 + [True]
 
 
 @pytest.fixture
 def sheet(tmp_path):
     (tmp_path / "a.svs").write_bytes(b"x")
     path = tmp_path / "slides.tsv"
-    path.write_text(f"slide_id\tpath\nA\ta.svs\nB\t{SIGNED}\nC\tnowhere.svs\nD\thttps://ann:pass@host/\n")
+    path.write_text(
+        f"slide_id\tpath\nA\ta.svs\nB\t{SIGNED}\nC\tnowhere.svs\nD\thttps://ann:pass@host/\n"
+    )
     return path
 
 
@@ -89,11 +102,15 @@ def test_one_row_is_read_whatever_the_others_state(sheet):
         read_row(sheet, "E")
 
 
-@pytest.mark.parametrize("text", [f"A\t{SIGNED}\n", f"slide_id\tpath\tmpp\n{SIGNED}\tno.svs\t{SIGNED}\n"])
+@pytest.mark.parametrize(
+    "text", [f"A\t{SIGNED}\n", f"slide_id\tpath\tmpp\n{SIGNED}\tno.svs\t{SIGNED}\n"]
+)
 def test_a_url_in_a_wrong_position_reveals_nothing_either(tmp_path, text):
     sheet = tmp_path / "slides.tsv"
     sheet.write_text(text)
-    with pytest.raises(SheetError, match=r"column 'path' is missing|https://host\.org:8443/a%20b\.svs") as raised:
+    with pytest.raises(
+        SheetError, match=r"column 'path' is missing|https://host\.org:8443/a%20b\.svs"
+    ) as raised:
         read_sheet(sheet)
     assert not [secret for secret in ("ann", "pass", "signed") if secret in str(raised.value)]
 

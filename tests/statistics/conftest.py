@@ -1,4 +1,6 @@
-"""Fixtures: results of a small cohort, with tables without outlines, and larger nuclei in group b."""
+"""Fixtures: results of a small cohort, with tables without outlines, and larger nuclei in group
+b.
+"""
 
 import json
 
@@ -13,7 +15,13 @@ from muse_pipeline.nuclei.shape import SHAPE_COLUMNS
 from muse_pipeline.nuclei.table import Nuclei
 
 CLASSES = ("Lymphocyte", "Epithelial")
-QUALITY = {"mpp": 0.5, "cell_um": 16.0, "model_sha256": "", "asked": ["blurred"], "subtract": ["blurred"]}
+QUALITY = {
+    "mpp": 0.5,
+    "cell_um": 16.0,
+    "model_sha256": "",
+    "asked": ["blurred"],
+    "subtract": ["blurred"],
+}
 SIZES = {
     "nuclear_size": {"median_area_um2": 30.0, "mean_class_probability": 0.9},
     "class_sizes": {"by_class": {}},
@@ -33,13 +41,24 @@ REGIONS = {
 
 @pytest.fixture
 def results(tmp_path):
-    """Results of six slides from five patients; ten nuclei per slide are in tumour, five of these near its border."""
+    """Results of six slides from five patients; ten nuclei per slide are in tumour, five of these
+    near its border.
+    """
     lines, rows, random = ["slide_id\tpath\tpatient\tlabel"], [], np.random.default_rng(0)
     for number, group in enumerate("aaabbb"):
         slide, patient = f"s{number}", f"P{number // 2 if number < 2 else number}"
         write_slide(tmp_path / slide, 50 + 20 * (group == "b"), random)
         lines.append(f"{slide}\tslides.tsv\t{patient}\t{group}")
-        rows.append({"slide_id": slide, "path": "/x.svs", "mpp": None, "patient": patient, "shards": 1, "label": group})
+        rows.append(
+            {
+                "slide_id": slide,
+                "path": "/x.svs",
+                "mpp": None,
+                "patient": patient,
+                "shards": 1,
+                "label": group,
+            }
+        )
     (tmp_path / "slides.tsv").write_text("\n".join(lines) + "\n")
     (tmp_path / "sheet.json").write_text(json.dumps(rows))
     return tmp_path
@@ -54,37 +73,53 @@ def flagged(tmp_path):
 
 @pytest.fixture
 def write_doubtful(results):
-    """A function that writes a slide with doubts in its provenance, and replaces a slide of the same name."""
+    """A function that writes a slide with doubts in its provenance, and replaces a slide of the
+    same name.
+    """
     random = np.random.default_rng(7)
 
     def write(name, area_um2, unlike=(None, None), is_ihc=False, **doubts):
         known = {kind: SIZES[kind] | {"doubt": doubt} for kind, doubt in doubts.items()}
         of_regions = dict(zip(("n_unlike_region", "n_judged"), unlike, strict=True))
-        write_slide(results / name, area_um2, random, doubts=known, of_regions=of_regions, is_ihc=is_ihc)
+        write_slide(
+            results / name, area_um2, random, doubts=known, of_regions=of_regions, is_ihc=is_ihc
+        )
 
     return write
 
 
-def write_slide(folder, area_um2, random, n_flagged=None, doubts=None, of_regions=None, is_ihc=False):
+def write_slide(
+    folder, area_um2, random, n_flagged=None, doubts=None, of_regions=None, is_ihc=False
+):
     folder.mkdir(exist_ok=True)
     card = {"classes": [{"name": name, "color": [1, 2, 3]} for name in CLASSES]}
     card["organs"] = {"Lymphocyte": ["breast"], "Epithelial": ["breast", "colon"]}
     provenance = {"slide_id": folder.name, "fingerprint": "f", "card": card} | (doubts or {})
-    nuclei = Nuclei(random.uniform(0, 99, (20, 2)), Frame.LEVEL0, rays=np.ones((20, 4)), label=np.arange(20) % 2)
+    nuclei = Nuclei(
+        random.uniform(0, 99, (20, 2)), Frame.LEVEL0, rays=np.ones((20, 4)), label=np.arange(20) % 2
+    )
     nuclei.prob = np.ones((20, 2), np.float32)
     if is_ihc:  # a quarter of the nuclei is positive
         nuclei.dab_od = np.where(np.arange(20) % 4 == 0, 0.5, 0.1)[:, None]
-        provenance["appearance"] = {"verdict": "other stain", "reasons": ["immunohistochemistry, as stated"]}
+        provenance["appearance"] = {
+            "verdict": "other stain",
+            "reasons": ["immunohistochemistry, as stated"],
+        }
     columns = dict.fromkeys(SHAPE_COLUMNS, random.normal(area_um2, 1, 20))
     in_tumour = np.arange(20) < 10
     columns |= {"region": np.where(in_tumour, 0, 1).astype(np.int32), "region_prob": np.ones(20)}
-    columns["border_distance_um"] = np.where(in_tumour, -1, 1) * np.where(np.arange(20) % 10 < 5, 20, 400)
+    columns["border_distance_um"] = np.where(in_tumour, -1, 1) * np.where(
+        np.arange(20) % 10 < 5, 20, 400
+    )
     columns["neighbours_tissue_edge_um"] = np.full(20, 500.0)
     columns["neighbours_fraction_Lymphocyte"] = np.where(np.arange(20) % 2 == 0, 0.25, 0.75)
     columns["neighbours_fraction_Epithelial"] = 1 - columns["neighbours_fraction_Lymphocyte"]
     features = [name for name in columns if name.startswith("neighbours")]
     regions = [one["name"] for one in REGIONS["classes"]]
-    provenance["regions"], more = REGIONS | (of_regions or {}), {"regions": regions, "features": features}
+    provenance["regions"], more = (
+        REGIONS | (of_regions or {}),
+        {"regions": regions, "features": features},
+    )
     if is_ihc:
         provenance["positive_od"] = more["positive_od"] = 0.2
     if n_flagged is not None:
@@ -93,7 +128,11 @@ def write_slide(folder, area_um2, random, n_flagged=None, doubts=None, of_region
         columns["quality"] = np.where(np.arange(20) < n_flagged, 0, 1).astype(np.int32)
         columns["area_um2"] = np.where(np.arange(20) < n_flagged, 1e6, columns["area_um2"])
     with NucleiWriter(
-        folder / "nuclei.parquet", CLASSES, drawn_provenance(**provenance), 4, OptionalColumns(**more)
+        folder / "nuclei.parquet",
+        CLASSES,
+        drawn_provenance(**provenance),
+        4,
+        OptionalColumns(**more),
     ) as writer:
         writer.write(nuclei, shapely.box(0, 0, np.arange(1, 21), 1), columns)
     np.savez(folder / "tissue.npz", area_mm2=0.5)

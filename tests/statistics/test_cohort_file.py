@@ -1,4 +1,6 @@
-"""``cohort.h5ad``: a row per slide, in AnnData's format, read directly and, if it is installed, by anndata."""
+"""``cohort.h5ad``: a row per slide, in AnnData's format, read directly and, if it is installed, by
+anndata.
+"""
 
 import csv
 import json
@@ -38,12 +40,17 @@ def test_as_many_slides_are_read_at_once_as_there_are_threads(results, monkeypat
 
 def test_a_slide_has_its_densities_its_mix_and_its_infiltration(results):
     found = {measure.name: value for measure, value in measure_slide(results / "s0").items()}
-    groups = {measure.name: (measure.group, measure.unit) for measure in measure_slide(results / "s0")}
+    groups = {
+        measure.name: (measure.group, measure.unit) for measure in measure_slide(results / "s0")
+    }
     assert (found["nuclei_per_mm2"], found["percent_Epithelial"]) == (40, 50)
     assert found["nuclei_per_mm2_in_tumour_Lymphocyte"] == 5 / 0.25
     assert found["nuclei_per_mm2_in_border_inside_50um_Lymphocyte"] == pytest.approx(3 / 0.1)
     assert found["nuclei_per_mm2_in_border_outside_50um_Epithelial"] == pytest.approx(2 / 0.05)
-    assert (found["mixing_Lymphocyte_with_Epithelial"], found["mixing_Epithelial_with_Lymphocyte"]) == (0.75, 0.75)
+    assert (
+        found["mixing_Lymphocyte_with_Epithelial"],
+        found["mixing_Epithelial_with_Lymphocyte"],
+    ) == (0.75, 0.75)
     assert groups["median_area_um2"] == ("feature", "um2")
     assert groups["nuclei_per_mm2_in_stroma_Epithelial"] == ("infiltration", "1/mm2")
 
@@ -52,7 +59,9 @@ def test_nuclei_out_of_focus_are_in_no_total_of_a_slide(flagged):
     found = {measure.name: value for measure, value in measure_slide(flagged).items()}
     assert (found["nuclei_per_mm2"], found["percent_Epithelial"]) == (pytest.approx(8 / 0.4), 50)
     assert found["median_area_um2"] < 60
-    assert found["nuclei_per_mm2_in_tumour_Lymphocyte"] == pytest.approx(5 / 0.25)  # all nuclei count in regions
+    assert found["nuclei_per_mm2_in_tumour_Lymphocyte"] == pytest.approx(
+        5 / 0.25
+    )  # all nuclei count in regions
 
 
 def test_a_row_per_slide_with_the_columns_of_the_sheet(results, output):
@@ -69,11 +78,16 @@ def test_a_row_per_slide_with_the_columns_of_the_sheet(results, output):
         assert file["var/unit"].asstr()[names.index("median_area_um2")] == "um2"
         assert json.loads(file["uns/muse"].asstr()[()])["slides"]["s2"]["model"]["name"] == "drawn"
     first = output.read_bytes()
-    rows = [row | {"T/N": f"T{n % 2}"} for n, row in enumerate(json.loads((results / "sheet.json").read_text()))]
+    rows = [
+        row | {"T/N": f"T{n % 2}"}
+        for n, row in enumerate(json.loads((results / "sheet.json").read_text()))
+    ]
     (results / "sheet.json").write_text(json.dumps(rows))
     assert main(["anndata", str(results), "-o", str(results / "own.h5ad")]) == 0
     with h5py.File(results / "own.h5ad") as file:
-        assert list(file["obs/T_N/categories"].asstr()[:]) == ["T0", "T1"] and list(file["obs/T_N/codes"][:2]) == [0, 1]
+        assert list(file["obs/T_N/categories"].asstr()[:]) == ["T0", "T1"] and list(
+            file["obs/T_N/codes"][:2]
+        ) == [0, 1]
     (results / "sheet.json").write_text(json.dumps([row | {"T/N": None} for row in rows]))
     assert main(["anndata", str(results), "-o", str(output)]) == 0
     assert output.read_bytes() == first
@@ -93,15 +107,30 @@ def test_a_row_has_the_doubts_and_the_names_of_the_table_of_the_cohort(results):
         writer.writerows(table[1:])
     assert main(["anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
     with h5py.File(results / "cohort.h5ad") as file:
-        columns = ["path", "patient", "label", "status", "appearance", "left_out", "sheet_status", "sheet_nuclei"]
+        columns = [
+            "path",
+            "patient",
+            "label",
+            "status",
+            "appearance",
+            "left_out",
+            "sheet_status",
+            "sheet_nuclei",
+        ]
         assert list(file["obs"].attrs["column-order"]) == columns
         found = {}
         for name in columns:
-            categories, codes = file[f"obs/{name}/categories"].asstr()[:], file[f"obs/{name}/codes"][:]
+            categories, codes = (
+                file[f"obs/{name}/categories"].asstr()[:],
+                file[f"obs/{name}/codes"][:],
+            )
             found[name] = [None if code < 0 else categories[code] for code in codes]
     assert found["status"] == [None, "failed", "failed", "ok", "failed", "failed"]
     assert found["appearance"] == [None, "", "", "flagged", "", ""]
-    assert found["left_out"][3] == "all nuclei: doubtful scale" and found["sheet_status"] == ["seen"] * 6
+    assert (
+        found["left_out"][3] == "all nuclei: doubtful scale"
+        and found["sheet_status"] == ["seen"] * 6
+    )
     assert found["sheet_nuclei"] == [f"n{n}" for n in range(6)]
 
 
@@ -129,7 +158,9 @@ def test_columns_with_reserved_names_get_names_of_their_own(results):
     assert main(["anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
     with h5py.File(results / "cohort.h5ad") as file:
         for name, column in OWN.items():
-            assert list(file[f"obs/{column}/categories"].asstr()[:]) == [f"{name} {n}" for n in range(6)]
+            assert list(file[f"obs/{column}/categories"].asstr()[:]) == [
+                f"{name} {n}" for n in range(6)
+            ]
         assert set(OWN.values()) <= set(file["obs"].attrs["column-order"])
         assert list(file["obs/_index"].asstr()[:]) == [f"s{number}" for number in range(6)]
 
@@ -139,7 +170,9 @@ def test_a_run_of_a_sheet_with_reserved_names(trials, tmp_path):
     assert main(["run", str(trials / "7-reserved-column/reserved.tsv"), *words]) == 0
     with h5py.File(tmp_path / "cohort.h5ad") as file:
         order = set(file["obs"].attrs["column-order"])
-        assert {f"sheet_{name}" for name in ("_index", "nuclei", "status", "model")} | {"index"} <= order
+        assert {f"sheet_{name}" for name in ("_index", "nuclei", "status", "model")} | {
+            "index"
+        } <= order
         assert list(file["obs/sheet__index/categories"].asstr()[:]) == ["a", "c"]
 
 

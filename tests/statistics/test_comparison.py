@@ -1,4 +1,6 @@
-"""Tests between groups of patients are calibrated under the null hypothesis and find real differences."""
+"""Tests between groups of patients are calibrated under the null hypothesis and find real
+differences.
+"""
 
 import csv
 import json
@@ -23,11 +25,17 @@ SECOND = np.arange(N_PATIENTS) % 2 == 1
 
 
 def draw_cohorts(n_cohorts: int, difference: float, seed: int) -> np.ndarray:
-    """Values (cohorts, patients, slides, nuclei), which are correlated within slides and within patients."""
+    """Values (cohorts, patients, slides, nuclei), which are correlated within slides and within
+    patients.
+    """
     random = np.random.default_rng(seed)
     shape = (n_cohorts, N_PATIENTS, N_SLIDES, N_NUCLEI)
     patient = random.normal(0, 0.5, (*shape[:2], 1, 1)) + difference * SECOND[:, None, None]
-    return patient + random.normal(0, 0.3, (*shape[:3], 1)) + random.normal(0, 1, shape).astype(np.float32)
+    return (
+        patient
+        + random.normal(0, 0.3, (*shape[:3], 1))
+        + random.normal(0, 1, shape).astype(np.float32)
+    )
 
 
 def by_patient(cohorts: np.ndarray) -> np.ndarray:
@@ -79,18 +87,28 @@ def test_groups_that_cannot_be_compared_are_rejected(groups, message):
 @pytest.mark.filterwarnings("ignore:.*missing value")
 def test_patients_called_na_are_not_one_patient(results):
     sheet = results / "slides.tsv"
-    sheet.write_text(sheet.read_text().replace("P2", "NA").replace("P3", "NA").replace("P4", "NA").replace("P5", "NaN"))
+    sheet.write_text(
+        sheet.read_text()
+        .replace("P2", "NA")
+        .replace("P3", "NA")
+        .replace("P4", "NA")
+        .replace("P5", "NaN")
+    )
     rows = [row.to_dict() for row in read_sheet(sheet)]
     (results / "sheet.json").write_text(json.dumps(rows))
     patients = read_groups(results, sheet, "label", "patient")[1]
     assert patients == {"s0": "P0", "s1": "P0", **{name: name for name in ("s2", "s3", "s4", "s5")}}
-    sheet.write_text(sheet.read_text().replace("patient", "case").replace("NaN", "unknown").replace("NA", "-"))
+    sheet.write_text(
+        sheet.read_text().replace("patient", "case").replace("NaN", "unknown").replace("NA", "-")
+    )
     assert read_groups(results, sheet, "label", "case")[1] == patients
     sheet.write_text(sheet.read_text().replace("\ta\n", "\tNA\n", 2))
     assert list(read_groups(results, sheet, "label", "patient")[0]) == ["s2", "s3", "s4", "s5"]
 
 
-def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_asked_for(results, write_doubtful, capsys):
+def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_asked_for(
+    results, write_doubtful, capsys
+):
     write_doubtful("s6", 900, nuclear_size="too large")
     write_doubtful("s7", 70, class_sizes="larger than in training")
     rows = [f"{line}\t" for line in (results / "slides.tsv").read_text().splitlines()]
@@ -99,18 +117,36 @@ def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_aske
     (results / "slides.tsv").write_text("\n".join(rows) + "\n")
 
     def compare(*words):
-        command = ["statistics", str(results), "--sheet", str(results / "slides.tsv"), "--group", "label"]
+        command = [
+            "statistics",
+            str(results),
+            "--sheet",
+            str(results / "slides.tsv"),
+            "--group",
+            "label",
+        ]
         assert main([*command, "-o", str(results / "statistics.tsv"), *words]) == 0
         with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
             rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
-        return capsys.readouterr().out, {name: int(row["n_second"]) for name, row in rows.items()}, rows
+        return (
+            capsys.readouterr().out,
+            {name: int(row["n_second"]) for name, row in rows.items()},
+            rows,
+        )
 
     text, n, rows = compare()
     assert "7 slides of 6 patients" in text and "1 slide left out: doubtful scale" in text
     assert "without a value" not in text
-    assert "2 slides left out of the measures of classes: 1 classes not validated, 1 doubtful classes" in text
+    assert (
+        "2 slides left out of the measures of classes: 1 classes not validated, 1 doubtful classes"
+        in text
+    )
     assert float(rows["median_area_um2"]["mean_second"]) < 100
-    assert [n[name] for name in ("nuclei_per_mm2", "median_area_um2", "percent_Lymphocyte")] == [4, 4, 2]
+    assert [n[name] for name in ("nuclei_per_mm2", "median_area_um2", "percent_Lymphocyte")] == [
+        4,
+        4,
+        2,
+    ]
     assert n["mixing_Lymphocyte_with_Epithelial"] == n["median_neighbours_fraction_Epithelial"] == 2
     text, n, _ = compare("--include-doubtful", "scale", "--include-doubtful", "organ")
     assert "8 slides of 7 patients" in text and "left out: " not in text
@@ -123,19 +159,38 @@ def test_regions_that_are_doubtful_are_not_compared(results, write_doubtful, cap
     write_doubtful("s4", 70, unlike=(300, 1000))
 
     def compare(*words):
-        command = ["statistics", str(results), "--sheet", str(results / "slides.tsv"), "--group", "label"]
+        command = [
+            "statistics",
+            str(results),
+            "--sheet",
+            str(results / "slides.tsv"),
+            "--group",
+            "label",
+        ]
         assert main([*command, "-o", str(results / "statistics.tsv"), *words]) == 0
         with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
-            n = {row["measure"]: int(row["n_second"]) for row in csv.DictReader(file, dialect="excel-tab")}
-        return capsys.readouterr().out, n["nuclei_per_mm2_Lymphocyte"], n["nuclei_per_mm2_in_tumour_Lymphocyte"]
+            n = {
+                row["measure"]: int(row["n_second"])
+                for row in csv.DictReader(file, dialect="excel-tab")
+            }
+        return (
+            capsys.readouterr().out,
+            n["nuclei_per_mm2_Lymphocyte"],
+            n["nuclei_per_mm2_in_tumour_Lymphocyte"],
+        )
 
     printed, *n = compare()
-    assert "1 slide left out of the measures of regions: doubtful regions" in printed and n == [3, 2]
+    assert "1 slide left out of the measures of regions: doubtful regions" in printed and n == [
+        3,
+        2,
+    ]
     printed, *n = compare("--include-doubtful", "regions")
     assert "left out" not in printed and n == [3, 3]
 
 
-def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(results, write_doubtful, capsys):
+def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(
+    results, write_doubtful, capsys
+):
     write = ["statistics", str(results), "--sheet", str(results / "slides.tsv"), "--group", "label"]
 
     def compare(names):
@@ -146,7 +201,10 @@ def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(result
             return {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
 
     mixed = compare(["s5"])
-    assert "1 slide left out: other stain" in capsys.readouterr().out and "percent_positive" not in mixed
+    assert (
+        "1 slide left out: other stain" in capsys.readouterr().out
+        and "percent_positive" not in mixed
+    )
     of_ihc = compare([f"s{number}" for number in range(6)])
     assert "left out" not in capsys.readouterr().out
     assert float(of_ihc["percent_positive"]["mean_first"]) == 25
@@ -156,15 +214,29 @@ def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(result
 def test_the_measures_of_a_validated_class_stay(results, capsys):
     sheet = results / "slides.tsv"
     header, *rows = sheet.read_text().splitlines()
-    sheet.write_text("\n".join([f"{header}\torgan", *(f"{row}\tColon ascendens" for row in rows)]) + "\n")
+    sheet.write_text(
+        "\n".join([f"{header}\torgan", *(f"{row}\tColon ascendens" for row in rows)]) + "\n"
+    )
     words = ["--sheet", str(sheet), "--group", "label", "-o", str(results / "statistics.tsv")]
     assert main(["statistics", str(results), *words]) == 0
-    assert "6 slides left out of the measures of classes: classes not validated" in capsys.readouterr().out
+    assert (
+        "6 slides left out of the measures of classes: classes not validated"
+        in capsys.readouterr().out
+    )
     with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
-        n = {row["measure"]: int(row["n_second"]) for row in csv.DictReader(file, dialect="excel-tab")}
+        n = {
+            row["measure"]: int(row["n_second"])
+            for row in csv.DictReader(file, dialect="excel-tab")
+        }
     kept = {name for name, count in n.items() if count and "_Epithelial" in name}
-    assert kept >= {"percent_Epithelial", "nuclei_per_mm2_Epithelial", "nuclei_per_mm2_in_tumour_Epithelial"}
-    assert not any(count for name, count in n.items() if "Lymphocyte" in name or name.startswith("mixing"))
+    assert kept >= {
+        "percent_Epithelial",
+        "nuclei_per_mm2_Epithelial",
+        "nuclei_per_mm2_in_tumour_Epithelial",
+    }
+    assert not any(
+        count for name, count in n.items() if "Lymphocyte" in name or name.startswith("mixing")
+    )
     assert n["median_area_um2"] == 3
 
 
@@ -173,5 +245,8 @@ def test_groups_without_sound_slides_are_rejected_with_the_reason(results, write
         write_doubtful(name, 900, nuclear_size="too large")
     words = ["--group", "label", "-o", str(results / "statistics.tsv")]
     assert main(["statistics", str(results), "--sheet", str(results / "slides.tsv"), *words]) == 2
-    message = "give slides of at least two groups (3 slides left out: doubtful scale; include_doubtful keeps"
+    message = (
+        "give slides of at least two groups (3 slides left out: doubtful scale; include_doubtful"
+        " keeps"
+    )
     assert message in capsys.readouterr().err

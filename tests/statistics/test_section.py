@@ -79,7 +79,11 @@ def test_groups_without_values_of_two_patients_are_not_tested(results):
             line[column] = ""
     output.write_text("\n".join(map("\t".join, lines)) + "\n")
     words = "".join(section_of(output).itertext())
-    assert "No measure is tested" in words and "measures differ at" not in words and "no p can be" not in words
+    assert (
+        "No measure is tested" in words
+        and "measures differ at" not in words
+        and "no p can be" not in words
+    )
 
 
 def test_groups_have_the_same_colours_in_the_section_and_in_the_plots(results):

@@ -1,4 +1,6 @@
-"""Stores with JPEG chunks are smaller, have nearly the same pixels, and are only for pretraining."""
+"""Stores with JPEG chunks are smaller, have nearly the same pixels, and are only for
+pretraining.
+"""
 
 import numpy as np
 import pytest
@@ -17,7 +19,11 @@ from muse_pipeline.tissue.mask import TissueMask
 def paths(tmp_path_factory):
     """Codec -> path of a store, all with the same 1,000 x 700 px of smooth tissue."""
     y, x = np.mgrid[:700, :1000]
-    waves = [150 + 60 * np.sin(x / 40) + 30 * np.cos(y / 25), 120 + 50 * np.sin((x + y) / 50), 160 + y * 0.05]
+    waves = [
+        150 + 60 * np.sin(x / 40) + 30 * np.cos(y / 25),
+        120 + 50 * np.sin((x + y) / 50),
+        160 + y * 0.05,
+    ]
     noise = np.random.default_rng(0).normal(0, 4, (700, 1000, 1))
     slide = ArraySlide([(np.stack(waves, -1) + noise).clip(0, 255).astype(np.uint8)])
     mask = TissueMask(np.ones((44, 63), bool), np.array([8.0, 8.0]), None, 0.175)
@@ -37,20 +43,33 @@ def test_pixels_are_nearly_those_of_a_lossless_store(paths, mpp):
     lossless, lossy = (open_store(paths[codec]).at(mpp) for codec in ("zstd", "jpeg"))
     one, other = (store.read((-20, -10), (600, 400)).astype(int) for store in (lossless, lossy))
     assert 0 < np.abs(one - other).mean() < 3
-    assert (one.shape, one.mean((0, 1))) == (other.shape, pytest.approx(other.mean((0, 1)), abs=0.5))
+    assert (one.shape, one.mean((0, 1))) == (
+        other.shape,
+        pytest.approx(other.mean((0, 1)), abs=0.5),
+    )
     assert (other[:10] == 255).all()
     assert n_bytes(paths["jpeg"]) < 0.4 * n_bytes(paths["zstd"])
 
 
 def test_its_metadata_name_the_codecs(paths):
     codecs = [
-        codec["name"] for codec in read_json(paths["jpeg"] / "0/zarr.json")["codecs"][0]["configuration"]["codecs"]
+        codec["name"]
+        for codec in read_json(paths["jpeg"] / "0/zarr.json")["codecs"][0]["configuration"][
+            "codecs"
+        ]
     ]
     assert codecs == ["transpose", "imagecodecs_jpeg"]
 
 
 def test_detection_rejects_it_in_one_sentence(paths, tmp_path, muse):
-    given = ("--model", "label_free", "--colour", tmp_path / "colour.json", "-o", tmp_path / "shard.parquet")
+    given = (
+        "--model",
+        "label_free",
+        "--colour",
+        tmp_path / "colour.json",
+        "-o",
+        tmp_path / "shard.parquet",
+    )
     status, _, errors = muse("detect", paths["jpeg"], *given)
     assert (status, errors.count("\n")) == (2, 1)
     assert "jpeg.zarr: has lossy compression (jpeg), for pretraining only" in errors

@@ -27,7 +27,9 @@ def test_windows_are_numbered_row_by_row_with_halo_outside_the_core():
 
 
 def test_depth_is_positive_inside_and_negative_outside_by_the_largest_distance():
-    depth = GRID.depth_px(np.array([(10.0, 100.0), (-3.0, 100.0), (-3.0, 260.0), (128.0, 128.0)]), 0)
+    depth = GRID.depth_px(
+        np.array([(10.0, 100.0), (-3.0, 100.0), (-3.0, 260.0), (128.0, 128.0)]), 0
+    )
     assert depth.tolist() == [10, -3, -4, 128]
 
 
@@ -39,14 +41,20 @@ def test_field_of_view_is_that_of_all_windows_whose_core_touches_a_rectangle(off
     for low, high in np.sort(corners, axis=1):
         touched = windows[grid.touches(windows, low, high)]
         points = np.random.default_rng(1).uniform(low, high, (500, 2))
-        assert {int(window) for window in windows if grid.owns(points, window).any()} <= set(touched.tolist())
+        assert {int(window) for window in windows if grid.owns(points, window).any()} <= set(
+            touched.tolist()
+        )
         view_low, view_high = grid.field_of_view(low, high)
         assert (grid.origin_xy(touched).min(0) == view_low).all()
         assert (grid.origin_xy(touched).max(0) + 320 == view_high).all()
 
 
 def test_a_core_does_not_touch_a_rectangle_that_ends_where_it_begins():
-    assert GRID.touches(np.array([0, 1, 4]), np.array([0, 0]), np.array([256, 256.5])).tolist() == [True, False, True]
+    assert GRID.touches(np.array([0, 1, 4]), np.array([0, 0]), np.array([256, 256.5])).tolist() == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_only_windows_whose_core_touches_tissue_are_visited():
@@ -71,9 +79,13 @@ def test_visited_windows_are_those_of_a_count_pixel_by_pixel(offset_px, mask_px)
 
 
 @pytest.mark.parametrize(("offset_px", "mask_px"), [(0, 16), (128, 16), (100, 13), (96, 27)])
-def test_a_part_holds_the_tissue_of_its_windows_with_a_halo_that_ends_with_the_lattice(offset_px, mask_px):
+def test_a_part_holds_the_tissue_of_its_windows_with_a_halo_that_ends_with_the_lattice(
+    offset_px, mask_px
+):
     grid, stride_px = WindowGrid((1000, 700), 320, 32, offset_px), 16
-    tissue = np.random.default_rng(mask_px).random((-(-700 // mask_px), -(-1000 // mask_px))) < 0.003
+    tissue = (
+        np.random.default_rng(mask_px).random((-(-700 // mask_px), -(-1000 // mask_px))) < 0.003
+    )
     pixels = np.repeat(np.repeat(tissue, mask_px, 0), mask_px, 1)[:700, :1000]
     xy = np.argwhere(pixels)[:, ::-1] + 0.5
     for window in grid.windows_with_tissue(tissue, mask_px):
@@ -81,11 +93,23 @@ def test_a_part_holds_the_tissue_of_its_windows_with_a_halo_that_ends_with_the_l
         corner, size = grid.part_xy(window, part), np.array([part.width, part.height])
         owned = xy[grid.owns(xy, window)]
         inside, to_edge = owned - corner, np.array(grid.size_px) - owned
-        assert not np.any([part.x % stride_px, part.y % stride_px, part.width % stride_px, part.height % stride_px])
-        assert min(part.x, part.y) >= 0 and max(part.x + part.width, part.y + part.height) <= grid.input_px
+        assert not np.any(
+            [
+                part.x % stride_px,
+                part.y % stride_px,
+                part.width % stride_px,
+                part.height % stride_px,
+            ]
+        )
+        assert (
+            min(part.x, part.y) >= 0
+            and max(part.x + part.width, part.y + part.height) <= grid.input_px
+        )
         assert (inside >= np.minimum(grid.halo_px, owned)).all()
         assert (size - inside >= np.minimum(grid.halo_px, to_edge)).all()
-        assert (corner > -stride_px).all() and (corner + size < np.add(grid.size_px, stride_px)).all()
+        assert (corner > -stride_px).all() and (
+            corner + size < np.add(grid.size_px, stride_px)
+        ).all()
         assert (inside.min(0) < grid.halo_px + stride_px + mask_px).all()
         assert (size - inside.max(0) < grid.halo_px + stride_px + mask_px).all()
 
@@ -93,7 +117,10 @@ def test_a_part_holds_the_tissue_of_its_windows_with_a_halo_that_ends_with_the_l
 def test_windows_of_a_batch_share_a_part():
     tissue = np.zeros((44, 63), bool)
     tissue[16, 16] = tissue[0, 0] = tissue[2, 3] = True
-    first, second = GRID.part(np.array([0]), tissue, 16, 16), GRID.part(np.array([5]), tissue, 16, 16)
+    first, second = (
+        GRID.part(np.array([0]), tissue, 16, 16),
+        GRID.part(np.array([5]), tissue, 16, 16),
+    )
     assert (first, second) == (WindowPart(32, 32, 96, 80), WindowPart(0, 0, 80, 80))
     assert GRID.part(np.array([0, 5]), tissue, 16, 16) == WindowPart(0, 0, 128, 112)
 
@@ -117,7 +144,9 @@ def test_an_offset_moves_every_core():
 @pytest.mark.parametrize("count", [1, 3, 16])
 def test_shards_partition_the_fixed_batches(count):
     windows = np.arange(3, 40)
-    batches = [batch for index in range(1, count + 1) for batch in Shard(index, count).batches(windows, 4)]
+    batches = [
+        batch for index in range(1, count + 1) for batch in Shard(index, count).batches(windows, 4)
+    ]
     whole = Shard(1, 1).batches(windows, 4)
     assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in whole]
 

@@ -28,13 +28,23 @@ def test_rectangles_agree_wherever_they_are_cut(mpp):
     width, height = reader.size_px
     whole = reader.read((0, 0), reader.size_px)
     assert whole.shape == (height, width, 3)
-    for x, y, w, h in [(37, 41, 60, 70), (0, 0, 1, 1), (width - 9, height - 7, 9, 7), (13, 0, width - 13, 5)]:
+    for x, y, w, h in [
+        (37, 41, 60, 70),
+        (0, 0, 1, 1),
+        (width - 9, height - 7, 9, 7),
+        (13, 0, width - 13, 5),
+    ]:
         np.testing.assert_array_equal(reader.read((x, y), (w, h)), whole[y : y + h, x : x + w])
 
 
 @pytest.mark.parametrize("mpp", [(0.25, 0.25), (0.2527, 0.2527), (0.31, 0.26), (0.503, 0.503)])
 def test_ramp_stays_within_one_grey_level(mpp):
-    slide = draw(lambda x, y: np.stack([20 + x / 2, 20 + y / 2, 20 + (x + y) / 4], -1), (800, 700), mpp, oversampling=1)
+    slide = draw(
+        lambda x, y: np.stack([20 + x / 2, 20 + y / 2, 20 + (x + y) / 4], -1),
+        (800, 700),
+        mpp,
+        oversampling=1,
+    )
     reader = AreaReader(slide, slide.info(mpp), 0.5)
     width, height = reader.size_px
     got = reader.read((0, 0), (width - 1, height - 1)).astype(float)
@@ -45,8 +55,15 @@ def test_ramp_stays_within_one_grey_level(mpp):
 
 @pytest.mark.parametrize("mpp", [(0.7, 0.7), (1.0, 0.6)])
 def test_a_coarser_slide_is_interpolated_between_its_pixels(mpp):
-    """The last pixels of the slide are not compared, because the outermost pixels are repeated at its edges."""
-    slide = draw(lambda x, y: np.stack([20 + x, 20 + y, 20 + (x + y) / 2], -1), (200, 150), mpp, oversampling=1)
+    """The last pixels of the slide are not compared, because the outermost pixels are repeated at
+    its edges.
+    """
+    slide = draw(
+        lambda x, y: np.stack([20 + x, 20 + y, 20 + (x + y) / 2], -1),
+        (200, 150),
+        mpp,
+        oversampling=1,
+    )
     got = AreaReader(slide, slide.info(mpp), 0.5).read((2, 2), (250, 160)).astype(float)
     x, y = np.meshgrid((np.arange(250) + 2.5) * 0.5, (np.arange(160) + 2.5) * 0.5)
     expected = np.stack([20 + x, 20 + y, 20 + (x + y) / 2], -1)
@@ -66,7 +83,16 @@ def test_a_coarser_slide_is_interpolated_between_its_pixels(mpp):
         ((0.503, 0.503), []),
         ((0.9, 0.9), []),
     ],
-    ids=["1-2-4", "aperio-1-4-16", "odd-size", "ratio-2.5", "read-at-4", "anisotropic", "near-1", "enlarged"],
+    ids=[
+        "1-2-4",
+        "aperio-1-4-16",
+        "odd-size",
+        "ratio-2.5",
+        "read-at-4",
+        "anisotropic",
+        "near-1",
+        "enlarged",
+    ],
 )
 def test_discs_stay_where_they_are(mpp, level_sizes):
     rng = np.random.default_rng(1)
@@ -79,9 +105,15 @@ def test_discs_stay_where_they_are(mpp, level_sizes):
     dark = 255.0 - reader.read((0, 0), reader.size_px).mean(-1)
     y, x = np.mgrid[: dark.shape[0], : dark.shape[1]] + 0.5
     for cell, centre_um in zip(cells, centres_um, strict=True):
-        (left, top), (right, bottom) = (cell * pitch / 0.5).astype(int), ((cell + 1) * pitch / 0.5).astype(int)
+        (left, top), (right, bottom) = (
+            (cell * pitch / 0.5).astype(int),
+            ((cell + 1) * pitch / 0.5).astype(int),
+        )
         part = slice(top, bottom), slice(left, right)
-        found = np.array([(x[part] * dark[part]).sum(), (y[part] * dark[part]).sum()]) / dark[part].sum()
+        found = (
+            np.array([(x[part] * dark[part]).sum(), (y[part] * dark[part]).sum()])
+            / dark[part].sum()
+        )
         assert np.abs(found - centre_um / 0.5).max() < 0.1
 
 
@@ -89,7 +121,14 @@ def test_the_coarsest_level_that_is_fine_enough_is_read():
     levels = [np.zeros((n, n, 3), np.uint8) for n in (1600, 400, 100)]
     for slide_mpp in ((0.25, 0.25), (0.25, 0.24), (0.24, 0.25)):
         info = ArraySlide(levels).info(slide_mpp)
-        assert [choose_level(info, mpp) for mpp in (0.25, 0.5, 0.9999, 1.0, 3.9, 4.0)] == [0, 0, 1, 1, 1, 2]
+        assert [choose_level(info, mpp) for mpp in (0.25, 0.5, 0.9999, 1.0, 3.9, 4.0)] == [
+            0,
+            0,
+            1,
+            1,
+            1,
+            2,
+        ]
 
 
 def test_a_slide_too_coarse_is_rejected_with_both_numbers():
@@ -109,7 +148,10 @@ def test_labels_are_of_pixels_that_a_scanner_saw():
 def test_a_slide_that_is_enlarged_is_warned_of():
     slide = ArraySlide([np.zeros((9, 9, 3), np.uint8)])
     assert not warn_enlarged(slide.info((0.52, 0.52)), 0.5)
-    assert "has 0.6 um/px and is enlarged to 0.5 um/px" in warn_enlarged(slide.info((0.6, 0.5)), 0.5)[0]
+    assert (
+        "has 0.6 um/px and is enlarged to 0.5 um/px"
+        in warn_enlarged(slide.info((0.6, 0.5)), 0.5)[0]
+    )
 
 
 def test_white_beyond_the_end():
@@ -117,5 +159,9 @@ def test_white_beyond_the_end():
     reader = AreaReader(slide, slide.info((0.2527, 0.2527)), 0.5)
     assert reader.size_px == (51, 51)
     pixels = reader.read((40, 40), (20, 20))
-    assert (pixels[:11, :11] == 0).all() and (pixels[11:] == 255).all() and (pixels[:, 11:] == 255).all()
+    assert (
+        (pixels[:11, :11] == 0).all()
+        and (pixels[11:] == 255).all()
+        and (pixels[:, 11:] == 255).all()
+    )
     assert (reader.read((60, 0), (5, 5)) == 255).all()

@@ -20,18 +20,24 @@ def store(tmp_path_factory):
     return open_store(path)
 
 
-@pytest.mark.parametrize("xy", [(600, 100), (610, 100), (100, 300), (100, 1000), (-8, 0), (0, -8), (5000, -900)])
+@pytest.mark.parametrize(
+    "xy", [(600, 100), (610, 100), (100, 300), (100, 1000), (-8, 0), (0, -8), (5000, -900)]
+)
 def test_outside_it_is_white(store, xy):
     assert (store.read(xy, (8, 8)) == 255).all()
 
 
-@pytest.mark.parametrize(("xy", "n_inside"), [((-7, -7), 1), ((599, 299), 1), ((596, 100), 32), ((508, 100), 64)])
+@pytest.mark.parametrize(
+    ("xy", "n_inside"), [((-7, -7), 1), ((599, 299), 1), ((596, 100), 32), ((508, 100), 64)]
+)
 def test_at_its_edges_it_is_both(store, xy, n_inside):
     assert (store.read(xy, (8, 8)) == 90).all(2).sum() == n_inside
 
 
 @pytest.mark.parametrize("mpp", [0.5, 2.0, 3.0])
-@pytest.mark.parametrize(("xy", "size"), [((500, 90), (120, 40)), ((-30, -20), (50, 900)), ((0, 0), (1, 1))])
+@pytest.mark.parametrize(
+    ("xy", "size"), [((500, 90), (120, 40)), ((-30, -20), (50, 900)), ((0, 0), (1, 1))]
+)
 def test_planes_are_the_channels_of_the_same_pixels(ramp, mpp, xy, size):
     store = ramp[0].at(mpp)
     planes = store.read_planes(xy, size)
@@ -46,11 +52,17 @@ def test_beyond_its_edges_its_outermost_pixels_can_repeat(ramp, mpp):
     whole = store.read((0, 0), store.size_px)
     for xy in ((-PERIOD_PX, 0), (0, -PERIOD_PX), (-2 * PERIOD_PX, -PERIOD_PX)):
         assert (store.read_continued(xy, (PERIOD_PX,) * 2) == whole[:PERIOD_PX, :PERIOD_PX]).all()
-    assert (store.read_continued((width, height), (PERIOD_PX,) * 2) == whole[-PERIOD_PX:, -PERIOD_PX:]).all()
+    assert (
+        store.read_continued((width, height), (PERIOD_PX,) * 2) == whole[-PERIOD_PX:, -PERIOD_PX:]
+    ).all()
     assert (store.read_continued((width - 5, 7), (9, 6))[:, :5] == whole[7:13, -5:]).all()
     assert (store.read_continued((3, 7), (9, 6)) == store.read((3, 7), (9, 6))).all()
     all_of_it = store.read_continued((-5, -5), (width + 10, height + 10))
-    assert all_of_it.flags.c_contiguous and (all_of_it[5:-5, 5:-5] == whole).all() and (all_of_it < 255).all()
+    assert (
+        all_of_it.flags.c_contiguous
+        and (all_of_it[5:-5, 5:-5] == whole).all()
+        and (all_of_it < 255).all()
+    )
 
 
 def test_a_picture_smaller_than_the_period_repeats_whole():
@@ -59,7 +71,9 @@ def test_a_picture_smaller_than_the_period_repeats_whole():
 
 @pytest.fixture(scope="module")
 def ramp(tmp_path_factory):
-    """A store of 3,000 x 2,600 px at 0.5 um/px whose colour values rise from left to right and from top to bottom."""
+    """A store of 3,000 x 2,600 px at 0.5 um/px whose colour values rise from left to right and from
+    top to bottom.
+    """
     x, y = np.meshgrid(np.arange(3000), np.arange(2600))
     pixels = np.stack([x * 0.08, y * 0.09, np.full_like(x, 60)], -1).astype(np.uint8)
     slide = ArraySlide([pixels])
@@ -85,9 +99,13 @@ def test_at_a_coarser_mpp_it_shows_the_same_positions(ramp, mpp):
 
 
 def test_tissue_is_at_the_same_positions_at_a_coarser_mpp(tmp_path):
-    """A pixel of the label is 17 px wide at 0.46 um/px, but not a whole number of px wide at 0.92 um/px."""
+    """A pixel of the label is 17 px wide at 0.46 um/px, but not a whole number of px wide at 0.92
+    um/px.
+    """
     slide = ArraySlide([np.full((600, 2100, 3), 90, np.uint8)])
-    mask = TissueMask(np.arange(121) // 8 % 2 == np.zeros((35, 1)), np.array([8.0, 8.0]), None, 0.13)
+    mask = TissueMask(
+        np.arange(121) // 8 % 2 == np.zeros((35, 1)), np.array([8.0, 8.0]), None, 0.13
+    )
     write_store(slide, slide.info((0.46, 0.46)), mask, tmp_path / "image-460nm.zarr", mpp=0.46)
     store = open_store(tmp_path / "image-460nm.zarr")
     xy = np.stack([np.arange(2100), np.full(2100, 300)], 1) + 0.5

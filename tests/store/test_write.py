@@ -24,16 +24,26 @@ MPP = (0.25, 0.2504)
 
 
 def noise_slide(width=2900, height=2300, **kw):
-    return ArraySlide([np.random.default_rng(0).integers(0, 250, (height, width, 3), np.uint8)], **kw)
+    return ArraySlide(
+        [np.random.default_rng(0).integers(0, 250, (height, width, 3), np.uint8)], **kw
+    )
 
 
 def write(path, slide, *rectangles, slide_mpp=MPP, roi=None, **options):
-    """Write a store of a slide whose tissue is rectangles (left, top, right, bottom) in um; return its SlideInfo."""
+    """Write a store of a slide whose tissue is rectangles (left, top, right, bottom) in um; return
+    its SlideInfo.
+    """
     info = slide.info(slide_mpp)
     mask = np.zeros([int(np.ceil(info.size_px[i] * info.mpp[i] / 8)) for i in (1, 0)], bool)
     for left, top, right, bottom in rectangles:
         mask[int(top // 8) : int(bottom // 8), int(left // 8) : int(right // 8)] = True
-    write_store(slide, info, TissueMask(mask, np.array([8.0, 8.0]), roi, mask.sum() * 64e-6), path, **options)
+    write_store(
+        slide,
+        info,
+        TissueMask(mask, np.array([8.0, 8.0]), roi, mask.sum() * 64e-6),
+        path,
+        **options,
+    )
     return info
 
 
@@ -78,7 +88,9 @@ def test_reading_beyond_the_image_is_white_and_contiguous(tmp_path):
     whole = store.read((0, 0), store.size_px)
     around = store.read((-70, -30), (store.size_px[0] + 100, store.size_px[1] + 100))
     np.testing.assert_array_equal(around[30:-70, 70:-30], whole)
-    assert (around[:30] == 255).all() and (around[-70:] == 255).all() and (around[:, :70] == 255).all()
+    assert (
+        (around[:30] == 255).all() and (around[-70:] == 255).all() and (around[:, :70] == 255).all()
+    )
     assert around.flags.c_contiguous
     by_zarr = zarr.open_array(str(tmp_path / "a.zarr/0"), mode="r")[:]
     np.testing.assert_array_equal(by_zarr.transpose(1, 2, 0), whole)
@@ -90,8 +102,12 @@ def test_reading_beyond_the_image_is_white_and_contiguous(tmp_path):
 def test_glass_takes_no_room(tmp_path):
     slide = ArraySlide([np.zeros((600, 9000, 3), np.uint8)])
     write(tmp_path / "a.zarr", slide, (4400, 0, 4440, 40), slide_mpp=(0.5, 0.5))
-    assert [name for name in files_of(tmp_path / "a.zarr") if name.startswith("0/c")] == ["0/c/0/0/2"]
-    index = np.frombuffer((tmp_path / "a.zarr/0/c/0/0/2").read_bytes()[-64 * 16 - 4 : -4], "<u8").reshape(64, 2)
+    assert [name for name in files_of(tmp_path / "a.zarr") if name.startswith("0/c")] == [
+        "0/c/0/0/2"
+    ]
+    index = np.frombuffer(
+        (tmp_path / "a.zarr/0/c/0/0/2").read_bytes()[-64 * 16 - 4 : -4], "<u8"
+    ).reshape(64, 2)
     assert (index[:, 0] != 2**64 - 1).sum() == 1
 
 
@@ -103,12 +119,18 @@ def test_no_tissue_is_a_valid_empty_store(tmp_path):
 
 
 def test_viewers_can_read_it(tmp_path):
-    write(tmp_path / "a.zarr", ArraySlide([np.full((1000, 1300, 3), 90, np.uint8)]), (0, 0, 320, 248))
+    write(
+        tmp_path / "a.zarr", ArraySlide([np.full((1000, 1300, 3), 90, np.uint8)]), (0, 0, 320, 248)
+    )
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="r")
     image, label = Image.from_zarr(group), ImageLabel.from_zarr(group["labels/tissue"])
     assert [axis.name for axis in image.ome_attributes.multiscales[0].axes] == ["c", "y", "x"]
     assert [axis.name for axis in label.ome_attributes.multiscales[0].axes] == ["y", "x"]
-    assert [group[str(level)].shape for level in range(3)] == [(3, 501, 650), (3, 126, 163), (3, 32, 41)]
+    assert [group[str(level)].shape for level in range(3)] == [
+        (3, 501, 650),
+        (3, 126, 163),
+        (3, 32, 41),
+    ]
     for level in range(3):
         assert (group[str(level)][:, :30, :30] == 90).all()
 
@@ -121,10 +143,14 @@ def test_every_level_shows_the_same_position(tmp_path):
     for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]:
         scale, shift = (
             step[kind]
-            for step, kind in zip(dataset["coordinateTransformations"], ("scale", "translation"), strict=True)
+            for step, kind in zip(
+                dataset["coordinateTransformations"], ("scale", "translation"), strict=True
+            )
         )
         rows, columns = np.nonzero(group[dataset["path"]][0] < 100)
-        centre_um = np.array([rows.mean(), columns.mean()]) * scale[1:] + shift[1:] + 0.25  # half a pixel of 0.5 um
+        centre_um = (
+            np.array([rows.mean(), columns.mean()]) * scale[1:] + shift[1:] + 0.25
+        )  # half a pixel of 0.5 um
         np.testing.assert_allclose(centre_um, [192, 384], atol=0.3)
 
 
@@ -134,7 +160,9 @@ def test_the_label_is_the_mask_and_16_um(tmp_path, mpp):
     write(tmp_path / "a.zarr", slide, (64, 80, 96, 120), slide_mpp=(0.25, 0.25), mpp=mpp)
     tissue, tissue_px = open_store(tmp_path / "a.zarr").tissue
     rows, columns = np.nonzero(tissue)
-    found_um = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) * tissue_px * mpp
+    found_um = (
+        np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) * tissue_px * mpp
+    )
     np.testing.assert_allclose(found_um, [48, 64, 112, 136], atol=8.2 if mpp == 0.3 else 1e-9)
     assert tissue_px == {0.5: 16, 0.25: 32, 0.3: 27}[mpp]
 
@@ -164,9 +192,15 @@ def test_a_corrupt_region_costs_one_chunk_and_is_listed(tmp_path):
     write(tmp_path / "a.zarr", slide, (0, 0, 725, 575), max_corrupt=0.5)
     store = open_store(tmp_path / "a.zarr")
     assert store.attributes["corrupt"] == [[512, 0, 512, 512]]
-    assert store.attributes["corrupt_fraction"] == pytest.approx(512 * 512 / (1450 * 1152), rel=0.05)
+    assert store.attributes["corrupt_fraction"] == pytest.approx(
+        512 * 512 / (1450 * 1152), rel=0.05
+    )
     pixels = store.read((0, 0), (1450, 512))
-    assert (pixels[:, 512:1024] == 255).all() and (pixels[:, :512] < 255).all() and (pixels[:, 1024:] < 255).all()
+    assert (
+        (pixels[:, 512:1024] == 255).all()
+        and (pixels[:, :512] < 255).all()
+        and (pixels[:, 1024:] < 255).all()
+    )
 
 
 def test_too_much_corruption_fails_the_slide_and_leaves_nothing(tmp_path):
@@ -212,12 +246,16 @@ def test_a_damaged_label_of_tissue_is_reported(tmp_path, content):
 
 
 def test_a_lost_file_is_no_glass(tmp_path):
-    """Chunks without a file are read as white, like most of a slide, so a lost file must be an error."""
+    """Chunks without a file are read as white, like most of a slide, so a lost file must be an
+    error.
+    """
     write(tmp_path / "a.zarr", noise_slide(600, 500), (0, 0, 100, 100))
     for name in ("0/c/0/0/0", "labels/tissue/0/c/0/0"):
         copy = shutil.copytree(tmp_path / "a.zarr", tmp_path / name.replace("/", "-"))
         (copy / name).unlink()
-        with pytest.raises(StoreError, match=rf"1 of its 2 files are missing, .* {name}\); run `muse tile` again"):
+        with pytest.raises(
+            StoreError, match=rf"1 of its 2 files are missing, .* {name}\); run `muse tile` again"
+        ):
             open_store(copy)
 
 
@@ -230,14 +268,21 @@ def test_a_damaged_store_of_ours_is_written_anew(tmp_path):
 
 
 def test_the_last_pixels_of_a_mask_cover_one_more():
-    """Masks are made from levels truncated to whole pixels, so the slide and its nuclei may extend beyond the mask."""
+    """Masks are made from levels truncated to whole pixels, so the slide and its nuclei may extend
+    beyond the mask.
+    """
     mask = np.zeros((40, 40), bool)
     mask[:, -1] = True
     tissue = TissueMask(mask, np.array([8.0, 8.0]), None, 0.1)
     label = tissue_on_lattice(tissue, 0.5, (656, 640))  # the label is 41 pixels wide
     assert label.shape == (40, 41) and label[:, 40].all()
-    assert chunks_with_tissue(replace(tissue, mask=mask[:, :32]), 0.5, (520, 640), 0)[:, 1].tolist() == [False] * 2
-    tissue = TissueMask(np.ones((40, 32), bool), np.array([8.0, 8.0]), None, 0.1)  # as wide as one chunk
+    assert (
+        chunks_with_tissue(replace(tissue, mask=mask[:, :32]), 0.5, (520, 640), 0)[:, 1].tolist()
+        == [False] * 2
+    )
+    tissue = TissueMask(
+        np.ones((40, 32), bool), np.array([8.0, 8.0]), None, 0.1
+    )  # as wide as one chunk
     assert chunks_with_tissue(tissue, 0.5, (520, 640), 0)[:, 1].all()
 
 
@@ -245,7 +290,9 @@ def test_a_roi_does_not_change_pixels(tmp_path):
     slide = noise_slide(600, 500)
     info = write(tmp_path / "a.zarr", slide, (0, 0, 100, 100), roi=box(0, 0, 80, 80))
     store = open_store(tmp_path / "a.zarr")
-    np.testing.assert_array_equal(store.read((0, 0), (200, 200)), AreaReader(slide, info, 0.5).read((0, 0), (200, 200)))
+    np.testing.assert_array_equal(
+        store.read((0, 0), (200, 200)), AreaReader(slide, info, 0.5).read((0, 0), (200, 200))
+    )
 
 
 def test_names():
@@ -260,7 +307,9 @@ def test_a_store_never_takes_the_position_of_something_else(tmp_path):
     slide = noise_slide(200, 200)
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides/a.svs").write_bytes(b"years of work")
-    zarr.create_group(store=str(tmp_path / "another's.zarr"), zarr_format=3, attributes={"cells": 1})
+    zarr.create_group(
+        store=str(tmp_path / "another's.zarr"), zarr_format=3, attributes={"cells": 1}
+    )
     before = files_of(tmp_path)
     for name in ("slides", "another's.zarr"):
         with pytest.raises(OutputError, match="did not create"):

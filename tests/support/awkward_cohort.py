@@ -1,8 +1,8 @@
 """A cohort in which nothing is default, for the comparison with tests/oracle.py.
 
-Three slides of one patient, in Leica's format: um per pixel that differ in x and y, scanner bounds, two of H&E and one
-of DAB, a ROI with a hole, nested areas with classes, a fold, and ink over tissue that is out of focus. A tissue
-microarray has 27 rows.
+Three slides of one patient, in Leica's format: um per pixel that differ in x and y, scanner bounds,
+two of H&E and one of DAB, a ROI with a hole, nested areas with classes, a fold, and ink over tissue
+that is out of focus. A tissue microarray has 27 rows.
 """
 
 from __future__ import annotations
@@ -33,12 +33,19 @@ S1\tS1.scn\tP\thigh\tH&E\troi.geojson\tregions.geojson
 S2\tS2.scn\tP\thigh\tH&E\t\t
 S3\tS3.scn\tP\tlow\tKi-67\t\tstained.geojson
 """
-CORES = [(row, column) for row in range(27) for column in range(2) if (row, column) not in {(1, 1), (25, 0)}]
+CORES = [
+    (row, column)
+    for row in range(27)
+    for column in range(2)
+    if (row, column) not in {(1, 1), (25, 0)}
+]
 CORE_UM, PITCH_UM, MICROARRAY_MPP = 100.0, 330.0, (0.9, 0.98)
 
 
 def run_cohort(folder: Path, demo: Path) -> Path:
-    """Draw the slides, from parts of a synthetic one at 0.25 um/px, run `muse run`, and return its folder."""
+    """Draw the slides, from parts of a synthetic one at 0.25 um/px, run `muse run`, and return its
+    folder.
+    """
     with OpenSlide(demo) as slide:
         write_folded(folder, read(slide, (1900, 4900), (2700, 2300)))
         cut = read(slide, (2600, 1800), (2000, 1900))  # the scan ends within the tissue
@@ -50,9 +57,21 @@ def run_cohort(folder: Path, demo: Path) -> Path:
 
 def run_sheet(sheet: Path, output: Path, shards: int, threads: int) -> Path:
     """Run `muse run` on slides of the cohort, and return its folder."""
-    options = ["--expand-um", EXPAND_UM, "--features", "all", "--anndata", "--csv", "--shards", shards]
+    options = [
+        "--expand-um",
+        EXPAND_UM,
+        "--features",
+        "all",
+        "--anndata",
+        "--csv",
+        "--shards",
+        shards,
+    ]
     options += ["--intensities", *INTENSITIES, "--subtract", *SUBTRACT, "--measurements", "h_mean"]
-    assert main(["run", str(sheet), "-o", str(output), "--threads", str(threads), *map(str, options)]) == 0
+    assert (
+        main(["run", str(sheet), "-o", str(output), "--threads", str(threads), *map(str, options)])
+        == 0
+    )
     return output
 
 
@@ -68,7 +87,11 @@ def write_folded(folder: Path, pixels: np.ndarray) -> None:
     write_areas(
         folder / "roi.geojson",
         [
-            (None, "most", [[(150, 100), (2500, 150), (2450, 2000), (150, 2000)], square(1000, 1000, 130)]),
+            (
+                None,
+                "most",
+                [[(150, 100), (2500, 150), (2450, 2000), (150, 2000)], square(1000, 1000, 130)],
+            ),
             ("Tumor: Positive", None, [square(700, 700, 320)]),
             ("Ignore*", None, [square(500, 1300, 140)]),
         ],
@@ -84,7 +107,9 @@ def square(x: float, y: float, half: float) -> list[tuple[float, float]]:
 
 
 def write_areas(path: Path, areas: list[tuple[str | None, str | None, list]]) -> None:
-    """Write annotations (class, name, rings) as QuPath does; positions count from the corner of the bounds."""
+    """Write annotations (class, name, rings) as QuPath does; positions count from the corner of the
+    bounds.
+    """
     features = []
     for word, name, rings in areas:
         properties = {"objectType": "annotation"} | ({"name": name} if name else {})
@@ -95,17 +120,23 @@ def write_areas(path: Path, areas: list[tuple[str | None, str | None, list]]) ->
 
 
 def write_stained(folder: Path) -> None:
-    """Write S3: blue nuclei and nuclei with four strengths of DAB, some of them in pairs a little apart."""
+    """Write S3: blue nuclei and nuclei with four strengths of DAB, some of them in pairs a little
+    apart.
+    """
     mpp, size_um, rng = np.array([0.54, 0.48]), np.array([400.0, 330.0]), np.random.default_rng(4)
     width, height = (size_um / mpp).round().astype(int)
     amounts = np.zeros((2, height, width), np.float32)
     amounts[0, 60 : height - 60, 60 : width - 60] = 0.15
-    xy_um = np.stack(np.meshgrid(np.arange(50, 345, 18.0), np.arange(50, 280, 16.0)), -1).reshape(-1, 2)
+    xy_um = np.stack(np.meshgrid(np.arange(50, 345, 18.0), np.arange(50, 280, 16.0)), -1).reshape(
+        -1, 2
+    )
     xy_um = np.concatenate([xy_um, xy_um[::4] + np.array([9, 0])])  # 1 um between the outlines
     for centre in xy_um:
         dab = rng.choice([0.0, 0.25, 0.4, 0.6, 0.9])
         if dab > 0.5:  # brown cytoplasm
-            cv2.ellipse(amounts[1], (tuple(centre / mpp - 0.5), tuple(14 / mpp), 0.0), float(1.5 * dab), -1)
+            cv2.ellipse(
+                amounts[1], (tuple(centre / mpp - 0.5), tuple(14 / mpp), 0.0), float(1.5 * dab), -1
+            )
         ellipse = tuple(centre / mpp - 0.5), tuple(8 / mpp), 0.0
         cv2.ellipse(amounts[0], ellipse, 0.2 if dab else 0.7, -1)
         cv2.ellipse(amounts[1], ellipse, float(dab * np.log(10)), -1)
@@ -114,26 +145,43 @@ def write_stained(folder: Path) -> None:
     density = 0.05 + blue * stains[0] + brown * stains[1] + rng.normal(0, 0.02, (height, width, 3))
     write_leica(folder / "S3.scn", paint(np.maximum(density, 0)), tuple(mpp), (60, 40), (2,))
     write_areas(
-        folder / "stained.geojson", [("Tumor", None, [square(250, 250, 150)]), ("Other", None, [square(550, 350, 90)])]
+        folder / "stained.geojson",
+        [("Tumor", None, [square(250, 250, 150)]), ("Other", None, [square(550, 350, 90)])],
     )
 
 
 def run_microarray(folder: Path, demo: Path) -> Path:
-    """Draw a microarray of 27 rows, in which two cores are missing, run `muse run`, and return the slide's folder."""
+    """Draw a microarray of 27 rows, in which two cores are missing, run `muse run`, and return the
+    slide's folder.
+    """
     with OpenSlide(demo) as slide:
         tissue = read(slide, (2300, 5600), (800, 800))
     radii = CORE_UM / np.array(MICROARRAY_MPP)
-    core = cv2.resize(tissue, tuple(np.ceil(2 * radii).astype(int).tolist()), interpolation=cv2.INTER_AREA)
+    core = cv2.resize(
+        tissue, tuple(np.ceil(2 * radii).astype(int).tolist()), interpolation=cv2.INTER_AREA
+    )
     height, width = core.shape[:2]
     y, x = np.mgrid[:height, :width]
     circle = ((x + 0.5) / radii[0] - 1) ** 2 + ((y + 0.5) / radii[1] - 1) ** 2 < 1
-    size = (np.array([2.2, 27.6]) * PITCH_UM / MICROARRAY_MPP).astype(int) // 8 * 8  # levels are not truncated
+    size = (
+        (np.array([2.2, 27.6]) * PITCH_UM / MICROARRAY_MPP).astype(int) // 8 * 8
+    )  # levels are not truncated
     pixels = np.full((size[1], size[0], 3), 243, np.uint8)
     for row, column in CORES:
         left, top = (np.array([column + 0.3, row + 0.5]) * PITCH_UM / MICROARRAY_MPP).astype(int)
         pixels[top : top + height, left : left + width][circle] = core[circle]
     write_leica(folder / "T.scn", pixels, MICROARRAY_MPP, (90, 700), (4,))
-    options = ["--tma", "--stain", "H&E", "--features", "none", "--no-quality", "--no-viewer", "--threads", "1"]
+    options = [
+        "--tma",
+        "--stain",
+        "H&E",
+        "--features",
+        "none",
+        "--no-quality",
+        "--no-viewer",
+        "--threads",
+        "1",
+    ]
     assert main(["run", str(folder / "T.scn"), "-o", str(folder / "tma"), *options]) == 0
     return folder / "tma/T"
 
@@ -143,16 +191,21 @@ SIZE = {"median_area_um2": 30.0, "mean_class_probability": 0.9}
 
 
 def write_patients(folder: Path) -> Path:
-    """Write results of 133 slides without pictures, and ``slides.tsv``, whose column "case" joins slides to patients.
+    """Write results of 133 slides without pictures, and ``slides.tsv``, whose column "case" joins
+    slides to patients.
 
-    The first patient has three slides and the second two. One feature is known for one patient of a group only, and one
-    slide is doubtful.
+    The first patient has three slides and the second two. One feature is known for one patient of a
+    group only, and one slide is doubtful.
     """
     rng, lines = np.random.default_rng(8), ["slide_id\tpath\tgrade\tcase"]
     cases = [0, 0, 0, 1, 1, *range(2, N_PATIENTS)]
     for number, case in enumerate(cases):
         slide, grade = f"s{number:03d}", ("low", "high")[case % 2]
-        doubt = {"nuclear_size": {**SIZE, "doubt": "the mpp"}, "mpp_source": "sheet"} if number == 90 else {}
+        doubt = (
+            {"nuclear_size": {**SIZE, "doubt": "the mpp"}, "mpp_source": "sheet"}
+            if number == 90
+            else {}
+        )
         write_patient(folder / "patients" / slide, rng, case, doubt)
         lines.append(f"{slide}\tnone.svs\t{grade}\tcase {case}")
     (folder / "none.svs").touch()
@@ -161,19 +214,28 @@ def write_patients(folder: Path) -> Path:
 
 
 def write_patient(folder: Path, rng: np.random.Generator, case: int, doubt: dict) -> None:
-    """Write the nuclei of a slide, with one rare class, and larger nuclei in every second patient."""
+    """Write the nuclei of a slide, with one rare class, and larger nuclei in every second
+    patient.
+    """
     folder.mkdir(parents=True)
     n, mpp, classes = 14, (0.25, 0.29), ("Lymphocyte", "Epithelial", "Stroma")
     label = rng.choice(3, n, p=[0.5, 0.45, 0.05])
-    nuclei = Nuclei(rng.uniform(40, 900, (n, 2)), Frame.LEVEL0, rays=rng.uniform(2, 4, (n, 8)), label=label)
+    nuclei = Nuclei(
+        rng.uniform(40, 900, (n, 2)), Frame.LEVEL0, rays=rng.uniform(2, 4, (n, 8)), label=label
+    )
     nuclei.rays *= 1 + 0.06 * (case % 2) + rng.normal(0, 0.05)
     nuclei.prob = np.eye(3, dtype=np.float32)[label]
     rings = rays_to_rings(nuclei.xy, nuclei.rays, mpp)
-    features = {"h_mean": rng.uniform(0, 1, n), "h_ring_mean": np.full(n, case if case < 3 else np.nan)}
+    features = {
+        "h_mean": rng.uniform(0, 1, n),
+        "h_ring_mean": np.full(n, case if case < 3 else np.nan),
+    }
     columns = {**measure_shapes(rings, mpp), **features}
     facts = {"slide_id": folder.name, "slide_mpp": mpp, **doubt}
     facts["card"] = {"classes": [{"name": name, "color": [1, 2, 3]} for name in classes]}
     optional = OptionalColumns(features=list(features))
-    with NucleiWriter(folder / "nuclei.parquet", classes, drawn_provenance(**facts), 8, optional) as writer:
+    with NucleiWriter(
+        folder / "nuclei.parquet", classes, drawn_provenance(**facts), 8, optional
+    ) as writer:
         writer.write(nuclei, rings_to_polygons(rings)[0], columns)
     np.savez(folder / "tissue.npz", area_mm2=rng.uniform(0.1, 0.2))

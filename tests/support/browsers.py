@@ -1,4 +1,6 @@
-"""Chromium and Firefox for the tests; a missing browser is installed from Debian's packages if tests run as root."""
+"""Chromium and Firefox for the tests; a missing browser is installed from Debian's packages if
+tests run as root.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def find_chromium() -> str | None:
 
 
 def require_chromium() -> str:
-    """Path of the browser's program, which is installed if needed; the test is skipped if that fails."""
+    """Path of the browser's program, which is installed if needed; the test is skipped if that
+    fails.
+    """
     if find_chromium() is None:
         _install("chromium")
     return find_chromium()
@@ -34,35 +38,55 @@ def _install(package: str) -> None:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip(f"no {package}; as root: apt-get install {package}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", package]):
+    for command in (
+        ["apt-get", "update"],
+        ["apt-get", "install", "-y", "--no-install-recommends", package],
+    ):
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if run.returncode:
-            pytest.skip(f"no {package}: {' '.join(command)}: {(run.stderr or run.stdout).strip()[-300:]}")
+            pytest.skip(
+                f"no {package}: {' '.join(command)}: {(run.stderr or run.stdout).strip()[-300:]}"
+            )
 
 
 @contextmanager
 def launched_chromium() -> Iterator:
     """A headless Chromium, driven by Playwright."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `dev`)")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (extra `dev`)"
+    )
     program = require_chromium()
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])  # root cannot use the sandbox
+        browser = started.chromium.launch(
+            executable_path=program, args=["--no-sandbox"]
+        )  # root cannot use the sandbox
         yield browser
         browser.close()
 
 
 class Firefox:
-    """A headless Firefox, driven by Marionette: JSON over a socket, each message preceded by its length."""
+    """A headless Firefox, driven by Marionette: JSON over a socket, each message preceded by its
+    length.
+    """
 
     def __init__(self, folder: Path):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         (folder / "user.js").write_text(f'user_pref("marionette.port", {port});\n')
-        command = ["firefox-esr", "--headless", "--no-remote", "--marionette", "--profile", str(folder)]
+        command = [
+            "firefox-esr",
+            "--headless",
+            "--no-remote",
+            "--marionette",
+            "--profile",
+            str(folder),
+        ]
         environment = {**os.environ, "HOME": str(folder)}
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen([*command, "--width", "1400", "--height", "900"], env=environment, **quiet)
+        self._process = subprocess.Popen(
+            [*command, "--width", "1400", "--height", "900"], env=environment, **quiet
+        )
         self._socket = _connect(port)
         self._receive()
         self.call("WebDriver:NewSession")

@@ -13,20 +13,31 @@ from muse_pipeline.core.types import Bounds, SlideInfo
 
 
 class ArraySlide:
-    """A slide whose levels are arrays; ``corrupt`` rectangles (x, y, w, h) of level 0 cannot be read at any level."""
+    """A slide whose levels are arrays; ``corrupt`` rectangles (x, y, w, h) of level 0 cannot be
+    read at any level.
+    """
 
-    def __init__(self, levels: Sequence[np.ndarray], corrupt: Sequence[tuple[int, int, int, int]] = ()):
+    def __init__(
+        self, levels: Sequence[np.ndarray], corrupt: Sequence[tuple[int, int, int, int]] = ()
+    ):
         self.path = Path("drawn.tif")
         self.levels, self.corrupt = list(levels), list(corrupt)
         self.n_pixels_read = 0
         height, width = levels[0].shape[:2]
-        self.downsamples = [(width / level.shape[1], height / level.shape[0]) for level in self.levels]
+        self.downsamples = [
+            (width / level.shape[1], height / level.shape[0]) for level in self.levels
+        ]
 
     def read_region(self, xy_level0, level, size):
         downsample = self.downsamples[level]
         covered = [(xy_level0[i], xy_level0[i] + size[i] * downsample[i]) for i in range(2)]
         for x, y, width, height in self.corrupt:
-            if covered[0][0] < x + width and covered[0][1] > x and covered[1][0] < y + height and covered[1][1] > y:
+            if (
+                covered[0][0] < x + width
+                and covered[0][1] > x
+                and covered[1][0] < y + height
+                and covered[1][1] > y
+            ):
                 raise SlideError(f"{self.path}: pixels at {xy_level0} cannot be decoded")
         self.n_pixels_read += size[0] * size[1]
         left, top = (round(xy_level0[i] / downsample[i]) for i in range(2))
@@ -65,13 +76,17 @@ def draw(
     level_sizes_px: Sequence[tuple[int, int]] = (),
     oversampling: int = 4,
 ) -> ArraySlide:
-    """Draw each level from ``colour_at(x_um, y_um) -> (..., 3)``, averaged over the area of each of its pixels."""
+    """Draw each level from ``colour_at(x_um, y_um) -> (..., 3)``, averaged over the area of each of
+    its pixels.
+    """
     levels = []
     for width, height in [size_px, *level_sizes_px]:
         x = (np.arange(width * oversampling) + 0.5) / (width * oversampling) * size_px[0] * mpp[0]
         y = (np.arange(height * oversampling) + 0.5) / (height * oversampling) * size_px[1] * mpp[1]
         fine = np.broadcast_to(colour_at(*np.meshgrid(x, y, copy=False)), (len(y), len(x), 3))
-        mean = cv2.resize(np.ascontiguousarray(fine, np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        mean = cv2.resize(
+            np.ascontiguousarray(fine, np.float32), (width, height), interpolation=cv2.INTER_AREA
+        )
         levels.append(np.floor(mean + 0.5).astype(np.uint8))
     return ArraySlide(levels)
 
@@ -83,7 +98,9 @@ def discs(xy_um: np.ndarray, radius_um: float, colour=(90, 40, 120), background=
         inside = np.zeros(x.shape, bool)
         for cx, cy in xy_um:
             columns, rows = _near(x[0], cx, radius_um), _near(y[:, 0], cy, radius_um)
-            inside[rows, columns] |= (x[rows, columns] - cx) ** 2 + (y[rows, columns] - cy) ** 2 < radius_um**2
+            inside[rows, columns] |= (x[rows, columns] - cx) ** 2 + (
+                y[rows, columns] - cy
+            ) ** 2 < radius_um**2
         return np.where(inside[..., None], np.float32(colour), np.float32(background))
 
     return colour_at

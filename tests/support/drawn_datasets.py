@@ -1,4 +1,6 @@
-"""Small synthetic files, without real data, in the layouts of the open datasets that ``labels.layouts`` reads."""
+"""Small synthetic files, without real data, in the layouts of the open datasets that
+``labels.layouts`` reads.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from scipy.io import savemat
 SIZE = (128, 96)  # width and height of every picture
 XY = grid_xy(SIZE)  # centres of six nuclei, in two rows of three
 RADIUS_PX = 9
-WORDS = ("tumor", "lymphocyte", "stroma", "apoptosis", "epithelium", "plasma_cell")  # PUMA's, without "nuclei_"
+WORDS = (
+    "tumor",
+    "lymphocyte",
+    "stroma",
+    "apoptosis",
+    "epithelium",
+    "plasma_cell",
+)  # PUMA's, without "nuclei_"
 CHANNELS = (0, 1, 2, 3, 4, 0)  # PanNuke's mask channel of each nucleus
 LABELS = {  # classes that config/train/multi_organ.yaml maps the six nuclei to
     "pannuke": [1, 0, 2, -1, 1, 1],
@@ -39,7 +48,12 @@ def write_picture(path: Path) -> None:
     pixels = draw_nuclei(SIZE, XY, RADIUS_PX)
     if path.suffix == ".tif":
         opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)
-        tifffile.imwrite(path, np.concatenate([pixels, opaque], 2), photometric="rgb", extrasamples=["unassalpha"])
+        tifffile.imwrite(
+            path,
+            np.concatenate([pixels, opaque], 2),
+            photometric="rgb",
+            extrasamples=["unassalpha"],
+        )
     else:
         cv2.imwrite(str(path), pixels[..., ::-1])
 
@@ -49,12 +63,16 @@ def draw_pannuke(folder: Path, organs: tuple[str, ...] = ("Breast", "Colon")) ->
     channels = np.zeros((len(organs), SIZE[1], SIZE[0], 6))
     mask = draw_mask()
     for index, channel in enumerate(CHANNELS):
-        channels[:-1, ..., channel] += np.where(mask == index + 1, 10 * (index // 2) + 1, 0)  # pairs share a number
+        channels[:-1, ..., channel] += np.where(
+            mask == index + 1, 10 * (index // 2) + 1, 0
+        )  # pairs share a number
     channels[..., 5] = (channels[..., :5] == 0).all(-1)
     pixels = np.stack([draw_nuclei(SIZE, XY, RADIUS_PX)] * len(organs)).astype(float)
     pixels[-1] = 230.0
     for fold in ("fold1", "fold2", "fold3"):
-        pictures, masks = (folder / f"Fold {fold[-1]}" / kind / fold for kind in ("images", "masks"))
+        pictures, masks = (
+            folder / f"Fold {fold[-1]}" / kind / fold for kind in ("images", "masks")
+        )
         pictures.mkdir(parents=True)
         masks.mkdir(parents=True)
         np.save(pictures / "images.npy", pixels)
@@ -67,12 +85,20 @@ def draw_lizard(folder: Path) -> None:
     rows = {"consep_1": 1, "glas_2": 2, "crag_3": 3, "pannuke_4": 3}
     labels = folder / "Lizard_Labels" / "Labels"
     labels.mkdir(parents=True)
-    order = np.array([4, 1, 6, 2, 5, 3])  # unsorted ids of the nuclei, which also serve as class numbers
+    order = np.array(
+        [4, 1, 6, 2, 5, 3]
+    )  # unsorted ids of the nuclei, which also serve as class numbers
     for index, name in enumerate(rows):
         write_picture(folder / f"Lizard_Images{1 + index % 2}" / f"{name}.png")
         write_picture(folder / "Overlay" / f"{name}.png")
-        content = {"inst_map": draw_mask(), "id": order[:, None], "class": order[:, None].astype(np.uint8)}
-        savemat(labels / f"{name}.mat", {**content, "bbox": np.zeros((6, 4)), "centroid": XY[order - 1]})
+        content = {
+            "inst_map": draw_mask(),
+            "id": order[:, None],
+            "class": order[:, None].astype(np.uint8),
+        }
+        savemat(
+            labels / f"{name}.mat", {**content, "bbox": np.zeros((6, 4)), "centroid": XY[order - 1]}
+        )
     with (folder / "Lizard_Labels" / "info.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [("Filename", "Source", "Split"), *((name, name[:-2], n) for name, n in rows.items())]
@@ -85,7 +111,9 @@ def draw_puma(folder: Path) -> None:
         write_picture(folder / "01_training_dataset_tif_ROIs" / f"{name}.tif")
         labels = folder / "01_training_dataset_geojson_nuclei"
         labels.mkdir(exist_ok=True)
-        outlines = [(disc(*xy, RADIUS_PX), f"nuclei_{word}") for xy, word in zip(XY, WORDS, strict=True)]
+        outlines = [
+            (disc(*xy, RADIUS_PX), f"nuclei_{word}") for xy, word in zip(XY, WORDS, strict=True)
+        ]
         (labels / f"{name}_nuclei.geojson").write_text(geojson(*outlines))
 
 
@@ -96,15 +124,26 @@ def draw_ocelot(folder: Path) -> None:
         write_picture(top / "images" / split / "cell" / f"{number:03}.jpg")
         labels = top / "annotations" / split / "cell"
         labels.mkdir(parents=True)
-        lines = [f"{int(x)},{int(y)},{1 + index % 2}" for index, (x, y) in enumerate(XY)] if split != "test" else []
+        lines = (
+            [f"{int(x)},{int(y)},{1 + index % 2}" for index, (x, y) in enumerate(XY)]
+            if split != "test"
+            else []
+        )
         (labels / f"{number:03}.csv").write_text("\n".join(lines))
         slide = f"TCGA-AB-000{number}-01Z-00-DX1"
-        pairs[f"{number:03}"] = {"slide_name": slide, "organ": "kidney", "mpp_x": 0.5, "cell": {"resized_mpp_x": 0.2}}
+        pairs[f"{number:03}"] = {
+            "slide_name": slide,
+            "organ": "kidney",
+            "mpp_x": 0.5,
+            "cell": {"resized_mpp_x": 0.2},
+        }
     (top / "metadata.json").write_text(json.dumps({"sample_pairs": pairs}))
 
 
 def draw_nuinsseg(folder: Path) -> None:
-    """Write a picture of each of two organs; in the first, one corner is marked as too vague to outline."""
+    """Write a picture of each of two organs; in the first, one corner is marked as too vague to
+    outline.
+    """
     for organ in ("human bladder", "mouse lung"):
         name = organ.replace(" ", "_") + "_01"
         write_picture(folder / organ / "tissue images" / f"{name}.png")

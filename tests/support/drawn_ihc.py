@@ -22,7 +22,8 @@ PITCH_UM = 16.0
 def draw_ihc(
     mpp: float, size_um: tuple[float, float], share: float = 0.3, background: float = 0.1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, centres (N, 2) px and brown flags (N,) of discs of radius 4 um, blue or a denser brown, on pale blue.
+    """Pixels, centres (N, 2) px and brown flags (N,) of discs of radius 4 um, blue or a denser
+    brown, on pale blue.
 
     Args:
         mpp: um per pixel.
@@ -48,7 +49,9 @@ def draw_ihc(
 def store_ihc(
     folder: Path, size_um: tuple[float, float]
 ) -> tuple[Store, SlideInfo, TissueMask, np.ndarray, np.ndarray]:
-    """A store and slide of ``draw_ihc`` at 0.5 um/px, with tissue everywhere, and the centres and brown flags."""
+    """A store and slide of ``draw_ihc`` at 0.5 um/px, with tissue everywhere, and the centres and
+    brown flags.
+    """
     pixels, centres, brown = draw_ihc(0.5, size_um)
     slide = ArraySlide([pixels])
     rows, columns = (-(-side // 16) for side in pixels.shape[:2])
@@ -61,9 +64,11 @@ def store_ihc(
 def draw_levels(
     mpp: float, size_um: tuple[float, float], third: Sequence[float] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, centres (N, 2) px and DAB density (N,) of nuclei scored 0 to 3+, with patches of a ``third`` stain.
+    """Pixels, centres (N, 2) px and DAB density (N,) of nuclei scored 0 to 3+, with patches of a
+    ``third`` stain.
 
-    The patches have a density of 0.35 (base 10). If ``third`` is None, only the patches are left out.
+    The patches have a density of 0.35 (base 10). If ``third`` is None, only the patches are left
+    out.
     """
     _, centres, _ = draw_ihc(mpp, size_um)
     rng = np.random.default_rng(1)
@@ -77,6 +82,8 @@ def draw_levels(
     for x, y in rng.uniform((0, 0), (width, height), (round(size_um[0] * size_um[1] / 12_000), 2)):
         cv2.circle(amounts[2], (round(x), round(y)), round(30 / mpp), 0.35 * np.log(10), -1)
     blue, brown, other = (cv2.GaussianBlur(one, (0, 0), 0.3 / mpp)[..., None] for one in amounts)
-    unit = [np.asarray(each) / np.linalg.norm(each) for each in (TEXTBOOK[0], DAB, third or TEXTBOOK[0])]
+    unit = [
+        np.asarray(each) / np.linalg.norm(each) for each in (TEXTBOOK[0], DAB, third or TEXTBOOK[0])
+    ]
     density = (0.15 + blue) * unit[0] + brown * unit[1] + (other * unit[2] if third else 0)
     return paint(np.maximum(density + rng.normal(0, 0.02, density.shape), 0)), centres, dab

@@ -19,32 +19,48 @@ GROUND, NUCLEUS = (235, 190, 215), (90, 60, 130)
 RADIUS_PX = 6
 
 
-def draw_nuclei(size_px: tuple[int, int], xy: np.ndarray, radius_px: float = RADIUS_PX) -> np.ndarray:
-    """(h, w, 3) uint8: discs with smooth edges at positions (N, 2), on a background as pink and grainy as H&E."""
+def draw_nuclei(
+    size_px: tuple[int, int], xy: np.ndarray, radius_px: float = RADIUS_PX
+) -> np.ndarray:
+    """(h, w, 3) uint8: discs with smooth edges at positions (N, 2), on a background as pink and
+    grainy as H&E.
+    """
     y, x = np.mgrid[: size_px[1], : size_px[0]] + 0.5
     nearest, _ = cKDTree(xy).query(np.stack([x, y], -1))
     share = np.clip(radius_px + 0.5 - nearest, 0, 1)[..., None]
     grain = np.random.default_rng(0).normal(0, 3, (size_px[1], size_px[0], 3))
-    return np.clip(np.array(GROUND) * (1 - share) + np.array(NUCLEUS) * share + grain, 0, 255).astype(np.uint8)
+    return np.clip(
+        np.array(GROUND) * (1 - share) + np.array(NUCLEUS) * share + grain, 0, 255
+    ).astype(np.uint8)
 
 
 def grid_xy(size_px: tuple[int, int], step_px: int = 40, first_px: int = 20) -> np.ndarray:
     """(N, 2) pixel centres on a regular grid."""
-    x, y = np.meshgrid(np.arange(first_px, size_px[0] - 10, step_px), np.arange(first_px, size_px[1] - 10, step_px))
+    x, y = np.meshgrid(
+        np.arange(first_px, size_px[0] - 10, step_px), np.arange(first_px, size_px[1] - 10, step_px)
+    )
     return np.stack([x.ravel(), y.ravel()], 1) + 0.5
 
 
-def make_source(folder: Path, name: str, content: str | bytes, form: str = "x y class", **settings) -> LabelSource:
+def make_source(
+    folder: Path, name: str, content: str | bytes, form: str = "x y class", **settings
+) -> LabelSource:
     """Write ``images/P.png`` (120 x 90 px) and ``labels/NAME``, and return them as a source."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     size = (120, 90)
     cv2.imwrite(str(folder / "images" / "P.png"), draw_nuclei(size, grid_xy(size))[..., ::-1])
-    (folder / "labels" / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    return PictureSource(folder / "labels", form, images=folder / "images", **{"mpp": 0.5, **settings})
+    (folder / "labels" / name).write_bytes(
+        content.encode() if isinstance(content, str) else content
+    )
+    return PictureSource(
+        folder / "labels", form, images=folder / "images", **{"mpp": 0.5, **settings}
+    )
 
 
-def read(*sources: LabelSource, mpp: float = 0.5, n_rays: int = 8, **settings) -> list[LabelledImage]:
+def read(
+    *sources: LabelSource, mpp: float = 0.5, n_rays: int = 8, **settings
+) -> list[LabelledImage]:
     """The images of ``sources``, read for a model with the classes Dark and Pale."""
     return read_labelled_images(sources, CLASSES, mpp, n_rays, **settings)
 
@@ -68,7 +84,9 @@ def point(x: float, y: float) -> dict:
 
 
 def geojson(*features: tuple[dict, str | None], kind: str = "annotation") -> str:
-    """A FeatureCollection with a feature for each (geometry, class name or None), as QuPath writes it."""
+    """A FeatureCollection with a feature for each (geometry, class name or None), as QuPath writes
+    it.
+    """
     return json.dumps(
         {
             "type": "FeatureCollection",
@@ -76,7 +94,10 @@ def geojson(*features: tuple[dict, str | None], kind: str = "annotation") -> str
                 {
                     "type": "Feature",
                     "geometry": geometry,
-                    "properties": {"objectType": kind, **({"classification": {"name": word}} if word else {})},
+                    "properties": {
+                        "objectType": kind,
+                        **({"classification": {"name": word}} if word else {}),
+                    },
                 }
                 for geometry, word in features
             ],

@@ -1,4 +1,5 @@
-"""Stand-ins for foreign networks: convolutions that find dark blobs, with outputs like StarDist, HoVer-Net or U-Nets.
+"""Stand-ins for foreign networks: convolutions that find dark blobs, with outputs like StarDist,
+HoVer-Net or U-Nets.
 
 They expect 0.5 um/px and pixels from 0 to 1. Their second class of nuclei is the paler one.
 """
@@ -17,21 +18,27 @@ HALF = 10  # half the side of a kernel
 
 
 class Drawing:
-    """A graph built node by node; values are (B, C, H, W), but its inputs and outputs may have channels last."""
+    """A graph built node by node; values are (B, C, H, W), but its inputs and outputs may have
+    channels last.
+    """
 
     def __init__(self, channels_first: bool, side: int | str = SIDE, valid: bool = False):
         shape = ["batch", 3, side, side] if channels_first else ["batch", side, side, 3]
         self.input = helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)
         self.nodes, self.weights, self.outputs, self.pad = [], [], [], 0 if valid else HALF
         self.channels_first = channels_first
-        self.pixels = "input" if channels_first else self.add("Transpose", ["input"], perm=[0, 3, 1, 2])
+        self.pixels = (
+            "input" if channels_first else self.add("Transpose", ["input"], perm=[0, 3, 1, 2])
+        )
 
     def add(self, operator: str, inputs: list, **attributes) -> str:
         name = f"v{len(self.nodes)}"
         names = []
         for each in inputs:
             if not isinstance(each, str):
-                self.weights.append(numpy_helper.from_array(np.asarray(each, np.float32), f"w{len(self.weights)}"))
+                self.weights.append(
+                    numpy_helper.from_array(np.asarray(each, np.float32), f"w{len(self.weights)}")
+                )
             names.append(each if isinstance(each, str) else self.weights[-1].name)
         self.nodes.append(helper.make_node(operator, names, [name], **attributes))
         return name
@@ -39,7 +46,12 @@ class Drawing:
     def filter(self, kernel: np.ndarray, stride: int = 1) -> str:
         """Add a convolution of the darkness, which is the mean over channels of 1 - value."""
         weights = np.repeat(-kernel[None, None] / 3, 3, 1)
-        return self.add("Conv", [self.pixels, weights, [kernel.sum()]], pads=[self.pad] * 4, strides=[stride] * 2)
+        return self.add(
+            "Conv",
+            [self.pixels, weights, [kernel.sum()]],
+            pads=[self.pad] * 4,
+            strides=[stride] * 2,
+        )
 
     def linear(self, value: str, factor: float, offset: float) -> str:
         return self.add("Add", [self.add("Mul", [value, factor]), offset])
@@ -48,7 +60,9 @@ class Drawing:
         if not self.channels_first:
             value = self.add("Transpose", [value], perm=[0, 2, 3, 1])
         self.nodes.append(helper.make_node("Identity", [value], [name]))
-        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", "c", "h", "w"]))
+        self.outputs.append(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", "c", "h", "w"])
+        )
 
     def save(self, path: Path) -> Path:
         graph = helper.make_graph(self.nodes, "drawn", [self.input], self.outputs, self.weights)
@@ -63,7 +77,9 @@ GAUSS = np.exp(-(x**2 + y**2) / (2 * BLUR_PX**2))
 GAUSS /= GAUSS.sum()
 
 
-def draw_stardist(path: Path, n_rays: int = 16, side: int | str = SIDE, classes: bool = True) -> Path:
+def draw_stardist(
+    path: Path, n_rays: int = 16, side: int | str = SIDE, classes: bool = True
+) -> Path:
     """Write a StarDist network: channels last, maps at every second pixel, and round outlines."""
     net = Drawing(channels_first=False, side=side)
     dark = net.filter(GAUSS, stride=2)
@@ -71,19 +87,27 @@ def draw_stardist(path: Path, n_rays: int = 16, side: int | str = SIDE, classes:
     rays = np.zeros((n_rays, 1, 1, 1)), np.full(n_rays, RADIUS_PX)
     net.give("dist", net.add("Conv", [dark, *rays]))
     if classes:
-        net.give("prob_class", classify(net, dark, level=0.52))  # read at nuclei's centres, the darkest part
+        net.give(
+            "prob_class", classify(net, dark, level=0.52)
+        )  # read at nuclei's centres, the darkest part
     return net.save(path)
 
 
-def draw_hover(path: Path, side: int | str = SIDE, names: tuple[str, str, str] = ("np", "hv", "tp")) -> Path:
-    """Write a HoVer-Net: logits without the border of the window; positions are slopes of the blurred darkness."""
+def draw_hover(
+    path: Path, side: int | str = SIDE, names: tuple[str, str, str] = ("np", "hv", "tp")
+) -> Path:
+    """Write a HoVer-Net: logits without the border of the window; positions are slopes of the
+    blurred darkness.
+    """
     net = Drawing(channels_first=True, side=side, valid=True)
     dark = net.filter(GAUSS)
     nucleus = net.linear(dark, 40, -12)
     net.give(names[2], net.add("Log", [classify(net, dark)]))
     net.give(names[0], net.add("Concat", [net.linear(nucleus, -1, 0), nucleus], axis=1))
     slopes = [net.filter(axis * GAUSS) for axis in (-x, -y)]
-    net.give(names[1], net.add("Clip", [net.linear(net.add("Concat", slopes, axis=1), 4, 0), -1.0, 1.0]))
+    net.give(
+        names[1], net.add("Clip", [net.linear(net.add("Concat", slopes, axis=1), 4, 0), -1.0, 1.0])
+    )
     return net.save(path)
 
 
@@ -93,11 +117,18 @@ def draw_cellvit(path: Path) -> Path:
 
 
 def draw_hovernext(path: Path) -> Path:
-    """Write a HoVer-NeXt, whose only output has positions, parts of nuclei and classes, as logits."""
+    """Write a HoVer-NeXt, whose only output has positions, parts of nuclei and classes, as
+    logits.
+    """
     net = Drawing(channels_first=True)
     dark = net.filter(GAUSS)
     parts = net.linear(dark, -60, 18), net.linear(dark, 60, -22), net.linear(dark, 0, 0)
-    maps = net.linear(dark, 0, 0), net.linear(dark, 0, 0), *parts, net.add("Log", [classify(net, dark)])
+    maps = (
+        net.linear(dark, 0, 0),
+        net.linear(dark, 0, 0),
+        *parts,
+        net.add("Log", [classify(net, dark)]),
+    )
     net.give("output", net.add("Concat", list(maps), axis=1))
     return net.save(path)
 
@@ -105,18 +136,24 @@ def draw_hovernext(path: Path) -> Path:
 def draw_cellpose(path: Path) -> Path:
     """Write a Cellpose network, whose flows are slopes of the blurred darkness."""
     net = Drawing(channels_first=True)
-    flows = [net.add("Clip", [net.linear(net.filter(axis * GAUSS), 40, 0), -4.0, 4.0]) for axis in (y, x)]
+    flows = [
+        net.add("Clip", [net.linear(net.filter(axis * GAUSS), 40, 0), -4.0, 4.0]) for axis in (y, x)
+    ]
     net.give("output", net.add("Concat", [*flows, net.linear(net.filter(GAUSS), 40, -12)], axis=1))
     return net.save(path)
 
 
 class TorchInstanSeg(torch.nn.Module):
-    """The parts of InstanSeg's TorchScript file that are read: the network, and the classifier of pixels."""
+    """The parts of InstanSeg's TorchScript file that are read: the network, and the classifier of
+    pixels.
+    """
 
     def __init__(self):
         super().__init__()
         self.fcn = torch.nn.Conv2d(3, 5, 2 * HALF + 1, padding=HALF)
-        self.pixel_classifier = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 5), torch.nn.Linear(5, 1))
+        self.pixel_classifier = torch.nn.Sequential(
+            torch.nn.Linear(4, 5), torch.nn.Linear(5, 5), torch.nn.Linear(5, 1)
+        )
         kernels = np.stack([6 * x * GAUSS, 6 * y * GAUSS, 40 * GAUSS, 0 * GAUSS, 30 * GAUSS])
         first = ((1, 0, 0, 0), (-1, 0, 0, 0), (0, 1, 0, 0), (0, -1, 0, 0), (0, 0, -1, -1))
         values = (-np.repeat(kernels[:, None] / 3, 3, 1), kernels.sum((1, 2)) - (0, 0, 12, 0, 10))
@@ -145,7 +182,9 @@ def draw_distance(path: Path, side: int | str = SIDE) -> Path:
 
 
 def draw_boundary(path: Path, side: int | str = SIDE) -> Path:
-    """Write a U-Net whose boundary map is high where the darkness is between that of nuclei and of the background."""
+    """Write a U-Net whose boundary map is high where the darkness is between that of nuclei and of
+    the background.
+    """
     net = Drawing(channels_first=True, side=side)
     dark = net.filter(GAUSS)
     boundary = net.add("Abs", [net.linear(dark, 25, -8.5)])
@@ -157,4 +196,6 @@ def draw_boundary(path: Path, side: int | str = SIDE) -> Path:
 def classify(net: Drawing, dark: str, level: float = 0.405) -> str:
     """(B, 3, h, w) probabilities of background, nuclei darker than ``level``, and paler nuclei."""
     background, very = net.linear(dark, -60, 18), net.linear(dark, 60, -60 * level)
-    return net.add("Softmax", [net.add("Concat", [background, very, net.linear(dark, 0, 0)], axis=1)], axis=1)
+    return net.add(
+        "Softmax", [net.add("Concat", [background, very, net.linear(dark, 0, 0)], axis=1)], axis=1
+    )

@@ -1,6 +1,8 @@
-"""Synthetic sections stained twice: with H&E and, shifted and bent on a second glass, for immunohistochemistry.
+"""Synthetic sections stained twice: with H&E and, shifted and bent on a second glass, for
+immunohistochemistry.
 
-A third of the nuclei carry a marker that only the second stain shows. The map between both pictures is known.
+A third of the nuclei carry a marker that only the second stain shows. The map between both pictures
+is known.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class Section:
     """A section of tissue, described by how much of each stainable substance every pixel contains.
 
     Attributes:
-        amounts: (h, w, 3) float32, 0 to 1: nuclei without the marker, nuclei with it, and everything else.
+        amounts: (h, w, 3) float32, 0 to 1: nuclei without the marker, nuclei with it, and
+            everything else.
         mpp: um per pixel.
         xy_um: (N, 2) centres of nuclei.
         has_marker: (N,) bool.
@@ -48,7 +51,9 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Warp:
-    """How the partner lies on its own glass: turned about its centre, enlarged, shifted, bent, and perhaps mirrored."""
+    """How the partner lies on its own glass: turned about its centre, enlarged, shifted, bent, and
+    perhaps mirrored.
+    """
 
     degrees: float = 0.0
     scale: float = 1.0
@@ -57,7 +62,9 @@ class Warp:
     mirrored: bool = False
 
     def matrix(self, size_um: np.ndarray) -> np.ndarray:
-        """(2, 2) matrix from um on a slide of ``size_um`` to um on the partner, without shift and bend."""
+        """(2, 2) matrix from um on a slide of ``size_um`` to um on the partner, without shift and
+        bend.
+        """
         angle = np.radians(self.degrees)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         return self.scale * turn @ np.diag([-1.0 if self.mirrored else 1.0, 1.0])
@@ -75,7 +82,9 @@ class Warp:
         return straight + self.bend_um * waves
 
 
-def draw_section(size_um: tuple[float, float], mpp: float, seed: int = 0, margin_um: float = 150.0) -> Section:
+def draw_section(
+    size_um: tuple[float, float], mpp: float, seed: int = 0, margin_um: float = 150.0
+) -> Section:
     """A ragged island of tissue with crowded and sparse areas, on glass."""
     rng = np.random.default_rng(seed)
     size_px = tuple(round(side / mpp) for side in size_um)
@@ -103,12 +112,20 @@ def draw_section(size_um: tuple[float, float], mpp: float, seed: int = 0, margin
     return Section(np.dstack([*amounts, ground]), mpp, xy, has_marker)
 
 
-def _draw_maps(extent: np.ndarray, margin_um: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Three (N_COARSE_PX, N_COARSE_PX) maps: tissue, share of nuclei kept, and amount of ground substance."""
+def _draw_maps(
+    extent: np.ndarray, margin_um: float, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    """Three (N_COARSE_PX, N_COARSE_PX) maps: tissue, share of nuclei kept, and amount of ground
+    substance.
+    """
     step = extent.mean() / N_COARSE_PX
-    rag, lumps, weave = (smooth_noise(N_COARSE_PX, wave / step, rng) for wave in (extent.mean() / 4, 180.0, 60.0))
+    rag, lumps, weave = (
+        smooth_noise(N_COARSE_PX, wave / step, rng) for wave in (extent.mean() / 4, 180.0, 60.0)
+    )
     y, x = (np.mgrid[:N_COARSE_PX, :N_COARSE_PX] + 0.5) / N_COARSE_PX
-    depth_um = np.minimum(np.minimum(x, 1 - x) * extent[0], np.minimum(y, 1 - y) * extent[1]) - margin_um
+    depth_um = (
+        np.minimum(np.minimum(x, 1 - x) * extent[0], np.minimum(y, 1 - y) * extent[1]) - margin_um
+    )
     inside = (depth_um + 0.06 * extent.mean() * (rag - 0.4) > 0) & (depth_um > 0)
     crowd = np.where(lumps > 0.4, 1.0, np.where(lumps < -0.9, 0.03, 0.35))
     return inside.astype(np.float32), crowd, (0.32 + 0.08 * weave).clip(0.1, 0.6).astype(np.float32)
@@ -121,9 +138,13 @@ def stain_he(amounts: np.ndarray, seed: int = 1) -> np.ndarray:
 
 
 def stain_ihc(amounts: np.ndarray, seed: int = 2) -> np.ndarray:
-    """(h, w, 3) uint8: brown in nuclei with the marker, pale haematoxylin in other nuclei, little stain elsewhere."""
+    """(h, w, 3) uint8: brown in nuclei with the marker, pale haematoxylin in other nuclei, little
+    stain elsewhere.
+    """
     blue = 0.6 * amounts[..., 0] + 0.25 * amounts[..., 1] + 0.25 * amounts[..., 2]
-    return _photograph([(blue, HAEMATOXYLIN), (1.3 * amounts[..., 1] + 0.03 * amounts[..., 2], BROWN)], seed)
+    return _photograph(
+        [(blue, HAEMATOXYLIN), (1.3 * amounts[..., 1] + 0.03 * amounts[..., 2], BROWN)], seed
+    )
 
 
 def _photograph(stained: list[tuple[np.ndarray, np.ndarray]], seed: int) -> np.ndarray:
@@ -133,14 +154,20 @@ def _photograph(stained: list[tuple[np.ndarray, np.ndarray]], seed: int) -> np.n
     pixels = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, len(grain)):
         rows = slice(top, min(top + len(grain), height))
-        light = paint(sum(amount[rows][..., None] * stain for amount, stain in stained) + 0.02).astype(np.float32)
+        light = paint(
+            sum(amount[rows][..., None] * stain for amount, stain in stained) + 0.02
+        ).astype(np.float32)
         noise = np.tile(grain, (1, -(-width // grain.shape[1]), 1))[: len(light), :width]
         pixels[rows] = np.clip(light + noise, 0, 255)
     return pixels
 
 
-def warp_picture(picture: np.ndarray, mpp: float, warp: Warp, partner_mpp: float, outside: float) -> np.ndarray:
-    """A picture (h, w, C) at ``mpp`` warped onto the partner's glass at ``partner_mpp``, with ``outside`` around it."""
+def warp_picture(
+    picture: np.ndarray, mpp: float, warp: Warp, partner_mpp: float, outside: float
+) -> np.ndarray:
+    """A picture (h, w, C) at ``mpp`` warped onto the partner's glass at ``partner_mpp``, with
+    ``outside`` around it.
+    """
     size_um = np.array(picture.shape[1::-1]) * mpp
     width, height = np.ceil(warp.partner_size_um(size_um) / partner_mpp).astype(int)
     result = np.empty((height, width, picture.shape[2]), picture.dtype)
@@ -175,7 +202,9 @@ def open_drawn(pixels: np.ndarray, mpp: float, slide_id: str) -> tuple[ArraySlid
 
 def errors_um(transform: Transform, section: Section, warp: Warp, n: int = 5000) -> np.ndarray:
     """Errors of ``transform``, in um on the partner, at up to ``n`` points of the tissue."""
-    partner_um = np.random.default_rng(0).uniform(0, 1, (20 * n, 2)) * warp.partner_size_um(section.size_um)
+    partner_um = np.random.default_rng(0).uniform(0, 1, (20 * n, 2)) * warp.partner_size_um(
+        section.size_um
+    )
     slide_um = warp.to_slide(partner_um, section.size_um)
     at = np.floor(slide_um / section.mpp).astype(int)
     inside = ((at >= 0) & (at < section.amounts.shape[1::-1])).all(1)
@@ -186,7 +215,9 @@ def errors_um(transform: Transform, section: Section, warp: Warp, n: int = 5000)
 
 
 def brown_nuclei(store: Store, section: Section) -> tuple[np.ndarray, np.ndarray]:
-    """(is brown in the partner's store, carries the marker), both bool, for the nuclei that do not touch any other."""
+    """(is brown in the partner's store, carries the marker), both bool, for the nuclei that do not
+    touch any other.
+    """
     distance, _ = cKDTree(section.xy_um).query(section.xy_um, 2)
     xy = section.xy_um / store.mpp
     chosen = (distance[:, 1] > 12) & store.in_tissue(xy)

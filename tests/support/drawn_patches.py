@@ -1,4 +1,6 @@
-"""Synthetic patches in a folder per class and split, and a config that trains a region model on them in seconds."""
+"""Synthetic patches in a folder per class and split, and a config that trains a region model on
+them in seconds.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ training_data: drawn textures
 
 
 def draw_patches(folder: Path, n_images: int = 6, side_px: int = 64) -> Path:
-    """Write training/ and validation/ with a folder per class, masks/ of the validation patches, and ``mil.yaml``."""
+    """Write training/ and validation/ with a folder per class, masks/ of the validation patches,
+    and ``mil.yaml``.
+    """
     for start, split in ((0, "training"), (1000, "validation")):
         for label, name in enumerate(("Stroma", "Tumour")):
             for kind in (folder / split, folder / "masks"):
@@ -41,7 +45,9 @@ def draw_patches(folder: Path, n_images: int = 6, side_px: int = 64) -> Path:
                 seed = start + 2 * index + label
                 mask = draw_blobs(side_px, seed) if label else np.zeros((side_px, side_px), bool)
                 file = f"{split}-{seed}.png"
-                cv2.imwrite(str(folder / split / name / file), draw_texture(mask, MPP, seed)[..., ::-1])
+                cv2.imwrite(
+                    str(folder / split / name / file), draw_texture(mask, MPP, seed)[..., ::-1]
+                )
                 cv2.imwrite(str(folder / "masks" / name / file), mask.astype(np.uint8))
     (folder / "mil.yaml").write_text(CONFIG)
     return folder

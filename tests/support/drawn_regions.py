@@ -1,4 +1,6 @@
-"""Synthetic tissue of two textures, stroma with islands of tumour, and a region model fitted to it in seconds."""
+"""Synthetic tissue of two textures, stroma with islands of tumour, and a region model fitted to it
+in seconds.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ IDENTITY = torch.eye(3, 4)
 
 
 def draw_texture(tumour: np.ndarray, mpp: float, seed: int) -> np.ndarray:
-    """(h, w, 3) uint8: dense dark dots on lilac where ``tumour`` (h, w) is true, and a few on pink elsewhere."""
+    """(h, w, 3) uint8: dense dark dots on lilac where ``tumour`` (h, w) is true, and a few on pink
+    elsewhere.
+    """
     rng = np.random.default_rng(seed)
     height, width = tumour.shape
     picture = np.where(tumour[..., None], LILAC, PINK).astype(np.uint8)
@@ -29,7 +33,9 @@ def draw_texture(tumour: np.ndarray, mpp: float, seed: int) -> np.ndarray:
         xy = rng.random((n, 2)) * (width, height)
         for x, y in xy[tumour[xy[:, 1].astype(int), xy[:, 0].astype(int)] == is_tumour]:
             centre = int(x * 16), int(y * 16)
-            cv2.circle(picture, centre, max(round(4.0 / mpp * 16), 8), DARK, -1, cv2.LINE_AA, shift=4)
+            cv2.circle(
+                picture, centre, max(round(4.0 / mpp * 16), 8), DARK, -1, cv2.LINE_AA, shift=4
+            )
     noise = rng.normal(0, 5, picture.shape)
     return np.clip(picture + noise, 0, 255).astype(np.uint8)
 
@@ -37,11 +43,15 @@ def draw_texture(tumour: np.ndarray, mpp: float, seed: int) -> np.ndarray:
 def draw_blobs(size_px: int, seed: int) -> np.ndarray:
     """(size_px, size_px) bool: smooth random areas that cover about half of the square."""
     rng = np.random.default_rng(seed)
-    field = cv2.GaussianBlur(rng.normal(size=(size_px, size_px)).astype(np.float32), (0, 0), size_px / 8)
+    field = cv2.GaussianBlur(
+        rng.normal(size=(size_px, size_px)).astype(np.float32), (0, 0), size_px / 8
+    )
     return field > np.median(field)
 
 
-def fit_network(backbone: str = "muse_compact_16", n_steps: int = 60, seed: int = 0) -> RegionNetwork:
+def fit_network(
+    backbone: str = "muse_compact_16", n_steps: int = 60, seed: int = 0
+) -> RegionNetwork:
     """A network fitted on one thread to pixel labels of synthetic textures."""
     torch.manual_seed(seed)
     threads = torch.get_num_threads()
@@ -56,7 +66,10 @@ def fit_network(backbone: str = "muse_compact_16", n_steps: int = 60, seed: int 
     for _ in range(n_steps):
         batch = torch.randint(len(pixels), (6,), generator=order)
         maps = network(pixels[batch], IDENTITY)
-        loss = sum(torch.nn.functional.binary_cross_entropy(each, target[batch]) for each in (*maps.sides, maps.fused))
+        loss = sum(
+            torch.nn.functional.binary_cross_entropy(each, target[batch])
+            for each in (*maps.sides, maps.fused)
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -64,8 +77,12 @@ def fit_network(backbone: str = "muse_compact_16", n_steps: int = 60, seed: int 
     return network.eval()
 
 
-def save_drawn_model(folder: Path, network: RegionNetwork, backbone: str = "muse_compact_16", **export) -> Path:
-    """Save a checkpoint with pictures next to it, as a training run does, and return the checkpoint's path."""
+def save_drawn_model(
+    folder: Path, network: RegionNetwork, backbone: str = "muse_compact_16", **export
+) -> Path:
+    """Save a checkpoint with pictures next to it, as a training run does, and return the
+    checkpoint's path.
+    """
     settings = {"input_px": 384, "halo_px": 64, **export}
     model = RegionModel(
         name="drawn",
@@ -76,7 +93,10 @@ def save_drawn_model(folder: Path, network: RegionNetwork, backbone: str = "muse
         training_data="drawn textures",
         export=RegionExport(**settings),
     )
-    save_checkpoint(folder / "checkpoint.pt", region_checkpoint(network, model, ColourReference(), {"config": {}}))
+    save_checkpoint(
+        folder / "checkpoint.pt",
+        region_checkpoint(network, model, ColourReference(), {"config": {}}),
+    )
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     for number in range(3):
@@ -95,7 +115,9 @@ GLASS_UM = 400
 
 
 def draw_tumour(size_um: tuple[int, int], seed: int) -> np.ndarray:
-    """(h, w) bool at 2 um/px: a few islands of tumour of several hundred um, one with a hole of stroma."""
+    """(h, w) bool at 2 um/px: a few islands of tumour of several hundred um, one with a hole of
+    stroma.
+    """
     rng = np.random.default_rng(seed)
     width, height = (round(side / MPP) for side in size_um)
     field = cv2.GaussianBlur(rng.normal(size=(height, width)).astype(np.float32), (0, 0), 150 / MPP)
@@ -107,9 +129,13 @@ def draw_tumour(size_um: tuple[int, int], seed: int) -> np.ndarray:
 
 
 def draw_slide(tumour: np.ndarray, seed: int) -> np.ndarray:
-    """(h, w, 3) uint8 at 0.5 um/px: tissue on glass, with tumour where the mask from ``draw_tumour`` is true."""
+    """(h, w, 3) uint8 at 0.5 um/px: tissue on glass, with tumour where the mask from
+    ``draw_tumour`` is true.
+    """
     scale, margin = round(MPP / SLIDE_MPP), round(GLASS_UM / SLIDE_MPP)
     tissue = draw_texture(tumour.repeat(scale, 0).repeat(scale, 1), SLIDE_MPP, seed)
-    slide = np.full((tissue.shape[0] + 2 * margin, tissue.shape[1] + 2 * margin, 3), GLASS, np.uint8)
+    slide = np.full(
+        (tissue.shape[0] + 2 * margin, tissue.shape[1] + 2 * margin, 3), GLASS, np.uint8
+    )
     slide[margin:-margin, margin:-margin] = tissue
     return slide

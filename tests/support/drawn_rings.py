@@ -25,8 +25,14 @@ def draw_rings(seed: int = 0) -> np.ndarray:
                     _draw_nucleus(image, xy, (10, 6), float(np.degrees(angle)), NUCLEUS)
             cv2.circle(image, (x, y), INNER_PX, LUMEN, -1, cv2.LINE_AA)
     grain = cv2.GaussianBlur(rng.normal(0, 60, (height, width)), (0, 0), 0.8)[..., None]
-    return np.clip(image + rng.normal(0, 2, image.shape) + grain * (image < 232), 0, 255).astype(np.uint8)
+    return np.clip(image + rng.normal(0, 2, image.shape) + grain * (image < 232), 0, 255).astype(
+        np.uint8
+    )
 
 
-def _draw_nucleus(image: np.ndarray, xy: np.ndarray, axes: tuple[int, int], angle: float, colour) -> None:
-    cv2.ellipse(image, tuple(np.asarray(xy, int).tolist()), axes, angle, 0, 360, colour, -1, cv2.LINE_AA)
+def _draw_nucleus(
+    image: np.ndarray, xy: np.ndarray, axes: tuple[int, int], angle: float, colour
+) -> None:
+    cv2.ellipse(
+        image, tuple(np.asarray(xy, int).tolist()), axes, angle, 0, 360, colour, -1, cv2.LINE_AA
+    )

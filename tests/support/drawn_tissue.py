@@ -1,7 +1,8 @@
 """Synthetic tissue of lymphocytes and tumour nuclei, with the appearances of two laboratories.
 
-In the labelled pictures all nuclei are round, lymphocytes dark and tumour nuclei pale. On the slide most nuclei are
-dark, some of either kind are faint, tumour nuclei are elongated, and there are small flecks of dirt.
+In the labelled pictures all nuclei are round, lymphocytes dark and tumour nuclei pale. On the slide
+most nuclei are dark, some of either kind are faint, tumour nuclei are elongated, and there are
+small flecks of dirt.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ import cv2
 import numpy as np
 
 CLASSES = ("Lymphocyte", "Tumour")
-GLASS, GROUND, DARK, PALE, FAINT = (244, 244, 244), (228, 176, 208), (88, 52, 128), (158, 104, 176), (205, 150, 195)
+GLASS, GROUND, DARK, PALE, FAINT = (
+    (244, 244, 244),
+    (228, 176, 208),
+    (88, 52, 128),
+    (158, 104, 176),
+    (205, 150, 195),
+)
 DIRT, DIRT_UM = (80, 64, 100), 2.1
 SPACING_UM, JITTER_UM, RADIUS_UM = 15.0, 2.5, (3.0, 3.6)
 LONG = (1.5, 0.68)  # axes relative to those of a round nucleus
@@ -44,7 +51,9 @@ def draw_labelled_tissue(size_px: tuple[int, int], mpp: float, seed: int) -> Dra
     return DrawnTissue(_photograph(image, mpp, rng), xy, label)
 
 
-def draw_other_tissue(size_px: tuple[int, int], mpp: float, margin_px: int, seed: int) -> DrawnTissue:
+def draw_other_tissue(
+    size_px: tuple[int, int], mpp: float, margin_px: int, seed: int
+) -> DrawnTissue:
     """The picture of the slide: a rectangle of tissue on glass."""
     rng = np.random.default_rng(seed)
     xy = _jitter_lattice(size_px, mpp, margin_px, rng)
@@ -55,15 +64,25 @@ def draw_other_tissue(size_px: tuple[int, int], mpp: float, margin_px: int, seed
         _press(image, centre, ((1, 1), LONG)[kind], FAINT if faint else DARK, mpp, rng)
     for centre in xy[rng.random(len(xy)) < 0.25]:  # dirt between the rows of nuclei
         cv2.circle(
-            image, tuple((centre + SPACING_UM / 2 / mpp).astype(int)), round(DIRT_UM / mpp), DIRT, -1, cv2.LINE_AA
+            image,
+            tuple((centre + SPACING_UM / 2 / mpp).astype(int)),
+            round(DIRT_UM / mpp),
+            DIRT,
+            -1,
+            cv2.LINE_AA,
         )
     return DrawnTissue(_photograph(image, mpp, rng), xy, label)
 
 
-def _jitter_lattice(size_px: tuple[int, int], mpp: float, margin_px: int, rng: np.random.Generator) -> np.ndarray:
+def _jitter_lattice(
+    size_px: tuple[int, int], mpp: float, margin_px: int, rng: np.random.Generator
+) -> np.ndarray:
     """(N, 2) px: lattice positions with jitter."""
     step = SPACING_UM / mpp
-    axes = [np.arange(margin_px + step / 2, side - margin_px - step / 2 + 1e-6, step) for side in size_px]
+    axes = [
+        np.arange(margin_px + step / 2, side - margin_px - step / 2 + 1e-6, step)
+        for side in size_px
+    ]
     xy = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
     return xy + rng.uniform(-JITTER_UM, JITTER_UM, xy.shape) / mpp
 

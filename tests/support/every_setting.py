@@ -1,7 +1,8 @@
-"""Check that every numeric setting of a method changes the data read, the networks, a batch, a loss or an update.
+"""Check that every numeric setting of a method changes the data read, the networks, a batch, a loss
+or an update.
 
-A case changes one setting and compares the parts of one step early in a run, in the order in which they are computed.
-Settings that have no effect there are listed with the reason.
+A case changes one setting and compares the parts of one step early in a run, in the order in which
+they are computed. Settings that have no effect there are listed with the reason.
 """
 
 from __future__ import annotations
@@ -18,8 +19,20 @@ from muse_pipeline.training.loop import Turn
 from muse_pipeline.training.recipe import RECIPES, load_run
 
 STEP = 10  # the step that is compared
-SCHEDULE = {"steps": 100, "warmup": 0.2, "last_weight_decay": 0.4, "reference_batches": 2, "clip": 0.1, "log_every": 7}
-MANY = {"steps": 150, "clip": 1e-3, "accumulate": 2, "warmup": 0.5}  # by setting, for ``other_value``
+SCHEDULE = {
+    "steps": 100,
+    "warmup": 0.2,
+    "last_weight_decay": 0.4,
+    "reference_batches": 2,
+    "clip": 0.1,
+    "log_every": 7,
+}
+MANY = {
+    "steps": 150,
+    "clip": 1e-3,
+    "accumulate": 2,
+    "warmup": 0.5,
+}  # by setting, for ``other_value``
 REPORTS = {
     "schedule.save_every": "files alone: tests/training/test_resume.py",
     "schedule.log_every": "files alone: tests/training/test_loop.py",
@@ -40,15 +53,20 @@ def with_setting(config, name, value):
 
 
 def numbers_in(value, name="", kind=""):
-    """Yield (dotted name, value) of every numeric setting, including items of tuples and numbers that are None."""
+    """Yield (dotted name, value) of every numeric setting, including items of tuples and numbers
+    that are None.
+    """
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            yield from numbers_in(getattr(value, field.name), f"{name}.{field.name}".strip("."), str(field.type))
+            yield from numbers_in(
+                getattr(value, field.name), f"{name}.{field.name}".strip("."), str(field.type)
+            )
     elif isinstance(value, tuple):
         for index, one in enumerate(value):
             yield from numbers_in(one, f"{name}.{index}")
     elif not isinstance(value, bool) and (
-        isinstance(value, int | float) or (value is None and any(one in kind for one in ("int", "float")))
+        isinstance(value, int | float)
+        or (value is None and any(one in kind for one in ("int", "float")))
     ):
         yield name, value
 
@@ -73,7 +91,8 @@ def tensors_in(value, name=""):
 
 
 def parts_of_step(stage, read):
-    """Yield (name, tensor) of everything that step ``STEP`` of a stage computes: batches, weights, losses and state.
+    """Yield (name, tensor) of everything that step ``STEP`` of a stage computes: batches, weights,
+    losses and state.
 
     Args:
         stage: the stage of a run.
@@ -83,7 +102,9 @@ def parts_of_step(stage, read):
     data = read[stage.name] = read.get(stage.name) or stage.read(lambda line: None)
     batches = stage.batches(data, torch.device("cpu"))
     first = STEP * schedule.accumulate
-    drawn = [stage.finish_batch(batches(number)) for number in range(first, first + schedule.accumulate)]
+    drawn = [
+        stage.finish_batch(batches(number)) for number in range(first, first + schedule.accumulate)
+    ]
     yield from tensors_in(drawn, "batch")
     torch.manual_seed(stage.config.seed)
     method = stage.build(data).train()
@@ -101,14 +122,21 @@ def parts_of_step(stage, read):
 def first_difference(one, other):
     """Name of the first part in which two steps differ; None if they are identical bit for bit."""
     for (name, first), (other_name, second) in zip(one, other, strict=False):
-        if name != other_name or first.shape != second.shape or not torch.allclose(first, second, 0, 0, equal_nan=True):
+        if (
+            name != other_name
+            or first.shape != second.shape
+            or not torch.allclose(first, second, 0, 0, equal_nan=True)
+        ):
             return name
     return None
 
 
 BLUR = {
     "augmentation.blur": 1.0,
-    "augmentation.blur_um": ({"augmentation.blur": 1.0}, 0.3),  # does not change the width of the kernel
+    "augmentation.blur_um": (
+        {"augmentation.blur": 1.0},
+        0.3,
+    ),  # does not change the width of the kernel
 }
 IN_VIEWS = {
     **BLUR,
@@ -135,23 +163,34 @@ class Kind:
 
     Args:
         values: settings of the run, with paths relative to its folder.
-        parts: function that takes the stages of a run and the data they have read, and yields each (name, tensor).
+        parts: function that takes the stages of a run and the data they have read, and yields each
+            (name, tensor).
         trained: names of settings that do not affect which data are read, separated by spaces.
-        others: setting -> its changed value; or (settings under which it has an effect, changed value); or a dict of
-            settings to change instead. Settings that are not numbers are only tested if they are listed here.
-        inert: beginning or end of a setting's name -> the reason why the setting does not change a step.
+        others: setting -> its changed value; or (settings under which it has an effect, changed
+            value); or a dict of settings to change instead. Settings that are not numbers are only
+            tested if they are listed here.
+        inert: beginning or end of a setting's name -> the reason why the setting does not change a
+            step.
         section: prefix of the names of all settings to change.
     """
 
     def __init__(self, values, parts, trained, others, inert, section=""):
-        self.values, self.parts, self.trained, self.others, self._kept = values, parts, trained.split(), others, {}
+        self.values, self.parts, self.trained, self.others, self._kept = (
+            values,
+            parts,
+            trained.split(),
+            others,
+            {},
+        )
         config = parse_config(values, RECIPES[values["method"]].Config, values["method"])
         inert = {**REPORTS, **inert}
         self.names = [
             name
             for name, _ in numbers_in(config)
             if name.startswith(section)
-            and not any(f"{name}.".startswith(f"{one}.") or name.endswith(f".{one}") for one in inert)
+            and not any(
+                f"{name}.".startswith(f"{one}.") or name.endswith(f".{one}") for one in inert
+            )
         ]
         self.names += [name for name in others if name not in self.names]
 
@@ -161,7 +200,9 @@ class Kind:
         return load_run(folder / "settings.yaml")
 
     def difference(self, name, folder):
-        """Name of the first part that the changed value of a setting affects; None if it affects nothing."""
+        """Name of the first part that the changed value of a setting affects; None if it affects
+        nothing.
+        """
         recipe, base = self.load(folder)
         given = self.others.get(name)
         before, other = given if isinstance(given, tuple) else ({}, given)
@@ -170,7 +211,10 @@ class Kind:
         if (key := repr(before)) not in self._kept:
             read = {}
             self._kept[key] = list(self.parts(recipe.stages(base, folder), read)), read
-            assert first_difference(self._kept[key][0], self.parts(recipe.stages(base, folder), {})) is None
+            assert (
+                first_difference(self._kept[key][0], self.parts(recipe.stages(base, folder), {}))
+                is None
+            )
         kept, read = self._kept[key]
         other = other_value(name, dict(numbers_in(base))[name]) if other is None else other
         changed = base
@@ -188,5 +232,7 @@ def keep_untrained(stage, path=None):
     data = stage.read(lambda line: None)
     path = path or stage.result
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(3)  # the same weights in any order of tests; with this seed, the teacher marks some pixels
+    torch.manual_seed(
+        3
+    )  # the same weights in any order of tests; with this seed, the teacher marks some pixels
     save_checkpoint(path, stage.checkpoint(data, stage.build(data)))

@@ -12,7 +12,12 @@ from muse_pipeline.export.onnx import trace_windows
 
 @contextmanager
 def single_window_size(module: str) -> Iterator[None]:
-    """Let ``muse_pipeline.export.<module>`` trace graphs for a single window size, which takes half as long."""
+    """Let ``muse_pipeline.export.<module>`` trace graphs for a single window size, which takes half
+    as long.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"muse_pipeline.export.{module}.trace_windows", lambda *graph: trace_windows(*graph[:3], False))
+        patch.setattr(
+            f"muse_pipeline.export.{module}.trace_windows",
+            lambda *graph: trace_windows(*graph[:3], False),
+        )
         yield

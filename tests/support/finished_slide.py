@@ -33,8 +33,12 @@ MPP = 0.5
 GLASS, PINK, PURPLE = (250, 250, 250), (232, 196, 214), (96, 72, 140)
 
 
-def draw_tissue(size_px=(1536, 1024), n_nuclei=900, seed=0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels, xy (px) and label of an island of tissue at ``MPP`` with dark discs, denser to the right."""
+def draw_tissue(
+    size_px=(1536, 1024), n_nuclei=900, seed=0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, xy (px) and label of an island of tissue at ``MPP`` with dark discs, denser to the
+    right.
+    """
     random = np.random.default_rng(seed)
     pixels = np.full((size_px[1], size_px[0], 3), GLASS, np.uint8)
     centre, axes = np.array(size_px) // 2, (np.array(size_px) * 0.45).astype(int)
@@ -43,7 +47,9 @@ def draw_tissue(size_px=(1536, 1024), n_nuclei=900, seed=0) -> tuple[np.ndarray,
     inside = (((xy - centre) / axes) ** 2).sum(1) < 0.9
     crowded = random.random(len(xy)) < 0.15 + 0.85 * (xy[:, 0] / size_px[0]) ** 2
     xy = xy[inside & crowded][:n_nuclei]
-    label = np.where(random.random(len(xy)) < xy[:, 1] / size_px[1], 1, random.choice([0, 2], len(xy))).astype(np.int32)
+    label = np.where(
+        random.random(len(xy)) < xy[:, 1] / size_px[1], 1, random.choice([0, 2], len(xy))
+    ).astype(np.int32)
     for location, i in zip(xy, label, strict=True):
         middle = np.round((location - 0.5) * 16).astype(int).tolist()
         cv2.circle(pixels, middle, round(RADIUS_UM[i] / MPP * 16), PURPLE, -1, cv2.LINE_AA, shift=4)
@@ -68,25 +74,43 @@ def write_slide(
     class_doubt="",
     positive=None,
 ) -> Path:
-    """Write the results of a slide whose level 0 is ``drawing`` enlarged ``enlarged`` times, with the (x, y) ``mpp``.
+    """Write the results of a slide whose level 0 is ``drawing`` enlarged ``enlarged`` times, with
+    the (x, y) ``mpp``.
 
-    ``annotations`` are those of its ROI, ``doubt`` is the warning about the size of its nuclei, ``class_doubt`` the
-    warning about the nuclei of one class, and ``positive`` (N,) is True for positive nuclei.
+    ``annotations`` are those of its ROI, ``doubt`` is the warning about the size of its nuclei,
+    ``class_doubt`` the warning about the nuclei of one class, and ``positive`` (N,) is True for
+    positive nuclei.
     """
     pixels, xy, label = drawing if drawing is not None else draw_tissue()
     level0 = pixels.repeat(enlarged, 0).repeat(enlarged, 1)
     slide = ArraySlide([level0], corrupt)
     known = slide.info(mpp=mpp or (MPP / enlarged,) * 2, slide_id=slide_id).to_dict()
     content = hashlib.sha256(slide_id.encode()).hexdigest()
-    info = SlideInfo.from_dict({**known, "path": slide_path(slide_id), "fingerprint": content, "warnings": warnings})
+    info = SlideInfo.from_dict(
+        {**known, "path": slide_path(slide_id), "fingerprint": content, "warnings": warnings}
+    )
     folder = results / slide_id
     write_json(folder / "slide.json", info.to_dict())
-    write_json(folder / "colour.json", {"macenko": None, "n_pixels": 0, "mpp": 2.0, "warnings": list(colour_warnings)})
+    write_json(
+        folder / "colour.json",
+        {"macenko": None, "n_pixels": 0, "mpp": 2.0, "warnings": list(colour_warnings)},
+    )
     tissue = replace(find_pink(pixels), annotations=tuple(annotations))
     tissue.save(folder / "tissue.npz")
     Image.fromarray(pixels).save(folder / "tissue.png")
     write_store(slide, info, tissue, folder / "image-500nm.zarr", mpp=MPP, max_corrupt=0.5)
-    write_nuclei(folder, info, xy * enlarged, label, full_windows, appearance, model, doubt, class_doubt, positive)
+    write_nuclei(
+        folder,
+        info,
+        xy * enlarged,
+        label,
+        full_windows,
+        appearance,
+        model,
+        doubt,
+        class_doubt,
+        positive,
+    )
     with gzip.open(folder / "nuclei.geojson.gz", "wb") as file:
         file.write(b'{"type": "FeatureCollection", "features": []}')
     for step in STEPS:
@@ -175,7 +199,13 @@ def provenance(info: SlideInfo, **changes) -> Provenance:
 
 
 def write_ledger(folder: Path, step: str, status="ok", reason="", file_name=None) -> None:
-    entry = {"step": step, "status": status, "reason": reason, "seconds": 1.5, "peak_memory_mib": 210}
+    entry = {
+        "step": step,
+        "status": status,
+        "reason": reason,
+        "seconds": 1.5,
+        "peak_memory_mib": 210,
+    }
     write_json(folder / "ledger" / f"{file_name or step}.json", entry)
 
 

@@ -1,4 +1,7 @@
-"""Turn a forked process into Snakemake. Every forked process imports this module, so its own imports are few."""
+"""Turn a forked process into Snakemake.
+
+Every forked process imports this module, so its own imports are few.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ import sys
 from pathlib import Path
 
 
-def become_snakemake(arguments: list[str], folder: str, environment: dict[str, str], output: str) -> None:
+def become_snakemake(
+    arguments: list[str], folder: str, environment: dict[str, str], output: str
+) -> None:
     """Run Snakemake in this process as ``python -m snakemake`` would."""
     import preloaded_snakemake  # noqa: F401 - its import errors are only raised here
     from snakemake.cli import main
@@ -25,4 +30,5 @@ def become_snakemake(arguments: list[str], folder: str, environment: dict[str, s
     try:
         main()
     finally:
-        atexit._run_exitfuncs()  # skipped by multiprocessing, but one prints the workflow's last lines
+        # skipped by multiprocessing, but one prints the workflow's last lines
+        atexit._run_exitfuncs()

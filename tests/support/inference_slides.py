@@ -34,14 +34,18 @@ class TiledSlide:
     colour: np.ndarray
     predictor: Predictor
 
-    def detect(self, folder: Path, n_shards: int = 1, threads: int = 1, offset_px: int = 0) -> list[Path]:
+    def detect(
+        self, folder: Path, n_shards: int = 1, threads: int = 1, offset_px: int = 0
+    ) -> list[Path]:
         """Detect every shard of the slide, and return their paths."""
         paths = [folder / f"{Shard(i, n_shards)}.parquet" for i in range(1, n_shards + 1)]
         finder = ModelFinder(self.predictor, self.colour)
         for index, path in enumerate(paths, 1):
             shard = Shard(index, n_shards)
             choice = WindowChoice(offset_px=offset_px)
-            detect_shard(self.store, finder, shard, path, threads=threads, choice=choice, in_processes=True)
+            detect_shard(
+                self.store, finder, shard, path, threads=threads, choice=choice, in_processes=True
+            )
         return paths
 
     def nuclei(self, folder: Path, **how) -> Path:
@@ -61,14 +65,18 @@ def take_to_store(folder: Path, mpp: float, area_mm2: float = AREA_MM2) -> Path:
 
 
 def take_half_to_store(fine: Path, folder: Path) -> Path:
-    """Write the slide in ``fine``, and its truth, with pixels twice as wide, and run the steps up to `tile`.
+    """Write the slide in ``fine``, and its truth, with pixels twice as wide, and run the steps up
+    to `tile`.
 
-    Drawing it again would take ten times as long, because `demo-slide` always starts from pixels of 0.25 um.
+    Drawing it again would take ten times as long, because `demo-slide` always starts from pixels of
+    0.25 um.
     """
     with OpenSlide(fine / "demo.svs") as slide:
         pixels = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
         mpp = 2 * float(slide.properties["openslide.mpp-x"])
-    write_pyramid(folder / "demo.svs", shrink(pixels, 2), factors=(4, 16), mpp=mpp, compression="jpeg")
+    write_pyramid(
+        folder / "demo.svs", shrink(pixels, 2), factors=(4, 16), mpp=mpp, compression="jpeg"
+    )
     truth = pandas.read_csv(fine / "truth.csv")
     truth[["x", "y"]] /= 2
     truth.to_csv(folder / "truth.csv", index=False)
@@ -89,10 +97,27 @@ def tile_slide(folder: Path, path: Path) -> Path:
         "colour.json",
     ]
     tissue = [word if word.startswith("--") else str(folder / word) for word in tissue]
-    assert main(["inspect", slide, "--slide-id", "drawn", "--output", str(folder / "slide.json")]) == 0
+    assert (
+        main(["inspect", slide, "--slide-id", "drawn", "--output", str(folder / "slide.json")]) == 0
+    )
     assert main(["tissue", slide, *info, *tissue]) == 0
     store = str(folder / "image-500nm.zarr")
-    assert main(["tile", slide, *info, "--tissue", str(folder / "tissue.npz"), "--mpp", "0.5", "--output", store]) == 0
+    assert (
+        main(
+            [
+                "tile",
+                slide,
+                *info,
+                "--tissue",
+                str(folder / "tissue.npz"),
+                "--mpp",
+                "0.5",
+                "--output",
+                store,
+            ]
+        )
+        == 0
+    )
     return folder
 
 

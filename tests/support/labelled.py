@@ -1,4 +1,6 @@
-"""A folder of synthetic labelled pictures, a config that trains on it in seconds, and options for test runs."""
+"""A folder of synthetic labelled pictures, a config that trains on it in seconds, and options for
+test runs.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,22 @@ DARK, PALE, GROUND = (90, 60, 130), (150, 110, 180), (235, 190, 215)
 
 
 def draw_labelled_folder(folder: Path, n_pictures: int = 3, side: int = 160) -> Path:
-    """Write pictures of dark and pale nuclei on a pink background, with labels as text: row, column, class."""
+    """Write pictures of dark and pale nuclei on a pink background, with labels as text: row,
+    column, class.
+    """
     generator = np.random.default_rng(0)
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for index in range(n_pictures):
         picture = np.full((side, side, 3), GROUND, np.uint8)
         lines = []
-        for row, column in (np.indices((6, 6)).reshape(2, -1).T * 26 + generator.integers(8, 18, (36, 2))).tolist():
+        for row, column in (
+            np.indices((6, 6)).reshape(2, -1).T * 26 + generator.integers(8, 18, (36, 2))
+        ).tolist():
             dark = bool(generator.integers(2))
-            cv2.circle(picture, (column, row), 5 if dark else 8, DARK if dark else PALE, -1, cv2.LINE_AA)
+            cv2.circle(
+                picture, (column, row), 5 if dark else 8, DARK if dark else PALE, -1, cv2.LINE_AA
+            )
             lines.append(f"{row} {column} {1 if dark else 2}")
         noisy = np.clip(picture + generator.normal(0, 4, picture.shape), 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / "images" / f"P{index}.png"), noisy[..., ::-1])
@@ -56,9 +64,15 @@ training_data: drawn discs
 
 
 def write_config(
-    folder: Path, steps: int = 10, colour: str = "identity", capacity: int = 200, threshold: float = 0.3
+    folder: Path,
+    steps: int = 10,
+    colour: str = "identity",
+    capacity: int = 200,
+    threshold: float = 0.3,
 ) -> Path:
     """Write ``tiny.yaml`` next to the folders of pictures and labels."""
     path = folder / "tiny.yaml"
-    path.write_text(CONFIG.format(steps=steps, colour=colour, capacity=capacity, threshold=threshold))
+    path.write_text(
+        CONFIG.format(steps=steps, colour=colour, capacity=capacity, threshold=threshold)
+    )
     return path

@@ -1,4 +1,6 @@
-"""The losses of MUSE pretraining written out as in their formulas: one image, nucleus and prototype at a time."""
+"""The losses of MUSE pretraining written out as in their formulas: one image, nucleus and prototype
+at a time.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from muse_pipeline.methods.muse.method import DistillationLevel, MusePretraining
 from muse_pipeline.models.base import Backbone, Features
 
 
-def literal_losses(method: MusePretraining, batch: ViewBatch, temperature: float) -> dict[str, Tensor]:
+def literal_losses(
+    method: MusePretraining, batch: ViewBatch, temperature: float
+) -> dict[str, Tensor]:
     """Each loss and the weighted sum, for a method in double precision and evaluation mode.
 
     Args:
@@ -21,8 +25,13 @@ def literal_losses(method: MusePretraining, batch: ViewBatch, temperature: float
         batch: a batch of at least two sets.
         temperature: the temperature of the teacher.
     """
-    teachers, students = features_of_views(method.teacher, batch)[:2], features_of_views(method.backbone, batch)
-    nucleus = literal_nucleus_loss(literal_nuclei(method.nucleus, teachers, students, batch, temperature))
+    teachers, students = (
+        features_of_views(method.teacher, batch)[:2],
+        features_of_views(method.backbone, batch),
+    )
+    nucleus = literal_nucleus_loss(
+        literal_nuclei(method.nucleus, teachers, students, batch, temperature)
+    )
     image = literal_image_loss(method.image, teachers, students, temperature)
     settings = method.settings
     loss = settings.nucleus_weight * nucleus + settings.image_weight * image
@@ -50,7 +59,9 @@ class SharedNucleus(NamedTuple):
 def literal_nuclei(
     level: DistillationLevel, teachers: list, students: list, batch: ViewBatch, temperature: float
 ) -> list[SharedNucleus]:
-    """Every shared nucleus of every pair of views; Sinkhorn balances over all nuclei read from one teacher's view."""
+    """Every shared nucleus of every pair of views; Sinkhorn balances over all nuclei read from one
+    teacher's view.
+    """
     found, pairs = [], view_pairs(len(students))
     for teacher in (0, 1):
         rows = [
@@ -60,10 +71,15 @@ def literal_nuclei(
             for m in torch.nonzero(batch.shared[number, b]).flatten()
             if one == teacher
         ]
-        vectors = [read_bilinear(teachers[teacher][b].dense[0], batch.teacher_xy[n, b, m]) for n, b, m in rows]
+        vectors = [
+            read_bilinear(teachers[teacher][b].dense[0], batch.teacher_xy[n, b, m])
+            for n, b, m in rows
+        ]
         targets = literal_targets(level, vectors, temperature)
         for (n, b, m), vector, target in zip(rows, vectors, targets, strict=True):
-            from_student = read_bilinear(students[pairs[n][1]][b].dense[0], batch.student_xy[n, b, m])
+            from_student = read_bilinear(
+                students[pairs[n][1]][b].dense[0], batch.student_xy[n, b, m]
+            )
             loss = literal_cross_entropy(level, target, from_student)
             found.append(SharedNucleus(n, batch.octaves[n, b].item(), vector, target, loss))
     return found
@@ -71,13 +87,21 @@ def literal_nuclei(
 
 def literal_nucleus_loss(nuclei: list[SharedNucleus]) -> Tensor:
     """Mean over the nuclei of each pair of views, then over the pairs that share nuclei."""
-    pairs = [[one.loss for one in nuclei if one.pair == number] for number in sorted({one.pair for one in nuclei})]
+    pairs = [
+        [one.loss for one in nuclei if one.pair == number]
+        for number in sorted({one.pair for one in nuclei})
+    ]
     return sum(sum(losses) / len(losses) for losses in pairs) / len(pairs)
 
 
-def literal_gauges(method: MusePretraining, batch: ViewBatch, temperature: float) -> dict[str, float]:
+def literal_gauges(
+    method: MusePretraining, batch: ViewBatch, temperature: float
+) -> dict[str, float]:
     """The logged gauges of nuclei; the arguments are those of ``literal_losses``."""
-    teachers, students = features_of_views(method.teacher, batch)[:2], features_of_views(method.backbone, batch)
+    teachers, students = (
+        features_of_views(method.teacher, batch)[:2],
+        features_of_views(method.backbone, batch),
+    )
     nuclei = literal_nuclei(method.nucleus, teachers, students, batch, temperature)
     entropies = [-sum(p * math.log(p) for p in one.target.tolist() if p > 0) for one in nuclei]
     of_two_scales = [one.loss.item() for one in nuclei if one.octaves > 0.5]
@@ -88,13 +112,21 @@ def literal_gauges(method: MusePretraining, batch: ViewBatch, temperature: float
         "shared_nuclei": len(nuclei) / (batch.shared.shape[0] * batch.shared.shape[1]),
         "entropy_nucleus": sum(entropies) / len(entropies) / math.log(method.settings.n_prototypes),
         "spread": sum(deviations) / len(deviations) * math.sqrt(unit.shape[1]),
-        "scale_gap": sum(of_two_scales) / len(of_two_scales) - sum(of_one_scale) / len(of_one_scale),
+        "scale_gap": sum(of_two_scales) / len(of_two_scales)
+        - sum(of_one_scale) / len(of_one_scale),
     }
 
 
-def literal_image_loss(level: DistillationLevel, teachers: list, students: list, temperature: float) -> Tensor:
-    """Mean over all sets and all pairs of views, including local ones; Sinkhorn balances over the sets of one view."""
-    targets = [literal_targets(level, [one.image[0] for one in teachers[view]], temperature) for view in (0, 1)]
+def literal_image_loss(
+    level: DistillationLevel, teachers: list, students: list, temperature: float
+) -> Tensor:
+    """Mean over all sets and all pairs of views, including local ones; Sinkhorn balances over the
+    sets of one view.
+    """
+    targets = [
+        literal_targets(level, [one.image[0] for one in teachers[view]], temperature)
+        for view in (0, 1)
+    ]
     losses = [
         literal_cross_entropy(level, target, from_student.image[0])
         for teacher, student in view_pairs(len(students))
@@ -103,12 +135,16 @@ def literal_image_loss(level: DistillationLevel, teachers: list, students: list,
     return sum(losses) / len(losses)
 
 
-def literal_targets(level: DistillationLevel, vectors: list[Tensor], temperature: float) -> list[Tensor]:
+def literal_targets(
+    level: DistillationLevel, vectors: list[Tensor], temperature: float
+) -> list[Tensor]:
     """(K,) probabilities from the teacher for each vector; Sinkhorn balances over all of them."""
     cosines = [literal_cosines(level.teacher, vector).detach() for vector in vectors]
     if level.settings.balance == "centring":
         return [softmax((one - level.centre) / temperature) for one in cosines]
-    q = torch.stack([(one / temperature).exp() for one in cosines])  # algorithm 1 of arXiv 2006.09882; rows: vectors
+    q = torch.stack(
+        [(one / temperature).exp() for one in cosines]
+    )  # algorithm 1 of arXiv 2006.09882; rows: vectors
     for _ in range(3):
         q = q / q.sum(0, keepdim=True) / q.shape[1]
         q = q / q.sum(1, keepdim=True) / q.shape[0]
@@ -116,7 +152,9 @@ def literal_targets(level: DistillationLevel, vectors: list[Tensor], temperature
 
 
 def literal_cross_entropy(level: DistillationLevel, target: Tensor, from_student: Tensor) -> Tensor:
-    """-sum p log q, with p the teacher's probabilities and q those of one feature vector of the student."""
+    """-sum p log q, with p the teacher's probabilities and q those of one feature vector of the
+    student.
+    """
     q = softmax(literal_cosines(level.student, from_student) / level.settings.student_temperature)
     return -sum(a * b.log() for a, b in zip(target, q, strict=True))
 
@@ -124,7 +162,9 @@ def literal_cross_entropy(level: DistillationLevel, target: Tensor, from_student
 def literal_cosines(projector: Projector, vector: Tensor) -> Tensor:
     """(K,) cosines between a projected vector and each prototype."""
     latent = projector.layers(vector)
-    return torch.stack([latent @ one / (latent.norm() * one.norm()) for one in projector.prototypes])
+    return torch.stack(
+        [latent @ one / (latent.norm() * one.norm()) for one in projector.prototypes]
+    )
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -132,8 +172,12 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def view_pairs(n_views: int) -> list[tuple[int, int]]:
-    """Every (teacher's view, student's view): each of the two global views with every other view of the set."""
-    return [(teacher, student) for teacher in (0, 1) for student in range(n_views) if student != teacher]
+    """Every (teacher's view, student's view): each of the two global views with every other view of
+    the set.
+    """
+    return [
+        (teacher, student) for teacher in (0, 1) for student in range(n_views) if student != teacher
+    ]
 
 
 def features_of_views(backbone: Backbone, batch: ViewBatch) -> list[list[Features]]:
@@ -142,15 +186,20 @@ def features_of_views(backbone: Backbone, batch: ViewBatch) -> list[list[Feature
     for views in (batch.global_views, batch.local_views):
         if views is not None:
             images = zip(views.pixels.double(), views.colour.double(), strict=True)
-            alone = [backbone(backbone.prepare(pixels[None], colour[None])) for pixels, colour in images]
+            alone = [
+                backbone(backbone.prepare(pixels[None], colour[None])) for pixels, colour in images
+            ]
             found += [alone[first : first + n_sets] for first in range(0, len(alone), n_sets)]
     return found
 
 
 def read_bilinear(dense: Tensor, xy: Tensor) -> Tensor:
-    """Interpolate a vector bilinearly: pixel x is at column x / 4 - 0.5, and border cells are repeated outwards."""
+    """Interpolate a vector bilinearly: pixel x is at column x / 4 - 0.5, and border cells are
+    repeated outwards.
+    """
     column, row = (
-        min(max(float(v) / 4 - 0.5, 0), n - 1) for v, n in zip(xy, (dense.shape[2], dense.shape[1]), strict=True)
+        min(max(float(v) / 4 - 0.5, 0), n - 1)
+        for v, n in zip(xy, (dense.shape[2], dense.shape[1]), strict=True)
     )
     left, top = int(column), int(row)
     right, bottom = min(left + 1, dense.shape[2] - 1), min(top + 1, dense.shape[1] - 1)

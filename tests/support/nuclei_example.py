@@ -20,7 +20,9 @@ PROVENANCE = {
     "reader": "openslide",
     "bounds": None,
     "model": {"name": "drawn", "sha256": "ab" * 32},
-    "card": {"classes": [{"name": n, "color": list(c)} for n, c in zip(CLASSES, COLOURS, strict=True)]},
+    "card": {
+        "classes": [{"name": n, "color": list(c)} for n, c in zip(CLASSES, COLOURS, strict=True)]
+    },
     "provider": "cpu",
     "colour": None,
     "n_windows": 1,

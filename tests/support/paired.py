@@ -1,4 +1,6 @@
-"""Synthetic inputs for TriDeNT: stores of slides with partners of every kind, pictures with partners, and configs."""
+"""Synthetic inputs for TriDeNT: stores of slides with partners of every kind, pictures with
+partners, and configs.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ SETTINGS = {
 
 
 def write_paired_config(folder: Path, sources: list[dict], name: str = "tiny", **settings) -> Path:
-    """Write a config: ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys of its section."""
+    """Write a config: ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys
+    of its section.
+    """
     values = {**SETTINGS, "sources": sources}
     for key, value in settings.items():
         values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
@@ -37,21 +41,40 @@ def write_paired_config(folder: Path, sources: list[dict], name: str = "tiny", *
 
 
 def draw_paired_slide(folder: Path) -> dict:
-    """Write a slide's folder, with a partner's store and a GeoJSON file, and return it as a source."""
+    """Write a slide's folder, with a partner's store and a GeoJSON file, and return it as a
+    source.
+    """
     draw_slide(folder)
     shutil.copytree(folder / "image-500nm.zarr", folder / "partner.zarr")
     xy = read_nuclei(folder / "proposals.parquet").xy
-    squares = [[(x - 5, y - 5), (x + 5, y - 5), (x + 5, y + 5), (x - 5, y + 5), (x - 5, y - 5)] for x, y in xy]
+    squares = [
+        [(x - 5, y - 5), (x + 5, y - 5), (x + 5, y + 5), (x - 5, y + 5), (x - 5, y - 5)]
+        for x, y in xy
+    ]
     shapes = [{"type": "Polygon", "coordinates": [ring]} for ring in squares]
     features = [{"type": "Feature", "geometry": shape, "properties": {}} for shape in shapes]
-    (folder / "nuclei.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    return {"store": str(folder / "image-500nm.zarr"), "proposals": str(folder / "proposals.parquet")}
+    (folder / "nuclei.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": features})
+    )
+    return {
+        "store": str(folder / "image-500nm.zarr"),
+        "proposals": str(folder / "proposals.parquet"),
+    }
 
 
 def draw_paired_pictures(folder: Path) -> dict:
-    """Write three pictures, two of which have a partner with a different stain, and return them as a source."""
+    """Write three pictures, two of which have a partner with a different stain, and return them as
+    a source.
+    """
     draw_labelled_folder(folder)
     (folder / "partners").mkdir()
     for path in list_pictures(folder / "images")[:2]:
-        write_png(folder / "partners" / f"{path.stem}.png", np.ascontiguousarray(read_rgb(path)[..., ::-1]))
-    return {"images": str(folder / "images"), "mpp": MPP, "partner": {"images": str(folder / "partners")}}
+        write_png(
+            folder / "partners" / f"{path.stem}.png",
+            np.ascontiguousarray(read_rgb(path)[..., ::-1]),
+        )
+    return {
+        "images": str(folder / "images"),
+        "mpp": MPP,
+        "partner": {"images": str(folder / "partners")},
+    }

@@ -1,8 +1,9 @@
 """Correct a GeoJSON file of nuclei as a pathologist does in QuPath, and write what QuPath exports.
 
-Within a rectangle, every detection of a nucleus gets its true class, false detections are deleted, and missed nuclei
-are added, half of them with the points tool (one annotation per class) and half with the brush (one polygon each). The
-rectangle becomes an annotation "Region*". Detections elsewhere and the outline of the tissue stay as they are.
+Within a rectangle, every detection of a nucleus gets its true class, false detections are deleted,
+and missed nuclei are added, half of them with the points tool (one annotation per class) and half
+with the brush (one polygon each). The rectangle becomes an annotation "Region*". Detections
+elsewhere and the outline of the tissue stay as they are.
 """
 
 from __future__ import annotations
@@ -49,11 +50,15 @@ def correct(
     """
     features = json.loads(gzip.decompress((results / "nuclei.geojson.gz").read_bytes()))["features"]
     tissue = json.loads((results / "tissue.geojson").read_text())["features"]
-    centre = np.array([shapely.geometry.shape(one["geometry"]).centroid.coords[0] for one in features])
+    centre = np.array(
+        [shapely.geometry.shape(one["geometry"]).centroid.coords[0] for one in features]
+    )
     is_true, is_found = _within(xy, rectangle), _within(centre, rectangle)
     distance, nearest = cKDTree(xy).query(centre)
     kept, seen, n_reclassified = [], set(), 0
-    for feature, corrected, far, truth in zip(features, is_found, distance * mpp > SAME_UM, nearest, strict=True):
+    for feature, corrected, far, truth in zip(
+        features, is_found, distance * mpp > SAME_UM, nearest, strict=True
+    ):
         if corrected and (far or truth in seen):
             continue
         if corrected:
@@ -62,11 +67,16 @@ def correct(
             feature["properties"]["classification"] = {"name": names[truth], "color": [200, 0, 0]}
         kept.append(feature)
     missed = np.array([i for i in np.flatnonzero(is_true) if i not in seen], int)
-    added = [_points(xy[missed[::2]], names[missed[::2]], name) for name in sorted(set(names[missed[::2]]))]
+    added = [
+        _points(xy[missed[::2]], names[missed[::2]], name)
+        for name in sorted(set(names[missed[::2]]))
+    ]
     added += [_annotation(shapely.Point(xy[i]).buffer(3.3 / mpp), names[i]) for i in missed[1::2]]
     region = _annotation(shapely.box(*rectangle), "Region*")
     exported.write_text(
-        json.dumps({"type": "FeatureCollection", "features": [*tissue, *kept, *added, region]}, indent=1)
+        json.dumps(
+            {"type": "FeatureCollection", "features": [*tissue, *kept, *added, region]}, indent=1
+        )
     )
     return Corrections(n_reclassified, len(features) - len(kept), len(missed))
 
@@ -80,5 +90,12 @@ def _points(xy: np.ndarray, names: np.ndarray, name: str) -> dict[str, Any]:
 
 
 def _annotation(geometry: shapely.Geometry, name: str) -> dict[str, Any]:
-    properties = {"objectType": "annotation", "classification": {"name": name, "color": [200, 0, 0]}}
-    return {"type": "Feature", "geometry": json.loads(shapely.to_geojson(geometry)), "properties": properties}
+    properties = {
+        "objectType": "annotation",
+        "classification": {"name": name, "color": [200, 0, 0]},
+    }
+    return {
+        "type": "Feature",
+        "geometry": json.loads(shapely.to_geojson(geometry)),
+        "properties": properties,
+    }

@@ -1,4 +1,6 @@
-"""Import the modules that every plan of the workflow needs, so that forks of this process already have them."""
+"""Import the modules that every plan of the workflow needs, so that forks of this process already
+have them.
+"""
 
 import jsonschema  # noqa: F401
 import smart_open  # noqa: F401

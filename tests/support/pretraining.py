@@ -1,4 +1,6 @@
-"""Synthetic inputs for pretraining: stores of slides with proposals, labelled pictures, and configs."""
+"""Synthetic inputs for pretraining: stores of slides with proposals, labelled pictures, and
+configs.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ SETTINGS = {
 
 
 def write_config(path: Path, sources: list[dict], **settings) -> Path:
-    """Write a config: ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys of its section."""
+    """Write a config: ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys
+    of its section.
+    """
     values = {**SETTINGS, "sources": sources}
     for name, value in settings.items():
         values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
@@ -43,27 +47,40 @@ def write_config(path: Path, sources: list[dict], **settings) -> Path:
 
 
 def draw_pictures(folder: Path, **settings) -> Path:
-    """Write three labelled pictures, P0 to P2, and a config that pretrains on them; return the config's path."""
+    """Write three labelled pictures, P0 to P2, and a config that pretrains on them; return the
+    config's path.
+    """
     draw_labelled_folder(folder)
     labelled = {"images": "images", "labels": "labels", "format": "row column class", "mpp": MPP}
     return write_config(folder / "tiny.yaml", [{"labelled": labelled}], **settings)
 
 
-def draw_slide(folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16, mpp: float = MPP) -> None:
-    """Write a slide's folder as ``muse tissue``, ``muse tile`` and ``muse propose`` do; ``mpp`` is that of level 0."""
+def draw_slide(
+    folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16, mpp: float = MPP
+) -> None:
+    """Write a slide's folder as ``muse tissue``, ``muse tile`` and ``muse propose`` do; ``mpp`` is
+    that of level 0.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tissue = draw_labelled_tissue((SIDE_PX, SIDE_PX), mpp, seed=0)
     slide = ArraySlide([tissue.pixels])
     info = slide.info((mpp, mpp), slide_id)
     n_cells = round(SIDE_PX * mpp / 8)
-    whole = TissueMask(np.ones((n_cells, n_cells), bool), np.array([8.0, 8.0]), None, (SIDE_PX * mpp / 1000) ** 2)
+    whole = TissueMask(
+        np.ones((n_cells, n_cells), bool), np.array([8.0, 8.0]), None, (SIDE_PX * mpp / 1000) ** 2
+    )
     write_store(slide, info, whole, folder / "image-500nm.zarr", mpp=MPP)
     fit = fit_macenko(tissue.pixels.reshape(-1, 3))
-    write_json(folder / "colour.json", {"macenko": {"stains": fit.stains.tolist(), "strong": fit.strong.tolist()}})
+    write_json(
+        folder / "colour.json",
+        {"macenko": {"stains": fit.stains.tolist(), "strong": fit.strong.tolist()}},
+    )
     write_proposals(folder / "proposals.parquet", tissue.xy, slide_id, fingerprint)
 
 
-def write_proposals(path: Path, xy: np.ndarray, slide_id: str = "S1", fingerprint: str = "0" * 16) -> Path:
+def write_proposals(
+    path: Path, xy: np.ndarray, slide_id: str = "S1", fingerprint: str = "0" * 16
+) -> Path:
     """Write a table of nuclei of one class at positions (N, 2) in level-0 px."""
     n = len(xy)
     card = {"classes": [{"name": "Nucleus", "color": [1, 2, 3]}]}

@@ -14,17 +14,23 @@ from torch.multiprocessing import start_processes
 
 
 def run_in_two(function: Callable[[int], Any], folder: Path) -> list[Any]:
-    """The results of ``function(rank)``, by rank; it must be at module level and return tensors and plain values."""
+    """The results of ``function(rank)``, by rank; it must be at module level and return tensors and
+    plain values.
+    """
     # A forked process need not import torch again, but it cannot use CUDA if its parent has.
     may_fork = sys.platform == "linux" and not torch.cuda.is_available()
-    start_method = "fork" if may_fork and os.environ.get("MUSE_START_METHOD") != "spawn" else "spawn"
+    start_method = (
+        "fork" if may_fork and os.environ.get("MUSE_START_METHOD") != "spawn" else "spawn"
+    )
     start_processes(_run, (function, folder), nprocs=2, start_method=start_method)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 def _run(rank: int, function: Callable[[int], Any], folder: Path) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
     try:
         torch.save(function(rank), folder / f"{rank}.pt")
     finally:
@@ -46,7 +52,9 @@ class AllSum(torch.autograd.Function):
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """A substitute for ``SyncBatchNorm`` in training mode and double precision, which PyTorch lacks for CPUs."""
+    """A substitute for ``SyncBatchNorm`` in training mode and double precision, which PyTorch lacks
+    for CPUs.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         self.num_batches_tracked += 1
@@ -62,7 +70,9 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
 
 
 def run_sync_batch_norms_on_cpu(network: nn.Module) -> None:
-    """Turn every ``SyncBatchNorm`` of a network into a ``CpuSyncBatchNorm``, with the same weights."""
+    """Turn every ``SyncBatchNorm`` of a network into a ``CpuSyncBatchNorm``, with the same
+    weights.
+    """
     for module in network.modules():
         if isinstance(module, nn.SyncBatchNorm):
             module.__class__ = CpuSyncBatchNorm

@@ -44,8 +44,14 @@ def check_geojson(path: Path | str) -> Verdict:
     for number, feature in enumerate(features, 1):
         properties = feature["properties"]
         verdict.n_by_type[properties.get("objectType")] += 1
-        verdict.faults += [f"feature {number}: {name}" for name, is_sound in _judge(feature).items() if not is_sound]
-    ids = [feature["id"] for feature in features if "id" in feature]  # QuPath gives the others an id
+        verdict.faults += [
+            f"feature {number}: {name}"
+            for name, is_sound in _judge(feature).items()
+            if not is_sound
+        ]
+    ids = [
+        feature["id"] for feature in features if "id" in feature
+    ]  # QuPath gives the others an id
     if len(set(ids)) < len(ids):
         verdict.faults.append("an id is used twice")
     return verdict
@@ -61,7 +67,9 @@ def _judge(feature: dict[str, Any]) -> dict[str, bool]:
         "geometry": all(map(_is_sound_shape, shapes)),
         "class": word is None or _is_sound_class(word),
         "name": isinstance(properties.get("name", ""), str),
-        "measurements": all(_is_number(each) for each in properties.get("measurements", {}).values()),
+        "measurements": all(
+            _is_number(each) for each in properties.get("measurements", {}).values()
+        ),
     }
 
 
@@ -77,7 +85,9 @@ def _is_sound_shape(geometry: dict[str, Any]) -> bool:
 def _is_sound_class(word: dict[str, Any]) -> bool:
     names, color = word.get("names", [word.get("name")]), word.get("color", [0, 0, 0])
     is_color = len(color) == 3 and all(isinstance(each, int) and 0 <= each <= 255 for each in color)
-    return is_color and bool(names) and all(isinstance(each, str) and each.strip() for each in names)
+    return (
+        is_color and bool(names) and all(isinstance(each, str) and each.strip() for each in names)
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -8,20 +8,27 @@ _EMPTY = [
     *(f"javafx.stage.{name}" for name in ("DirectoryChooser", "FileChooser")),
 ]
 _CLASSES = {
-    "javafx.application.Platform": """
+    "javafx.application.Platform": (
+        """
     static void runLater(Runnable task) { task.run() }
     static boolean isFxApplicationThread() { false }
-    """,
+    """
+    ),
     "javafx.scene.Scene": "Scene(Object content) {}",
     "javafx.scene.layout.VBox": "VBox(Object... content) {}",
     "javafx.scene.control.Label": "String text = ''; Label(String text) {}",
     "javafx.scene.control.ProgressBar": "double prefWidth; double progress",
-    "javafx.scene.control.Button": """
+    "javafx.scene.control.Button": (
+        """
     Button(String text) {}
     void setOnAction(Closure action) { if (System.getProperty("cancel")) Thread.start { sleep(1000); action() } }
-    """,
-    "javafx.scene.control.ButtonType": "static CLOSE = new ButtonType(''); ButtonType(String text) {}",
-    "javafx.scene.control.Alert": """
+    """
+    ),
+    "javafx.scene.control.ButtonType": (
+        "static CLOSE = new ButtonType(''); ButtonType(String text) {}"
+    ),
+    "javafx.scene.control.Alert": (
+        """
     enum AlertType { INFORMATION, ERROR }
     ButtonType accept
     Alert(AlertType type, String text, ButtonType... buttons) {
@@ -31,45 +38,63 @@ _CLASSES = {
     void setHeaderText(String text) {}
     void show() {}
     Optional showAndWait() { Optional.of(accept) }
-    """,
-    "javafx.stage.Stage": """
+    """
+    ),
+    "javafx.stage.Stage": (
+        """
     String title
     void initOwner(Object owner) {}
     void setScene(Object scene) {}
     void setOnCloseRequest(Closure action) {}
     void show() {}
     void close() { println("CLOSED " + title) }
-    """,
-    "javafx.scene.control.TextInputDialog": """
+    """
+    ),
+    "javafx.scene.control.TextInputDialog": (
+        """
     static int shown = 0
     void setTitle(String text) {}
     void setHeaderText(String text) {}
     Optional showAndWait() { shown += 1; Optional.ofNullable(System.getProperty("organ")) }
-    """,
-    "qupath.lib.common.ColorTools": "static int packRGB(int r, int g, int b) { (r << 16) | (g << 8) | b }",
+    """
+    ),
+    "qupath.lib.common.ColorTools": (
+        "static int packRGB(int r, int g, int b) { (r << 16) | (g << 8) | b }"
+    ),
     "qupath.lib.common.GeneralTools": 'static String getVersion() { "0.6.0" }',
-    "qupath.lib.gui.QuPathGUI": """
+    "qupath.lib.gui.QuPathGUI": (
+        """
     static getInstance() { System.getProperty("window") ? new QuPathGUI() : null }
     def getStage() { null }
-    """,
-    "qupath.lib.objects.classes.PathClass": "static PathClass fromString(String name, Integer color) { null }",
-    "qupath.lib.objects.PathObject": """
+    """
+    ),
+    "qupath.lib.objects.classes.PathClass": (
+        "static PathClass fromString(String name, Integer color) { null }"
+    ),
+    "qupath.lib.objects.PathObject": (
+        """
     Map json
     UUID getID() { UUID.fromString(json.id) }
     def getParent() { qupath.lib.gui.scripting.QPEx.image.getHierarchy().getRootObject() }
     boolean isAnnotation() { json.properties.objectType == "annotation" }
     def getROI() { new Expando(isArea: { -> json.geometry.type == "Polygon" }) }
     def getPathClass() { json.properties.classification?.name }
-    """,
-    "qupath.lib.gui.tools.GuiTools": 'static boolean browseURI(URI uri) { println("BROWSED " + uri) }',
-    "qupath.lib.io.GsonTools": """
+    """
+    ),
+    "qupath.lib.gui.tools.GuiTools": (
+        'static boolean browseURI(URI uri) { println("BROWSED " + uri) }'
+    ),
+    "qupath.lib.io.GsonTools": (
+        """
     static GsonTools getInstance() { new GsonTools() }
     def fromJson(String text, Class type) {
         def json = new groovy.json.JsonSlurper().parseText(text)
         type == Map ? json : new qupath.lib.objects.PathObject(json: json)
     }
-    """,
-    "qupath.lib.gui.scripting.QPEx": """
+    """
+    ),
+    "qupath.lib.gui.scripting.QPEx": (
+        """
     static image = makeImage()
     static getCurrentImageData() { image }
     static getProject() { null }
@@ -100,7 +125,8 @@ _CLASSES = {
             getOriginalMetadata: { -> new Expando(getPixelCalibration: { -> sized(state.file_mpp) }) })
         new Expando(getServer: { -> server }, getHierarchy: { -> hierarchy }, getImageType: { -> state.type })
     }
-    """,
+    """
+    ),
 }
 
 

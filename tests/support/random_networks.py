@@ -1,4 +1,6 @@
-"""Small networks with random weights and the outputs of third-party networks of a kind, for three classes."""
+"""Small networks with random weights and the outputs of third-party networks of a kind, for three
+classes.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +21,27 @@ OUTPUTS = {  # number of channels of each output
 
 
 class RandomNetwork(torch.nn.Module):
-    """Two layers; each map has a mean of 0 and a deviation of 2 in a window, and rays have a mean of 12."""
+    """Two layers; each map has a mean of 0 and a deviation of 2 in a window, and rays have a mean
+    of 12.
+    """
 
     def __init__(self, kind: str):
         super().__init__()
         self.channels = list(OUTPUTS[kind].values())
         self.first = torch.nn.Conv2d(3, 16, 15, padding=7, padding_mode="replicate")
-        self.second = torch.nn.Conv2d(16, sum(self.channels), 9, padding=4, padding_mode="replicate")
+        self.second = torch.nn.Conv2d(
+            16, sum(self.channels), 9, padding=4, padding_mode="replicate"
+        )
         self.means = [12.0 if name == "dist" else 0.0 for name in OUTPUTS[kind]]
 
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """The maps of windows (B, 3, h, w)."""
         maps = self.second(torch.relu(self.first(pixels)))
         maps = 2 * (maps - maps.mean((2, 3), keepdim=True)) / maps.std((2, 3), keepdim=True)
-        return [part + mean for part, mean in zip(torch.split(maps, self.channels, 1), self.means, strict=True)]
+        return [
+            part + mean
+            for part, mean in zip(torch.split(maps, self.channels, 1), self.means, strict=True)
+        ]
 
 
 def write_random_network(kind: str, path: Path) -> Path:
@@ -41,5 +50,7 @@ def write_random_network(kind: str, path: Path) -> Path:
     network, pixels = RandomNetwork(kind).eval(), torch.rand(1, 3, SIDE_PX, SIDE_PX)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, (pixels,), str(path), output_names=list(OUTPUTS[kind]), dynamo=False)
+        torch.onnx.export(
+            network, (pixels,), str(path), output_names=list(OUTPUTS[kind]), dynamo=False
+        )
     return path

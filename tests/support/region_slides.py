@@ -1,4 +1,6 @@
-"""A synthetic slide with two kinds of tissue, a region model and regions, all made by the real steps."""
+"""A synthetic slide with two kinds of tissue, a region model and regions, all made by the real
+steps.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-from drawn_regions import GLASS_UM, MPP, SLIDE_MPP, draw_slide, draw_tumour, fit_network, save_drawn_model
+from drawn_regions import (
+    GLASS_UM,
+    MPP,
+    SLIDE_MPP,
+    draw_slide,
+    draw_tumour,
+    fit_network,
+    save_drawn_model,
+)
 from exports import single_window_size
 from slide_files import write_pyramid
 
@@ -18,7 +28,9 @@ from muse_pipeline.cli.main import main
 
 @dataclass
 class DrawnSlide:
-    """A slide with two kinds of tissue after `tile`, and masks of its tumour and its tissue at 2 um/px."""
+    """A slide with two kinds of tissue after `tile`, and masks of its tumour and its tissue at 2
+    um/px.
+    """
 
     folder: Path
     tumour: np.ndarray
@@ -42,17 +54,27 @@ def take_to_store(folder: Path) -> None:
     """Draw a slide with islands of tumour in stroma, and run the steps up to `tile`."""
     inside = draw_tumour(TISSUE_UM, seed=3)
     write_pyramid(folder / "drawn.tif", draw_slide(inside, seed=4), factors=(4, 16), mpp=SLIDE_MPP)
-    names = {"mask": "tissue.npz", "picture": "tissue.png", "outline": "tissue.geojson", "colour": "colour.json"}
+    names = {
+        "mask": "tissue.npz",
+        "picture": "tissue.png",
+        "outline": "tissue.geojson",
+        "colour": "colour.json",
+    }
     files = [word for flag, name in names.items() for word in (f"--{flag}", str(folder / name))]
     slide, info = str(folder / "drawn.tif"), str(folder / "slide.json")
     assert main(["inspect", slide, "--slide-id", "drawn", "--output", info]) == 0
     assert main(["tissue", slide, "--info", info, *files]) == 0
     tissue, store = str(folder / "tissue.npz"), str(folder / "image-500nm.zarr")
-    assert main(["tile", slide, "--info", info, "--tissue", tissue, "--mpp", "0.5", "--output", store]) == 0
+    assert (
+        main(["tile", slide, "--info", info, "--tissue", tissue, "--mpp", "0.5", "--output", store])
+        == 0
+    )
 
 
 def export_drawn_model(folder: Path) -> Path:
-    """Fit a network, save its checkpoint and export it for a single window size, which takes half as long."""
+    """Fit a network, save its checkpoint and export it for a single window size, which takes half
+    as long.
+    """
     checkpoint = save_drawn_model(folder, fit_network())
     with single_window_size("region_models"):
         assert main(["export", str(checkpoint), "--output", str(folder / "model.onnx")]) == 0
@@ -61,7 +83,9 @@ def export_drawn_model(folder: Path) -> Path:
 
 def regions(slide: DrawnSlide, model: Path, folder: Path, *more: str) -> int:
     """Run ``muse regions`` and return its exit status."""
-    return main(["regions", str(slide.store), "--model", str(model), "--output", str(folder), *more])
+    return main(
+        ["regions", str(slide.store), "--model", str(model), "--output", str(folder), *more]
+    )
 
 
 FILES = ("regions.geojson", "regions.png", "regions.zarr", "regions.json")
@@ -69,13 +93,22 @@ FILES = ("regions.geojson", "regions.png", "regions.zarr", "regions.json")
 
 def checksums(folder: Path) -> dict[str, str]:
     """Checksums of the files of regions in a folder."""
-    files = [path for name in FILES for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = [
+        path
+        for name in FILES
+        for path in [folder / name, *(folder / name).rglob("*")]
+        if path.is_file()
+    ]
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def read_polygons(folder: Path) -> list[tuple[str, shapely.Geometry]]:
     """Class and outline in level-0 px of every feature of ``regions.geojson``."""
     features = json.loads((folder / "regions.geojson").read_text())["features"]
     return [
-        (each["properties"]["classification"]["name"], shapely.geometry.shape(each["geometry"])) for each in features
+        (each["properties"]["classification"]["name"], shapely.geometry.shape(each["geometry"]))
+        for each in features
     ]

@@ -11,14 +11,20 @@ from pylibCZIrw.czi import create_czi
 
 
 def draw_gradient(width: int, height: int) -> np.ndarray:
-    """(h, w, 3) uint8: red grows evenly with x and green with y; blue is a checkerboard with squares of 16 px."""
+    """(h, w, 3) uint8: red grows evenly with x and green with y; blue is a checkerboard with
+    squares of 16 px.
+    """
     y, x = np.mgrid[:height, :width]
     checkers = (x // 16 + y // 16) % 2 * 60 + 150
-    return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), checkers], -1).astype(np.uint8)
+    return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), checkers], -1).astype(
+        np.uint8
+    )
 
 
 def shrink(image: np.ndarray, factor: int) -> np.ndarray:
-    """The mean of each block of ``factor`` x ``factor`` pixels; incomplete blocks are cut off, as scanners do."""
+    """The mean of each block of ``factor`` x ``factor`` pixels; incomplete blocks are cut off, as
+    scanners do.
+    """
     height, width = image.shape[0] // factor * factor, image.shape[1] // factor * factor
     total = np.zeros((height // factor, width // factor, *image.shape[2:]), np.uint32)
     for row, column in np.ndindex(factor, factor):
@@ -35,12 +41,20 @@ def write_pyramid(
     description: str | None = None,
     compression: str = "deflate",
 ) -> None:
-    """Write a tiled TIFF with a further level per factor, each in a page or, with ``ome``, in a sub-directory."""
+    """Write a tiled TIFF with a further level per factor, each in a page or, with ``ome``, in a
+    sub-directory.
+    """
     options = {"tile": (256, 256), "photometric": "rgb", "compression": compression}
     if compression == "deflate":
         options["compressionargs"] = {"level": 0}  # fast, as noise cannot be compressed
-    resolution = {} if mpp is None or ome else {"resolution": (1e4 / mpp,) * 2, "resolutionunit": "CENTIMETER"}
-    sizes = {f"PhysicalSize{axis}": mpp for axis in "XY"} | {f"PhysicalSize{axis}Unit": "µm" for axis in "XY"}
+    resolution = (
+        {}
+        if mpp is None or ome
+        else {"resolution": (1e4 / mpp,) * 2, "resolutionunit": "CENTIMETER"}
+    )
+    sizes = {f"PhysicalSize{axis}": mpp for axis in "XY"} | {
+        f"PhysicalSize{axis}Unit": "µm" for axis in "XY"
+    }
     with tifffile.TiffWriter(path, ome=ome) as tiff:
         tiff.write(
             image,
@@ -72,12 +86,16 @@ def write_leica(
     corner_px: tuple[int, int],
     factors: Sequence[int] = (2, 4),
 ) -> None:
-    """Write a slide with scanner bounds in Leica's format: ``image`` lies at ``corner_px`` of a larger glass."""
+    """Write a slide with scanner bounds in Leica's format: ``image`` lies at ``corner_px`` of a
+    larger glass.
+    """
     mpp = np.broadcast_to(mpp, 2)
     size = image.shape[1::-1]
     glass = np.add(size, np.multiply(corner_px, 2))
     positions = {"glass": glass, "tissue": size, "corner": corner_px}
-    positions_nm = {name: np.rint(np.multiply(px, mpp * 1000)).astype(int) for name, px in positions.items()}
+    positions_nm = {
+        name: np.rint(np.multiply(px, mpp * 1000)).astype(int) for name, px in positions.items()
+    }
     levels = "".join(
         f'<dimension sizeX="{size[0] // factor}" sizeY="{size[1] // factor}" ifd="{i}" r="{i}"/>'
         for i, factor in enumerate((1, *factors))
@@ -90,7 +108,9 @@ def write_leica(
                 photometric="rgb",
                 compression="deflate",
                 metadata=None,
-                description=LEICA.format(size=size, levels=levels, **positions_nm) if i == 0 else None,
+                description=(
+                    LEICA.format(size=size, levels=levels, **positions_nm) if i == 0 else None
+                ),
                 subfiletype=int(i > 0),
                 resolution=tuple(1e4 / mpp / factor),
                 resolutionunit="CENTIMETER",
@@ -107,7 +127,9 @@ def spoil_tile(path: Path, page: int, tile: int) -> None:
 
 
 def write_czi(path, image, pixel_um=0.5, corner=(70, -30), scenes=1):
-    """Write a mosaic of tiles with its upper left at ``corner``; further scenes are copies below the first one."""
+    """Write a mosaic of tiles with its upper left at ``corner``; further scenes are copies below
+    the first one.
+    """
     with create_czi(str(path)) as document:
         for scene in range(scenes):
             for y in range(0, image.shape[0], 256):

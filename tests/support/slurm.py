@@ -1,6 +1,8 @@
-"""A Slurm cluster of two nodes in a folder, with its own munge, controller, daemons, ports and configuration.
+"""A Slurm cluster of two nodes in a folder, with its own munge, controller, daemons, ports and
+configuration.
 
-Missing packages are installed from Debian if tests run as root. Otherwise, jobs run as the user of the tests.
+Missing packages are installed from Debian if tests run as root. Otherwise, jobs run as the user of
+the tests.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ DEADLINE_S = 60
 
 NODES = (socket.gethostname().partition(".")[0], "localhost")  # names that resolve on this machine
 
-# Both nodes are on this machine. Each declares as many cores as the profile's largest job requests, whatever the
-# machine has (config_overrides).
+# Both nodes are on this machine. Each declares as many cores as the profile's largest job requests,
+# whatever the machine has (config_overrides).
 CONFIGURATION = """
 ClusterName=local
 SlurmctldHost={nodes[0]}(127.0.0.1)
@@ -73,7 +75,9 @@ class NoSlurmError(Exception):
 
 @dataclass
 class Slurm:
-    """A running Slurm, found by commands that run in ``environment`` and by all processes that they start."""
+    """A running Slurm, found by commands that run in ``environment`` and by all processes that they
+    start.
+    """
 
     folder: Path
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
@@ -104,15 +108,22 @@ class Slurm:
     def start_node(self, node: str) -> None:
         """Start the daemon of a node, and wait until the controller can use it."""
         self._daemon(node, "slurmd", "-D", "-N", node)
-        self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")  # the node may have been marked as down
-        self._wait(lambda: self.call("sinfo", "-h", "-n", node, "-o", "%t") in ("idle", "mix"), f"{node} never came up")
+        self.call(
+            "scontrol", "update", f"NodeName={node}", "State=RESUME"
+        )  # the node may have been marked as down
+        self._wait(
+            lambda: self.call("sinfo", "-h", "-n", node, "-o", "%t") in ("idle", "mix"),
+            f"{node} never came up",
+        )
 
     def node_of(self, job: str) -> str:
         """Name of the node that a job runs on."""
         return self.call("squeue", "-h", "-j", job, "-o", "%N")
 
     def lose_node(self, node: str) -> None:
-        """Kill the daemon of a node and all processes of its jobs, as in a power failure, and tell the controller."""
+        """Kill the daemon of a node and all processes of its jobs, as in a power failure, and tell
+        the controller.
+        """
         jobs = self.call("squeue", "-h", "-w", node, "-o", "%i").split()
         self.processes.pop(node).kill()
         for process in psutil.process_iter():
@@ -143,12 +154,16 @@ class Slurm:
 
     def granted(self, job: str) -> tuple[int, int]:
         """Cores and MB of memory that a job was given."""
-        resources = re.search(r"TRES=cpu=(\d+),mem=(\d+)M", self.call("scontrol", "show", "job", job))
+        resources = re.search(
+            r"TRES=cpu=(\d+),mem=(\d+)M", self.call("scontrol", "show", "job", job)
+        )
         return int(resources[1]), int(resources[2])
 
     def call(self, *command: str) -> str:
         """Run a Slurm command and return what it prints."""
-        run = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=30)
+        run = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False, timeout=30
+        )
         return run.stdout.strip()
 
     def _configure(self) -> None:
@@ -160,16 +175,23 @@ class Slurm:
         text = CONFIGURATION.format(folder=self.folder, user=getpass.getuser(), **settings)
         (self.folder / "slurm.conf").write_text(text.lstrip(), encoding="ascii")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n", encoding="ascii")
-        # A file that every process can open stands in for the GPU; it suffices to test that jobs request and get one.
+        # A file that every process can open stands in for the GPU; it suffices to test that jobs
+        # request and get one.
         (self.folder / "gres.conf").write_text(
             f"NodeName={','.join(NODES)} Name=gpu File=/dev/null\n", encoding="ascii"
         )
         self._lead_steps_here()
-        self._write_script("note-gpu", f'echo "$SLURM_JOB_ID $CUDA_VISIBLE_DEVICES" >> {self.folder}/gpus')
+        self._write_script(
+            "note-gpu", f'echo "$SLURM_JOB_ID $CUDA_VISIBLE_DEVICES" >> {self.folder}/gpus'
+        )
 
     def _lead_steps_here(self) -> None:
-        """Wrap `srun` to set SLURM_CONF, which the executor plugin clears, so that `srun` would only search /etc."""
-        self._write_script("srun", f'SLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"')
+        """Wrap `srun` to set SLURM_CONF, which the executor plugin clears, so that `srun` would
+        only search /etc.
+        """
+        self._write_script(
+            "srun", f'SLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"'
+        )
 
     def _write_script(self, name: str, text: str) -> None:
         script = self.folder / "bin" / name
@@ -189,9 +211,14 @@ class Slurm:
 
     def _daemon(self, name: str, *command: str) -> None:
         with (self.folder / f"{name}.out").open("w", encoding="utf-8") as output:
-            # The daemon has its own session, so that a Ctrl-C in pytest does not end it before its jobs.
+            # The daemon has its own session, so that a Ctrl-C in pytest does not end it before its
+            # jobs.
             process = subprocess.Popen(
-                command, env=self.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         self.processes[name] = process
 
@@ -200,9 +227,14 @@ class Slurm:
         while not ready():
             dead = [name for name, process in self.processes.items() if process.poll() is not None]
             if dead or time.monotonic() > deadline:
-                output = "; ".join((self.folder / f"{name}.out").read_text("utf-8", "replace").strip() for name in dead)
+                output = "; ".join(
+                    (self.folder / f"{name}.out").read_text("utf-8", "replace").strip()
+                    for name in dead
+                )
                 output += self.call("sinfo", "-N", "-h", "-o", "%N %t %E")
-                raise NoSlurmError(f"{complaint} in {self.folder}{f': {output[-300:]}' if output else ''}")
+                raise NoSlurmError(
+                    f"{complaint} in {self.folder}{f': {output[-300:]}' if output else ''}"
+                )
             time.sleep(0.2)
 
 
@@ -212,7 +244,9 @@ def _require_programs() -> None:
     if not missing:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise NoSlurmError(f"{', '.join(missing)} not found; as root: apt-get install {' '.join(PACKAGES)}")
+        raise NoSlurmError(
+            f"{', '.join(missing)} not found; as root: apt-get install {' '.join(PACKAGES)}"
+        )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
     for command in (["apt-get", "update"], install):

@@ -9,17 +9,42 @@ def step_commands(slide: Path, folder: Path, threads: int = 1) -> list[list[str]
     """The arguments of ``muse`` for every step of a slide, in order, with results in ``folder``."""
     info, tissue, colour = (folder / name for name in ("slide.json", "tissue.npz", "colour.json"))
     nuclei = folder / "nuclei.parquet"
-    store, shard, at_once = folder / "image-500nm.zarr", folder / "shards/1-of-1.parquet", ["--threads", threads]
+    store, shard, at_once = (
+        folder / "image-500nm.zarr",
+        folder / "shards/1-of-1.parquet",
+        ["--threads", threads],
+    )
     artefacts = ["--artefacts", folder / "artefacts.geojson"]
     pixels = ["--features", "basic", "--store", store, "--colour", colour, *artefacts]
-    pictures = ["--mask", tissue, "--picture", folder / "tissue.png", "--outline", folder / "tissue.geojson"]
+    pictures = [
+        "--mask",
+        tissue,
+        "--picture",
+        folder / "tissue.png",
+        "--outline",
+        folder / "tissue.geojson",
+    ]
     commands = [
         ["inspect", slide, "--slide-id", folder.name, "--output", info],
         ["tissue", slide, "--info", info, *pictures, "--colour", colour],
         ["tile", slide, "--info", info, "--tissue", tissue, *at_once, "--output", store],
         ["detect", store, "--model", "compact", "--colour", colour, *at_once, "--output", shard],
-        ["stitch", shard, "--info", info, "--tissue", tissue, *pixels, *at_once, "--output", nuclei],
+        [
+            "stitch",
+            shard,
+            "--info",
+            info,
+            "--tissue",
+            tissue,
+            *pixels,
+            *at_once,
+            "--output",
+            nuclei,
+        ],
         ["geojson", nuclei, "--info", info, *at_once, "--output", folder / "nuclei.geojson.gz"],
         ["overlay", folder],
     ]
-    return [[*map(str, command), "--ledger", str(folder / f"ledger/{command[0]}.json")] for command in commands]
+    return [
+        [*map(str, command), "--ledger", str(folder / f"ledger/{command[0]}.json")]
+        for command in commands
+    ]

@@ -1,4 +1,5 @@
-"""A method with two stages and two turns: a generator renders masks, and a reader finds their nuclei again.
+"""A method with two stages and two turns: a generator renders masks, and a reader finds their
+nuclei again.
 
 The second stage keeps the generator and the discriminator, but starts a new reader.
 """
@@ -52,22 +53,33 @@ class ToyGan(Method):
 
     def __init__(self) -> None:
         super().__init__()
-        self.generator = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
-        self.discriminator = nn.Sequential(nn.Conv2d(3, 8, 4, 2), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 2))
+        self.generator = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1)
+        )
+        self.discriminator = nn.Sequential(
+            nn.Conv2d(3, 8, 4, 2), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 2)
+        )
         self.reader = NucleusDetector("muse_compact_16", "dense", 1, N_RAYS)
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
         """The reader is trained in the turn of the generator."""
         is_discriminator = turn == "discriminator"
         every = self.named_parameters()
-        return ((name, one) for name, one in every if name.startswith("discriminator") == is_discriminator)
+        return (
+            (name, one)
+            for name, one in every
+            if name.startswith("discriminator") == is_discriminator
+        )
 
     def losses(self, batch: tuple[Tensor, Tensor], turn: str, progress: float) -> dict[str, Tensor]:
         """Losses of a batch of masks (B, 1, S, S), 0 to 1, and pictures (B, 3, S, S), 0 to 255."""
         masks, pictures = batch
         rendered = 255 * self.generator(masks).sigmoid()
         if turn == "discriminator":
-            real, false = self.discriminator(pictures / 255), self.discriminator(rendered.detach() / 255)
+            real, false = (
+                self.discriminator(pictures / 255),
+                self.discriminator(rendered.detach() / 255),
+            )
             return {"loss": (real - 1).square().mean() + false.square().mean()}
         deceived = (self.discriminator(rendered / 255) - 1).square().mean()
         logit = self.reader(rendered, torch.eye(3, 4, device=rendered.device)).centre
@@ -88,8 +100,12 @@ class ToyGanStage(TrainingStage[StageConfig, Tensor]):
 
     def read(self, log: Log) -> Tensor:
         """The upper left corner (N, 3, S, S) of each picture."""
-        pixels = [read_rgb(path, "")[:SIDE_PX, :SIDE_PX] for path in list_pictures(self.config.images)]
-        return torch.stack([torch.from_numpy(one.copy()).permute(2, 0, 1).float() for one in pixels])
+        pixels = [
+            read_rgb(path, "")[:SIDE_PX, :SIDE_PX] for path in list_pictures(self.config.images)
+        ]
+        return torch.stack(
+            [torch.from_numpy(one.copy()).permute(2, 0, 1).float() for one in pixels]
+        )
 
     def build(self, data: Tensor) -> ToyGan:
         """A method with a new reader; the other networks come from ``start`` if there is one."""
@@ -105,8 +121,12 @@ class ToyGanStage(TrainingStage[StageConfig, Tensor]):
         y, x = torch.meshgrid(torch.arange(SIDE_PX), torch.arange(SIDE_PX), indexing="ij")
 
         def draw(number: int) -> tuple[Tensor, Tensor]:
-            centres = torch.randint(8, SIDE_PX - 8, (2, 6, 2), generator=torch.Generator().manual_seed(number))
-            distance = torch.hypot((x - centres[..., :1, None]).float(), (y - centres[..., 1:, None]).float())
+            centres = torch.randint(
+                8, SIDE_PX - 8, (2, 6, 2), generator=torch.Generator().manual_seed(number)
+            )
+            distance = torch.hypot(
+                (x - centres[..., :1, None]).float(), (y - centres[..., 1:, None]).float()
+            )
             masks = (distance < 5).any(1, keepdim=True).float()
             return masks.to(device), data[torch.tensor([number, number + 1]) % len(data)].to(device)
 
@@ -150,6 +170,8 @@ class ToyGanRecipe(Recipe):
 
     def stages(self, config: ToyGanConfig, folder: Path) -> Sequence[Stage]:
         """Two stages, the second of which starts from the first."""
-        first = ToyGanStage(StageConfig(**vars(config)), stage_folder(folder, 1, "warm-up"), "warm-up")
+        first = ToyGanStage(
+            StageConfig(**vars(config)), stage_folder(folder, 1, "warm-up"), "warm-up"
+        )
         again = StageConfig(**vars(config), start=first.result)
         return first, ToyGanStage(again, stage_folder(folder, 2, "reader"), "reader")

@@ -19,5 +19,7 @@ class Toy(Output):
         from muse_pipeline.nuclei.parquet import read_provenance
 
         n = read_provenance(slide.files.nuclei).n_nuclei
-        (slide.files.folder / "toy.txt").write_text(f"{slide.settings['toy_title']}\n{n}\n", encoding="utf-8")
+        (slide.files.folder / "toy.txt").write_text(
+            f"{slide.settings['toy_title']}\n{n}\n", encoding="utf-8"
+        )
         return ["toy.txt has no classes"]

@@ -1,4 +1,6 @@
-"""A method for pairs of a picture and a partner, which shows where nuclei are and exists only in training."""
+"""A method for pairs of a picture and a partner, which shows where nuclei are and exists only in
+training.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,16 @@ class ToyPairs(Method):
         self.network = network
 
     def losses(self, batch: tuple[Tensor, Tensor], turn: str, progress: float) -> dict[str, Tensor]:
-        """The loss of a batch of pictures (B, 3, S, S), 0 to 255, and partners (B, 1, S, S), 0 to 1."""
+        """The loss of a batch of pictures (B, 3, S, S), 0 to 255, and partners (B, 1, S, S), 0 to
+        1.
+        """
         pictures, partners = batch
         logit = self.network(pictures, torch.eye(3, 4, device=pictures.device)).centre
-        return {"loss": functional.binary_cross_entropy_with_logits(logit, functional.avg_pool2d(partners, 4))}
+        return {
+            "loss": functional.binary_cross_entropy_with_logits(
+                logit, functional.avg_pool2d(partners, 4)
+            )
+        }
 
     def trained(self) -> NucleusDetector:
         """The network."""
@@ -56,13 +64,17 @@ class ToyPairs(Method):
 
 
 def read_pairs(folder: Path) -> list[tuple[Tensor, Tensor]]:
-    """For each file of the folder, its picture, and a mask of the picture's dark pixels as its partner."""
+    """For each file of the folder, its picture, and a mask of the picture's dark pixels as its
+    partner.
+    """
     corners = (read_rgb(path, "")[:SIDE_PX, :SIDE_PX].copy() for path in list_pictures(folder))
     pictures = [torch.from_numpy(corner).permute(2, 0, 1).float() for corner in corners]
     return [(picture, (picture.mean(0, keepdim=True) < 180).float()) for picture in pictures]
 
 
-def draw_pairs(pairs: list[tuple[Tensor, Tensor]], device: torch.device) -> Callable[[int], tuple[Tensor, Tensor]]:
+def draw_pairs(
+    pairs: list[tuple[Tensor, Tensor]], device: torch.device
+) -> Callable[[int], tuple[Tensor, Tensor]]:
     """Batches of two pairs, taken in turn."""
 
     def draw(number: int) -> tuple[Tensor, Tensor]:
@@ -94,7 +106,8 @@ class ToyPairsStage(TrainingStage[ToyPairsConfig, list]):
     def checkpoint(self, data: list, method: ToyPairs) -> Checkpoint:
         """A checkpoint with the network as a detector."""
         meta = describe_detector(
-            detector_config(self.config.name, self.config.schedule), ColourReference(method="identity")
+            detector_config(self.config.name, self.config.schedule),
+            ColourReference(method="identity"),
         )
         network = method.trained()
         return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)

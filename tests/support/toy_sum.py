@@ -1,4 +1,6 @@
-"""A sum of two methods that share a network; the first trains on pairs, the second on pictures and their half turns."""
+"""A sum of two methods that share a network; the first trains on pairs, the second on pictures and
+their half turns.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ class ToySumStage(ToyPairsStage):
     def build(self, data: list) -> WeightedSum:
         """Both methods on one network."""
         pairs = super().build(data)
-        return WeightedSum({"pairs": pairs, "half turn": HalfTurn(pairs.network)}, {"pairs": 1.0, "half turn": 0.1})
+        return WeightedSum(
+            {"pairs": pairs, "half turn": HalfTurn(pairs.network)}, {"pairs": 1.0, "half turn": 0.1}
+        )
 
     def batches(self, data: list, device: torch.device) -> Callable[[int], dict[str, Any]]:
         """A batch for each method: the pairs, and their pictures alone for the half turn."""

@@ -1,4 +1,6 @@
-"""Small TriDeNT methods and batches for them, with noise as pixels and random nuclei and partners."""
+"""Small TriDeNT methods and batches for them, with noise as pixels and random nuclei and
+partners.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,16 @@ def make_trident(**settings) -> Trident:
 
 
 def make_pairs(known: list[bool], seed: int = 0) -> PairBatch:
-    """A batch with a set for each item of ``known``; a partner covers most nuclei of the sets for which it is True."""
+    """A batch with a set for each item of ``known``; a partner covers most nuclei of the sets for
+    which it is True.
+    """
     generator = torch.Generator().manual_seed(100 + seed)
     views, has = make_batch(0, seed, len(known)), torch.tensor(known)
-    covered = views.shared[0] & has[:, None] & (torch.rand(views.shared[0].shape, generator=generator) < 0.8)
+    covered = (
+        views.shared[0]
+        & has[:, None]
+        & (torch.rand(views.shared[0].shape, generator=generator) < 0.8)
+    )
     pixels = 255 * torch.rand(len(known), 3, WIDE_PX // 8, WIDE_PX // 8, generator=generator)
     pixels = torch.nn.functional.interpolate(pixels, size=WIDE_PX)
     return PairBatch(views, PartnerBatch(pixels[has], has, covered))

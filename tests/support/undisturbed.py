@@ -1,4 +1,6 @@
-"""The results of an undisturbed run of a small cohort, and the comparison of other runs with them."""
+"""The results of an undisturbed run of a small cohort, and the comparison of other runs with
+them.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SLIDE = "S"
-TIMESTAMP = ".snakemake_timestamp"  # in folders that Snakemake wrote, unless it was killed meanwhile
+TIMESTAMP = (  # in folders that Snakemake wrote, unless it was killed meanwhile
+    ".snakemake_timestamp"
+)
 # All results of a slide except logs and ledgers, which contain times.
 RESULTS = (
-    *("slide.json", "tissue.npz", "tissue.geojson", "colour.json", "shards/1-of-2.parquet", "shards/2-of-2.parquet"),
-    *("nuclei.parquet", "nuclei.geojson.gz", "nuclei.provenance.json", "summary.json", "density.png"),
+    *(
+        "slide.json",
+        "tissue.npz",
+        "tissue.geojson",
+        "colour.json",
+        "shards/1-of-2.parquet",
+        "shards/2-of-2.parquet",
+    ),
+    *(
+        "nuclei.parquet",
+        "nuclei.geojson.gz",
+        "nuclei.provenance.json",
+        "summary.json",
+        "density.png",
+    ),
 )
 
 
@@ -24,16 +41,25 @@ class Undisturbed:
 
 
 def read_results(folder: Path) -> dict[str, bytes]:
-    """Result name -> its bytes, including all files of the image; raises FileNotFoundError if a result is missing."""
+    """Result name -> its bytes, including all files of the image; raises FileNotFoundError if a
+    result is missing.
+    """
     results = folder / "results" / SLIDE
-    image = [path for path in results.glob("image-*.zarr/**/*") if path.is_file() and path.name != TIMESTAMP]
+    image = [
+        path
+        for path in results.glob("image-*.zarr/**/*")
+        if path.is_file() and path.name != TIMESTAMP
+    ]
     return {
-        str(path.relative_to(results)): path.read_bytes() for path in [*(results / name for name in RESULTS), *image]
+        str(path.relative_to(results)): path.read_bytes()
+        for path in [*(results / name for name in RESULTS), *image]
     }
 
 
 def assert_as_undisturbed(folder: Path, undisturbed: Undisturbed) -> None:
-    """Assert that every result has the same bytes, and that the report exists and lists the slide as ok."""
+    """Assert that every result has the same bytes, and that the report exists and lists the slide
+    as ok.
+    """
     found = read_results(folder)
     assert found.keys() == undisturbed.results.keys()
     assert [name for name, content in found.items() if content != undisturbed.results[name]] == []

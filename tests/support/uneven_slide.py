@@ -1,4 +1,6 @@
-"""A finished slide whose nuclei differ in outline, score and probability, and the data in its viewer."""
+"""A finished slide whose nuclei differ in outline, score and probability, and the data in its
+viewer.
+"""
 
 import json
 
@@ -20,7 +22,9 @@ def draw_nuclei(xy, label, seed=0) -> Nuclei:
     random = np.random.default_rng(seed)
     angles = 2 * np.pi * np.arange(32) / 32
     waves = (
-        1 + 0.25 * np.cos(2 * angles + random.uniform(0, 6, (len(xy), 1))) + random.uniform(-0.05, 0.05, (len(xy), 32))
+        1
+        + 0.25 * np.cos(2 * angles + random.uniform(0, 6, (len(xy), 1)))
+        + random.uniform(-0.05, 0.05, (len(xy), 32))
     )
     sure = random.uniform(0.4, 0.99, len(xy))
     prob = np.repeat((1 - sure)[:, None] / (len(CLASSES) - 1), len(CLASSES), 1)
@@ -39,7 +43,9 @@ def draw_nuclei(xy, label, seed=0) -> Nuclei:
 def write_nuclei(folder, nuclei: Nuclei) -> None:
     info = read_info(folder / "slide.json")
     rings = rays_to_rings(nuclei.xy, nuclei.rays, info.mpp)
-    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), provenance(info), n_rays=32) as writer:
+    with NucleiWriter(
+        folder / "nuclei.parquet", list(CLASSES), provenance(info), n_rays=32
+    ) as writer:
         writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, info.mpp))
 
 

@@ -40,13 +40,17 @@ class Tab:
     """A page of the viewer, with a record of its requests and errors."""
 
     def __init__(self, browser, viewer, fragment="", width=1400):
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, accept_downloads=True
+        )
         self.page = self.context.new_page()
         self.requests, self.errors = [], []
         self.page.on("request", lambda request: self.requests.append(request.url))
         for event in ("pageerror", "requestfailed", "dialog"):
             self.page.on(event, lambda what: self.errors.append(str(what)))
-        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        self.page.on(
+            "console", lambda line: self.errors.append(line.text) if line.type == "error" else None
+        )
         self.page.goto((viewer / "index.html").as_uri() + fragment)
         self.wait()
 
@@ -55,7 +59,9 @@ class Tab:
         self.until(READY)
 
     def until(self, expression):
-        """Wait until an expression is true, by polling: the page's security policy forbids Playwright's own wait."""
+        """Wait until an expression is true, by polling: the page's security policy forbids
+        Playwright's own wait.
+        """
         for _ in range(1200):
             if self.page.evaluate(expression):
                 return

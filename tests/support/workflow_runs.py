@@ -1,4 +1,6 @@
-"""Run the workflow as its users do: as a Snakemake process in a folder with a sheet and a config."""
+"""Run the workflow as its users do: as a Snakemake process in a folder with a sheet and a
+config.
+"""
 
 from __future__ import annotations
 
@@ -36,18 +38,28 @@ def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, see
     image = np.full((size_px, size_px, 3), 244, np.uint8)
     middle, radius = size_px // 2, size_px * 0.42
     cv2.circle(image, (middle, middle), int(radius), (226, 170, 205), -1)
-    angle, reach = rng.uniform(0, 2 * np.pi, n_nuclei), radius * 0.95 * np.sqrt(rng.uniform(size=n_nuclei))
+    angle, reach = (
+        rng.uniform(0, 2 * np.pi, n_nuclei),
+        radius * 0.95 * np.sqrt(rng.uniform(size=n_nuclei)),
+    )
     xy = np.stack([middle + reach * np.cos(angle), middle + reach * np.sin(angle)], 1)
     for x, y in xy:
         axes = rng.uniform(6, 10, 2)
-        cv2.ellipse(image, ((float(x), float(y)), tuple(2 * axes), float(rng.uniform(0, 180))), (92, 50, 130), -1)
+        cv2.ellipse(
+            image,
+            ((float(x), float(y)), tuple(2 * axes), float(rng.uniform(0, 180))),
+            (92, 50, 130),
+            -1,
+        )
     grain = rng.normal(0, 6, (*image.shape[:2], 1))
     image = np.clip(cv2.GaussianBlur(image, (0, 0), 1.2) + grain, 0, 255).astype(np.uint8)
     write_pyramid(path, image)
 
 
 def enlarge(path: Path) -> None:
-    """Append zeros to a slide's file, so that the slide is not run in a batch; readers ignore them."""
+    """Append zeros to a slide's file, so that the slide is not run in a batch; readers ignore
+    them.
+    """
     with path.open("r+b") as file:
         file.truncate(SMALL_BYTES)
 
@@ -60,12 +72,24 @@ def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 def write_config(folder: Path, **settings: object) -> None:
     """Write the config of a cohort in ``folder``."""
-    (folder / "config.yaml").write_text(yaml.safe_dump({"slides": "slides.tsv", **settings}), encoding="utf-8")
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"slides": "slides.tsv", **settings}), encoding="utf-8"
+    )
 
 
 def snakemake_command(*arguments: str, cores: int | None = 2) -> list[str]:
-    """The command that a user types in the cohort's folder, without ``--cores`` if ``cores`` is None."""
-    program = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--configfile", "config.yaml"]
+    """The command that a user types in the cohort's folder, without ``--cores`` if ``cores`` is
+    None.
+    """
+    program = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(SNAKEFILE),
+        "--configfile",
+        "config.yaml",
+    ]
     return [*program, *([] if cores is None else ["--cores", str(cores)]), *arguments]
 
 
@@ -74,23 +98,29 @@ def start_forkserver() -> BaseContext:
     """The context of processes that are forked from one that has imported `preloaded_snakemake`."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["preloaded_snakemake"])
-    with pytest.MonkeyPatch.context() as patch:  # a module that is not found would be skipped silently
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # a module that is not found would be skipped silently
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         forkserver.ensure_running()
     return forks
 
 
-def run_snakemake(folder: Path, *arguments: str, cores: int | None = 2) -> subprocess.CompletedProcess[str]:
+def run_snakemake(
+    folder: Path, *arguments: str, cores: int | None = 2
+) -> subprocess.CompletedProcess[str]:
     """Run the workflow in ``folder``; in the result, stdout also contains stderr, in order.
 
-    The process is forked from one that has already imported Snakemake, because importing takes longer than planning.
-    With MUSE_START_METHOD=spawn, it is a new process instead.
+    The process is forked from one that has already imported Snakemake, because importing takes
+    longer than planning. With MUSE_START_METHOD=spawn, it is a new process instead.
     """
     command = snakemake_command(*arguments, cores=cores)
     environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
     if environment.get("MUSE_START_METHOD") == "spawn":
         merged = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.run(command, cwd=folder, env=environment, **merged, encoding="utf-8", check=False)
+        return subprocess.run(
+            command, cwd=folder, env=environment, **merged, encoding="utf-8", check=False
+        )
     with tempfile.NamedTemporaryFile() as output:
         words = command[3:], str(folder), environment, output.name
         process = start_forkserver().Process(target=become_snakemake, args=words)
@@ -129,7 +159,11 @@ def inputs_of(output: str, rule: str) -> list[str]:
 def kill_when(reached: Callable[[], bool], folder: Path) -> None:
     """Start the workflow, and kill it and its jobs when ``reached`` returns True."""
     process = subprocess.Popen(
-        snakemake_command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        snakemake_command(),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     while not reached() and process.poll() is None:
         time.sleep(0.01)

@@ -50,7 +50,9 @@ def test_colours_and_strengths_follow_the_densities(picture, measured):
 def test_brown_and_grey_are_foreign_to_the_two_stains(picture, measured):
     assert measured["brown"] == 0 and measured["foreign"] < 0.05
     assert measure_picture(with_gain(picture, 0.6, 0.9, 2.0), 0.5)["brown"] > 0.5
-    grey = measure_picture(np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2), 0.5)
+    grey = measure_picture(
+        np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2), 0.5
+    )
     assert grey["foreign"] > 0.9 and "haematoxylin red" not in grey
 
 

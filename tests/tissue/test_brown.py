@@ -1,4 +1,6 @@
-"""Immunohistochemistry is recognised by brown nuclei or cells, and no H&E is, whatever its colours."""
+"""Immunohistochemistry is recognised by brown nuclei or cells, and no H&E is, whatever its
+colours.
+"""
 
 import cv2
 import numpy as np
@@ -26,7 +28,9 @@ def is_ihc(pixels, mpp=MPP):
 
 
 def draw_cells(share, of_cells, stain, background, pitch_px=26):
-    """Tissue with blue nuclei; a share of the cells, or of their nuclei, also has a second stain."""
+    """Tissue with blue nuclei; a share of the cells, or of their nuclei, also has a second
+    stain.
+    """
     random = np.random.default_rng(0)
     blue, other = np.zeros((2, 600, 600), np.float32)
     for x, y in np.stack(np.meshgrid(*[np.arange(20, 600, pitch_px)] * 2), -1).reshape(-1, 2):
@@ -61,7 +65,9 @@ def test_brown_cells_with_blue_nuclei_are_recognised(share):
 
 @pytest.mark.parametrize("background", [0.1, 0.4, 0.9])
 @pytest.mark.parametrize("tint", [0.0, 0.3])
-def test_h_and_e_is_not_immunohistochemistry_with_much_eosin_yellow_glass_or_pigment(background, tint):
+def test_h_and_e_is_not_immunohistochemistry_with_much_eosin_yellow_glass_or_pigment(
+    background, tint
+):
     around = background * EOSIN + tint * np.array([0.0, 0.2, 1.0])
     assert not is_ihc(draw_cells(0, False, BROWN, around))
     for of_cells in (False, True):
@@ -101,7 +107,9 @@ SETS = {  # folder of pictures, and um per pixel
 @pytest.mark.parametrize("most", [20, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SETS)
 def test_no_picture_of_h_and_e_is_immunohistochemistry(shared_data, name, most):
-    paths = sorted(path for path in (shared_data / name).iterdir() if path.suffix in {".png", ".jpg", ".tif"})
+    paths = sorted(
+        path for path in (shared_data / name).iterdir() if path.suffix in {".png", ".jpg", ".tif"}
+    )
     chosen = paths[:: max(len(paths) // most, 1)]
     assert len(chosen) >= 10
     assert [path.name for path in chosen if is_ihc(read_rgb(path), SETS[name])] == []
@@ -116,17 +124,25 @@ def test_no_picture_of_h_and_e_is_immunohistochemistry(shared_data, name, most):
     ],
 )
 def test_slides_and_parts_of_them(shared_data, name, expected):
-    """The parts of OS-2 (Ki-67) have 10 to 40 % positive nuclei; paler parts are diluted in optical density."""
+    """The parts of OS-2 (Ki-67) have 10 to 40 % positive nuclei; paler parts are diluted in optical
+    density.
+    """
     info = inspect_slide(shared_data / name, "slide")
     with open_slide(shared_data / name, info.reader) as slide:
         pixels = slide.read_region((0, 0), 0, info.size_px)
     side = round(136 / info.mpp[0])
-    corners = [(x, y) for x in range(0, info.size_px[0] - side, side) for y in range(0, info.size_px[1] - side, side)]
+    corners = [
+        (x, y)
+        for x in range(0, info.size_px[0] - side, side)
+        for y in range(0, info.size_px[1] - side, side)
+    ]
     parts = [pixels[y : y + side, x : x + side] for x, y in corners]
     parts += [(255 * (parts[0] / 255.0) ** power).astype(np.uint8) for power in (0.3, 0.6)]
     assert {is_ihc(part, info.mpp[0]) for part in parts} == {expected}
 
 
 def test_dab_over_haematoxylin(trials):
-    """Three quarters of these nuclei have DAB over haematoxylin; none of their pixels is brown by itself."""
+    """Three quarters of these nuclei have DAB over haematoxylin; none of their pixels is brown by
+    itself.
+    """
     assert is_ihc(read_rgb(trials / "1-ihc-taken-for-he/dab.png"), 0.499)

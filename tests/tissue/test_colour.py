@@ -67,14 +67,18 @@ def test_a_coarse_level_may_lack_the_last_pixels_of_a_fine_one():
     image = mix(1024 * 1024).reshape(1024, 1024, 3)
     slide = ArraySlide([image, image[:1022:7, :1022:7]])
     slide.downsamples = [(1.0, 1.0), (7.0, 7.0)]
-    tissue = TissueMask(np.ones((73, 73), bool), np.array([7.0, 7.0]), None, 0.26)  # covers 1,022 of 1,024 px
+    tissue = TissueMask(
+        np.ones((73, 73), bool), np.array([7.0, 7.0]), None, 0.26
+    )  # covers 1,022 of 1,024 px
     assert measure_colour(slide, slide.info((0.5, 0.5)), tissue).n_pixels > 5e5
 
 
 @pytest.mark.parametrize("tint", [(1, 1, 1), (0.72, 0.8, 0.67)])
 @pytest.mark.parametrize("n_brown", [0, 24])
 def test_brown_is_told_from_the_yellow_of_a_lamp(tint, n_brown):
-    """The picture has 256 rows: 24 of glass, ``n_brown`` of DAB, and the rest of haematoxylin and eosin."""
+    """The picture has 256 rows: 24 of glass, ``n_brown`` of DAB, and the rest of haematoxylin and
+    eosin.
+    """
     pixels = mix(256 * 256).reshape(256, 256, 3).astype(float)
     pixels[:24] = 243
     pixels[200 : 200 + n_brown] = (140, 95, 60)

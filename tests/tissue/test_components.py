@@ -49,7 +49,10 @@ def test_a_crop_over_many_strips_counts_whole():
     mask[:5, 30], mask[5, 31:36] = True, True  # 5 + 5 pixels, joined only at a corner
     assert drop_small(mask, 2 * ROWS).sum() == 2 * ROWS
     assert not drop_small(mask, 2 * ROWS + 1).any()
-    assert drop_small(mask, 10).sum() == 2 * ROWS + 10 and drop_small(mask, 10, connectivity=4).sum() == 2 * ROWS
+    assert (
+        drop_small(mask, 10).sum() == 2 * ROWS + 10
+        and drop_small(mask, 10, connectivity=4).sum() == 2 * ROWS
+    )
     assert drop_small(mask, 40, connectivity=4, keep_at_border=True)[:5, 30].all()
 
 

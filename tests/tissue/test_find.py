@@ -1,4 +1,6 @@
-"""Tissue is found, even if it is faint or covers the whole slide; ink, dust, black areas and glass are not."""
+"""Tissue is found, even if it is faint or covers the whole slide; ink, dust, black areas and glass
+are not.
+"""
 
 import re
 
@@ -30,7 +32,9 @@ def paint(pixels, colour, left, top, right, bottom):
     return pixels
 
 
-@pytest.mark.parametrize("glass", [(243, 243, 243), (255, 255, 255), (222, 222, 224), (240, 238, 218), (226, 222, 232)])
+@pytest.mark.parametrize(
+    "glass", [(243, 243, 243), (255, 255, 255), (222, 222, 224), (240, 238, 218), (226, 222, 232)]
+)
 @pytest.mark.parametrize("colour", [PINK, PURPLE])
 def test_a_crop_on_glass_is_found_to_the_pixel(glass, colour):
     mask, warnings = find_mask(paint(slide_of(glass), colour, 100, 80, 200, 180), MPP)
@@ -52,7 +56,9 @@ def test_wall_to_wall_tissue_is_whole(colour):
 
 
 @pytest.mark.parametrize(
-    "ink", [(60, 150, 120), (40, 80, 190), (200, 40, 45), (25, 25, 28)], ids=["green", "blue", "red", "black"]
+    "ink",
+    [(60, 150, 120), (40, 80, 190), (200, 40, 45), (25, 25, 28)],
+    ids=["green", "blue", "red", "black"],
 )
 def test_pen_is_left_out_and_reported(ink):
     pixels = paint(slide_of(), PINK, 20, 20, 120, 230)
@@ -69,7 +75,9 @@ def test_blood_is_no_pen():
 
 @pytest.mark.parametrize("glass", [(183, 201, 193), (158, 186, 199), (174, 193, 163)])
 def test_glass_that_a_camera_has_tinted_is_no_pen(glass):
-    """Photographs through a microscope have tinted glass; it is kept together with the tissue around it."""
+    """Photographs through a microscope have tinted glass; it is kept together with the tissue
+    around it.
+    """
     pixels = slide_of(glass, shape=(100, 100))
     mask, warnings = find_mask(paint(pixels, PURPLE, 30, 0, 100, 100), MPP)
     assert mask[:, 30:].all() and not any("pen" in warning for warning in warnings)
@@ -95,7 +103,9 @@ def test_specks_go_and_small_holes_close_but_large_ones_and_glass_at_the_border_
     pixels = paint(pixels, PINK, 10, 10, 14, 14)
     pixels[60:70, 60:70], pixels[100:160, 100:160], pixels[60:70, 290:] = 243, 243, 243
     mask, _ = find_mask(pixels, MPP)
-    assert not mask[:20, :20].any() and mask[60:70, 60:70].all() and not mask[105:155, 105:155].any()
+    assert (
+        not mask[:20, :20].any() and mask[60:70, 60:70].all() and not mask[105:155, 105:155].any()
+    )
     assert not mask[62:68, 292:].any() and mask[80:190, 292:].all()
 
 
@@ -105,7 +115,9 @@ def test_no_tissue_is_a_warning():
 
 
 def test_little_tissue_is_doubted_where_much_else_is_dark():
-    """YCbCr read as RGB, a grey picture and a white picture are doubted, but not a shadow on glass."""
+    """YCbCr read as RGB, a grey picture and a white picture are doubted, but not a shadow on
+    glass.
+    """
     pixels = paint(slide_of(), PURPLE, 20, 20, 280, 230)
     ycbcr = np.array(Image.fromarray(pixels).convert("YCbCr"))
     grey = np.repeat(paint(slide_of(), PINK, 20, 20, 280, 230)[..., 1:2], 3, -1)
@@ -116,7 +128,10 @@ def test_little_tissue_is_doubted_where_much_else_is_dark():
     ):
         (doubt,) = (one for one in find_mask(wrong, MPP)[1] if one.startswith(DOUBT))
         assert words in doubt
-    assert not any(one.startswith(DOUBT) for one in find_mask(paint(slide_of(), (200,) * 3, 0, 0, 300, 30), MPP)[1])
+    assert not any(
+        one.startswith(DOUBT)
+        for one in find_mask(paint(slide_of(), (200,) * 3, 0, 0, 300, 30), MPP)[1]
+    )
 
 
 def test_fluorescence_is_a_warning():
@@ -127,7 +142,9 @@ def test_fluorescence_is_a_warning():
 
 
 def test_one_level_and_a_pyramid_give_the_same_mask():
-    image = np.repeat(np.repeat(paint(slide_of(shape=(120, 150)), PINK, 30, 30, 90, 90), 16, 0), 16, 1)
+    image = np.repeat(
+        np.repeat(paint(slide_of(shape=(120, 150)), PINK, 30, 30, 90, 90), 16, 0), 16, 1
+    )
     single, pyramid = ArraySlide([image]), ArraySlide([image, image[::4, ::4]])
     masks = [find_tissue(slide, slide.info((0.5, 0.5))).tissue for slide in (single, pyramid)]
     np.testing.assert_array_equal(masks[0].mask, masks[1].mask)
@@ -154,8 +171,12 @@ def test_reading_is_bounded_and_a_corrupt_block_is_reported():
 
 
 def damaged_pyramid(path, pages):
-    """Find the tissue of a slide of 1,024 x 1,024 px with two levels, where the left half of ``pages`` is damaged."""
-    image = np.repeat(np.repeat(paint(slide_of(shape=(128, 128)), PINK, 20, 10, 100, 110), 8, 0), 8, 1)
+    """Find the tissue of a slide of 1,024 x 1,024 px with two levels, where the left half of
+    ``pages`` is damaged.
+    """
+    image = np.repeat(
+        np.repeat(paint(slide_of(shape=(128, 128)), PINK, 20, 10, 100, 110), 8, 0), 8, 1
+    )
     write_pyramid(path, image, factors=(2,))
     for page in pages:
         for tile in (0, 2) if page else (0, 1, 4, 5, 8, 9, 12, 13):
@@ -167,18 +188,25 @@ def damaged_pyramid(path, pages):
 
 def test_tissue_that_one_level_lost_is_found_at_a_finer_one(tmp_path):
     """If the tissue were taken for glass, it would be skipped without a warning."""
-    whole, damaged = damaged_pyramid(tmp_path / "a.tif", []), damaged_pyramid(tmp_path / "b.tif", [1])
+    whole, damaged = (
+        damaged_pyramid(tmp_path / "a.tif", []),
+        damaged_pyramid(tmp_path / "b.tif", [1]),
+    )
     assert not whole.warnings and "50.0% of level 1 cannot be decoded" in damaged.warnings[0]
     assert len(damaged.warnings) == 1
     np.testing.assert_array_equal(whole.tissue.mask, damaged.tissue.mask)
 
 
 def test_a_slide_that_is_damaged_throughout_is_given_up_soon():
-    """Each failing read takes milliseconds, so there are only few reads, none of them larger than a block."""
+    """Each failing read takes milliseconds, so there are only few reads, none of them larger than a
+    block.
+    """
     image = np.full((16384, 16384, 3), 255, np.uint8)
     slide = ArraySlide([image, image[::16, ::16]], corrupt=[(0, 0, 16384, 16384)])
     sizes, read_region = [], slide.read_region
-    slide.read_region = lambda xy, level, size: sizes.append(size[0] * size[1]) or read_region(xy, level, size)
+    slide.read_region = lambda xy, level, size: (
+        sizes.append(size[0] * size[1]) or read_region(xy, level, size)
+    )
     with pytest.raises(SlideError):
         read_overview(slide, slide.info((0.25, 0.25)))
     assert len(sizes) < 200 and max(sizes) <= BLOCK_PX**2
@@ -186,8 +214,13 @@ def test_a_slide_that_is_damaged_throughout_is_given_up_soon():
 
 def test_what_no_level_has_is_no_glass(tmp_path):
     found = damaged_pyramid(tmp_path / "a.tif", [0, 1])
-    assert "50.0% of the slide cannot be decoded at any level and counts as tissue" in found.warnings
-    assert found.tissue.mask[:, : found.tissue.mask.shape[1] // 2].all() and not found.tissue.mask[:10, -50:].any()
+    assert (
+        "50.0% of the slide cannot be decoded at any level and counts as tissue" in found.warnings
+    )
+    assert (
+        found.tissue.mask[:, : found.tissue.mask.shape[1] // 2].all()
+        and not found.tissue.mask[:10, -50:].any()
+    )
 
 
 def test_a_roi_limits_mask_and_area():
@@ -198,16 +231,22 @@ def test_a_roi_limits_mask_and_area():
     xy = np.array([[101, 201], [99, 500], [899, 999], [901, 500]])
     assert tissue.kept.contains(xy, info.mpp).tolist() == [1, 0, 1, 0]
     missed = find_tissue(slide, info, box(2000, 2000, 2100, 2100))
-    assert missed.tissue.is_empty and missed.warnings == ("no tissue within the region of interest",)
+    assert missed.tissue.is_empty and missed.warnings == (
+        "no tissue within the region of interest",
+    )
 
 
 @pytest.mark.parametrize("side", [513, 1000, 1024])
 @pytest.mark.parametrize("roi", [None, box(-500, -500, 5000, 5000)])
 def test_tissue_wall_to_wall_is_no_larger_than_the_slide(side, roi):
-    """Only the parts of mask pixels that lie on the slide count, and a region of interest is clipped to the slide."""
+    """Only the parts of mask pixels that lie on the slide count, and a region of interest is
+    clipped to the slide.
+    """
     slide = ArraySlide([np.full((side, side, 3), PINK, np.uint8)])
     info = slide.info((0.25, 0.25))
-    assert find_tissue(slide, info, roi).tissue.area_mm2 == pytest.approx((side * 0.25e-3) ** 2, rel=1e-5)
+    assert find_tissue(slide, info, roi).tissue.area_mm2 == pytest.approx(
+        (side * 0.25e-3) ** 2, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,7 +276,10 @@ def test_real_slides(shared_data, name, mpp, low, high):
 
 
 def test_real_crops_are_kept_whole(shared_data):
-    for folder, pattern, mpp in (("brca-m2c/images", "*.png", 0.5), ("camelyon16-patches", "*.png", 0.25)):
+    for folder, pattern, mpp in (
+        ("brca-m2c/images", "*.png", 0.5),
+        ("camelyon16-patches", "*.png", 0.25),
+    ):
         paths = sorted((shared_data / folder).rglob(pattern))[::6]
         shares = []
         for path in paths:

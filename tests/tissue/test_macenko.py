@@ -11,11 +11,17 @@ STAINS = np.stack([HAEMATOXYLIN / np.linalg.norm(HAEMATOXYLIN), EOSIN / np.linal
 
 
 def mix(n=20_000, haematoxylin=2.0, eosin=1.0, seed=0):
-    """(n, 3) uint8: 50 % stroma, 30 % nuclei and 20 % glass, with camera noise of one grey level."""
+    """(n, 3) uint8: 50 % stroma, 30 % nuclei and 20 % glass, with camera noise of one grey
+    level.
+    """
     rng = np.random.default_rng(seed)
     kind = rng.choice(3, n, p=[0.5, 0.3, 0.2])
     amount = np.stack(
-        [rng.uniform(0.3, 1, n) * haematoxylin * (kind == 1), rng.uniform(0.3, 1, n) * eosin * (kind < 2)], 1
+        [
+            rng.uniform(0.3, 1, n) * haematoxylin * (kind == 1),
+            rng.uniform(0.3, 1, n) * eosin * (kind < 2),
+        ],
+        1,
     )
     amount[kind == 1, 1] *= rng.uniform(0, 0.5, (kind == 1).sum())
     pixels = 256 * np.exp(-amount @ STAINS) - 1 + rng.normal(0, 1, (n, 3))
@@ -56,7 +62,9 @@ def test_ink_and_dirt_do_not_move_the_stains(dirt):
         np.full((5000, 3), 250, np.uint8),
         mix(400),
         np.repeat(np.arange(60, 220, dtype=np.uint8)[:, None], 3, 1).repeat(50, 0),
-        np.stack([np.arange(60, 220, dtype=np.uint8)] + [np.full(160, 230, np.uint8)] * 2, 1).repeat(50, 0),
+        np.stack(
+            [np.arange(60, 220, dtype=np.uint8)] + [np.full(160, 230, np.uint8)] * 2, 1
+        ).repeat(50, 0),
     ],
     ids=["white", "too-few", "grey", "cyan"],
 )

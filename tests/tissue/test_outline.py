@@ -47,7 +47,9 @@ def test_outline_is_valid_and_covers_the_mask_exactly():
     expected_px2 = (20 * 20 - 25 + 25) * 256 + (955 - 800) * (795 - 640)
     assert outline.area == pytest.approx(expected_px2)
     assert sum(len(part.interiors) for part in outline.geoms) == 1
-    assert outline.contains(shapely.Point(100, 100)) and not outline.contains(shapely.Point(200, 200))
+    assert outline.contains(shapely.Point(100, 100)) and not outline.contains(
+        shapely.Point(200, 200)
+    )
 
 
 def test_geojson_is_one_locked_annotation_counted_from_the_bounds(tmp_path):
@@ -61,7 +63,12 @@ def test_geojson_is_one_locked_annotation_counted_from_the_bounds(tmp_path):
         "isLocked": True,
     }
     shape = shapely.from_geojson(json.dumps(feature["geometry"]))
-    assert shape.is_valid and shape.bounds == (80 - 64, 80 - 32, 800, 700)  # clipped to the bounds of QuPath's image
+    assert shape.is_valid and shape.bounds == (
+        80 - 64,
+        80 - 32,
+        800,
+        700,
+    )  # clipped to the bounds of QuPath's image
     first = (tmp_path / "t.geojson").read_bytes()
     write_outline(tmp_path / "t.geojson", trace_outline(holed_mask(), info), info)
     assert (tmp_path / "t.geojson").read_bytes() == first
@@ -100,20 +107,27 @@ def test_no_tissue_is_an_empty_collection(tmp_path):
     _, info = slide_and_info()
     glass = TissueMask(np.zeros((50, 60), bool), np.array([8.0, 8.0]), None, 0.0)
     write_outline(tmp_path / "t.geojson", trace_outline(glass, info), info)
-    assert json.loads((tmp_path / "t.geojson").read_text()) == {"type": "FeatureCollection", "features": []}
+    assert json.loads((tmp_path / "t.geojson").read_text()) == {
+        "type": "FeatureCollection",
+        "features": [],
+    }
 
 
 def test_picture_is_small_and_in_proportion_and_shows_the_outline(tmp_path):
     image = np.full((1600, 4000, 3), 240, np.uint8)
     slide = ArraySlide([image])
     info = slide.info((0.5, 0.25))
-    tissue = TissueMask(np.zeros((50, 250), bool), np.array([8.0, 8.0]), box(1000, 200, 3000, 1400), 0.0)
+    tissue = TissueMask(
+        np.zeros((50, 250), bool), np.array([8.0, 8.0]), box(1000, 200, 3000, 1400), 0.0
+    )
     tissue.mask[20:30, 100:150] = True
     thumbnail = read_thumbnail(slide, info, read_overview(slide, info))
     write_picture(tmp_path / "t.png", thumbnail, trace_outline(tissue, info), tissue.roi, info)
     picture = np.asarray(Image.open(tmp_path / "t.png")).astype(int)
     assert picture.shape == (300, 1500, 3)
-    rows, columns = np.nonzero((picture[..., 1] > picture[..., 0] + 60) & (picture[..., 1] > picture[..., 2] + 30))
+    rows, columns = np.nonzero(
+        (picture[..., 1] > picture[..., 0] + 60) & (picture[..., 1] > picture[..., 2] + 30)
+    )
     scale = 1500 / 2000  # in px per um
     found = [columns.min(), columns.max(), rows.min(), rows.max()]
     np.testing.assert_allclose(found, np.array([800, 1200, 160, 240]) * scale, atol=3)
@@ -121,7 +135,8 @@ def test_picture_is_small_and_in_proportion_and_shows_the_outline(tmp_path):
 
 def feature_of(*shapes):
     features = [
-        {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shape)), "properties": {}} for shape in shapes
+        {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shape)), "properties": {}}
+        for shape in shapes
     ]
     return {"type": "FeatureCollection", "features": features}
 
@@ -136,7 +151,12 @@ SQUARE = json.loads(shapely.to_geojson(box(10, 10, 50, 60)))
         ({"type": "Feature", "geometry": SQUARE, "properties": {"objectType": "annotation"}}, 2000),
         ([{"type": "Feature", "geometry": SQUARE}], 2000),
         (feature_of(box(10, 10, 50, 60), box(40, 10, 90, 60)), 4000),
-        (feature_of(shapely.MultiPolygon([box(0, 0, 9, 9), box(20, 0, 29, 9)]), shapely.Point(3, 4)), 162),
+        (
+            feature_of(
+                shapely.MultiPolygon([box(0, 0, 9, 9), box(20, 0, 29, 9)]), shapely.Point(3, 4)
+            ),
+            162,
+        ),
         ({"type": "GeometryCollection", "geometries": [SQUARE]}, 2000),
     ],
 )
@@ -148,16 +168,27 @@ def test_every_form_that_qupath_writes_is_read(tmp_path, content, area):
 
 
 def test_nuclei_and_ignored_areas_are_no_region_of_interest(tmp_path):
-    """An export of all objects contains nuclei and ignored areas in addition to the region of interest."""
+    """An export of all objects contains nuclei and ignored areas in addition to the region of
+    interest.
+    """
     _, info = slide_and_info()
     boxes = box(0, 0, 50, 40), box(40, 0, 90, 40), box(60, 60, 70, 70)
     area, hole, nucleus = feature_of(*boxes)["features"]
-    hole["properties"] = {"objectType": "annotation", "classification": {"name": "Ignore*", "color": [180, 180, 180]}}
+    hole["properties"] = {
+        "objectType": "annotation",
+        "classification": {"name": "Ignore*", "color": [180, 180, 180]},
+    }
     nucleus["properties"] = {"objectType": "detection"}
     named = {**hole, "properties": {"classification": {"names": ["Ignore*"]}}}
     older = {**nucleus, "properties": {"object_type": "cell"}}
-    for features, expected in (([area, hole, nucleus], 1600), ([area, nucleus], 2000), ([area, named, older], 1600)):
-        (tmp_path / "roi.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    for features, expected in (
+        ([area, hole, nucleus], 1600),
+        ([area, nucleus], 2000),
+        ([area, named, older], 1600),
+    ):
+        (tmp_path / "roi.geojson").write_text(
+            json.dumps({"type": "FeatureCollection", "features": features})
+        )
         assert read_roi(tmp_path / "roi.geojson", info).area == expected
     for feature in (hole, nucleus):
         (tmp_path / "roi.geojson").write_text(json.dumps(feature))
@@ -170,7 +201,10 @@ def annotation(shape, class_name=None, plane=None, **properties):
     feature["geometry"] |= {"plane": plane} if plane else {}
     feature["properties"] = {"objectType": "annotation", **properties}
     if class_name:
-        feature["properties"]["classification"] = {"names": class_name.split(": "), "color": [1, 2, 3]}
+        feature["properties"]["classification"] = {
+            "names": class_name.split(": "),
+            "color": [1, 2, 3],
+        }
     return feature
 
 
@@ -178,16 +212,47 @@ def annotation(shape, class_name=None, plane=None, **properties):
     ("others", "warning"),
     [
         ([annotation(shapely.LineString([(0, 0), (9, 9)]))], "left out 1 line"),
-        ([annotation(shapely.Point(1, 1)), annotation(shapely.MultiPoint([(1, 2), (3, 4)]))], "left out 2 points"),
-        ([annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 1, "t": 0})], "left out 1 object on a plane above 0"),
-        ([annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 0, "t": 2})], "left out 1 object on a plane above 0"),
-        ([annotation(shapely.Polygon())], "left out 1 empty object"),  # as QuPath 0.4 and 0.5 write it
-        ([annotation(shapely.Polygon([(0, 0)] * 4))], "left out 1 empty object"),  # as QuPath 0.6 and 0.7 write it
-        ([{"type": "Feature", "geometry": None, "properties": {}}], "left out 1 object without a shape"),
-        ([annotation(box(0, 0, 300, 300), objectType=kind) for kind in ("tile", "cell", "detection")], None),
+        (
+            [annotation(shapely.Point(1, 1)), annotation(shapely.MultiPoint([(1, 2), (3, 4)]))],
+            "left out 2 points",
+        ),
+        (
+            [annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 1, "t": 0})],
+            "left out 1 object on a plane above 0",
+        ),
+        (
+            [annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 0, "t": 2})],
+            "left out 1 object on a plane above 0",
+        ),
+        (
+            [annotation(shapely.Polygon())],
+            "left out 1 empty object",
+        ),  # as QuPath 0.4 and 0.5 write it
+        (
+            [annotation(shapely.Polygon([(0, 0)] * 4))],
+            "left out 1 empty object",
+        ),  # as QuPath 0.6 and 0.7 write it
+        (
+            [{"type": "Feature", "geometry": None, "properties": {}}],
+            "left out 1 object without a shape",
+        ),
+        (
+            [
+                annotation(box(0, 0, 300, 300), objectType=kind)
+                for kind in ("tile", "cell", "detection")
+            ],
+            None,
+        ),
         ([annotation(box(0, 0, 300, 300), objectType="tmaCore", isMissing=True)], None),
         (
-            [annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 0, "t": 0}, class_name="Ignore*", objectType="tile")],
+            [
+                annotation(
+                    box(0, 0, 300, 300),
+                    plane={"c": -1, "z": 0, "t": 0},
+                    class_name="Ignore*",
+                    objectType="tile",
+                )
+            ],
             None,
         ),
     ],
@@ -195,15 +260,25 @@ def annotation(shape, class_name=None, plane=None, **properties):
 def test_what_is_no_area_is_left_out(tmp_path, others, warning):
     _, info = slide_and_info()
     features = [*others, annotation(box(10, 10, 50, 60))]
-    (tmp_path / "roi.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    (tmp_path / "roi.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": features})
+    )
     with warnings.catch_warnings(record=True, action="always", category=LeftOutWarning) as caught:
         assert read_roi(tmp_path / "roi.geojson", info).area == 2000
-    assert [str(one.message) for one in caught] == ([f"{tmp_path / 'roi.geojson'}: {warning}"] if warning else [])
+    assert [str(one.message) for one in caught] == (
+        [f"{tmp_path / 'roi.geojson'}: {warning}"] if warning else []
+    )
 
 
 @pytest.mark.parametrize(
     ("class_name", "area"),
-    [("Ignore*", 1600), ("Ignore", 1600), ("Ignore*: Positive", 1600), ("Tumor: Positive", 2000), ("Tumor", 2000)],
+    [
+        ("Ignore*", 1600),
+        ("Ignore", 1600),
+        ("Ignore*: Positive", 1600),
+        ("Tumor: Positive", 2000),
+        ("Tumor", 2000),
+    ],
 )
 def test_areas_of_a_class_derived_from_ignore_are_taken_out(tmp_path, class_name, area):
     _, info = slide_and_info()
@@ -224,7 +299,10 @@ def test_gzip_and_zip_are_read_by_their_content(tmp_path):
     for names, problem in (
         (["roi.geojson"], None),
         (["ROI.GeoJSON", "__MACOSX/._ROI.GeoJSON", "readme.txt"], None),  # as macOS packs it
-        (["a.geojson", "b.json"], r"the zip contains 2 GeoJSON files \(a.geojson, b.json\), expected one"),
+        (
+            ["a.geojson", "b.json"],
+            r"the zip contains 2 GeoJSON files \(a.geojson, b.json\), expected one",
+        ),
         (["readme.txt"], r"the zip contains no \.geojson or \.json file"),
     ):
         with zipfile.ZipFile(tmp_path / "roi.zip", "w") as archive:
@@ -271,7 +349,10 @@ def test_a_spike_and_an_open_ring_are_repaired(tmp_path, geometry):
         (json.dumps(feature_of()), r"holds no polygon .* \(found: no objects\)"),
         (json.dumps(feature_of(shapely.Point(1, 1), shapely.Point(1, 2))), r"\(found: 2 points\)"),
         (json.dumps({"type": "Polygon", "coordinates": []}), r"\(found: 1 empty object\)"),
-        (json.dumps({"type": "Feature", "geometry": {}, "properties": {"objectType": "root"}}), "found: 1 root object"),
+        (
+            json.dumps({"type": "Feature", "geometry": {}, "properties": {"objectType": "root"}}),
+            "found: 1 root object",
+        ),
         (json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [1, "a"]]]}), "is not GeoJSON"),
         (json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}), "is not GeoJSON"),
         (json.dumps(BOW_TIE), "polygon 1 is not valid"),

@@ -14,7 +14,9 @@ from muse_pipeline.qupath.regions import read_annotations, read_class_areas, rea
 from muse_pipeline.tissue.find import measure_annotation
 from muse_pipeline.tissue.mask import RoiArea, TissueMask
 
-INFO = ArraySlide([np.full((800, 1000, 3), 200, np.uint8)]).info((0.5, 0.5), bounds=Bounds(100, 50, 900, 750))
+INFO = ArraySlide([np.full((800, 1000, 3), 200, np.uint8)]).info(
+    (0.5, 0.5), bounds=Bounds(100, 50, 900, 750)
+)
 
 
 def write_roi(path, *features):
@@ -23,7 +25,11 @@ def write_roi(path, *features):
         {
             "type": "Feature",
             "geometry": json.loads(shapely.to_geojson(geometry)),
-            "properties": {"objectType": "annotation", "name": name, "classification": kind and {"name": kind}},
+            "properties": {
+                "objectType": "annotation",
+                "name": name,
+                "classification": kind and {"name": kind},
+            },
         }
         for geometry, name, kind in features
     ]
@@ -49,7 +55,10 @@ def test_areas_may_be_missing_but_not_damaged(tmp_path):
 def test_each_tma_core_that_is_not_missing_is_an_area(tmp_path):
     path = write_roi(
         tmp_path / "roi.geojson",
-        *((box(x, 0, x + 200, 200), name, None) for x, name in ((0, "A-1"), (300, "A-2"), (600, "A-3"))),
+        *(
+            (box(x, 0, x + 200, 200), name, None)
+            for x, name in ((0, "A-1"), (300, "A-2"), (600, "A-3"))
+        ),
         (box(50, 50, 100, 100), None, "Tumor"),
         (box(0, 0, 20, 20), None, "Ignore*"),
     )
@@ -71,7 +80,9 @@ def test_annotations_come_back_from_the_file(tmp_path):
     mask = np.ones((10, 10), bool)
     plain = TissueMask(mask, np.array([8.0, 8.0]), None, 0.1)
     annotation = measure_annotation(area("nombre é", 0, 0, 100, 100), plain, INFO)
-    TissueMask(mask, np.array([8.0, 8.0]), None, 0.1, annotations=(annotation,)).save(tmp_path / "tissue.npz")
+    TissueMask(mask, np.array([8.0, 8.0]), None, 0.1, annotations=(annotation,)).save(
+        tmp_path / "tissue.npz"
+    )
     [found] = TissueMask.load(tmp_path / "tissue.npz").annotations
     assert found.to_dict() == annotation.to_dict()
     plain.save(tmp_path / "plain.npz")

@@ -3,14 +3,24 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.tissue.stain import DENSITY, ROUNDED_TEXTBOOK, TEXTBOOK, is_brown, optical_density
+from muse_pipeline.tissue.stain import (
+    DENSITY,
+    ROUNDED_TEXTBOOK,
+    TEXTBOOK,
+    is_brown,
+    optical_density,
+)
 
 VALUES = np.arange(256, dtype=np.uint8)
 
 
 def test_optical_density_is_finite_for_every_pixel():
     density = optical_density(VALUES)
-    assert density[255] == 0 and density[0] == pytest.approx(np.log(256)) and np.isfinite(density).all()
+    assert (
+        density[255] == 0
+        and density[0] == pytest.approx(np.log(256))
+        and np.isfinite(density).all()
+    )
 
 
 def test_both_tables_are_of_one_logarithm():

@@ -1,4 +1,6 @@
-"""The cores of synthetic tissue microarrays: missing, torn and touching ones, rotated grids, masks without a grid."""
+"""The cores of synthetic tissue microarrays: missing, torn and touching ones, rotated grids, masks
+without a grid.
+"""
 
 from pathlib import Path
 
@@ -20,7 +22,17 @@ from muse_pipeline.tissue.tma import find_cores
 MASK_MPP = np.array([8.0, 8.0])
 
 
-def draw_tma(rows=5, columns=8, radius_um=300, pitch_um=900, turn=0.0, jitter_um=0, missing=(), torn=(), seed=0):
+def draw_tma(
+    rows=5,
+    columns=8,
+    radius_um=300,
+    pitch_um=900,
+    turn=0.0,
+    jitter_um=0,
+    missing=(),
+    torn=(),
+    seed=0,
+):
     """A mask of 8 um per pixel, and the (rows, columns, 2) centres of all cores in um."""
     random = np.random.default_rng(seed)
     size_um = np.array([columns + 1.5, rows + 1.5]) * pitch_um
@@ -28,7 +40,9 @@ def draw_tma(rows=5, columns=8, radius_um=300, pitch_um=900, turn=0.0, jitter_um
     grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1) * pitch_um
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     middle = grid.reshape(-1, 2).mean(0)
-    centres = (grid - middle) @ rotation + size_um / 2 + random.uniform(-jitter_um, jitter_um, grid.shape)
+    centres = (
+        (grid - middle) @ rotation + size_um / 2 + random.uniform(-jitter_um, jitter_um, grid.shape)
+    )
     for row in range(rows):
         for column in range(columns):
             if (row, column) in missing:
@@ -46,14 +60,20 @@ def find_grid(mask):
     cores, radius_um = find_cores(mask, MASK_MPP)
     row, column = cores[-1].name.split("-")
     assert cores[0].name == "A-1"
-    return cores, np.array([core.centre_um for core in cores]).reshape(ord(row) - 64, int(column), 2), radius_um
+    return (
+        cores,
+        np.array([core.centre_um for core in cores]).reshape(ord(row) - 64, int(column), 2),
+        radius_um,
+    )
 
 
 def test_cores_in_one_column_are_rows():
     mask, centres = draw_tma(rows=6, columns=1, turn=-0.05)
     cores, found, radius_um = find_grid(mask)
     assert [core.name for core in cores] == [f"{letter}-1" for letter in "ABCDEF"]
-    assert np.linalg.norm(found - centres, axis=-1).max() < 70 and radius_um == pytest.approx(300, rel=0.15)
+    assert np.linalg.norm(found - centres, axis=-1).max() < 70 and radius_um == pytest.approx(
+        300, rel=0.15
+    )
 
 
 def test_debris_beside_a_row_of_cores_is_no_second_row():
@@ -69,7 +89,13 @@ def test_a_row_of_cores_of_the_trials(trials):
     with open_slide(path, info.reader) as slide:
         tissue = find_tissue(slide, info).tissue
     cores, _ = find_cores(tissue.mask, tissue.mask_mpp)
-    assert [core.name for core in cores if not core.is_missing] == ["A-1", "A-2", "A-3", "A-4", "A-5"]
+    assert [core.name for core in cores if not core.is_missing] == [
+        "A-1",
+        "A-2",
+        "A-3",
+        "A-4",
+        "A-5",
+    ]
 
 
 @pytest.mark.parametrize("pitch_um", [900, 700])
@@ -125,7 +151,9 @@ def test_other_tissue_is_named(kind):
 def microarray(tmp_path_factory):
     """A folder with a slide that has two rows of three cores, of which B-2 is missing."""
     mask, _ = draw_tma(2, 3, radius_um=150, pitch_um=450, missing={(1, 1)})
-    pixels = np.where(mask[..., None], (200, 120, 170), 244).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    pixels = (
+        np.where(mask[..., None], (200, 120, 170), 244).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    )
     folder = tmp_path_factory.mktemp("microarray")
     write_pyramid(folder / "one.tif", pixels, (8,), mpp=1)
     return folder
@@ -142,7 +170,9 @@ def write_map(tmp_path):
 
 def test_a_sheet_of_cores_has_the_columns_of_the_map(microarray, write_map, muse):
     names = ["A-1", "A-2", "A-3", "B-1", "B-3"]
-    sheet, words = write_map("core\tpatient\tgrade\n" + "".join(f"{name}\tP{name}\t2\n" for name in names))
+    sheet, words = write_map(
+        "core\tpatient\tgrade\n" + "".join(f"{name}\tP{name}\t2\n" for name in names)
+    )
     assert muse("sheet", microarray, "-o", sheet, *words) == (0, f"{sheet}: 5 cores\n", "")
     rows = read_sheet(sheet)
     assert [row.patient for row in rows] == [f"P{name}" for name in names]
@@ -158,18 +188,27 @@ def test_names_that_the_slide_or_the_map_lacks_are_warned_of(microarray, write_m
     sheet, words = write_map("core\tpatient\nA-1\tP1\nB-2\tP2\n")
     status, shown, printed = muse("sheet", microarray, "-o", sheet, *words)
     assert (status, shown, printed.count("\n")) == (0, f"{sheet}: 5 cores\n", 1)
-    assert "lacks 1 of the 2 cores in the map: 'B-2'; has 4 of its 5 cores not in the map: 'A-2'," in printed
+    assert (
+        "lacks 1 of the 2 cores in the map: 'B-2'; has 4 of its 5 cores not in the map: 'A-2',"
+        in printed
+    )
     assert [row.patient for row in read_sheet(sheet)] == ["P1", None, None, None, None]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("core\tpatient\nA1\tP1\nA2\tP2\n", "only 'A1', 'A2'; the slide has 'A-1', 'A-2', 'A-3', 'B-1', 'B-3'"),
+        (
+            "core\tpatient\nA1\tP1\nA2\tP2\n",
+            "only 'A1', 'A2'; the slide has 'A-1', 'A-2', 'A-3', 'B-1', 'B-3'",
+        ),
         ("core\tpatient\nA-1\tP1\nC-1\tP2\n", "has 'C-1', but the grid of"),
         ("core\tpatient\nA-1\tP1\nB-4\tP2\n", "ends at B-3, and its names are shifted if"),
         ("core\tpatient\n", "map.tsv: has no core in it"),
-        ("core\tpatient\nA-1\tP1\na-1\tP2\n", "row 3: core 'a-1' names the same core as that of row 2"),
+        (
+            "core\tpatient\nA-1\tP1\na-1\tP2\n",
+            "row 3: core 'a-1' names the same core as that of row 2",
+        ),
         ("core\tpatient\tpatient\nA-1\tP1\tP2\n", "row 1: column 'patient' occurs 2 times"),
         ("core\tpath\nA-1\tP1\n", "the sheet has its own column 'path'"),
         ("core\tpatient\tmpp\nA-1\tP1\nA-2\tP2\t1\n", "the sheet has its own column 'mpp'"),
@@ -191,10 +230,16 @@ def test_tissue_of_a_file_is_found_once_for_its_cores(microarray, write_map, mus
     slide, info = microarray / "one.tif", tmp_path / "slide.json"
     steps.inspect(slide, "one", None, None, info)
     for row in read_sheet(sheet)[:2]:
-        outputs = [tmp_path / row.slide_id / name for name in ("mask.npz", "tissue.png", "t.geojson", "colour.json")]
+        outputs = [
+            tmp_path / row.slide_id / name
+            for name in ("mask.npz", "tissue.png", "t.geojson", "colour.json")
+        ]
         steps.tissue(slide, info, Path(row.roi), *outputs)
         with open_slide(slide) as opened:
             alone = find_tissue(opened, read_info(info), read_roi(row.roi, read_info(info))).tissue
         found = TissueMask.load(outputs[0])
-        assert (found.sha256, found.area_mm2) == (alone.sha256, alone.area_mm2) and found.area_mm2 > 0.05
+        assert (found.sha256, found.area_mm2) == (
+            alone.sha256,
+            alone.area_mm2,
+        ) and found.area_mm2 > 0.05
     assert len(steps._last_with_roi) == 1

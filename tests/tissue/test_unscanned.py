@@ -18,7 +18,9 @@ PINK = (225, 150, 190)
 
 
 def scan_with(level, jpeg_quality=None):
-    """An L-shaped scan of tissue, 700 x 600 px, on a slide of 1,200 x 1,000 px that is otherwise of one grey level."""
+    """An L-shaped scan of tissue, 700 x 600 px, on a slide of 1,200 x 1,000 px that is otherwise of
+    one grey level.
+    """
     xy = np.random.default_rng(0).uniform((300, 250), (640, 540), (400, 2))
     pixels = draw(discs(xy / 2, 3.0, background=PINK), (1200, 1000), MPP).levels[0]
     grain = np.random.default_rng(1).normal(0, 4, pixels.shape[:2])[..., None]
@@ -27,7 +29,9 @@ def scan_with(level, jpeg_quality=None):
     scanned[203:803, 251:951], scanned[203:500, 700:] = True, False
     pixels[~scanned] = level
     if jpeg_quality:
-        pixels = cv2.imdecode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])[1], 1)
+        pixels = cv2.imdecode(
+            cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality])[1], 1
+        )
     return ArraySlide([pixels])
 
 
@@ -38,12 +42,21 @@ def results_of(slide, folder):
     colour = measure_colour(slide, info, found.tissue, warnings=found.warnings)
     write_store(slide, info, found.tissue, folder / "image.zarr", mpp=0.5)
     store = open_store(folder / "image.zarr")
-    return found.tissue, colour, store.read((0, 0), store.size_px), find_masks(store, colour.macenko)
+    return (
+        found.tissue,
+        colour,
+        store.read((0, 0), store.size_px),
+        find_masks(store, colour.macenko),
+    )
 
 
 def test_black_that_was_not_scanned_is_like_white_in_every_step(tmp_path):
-    (black, *colours), (white, *others) = (results_of(scan_with(level), tmp_path / f"{level}") for level in (0, 255))
-    assert (black.mask == white.mask).all() and black.area_mm2 == white.area_mm2 == pytest.approx(0.0864, rel=0.1)
+    (black, *colours), (white, *others) = (
+        results_of(scan_with(level), tmp_path / f"{level}") for level in (0, 255)
+    )
+    assert (black.mask == white.mask).all() and black.area_mm2 == white.area_mm2 == pytest.approx(
+        0.0864, rel=0.1
+    )
     assert colours[0].appearance == others[0].appearance and (colours[1] == others[1]).all()
     assert all((one == other).all() for one, other in zip(colours[2], others[2], strict=True))
     (warning,) = colours[0].warnings
@@ -56,7 +69,11 @@ def test_black_blurred_by_jpeg_is_white_up_to_the_edge_of_the_scan():
     info = slide.info(MPP)
     tissue = find_tissue(slide, info).tissue
     pixels = tissue.scanned(slide, info).read_region((0, 0), 0, (1200, 1000))
-    assert (pixels[:195] == 255).all() and (pixels[:, :243] == 255).all() and (pixels[210:490, 708:] == 255).all()
+    assert (
+        (pixels[:195] == 255).all()
+        and (pixels[:, :243] == 255).all()
+        and (pixels[210:490, 708:] == 255).all()
+    )
     inside = np.s_[215:790, 265:690]
     assert (pixels[inside] == slide.levels[0][inside]).all()
 
@@ -77,7 +94,11 @@ def test_only_black_at_the_border_with_a_sharp_edge_was_not_scanned():
     within, faded, pen = field(), field(0), field()
     within[20:30, 20:30] = 0
     assert find_unscanned(within) is None
-    faded[20:40, 20:40] = cv2.GaussianBlur(field(0), (0, 0), 3)[20:40, 20:40] + (0, 20, 60)  # fluorescence
+    faded[20:40, 20:40] = cv2.GaussianBlur(field(0), (0, 0), 3)[20:40, 20:40] + (
+        0,
+        20,
+        60,
+    )  # fluorescence
     assert find_unscanned(faded) is None
     pen[:, 10:14] = (25, 25, 28)
     assert find_unscanned(pen) is None

@@ -10,13 +10,20 @@ from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.methods.detector.start import read_start, take_over
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, load_detector_weights, save_checkpoint
+from muse_pipeline.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_detector_weights,
+    save_checkpoint,
+)
 from muse_pipeline.training.run import plain_settings
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return load_detector_config(write_config(draw_labelled_folder(tmp_path_factory.mktemp("labelled"))))
+    return load_detector_config(
+        write_config(draw_labelled_folder(tmp_path_factory.mktemp("labelled")))
+    )
 
 
 def build(config):
@@ -32,7 +39,9 @@ def write(path, config, with_head=True):
 
 
 def equal(one, other):
-    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+    return all(
+        torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items()
+    )
 
 
 def test_a_round_trip_gives_the_same_features_bit_by_bit(config, tmp_path):
@@ -41,7 +50,9 @@ def test_a_round_trip_gives_the_same_features_bit_by_bit(config, tmp_path):
     load_detector_weights(again, load_checkpoint(tmp_path / "c.pt"), tmp_path / "c.pt")
     pixels = torch.randint(0, 256, (1, 3, 64, 64)).float()
     with torch.no_grad():
-        for one, other in zip(network(pixels, torch.eye(3, 4)), again(pixels, torch.eye(3, 4)), strict=True):
+        for one, other in zip(
+            network(pixels, torch.eye(3, 4)), again(pixels, torch.eye(3, 4)), strict=True
+        ):
             assert torch.equal(one, other)
 
 
@@ -51,7 +62,8 @@ def test_the_authors_loader_takes_our_backbone(config, tmp_path):
     teacher = torch.load(tmp_path / "c.pt", map_location="cpu", weights_only=True)["teacher"]
     prefix = "module.backbone."
     again.load_state_dict(
-        {name[len(prefix) :]: v for name, v in teacher.items() if name.startswith(prefix)}, strict=True
+        {name[len(prefix) :]: v for name, v in teacher.items() if name.startswith(prefix)},
+        strict=True,
     )
     assert equal(network.backbone, again)
 
@@ -65,7 +77,9 @@ def test_the_authors_loader_takes_our_backbone(config, tmp_path):
         ({"mpp": 0.25}, "its head has other classes, rays, um per pixel or kind", False),
     ],
 )
-def test_a_run_begins_with_the_head_only_where_it_means_the_same(config, tmp_path, change, taken, head_is_taken):
+def test_a_run_begins_with_the_head_only_where_it_means_the_same(
+    config, tmp_path, change, taken, head_is_taken
+):
     begun = write(tmp_path / "c.pt", config)
     config = dataclasses.replace(config, checkpoint=tmp_path / "c.pt", **change)
     network, start = build(config), read_start(config)
@@ -100,7 +114,9 @@ def test_another_backbone_is_rejected_by_name(config, tmp_path):
 def test_weights_that_are_no_numbers_are_rejected(config, tmp_path):
     network = build(config)
     network.backbone.stem[0][0].weight.data[0] = float("nan")
-    save_checkpoint(tmp_path / "c.pt", Checkpoint(network.backbone.state_dict(), {}, {"kind": "backbone"}))
+    save_checkpoint(
+        tmp_path / "c.pt", Checkpoint(network.backbone.state_dict(), {}, {"kind": "backbone"})
+    )
     with pytest.raises(CheckpointError, match=r"stem\.0\.0\.weight.* not finite"):
         load_checkpoint(tmp_path / "c.pt")
 
@@ -110,7 +126,10 @@ def test_weights_that_are_no_numbers_are_rejected(config, tmp_path):
     [
         (b"nothing", "not readable"),
         ({"x": 1}, "not a checkpoint of this package"),
-        ({"format": "muse_pipeline 9"}, "has the layout 'muse_pipeline 9', but this version reads 'muse_pipeline 3'"),
+        (
+            {"format": "muse_pipeline 9"},
+            "has the layout 'muse_pipeline 9', but this version reads 'muse_pipeline 3'",
+        ),
         (None, "no such checkpoint"),
     ],
 )
@@ -140,7 +159,10 @@ def spoil_head(state, values):
         (lambda state: without(state, "meta"), "its head or its description is missing or broken"),
         (lambda state: state.update(meta="{"), "its head or its description is missing or broken"),
         (lambda state: state.update(meta='{"kind": "detector"}'), "but not its training settings"),
-        (lambda state: spoil_head(state, torch.full((3,), float("nan"))), "3 of 3 values .* are not finite"),
+        (
+            lambda state: spoil_head(state, torch.full((3,), float("nan"))),
+            "3 of 3 values .* are not finite",
+        ),
         (lambda state: spoil_head(state, torch.zeros(3)), "does not fit the config's head"),
         (lambda state: state.update(format="muse_pipeline 9"), "has the layout 'muse_pipeline 9'"),
     ],

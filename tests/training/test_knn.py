@@ -14,7 +14,10 @@ def test_two_thousand_random_vectors_get_the_classes_that_scikit_learn_gives(k):
     bank, query = random.normal(size=(1000, 16)), random.normal(size=(2000, 16))
     label = random.integers(0, 3, 1000)
     expected = neighbors.KNeighborsClassifier(
-        k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / TEMPERATURE)
+        k,
+        metric="cosine",
+        algorithm="brute",
+        weights=lambda distance: np.exp((1 - distance) / TEMPERATURE),
     ).fit(bank, label)
     chance = np.sort(expected.predict_proba(query), axis=1)
     tied = chance[:, -1] - chance[:, -2] < 1e-5  # float32 and float64 may differ here
@@ -26,7 +29,9 @@ def test_two_thousand_random_vectors_get_the_classes_that_scikit_learn_gives(k):
 def test_near_neighbours_weigh_more_than_many():
     bank = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8]])
     for k in (1, 3):
-        assert classify_by_neighbours(bank, torch.tensor([0, 1, 1]), torch.tensor([[5.0, 0.0]]), 2, k).tolist() == [0]
+        assert classify_by_neighbours(
+            bank, torch.tensor([0, 1, 1]), torch.tensor([[5.0, 0.0]]), 2, k
+        ).tolist() == [0]
 
 
 def test_a_small_bank_votes_whole_and_no_query_is_no_answer():

@@ -18,7 +18,9 @@ pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 class Line(Method):
-    """Fits a linear function to inputs with dropout; at the step ``diverges_at``, the loss becomes NaN."""
+    """Fits a linear function to inputs with dropout; at the step ``diverges_at``, the loss becomes
+    NaN.
+    """
 
     def __init__(self, drop=0.0, diverges_at=-1):
         super().__init__()
@@ -32,7 +34,10 @@ class Line(Method):
         hidden = self.backbone(nn.functional.dropout(x, self.drop))
         self.seen_dtype = hidden.dtype
         loss = (self.head(hidden).float() - y).square().mean()
-        return {"loss": loss * math.nan if self.n_steps == self.diverges_at else loss, "other": 2 * loss}
+        return {
+            "loss": loss * math.nan if self.n_steps == self.diverges_at else loss,
+            "other": 2 * loss,
+        }
 
     def after_step(self, progress):
         self.n_steps += 1
@@ -49,7 +54,10 @@ def batch_of(number, size=4):
 
 def batch_of_three(number):
     """The contents of batches 3 n, 3 n + 1 and 3 n + 2, for n = ``number``."""
-    return tuple(torch.cat(parts) for parts in zip(*(batch_of(3 * number + i) for i in range(3)), strict=True))
+    return tuple(
+        torch.cat(parts)
+        for parts in zip(*(batch_of(3 * number + i) for i in range(3)), strict=True)
+    )
 
 
 def run(folder, method, batches=batch_of, precision="32-true", steps=12, **settings):
@@ -65,7 +73,9 @@ def test_three_accumulated_batches_are_one_of_three_times_the_size(tmp_path):
     parts, whole = Line(), Line()
     rows = run(tmp_path / "parts", parts, accumulate=3)
     expected = run(tmp_path / "whole", whole, batch_of_three)
-    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=1e-5)
+    assert [row["loss"] for row in rows] == pytest.approx(
+        [row["loss"] for row in expected], rel=1e-5
+    )
     for one, other in zip(parts.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert parts.n_steps == 12
@@ -86,16 +96,25 @@ def test_a_run_that_draws_random_numbers_goes_on_exactly(tmp_path, killed_at):
     torch.rand(7)  # a new process has a different random state
     again = Line(drop=0.3)
     run(tmp_path / "parts", again, save_every=3)
-    assert (tmp_path / "parts" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
-    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
+    assert (tmp_path / "parts" / "metrics.jsonl").read_bytes() == (
+        tmp_path / "whole" / "metrics.jsonl"
+    ).read_bytes()
+    assert all(
+        torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items()
+    )
 
 
 class Slopes(Method):
-    """A method whose gradients are the batches themselves, scaled up with the progress of the run."""
+    """A method whose gradients are the batches themselves, scaled up with the progress of the
+    run.
+    """
 
     def __init__(self):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.tensor([[1.0, -2.0]])), nn.Parameter(torch.tensor([0.5]))
+        self.weight, self.bias = (
+            nn.Parameter(torch.tensor([[1.0, -2.0]])),
+            nn.Parameter(torch.tensor([0.5])),
+        )
 
     def losses(self, batch, turn, progress):
         return {"loss": (1 + progress) * (batch[:2] @ self.weight[0] + batch[2] * self.bias[0])}
@@ -109,11 +128,16 @@ class Slopes(Method):
 
 def slopes_of(number):
     """The gradient of a batch; its norm is below 1.5 at first, and later above it."""
-    return torch.tensor([0.2, -0.1, 0.3]) * (number % 5 + 1) + torch.tensor([0.0, 0.05, -0.02]) * number
+    return (
+        torch.tensor([0.2, -0.1, 0.3]) * (number % 5 + 1)
+        + torch.tensor([0.0, 0.05, -0.02]) * number
+    )
 
 
 def test_steps_are_those_of_adamw_written_out(tmp_path):
-    """Warm-up, cosine, decay of matrices only, accumulation and clipping, computed one number at a time."""
+    """Warm-up, cosine, decay of matrices only, accumulation and clipping, computed one number at a
+    time.
+    """
     rates = [0.1 / 3, 0.2 / 3, 0.1, 0.1, 0.07525, 0.02575]  # warm-up, then down to a hundredth
     values, decays = [1.0, -2.0, 0.5], [True, True, False]
     first, second, n_clipped = [0.0] * 3, [0.0] * 3, 0
@@ -130,7 +154,10 @@ def test_steps_are_those_of_adamw_written_out(tmp_path):
             second[i] = 0.999 * second[i] + 0.001 * gradient[i] ** 2
             mean, square = first[i] / (1 - 0.9 ** (step + 1)), second[i] / (1 - 0.999 ** (step + 1))
             values[i] -= rate * mean / (math.sqrt(square) + 1e-8)
-    method, settings = Slopes(), {"learning_rate": 0.1, "warmup": 0.5, "weight_decay": 0.2, "last_weight_decay": 0.4}
+    method, settings = (
+        Slopes(),
+        {"learning_rate": 0.1, "warmup": 0.5, "weight_decay": 0.2, "last_weight_decay": 0.4},
+    )
     rows = run(tmp_path, method, slopes_of, steps=6, clip=1.5, accumulate=2, **settings)
     assert 0 < n_clipped < 6
     assert [*method.weight[0].tolist(), *method.bias.tolist()] == pytest.approx(values, rel=1e-5)
@@ -179,7 +206,9 @@ def run_changed(folder, **changes):
     """Weights, logged rows and calls of monitors in a run with changed settings."""
     folder.mkdir()
     method, records, fabric = Slopes(), Records(), Fabric(accelerator="cpu", devices=1)
-    schedule = Schedule(**{"steps": 6, "learning_rate": 0.1, "warmup": 0.5, "clip": 1.5, "log_every": 1, **changes})
+    schedule = Schedule(
+        **{"steps": 6, "learning_rate": 0.1, "warmup": 0.5, "clip": 1.5, "log_every": 1, **changes}
+    )
     train(method, slopes_of, schedule, RunFolder(folder), fabric, monitors=[records])
     return method.weight.tolist(), MetricsLog(folder / "metrics.jsonl").read(), records.calls
 
@@ -188,7 +217,10 @@ def run_changed(folder, **changes):
 def test_every_setting_of_a_schedule_changes_a_run(tmp_path, name):
     """Each setting changes the final weights, or what is logged, validated or saved."""
     acts_on = {"log_every": 1, "save_every": 2, "validate_every": 2}.get(name, 0)
-    plain, changed = run_changed(tmp_path / "plain"), run_changed(tmp_path / "changed", **{name: CHANGES[name]})
+    plain, changed = (
+        run_changed(tmp_path / "plain"),
+        run_changed(tmp_path / "changed", **{name: CHANGES[name]}),
+    )
     assert plain[acts_on] != changed[acts_on]
 
 
@@ -200,7 +232,9 @@ class EndsAt(Monitor):
 
 
 def test_a_run_that_a_monitor_ends_is_not_continued(tmp_path):
-    """It takes the beginning of its schedule, as a run with as many steps of the same curve does."""
+    """It takes the beginning of its schedule, as a run with as many steps of the same curve
+    does.
+    """
     ended, short, fabric = Line(), Line(), Fabric(accelerator="cpu", devices=1)
     schedule = Schedule(steps=10, validate_every=2, log_every=1, learning_rate=0.1)
     for method in (ended, Line()):
@@ -243,7 +277,9 @@ def test_half_precision_reaches_the_method(tmp_path):
 
 def test_the_backbone_has_a_rate_of_its_own_and_biases_do_not_decay():
     method = Line()
-    optimiser = build_adamw(method.named_parameters(), Schedule(10, weight_decay=0.1), backbone_rate=0.25)
+    optimiser = build_adamw(
+        method.named_parameters(), Schedule(10, weight_decay=0.1), backbone_rate=0.25
+    )
     set_step(optimiser, Schedule(10, learning_rate=0.4, warmup=0, weight_decay=0.1), 0)
     found = {
         id(parameter): (group["lr"], group["weight_decay"])
@@ -262,12 +298,16 @@ def test_decay_goes_to_its_last_value_along_a_cosine_on_kernels_alone():
     found = []
     for step in (0, 50, 99):
         set_step(optimiser, schedule, step)
-        found.append({len(one["params"][0].shape): one["weight_decay"] for one in optimiser.param_groups})
+        found.append(
+            {len(one["params"][0].shape): one["weight_decay"] for one in optimiser.param_groups}
+        )
     assert [one[2] for one in found] == pytest.approx([0.04, 0.22, 0.4], abs=1e-3)
     assert [one[1] for one in found] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing", "list", "foreign", "other devices", "other network"])
+@pytest.mark.parametrize(
+    "content", [b"", b"nothing", "list", "foreign", "other devices", "other network"]
+)
 def test_a_resume_point_that_is_none_is_one_sentence(tmp_path, content):
     run(tmp_path, Line(), steps=2)
     path = tmp_path / "resume.pt"
@@ -306,10 +346,14 @@ def test_the_learning_rate_follows_the_square_root_of_the_batches():
 
 def test_a_run_of_more_batches_per_step_learns_at_the_scaled_rate(tmp_path):
     rows = run(tmp_path, Line(), accumulate=4, reference_batches=1)
-    assert rows[-1]["learning_rate"] == pytest.approx(2 * run(tmp_path / "one", Line())[-1]["learning_rate"])
+    assert rows[-1]["learning_rate"] == pytest.approx(
+        2 * run(tmp_path / "one", Line())[-1]["learning_rate"]
+    )
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"accumulate": 0}, {"clip": math.nan}, {"learning_rate": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"accumulate": 0}, {"clip": math.nan}, {"learning_rate": -1.0}]
+)
 def test_a_schedule_that_cannot_be_is_rejected(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         parse_config({"steps": 5, **wrong}, Schedule, "c.yaml: schedule")

@@ -1,4 +1,6 @@
-"""The duration of a run with `mixing`: measured steps, its limit, and how a continued run keeps both."""
+"""The duration of a run with `mixing`: measured steps, its limit, and how a continued run keeps
+both.
+"""
 
 import shutil
 import subprocess
@@ -30,7 +32,8 @@ def folder(tmp_path_factory):
 def configured(folder, *changes):
     start = f"checkpoint={folder / 'first/checkpoint.pt'}"
     return load_detector_config(
-        folder / "tiny.yaml", changes=[start, "mixing.folds=2", "minutes=10", "schedule.steps=6", *changes]
+        folder / "tiny.yaml",
+        changes=[start, "mixing.folds=2", "minutes=10", "schedule.steps=6", *changes],
     )
 
 
@@ -41,7 +44,10 @@ def run(config, folder, **options):
 
 
 def steps_of(folder):
-    return [steps_done(folder / name / "resume.pt") for name in ("stages/1-held-out", "stages/2-held-out", ".")]
+    return [
+        steps_done(folder / name / "resume.pt")
+        for name in ("stages/1-held-out", "stages/2-held-out", ".")
+    ]
 
 
 def test_a_shortened_schedule_is_the_beginning_of_the_whole():
@@ -55,19 +61,27 @@ def test_a_shortened_schedule_is_the_beginning_of_the_whole():
 def test_a_limit_shortens_every_training_and_is_kept(folder, tmp_path):
     output = run(configured(folder, "minutes=1e-6"), tmp_path)
     pace = (tmp_path / "stages/0-pace/pace.json").read_bytes()
-    assert any("% of the steps are taken, in 1e-06 min; --minutes 1 takes all" in line for line in output)
+    assert any(
+        "% of the steps are taken, in 1e-06 min; --minutes 1 takes all" in line for line in output
+    )
     assert steps_of(tmp_path) == [1, 1, 1]
     (tmp_path / "checkpoint.pt").unlink()
     output = run(configured(folder, "minutes=1e-6"), tmp_path)
-    assert (tmp_path / "stages/0-pace/pace.json").read_bytes() == pace and not any("about 1 min" in x for x in output)
-    with pytest.raises(CheckpointError, match=r"0-pace: was made from different inputs \(minutes changed\)"):
+    assert (tmp_path / "stages/0-pace/pace.json").read_bytes() == pace and not any(
+        "about 1 min" in x for x in output
+    )
+    with pytest.raises(
+        CheckpointError, match=r"0-pace: was made from different inputs \(minutes changed\)"
+    ):
         run(configured(folder), tmp_path)
     run(configured(folder), tmp_path, start_over=True)
     assert max(steps_of(tmp_path)) > 1
 
 
 def test_a_stopped_run_comes_to_the_same_end_as_a_whole_one(folder, tmp_path):
-    """It is stopped in the second training; its length and its threads are those with which it began."""
+    """It is stopped in the second training; its length and its threads are those with which it
+    began.
+    """
     config = configured(folder, "schedule.save_every=2")
     run(config, tmp_path / "first")
     pace = tmp_path / "first/stages/0-pace/pace.json"
@@ -85,7 +99,10 @@ def test_a_stopped_run_comes_to_the_same_end_as_a_whole_one(folder, tmp_path):
         run(config, tmp_path / "parts", threads=2, progress=stop)
     run(config, tmp_path / "parts")
     one, other = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
-    assert one.weights_sha256() == other.weights_sha256() and one.meta["mixing"] == other.meta["mixing"]
+    assert (
+        one.weights_sha256() == other.weights_sha256()
+        and one.meta["mixing"] == other.meta["mixing"]
+    )
 
 
 @pytest.mark.slow
@@ -111,7 +128,15 @@ def test_the_option_sets_the_limit(folder, tmp_path, muse):
 @pytest.mark.slow
 def test_of_several_processes_one_prints(folder, tmp_path):
     changes = [f"checkpoint={folder / 'first/checkpoint.pt'}", "mixing.folds=2", "schedule.steps=2"]
-    command = [sys.executable, "-m", "muse_pipeline.cli.main", "finetune", folder / "tiny.yaml", "-o", tmp_path / "run"]
+    command = [
+        sys.executable,
+        "-m",
+        "muse_pipeline.cli.main",
+        "finetune",
+        folder / "tiny.yaml",
+        "-o",
+        tmp_path / "run",
+    ]
     command += ["--accelerator", "cpu", "--threads", "1", "--devices", "2", "--set", *changes]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert printed.count("training 1 of 3") == printed.count("training 2 of 3") == 1

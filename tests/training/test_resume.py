@@ -27,7 +27,17 @@ def config(tmp_path_factory):
 
 def command(config, folder, *options):
     settings = (f"schedule.save_every={SAVE_EVERY}", "window_px=64")
-    return [*MUSE, str(config), "--output", str(folder), "--accelerator", "cpu", *options, "--set", *settings]
+    return [
+        *MUSE,
+        str(config),
+        "--output",
+        str(folder),
+        "--accelerator",
+        "cpu",
+        *options,
+        "--set",
+        *settings,
+    ]
 
 
 def same(one, other):
@@ -42,7 +52,9 @@ def same(one, other):
 def kill_at(command, metrics, n_lines):
     """Start a command, wait until ``n_lines`` steps are logged, and kill it without warning."""
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while process.poll() is None and (not metrics.is_file() or metrics.read_bytes().count(b"\n") < n_lines):
+    while process.poll() is None and (
+        not metrics.is_file() or metrics.read_bytes().count(b"\n") < n_lines
+    ):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -77,7 +89,9 @@ def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(config, tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_train_one_network(config, tmp_path):
-    """Gradients and losses are means over both processes, which therefore do what two accumulated batches do."""
+    """Gradients and losses are means over both processes, which therefore do what two accumulated
+    batches do.
+    """
     subprocess.run(
         [*command(config, tmp_path / "two", "--devices", "2"), "schedule.steps=4"],
         check=True,
@@ -89,17 +103,27 @@ def test_two_processes_train_one_network(config, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     two, one = (
-        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
         for name in ("two", "one")
     )
     assert len(two) == 4
     assert two == pytest.approx(one, rel=1e-3)
     (tmp_path / "two" / "checkpoint.pt").unlink()  # otherwise the run counts as finished
     rejected = subprocess.run(
-        [*command(config, tmp_path / "two"), "schedule.steps=4"], capture_output=True, text=True, check=False
+        [*command(config, tmp_path / "two"), "schedule.steps=4"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert rejected.returncode == 2
     assert "used 2 batch(es) per step, not 1" in rejected.stderr
-    other_division = [*command(config, tmp_path / "two"), "schedule.steps=4", "schedule.accumulate=2"]
+    other_division = [
+        *command(config, tmp_path / "two"),
+        "schedule.steps=4",
+        "schedule.accumulate=2",
+    ]
     subprocess.run(other_division, check=True, stderr=subprocess.DEVNULL)
     assert (tmp_path / "two" / "checkpoint.pt").is_file()

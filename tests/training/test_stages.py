@@ -1,4 +1,6 @@
-"""Stages that prepare files once, even in a run of several processes, and the lock on the folder of a run."""
+"""Stages that prepare files once, even in a run of several processes, and the lock on the folder of
+a run.
+"""
 
 import os
 import signal
@@ -18,7 +20,9 @@ from muse_pipeline.training.run import Options
 
 
 class Noted(PreparedStage):
-    """Writes ``number`` to a file, and, at each call, appends it to the file ``writers`` next to the folder."""
+    """Writes ``number`` to a file, and, at each call, appends it to the file ``writers`` next to
+    the folder.
+    """
 
     def __init__(self, folder, number: int):
         super().__init__(folder, "noted")
@@ -60,7 +64,9 @@ with lock_results(Path(sys.argv[1]), "another training"):
 def start_other(folder: Path) -> subprocess.Popen:
     """A process that prints which run has locked the folder, and then locks it."""
     command = [sys.executable, "-c", OTHER, str(folder)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 class Watched(Stage):
@@ -90,7 +96,9 @@ def test_two_trainings_at_once_do_not_share_a_folder(tmp_path):
 
     with start_other(tmp_path) as other:
         assert [other.stdout.readline() for _ in range(2)] == ["None\n", "locked\n"]
-        with pytest.raises(OutputError, match=rf"another training \(process {other.pid} on .* is writing results"):
+        with pytest.raises(
+            OutputError, match=rf"another training \(process {other.pid} on .* is writing results"
+        ):
             train_run(WatchedRecipe(), None, tmp_path, Options())
         other.send_signal(signal.SIGKILL)
     assert train_run(WatchedRecipe(), None, tmp_path, Options()) == tmp_path

@@ -26,7 +26,9 @@ def chromium():
 
 @pytest.fixture
 def open_tab(chromium):
-    """A function that opens the viewer in a tab; at the end of the test, no tab may have had errors."""
+    """A function that opens the viewer in a tab; at the end of the test, no tab may have had
+    errors.
+    """
     tabs = []
 
     def open_one(viewer, *args, **kwargs):

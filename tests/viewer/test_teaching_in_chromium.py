@@ -27,7 +27,9 @@ FREE_AT_THE_EDGE = """[...Array(300).keys()].map((i) => 50 + i).find((x) =>
 
 
 def first_nuclei(finished, n: int, label: int) -> np.ndarray:
-    """(n, 2) QuPath px: nuclei of class ``label`` near the middle of the slide that do not overlap other nuclei."""
+    """(n, 2) QuPath px: nuclei of class ``label`` near the middle of the slide that do not overlap
+    other nuclei.
+    """
     nuclei = read_nuclei(finished / "nuclei.parquet")
     alone = cKDTree(nuclei.xy).query(nuclei.xy, k=2)[0][:, 1] > 45
     near = (abs(nuclei.xy - CENTRE) < (450, 380)).all(1)
@@ -58,16 +60,24 @@ def test_the_gallery_leads_to_its_nuclei(open_tab, viewer):
     tab.page.select_option("#gallery-class", "1")
     thumbnails = tab.page.locator(".thumbnails button")
     assert thumbnails.count() == 36
-    entry = next(each for each in read_slide(viewer)["gallery"] if (each["label"], each["kind"]) == (1, "least sure"))
+    entry = next(
+        each
+        for each in read_slide(viewer)["gallery"]
+        if (each["label"], each["kind"]) == (1, "least sure")
+    )
     thumbnails.nth(12).click()
-    assert np.allclose(tab.page.evaluate("muse.toQuPath(...muse.middle())"), entry["nuclei"][0][1:3], atol=0.5)
+    assert np.allclose(
+        tab.page.evaluate("muse.toQuPath(...muse.middle())"), entry["nuclei"][0][1:3], atol=0.5
+    )
     tab.wait()
     ring, stage = (tab.page.locator(name).bounding_box() for name in ("#ring", "#stage"))
     for side, length in (("x", "width"), ("y", "height")):
         assert abs(ring[side] + ring[length] / 2 - stage[length] / 2) < 2
     color = read_slide(viewer)["classes"][1]["safe_color"]
     for _ in range(100):
-        picture = np.asarray(Image.open(io.BytesIO(thumbnails.nth(12).screenshot())).convert("RGB")).astype(int)
+        picture = np.asarray(
+            Image.open(io.BytesIO(thumbnails.nth(12).screenshot())).convert("RGB")
+        ).astype(int)
         if is_color(picture, color, 60).sum() > 20:
             return
         tab.page.wait_for_timeout(50)
@@ -96,7 +106,9 @@ def _within(xy: np.ndarray, area: shapely.Geometry) -> np.ndarray:
     return shapely.contains_xy(area, *xy.T)
 
 
-def test_a_checked_area_is_downloaded_with_every_nucleus_in_it(open_tab, viewer, finished, tmp_path):
+def test_a_checked_area_is_downloaded_with_every_nucleus_in_it(
+    open_tab, viewer, finished, tmp_path
+):
     tab = open_tab(viewer, fragment())
     wrong, none = first_nuclei(finished, 2, label=1)
     start_teaching(tab, "Lymphocyte")
@@ -120,7 +132,10 @@ def test_a_checked_area_is_downloaded_with_every_nucleus_in_it(open_tab, viewer,
     kept = (abs(nuclei.xy - none) > 1).any(1)
     centres = shapely.get_coordinates(shapely.centroid(objects.geometry[1:]))
     for number, name in enumerate(CLASSES):
-        least, most = (nuclei.xy[kept & (label == number) & _within(nuclei.xy, region.buffer(by))] for by in (-2, 2))
+        least, most = (
+            nuclei.xy[kept & (label == number) & _within(nuclei.xy, region.buffer(by))]
+            for by in (-2, 2)
+        )
         found = centres[objects.class_name[1:] == name]
         assert len(least) <= len(found) <= len(most)
         assert cKDTree(found).query(least)[0].max() < 3
@@ -146,7 +161,10 @@ def test_corrections_end_where_the_scan_does(open_tab, finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "one", ignore=shutil.ignore_patterns("viewer"))
     info = read_json(folder / "slide.json")
     left, top, width, height = np.add((*CENTRE, 0, 0), (-200, -150, 400, 300)).tolist()
-    write_json(folder / "slide.json", {**info, "bounds": {"x": left, "y": top, "width": width, "height": height}})
+    write_json(
+        folder / "slide.json",
+        {**info, "bounds": {"x": left, "y": top, "width": width, "height": height}},
+    )
     tab = open_tab(write_viewer(folder).parent, fragment((width / 2, height / 2)))
     start_teaching(tab, "Stromal")
     free = tab.page.evaluate(FREE_AT_THE_EDGE)
@@ -184,13 +202,19 @@ def test_an_area_is_dragged_with_shift_and_rejected_while_nuclei_are_hidden(open
     assert "Some nuclei are hidden" in tab.page.inner_text("#notice")
 
 
-def test_corrections_of_an_earlier_result_are_named_and_those_of_other_slides_kept(open_tab, viewer):
+def test_corrections_of_an_earlier_result_are_named_and_those_of_other_slides_kept(
+    open_tab, viewer
+):
     tab = open_tab(viewer, fragment())
     start_teaching(tab, "Stromal")
     tab.page.keyboard.press("c")
     own = tab.page.evaluate("Object.keys(localStorage)[0]")
     fingerprint, checksum = (read_slide(viewer)[name] for name in ("fingerprint", "checksum"))
-    others = [own.replace('"one"', '"one HE"'), own.replace(fingerprint, "0" * 64), "muse one HE older"]
+    others = [
+        own.replace('"one"', '"one HE"'),
+        own.replace(fingerprint, "0" * 64),
+        "muse one HE older",
+    ]
     for name in (*others, own.replace(checksum, "older")):
         tab.page.evaluate("(name) => localStorage.setItem(name, '[]')", name)
     tab.page.reload()

@@ -48,7 +48,9 @@ def read_chunks(viewer) -> np.ndarray:
     found = []
     for path in (viewer / "nuclei").iterdir():
         corner = np.array(path.stem.split("_"), float)
-        name, scale, text = re.fullmatch(r'muse\.receive\("(.+)",(.+),"(.+)"\);\n', path.read_text()).groups()
+        name, scale, text = re.fullmatch(
+            r'muse\.receive\("(.+)",(.+),"(.+)"\);\n', path.read_text()
+        ).groups()
         assert name == f"nuclei/{path.stem}"
         content = base64.b64decode(text)
         n = len(content) // (11 + n_rays)
@@ -58,7 +60,9 @@ def read_chunks(viewer) -> np.ndarray:
         nuclei["row"] = np.frombuffer(content, "<u4", n)
         nuclei["xy"] = (corner + (position + 0.5) / 65536) * side
         nuclei["label"], nuclei["score"], nuclei["sureness"] = label, score / 200, sureness / 255
-        nuclei["rays"] = np.frombuffer(content, np.uint8, n * n_rays, 11 * n).reshape(n, n_rays) * float(scale)
+        nuclei["rays"] = np.frombuffer(content, np.uint8, n * n_rays, 11 * n).reshape(
+            n, n_rays
+        ) * float(scale)
         found.append(nuclei)
     return np.sort(np.concatenate(found), order="row")
 
@@ -141,7 +145,9 @@ def test_tiles_show_the_store(finished, viewer):
             column, row = map(int, name.split("_"))
             with Image.open(viewer / f"tiles/{level}/{name}.jpg") as picture:
                 shown = np.asarray(picture).astype(int)
-            expected = store.at(store.mpp * 2**level).read((column * TILE_PX, row * TILE_PX), shown.shape[1::-1])
+            expected = store.at(store.mpp * 2**level).read(
+                (column * TILE_PX, row * TILE_PX), shown.shape[1::-1]
+            )
             expected[(expected == 255).all(-1)] = GLASS
             assert abs(shown - expected).mean() < 3
     assert np.allclose(image["glass"], GLASS, atol=1)
@@ -152,7 +158,9 @@ def test_what_was_not_stored_has_the_colour_of_the_glass(tmp_path):
     pixels[(pixels == GLASS).all(-1)] = (236, 238, 240)
     pixels[:, :2000] = (236, 238, 240)  # no tissue, and so no chunks, on the left
     kept = xy[:, 0] > 2010
-    viewer = write_viewer(write_slide(tmp_path, "one", (pixels, xy[kept], label[kept]), enlarged=1)).parent
+    viewer = write_viewer(
+        write_slide(tmp_path, "one", (pixels, xy[kept], label[kept]), enlarged=1)
+    ).parent
     image = read_slide(viewer)["image"]
     assert np.allclose(image["glass"], (236, 238, 240), atol=1)
     for level, names in enumerate(image["tiles"]):
@@ -161,7 +169,9 @@ def test_what_was_not_stored_has_the_colour_of_the_glass(tmp_path):
                 assert not (np.asarray(picture) == 255).all(-1).any()
 
 
-@pytest.mark.parametrize(("size_px", "n_levels"), [((1, 1), 1), ((1024, 700), 1), ((1025, 10), 2), ((4097, 1), 4)])
+@pytest.mark.parametrize(
+    ("size_px", "n_levels"), [((1, 1), 1), ((1024, 700), 1), ((1025, 10), 2), ((4097, 1), 4)]
+)
 def test_levels_end_with_a_single_tile(size_px, n_levels):
     assert count_levels(size_px) == n_levels
 
@@ -208,14 +218,20 @@ def test_immunohistochemistry_has_positive_and_negative_nuclei(tmp_path):
     write_viewer(folder)
     slide = read_slide(folder / "viewer")
     assert [each["name"] for each in slide["classes"]] == ["Negative", "Positive"]
-    assert np.sum(slide["overview"]["histogram"], 1).tolist() == [(label != 1).sum(), (label == 1).sum(), 0]
+    assert np.sum(slide["overview"]["histogram"], 1).tolist() == [
+        (label != 1).sum(),
+        (label == 1).sum(),
+        0,
+    ]
 
 
 def test_columns_of_others_do_not_matter(folder):
     path = folder / "nuclei.parquet"
     provenance = {PROVENANCE_KEY: pq.read_metadata(path).metadata[PROVENANCE_KEY]}
     table = pq.read_table(path).replace_schema_metadata(provenance)
-    pq.write_table(table.append_column("shape_probability", pa.array(np.full(len(table), "x"))), path)
+    pq.write_table(
+        table.append_column("shape_probability", pa.array(np.full(len(table), "x"))), path
+    )
     write_viewer(folder)
     assert read_slide(folder / "viewer")["n_nuclei"] == len(table)
 
@@ -233,9 +249,13 @@ def test_the_same_slide_gives_the_same_files(finished, viewer, folder):
     write_viewer(folder, threads=1)
     names = sorted(path.relative_to(viewer) for path in viewer.rglob("*") if path.is_file())
     assert names == sorted(
-        path.relative_to(folder / "viewer") for path in (folder / "viewer").rglob("*") if path.is_file()
+        path.relative_to(folder / "viewer")
+        for path in (folder / "viewer").rglob("*")
+        if path.is_file()
     )
-    assert all((viewer / name).read_bytes() == (folder / "viewer" / name).read_bytes() for name in names)
+    assert all(
+        (viewer / name).read_bytes() == (folder / "viewer" / name).read_bytes() for name in names
+    )
 
 
 def test_no_file_names_another_machine(viewer):
@@ -245,7 +265,11 @@ def test_no_file_names_another_machine(viewer):
         if path.suffix in {".js", ".html", ".css"} and "openseadragon" not in path.name
     ]
     assert len(own) > 8
-    assert not [path.name for path in own if re.search(r"https?:|\bfetch\(|XMLHttpRequest", path.read_text())]
+    assert not [
+        path.name
+        for path in own
+        if re.search(r"https?:|\bfetch\(|XMLHttpRequest", path.read_text())
+    ]
 
 
 def test_overlay_leaves_the_viewer_out_when_asked(folder):

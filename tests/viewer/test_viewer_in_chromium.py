@@ -1,4 +1,6 @@
-"""The viewer in Chromium, opened as a file: what it draws, what its controls do, and that it uses no network."""
+"""The viewer in Chromium, opened as a file: what it draws, what its controls do, and that it uses
+no network.
+"""
 
 import re
 import shutil
@@ -22,7 +24,9 @@ def test_it_draws_the_image_and_asks_for_its_own_files_alone(open_tab, viewer):
     pixels = tab.pixels()
     pink = (abs(pixels - (232, 196, 214)) < 12).all(-1)
     assert pink.mean() > 0.3
-    assert all(is_color(pixels, each["safe_color"]).sum() > 50 for each in read_slide(viewer)["classes"])
+    assert all(
+        is_color(pixels, each["safe_color"]).sum() > 50 for each in read_slide(viewer)["classes"]
+    )
     home = viewer.as_uri() + "/"
     assert [url for url in tab.requests if not url.startswith((home, "blob:", "data:"))] == []
 
@@ -32,11 +36,20 @@ def test_outlines_lie_within_a_pixel_of_the_table(open_tab, viewer, finished):
     pixels = tab.pixels()
     size = np.array(pixels.shape[1::-1])
     corner = np.array(CENTRE) - size / 2
-    table = read_within(finished / "nuclei.parquet", corner - 100, corner + size + 100, ["x", "y", "label", "geometry"])
+    table = read_within(
+        finished / "nuclei.parquet",
+        corner - 100,
+        corner + size + 100,
+        ["x", "y", "label", "geometry"],
+    )
     outlines = parse_outlines(np.array(table["geometry"].to_pylist(), object))
     outlines, label = shapely.transform(outlines, lambda xy: xy - corner), to_numpy(table["label"])
     tree, view = shapely.STRtree(outlines), shapely.box(*np.full(2, 10), *(size - 10))
-    alone = [i for i, one in enumerate(outlines) if len(tree.query(one.buffer(6))) == 1 and one.within(view)]
+    alone = [
+        i
+        for i, one in enumerate(outlines)
+        if len(tree.query(one.buffer(6))) == 1 and one.within(view)
+    ]
     assert len(alone) > 30
     for i in alone:
         color = read_slide(viewer)["classes"][label[i]]["safe_color"]
@@ -46,7 +59,9 @@ def test_outlines_lie_within_a_pixel_of_the_table(open_tab, viewer, finished):
         off = shapely.distance(shapely.points(drawn), outlines[i].exterior)
         assert off.max() <= 1.0
         along = shapely.get_coordinates(shapely.segmentize(outlines[i].exterior, 1.0))
-        assert cKDTree(drawn).query(along)[0].max() <= 1.0 + np.sqrt(0.5)  # distance to a pixel's centre
+        assert cKDTree(drawn).query(along)[0].max() <= 1.0 + np.sqrt(
+            0.5
+        )  # distance to a pixel's centre
 
 
 def test_a_class_is_switched_off_and_on(open_tab, viewer):
@@ -110,7 +125,9 @@ def test_a_position_is_linked_and_found_again(open_tab, viewer):
     link = tab.page.evaluate("muse.link()")
     assert re.search(r"#at=1200\.0,800\.0,", link)
     other = open_tab(viewer, link[link.index("#") :])
-    assert np.allclose(other.page.evaluate("muse.toQuPath(...muse.middle())"), (1200, 800), atol=0.5)
+    assert np.allclose(
+        other.page.evaluate("muse.toQuPath(...muse.middle())"), (1200, 800), atol=0.5
+    )
     other.page.fill("#goto", "nowhere")
     other.page.press("#goto", "Enter")
     assert "two numbers" in other.page.inner_text("#notice")
@@ -124,10 +141,20 @@ def test_the_keyboard_reaches_everything(open_tab, viewer):
     page.locator("#goto").focus()
     press("Tab")
     press("Enter")  # opens "Keys"
-    controls = page.locator(":is(input, select, button, summary, [tabindex='0']):visible:not(:disabled)")
-    wanted = set(range(controls.evaluate_all("(all) => all.forEach((each, i) => (each.number = i)) ?? all.length")))
+    controls = page.locator(
+        ":is(input, select, button, summary, [tabindex='0']):visible:not(:disabled)"
+    )
+    wanted = set(
+        range(
+            controls.evaluate_all(
+                "(all) => all.forEach((each, i) => (each.number = i)) ?? all.length"
+            )
+        )
+    )
     wanted -= set(
-        controls.evaluate_all("(all) => all.filter((e) => e.type === 'radio' && !e.checked).map((e) => e.number)")
+        controls.evaluate_all(
+            "(all) => all.filter((e) => e.type === 'radio' && !e.checked).map((e) => e.number)"
+        )
     )
     assert len(wanted) > 50  # including the gallery's thumbnails
     for _ in range(2 * len(wanted)):
@@ -165,5 +192,7 @@ def test_without_a_store_nuclei_are_shown_on_white(open_tab, finished, tmp_path)
 def test_nothing_is_cut_off_and_text_has_contrast(open_tab, viewer, width):
     tab = open_tab(viewer, width=width)
     assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert tab.page.evaluate("(p => p.scrollWidth <= p.clientWidth)(document.getElementById('panel'))")
+    assert tab.page.evaluate(
+        "(p => p.scrollWidth <= p.clientWidth)(document.getElementById('panel'))"
+    )
     assert tab.page.evaluate(LOWEST_CONTRAST, "#panel *, #status-bar *") >= 4.5

@@ -21,11 +21,15 @@ def test_firefox_draws_the_image_and_the_nuclei(viewer):
 
 
 def shown(browser, page, fragment, colors):
-    """The pixels of the window's left 1,000 columns, as soon as they show the colours of all classes."""
+    """The pixels of the window's left 1,000 columns, as soon as they show the colours of all
+    classes.
+    """
     browser.call("WebDriver:Navigate", url=page.as_uri() + fragment)
     for _ in range(60):
         picture = browser.call("WebDriver:TakeScreenshot", full=False)["value"]
-        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")).astype(int)
+        pixels = np.asarray(
+            Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+        ).astype(int)
         found = pixels[:, :1000]
         if all(is_color(found, color).sum() > 50 for color in colors):
             return found

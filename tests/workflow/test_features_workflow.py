@@ -1,4 +1,6 @@
-"""Features in the workflow: the same tables as from `muse run`, files for scverse, and comparisons of groups."""
+"""Features in the workflow: the same tables as from `muse run`, files for scverse, and comparisons
+of groups.
+"""
 
 import csv
 import json
@@ -7,13 +9,25 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zarr
-from workflow_runs import draw_stained_slide, enlarge, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import (
+    draw_stained_slide,
+    enlarge,
+    planned_jobs,
+    run_snakemake,
+    write_config,
+    write_sheet,
+)
 
 from muse_pipeline import read_cohort
 from muse_pipeline.cli.main import main
 from muse_pipeline.cohort.layout import OF_COHORT
 
-SLIDES = {"s1": ("P1", "benign"), "s2": ("P2", "benign"), "s3": ("P3", "malignant"), "s4": ("P4", "malignant")}
+SLIDES = {
+    "s1": ("P1", "benign"),
+    "s2": ("P2", "benign"),
+    "s3": ("P3", "malignant"),
+    "s4": ("P4", "malignant"),
+}
 SETTINGS = {
     "spatialdata": True,
     "anndata": True,
@@ -42,10 +56,20 @@ def cohort(tmp_path_factory):
 
 def read_datasets(path):
     """Name -> value of every dataset in an HDF5 file, as text, because NaN does not equal NaN."""
-    h5py, found = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed"), {}
+    h5py, found = (
+        pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed"),
+        {},
+    )
     with h5py.File(path) as file:
-        file.visititems(lambda name, each: found.update({name: each[()]}) if isinstance(each, h5py.Dataset) else None)
-    return {name: repr(getattr(values, "tolist", lambda values=values: values)()) for name, values in found.items()}
+        file.visititems(
+            lambda name, each: (
+                found.update({name: each[()]}) if isinstance(each, h5py.Dataset) else None
+            )
+        )
+    return {
+        name: repr(getattr(values, "tolist", lambda values=values: values)())
+        for name, values in found.items()
+    }
 
 
 @pytest.mark.timeout(600)
@@ -76,7 +100,17 @@ def test_a_finished_slide_gets_what_it_lacks(cohort, tmp_path):
 
 def test_files_of_earlier_nuclei_are_not_kept(cohort, tmp_path):
     pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
-    run = ["run", str(cohort / "s1.tif"), "-o", str(tmp_path), "--no-viewer", "--mpp", "0.5", "--model", "compact-fp32"]
+    run = [
+        "run",
+        str(cohort / "s1.tif"),
+        "-o",
+        str(tmp_path),
+        "--no-viewer",
+        "--mpp",
+        "0.5",
+        "--model",
+        "compact-fp32",
+    ]
     run += ["--features", "all"]
     of_slide = tmp_path / "s1/embeddings-compact.parquet", tmp_path / "s1/nuclei.h5ad"
     assert main([*run, "--anndata", "--embedding"]) == 0
@@ -88,11 +122,22 @@ def test_files_of_earlier_nuclei_are_not_kept(cohort, tmp_path):
 
 def test_embeddings_of_other_nuclei_are_one_sentence(cohort, tmp_path, capsys):
     pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
-    run = ["run", str(cohort / "s1.tif"), str(cohort / "s2.tif"), "-o", str(tmp_path), "--no-viewer", "--mpp", "0.5"]
+    run = [
+        "run",
+        str(cohort / "s1.tif"),
+        str(cohort / "s2.tif"),
+        "-o",
+        str(tmp_path),
+        "--no-viewer",
+        "--mpp",
+        "0.5",
+    ]
     assert main([*run, "--embedding"]) == 0
     words = ["anndata", str(tmp_path / "s1/nuclei.parquet"), "-o", str(tmp_path / "x.h5ad")]
     assert main([*words, "--embeddings", str(tmp_path / "s2/embeddings-compact.parquet")]) == 2
-    assert "s2/embeddings-compact.parquet: has no embeddings of the nuclei" in capsys.readouterr().err
+    assert (
+        "s2/embeddings-compact.parquet: has no embeddings of the nuclei" in capsys.readouterr().err
+    )
     assert not (tmp_path / "x.h5ad").exists()
 
 
@@ -103,9 +148,18 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     run = run_snakemake(cohort)
     assert run.returncode == 0, run.stdout
     results = cohort / "results"
-    words = ["run", str(cohort / "slides.tsv"), "-o", str(cohort / "by_run"), "--anndata", "--embedding"]
+    words = [
+        "run",
+        str(cohort / "slides.tsv"),
+        "-o",
+        str(cohort / "by_run"),
+        "--anndata",
+        "--embedding",
+    ]
     assert main(words) == 0
-    of_cohort, of_run = (read_datasets(folder / "cohort.h5ad") for folder in (results, cohort / "by_run"))
+    of_cohort, of_run = (
+        read_datasets(folder / "cohort.h5ad") for folder in (results, cohort / "by_run")
+    )
     differing = {name for name in of_cohort | of_run if of_cohort.get(name) != of_run.get(name)}
     # `muse run` was called without `include_doubtful`, so only these entries may differ.
     assert {name.partition("/")[2].partition("/")[0] for name in differing} <= {"left_out"}
@@ -113,10 +167,18 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
         table = results / name / "nuclei.parquet"
         assert table.read_bytes() == (cohort / "by_run" / name / "nuclei.parquet").read_bytes()
         for file in ("nuclei.h5ad", "embeddings-compact.parquet"):
-            assert (results / name / file).read_bytes() == (cohort / "by_run" / name / file).read_bytes()
-        table_of_slide = zarr.open_group(results / name / "slide.spatialdata.zarr/tables/table", mode="r")
-        vectors = pq.read_table(results / name / "embeddings-compact.parquet")["embedding"].to_pylist()
-        np.testing.assert_array_equal(table_of_slide["obsm/X_embedding"][:], np.array(vectors, np.float16))
+            assert (results / name / file).read_bytes() == (
+                cohort / "by_run" / name / file
+            ).read_bytes()
+        table_of_slide = zarr.open_group(
+            results / name / "slide.spatialdata.zarr/tables/table", mode="r"
+        )
+        vectors = pq.read_table(results / name / "embeddings-compact.parquet")[
+            "embedding"
+        ].to_pylist()
+        np.testing.assert_array_equal(
+            table_of_slide["obsm/X_embedding"][:], np.array(vectors, np.float16)
+        )
         assert pq.read_metadata(table).num_rows > 20
     stated = json.loads((results / "s1/nuclei.provenance.json").read_text())
     assert {"h_mean", "texture_asm"} <= set(stated["measurements"])
@@ -124,12 +186,16 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
         rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
     with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
         slides = list(csv.DictReader(file, dialect="excel-tab"))
-    assert {slide["status"] for slide in slides} == {"ok"} and all(slide["seconds_embed"] for slide in slides)
+    assert {slide["status"] for slide in slides} == {"ok"} and all(
+        slide["seconds_embed"] for slide in slides
+    )
     assert "malignant</bdi> against <bdi>benign" in (results / "report.html").read_text()
     density = rows["nuclei_per_mm2"]
     assert (density["first"], density["second"], density["n_first"]) == ("benign", "malignant", "2")
     assert float(density["mean_second"]) > float(density["mean_first"])
-    assert (results / "report.html").read_text(encoding="utf-8").count('<td class="group"><bdi>benign') == 2
+    assert (results / "report.html").read_text(encoding="utf-8").count(
+        '<td class="group"><bdi>benign'
+    ) == 2
     counts = read_cohort(results).to_table(["patient"]).to_pandas()["patient"].value_counts()
     assert set(counts.index) == {"P1", "P2", "P3", "P4"}
 
@@ -140,12 +206,23 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     assert "\nstatistics failed: muse statistics: group " in run.stdout
 
     write_config(
-        cohort, **{**SETTINGS, "spatialdata": False, "anndata": False, "features": "basic", "measurements": ["h_mean"]}
+        cohort,
+        **{
+            **SETTINGS,
+            "spatialdata": False,
+            "anndata": False,
+            "features": "basic",
+            "measurements": ["h_mean"],
+        },
     )
     jobs = planned_jobs(run_snakemake(cohort, "--dry-run").stdout)
     assert jobs["nuclei"] == 4 and "detect" not in jobs and "image" not in jobs
     write_sheet(sheet, [{"slide_id": "s1", "path": "s1.tif", "mpp": 0.5}])
     write_config(cohort, model="compact-fp32")
     assert run_snakemake(cohort).returncode == 0
-    stale = [path for name in (*OF_COHORT, *(f"s1/{each}" for each in SCVERSE)) for path in results.glob(name)]
+    stale = [
+        path
+        for name in (*OF_COHORT, *(f"s1/{each}" for each in SCVERSE))
+        for path in results.glob(name)
+    ]
     assert stale == []

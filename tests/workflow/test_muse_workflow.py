@@ -1,4 +1,6 @@
-"""A training run as the config's ``model``: the workflow trains and exports the model, and detects nuclei with it."""
+"""A training run as the config's ``model``: the workflow trains and exports the model, and detects
+nuclei with it.
+"""
 
 import gzip
 import json
@@ -16,12 +18,16 @@ from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write
 
 from muse_pipeline.nuclei.parquet import read_provenance
 
-pytestmark = pytest.mark.timeout(1200)  # tests run the workflow once or twice, on a machine that may be busy
+pytestmark = pytest.mark.timeout(
+    1200
+)  # tests run the workflow once or twice, on a machine that may be busy
 
 
 @pytest.fixture
 def cohort(tmp_path) -> Path:
-    """A folder with a slide, labelled pictures, and the config of a training run on these pictures."""
+    """A folder with a slide, labelled pictures, and the config of a training run on these
+    pictures.
+    """
     draw_stained_slide(tmp_path / "slide.tif", size_px=600, n_nuclei=60)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "s", "path": "slide.tif"}])
     write_training_config(draw_labelled_folder(tmp_path))
@@ -30,14 +36,20 @@ def cohort(tmp_path) -> Path:
 
 def test_a_run_named_by_its_file_is_trained_exported_and_used(cohort):
     write_config(cohort, model="tiny.yaml")
-    run = run_snakemake(cohort, "--dry-run", "--printshellcmds", "--set-resources", "finetune:gpu=2")
-    assert "muse finetune tiny.yaml --accelerator cuda --devices 2 " in " ".join(run.stdout.replace("\\", "").split())
+    run = run_snakemake(
+        cohort, "--dry-run", "--printshellcmds", "--set-resources", "finetune:gpu=2"
+    )
+    assert "muse finetune tiny.yaml --accelerator cuda --devices 2 " in " ".join(
+        run.stdout.replace("\\", "").split()
+    )
     planned = planned_jobs(run.stdout)
     assert {name: planned[name] for name in ("finetune", "export", "detect")} == dict.fromkeys(
         ("finetune", "export", "detect"), 1
     ), run.stdout
     read = json.loads((cohort / "results/model.json").read_text())["inputs"]
-    assert {Path(path).name for path in read} == {name for k in range(3) for name in (f"P{k}.png", f"P{k}_points.txt")}
+    assert {Path(path).name for path in read} == {
+        name for k in range(3) for name in (f"P{k}.png", f"P{k}_points.txt")
+    }
     for path in read:  # inputs of the job, which runs again if one changes
         assert Path(path).name in run.stdout
     assert "results/training/tiny/model.onnx" in run.stdout
@@ -55,7 +67,7 @@ def test_a_training_run_that_fails_is_what_is_reported(cohort):
     assert f"\nfinetune-tiny failed: {output}; see {log}\n" in run.stdout
     reason = "the model was not made; see results/training/tiny/logs"
     assert run.stdout.splitlines()[-2:] == [reason, "1 slide: 1 failed; see results/report.html"]
-    (_, slide) = (cohort / "results/cohort.tsv").read_text().splitlines()
+    _, slide = (cohort / "results/cohort.tsv").read_text().splitlines()
     assert reason in slide
     assert "killed" not in (cohort / "results/report.html").read_text()
 
@@ -76,17 +88,31 @@ ROI_PX = (1000, 1200, 1360, 1560)  # tissue of CMU-1-Small-Region, in level-0 px
 
 @pytest.fixture
 def real_cohort(tmp_path, shared_data) -> Path:
-    """A crop of a real slide, three labelled patches, and a ViT-S in the layout of the released files."""
-    shutil.copy(shared_data / "wsi-cmu-small-region" / "CMU-1-Small-Region.svs", tmp_path / "slide.svs")
+    """A crop of a real slide, three labelled patches, and a ViT-S in the layout of the released
+    files.
+    """
+    shutil.copy(
+        shared_data / "wsi-cmu-small-region" / "CMU-1-Small-Region.svs", tmp_path / "slide.svs"
+    )
     left, top, right, bottom = ROI_PX
     ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-    area = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
-    (tmp_path / "roi.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [area]}))
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "cmu", "path": "slide.svs", "roi": "roi.geojson"}])
+    area = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {},
+    }
+    (tmp_path / "roi.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": [area]})
+    )
+    write_sheet(
+        tmp_path / "slides.tsv", [{"slide_id": "cmu", "path": "slide.svs", "roi": "roi.geojson"}]
+    )
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
         for path in sorted((shared_data / "brca-m2c" / kind).glob("TCGA-A7-A0D*"))[:3]:
-            (tmp_path / kind / path.name).write_bytes(path.read_bytes())  # a copy would be read-only
+            (tmp_path / kind / path.name).write_bytes(
+                path.read_bytes()
+            )  # a copy would be read-only
     torch.save({"teacher": make_teacher("vit_s_16_224")}, tmp_path / "vit_s_16-224.pth")
     names = ("Lymphocyte", "Epithelial", "Stroma")
     training = {
@@ -97,7 +123,8 @@ def real_cohort(tmp_path, shared_data) -> Path:
         "window_px": 224,
         "colour": "identity",
         "classes": [
-            {"name": name, "color": [90 * k, 0, 0]} for k, name in enumerate(["Lymphocyte", "Epithelial", "Stroma"])
+            {"name": name, "color": [90 * k, 0, 0]}
+            for k, name in enumerate(["Lymphocyte", "Epithelial", "Stroma"])
         ],
         "sources": [
             {
@@ -129,9 +156,15 @@ def test_a_released_vit_goes_from_its_file_to_qupath_by_snakemake_alone(real_coh
     assert "checked against torch" in (results / "training/muse_vit_s/logs/export.log").read_text()
     geojson = results / "cmu/nuclei.geojson.gz"
     assert check_geojson(geojson).is_good
-    assert len(json.loads(gzip.decompress(geojson.read_bytes()))["features"]) > 20  # after a training of four steps
+    assert (
+        len(json.loads(gzip.decompress(geojson.read_bytes()))["features"]) > 20
+    )  # after a training of four steps
     card = read_provenance(results / "cmu/nuclei.parquet").card
-    assert (card["source"]["backbone"], card["input_px"], card["embedding_dim"]) == ("muse_vit_s_16_224", 224, 384)
+    assert (card["source"]["backbone"], card["input_px"], card["embedding_dim"]) == (
+        "muse_vit_s_16_224",
+        224,
+        384,
+    )
     assert (card["readout"], card["colour"]["method"]) == ("x/S*(S/4-1)", "identity")
 
     assert "Nothing to be done" in run_snakemake(real_cohort, "--dry-run").stdout

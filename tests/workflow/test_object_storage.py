@@ -1,4 +1,6 @@
-"""A cohort with slides on a real web server and a real S3 server has the same results as with local slides."""
+"""A cohort with slides on a real web server and a real S3 server has the same results as with local
+slides.
+"""
 
 import csv
 import os
@@ -41,8 +43,12 @@ def drawn(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bucket(drawn):
-    """An S3 server with the slides in "s3://slides"; environment variables tell Snakemake's jobs its address."""
-    moto_server = pytest.importorskip("moto.server", reason="moto, the S3 to test with, is not installed (extra `dev`)")
+    """An S3 server with the slides in "s3://slides"; environment variables tell Snakemake's jobs
+    its address.
+    """
+    moto_server = pytest.importorskip(
+        "moto.server", reason="moto, the S3 to test with, is not installed (extra `dev`)"
+    )
     boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (extra `dev`)")
     pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
     server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -88,7 +94,9 @@ def rows(host, signature=SECRET, key="cohort #7/T.tif"):
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory, bucket, host):
-    """(folder, first run) of a cohort with two slides that cannot be fetched and a file that is not a slide."""
+    """(folder, first run) of a cohort with two slides that cannot be fetched and a file that is not
+    a slide.
+    """
     folder = tmp_path_factory.mktemp("cohort")
     missing = [
         {"slide_id": "gone", "path": "s3://slides/nowhere.tif"},
@@ -105,13 +113,21 @@ def test_slides_that_do_not_come_cost_themselves_alone(first_run, host):
     assert run.returncode == 1
     with (folder / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
         slides = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
-    assert [(slides[name]["status"], slides[name]["step"]) for name in ("S 1", "T")] == [("ok", "")] * 2, run.stdout
+    assert [(slides[name]["status"], slides[name]["step"]) for name in ("S 1", "T")] == [
+        ("ok", "")
+    ] * 2, run.stdout
     assert [(slides[name]["status"], slides[name]["step"]) for name in ("gone", "rejected")] == [
         ("failed", "fetch")
     ] * 2
     assert (slides["broken"]["status"], slides["broken"]["step"]) == ("failed", "inspect")
-    assert "s3://slides/nowhere.tif: cannot be fetched: there is no such file" in slides["gone"]["reason"]
-    assert f"{host}/no.tif: cannot be fetched: access is denied (HTTP 403)" in slides["rejected"]["reason"]
+    assert (
+        "s3://slides/nowhere.tif: cannot be fetched: there is no such file"
+        in slides["gone"]["reason"]
+    )
+    assert (
+        f"{host}/no.tif: cannot be fetched: access is denied (HTTP 403)"
+        in slides["rejected"]["reason"]
+    )
     assert slides["S 1"]["path"] == f"{host}/x/S%201.tif"
 
 
@@ -142,16 +158,29 @@ def test_what_is_done_is_fetched_again_only_where_it_must_be(first_run, host):
     assert "Nothing to be done" in run_snakemake(folder).stdout
     whole = dict.fromkeys(("fetch", "image", "detect", "nuclei"), 1)
     write_sheet(folder / "slides.tsv", rows(host, key="other.tif"))
-    assert planned_jobs(run_snakemake(folder, "--dry-run").stdout) == {**whole, "report": 1, "all": 1}
+    assert planned_jobs(run_snakemake(folder, "--dry-run").stdout) == {
+        **whole,
+        "report": 1,
+        "all": 1,
+    }
     write_sheet(folder / "slides.tsv", rows(host))
     write_config(folder, extra_mpps=[1.0])
     again = planned_jobs(run_snakemake(folder, "--dry-run").stdout)
-    assert (again["fetch"], again["image"], again["tile"]) == (2, 2, 2)  # all images are made again from new copies
+    assert (again["fetch"], again["image"], again["tile"]) == (
+        2,
+        2,
+        2,
+    )  # all images are made again from new copies
 
 
 def test_pods_of_kubernetes_leave_a_cohort_in_the_bucket(bucket, drawn, tmp_path, muse):
-    """The commands of the job's pods run here, each for one slide; one of the two slides does not exist."""
-    write_sheet(tmp_path / "slides.tsv", [*rows("")[1:], {"slide_id": "gone", "path": "s3://slides/nowhere.tif"}])
+    """The commands of the job's pods run here, each for one slide; one of the two slides does not
+    exist.
+    """
+    write_sheet(
+        tmp_path / "slides.tsv",
+        [*rows("")[1:], {"slide_id": "gone", "path": "s3://slides/nowhere.tif"}],
+    )
     job = yaml.safe_load((TOP / "contrib/kubernetes/cohort.yaml").read_text())["spec"]
     (container,) = job["template"]["spec"]["containers"]
     values = {each["name"]: each["value"] for each in container["env"]}
@@ -169,7 +198,10 @@ def test_pods_of_kubernetes_leave_a_cohort_in_the_bucket(bucket, drawn, tmp_path
     for key in bucket.list_objects_v2(Bucket="slides", Prefix="results/")["Contents"]:
         (path := tmp_path / key["Key"]).parent.mkdir(parents=True, exist_ok=True)
         bucket.download_file("slides", key["Key"], str(path))
-    assert muse("sheet", "--check", tmp_path / "slides.tsv", "--resolved", results / "sheet.json")[0] == 0
+    assert (
+        muse("sheet", "--check", tmp_path / "slides.tsv", "--resolved", results / "sheet.json")[0]
+        == 0
+    )
     assert muse("report", results)[0] == 0
     with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
         slides = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
@@ -179,7 +211,9 @@ def test_pods_of_kubernetes_leave_a_cohort_in_the_bucket(bucket, drawn, tmp_path
     }
     assert muse("run", drawn / "T.tif", "-o", tmp_path / "local")[0] == 0
     for name in RESULTS:
-        assert (tmp_path / "local/T" / name).read_bytes() == (results / "T" / name).read_bytes(), name
+        assert (tmp_path / "local/T" / name).read_bytes() == (results / "T" / name).read_bytes(), (
+            name
+        )
 
 
 def test_a_key_with_special_characters(bucket, drawn, tmp_path):
@@ -193,8 +227,16 @@ def test_a_key_with_special_characters(bucket, drawn, tmp_path):
         ("s3://slides/nowhere.tif", {}, "there is no such file"),
         ("s3://no-such-bucket/a.tif", {}, "there is no such file"),
         ("s3://slides/folder", {}, "is a folder"),
-        ("s3://slides/other.tif", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "Could not connect to the endpoint"),
-        ("s3://slides/other.tif", {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "no credentials"),
+        (
+            "s3://slides/other.tif",
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
+            "Could not connect to the endpoint",
+        ),
+        (
+            "s3://slides/other.tif",
+            {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None},
+            "no credentials",
+        ),
     ],
 )
 def test_s3_that_does_not_give(bucket, tmp_path, muse, monkeypatch, url, environment, sentence):

@@ -1,4 +1,6 @@
-"""An output added by another package: `muse run` and the workflow write it, and again if its title has changed."""
+"""An output added by another package: `muse run` and the workflow write it, and again if its title
+has changed.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,28 @@ import sys
 from pathlib import Path
 
 import pytest
-from workflow_runs import draw_stained_slide, enlarge, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import (
+    draw_stained_slide,
+    enlarge,
+    planned_jobs,
+    run_snakemake,
+    write_config,
+    write_sheet,
+)
 
 from muse_pipeline.cohort.ledgers import read_progress
 
 
 def install(folder: Path) -> None:
-    """Install the output as a package in ``folder``, for processes with this folder on their Python path."""
+    """Install the output as a package in ``folder``, for processes with this folder on their Python
+    path.
+    """
     shutil.copy(Path(__file__).parents[1] / "support/toy_output.py", folder)
     about = folder / "toy_output-1.0.dist-info"
     about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-output\nVersion: 1.0\n", encoding="utf-8")
+    (about / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: toy-output\nVersion: 1.0\n", encoding="utf-8"
+    )
     entry = "[muse_pipeline.outputs]\ntoy = toy_output:Toy\n"
     (about / "entry_points.txt").write_text(entry, encoding="utf-8")
 
@@ -85,5 +98,7 @@ def test_the_workflow_plans_an_output_of_one_file(cohort, with_toy):
         assert planned_jobs(run.stdout) == jobs, (change, run.stdout)
     (cohort / "results/a/toy.txt").unlink()
     changes = "viewer=False", "toy_title=Another"
-    assert planned_jobs(run_snakemake(cohort, "--dry-run", "--config", *changes).stdout)["nuclei"] == 1
+    assert (
+        planned_jobs(run_snakemake(cohort, "--dry-run", "--config", *changes).stdout)["nuclei"] == 1
+    )
     assert "toy_titel" in run_snakemake(cohort, "--dry-run", "--config", "toy_titel=x").stdout

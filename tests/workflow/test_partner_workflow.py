@@ -1,4 +1,6 @@
-"""Partners in the workflow: a section that was restained, turned and shifted, and a partner that does not fit."""
+"""Partners in the workflow: a section that was restained, turned and shifted, and a partner that
+does not fit.
+"""
 
 import numpy as np
 import pytest
@@ -48,7 +50,9 @@ def test_partners_are_registered_for_the_slides_that_are_learnt_from(tmp_path):
     read = inputs_of(run.stdout, "pretrain")
     assert {f"results/{name}/partner/partner.json" for name in "ab"} <= set(read)
     assert f"{tmp_path}/ihc.tif" in run.stdout
-    write_config(tmp_path, pretrain={"run": "partners.yaml", "exclude": ["b"], "alignment": {"branches": 1}})
+    write_config(
+        tmp_path, pretrain={"run": "partners.yaml", "exclude": ["b"], "alignment": {"branches": 1}}
+    )
     assert "partner" not in planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout)
 
 
@@ -57,7 +61,12 @@ def test_a_restained_slide_is_paired_and_a_bad_partner_costs_its_pairs_alone(tmp
     section = draw_section((1000.0, 900.0), MPP)
     he, partner = stain_he(section.amounts), draw_partner(section, WARP, MPP)
     part = np.ascontiguousarray(he[400:1200, 500:1300])
-    for name, pixels in (("a", he), ("b", part), ("ihc", partner), ("glass", np.full_like(part, 246))):
+    for name, pixels in (
+        ("a", he),
+        ("b", part),
+        ("ihc", partner),
+        ("glass", np.full_like(part, 246)),
+    ):
         write_pyramid(tmp_path / f"{name}.tif", pixels, (2, 4), mpp=MPP)
     begin(tmp_path)
     run = run_snakemake(tmp_path)
@@ -78,7 +87,9 @@ def test_a_restained_slide_is_paired_and_a_bad_partner_costs_its_pairs_alone(tmp
     assert "Registered partner: residual" in page and "partner not registered" in page
     assert "1 slide whose partner was not registered" in run.stdout and "b: " in run.stdout
 
-    (tmp_path / "glass.tif").write_bytes((tmp_path / "ihc.tif").read_bytes())  # replaces the wrong partner
+    (tmp_path / "glass.tif").write_bytes(
+        (tmp_path / "ihc.tif").read_bytes()
+    )  # replaces the wrong partner
     planned = planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout)
     assert planned.get("partner") == 1 and planned.get("pretrain") == 1
     assert "detect" not in planned and "image" not in planned

@@ -14,7 +14,10 @@ from muse_pipeline.cohort.lock import lock_results
 
 pytestmark = pytest.mark.timeout(300)
 
-ROWS = [{"slide_id": "a", "path": "a.tif", "split": ""}, {"slide_id": "b", "path": "b.tif", "split": "test"}]
+ROWS = [
+    {"slide_id": "a", "path": "a.tif", "split": ""},
+    {"slide_id": "b", "path": "b.tif", "split": "test"},
+]
 
 
 @pytest.fixture
@@ -36,14 +39,19 @@ def planned(cohort) -> Path:
 
 
 def plans_in(folder: Path) -> dict[Path, bytes]:
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (folder / "results").rglob("*.[jy]*")}
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in (folder / "results").rglob("*.[jy]*")
+    }
 
 
 @pytest.mark.slow
 def test_a_path_may_begin_at_home(cohort, monkeypatch):
     monkeypatch.setenv("HOME", str(cohort))
     run_file = {"run": "~/backbone.yaml"}
-    write_config(cohort, slides="~/slides.tsv", output="~/of mine", train_data="~/images", pretrain=run_file)
+    write_config(
+        cohort, slides="~/slides.tsv", output="~/of mine", train_data="~/images", pretrain=run_file
+    )
     run = run_snakemake(cohort, "--dry-run")
     assert f"{cohort}/backbone.yaml" in run.stdout, run.stdout  # the file does not exist
     assert (cohort / "of mine/sheet.json").is_file()
@@ -53,11 +61,17 @@ def test_a_path_may_begin_at_home(cohort, monkeypatch):
 def test_beside_a_run_under_way_nothing_that_its_jobs_read_is_written(planned):
     with lock_results(planned / "results", "muse run"):
         before = plans_in(planned)
-        assert run_snakemake(planned, "--dry-run").returncode == 0  # a dry run with the same settings is allowed
+        assert (
+            run_snakemake(planned, "--dry-run").returncode == 0
+        )  # a dry run with the same settings is allowed
         write_config(planned, mode="label-free")
         for options in ([], ["--dry-run"]):
             run = run_snakemake(planned, *options)
-            assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {}), run.stdout
+            assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (
+                1,
+                False,
+                {},
+            ), run.stdout
             assert f"\nresults: muse run (process {os.getpid()} on " in run.stdout
         run = run_snakemake(planned, "--dry-run", "--config", "output=another study")
         assert run.returncode == 0, run.stdout
@@ -80,10 +94,18 @@ def test_a_part_of_the_path_is_not_called_the_whole(cohort):
     for row in ROWS:
         cv2.imwrite(str(cohort / f"{row['slide_id']}.png"), np.full((400, 400, 3), 244, np.uint8))
         enlarge(cohort / f"{row['slide_id']}.png")
-    write_sheet(cohort / "slides.tsv", [{**row, "path": f"{row['slide_id']}.png", "mpp": 0.5} for row in ROWS])
+    write_sheet(
+        cohort / "slides.tsv",
+        [{**row, "path": f"{row['slide_id']}.png", "mpp": 0.5} for row in ROWS],
+    )
     run = run_snakemake(cohort, "--until", "image")
-    assert run.returncode == 0 and run.stdout.rstrip().endswith("The requested part is done."), run.stdout
+    assert run.returncode == 0 and run.stdout.rstrip().endswith("The requested part is done."), (
+        run.stdout
+    )
     (cohort / "b.png").write_bytes(b"no picture")
     enlarge(cohort / "b.png")
     run = run_snakemake(cohort, "--until", "image")
-    assert run.stdout.rstrip().endswith("; see results/report.html") and "\nb: inspect failed: " in run.stdout
+    assert (
+        run.stdout.rstrip().endswith("; see results/report.html")
+        and "\nb: inspect failed: " in run.stdout
+    )

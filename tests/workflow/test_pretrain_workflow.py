@@ -1,4 +1,6 @@
-"""Pretraining requested in the config: slides, proposals, a backbone, and a model that starts from the backbone."""
+"""Pretraining requested in the config: slides, proposals, a backbone, and a model that starts from
+the backbone.
+"""
 
 import shutil
 from pathlib import Path
@@ -7,13 +9,22 @@ import pytest
 import yaml
 from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
-from workflow_runs import draw_stained_slide, inputs_of, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import (
+    draw_stained_slide,
+    inputs_of,
+    planned_jobs,
+    run_snakemake,
+    write_config,
+    write_sheet,
+)
 
 from muse_pipeline.core.files import read_json
 from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.training.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.timeout(1200)  # tests run the workflow once or twice, on a machine that may be busy
+pytestmark = pytest.mark.timeout(
+    1200
+)  # tests run the workflow once or twice, on a machine that may be busy
 
 ROWS = [
     {"slide_id": "a", "path": "a.tif", "patient": "P1", "split": ""},
@@ -32,7 +43,9 @@ RUN = "results/pretraining/tiny-pretraining"
 
 @pytest.fixture
 def cohort(tmp_path) -> Path:
-    """A folder with two slides, one of which is held back, and labelled pictures with the config of a run on them."""
+    """A folder with two slides, one of which is held back, and labelled pictures with the config of
+    a run on them.
+    """
     for name in "ab":
         (tmp_path / f"{name}.tif").touch()
     write_sheet(tmp_path / "slides.tsv", ROWS)
@@ -47,9 +60,14 @@ def test_the_slides_become_a_backbone_beside_a_model_that_is_there(cohort):
     assert run.stdout.count("--codec jpeg") == 1
     planned = planned_jobs(run.stdout)
     assert planned.get("pretrain") == 1, run.stdout
-    assert (planned["image"], planned["tile"]) == (2, 1)  # 0.5 um/px for the model, and 0.25 um/px for the views
+    assert (planned["image"], planned["tile"]) == (
+        2,
+        1,
+    )  # 0.5 um/px for the model, and 0.25 um/px for the views
     assert (planned["propose"], planned["detect"]) == (2, 2)
-    read = [f"results/a/{name}" for name in ("image-250nm.zarr", "colour.json", "proposals.parquet")]
+    read = [
+        f"results/a/{name}" for name in ("image-250nm.zarr", "colour.json", "proposals.parquet")
+    ]
     assert inputs_of(run.stdout, "pretrain") == [f"{RUN}/cohort.yaml", *read]  # nothing of b
     assert "proposals:\n  method: haematoxylin" in (cohort / "results/run_config.yaml").read_text()
 
@@ -59,13 +77,20 @@ def test_slides_are_mapped_first_where_regions_are_weighted(cohort):
     weighted = {**PRETRAIN, "region_weights": {"Tumour": 3}}
     (cohort / "tumour.onnx").touch()
     (cohort / "areas.geojson").touch()
-    write_sheet(cohort / "slides.tsv", [{**ROWS[0], "regions": "areas.geojson"}, {**ROWS[1], "regions": ""}])
+    write_sheet(
+        cohort / "slides.tsv", [{**ROWS[0], "regions": "areas.geojson"}, {**ROWS[1], "regions": ""}]
+    )
     write_config(cohort, pretrain={**weighted, "held_splits": []}, regions="tumour.onnx")
     run = run_snakemake(cohort, "--dry-run", "--printshellcmds")
     read = inputs_of(run.stdout, "pretrain")
-    assert {str(cohort / "areas.geojson"), "results/b/regions.json", "results/a/tissue.npz"} <= set(read), run.stdout
+    assert {str(cohort / "areas.geojson"), "results/b/regions.json", "results/a/tissue.npz"} <= set(
+        read
+    ), run.stdout
     written = yaml.safe_load((cohort / RUN / "cohort.yaml").read_text())
-    assert [source.get("regions") for source in written["sources"]] == [str(cohort / "areas.geojson"), None]
+    assert [source.get("regions") for source in written["sources"]] == [
+        str(cohort / "areas.geojson"),
+        None,
+    ]
 
     write_config(cohort, pretrain=PRETRAIN, regions="tumour.onnx")
     assert "results/b/regions.json" not in inputs_of(
@@ -75,17 +100,23 @@ def test_slides_are_mapped_first_where_regions_are_weighted(cohort):
 
 @pytest.mark.slow
 def test_a_training_run_begins_with_it(cohort):
-    """The run starts from the pretrained backbone whatever checkpoint it names itself, even if that does not exist."""
+    """The run starts from the pretrained backbone whatever checkpoint it names itself, even if that
+    does not exist.
+    """
     training = cohort / "tiny.yaml"
     training.write_text(training.read_text() + "checkpoint: none.pt\n")
-    (cohort / "backbone.yaml").write_text(yaml.safe_dump({**PRETRAIN, "sources": [{"images": "images", "mpp": 0.5}]}))
+    (cohort / "backbone.yaml").write_text(
+        yaml.safe_dump({**PRETRAIN, "sources": [{"images": "images", "mpp": 0.5}]})
+    )
     settings = {"run": "backbone.yaml", "schedule": {"steps": 3}, "held_splits": []}
     write_config(cohort, model="tiny.yaml", pretrain=settings)
     run = run_snakemake(cohort, "--dry-run", "--printshellcmds")
     weights = "results/pretraining/backbone/checkpoint.pt"
     assert weights in inputs_of(run.stdout, "finetune"), run.stdout
     assert f'checkpoint="{cohort}/{weights}"' in run.stdout
-    assert {"results/a/image-500nm.zarr", "results/b/image-500nm.zarr"} <= set(inputs_of(run.stdout, "pretrain"))
+    assert {"results/a/image-500nm.zarr", "results/b/image-500nm.zarr"} <= set(
+        inputs_of(run.stdout, "pretrain")
+    )
     assert str(cohort / "images/P0.png") in inputs_of(run.stdout, "pretrain")
     written = yaml.safe_load((cohort / "results/pretraining/backbone/cohort.yaml").read_text())
     assert [one["patient_name"] for one in written["sources"][1:]] == ["P1", "P2"]
@@ -108,7 +139,9 @@ def test_a_training_run_begins_with_it(cohort):
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, sentence):
-    """Other mistakes are in tests/methods/muse (`muse pretrain-config`) and tests/cohort/test_settings.py."""
+    """Other mistakes are in tests/methods/muse (`muse pretrain-config`) and
+    tests/cohort/test_settings.py.
+    """
     write_config(cohort, **settings)
     run = run_snakemake(cohort, "--dry-run")
     assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {})

@@ -1,11 +1,20 @@
-"""Label-free mode with proposals, as a user runs it: from a slide to GeoJSON with a single class, and a report."""
+"""Label-free mode with proposals, as a user runs it: from a slide to GeoJSON with a single class,
+and a report.
+"""
 
 import gzip
 import json
 
 import pytest
 import yaml
-from workflow_runs import draw_stained_slide, inputs_of, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import (
+    draw_stained_slide,
+    inputs_of,
+    planned_jobs,
+    run_snakemake,
+    write_config,
+    write_sheet,
+)
 
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -37,17 +46,25 @@ training_data: drawn tissue
 def test_a_missing_file_of_another_programs_nuclei_costs_its_slide_alone(tmp_path):
     for name in ("a.tif", "b.tif", "b.csv"):
         (tmp_path / name).touch()
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": name, "path": f"{name}.tif"} for name in "ab"])
+    write_sheet(
+        tmp_path / "slides.tsv", [{"slide_id": name, "path": f"{name}.tif"} for name in "ab"]
+    )
     write_config(tmp_path, proposals={"method": "imported", "file": "{slide}.csv"})
     run = run_snakemake(tmp_path, "--dry-run")
-    assert planned_jobs(run.stdout).get("propose") == 2, run.stdout  # the job of slide a reports the missing file
-    run = run_snakemake(tmp_path, "--dry-run", "--printshellcmds", "--", "results/b/proposals/1-of-1.parquet")
+    assert planned_jobs(run.stdout).get("propose") == 2, (
+        run.stdout
+    )  # the job of slide a reports the missing file
+    run = run_snakemake(
+        tmp_path, "--dry-run", "--printshellcmds", "--", "results/b/proposals/1-of-1.parquet"
+    )
     assert "b.csv" in inputs_of(run.stdout, "propose")
 
 
 @pytest.fixture
 def translated(tmp_path):
-    """A folder with a slide, and the config of a short run of `method: unit` without sources, which trains on it."""
+    """A folder with a slide, and the config of a short run of `method: unit` without sources, which
+    trains on it.
+    """
     draw_stained_slide(tmp_path / "a.tif", size_px=600, n_nuclei=120)
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
     (tmp_path / "tiny.yaml").write_text(UNIT)
@@ -73,7 +90,9 @@ def test_label_free_mode_trains_exports_and_detects(translated):
     card = read_provenance(translated / "results/a/nuclei.parquet").card
     assert card["name"] == "tiny" and [one["name"] for one in card["classes"]] == ["Nucleus"]
     assert len(read_nuclei(translated / "results/a/nuclei.parquet")) > 0
-    assert load_checkpoint(translated / "results/training/tiny/checkpoint.pt").meta["images"] == ["a"]
+    assert load_checkpoint(translated / "results/training/tiny/checkpoint.pt").meta["images"] == [
+        "a"
+    ]
 
 
 @pytest.mark.slow
@@ -93,6 +112,12 @@ def test_label_free_mode_ends_in_geojson_and_a_report(tmp_path):
     assert read_provenance(slide / "nuclei.parquet").card["name"] == "label_free"
     output = read_provenance(slide / "proposals.parquet").proposer
     assert (output["method"], output["settings"]["min_distance_um"]) == ("haematoxylin", 3.5)
-    write_config(tmp_path, mode="label-free", proposals={**proposals, "min_distnce_um": 4}, shards=2)
+    write_config(
+        tmp_path, mode="label-free", proposals={**proposals, "min_distnce_um": 4}, shards=2
+    )
     wrong = run_snakemake(tmp_path)
-    assert wrong.returncode and "did you mean 'min_distance_um'" in wrong.stdout and "rule " not in wrong.stdout
+    assert (
+        wrong.returncode
+        and "did you mean 'min_distance_um'" in wrong.stdout
+        and "rule " not in wrong.stdout
+    )

@@ -1,4 +1,6 @@
-"""The QuPath loop: after training on corrections made in QuPath, there are fewer errors of the corrected kinds."""
+"""The QuPath loop: after training on corrections made in QuPath, there are fewer errors of the
+corrected kinds.
+"""
 
 from pathlib import Path
 
@@ -17,7 +19,12 @@ from muse_pipeline.core.files import read_json
 SLIDE_PX, SLIDE_MPP, CORNER_PX, MARGIN_PX = (1000, 900), 0.4, (150, 90), 100
 REGION = (200, 180, 600, 540)  # in QuPath's pixels, which start at the scanner's bounds
 RIM_PX = 20  # around the region, so that no scored nucleus lies partly in it
-LYMPHOCYTE, TUMOUR, DIRT, MISSED = 0, 1, 2, 2  # indices in the counts: DIRT is a row, and MISSED a column
+LYMPHOCYTE, TUMOUR, DIRT, MISSED = (
+    0,
+    1,
+    2,
+    2,
+)  # indices in the counts: DIRT is a row, and MISSED a column
 CONFIG = {
     "backbone": "muse_compact_16",
     "mpp": 0.5,
@@ -53,7 +60,9 @@ def write_first_labels() -> None:
 
 
 def write_slide(slide: DrawnTissue) -> None:
-    """Write the slide, its sheet, its true nuclei in absolute pixels, and the area in which they are scored."""
+    """Write the slide, its sheet, its true nuclei in absolute pixels, and the area in which they
+    are scored.
+    """
     write_leica(Path("S.scn"), slide.pixels, SLIDE_MPP, CORNER_PX)
     Path("slides.tsv").write_text(f"slide_id\tpath\tmpp\nS\tS.scn\t{SLIDE_MPP}\n")
     write_points(Path("truth.csv"), slide.xy + CORNER_PX, slide.label)
@@ -77,19 +86,25 @@ def train_and_detect(name: str, steps: int, seed: int, **settings: object) -> np
     """Train, export, run and evaluate a model, as a user does.
 
     Returns:
-        (3, 3) counts outside the region, with rows for true lymphocytes, true tumour nuclei and dirt, and columns for
-        objects found as lymphocytes, found as tumour nuclei, and not found.
+        (3, 3) counts outside the region, with rows for true lymphocytes, true tumour nuclei and
+            dirt, and columns for objects found as lymphocytes, found as tumour nuclei, and not
+            found.
     """
     write_config(name, steps, seed, **settings)
     muse(f"finetune {name}.yaml --output {name} --accelerator cpu")
     muse(f"export {name}/checkpoint.pt --output {name}.onnx")
     muse(f"run S.scn --mpp {SLIDE_MPP} --model {name}.onnx --output {name}/found")
-    muse(f"evaluate {name}/found/S/nuclei.parquet --truth truth.csv --region elsewhere.geojson --json {name}.json")
+    muse(
+        f"evaluate {name}/found/S/nuclei.parquet --truth truth.csv --region elsewhere.geojson"
+        f" --json {name}.json"
+    )
     return np.array(read_json(Path(f"{name}.json"))["confusion"]["counts"])
 
 
 def run_loop(seed: int) -> tuple[np.ndarray, Corrections, np.ndarray]:
-    """The counts before training, the pathologist's corrections, and the counts after training on them."""
+    """The counts before training, the pathologist's corrections, and the counts after training on
+    them.
+    """
     slide = draw_other_tissue(SLIDE_PX, SLIDE_MPP, MARGIN_PX, seed)
     write_slide(slide)
     write_first_labels()
@@ -108,9 +123,13 @@ def test_what_was_corrected_in_qupath_is_got_wrong_less_often(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     before, corrections, after = run_loop(seed=0)
     assert min(corrections.n_reclassified, corrections.n_deleted, corrections.n_added) >= 10
-    assert before[TUMOUR, LYMPHOCYTE] >= 0.5 * before[TUMOUR].sum()  # at least half have the wrong class
+    assert (
+        before[TUMOUR, LYMPHOCYTE] >= 0.5 * before[TUMOUR].sum()
+    )  # at least half have the wrong class
     # With seeds 0 to 4, at most 0.25, 0 and 0.38 of the three kinds of errors remain.
     for kind in ((TUMOUR, LYMPHOCYTE), (slice(2), MISSED), (DIRT, slice(2))):
         assert before[kind].sum() >= 25
         assert after[kind].sum() <= 0.5 * before[kind].sum()
-    assert after[LYMPHOCYTE, LYMPHOCYTE] >= before[LYMPHOCYTE, LYMPHOCYTE]  # what was right stays right
+    assert (
+        after[LYMPHOCYTE, LYMPHOCYTE] >= before[LYMPHOCYTE, LYMPHOCYTE]
+    )  # what was right stays right

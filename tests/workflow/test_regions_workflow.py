@@ -1,4 +1,6 @@
-"""Tissue regions in the workflow: trained on slide labels or mapped by an existing model, and when either fails."""
+"""Tissue regions in the workflow: trained on slide labels or mapped by an existing model, and when
+either fails.
+"""
 
 import json
 
@@ -11,7 +13,10 @@ from region_slides import checksums
 from slide_files import write_pyramid
 from workflow_runs import planned_jobs, run_snakemake, write_config, write_sheet
 
-pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]  # tests run the workflow up to five times
+pytestmark = [
+    pytest.mark.timeout(1200),
+    pytest.mark.slow,
+]  # tests run the workflow up to five times
 LABELS = {"a": "Stroma", "b": "Tumour", "c": "Stroma", "d": "Tumour", "unlabelled": ""}
 RUN = {
     "method": "mil",
@@ -39,7 +44,9 @@ RUN = {
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """A folder with five slides, four of them labelled, a sheet, a config, and the config of a training run."""
+    """A folder with five slides, four of them labelled, a sheet, a config, and the config of a
+    training run.
+    """
     folder = tmp_path_factory.mktemp("cohort")
     for seed, (name, label) in enumerate(LABELS.items()):
         tumour = np.zeros((round(500 / MPP), round(700 / MPP)), bool)
@@ -53,7 +60,10 @@ def cohort(tmp_path_factory):
 
 
 def write_rows(folder, labels):
-    rows = [{"slide_id": name, "path": f"{name}.tif", "patient": name, "label": labels[name]} for name in labels]
+    rows = [
+        {"slide_id": name, "path": f"{name}.tif", "patient": name, "label": labels[name]}
+        for name in labels
+    ]
     write_sheet(folder / "slides.tsv", rows)
 
 
@@ -71,7 +81,10 @@ def test_labels_of_slides_become_regions_and_failures_cost_regions_only(cohort):
     assert planned_jobs(run.stdout)["train_regions"] == 1
     assert "slides: AUC of Tumour" in run.stdout
     table = read_table(cohort)
-    assert set(table["region"].dropna()) <= {"Stroma", "Tumour"} and table["region"].notna().mean() > 0.9
+    assert (
+        set(table["region"].dropna()) <= {"Stroma", "Tumour"}
+        and table["region"].notna().mean() > 0.9
+    )
     assert "seconds_regions" in (cohort / "results" / "cohort.tsv").read_text()
     assert not planned_jobs(run_snakemake(cohort, "-n", "--config", "regions=tumour.yaml").stdout)
 
@@ -81,7 +94,9 @@ def test_labels_of_slides_become_regions_and_failures_cost_regions_only(cohort):
     assert status_of(cohort) == "ok"  # reported before any job started
 
     write_rows(cohort, {**LABELS, "unlabelled": "Tumour"})
-    (cohort / "tumour.yaml").write_text(yaml.safe_dump({**RUN, "window_px": 4096}))  # larger than a slide
+    (cohort / "tumour.yaml").write_text(
+        yaml.safe_dump({**RUN, "window_px": 4096})
+    )  # larger than a slide
     run = run_snakemake(cohort, "--config", "regions=tumour.yaml")
     jobs = planned_jobs(run.stdout)
     assert run.returncode != 0 and "has no tile of 4096 px" in run.stdout
@@ -103,7 +118,10 @@ def test_regions_from_nuclei_are_those_of_muse_run(cohort, muse):
     assert run.returncode == 0, run.stdout
     assert planned_jobs(run.stdout)["regions"] == 1 and planned_jobs(run.stdout)["detect"] == 2
     assert not planned_jobs(run_snakemake(cohort, "-n", *settings, "shards=2").stdout)
-    assert muse("run", cohort / "one.tsv", "-o", cohort / "results_of_run", "--regions", "nuclei")[0] == 0
+    assert (
+        muse("run", cohort / "one.tsv", "-o", cohort / "results_of_run", "--regions", "nuclei")[0]
+        == 0
+    )
     one, other = (cohort / name / "unlabelled" for name in ("results_of_nuclei", "results_of_run"))
     assert checksums(one) == checksums(other)
     assert (one / "nuclei.parquet").read_bytes() == (other / "nuclei.parquet").read_bytes()
@@ -111,6 +129,14 @@ def test_regions_from_nuclei_are_those_of_muse_run(cohort, muse):
     assert table["region"].notna().mean() > 0.9 and "Stroma" in set(table["region"])
 
     run = run_snakemake(cohort, *settings, "mode=label-free")
-    assert run.returncode != 0 and "regions: nuclei needs classes of nuclei, but model 'label_free' has" in run.stdout
-    run = run_snakemake(cohort, "--config", "slides=one.tsv", "output=results_of_nuclei", "regions=epithelium")
-    assert run.returncode != 0 and "regions 'epithelium': the built-in model is withdrawn; give" in run.stdout
+    assert (
+        run.returncode != 0
+        and "regions: nuclei needs classes of nuclei, but model 'label_free' has" in run.stdout
+    )
+    run = run_snakemake(
+        cohort, "--config", "slides=one.tsv", "output=results_of_nuclei", "regions=epithelium"
+    )
+    assert (
+        run.returncode != 0
+        and "regions 'epithelium': the built-in model is withdrawn; give" in run.stdout
+    )

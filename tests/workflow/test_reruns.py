@@ -1,7 +1,7 @@
 """Changing a setting, or a cell of the sheet, reruns exactly the jobs that depend on it.
 
-A cohort is run; then settings change, and a dry run shows which jobs Snakemake would run. A setting that has no line
-here fails `test_every_setting_has_a_line`.
+A cohort is run; then settings change, and a dry run shows which jobs Snakemake would run. A setting
+that has no line here fails `test_every_setting_has_a_line`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
 from test_pretrain_workflow import PRETRAIN
 from web_server import Served, serve
-from workflow_runs import SNAKEFILE, draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import (
+    SNAKEFILE,
+    draw_stained_slide,
+    planned_jobs,
+    run_snakemake,
+    write_config,
+    write_sheet,
+)
 
 from muse_pipeline.cohort.sheet import COLUMNS
 from muse_pipeline.inference.card import METADATA_KEY
@@ -27,11 +34,28 @@ from muse_pipeline.inference.model import find_model, name_model
 SCHEMA = SNAKEFILE.parent / "schemas/config.schema.yaml"
 SETTINGS = {"proposals": {"method": "haematoxylin"}}
 ROWS = [  # the shards of slide b do not depend on the config
-    {"slide_id": "a", "path": "a.tif", "mpp": "", "roi": "", "shards": "", "patient": "", "split": ""},
-    {"slide_id": "b", "path": "b.tif", "mpp": "", "roi": "", "shards": "2", "patient": "", "split": ""},
+    {
+        "slide_id": "a",
+        "path": "a.tif",
+        "mpp": "",
+        "roi": "",
+        "shards": "",
+        "patient": "",
+        "split": "",
+    },
+    {
+        "slide_id": "b",
+        "path": "b.tif",
+        "mpp": "",
+        "roi": "",
+        "shards": "2",
+        "patient": "",
+        "split": "",
+    },
 ]
 
-# Rule -> number of jobs if a step is repeated for both slides; the jobs that depend on the step are included.
+# Rule -> number of jobs if a step is repeated for both slides; the jobs that depend on the step are
+# included.
 NUCLEI = {"nuclei": 2, "report": 1}
 DETECTION = {"detect": 3, **NUCLEI}
 PROPOSALS = {"propose": 3, "stitch_proposals": 2, "geojson_proposals": 2}
@@ -49,11 +73,19 @@ CHANGED_SETTINGS = [
     ("output", "elsewhere", EVERYTHING),
     ("mode", "label-free", DETECTION),
     ("model", "label_free", DETECTION),
-    ("model", name_model(find_model("compact")), {}),  # the model that `compact` means on this machine
+    (
+        "model",
+        name_model(find_model("compact")),
+        {},
+    ),  # the model that `compact` means on this machine
     ("model", "same.onnx", {}),
     ("model", "tiny.yaml", {"finetune": 1, "export": 1, **DETECTION}),
     ("pretrain", PRETRAIN, PRETRAINING),
-    ("pretrain", {**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}}, {**PRETRAINING, "tile": 2}),
+    (
+        "pretrain",
+        {**PRETRAIN, "views": {**PRETRAIN["views"], "mpp": [0.25, 0.5]}},
+        {**PRETRAINING, "tile": 2},
+    ),
     ("train_data", ".", {}),  # only a training run reads it
     ("provider", "openvino", DETECTION),
     ("proposals", None, {}),
@@ -87,7 +119,9 @@ CHANGED_SETTINGS = [
 ]
 # The built-in model works only at 0.5 um/px, so this setting needs a different model.
 TOGETHER_WITH = {"mpp": {"model": "fine.onnx"}}
-ELSEWHERE = {"provider": ["--jobs", "1"]}  # nodes of a cluster may have a provider that this machine lacks
+ELSEWHERE = {
+    "provider": ["--jobs", "1"]
+}  # nodes of a cluster may have a provider that this machine lacks
 CHANGED_CELLS = [
     ("slide_id", "c", A),
     ("path", "b.tif", A),
@@ -127,7 +161,10 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("reruns")
     draw_stained_slide(folder / "a.tif", size_px=640, n_nuclei=100)
     shutil.copy(folder / "a.tif", folder / "b.tif")
-    corner = {"type": "Polygon", "coordinates": [[[100, 100], [500, 100], [500, 500], [100, 500], [100, 100]]]}
+    corner = {
+        "type": "Polygon",
+        "coordinates": [[[100, 100], [500, 100], [500, 500], [100, 500], [100, 100]]],
+    }
     (folder / "roi.geojson").write_text(json.dumps(corner))
     write_training_config(draw_labelled_folder(folder, n_pictures=1))
     shutil.copy(find_model("compact"), folder / "same.onnx")
@@ -164,7 +201,9 @@ def plan(folder: Path, *arguments: str, rows=ROWS, settings=SETTINGS) -> dict[st
 
 @pytest.fixture
 def without_metadata(finished):
-    """The folder without Snakemake's metadata, as after the results were moved or after `rm -r .snakemake`."""
+    """The folder without Snakemake's metadata, as after the results were moved or after `rm -r
+    .snakemake`.
+    """
     kept = (finished / ".snakemake").rename(finished / "metadata")
     yield finished
     shutil.rmtree(finished / ".snakemake")
@@ -174,17 +213,25 @@ def without_metadata(finished):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("setting", "value", "jobs"), CHANGED_SETTINGS, ids=named)
-def test_a_setting_reruns_the_same_where_snakemake_remembers_nothing(without_metadata, setting, value, jobs):
+def test_a_setting_reruns_the_same_where_snakemake_remembers_nothing(
+    without_metadata, setting, value, jobs
+):
     settings = {**SETTINGS, **TOGETHER_WITH.get(setting, {}), setting: value}
     planned = plan(without_metadata, *ELSEWHERE.get(setting, []), settings=settings)
-    assert planned == ({} if value == "same.onnx" else jobs)  # the same model under a different name
+    assert planned == (
+        {} if value == "same.onnx" else jobs
+    )  # the same model under a different name
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("column", "value", "jobs"), CHANGED_CELLS, ids=named)
-def test_a_cell_reruns_the_same_where_snakemake_remembers_nothing(without_metadata, column, value, jobs):
-    assert plan(without_metadata, rows=[{**ROWS[0], column: value}, {column: "", **ROWS[1]}]) == jobs
+def test_a_cell_reruns_the_same_where_snakemake_remembers_nothing(
+    without_metadata, column, value, jobs
+):
+    assert (
+        plan(without_metadata, rows=[{**ROWS[0], column: value}, {column: "", **ROWS[1]}]) == jobs
+    )
 
 
 @pytest.mark.slow
@@ -199,17 +246,22 @@ def test_the_same_rows_in_another_sheet_fetch_nothing_again(tmp_path, pyramid_pa
         run = run_snakemake(tmp_path, *wanted)
         assert planned_jobs(run.stdout).keys() >= {"fetch", "image"}, run.stdout
     assert (
-        "Nothing to be done" in run_snakemake(tmp_path, "--config", "slides=the same.tsv", "--dry-run", *wanted).stdout
+        "Nothing to be done"
+        in run_snakemake(tmp_path, "--config", "slides=the same.tsv", "--dry-run", *wanted).stdout
     )
     assert not [
-        path for path in (tmp_path / ".snakemake").rglob("*") if path.is_file() and b"geheim" in path.read_bytes()
+        path
+        for path in (tmp_path / ".snakemake").rglob("*")
+        if path.is_file() and b"geheim" in path.read_bytes()
     ]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_slide_replaced_by_a_file_with_an_older_date_is_run_again(finished):
-    """`cp -p` and `rsync -a` keep the date of the file that they copy, which can be older than the results."""
+    """`cp -p` and `rsync -a` keep the date of the file that they copy, which can be older than the
+    results.
+    """
     slide = finished / "a.tif"
     whole, dates = slide.read_bytes(), slide.stat()
     slide.write_bytes(whole + b" ")

@@ -1,4 +1,6 @@
-"""Slides that end as ok, partial, empty or failed: the table, the page, the exit status, retries and reruns."""
+"""Slides that end as ok, partial, empty or failed: the table, the page, the exit status, retries
+and reruns.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ UNREADABLE = "broken.tif: is not a slide"
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """(folder, first run) of a cohort with a slide for each end; only the broken slide's file lies in the folder."""
+    """(folder, first run) of a cohort with a slide for each end; only the broken slide's file lies
+    in the folder.
+    """
     slides, folder = tmp_path_factory.mktemp("slides"), tmp_path_factory.mktemp("ends")
     paths = {name: slides / f"{name}.tif" for name in ENDS} | {"broken": folder / "broken.tif"}
     draw_stained_slide(paths["sound"], size_px=640, n_nuclei=100)
@@ -41,7 +45,10 @@ def first_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]
     paths["broken"].write_bytes(b"no slide")
     for path in paths.values():
         enlarge(path)
-    rows = [{"slide_id": name, "path": path.name if path.parent == folder else path} for name, path in paths.items()]
+    rows = [
+        {"slide_id": name, "path": path.name if path.parent == folder else path}
+        for name, path in paths.items()
+    ]
     write_sheet(folder / "slides.tsv", rows)
     write_config(folder, max_corrupt=0.5)
     return folder, run_snakemake(folder)
@@ -59,7 +66,9 @@ def statuses(folder: Path) -> dict[str, str]:
 
 def identities(folder: Path, slides) -> dict[str, tuple[int, int]]:
     """Inode and time of every file of some slides, including logs and ledgers."""
-    files = [path for name in slides for path in (folder / "results" / name).rglob("*") if path.is_file()]
+    files = [
+        path for name in slides for path in (folder / "results" / name).rglob("*") if path.is_file()
+    ]
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
 
@@ -77,7 +86,9 @@ def test_every_end_is_in_table_page_and_exit_status(first_run):
     assert all(ends[name]["reason"] in page for name in ENDS)
 
 
-@pytest.mark.parametrize("arguments", [(), pytest.param(("--retries", "2"), marks=pytest.mark.slow)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("--retries", "2"), marks=pytest.mark.slow)], ids=" ".join
+)
 def test_run_again_every_end_is_kept_and_only_what_failed_is_tried(first_run, arguments):
     folder, _ = first_run
     others = identities(folder, ENDS.keys() - {"broken"})
@@ -91,12 +102,20 @@ def test_run_again_every_end_is_kept_and_only_what_failed_is_tried(first_run, ar
 
 
 def kill_first(job: str, step: str, folder: Path, *arguments: str) -> tuple[int, str]:
-    """Run the workflow, and kill -9 the first process of ``job`` in ``step``; return exit status and output."""
+    """Run the workflow, and kill -9 the first process of ``job`` in ``step``; return exit status
+    and output.
+    """
     ledger = folder / f"results/s/ledger/{step}.json"
     printed = folder / "output.txt"
     with printed.open("w") as file:
-        process = subprocess.Popen(snakemake_command(*arguments), cwd=folder, stdout=file, stderr=subprocess.STDOUT)
-        while not (victims := [each for each in find_steps(process) if verb(each) == job and is_empty(ledger)]):
+        process = subprocess.Popen(
+            snakemake_command(*arguments), cwd=folder, stdout=file, stderr=subprocess.STDOUT
+        )
+        while not (
+            victims := [
+                each for each in find_steps(process) if verb(each) == job and is_empty(ledger)
+            ]
+        ):
             assert process.poll() is None, printed.read_text()
             time.sleep(0.005)
         victims[0].kill()

@@ -1,4 +1,6 @@
-"""The path of a slide: its steps in order, their ledgers, and the same bytes whichever way they are run."""
+"""The path of a slide: its steps in order, their ledgers, and the same bytes whichever way they are
+run.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,16 @@ def whole(slide) -> Path:
     row, models = SheetRow("S", str(slide)), Models(Predictor(find_model("compact")))
     settings = RunSettings({"output": str(folder.parent), "shards": 2}, threads=2)
     run_slide(row, plan_slides([row], models, settings), models, settings, begun.append)
-    assert begun == ["inspect", "tissue", "tile", "detect", "detect", "stitch", "geojson", "overlay"]
+    assert begun == [
+        "inspect",
+        "tissue",
+        "tile",
+        "detect",
+        "detect",
+        "stitch",
+        "geojson",
+        "overlay",
+    ]
     return folder
 
 
@@ -47,21 +58,32 @@ def results(folder: Path) -> dict[str, bytes]:
     """Name -> bytes of every file except shards, logs and ledgers."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     beside = {"shards", "logs", "requests", "ledger"}
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.parent.name not in beside}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if path.parent.name not in beside
+    }
 
 
 def test_every_step_has_its_ledger(whole):
-    assert [(record.step, record.status) for record in read_progress(whole, 2)] == [(step, "ok") for step in ALWAYS]
+    assert [(record.step, record.status) for record in read_progress(whole, 2)] == [
+        (step, "ok") for step in ALWAYS
+    ]
 
 
 def test_outputs_of_one_step_share_its_ledger(tmp_path):
-    """They share it even if an output of a different step, here ``tma``, comes between them in the order of outputs."""
+    """They share it even if an output of a different step, here ``tma``, comes between them in the
+    order of outputs.
+    """
 
     def output(name: str, step: str) -> type[Output]:
         write = classmethod(lambda cls, slide: [f"warning of {cls.name}"])
         return type(name, (Output,), {"name": name, "step": step, "write": write})
 
-    outputs, begun = [output("viewer", "overlay"), output("tma", "tma"), output("summary", "overlay")], []
+    outputs, begun = (
+        [output("viewer", "overlay"), output("tma", "tma"), output("summary", "overlay")],
+        [],
+    )
     write_outputs(FinishedSlide(SlideFiles(tmp_path), RunSettings({})), outputs, begun.append)
     assert begun == ["tma", "overlay"]
     ledger = read_json(SlideFiles(tmp_path).ledger("overlay"))
@@ -87,7 +109,10 @@ def test_the_jobs_of_the_workflow_give_the_same_bytes_and_ledgers(slide, whole, 
     for command in (image, detect, nuclei):
         assert main(command) == 0, command
     assert results(folder) == results(whole)
-    assert {path.name for path in (folder / "ledger").iterdir()} >= {"tile-image-500nm.zarr.json", "overlay.json"}
+    assert {path.name for path in (folder / "ledger").iterdir()} >= {
+        "tile-image-500nm.zarr.json",
+        "overlay.json",
+    }
 
 
 def test_new_nuclei_replace_outdated_files_and_keep_proposals(whole, tmp_path):
@@ -95,12 +120,31 @@ def test_new_nuclei_replace_outdated_files_and_keep_proposals(whole, tmp_path):
     folder.mkdir()
     for name in ("slide.json", "tissue.npz", "colour.json", "image-500nm.zarr"):
         (folder / name).symlink_to(whole / name)
-    outdated = "nuclei.h5ad", "embeddings-other.parquet", "slide.spatialdata.zarr/zarr.json", "viewer/index.html"
+    outdated = (
+        "nuclei.h5ad",
+        "embeddings-other.parquet",
+        "slide.spatialdata.zarr/zarr.json",
+        "viewer/index.html",
+    )
     for name in (*outdated, "proposals.parquet"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     shards = [str(path) for path in sorted((whole / "shards").iterdir())]
-    assert main(["nuclei", *shards, "--no-viewer", "--csv", "--features", "none", "--output", str(folder)]) == 0
+    assert (
+        main(
+            [
+                "nuclei",
+                *shards,
+                "--no-viewer",
+                "--csv",
+                "--features",
+                "none",
+                "--output",
+                str(folder),
+            ]
+        )
+        == 0
+    )
     assert (folder / "nuclei.geojson.gz").read_bytes() == (whole / "nuclei.geojson.gz").read_bytes()
     assert (folder / "nuclei.csv.gz").is_file()
     assert not any((folder / name).exists() for name in outdated)
@@ -111,7 +155,9 @@ def test_a_step_that_fails_ends_the_path_and_leaves_no_older_ledger_behind_it(tm
     (tmp_path / "broken.svs").write_bytes(b"no slide")
     files = SlideFiles(tmp_path / "S")
     files.ledger("tissue").parent.mkdir(parents=True)
-    files.ledger("tissue").write_text('{"step": "tissue", "status": "ok"}')  # left over from an earlier run
+    files.ledger("tissue").write_text(
+        '{"step": "tissue", "status": "ok"}'
+    )  # left over from an earlier run
     with pytest.raises(SlideError, match="is not a slide"):
         make_image(tmp_path / "broken.svs", SheetRow("S", "broken.svs"), files, 0.5, RunSettings())
     inspect, tissue, *_ = read_progress(files.folder)

@@ -1,4 +1,6 @@
-"""The workflow on a real Slurm of two nodes: the same bytes as a local run, lost jobs, a lost node, and GPUs."""
+"""The workflow on a real Slurm of two nodes: the same bytes as a local run, lost jobs, a lost node,
+and GPUs.
+"""
 
 import random
 import shutil
@@ -25,8 +27,14 @@ from workflow_runs import (
 )
 
 PROFILES = Path(__file__).parents[2] / "workflow/profiles"
-# Jobs are short here, so their status is queried often. Everything else is as in the profile that users get.
-IMPATIENT = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
+# Jobs are short here, so their status is queried often. Everything else is as in the profile that
+# users get.
+IMPATIENT = [
+    "--slurm-init-seconds-before-status-checks",
+    "2",
+    "--seconds-between-status-checks",
+    "2",
+]
 RESULTS = ("nuclei.parquet", "nuclei.geojson.gz", "tissue.npz", "colour.json", "summary.json")
 SLIDES = ("first", "second")
 
@@ -35,8 +43,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def slurm():
-    pytest.importorskip("snakemake_executor_plugin_slurm", reason="the extra `slurm` is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a short path, because the length of a socket's path is limited
+    pytest.importorskip(
+        "snakemake_executor_plugin_slurm", reason="the extra `slurm` is not installed"
+    )
+    folder = Path(
+        tempfile.mkdtemp(prefix="slurm-")
+    )  # a short path, because the length of a socket's path is limited
     try:
         node = Slurm(folder).start()
     except NoSlurmError as error:
@@ -57,14 +69,19 @@ def draw_cohort(folder: Path) -> Path:
     draw_stained_slide(folder / "second.tif", size_px=600, n_nuclei=90, seed=1)
     for name in SLIDES:
         enlarge(folder / f"{name}.tif")
-    write_sheet(folder / "slides.tsv", [{"slide_id": name, "path": folder / f"{name}.tif"} for name in SLIDES])
+    write_sheet(
+        folder / "slides.tsv",
+        [{"slide_id": name, "path": folder / f"{name}.tif"} for name in SLIDES],
+    )
     write_config(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def killed(slurm, cohort, request) -> list[str]:
-    """Ids of the Slurm jobs of a run in which one slide's job was cancelled and steps of the other were killed."""
+    """Ids of the Slurm jobs of a run in which one slide's job was cancelled and steps of the other
+    were killed.
+    """
     n_kills, draw = slurm_kills(request.config), random.Random(request.config.getoption("seed"))
     run = start_on_slurm(slurm, cohort, "slurm", "--retries", str(n_kills))
     slurm.call("scancel", wait_for(lambda: job_of("second", cohort), run, cohort))
@@ -82,15 +99,24 @@ def slurm_kills(config: pytest.Config) -> int:
 
 
 def start_on_slurm(slurm: Slurm, folder: Path, profile: str, *arguments: str) -> subprocess.Popen:
-    command = snakemake_command("--workflow-profile", str(PROFILES / profile), *IMPATIENT, *arguments, cores=16)
+    command = snakemake_command(
+        "--workflow-profile", str(PROFILES / profile), *IMPATIENT, *arguments, cores=16
+    )
     with (folder / "output.txt").open("w", encoding="utf-8") as output:
         return subprocess.Popen(
-            command, cwd=folder, env=slurm.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=folder,
+            env=slurm.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
 
 def wait_for(condition, process: subprocess.Popen, folder: Path):
-    """Wait until ``condition`` returns a true value while the workflow runs, and return that value."""
+    """Wait until ``condition`` returns a true value while the workflow runs, and return that
+    value.
+    """
     while not (found := condition()):
         assert process.poll() is None, (folder / "output.txt").read_text("utf-8")
         time.sleep(0.02)
@@ -119,10 +145,14 @@ def job_of(slide: str, folder: Path) -> str | None:
 
 
 def submitted(folder: Path) -> list[str]:
-    """Ids of the Slurm jobs of the last run, from Snakemake's log, whose name has the time of the run."""
+    """Ids of the Slurm jobs of the last run, from Snakemake's log, whose name has the time of the
+    run.
+    """
     log = max((folder / ".snakemake/log").glob("*.log"), default=None)
     lines = log.read_text("utf-8").splitlines() if log else []
-    return [line.split("SLURM jobid ")[1].split()[0] for line in lines if "with SLURM jobid" in line]
+    return [
+        line.split("SLURM jobid ")[1].split()[0] for line in lines if "with SLURM jobid" in line
+    ]
 
 
 def assert_bytes_of_one_machine(cohort: Path, folder: Path, muse) -> None:
@@ -150,30 +180,41 @@ def test_a_slide_whose_node_is_lost_is_done_on_the_other_node(slurm, tmp_path, m
     assert_bytes_of_one_machine(cohort, tmp_path / "here", muse)
 
 
-def test_killed_and_cancelled_jobs_begin_anew_and_the_bytes_are_those_of_one_machine(killed, cohort, tmp_path, muse):
+def test_killed_and_cancelled_jobs_begin_anew_and_the_bytes_are_those_of_one_machine(
+    killed, cohort, tmp_path, muse
+):
     assert_bytes_of_one_machine(cohort, tmp_path, muse)
 
 
 def test_a_job_asks_for_its_largest_step_and_for_more_when_it_failed(slurm, killed, request):
     n_kills = slurm_kills(request.config)
-    first, second = [(4, 3000 * attempt) for attempt in range(1, n_kills + 2)], [(4, 3000), (4, 6000)]
+    first, second = (
+        [(4, 3000 * attempt) for attempt in range(1, n_kills + 2)],
+        [(4, 3000), (4, 6000)],
+    )
     report = (4, 2000)
     assert sorted(map(slurm.granted, killed)) == sorted([*first, *second, report])
     assert not slurm.gpus().keys() & set(killed)
 
 
-def test_detection_is_given_the_gpu_that_it_asks_for_and_states_what_it_lacks(slurm, killed, cohort, tmp_path):
+def test_detection_is_given_the_gpu_that_it_asks_for_and_states_what_it_lacks(
+    slurm, killed, cohort, tmp_path
+):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this runtime has CUDA")
     shutil.copytree(cohort, tmp_path, dirs_exist_ok=True, symlinks=True)
-    run = start_on_slurm(slurm, tmp_path, "slurm-gpu", "--retries", "0", "--config", "provider=cuda")
+    run = start_on_slurm(
+        slurm, tmp_path, "slurm-gpu", "--retries", "0", "--config", "provider=cuda"
+    )
     assert run.wait() == 1
     jobs = submitted(tmp_path)
     assert len(jobs) == len(SLIDES)  # detection only; the images are kept
     assert {job: slurm.gpus().get(job) for job in jobs} == dict.fromkeys(jobs, "0")
     for slide in SLIDES:
         log = (tmp_path / "results" / slide / "logs/detect-1-of-1.log").read_text("utf-8")
-        assert log.startswith("muse detect: provider 'cuda' was requested but is not in this installation")
+        assert log.startswith(
+            "muse detect: provider 'cuda' was requested but is not in this installation"
+        )
         assert len(log.splitlines()) == 1
         assert not list((tmp_path / "results" / slide).glob("nuclei.*"))
 
@@ -192,18 +233,43 @@ TRAIN = [
 
 
 def test_tasks_of_srun_train_one_network_and_a_job_of_one_task_starts_its_own(slurm, tmp_path):
-    """The weights are those of two processes without Slurm. Different numbers of tasks and devices are an error."""
+    """The weights are those of two processes without Slurm.
+
+    Different numbers of tasks and devices are an error.
+    """
     write_training_config(draw_labelled_folder(tmp_path), steps=2)
     tasks = ["srun", "--ntasks=2", "--ntasks-per-node=2", *TRAIN]
-    for command in ([*TRAIN, "-o", "plain"], [*tasks, "-o", "tasks"], ["srun", "--ntasks=1", *TRAIN, "-o", "single"]):
+    for command in (
+        [*TRAIN, "-o", "plain"],
+        [*tasks, "-o", "tasks"],
+        ["srun", "--ntasks=1", *TRAIN, "-o", "single"],
+    ):
         environment = slurm.environment if command[0] == "srun" else None
-        subprocess.run(command, cwd=tmp_path, env=environment, check=True, stderr=subprocess.DEVNULL, timeout=300)
-    states = [torch.load(tmp_path / name / "resume.pt", weights_only=True) for name in ("plain", "tasks", "single")]
+        subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            check=True,
+            stderr=subprocess.DEVNULL,
+            timeout=300,
+        )
+    states = [
+        torch.load(tmp_path / name / "resume.pt", weights_only=True)
+        for name in ("plain", "tasks", "single")
+    ]
     assert [state["batches"] for state in states] == [2, 2, 2]
     for state in states[1:]:
-        assert all(torch.equal(value, states[0]["method"][name]) for name, value in state["method"].items())
+        assert all(
+            torch.equal(value, states[0]["method"][name]) for name, value in state["method"].items()
+        )
     command = [*tasks, "-o", "wrong", "--devices", "4"]
     run = subprocess.run(
-        command, cwd=tmp_path, env=slurm.environment, capture_output=True, text=True, check=False, timeout=300
+        command,
+        cwd=tmp_path,
+        env=slurm.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert run.returncode == 2 and "is 4 process(es), but srun started 2" in run.stderr

@@ -1,4 +1,6 @@
-"""`muse run` and the workflow repeat the same jobs on one folder, whichever of the two has written it."""
+"""`muse run` and the workflow repeat the same jobs on one folder, whichever of the two has written
+it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from workflow_runs import draw_stained_slide, enlarge, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import (
+    draw_stained_slide,
+    enlarge,
+    planned_jobs,
+    run_snakemake,
+    write_config,
+    write_sheet,
+)
 
 from muse_pipeline.cli.main import main
 
@@ -18,7 +27,12 @@ SETTINGS = {"csv": True, "viewer": False, "shards": 1}
 
 
 def run_muse(folder: Path, settings: dict) -> int:
-    options = [*(["--csv"] if settings["csv"] else []), "--no-viewer", "--shards", str(settings["shards"])]
+    options = [
+        *(["--csv"] if settings["csv"] else []),
+        "--no-viewer",
+        "--shards",
+        str(settings["shards"]),
+    ]
     return main(["run", str(folder / "slides.tsv"), "-o", str(folder / "results"), *options])
 
 
@@ -58,10 +72,18 @@ def planned_by_snakemake(folder: Path, settings: dict) -> set[str]:
 def repeated_by_muse(folder: Path, settings: dict) -> set[str]:
     """The jobs whose first files are newer after `muse run`."""
     slide = folder / "results/a"
-    files = slide / "slide.json", slide / f"shards/1-of-{settings['shards']}.parquet", slide / "nuclei.parquet"
+    files = (
+        slide / "slide.json",
+        slide / f"shards/1-of-{settings['shards']}.parquet",
+        slide / "nuclei.parquet",
+    )
     before = [path.stat().st_mtime_ns if path.exists() else None for path in files]
     assert run_muse(folder, settings) == 0
-    return {job for job, path, time in zip(JOBS, files, before, strict=True) if path.stat().st_mtime_ns != time}
+    return {
+        job
+        for job, path, time in zip(JOBS, files, before, strict=True)
+        if path.stat().st_mtime_ns != time
+    }
 
 
 def keep_time(path: Path, change) -> None:
@@ -75,7 +97,9 @@ def write_version(folder: Path) -> None:
     """Let the results state that an older version of the package has made them."""
     for path in (folder / "results/a").rglob("*"):
         if path.is_file() and b'"muse-pipeline"' in path.read_bytes():
-            keep_time(path, lambda path: path.write_bytes(path.read_bytes().replace(b"0.1.0", b"0.0.9")))
+            keep_time(
+                path, lambda path: path.write_bytes(path.read_bytes().replace(b"0.1.0", b"0.0.9"))
+            )
     assert b"0.0.9" in (folder / "results/a/nuclei.parquet").read_bytes()
 
 
@@ -98,14 +122,24 @@ def touch_mask(folder: Path) -> None:
         pytest.param("muse", lambda folder: None, {}, set(), id="nothing"),
         pytest.param("muse", write_version, {}, set(), id="version of the package"),
         pytest.param("muse", copy_slide, {}, {*JOBS}, id="date of the slide"),
-        pytest.param("muse", lambda folder: None, {"csv": False}, {"nuclei"}, id="output switched off"),
+        pytest.param(
+            "muse", lambda folder: None, {"csv": False}, {"nuclei"}, id="output switched off"
+        ),
         pytest.param("snakemake", lambda folder: None, {}, set(), id="nothing after Snakemake"),
-        pytest.param("snakemake", lambda folder: None, {"shards": 2}, {"detect", "nuclei"}, id="number of shards"),
+        pytest.param(
+            "snakemake",
+            lambda folder: None,
+            {"shards": 2},
+            {"detect", "nuclei"},
+            id="number of shards",
+        ),
         pytest.param("snakemake", remove_summary, {}, {"nuclei"}, id="missing file"),
         pytest.param("snakemake", touch_mask, {}, {"nuclei"}, id="newer file"),
     ],
 )
-def test_after_a_change_both_repeat_the_same_jobs(request, tmp_path, runner, change, settings, jobs):
+def test_after_a_change_both_repeat_the_same_jobs(
+    request, tmp_path, runner, change, settings, jobs
+):
     finished = request.getfixturevalue(f"of_{runner}")
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder)

@@ -1,4 +1,6 @@
-"""Only unfinished slides are planned, whatever Snakemake remembers, and after any change of a file of a slide."""
+"""Only unfinished slides are planned, whatever Snakemake remembers, and after any change of a file
+of a slide.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workflow_runs import draw_stained_slide, kill_when, planned_jobs, run_snakemake, write_config, write_sheet
+from workflow_runs import (
+    draw_stained_slide,
+    kill_when,
+    planned_jobs,
+    run_snakemake,
+    write_config,
+    write_sheet,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -18,11 +27,16 @@ REPORT = {"report": 1, "all": 1}
 def rows_of(folder: Path, **cells: dict) -> list[dict]:
     """The rows of slides a, b and c, with different cells for the slides in ``cells``."""
     empty = {"mpp": "", "shards": ""}
-    return [{"slide_id": name, "path": folder / f"{name}.tif", **empty, **cells.get(name, {})} for name in "abc"]
+    return [
+        {"slide_id": name, "path": folder / f"{name}.tif", **empty, **cells.get(name, {})}
+        for name in "abc"
+    ]
 
 
 def plan(folder: Path, *arguments: str) -> tuple[dict[str, int], set[str]]:
-    """(rule -> number of jobs that a run would execute, slides with jobs in the graph, even if these would not run)."""
+    """(rule -> number of jobs that a run would execute, slides with jobs in the graph, even if
+    these would not run).
+    """
     run = run_snakemake(folder, "--dry-run", "--debug-dag", *arguments)
     assert run.returncode == 0, run.stdout
     return planned_jobs(run.stdout), {name for name in "abcd" if f"slide={name}" in run.stdout}
@@ -43,7 +57,9 @@ def finished(tmp_path_factory) -> Path:
 
 def test_five_times_the_right_plan(finished, tmp_path):
     assert plan(finished) == ({}, set())
-    folder = shutil.copytree(finished, tmp_path / "moved")  # without Snakemake's metadata, as in the next plan
+    folder = shutil.copytree(
+        finished, tmp_path / "moved"
+    )  # without Snakemake's metadata, as in the next plan
     shutil.rmtree(folder / ".snakemake")
     write_sheet(folder / "slides.tsv", rows_of(finished, b={"shards": 2}))
     of_proposals = {"propose": 2, "stitch_proposals": 1, "geojson_proposals": 1}
@@ -55,7 +71,11 @@ def test_five_times_the_right_plan(finished, tmp_path):
     kill_when(store.exists, folder)
     shutil.rmtree(folder / ".snakemake")
     planned, slides = plan(folder)
-    assert slides == {"c"} and planned.keys() >= {"detect", "nuclei", "propose", "report"} and "image" not in planned
+    assert (
+        slides == {"c"}
+        and planned.keys() >= {"detect", "nuclei", "propose", "report"}
+        and "image" not in planned
+    )
     moved = folder.rename(tmp_path / "moved again")
     run = run_snakemake(moved)
     assert run.returncode == 0 and plan(moved) == ({}, set()), run.stdout
@@ -120,14 +140,19 @@ def test_options_of_snakemake_plan_unfinished_slides_alone(finished):
 
 def test_a_run_that_is_stopped_at_once_and_not_repeated_costs_nothing(finished):
     """The message about replaced results says that the run may be stopped."""
-    run = run_snakemake(finished, "--config", "max_corrupt=0.5", "--", "results/a/nothing")  # writes the requests
+    run = run_snakemake(
+        finished, "--config", "max_corrupt=0.5", "--", "results/a/nothing"
+    )  # writes the requests
     assert run.returncode != 0
     assert plan(finished, "--config", "max_corrupt=0.5")[1] == {"a", "b", "c"}
     assert plan(finished) == ({}, set())
 
 
 def test_a_new_row_is_planned_alone_and_a_failed_slide_is_planned_again(finished):
-    rows = [*rows_of(finished), {**rows_of(finished)[0], "slide_id": "d", "path": finished / "d.tif"}]
+    rows = [
+        *rows_of(finished),
+        {**rows_of(finished)[0], "slide_id": "d", "path": finished / "d.tif"},
+    ]
     (finished / "d.tif").write_bytes(b"no slide")
     write_sheet(finished / "slides.tsv", rows)
     assert plan(finished)[1] == {"d"}

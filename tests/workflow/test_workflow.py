@@ -1,4 +1,6 @@
-"""The workflow as a user runs it, on synthetic slides of which one is broken, and what the terminal shows."""
+"""The workflow as a user runs it, on synthetic slides of which one is broken, and what the terminal
+shows.
+"""
 
 import gzip
 import json
@@ -20,13 +22,20 @@ from workflow_runs import (
     write_sheet,
 )
 
-pytestmark = pytest.mark.timeout(1200)  # tests run the workflow once or twice, on a machine that may be busy
+pytestmark = pytest.mark.timeout(
+    1200
+)  # tests run the workflow once or twice, on a machine that may be busy
 
 IDS = ("S 12 [a]", "Ä-(2)")  # names that are difficult for shells and patterns
 BROKEN = {"slide_id": "broken", "path": "broken.svs", "shards": "", "patient": ""}
 WHY_BROKEN = "broken.svs: is not a slide or image of a known format; copy it again from its source"
 ANY_ID, BOTH = "|".join(map(re.escape, IDS)), ", ".join(IDS)
-NOTHING_RUNS = ("--dry-run", "--dry-run --printshellcmds", "--unlock", "--summary --workflow-profile none")
+NOTHING_RUNS = (
+    "--dry-run",
+    "--dry-run --printshellcmds",
+    "--unlock",
+    "--summary --workflow-profile none",
+)
 
 
 def sheet_rows(shards=("", "2"), patient=""):
@@ -68,13 +77,19 @@ def untouched(tmp_path_factory, slides) -> Path:
 
 @pytest.fixture(scope="module")
 def without_run(untouched) -> dict[str, subprocess.CompletedProcess[str]]:
-    """Options of Snakemake -> the result of a command with these options, none of which starts a job."""
-    return {options: run_snakemake(untouched, *options.split(), cores=None) for options in NOTHING_RUNS}
+    """Options of Snakemake -> the result of a command with these options, none of which starts a
+    job.
+    """
+    return {
+        options: run_snakemake(untouched, *options.split(), cores=None) for options in NOTHING_RUNS
+    }
 
 
 @pytest.fixture(scope="module")
 def first_run(untouched, without_run):
-    """(folder, result of `snakemake` without options) of the cohort, which includes the broken slide."""
+    """(folder, result of `snakemake` without options) of the cohort, which includes the broken
+    slide.
+    """
     return untouched, run_snakemake(untouched, cores=None)
 
 
@@ -123,9 +138,12 @@ def test_a_slide_is_a_line(first_run):
     assert len(slide_lines(bare.stdout)) == len(found) == 3
     for name in IDS:
         assert re.fullmatch(
-            re.escape(name) + r": [1-9]\d* nuclei, \d+ more in artefacts, \d+\.\d s \([123] of 3\)", found[name]
+            re.escape(name) + r": [1-9]\d* nuclei, \d+ more in artefacts, \d+\.\d s \([123] of 3\)",
+            found[name],
         )  # drawn slides lack fine detail
-    assert re.fullmatch(rf"broken: inspect failed: .*{WHY_BROKEN}.* \([123] of 3\)", found["broken"])
+    assert re.fullmatch(
+        rf"broken: inspect failed: .*{WHY_BROKEN}.* \([123] of 3\)", found["broken"]
+    )
     assert "Finished jobid" not in bare.stdout and "RuleException" not in bare.stdout
     assert len(bare.stdout.splitlines()) < 45
 
@@ -143,13 +161,21 @@ def test_the_end_names_what_failed_and_why(first_run):
 
 def test_the_rest_is_in_the_logs(first_run):
     folder, _ = first_run
-    log = "".join(path.read_text(encoding="utf-8") for path in (folder / ".snakemake/log").glob("*.log"))
-    assert log.count("rule detect:") >= 2 and "Finished jobid" in log and "Error in rule image:" in log
-    assert "provider cpu" in (folder / f"results/{IDS[0]}/logs/detect-1-of-1.log").read_text(encoding="utf-8")
+    log = "".join(
+        path.read_text(encoding="utf-8") for path in (folder / ".snakemake/log").glob("*.log")
+    )
+    assert (
+        log.count("rule detect:") >= 2 and "Finished jobid" in log and "Error in rule image:" in log
+    )
+    assert "provider cpu" in (folder / f"results/{IDS[0]}/logs/detect-1-of-1.log").read_text(
+        encoding="utf-8"
+    )
     assert WHY_BROKEN in (folder / "results/broken/logs/image.log").read_text(encoding="utf-8")
 
 
-def test_where_snakemake_remembers_nothing_other_settings_run_again_and_the_same_do_not(first_run, tmp_path):
+def test_where_snakemake_remembers_nothing_other_settings_run_again_and_the_same_do_not(
+    first_run, tmp_path
+):
     folder, _ = first_run
     shutil.copytree(folder / "results", tmp_path / "results")  # keeps the times of files
     write_config(tmp_path, slides=str(folder / "slides.tsv"), keep_stores=True)
@@ -158,15 +184,21 @@ def test_where_snakemake_remembers_nothing_other_settings_run_again_and_the_same
     }
     run = run_snakemake(tmp_path, "--dry-run", "--config", "max_features=9", "csv=True")
     assert planned_jobs(run.stdout)["nuclei"] == 3 and planned_jobs(run.stdout)["detect"] == 1
-    assert f"\n  csv false -> true: 2 slides ({BOTH})\n  max_features null -> 9: 2 slides ({BOTH})\n" in run.stdout
+    assert (
+        f"\n  csv false -> true: 2 slides ({BOTH})\n  max_features null -> 9: 2 slides ({BOTH})\n"
+        in run.stdout
+    )
     rows = [
-        {**row, "path": folder / row["path"], "mpp": mpp} for row, mpp in zip(sheet_rows(), (0.25, ""), strict=True)
+        {**row, "path": folder / row["path"], "mpp": mpp}
+        for row, mpp in zip(sheet_rows(), (0.25, ""), strict=True)
     ]
     write_sheet(tmp_path / "slides.tsv", rows)
     (tmp_path / f"results/{IDS[1]}/tissue.npz").touch()
     run = run_snakemake(tmp_path, "--dry-run", "--config", "slides=slides.tsv")
     assert f"\n  mpp of the file -> 0.25: 1 slide ({IDS[0]})\n" in run.stdout
-    assert f"\n  tissue.npz is newer than the results made from it: 1 slide ({IDS[1]})\n" in run.stdout
+    assert (
+        f"\n  tissue.npz is newer than the results made from it: 1 slide ({IDS[1]})\n" in run.stdout
+    )
     assert planned_jobs(run.stdout) == {"image": 1, "detect": 1, "nuclei": 2, "report": 1, "all": 1}
 
 
@@ -181,7 +213,9 @@ def test_results_of_muse_run_are_results_of_the_workflow(muse, tmp_path):
     assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout) == {"report": 1, "all": 1}
     run = run_snakemake(tmp_path, "--dry-run", "--config", "mode=label-free")
     assert planned_jobs(run.stdout)["nuclei"] == 1
-    assert re.search(r"  model compact \(\w{8}\) -> label_free \(\w{8}\): 1 slide \(a\)", run.stdout)
+    assert re.search(
+        r"  model compact \(\w{8}\) -> label_free \(\w{8}\): 1 slide \(a\)", run.stdout
+    )
 
 
 def test_the_geojson_is_what_qupath_reads(first_run):
@@ -194,9 +228,18 @@ def test_the_geojson_is_what_qupath_reads(first_run):
 
 def test_without_snakemake_the_bytes_are_the_same(first_run, slides, tmp_path, muse):
     folder, _ = first_run
-    status, _, errors = muse("run", slides / f"{IDS[0]}.tif", slides / "broken.svs", "-o", tmp_path, "--shards", 3)
+    status, _, errors = muse(
+        "run", slides / f"{IDS[0]}.tif", slides / "broken.svs", "-o", tmp_path, "--shards", 3
+    )
     assert (status, "1 of 2 slides failed (broken)" in errors) == (2, True)
-    for name in ("nuclei.geojson.gz", "nuclei.parquet", "tissue.npz", "colour.json", "summary.json", "viewer/slide.js"):
+    for name in (
+        "nuclei.geojson.gz",
+        "nuclei.parquet",
+        "tissue.npz",
+        "colour.json",
+        "summary.json",
+        "viewer/slide.js",
+    ):
         found, expected = tmp_path / IDS[0] / name, folder / "results" / IDS[0] / name
         assert found.read_bytes() == expected.read_bytes(), name
     assert "broken.svs: is not a slide" in (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -220,7 +263,9 @@ def test_an_edited_row_reruns_its_slide_alone(finished):
 
 
 def test_settings_are_checked_before_anything_runs(finished):
-    """`muse sheet` checks them here; tests/cli has the mistakes that `muse model` and `muse proposer` reject."""
+    """`muse sheet` checks them here; tests/cli has the mistakes that `muse model` and `muse
+    proposer` reject.
+    """
     run = run_snakemake(finished, "--config", "slides=nowhere.tsv")
     assert run.returncode == 1
     assert "nowhere.tsv: cannot be read" in run.stdout
@@ -268,15 +313,21 @@ def test_what_is_replaced_is_named_before_it_is(first_run):
     lines = dry_run.stdout.splitlines()
     model = lines[lines.index(heading) + 1]
     assert re.fullmatch(
-        rf"  model compact \(\w{{8}}\) -> label_free \(\w{{8}}\): 2 slides \({re.escape(BOTH)}\)", model
+        rf"  model compact \(\w{{8}}\) -> label_free \(\w{{8}}\): 2 slides \({re.escape(BOTH)}\)",
+        model,
     )
     assert nuclei_of(folder) == before
     run = run_snakemake(folder, *options)
     lines = run.stdout.splitlines()
     assert lines.index(heading) + 1 == lines.index(model) < lines.index(slide_lines(run.stdout)[0])
     assert all(now > before[name] for name, now in nuclei_of(folder).items())
-    back = run_snakemake(folder, "--dry-run").stdout  # a run without the option would replace these results
-    assert re.search(rf"  model label_free \(\w{{8}}\) -> compact \(\w{{8}}\): 2 slides \({re.escape(BOTH)}\)", back)
+    back = run_snakemake(
+        folder, "--dry-run"
+    ).stdout  # a run without the option would replace these results
+    assert re.search(
+        rf"  model label_free \(\w{{8}}\) -> compact \(\w{{8}}\): 2 slides \({re.escape(BOTH)}\)",
+        back,
+    )
 
 
 @pytest.mark.slow

@@ -65,7 +65,9 @@ def resolve(*command):
     """Run `muse COMMAND --resolved JSON` and return the JSON, because describing a training loads large libraries."""
     with tempfile.TemporaryDirectory() as folder:
         resolved = Path(folder, "resolved.json")
-        check = subprocess.run(["muse", *command, "--resolved", resolved], capture_output=True, encoding="utf-8")
+        check = subprocess.run(
+            ["muse", *command, "--resolved", resolved], capture_output=True, encoding="utf-8"
+        )
         if check.returncode:
             raise WorkflowError(check.stderr.strip())
         print(check.stderr, end="", file=sys.stderr)  # warnings
@@ -81,7 +83,9 @@ def resolve_model():
     # The provider is checked only if jobs run on this machine; a login node cannot check the nodes of a cluster.
     here = ["--here"] if workflow.resource_settings.nodes is None else []
     how = [*settings.training_data(config), *later] if TRAINING else []
-    return resolve("model", TRAINING or config["model"], "--provider", config["provider"], *here, *how)
+    return resolve(
+        "model", TRAINING or config["model"], "--provider", config["provider"], *here, *how
+    )
 
 
 def plan_run():

@@ -11,7 +11,10 @@ def plan_pretraining():
     file, *options = checked(settings.pretraining_options, config, MODEL)
     run = settings.slug(Path(file).stem)
     folders = "--results", OUTPUT, "--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"
-    planned_run = {**resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options), "run": run}
+    planned_run = {
+        **resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options),
+        "run": run,
+    }
     checked(settings.require_fitting_pretraining, config, planned_run, ROWS, MODEL)
     return {**planned_run, "codec": checked(settings.pretraining_codec, config, planned_run["mpp"])}
 
@@ -74,8 +77,12 @@ rule pretrain:
         stores=of_every_slide(PRETRAIN_STORE, slides=PRETRAIN_SLIDES),
         colours=of_every_slide("colour.json", slides=PRETRAIN_SLIDES),
         proposals=of_every_slide("proposals.parquet", slides=PRETRAIN_SLIDES),
-        partners=of_every_slide("partner/partner.json", PARTNER_STORE, slides=PRETRAINING.get("partners", [])),
-        regions=lambda wildcards: PLAN.regions_of(PRETRAIN_SLIDES) if PRETRAINING["reads_regions"] else [],
+        partners=of_every_slide(
+            "partner/partner.json", PARTNER_STORE, slides=PRETRAINING.get("partners", [])
+        ),
+        regions=lambda wildcards: (
+            PLAN.regions_of(PRETRAIN_SLIDES) if PRETRAINING["reads_regions"] else []
+        ),
         read=lambda wildcards: without_patterns(PRETRAINING["inputs"]),
     output:
         checkpoint="<results>/pretraining/{run}/checkpoint.pt",

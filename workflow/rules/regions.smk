@@ -6,7 +6,9 @@ model.onnx. If it or the mapping fails, slides have nuclei without regions, and 
 """
 
 REGION_RUN = settings.region_run(config)
-REGION_FOLDER = f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)}" if REGION_RUN else None
+REGION_FOLDER = (
+    f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)}" if REGION_RUN else None
+)
 
 
 def plan_region_training():
@@ -20,8 +22,12 @@ def plan_region_training():
 REGION_TRAINING = planned(f"{OUTPUT}/region_model.json", plan_region_training) if REGION_RUN else {}
 REGION_INPUTS = without_patterns(REGION_TRAINING.get("inputs", []))  # labels, pictures and weights
 REGION_CHANGES = ["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else []
-REGION_LABELS = {slide: label for slide, label in REGION_TRAINING.get("slides", {}).items() if slide in ROWS}
-REGION_MODEL = f"{REGION_FOLDER}/model.onnx" if REGION_RUN else None if PLAN.maps_nuclei else config["regions"]
+REGION_LABELS = {
+    slide: label for slide, label in REGION_TRAINING.get("slides", {}).items() if slide in ROWS
+}
+REGION_MODEL = (
+    f"{REGION_FOLDER}/model.onnx" if REGION_RUN else None if PLAN.maps_nuclei else config["regions"]
+)
 REGION_STATE = [f"{REGION_FOLDER}/training.json"] if REGION_RUN else []
 
 REGION_TRAINING_JOB = Job(
@@ -84,7 +90,9 @@ rule regions:
         "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
-        source=lambda wildcards, input: (["--nuclei", *input.shards] if PLAN.maps_nuclei else ["--model", REGION_MODEL]),
+        source=lambda wildcards, input: (
+            ["--nuclei", *input.shards] if PLAN.maps_nuclei else ["--model", REGION_MODEL]
+        ),
         provider=MODEL["provider"],
         training=option("--training", *(REGION_STATE or [None])),
         folder=subpath(output.state, parent=True),
@@ -103,7 +111,9 @@ rule check_regions:
     """Fail, after everything else is done, if the training or the mapping of any slide has failed."""
     input:
         report="<results>/report.html",
-        states=of_every_slide("regions.json", slides=[slide for slide in SLIDES if not ROWS[slide].get("regions")]),
+        states=of_every_slide(
+            "regions.json", slides=[slide for slide in SLIDES if not ROWS[slide].get("regions")]
+        ),
     output:
         touch("<results>/logs/regions_well"),
     log:

@@ -4,9 +4,19 @@ Reads the results of all other rules; writes <results>/report.html and cohort.ts
 failed; otherwise `onerror` runs its command.
 """
 
-REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *option("--pretraining", PRETRAINING_FOLDER)]
+REPORT_COMMAND = [
+    "muse",
+    "report",
+    OUTPUT,
+    "--slides",
+    str(SHEET),
+    *option("--pretraining", PRETRAINING_FOLDER),
+]
 REPORT_COMMAND += INCLUDE_DOUBTFUL
-REPORT_SETTINGS = {"pretraining": PRETRAINING_FOLDER, "include_doubtful": config["include_doubtful"]}
+REPORT_SETTINGS = {
+    "pretraining": PRETRAINING_FOLDER,
+    "include_doubtful": config["include_doubtful"],
+}
 if config["statistics"]:
     REPORT_COMMAND += ["--sheet", config["slides"], "--group", config["statistics"]["group"]]
     REPORT_SETTINGS |= STATISTICS_SETTINGS
@@ -25,7 +35,9 @@ def report_failures():
         subprocess.run([*REPORT_COMMAND, *why], stdout=log, stderr=subprocess.STDOUT)
         waits = [slide for slide in PRETRAIN_SLIDES if failed_steps(Path(PLAN.folder(slide)))]
         if waits and not Path(PRETRAINED[0]).exists():
-            log.write(f"pretraining waits for {', '.join(waits)}: fix these slides or list them in `pretrain.exclude`")
+            log.write(
+                f"pretraining waits for {', '.join(waits)}: fix these slides or list them in `pretrain.exclude`"
+            )
     for slide in TODO.outdated:
         PLAN.records(slide).withdraw_failed()
 
@@ -38,7 +50,9 @@ rule report:
         embeddings=of_every_slide(*PLAN.embeddings),
         pretrained=PRETRAINED,
         statistics=STATISTICS_FILE,
-        request=TODO.request_of_cohort(Job("report", REPORT_SETTINGS, writes=["report.html", "cohort.tsv"]), OUTPUT),
+        request=TODO.request_of_cohort(
+            Job("report", REPORT_SETTINGS, writes=["report.html", "cohort.tsv"]), OUTPUT
+        ),
     output:
         page="<results>/report.html",
         table="<results>/cohort.tsv",

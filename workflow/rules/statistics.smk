@@ -4,12 +4,19 @@ Reads tables of nuclei, the sheet and cohort.tsv; writes cohort.h5ad, statistics
 """
 
 STATISTICS = {"patient": "patient", **(config["statistics"] or {})}
-INCLUDE_DOUBTFUL = [word for kind in config["include_doubtful"] for word in ("--include-doubtful", kind)]
-NOT_OF_COHORT = [*([] if config["anndata"] else OF_COHORT[:1]), *([] if config["statistics"] else OF_COHORT[1:])]
+INCLUDE_DOUBTFUL = [
+    word for kind in config["include_doubtful"] for word in ("--include-doubtful", kind)
+]
+NOT_OF_COHORT = [
+    *([] if config["anndata"] else OF_COHORT[:1]),
+    *([] if config["statistics"] else OF_COHORT[1:]),
+]
 STATISTICS_FILE = [f"{OUTPUT}/statistics.tsv"] if config["statistics"] else []
 SHEET_STATE = {"sheet": state_of_files([config["slides"]])}
 STATISTICS_SETTINGS = {**STATISTICS, "include_doubtful": config["include_doubtful"], **SHEET_STATE}
-STATISTICS_JOB = Job("statistics", STATISTICS_SETTINGS, writes=["statistics.tsv", "statistics.patients.tsv"])
+STATISTICS_JOB = Job(
+    "statistics", STATISTICS_SETTINGS, writes=["statistics.tsv", "statistics.patients.tsv"]
+)
 ANNDATA_JOB = Job("anndata", SHEET_STATE, writes=["cohort.h5ad"])
 
 
@@ -29,7 +36,12 @@ rule statistics:
     params:
         results=OUTPUT,
         sheet=config["slides"],
-        options=[*option("--group", STATISTICS.get("group")), "--patient", STATISTICS["patient"], *INCLUDE_DOUBTFUL],
+        options=[
+            *option("--group", STATISTICS.get("group")),
+            "--patient",
+            STATISTICS["patient"],
+            *INCLUDE_DOUBTFUL,
+        ],
     shell:
         r"""
         muse statistics {params.results:q} {params.options:q} \

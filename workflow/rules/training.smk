@@ -11,7 +11,11 @@ RUN_FILE = f"{OUTPUT}/training/{RUN}/cohort.yaml" if ON_SLIDES else TRAINING
 RUN_INPUTS = without_patterns(MODEL.get("inputs", []))  # labels, pictures and weights
 TRAINING_DATA = [] if ON_SLIDES else settings.training_data(config)
 # The pretrained backbone replaces the `checkpoint` of the run.
-WEIGHTS = [word for path in PRETRAINED for word in ("--set", f"checkpoint={json.dumps(os.path.abspath(path))}")]
+WEIGHTS = [
+    word
+    for path in PRETRAINED
+    for word in ("--set", f"checkpoint={json.dumps(os.path.abspath(path))}")
+]
 TRAINING_JOB = Job(
     "finetune",
     {"files": state_of_files(RUN_INPUTS), "data": TRAINING_DATA, "weights": PRETRAINED},
@@ -20,7 +24,15 @@ TRAINING_JOB = Job(
 
 
 if ON_SLIDES and workflow.is_main_process:
-    on_slides = ["--sheet", config["slides"], "--results", OUTPUT, "--held-splits", "--output", RUN_FILE]
+    on_slides = [
+        "--sheet",
+        config["slides"],
+        "--results",
+        OUTPUT,
+        "--held-splits",
+        "--output",
+        RUN_FILE,
+    ]
     resolve("pretrain-config", TRAINING, *settings.training_data(config), *on_slides)
 
 

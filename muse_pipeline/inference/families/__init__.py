@@ -1,4 +1,6 @@
-"""Families of third-party networks, one per module: the maps that they return, and how nuclei are found in them."""
+"""Families of third-party networks, one per module: the maps that they return, and how nuclei are
+found in them.
+"""
 
 from __future__ import annotations
 

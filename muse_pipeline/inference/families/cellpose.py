@@ -15,9 +15,14 @@ from muse_pipeline.nuclei.table import Nuclei
 FLOW = 5.0  # length of the unit vector in the network's output
 N_STEPS = 200  # steps along the flows
 ROW = 256  # pixels in a row of positions, because OpenCV maps pictures, not lists
-PEAK_PX, LEAST_HIGHEST = 5, 10  # side of the square in which a peak of ends is the highest, with more ends than this
+PEAK_PX, LEAST_HIGHEST = (
+    5,
+    10,
+)  # side of the square in which a peak of ends is the highest, with more ends than this
 GROWTH_PX, LEAST_ENDS = 5, 2  # a peak grows this far, over pixels where more paths end than this
-LARGEST_ERROR = 0.4  # mean squared difference between flows and the directions to the middle of a nucleus
+LARGEST_ERROR = (
+    0.4  # mean squared difference between flows and the directions to the middle of a nucleus
+)
 
 
 @FAMILIES.register("cellpose")
@@ -27,7 +32,9 @@ class Cellpose(Family):
     has_classes = False
 
     def list_maps(self, n_classes: int) -> list[Map]:
-        """See ``Family``; the channels are the vertical and horizontal flow, and the logit of a nucleus."""
+        """See ``Family``; the channels are the vertical and horizontal flow, and the logit of a
+        nucleus.
+        """
         return [Map("flows", "flows and nucleus", (3,))]
 
     def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
@@ -39,7 +46,9 @@ class Cellpose(Family):
 
 
 def _gather(flows: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(h, w) int32: the number of the peak of ends at which the path of each pixel of the mask ends; 0 elsewhere."""
+    """(h, w) int32: the number of the peak of ends at which the path of each pixel of the mask
+    ends; 0 elsewhere.
+    """
     labels, pixels = np.zeros(mask.shape, np.int32), np.nonzero(mask)
     rows, columns = np.rint(_follow(flows, np.stack(pixels).astype(np.float32))).astype(int)
     ends = np.zeros(mask.shape, np.float32)
@@ -59,7 +68,9 @@ def _follow(flows: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 
 def _grow_peaks(ends: np.ndarray) -> np.ndarray:
-    """(h, w) int32: the pixels of each peak of the number of ``ends`` (h, w), numbered by ascending height."""
+    """(h, w) int32: the pixels of each peak of the number of ``ends`` (h, w), numbered by ascending
+    height.
+    """
     around = np.ones((PEAK_PX, PEAK_PX), np.uint8)
     rows, columns = np.nonzero((ends == cv2.dilate(ends, around)) & (ends > LEAST_HIGHEST))
     peaks = np.zeros(ends.shape, np.float32)
@@ -75,8 +86,12 @@ def _drop_unlike(labels: np.ndarray, flows: np.ndarray) -> np.ndarray:
     """Drop nuclei whose flows do not lead to their middle."""
     pixels = np.nonzero(labels)
     owner, n_pixels = labels[pixels], np.bincount(labels.ravel()).clip(1)
-    away = [along - (np.bincount(owner, along, len(n_pixels)) / n_pixels)[owner] for along in pixels]
+    away = [
+        along - (np.bincount(owner, along, len(n_pixels)) / n_pixels)[owner] for along in pixels
+    ]
     length = np.hypot(*away).clip(1)
-    squared = sum((flow[pixels] + part / length) ** 2 for flow, part in zip(flows, away, strict=True))
+    squared = sum(
+        (flow[pixels] + part / length) ** 2 for flow, part in zip(flows, away, strict=True)
+    )
     error = np.bincount(owner, squared, len(n_pixels)) / n_pixels
     return np.where(error[labels] > LARGEST_ERROR, 0, labels)

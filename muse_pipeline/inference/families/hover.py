@@ -1,4 +1,6 @@
-"""HoVer-Net: nuclei, and the position of pixels within their nucleus (Graham et al., Medical Image Analysis 2019)."""
+"""HoVer-Net: nuclei, and the position of pixels within their nucleus (Graham et al., Medical Image
+Analysis 2019).
+"""
 
 from __future__ import annotations
 
@@ -6,24 +8,38 @@ import numpy as np
 
 from muse_pipeline.inference.card import ImportedCard
 from muse_pipeline.inference.families import FAMILIES
-from muse_pipeline.inference.maps import DEPTH_UM, Family, Map, cut_nuclei, is_nucleus, probabilities, smooth
+from muse_pipeline.inference.maps import (
+    DEPTH_UM,
+    Family,
+    Map,
+    cut_nuclei,
+    is_nucleus,
+    probabilities,
+    smooth,
+)
 from muse_pipeline.nuclei.masks import depth_um
 from muse_pipeline.nuclei.table import Nuclei
 
 POSITION_UM = 0.5  # sigma of the blur of positions
-FALL_PER_UM = 0.2  # where a position falls faster, two nuclei meet; within a nucleus it rises from -1 to 1
+FALL_PER_UM = (
+    0.2  # where a position falls faster, two nuclei meet; within a nucleus it rises from -1 to 1
+)
 
 
 @FAMILIES.register("hover")
 class HoverNet(Family):
-    """Nuclei by a watershed, cut where the position of pixels within their nucleus falls from 1 to -1."""
+    """Nuclei by a watershed, cut where the position of pixels within their nucleus falls from 1 to
+    -1.
+    """
 
     names = "np", "hv", "tp"  # of the nuclei, the positions and the classes
 
     def list_maps(self, n_classes: int) -> list[Map]:
         """See ``Family``."""
         nucleus, position, classes = self.names
-        return self.with_classes([Map(nucleus, "nucleus", (1, 2)), Map(position, "position", (2,))], classes, n_classes)
+        return self.with_classes(
+            [Map(nucleus, "nucleus", (1, 2)), Map(position, "position", (2,))], classes, n_classes
+        )
 
     def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``."""
@@ -40,6 +56,8 @@ class HoverNet(Family):
 
 @FAMILIES.register("cellvit")
 class CellVit(HoverNet):
-    """CellViT (Hoerst et al., Medical Image Analysis 2024) has the maps of HoVer-Net by other names."""
+    """CellViT (Hoerst et al., Medical Image Analysis 2024) has the maps of HoVer-Net by other
+    names.
+    """
 
     names = "nuclei_binary_map", "hv_map", "nuclei_type_map"

@@ -10,22 +10,32 @@ from muse_pipeline.inference.families import FAMILIES
 from muse_pipeline.inference.maps import RADIUS_UM, Family, Map, nuclei_table, probabilities
 from muse_pipeline.nuclei.table import Nuclei
 
-PEAK_UM = 1.0  # half the side of the square around a peak in which no point has a higher probability
+PEAK_UM = (
+    1.0  # half the side of the square around a peak in which no point has a higher probability
+)
 PLAUSIBLE_UM = 1.0, 30.0  # plausible range of the median ray
 
 
 @FAMILIES.register("stardist")
 class StarDist(Family):
-    """Nuclei at the peaks of the probability; if a nucleus has several peaks, ``nuclei.pairs`` keeps the best one."""
+    """Nuclei at the peaks of the probability; if a nucleus has several peaks, ``nuclei.pairs``
+    keeps the best one.
+    """
 
     def list_maps(self, n_classes: int) -> list[Map]:
         """See ``Family``."""
-        return self.with_classes([Map("prob", "nucleus", (1,)), Map("dist", "rays", ())], "prob_class", n_classes)
+        return self.with_classes(
+            [Map("prob", "nucleus", (1,)), Map("dist", "rays", ())], "prob_class", n_classes
+        )
 
     def split(self, joint: np.ndarray, n_classes: int) -> list[np.ndarray]:
         """See ``Family``."""
         n_rays = joint.shape[1] - 1 - (n_classes + 1 if n_classes > 1 else 0)
-        return np.split(joint, (1, 1 + n_rays), axis=1)[: 3 if n_classes > 1 else 2] if n_rays > 0 else [joint]
+        return (
+            np.split(joint, (1, 1 + n_rays), axis=1)[: 3 if n_classes > 1 else 2]
+            if n_rays > 0
+            else [joint]
+        )
 
     def count_rays(self, maps: list[np.ndarray]) -> int:
         """See ``Family``."""
@@ -37,8 +47,8 @@ class StarDist(Family):
         if not len(rays_um) or PLAUSIBLE_UM[0] <= np.median(rays_um) <= PLAUSIBLE_UM[1]:
             return ""
         return (
-            f"rays of {np.median(rays_um):,.1f} um for synthetic nuclei with a radius of {RADIUS_UM:g} um; correct "
-            "--mpp, --scaling or --outputs"
+            f"rays of {np.median(rays_um):,.1f} um for synthetic nuclei with a radius of"
+            f" {RADIUS_UM:g} um; correct --mpp, --scaling or --outputs"
         )
 
     def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
@@ -47,16 +57,21 @@ class StarDist(Family):
         reach = max(round(PEAK_UM / card.mpp / card.stride_px), 1)
         row, column = np.nonzero(_find_peaks(score, maps[1].min(0), card.threshold, reach))
         rays = maps[1][:, row, column].T.clip(0) * np.float32(card.mpp)
-        xy = np.stack([column, row], 1) * card.stride_px + 0.5  # centre of the first pixel of a cell, not of the cell
+        xy = (
+            np.stack([column, row], 1) * card.stride_px + 0.5
+        )  # centre of the first pixel of a cell, not of the cell
         classes = probabilities(maps[2], card)[:, row, column] if len(maps) > 2 else None
         return nuclei_table(xy, rays, score[row, column], classes, card)
 
 
-def _find_peaks(score: np.ndarray, shortest: np.ndarray, threshold: float, reach: int) -> np.ndarray:
+def _find_peaks(
+    score: np.ndarray, shortest: np.ndarray, threshold: float, reach: int
+) -> np.ndarray:
     """(h, w) bool: pixels with the highest score within ``reach`` pixels.
 
-    Where scores are equal, as where a network in half precision saturates, the pixel with the longest ``shortest`` ray
-    (h, w) is the peak; if these are equal too, the pixel deepest in the plateau, and of several the one in the middle.
+    Where scores are equal, as where a network in half precision saturates, the pixel with the
+    longest ``shortest`` ray (h, w) is the peak; if these are equal too, the pixel deepest in the
+    plateau, and of several the one in the middle.
     """
     around = np.ones((2 * reach + 1,) * 2, np.uint8)
     peaks = (score >= threshold) & (score == cv2.dilate(score, around))

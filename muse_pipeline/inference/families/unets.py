@@ -1,4 +1,6 @@
-"""U-Nets with classes and a distance, or with a class for pixels between nuclei, among them HoVer-NeXt."""
+"""U-Nets with classes and a distance, or with a class for pixels between nuclei, among them
+HoVer-NeXt.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ from muse_pipeline.inference.maps import (
 from muse_pipeline.nuclei.masks import SMOOTH_UM, depth_um
 from muse_pipeline.nuclei.table import Nuclei
 
-N_POSITIONS, N_PARTS = 2, 3  # channels in front of the classes in HoVer-NeXt's output; positions are not read
+N_POSITIONS, N_PARTS = (
+    2,
+    3,
+)  # channels in front of the classes in HoVer-NeXt's output; positions are not read
 
 
 @FAMILIES.register("distance")
@@ -28,12 +33,17 @@ class DistanceFamily(Family):
 
     def list_maps(self, n_classes: int) -> list[Map]:
         """See ``Family``."""
-        return [Map("classes", "classes", class_channels(n_classes)), Map("distance", "distance", (1,))]
+        return [
+            Map("classes", "classes", class_channels(n_classes)),
+            Map("distance", "distance", (1,)),
+        ]
 
     def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``."""
         classes = probabilities(maps[0], card)
-        return cut_nuclei(is_nucleus(classes), lambda _: smooth(maps[1], SMOOTH_UM, card)[0], classes, card)
+        return cut_nuclei(
+            is_nucleus(classes), lambda _: smooth(maps[1], SMOOTH_UM, card)[0], classes, card
+        )
 
 
 @FAMILIES.register("boundary")
@@ -57,13 +67,18 @@ class BoundaryFamily(Family):
         prob, mpp = probabilities(maps[0], card), card.mpp * card.stride_px
         classes = probabilities(maps[-1], card)[: len(card.classes) + 1]
         return cut_nuclei(
-            is_nucleus(prob), lambda mask: depth_um(mask & _is_inside(prob), mpp, DEPTH_UM), classes, card
+            is_nucleus(prob),
+            lambda mask: depth_um(mask & _is_inside(prob), mpp, DEPTH_UM),
+            classes,
+            card,
         )
 
 
 @FAMILIES.register("hovernext")
 class HoverNext(BoundaryFamily):
-    """HoVer-NeXt (Baumann et al., MIDL 2024): background, inside and boundary, and classes in a map of their own."""
+    """HoVer-NeXt (Baumann et al., MIDL 2024): background, inside and boundary, and classes in a map
+    of their own.
+    """
 
     def list_maps(self, n_classes: int) -> list[Map]:
         """See ``Family``."""

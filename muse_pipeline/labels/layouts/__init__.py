@@ -1,4 +1,6 @@
-"""File layouts of open datasets, one dataset per module; the datasets are not part of this package."""
+"""File layouts of open datasets, one dataset per module; the datasets are not part of this
+package.
+"""
 
 from muse_pipeline.core.registry import Registry
 

@@ -1,4 +1,6 @@
-"""NuInsSeg: pictures of 31 human and mouse organs, 512 px per side, in which nuclei have no classes."""
+"""NuInsSeg: pictures of 31 human and mouse organs, 512 px per side, in which nuclei have no
+classes.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,19 @@ from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import read_instances, require_size
 from muse_pipeline.nuclei.masks import read_mask
 
-MASKS = ("label masks modify", "label masks")  # in the second folder, the overlap of two nuclei has its own number
+MASKS = (
+    "label masks modify",
+    "label masks",
+)  # in the second folder, the overlap of two nuclei has its own number
 
 
 @LAYOUTS.register("nuinsseg")
 class NuInsSeg(DatasetLayout):
-    """A folder per organ: ``tissue images/*.png``, ``label masks modify/*.tif``, ``vague areas/mask binary*/*.png``.
+    """A folder per organ: ``tissue images/*.png``, ``label masks modify/*.tif``, ``vague areas/mask
+    binary*/*.png``.
 
-    The pictures of an organ come from one slide, so each organ counts as a patient. Areas that the authors marked as
-    vague count as unlabelled.
+    The pictures of an organ come from one slide, so each organ counts as a patient. Areas that the
+    authors marked as vague count as unlabelled.
     """
 
     title = "NuInsSeg"
@@ -30,10 +36,13 @@ class NuInsSeg(DatasetLayout):
     def _list(self, picture: Path) -> Sample:
         organ = picture.parents[1]
         mask = self.choose(
-            [organ / kind / f"{picture.stem}.tif" for kind in MASKS], f"'{MASKS[0]}/{picture.stem}.tif' in {organ.name}"
+            [organ / kind / f"{picture.stem}.tif" for kind in MASKS],
+            f"'{MASKS[0]}/{picture.stem}.tif' in {organ.name}",
         )
         vague = sorted(organ.glob(f"vague areas/mask binary*/{picture.stem}.png"))[:1]
-        return Sample(f"{organ.name}_{picture.stem}", f"NuInsSeg {organ.name}", (picture, mask, *vague))
+        return Sample(
+            f"{organ.name}_{picture.stem}", f"NuInsSeg {organ.name}", (picture, mask, *vague)
+        )
 
     def read(self, sample: Sample, n_rays: int) -> LabelledPicture:
         """Read one picture with its nuclei, as described in ``DatasetLayout``."""

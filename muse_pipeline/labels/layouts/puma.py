@@ -13,7 +13,8 @@ NUCLEI = "_nuclei.geojson"
 
 @LAYOUTS.register("puma")
 class Puma(DatasetLayout):
-    """``training_set_*_roi_*_nuclei.geojson`` and the TIFF of the same name without ``_nuclei``, at any depth.
+    """``training_set_*_roi_*_nuclei.geojson`` and the TIFF of the same name without ``_nuclei``, at
+    any depth.
 
     The dataset does not state patients, so each picture counts as one patient.
     """

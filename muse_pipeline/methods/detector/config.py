@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import torch
 
-from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf, Positive, Weights
+from muse_pipeline.core.config import (
+    Between,
+    Count,
+    Fraction,
+    Mpp,
+    NotNegative,
+    OneOf,
+    Positive,
+    Weights,
+)
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.types import ModelPrecision
 from muse_pipeline.data.augment import Augmentation, Seed
@@ -30,17 +39,19 @@ class ExportSettings:
     """Settings of the exported model (``inference.card.ModelCard``).
 
     Attributes:
-        input_px: side of a window; by default 1,024 px, or the training window if the network accepts no other.
+        input_px: side of a window; by default 1,024 px, or the training window if the network
+            accepts no other.
         halo_px: width of a window's border; nuclei in it are taken from neighbouring windows.
         batch: windows per call.
         capacity: largest number of nuclei per window.
         threshold: minimum score of the nuclei that are kept.
         precision: "fp32", "fp16" or "int8".
         embedding: whether to return the feature vector of every nucleus as well.
-        any_window: whether a network that is tied to its training window may be exported for another window size.
+        any_window: whether a network that is tied to its training window may be exported for
+            another window size.
         colour_share: strength of the stain normalisation at run time, 0 to 1.
-        snap_um: largest distance, um, by which outlines are moved to the nearest edge of the stained nucleus. Replaces
-            an inherited ``refine``.
+        snap_um: largest distance, um, by which outlines are moved to the nearest edge of the
+            stained nucleus. Replaces an inherited ``refine``.
         refine: whether the built-in network refines outlines; cannot be combined with ``snap_um``.
     """
 
@@ -58,11 +69,20 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         if self.refine and self.snap_um:
-            raise ConfigError("export: refine and snap_um exclude each other; set refine to false or snap_um to 0")
+            raise ConfigError(
+                "export: refine and snap_um exclude each other; set refine to false or snap_um to 0"
+            )
 
 
 ColourMethod = Annotated[str, OneOf(("macenko", "identity"))]
-CARD_ONLY = ("name", "licence", "training_data", "limits", "export", "metrics")  # settings without effect on training
+CARD_ONLY = (
+    "name",
+    "licence",
+    "training_data",
+    "limits",
+    "export",
+    "metrics",
+)  # settings without effect on training
 # Settings of the export that do not affect validation scores.
 UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window")
 
@@ -79,24 +99,30 @@ class DetectorConfig(ModelSettings):
         classes: classes, in order.
         sources: labelled images.
         schedule: length and learning rate.
-        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a built-in
-            model; random if not given. Its head is loaded too if its kind, classes, rays and um per pixel match.
-        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while it is read.
-        validation: labelled images of other patients; the run keeps the weights that score best on them.
+        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name
+            of a built-in model; random if not given. Its head is loaded too if its kind, classes,
+            rays and um per pixel match.
+        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while
+            it is read.
+        validation: labelled images of other patients; the run keeps the weights that score best on
+            them.
         head: registered name of the head.
         n_rays: rays per outline.
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
         window_px: side of a training window.
         distillation: trained networks as teachers; none by default.
-        mixing: average of the trained weights and those of ``checkpoint``, in a proportion chosen on held-out labels;
-            used only if the head is loaded too. Steps and learning rate then depend on the number of labelled nuclei.
-        minutes: longest duration of all trainings of a single process, which are shortened alike to keep it.
+        mixing: average of the trained weights and those of ``checkpoint``, in a proportion chosen
+            on held-out labels; used only if the head is loaded too. Steps and learning rate then
+            depend on the number of labelled nuclei.
+        minutes: longest duration of all trainings of a single process, which are shortened alike to
+            keep it.
         batch: windows per batch and device.
         backbone_rate: learning rate of the backbone, relative to the schedule's.
         seed: seed of weights and windows.
         precision: "32-true" or "bf16-mixed".
         augmentation: strength of the augmentation.
-        export: settings of the exported model; those not given are taken from ``checkpoint`` if it is a detector.
+        export: settings of the exported model; those not given are taken from ``checkpoint`` if it
+            is a detector.
         method: name of the method, "detector".
     """
 
@@ -131,19 +157,31 @@ class DetectorConfig(ModelSettings):
     @property
     def credits(self) -> str:
         """``training_data`` and the licences given in the sources, for the card."""
-        stated = dict.fromkeys(f"{source.labels.name} {source.licence}" for source in self.sources if source.licence)
-        return f"{self.training_data} Licences: {', '.join(stated)}." if stated else self.training_data
+        stated = dict.fromkeys(
+            f"{source.labels.name} {source.licence}" for source in self.sources if source.licence
+        )
+        return (
+            f"{self.training_data} Licences: {', '.join(stated)}." if stated else self.training_data
+        )
 
 
 def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return settings of a file in ``folder`` in which missing export settings are taken from the initial detector."""
+    """Return settings of a file in ``folder`` in which missing export settings are taken from the
+    initial detector.
+    """
     name, given = values.get("checkpoint"), values.get("export") or {}
     if not isinstance(name, str) or not isinstance(given, dict):  # parsing reports the error
         return values
     path = find_checkpoint(checkpoint_from(folder, Path(name)))
-    if not path.is_file():  # a missing file is reported when the run begins, because the workflow may still write it
+    if (
+        not path.is_file()
+    ):  # a missing file is reported when the run begins, because the workflow may still write it
         return values
-    inherited = read_weights(path, bool(values.get("trust_pickle"))).meta.get("config", {}).get("export", {})
+    inherited = (
+        read_weights(path, bool(values.get("trust_pickle")))
+        .meta.get("config", {})
+        .get("export", {})
+    )
     return {**values, "export": {**inherited, **replace_outlines(given)}}
 
 
@@ -155,15 +193,21 @@ def require_sound_detector(config: DetectorConfig) -> None:
         raise ConfigError("sources: the list is empty; name labelled pictures or slides")
     names = config.class_names
     if not names or not all(names):
-        raise ConfigError("classes: the list is empty, or a class has no name; list the classes of the network")
+        raise ConfigError(
+            "classes: the list is empty, or a class has no name; list the classes of the network"
+        )
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"classes: {', '.join(repeated)} is named more than once; name each class once")
+        raise ConfigError(
+            f"classes: {', '.join(repeated)} is named more than once; name each class once"
+        )
     require_training_data(config.training_data)
     export_window(config, require_windows(config.backbone, config.window_px))
 
 
 def require_windows(name: str, *sides_px: int) -> Backbone:
-    """Build the registered backbone ``name``, without weights, and require that it accepts windows of ``sides_px``."""
+    """Build the registered backbone ``name``, without weights, and require that it accepts windows
+    of ``sides_px``.
+    """
     with torch.device("meta"):  # allocates no memory and draws no random numbers
         backbone = BACKBONES[name]()
     for side_px in sides_px:
@@ -172,33 +216,39 @@ def require_windows(name: str, *sides_px: int) -> Backbone:
 
 
 def require_window(window_px: int, backbone: Backbone, name: str) -> None:
-    """Reject a window that a network does not accept; ``name`` is the network's name in the message."""
+    """Reject a window that a network does not accept; ``name`` is the network's name in the
+    message.
+    """
     if window_px % backbone.stride_px:
         raise ConfigError(
-            f"a window of {window_px} px does not suit {name}; give a multiple of its stride, {backbone.stride_px} px"
+            f"a window of {window_px} px does not suit {name}; give a multiple of its stride,"
+            f" {backbone.stride_px} px"
         )
 
 
-WINDOW_PX = 1024  # default for networks that accept any window; large, so that few pixels are in two windows
+# default for networks that accept any window; large, so that few pixels are in two windows
+WINDOW_PX = 1024
 
 
 def export_window(config: DetectorConfig, backbone: Backbone) -> int:
     """Side of the exported model's window in px.
 
-    A network that ties positions to its window (``models.base.Lattice``) keeps its training window unless
-    ``any_window`` is set.
+    A network that ties positions to its window (``models.base.Lattice``) keeps its training window
+    unless ``any_window`` is set.
     """
     settings, stride_px = config.export, backbone.stride_px
     tied = not backbone.lattice.any_size
     input_px = settings.input_px or (config.window_px if tied else WINDOW_PX)
     if tied and input_px != config.window_px and not settings.any_window:
         raise ConfigError(
-            f"export: {config.backbone} ties positions to its window and is trained with {config.window_px} px, not "
-            f"{input_px}; leave `input_px` out, or set `any_window: true` to use this size nevertheless"
+            f"export: {config.backbone} ties positions to its window and is trained with"
+            f" {config.window_px} px, not {input_px}; leave `input_px` out, or set `any_window:"
+            " true` to use this size nevertheless"
         )
     if input_px % stride_px or settings.halo_px % stride_px or input_px <= 2 * settings.halo_px:
         raise ConfigError(
-            f"export: a window of {input_px} px with a halo of {settings.halo_px} px does not suit {config.backbone}; "
-            f"give multiples of its stride, {stride_px} px, and a halo of less than half the window"
+            f"export: a window of {input_px} px with a halo of {settings.halo_px} px does not suit"
+            f" {config.backbone}; give multiples of its stride, {stride_px} px, and a halo of less"
+            " than half the window"
         )
     return input_px

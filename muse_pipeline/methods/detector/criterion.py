@@ -1,4 +1,6 @@
-"""Criteria: the losses of nucleus heads on labels, registered under the names of the heads, and dense targets."""
+"""Criteria: the losses of nucleus heads on labels, registered under the names of the heads, and
+dense targets.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,15 @@ from muse_pipeline.core.registry import Registry
 from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
 from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusMaps
 
-REACH_CELLS = 1.0  # largest distance between a nucleus and the middle of a cell that predicts it, in cells
+REACH_CELLS = (
+    1.0  # largest distance between a nucleus and the middle of a cell that predicts it, in cells
+)
 REACH_SIGMAS = 5.0  # distance at which Gaussians are cut off; their value there is 4e-6
 CANDIDATE_CELLS = 2  # a nucleus has 5 x 5 candidate cells, 4 to 6 um to either side at 0.5 um/px
 RAY_WEIGHT = 2.0  # weight of the ray term; all other terms of the loss have the weight 1
-RIM_UM = 3.0  # cells closer to a region's border are not background, because nuclei cut by the border are unlabelled
+# cells closer to a region's border are not background, because nuclei cut by the border are
+# unlabelled
+RIM_UM = 3.0
 
 CRITERIA: Registry = Registry("criterion", "muse_pipeline.methods.detector")
 
@@ -31,47 +37,75 @@ class DenseTargets(NamedTuple):
     """Targets for each of the (h, w) cells of B windows."""
 
     centre: Tensor  # (B, 1, h, w) Gaussians, exactly 1 in the cell that contains a centre
-    weight: Tensor  # (B, 1, h, w) weight of all targets except ``centre``: the Gaussian close to a centre, 0 elsewhere
-    offset: Tensor  # (B, 2, h, w) vector to the nearest centre, in cells; arbitrary beyond the Gaussians
+    # (B, 1, h, w) weight of all targets except ``centre``: the Gaussian close to a centre, 0
+    # elsewhere
+    weight: Tensor
+    # (B, 2, h, w) vector to the nearest centre, in cells; arbitrary beyond the Gaussians
+    offset: Tensor
     nucleus: Tensor  # (B, h, w) index of the nearest of the M nuclei, -1 beyond the Gaussians
 
 
-def dense_targets(xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: float) -> DenseTargets:
-    """Make the dense targets of B windows with nuclei at ``xy`` (B, M, 2), window px, on ``cells`` (rows, columns)."""
-    nucleus = _nearest(xy, cells, cell_px, math.ceil(REACH_SIGMAS * sigma_px / cell_px))  # (B, h * w)
+def dense_targets(
+    xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: float
+) -> DenseTargets:
+    """Make the dense targets of B windows with nuclei at ``xy`` (B, M, 2), window px, on ``cells``
+    (rows, columns).
+    """
+    nucleus = _nearest(
+        xy, cells, cell_px, math.ceil(REACH_SIGMAS * sigma_px / cell_px)
+    )  # (B, h * w)
     y, x = (torch.arange(n, device=xy.device, dtype=xy.dtype) + 0.5 for n in cells)
     middle = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
     offset = (xy / cell_px).gather(1, nucleus.clamp(min=0)[..., None].expand(-1, -1, 2)) - middle
     distance = offset.norm(dim=2)
-    # The interval is half-open, so that a centre on the line between two cells is in exactly one of them.
+    # The interval is half-open, so that a centre on the line between two cells is in exactly one of
+    # them.
     holds = ((offset >= -0.5) & (offset < 0.5)).all(2)
     gaussian = torch.exp(-0.5 * (distance * cell_px / sigma_px) ** 2)
-    # The focal loss treats exactly 1 as a centre, so no other cell may reach 1, however close to the centre.
-    gaussian = torch.where(holds, torch.ones_like(gaussian), gaussian.clamp(max=0.999)) * (nucleus >= 0)
+    # The focal loss treats exactly 1 as a centre, so no other cell may reach 1, however close to
+    # the centre.
+    gaussian = torch.where(holds, torch.ones_like(gaussian), gaussian.clamp(max=0.999)) * (
+        nucleus >= 0
+    )
     near = (distance <= REACH_CELLS) | holds
-    centre, weight, nucleus = (values.unflatten(1, cells) for values in (gaussian, gaussian * near, nucleus))
-    return DenseTargets(centre[:, None], weight[:, None], offset.transpose(1, 2).unflatten(2, cells), nucleus)
+    centre, weight, nucleus = (
+        values.unflatten(1, cells) for values in (gaussian, gaussian * near, nucleus)
+    )
+    return DenseTargets(
+        centre[:, None], weight[:, None], offset.transpose(1, 2).unflatten(2, cells), nucleus
+    )
 
 
 def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Tensor:
-    """(B, h * w) index of the nearest nucleus within ``reach`` cells; the lowest of equally near ones, -1 if none.
+    """(B, h * w) index of the nearest nucleus within ``reach`` cells; the lowest of equally near
+    ones, -1 if none.
 
-    Only cells around a nucleus are compared with it, because comparing all pairs would take a fifth of a training step.
+    Only cells around a nucleus are compared with it, because comparing all pairs would take a fifth
+    of a training step.
     """
     n_cells, columns = cells[0] * cells[1], cells[1]
     index, exists = cells_around(xy, cells, cell_px, reach)  # (B, M, K)
     middle = torch.stack((index % columns, index // columns), -1) + 0.5
     squared = ((xy / cell_px)[:, :, None] - middle).square().sum(-1).flatten(1)
-    index = index.where(exists, n_cells).flatten(1)  # cells beyond the border share an extra index, dropped later
-    # The lowest index among equal distances is taken, so that the result does not depend on the order of threads.
-    least = squared.new_full((len(xy), n_cells + 1), torch.inf).scatter_reduce_(1, index, squared, "amin")
+    index = index.where(exists, n_cells).flatten(
+        1
+    )  # cells beyond the border share an extra index, dropped later
+    # The lowest index among equal distances is taken, so that the result does not depend on the
+    # order of threads.
+    least = squared.new_full((len(xy), n_cells + 1), torch.inf).scatter_reduce_(
+        1, index, squared, "amin"
+    )
     number = torch.arange(xy.shape[1], device=xy.device)[:, None].expand(exists.shape[1:]).flatten()
     number = number.where(squared == least.gather(1, index), xy.shape[1])
-    first = index.new_full(least.shape, xy.shape[1]).scatter_reduce_(1, index, number, "amin")[:, :n_cells]
+    first = index.new_full(least.shape, xy.shape[1]).scatter_reduce_(1, index, number, "amin")[
+        :, :n_cells
+    ]
     return first.where(first < xy.shape[1], -1)
 
 
-UNMATCHED = 1e6  # cost of leaving a nucleus without a proposal; so high that this happens only if proposals are too few
+# cost of leaving a nucleus without a proposal; so high that this happens only if proposals are too
+# few
+UNMATCHED = 1e6
 
 
 class Assignment(NamedTuple):
@@ -85,10 +119,10 @@ class Assignment(NamedTuple):
 def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     """Find the cheapest one-to-one assignment of proposals to nuclei in every window.
 
-    All windows are solved as one sparse problem. Every nucleus also has a dummy proposal that costs more than any real
-    one, so that a solution always exists; nuclei that are assigned their dummies are left out of the result. The
-    arguments (B, M, K) are the cost of each candidate of a nucleus, the index of its cell within the window, and
-    whether it may be assigned.
+    All windows are solved as one sparse problem. Every nucleus also has a dummy proposal that costs
+    more than any real one, so that a solution always exists; nuclei that are assigned their dummies
+    are left out of the result. The arguments (B, M, K) are the cost of each candidate of a nucleus,
+    the index of its cell within the window, and whether it may be assigned.
     """
     n_nuclei = cost.shape[1]
     entry = allowed.flatten(0, 1).cpu().numpy()
@@ -109,15 +143,24 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     matched, column = min_weight_full_bipartite_matching(problem) if len(nuclei) else (own, own)
     real = column < len(used)
     matched, column = matched[real], column[real]
-    pairs = window[matched], nuclei[matched] % max(n_nuclei, 1), used[column] % most if len(used) else column
-    return Assignment(*(torch.from_numpy(np.asarray(index, np.int64)).to(allowed.device) for index in pairs))
+    pairs = (
+        window[matched],
+        nuclei[matched] % max(n_nuclei, 1),
+        used[column] % most if len(used) else column,
+    )
+    return Assignment(
+        *(torch.from_numpy(np.asarray(index, np.int64)).to(allowed.device) for index in pairs)
+    )
 
 
-def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> tuple[Tensor, Tensor]:
-    """Find the square of K = (2 ``reach`` + 1) ** 2 cells around each position of ``xy`` (B, M, 2), window px.
+def cells_around(
+    xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int
+) -> tuple[Tensor, Tensor]:
+    """Find the square of K = (2 ``reach`` + 1) ** 2 cells around each position of ``xy`` (B, M, 2),
+    window px.
 
-    ``cells`` is (rows, columns) of the map. Returns the flat index (B, M, K) of each cell, and (B, M, K) bool, False
-    for cells outside the map.
+    ``cells`` is (rows, columns) of the map. Returns the flat index (B, M, K) of each cell, and (B,
+    M, K) bool, False for cells outside the map.
     """
     rows, columns = cells
     steps = torch.arange(-reach, reach + 1, device=xy.device)
@@ -130,7 +173,9 @@ def cells_around(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -
 
 
 class Criterion(nn.Module):
-    """Base class of criteria for windows at ``mpp``; ``class_weights`` (C,) are those in the cross-entropy."""
+    """Base class of criteria for windows at ``mpp``; ``class_weights`` (C,) are those in the
+    cross-entropy.
+    """
 
     def __init__(self, mpp: float, class_weights: Tensor):
         super().__init__()
@@ -138,12 +183,16 @@ class Criterion(nn.Module):
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Compute ``"loss"`` and its terms, keyed by name; unlabelled areas (``batch.region``) do not contribute."""
+        """Compute ``"loss"`` and its terms, keyed by name; unlabelled areas (``batch.region``) do
+        not contribute.
+        """
         raise NotImplementedError
 
 
 def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
-    """Two (B, 1, h, w) maps of 0 and 1: cells where nuclei are labelled, and cells that may be background."""
+    """Two (B, 1, h, w) maps of 0 and 1: cells where nuclei are labelled, and cells that may be
+    background.
+    """
     if batch.region is None:
         everywhere = torch.ones_like(maps.centre)
         return everywhere, everywhere
@@ -151,20 +200,24 @@ def known_cells(maps: NucleusMaps, batch: LabelledBatch) -> tuple[Tensor, Tensor
     return (depth_um > 0).to(maps.centre), (depth_um >= RIM_UM).to(maps.centre)
 
 
-def class_error(logits: Tensor, label: Tensor, shares: Tensor | None, class_weights: Tensor) -> tuple[Tensor, Tensor]:
+def class_error(
+    logits: Tensor, label: Tensor, shares: Tensor | None, class_weights: Tensor
+) -> tuple[Tensor, Tensor]:
     """(N,) class loss of each nucleus, and (N,) bool, False for nuclei of unknown class.
 
-    For a nucleus with a class, the loss is the cross-entropy. In a class area it is the negative logarithm of the sum
-    of the class probabilities, each multiplied by the expected share of its class ("forward" correction of label noise,
-    Patrini et al., arXiv 1609.03683). ``logits`` are (N, C), ``label`` (N,) is -1 if unknown, ``shares`` (N, C) are as
-    in ``LabelledBatch``, and ``class_weights`` (C,).
+    For a nucleus with a class, the loss is the cross-entropy. In a class area it is the negative
+    logarithm of the sum of the class probabilities, each multiplied by the expected share of its
+    class ("forward" correction of label noise, Patrini et al., arXiv 1609.03683). ``logits`` are
+    (N, C), ``label`` (N,) is -1 if unknown, ``shares`` (N, C) are as in ``LabelledBatch``, and
+    ``class_weights`` (C,).
     """
     error = functional.cross_entropy(logits, label.clamp(min=0), class_weights, reduction="none")
     has_class = label >= 0
     if shares is None:
         return error, has_class
     in_area = shares.sum(1) > 0
-    # Dividing by the largest share makes the loss of a perfect prediction 0 and does not change the gradient.
+    # Dividing by the largest share makes the loss of a perfect prediction 0 and does not change the
+    # gradient.
     likelihood = (shares / shares.amax(1, keepdim=True).clamp(min=1e-6)).clamp(min=1e-6)
     of_area = -(logits.log_softmax(1) + likelihood.log()).logsumexp(1) * (shares @ class_weights)
     return torch.where(in_area, of_area, error), has_class | in_area
@@ -180,18 +233,32 @@ GAUSSIAN_UM = 1.25
 
 @CRITERIA.register("dense")
 class DenseCriterion(Criterion):
-    """Centres are learnt as Gaussians; offsets, classes and rays only in cells at most one cell from a centre."""
+    """Centres are learnt as Gaussians; offsets, classes and rays only in cells at most one cell
+    from a centre.
+    """
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Compute the four terms and their sum, in which rays have the weight 2 and all other terms 1."""
+        """Compute the four terms and their sum, in which rays have the weight 2 and all other terms
+        1.
+        """
         cells = tuple(maps.centre.shape[-2:])
         target = dense_targets(batch.xy, cells, CELL_PX, GAUSSIAN_UM / self.mpp)
         inside, background = known_cells(maps, batch)
-        # Nuclei in class areas count only in the class term, because their positions come from a detector.
-        with_class = inside if batch.shares is None else (inside > 0) | (batch.region[:, None] == CLASSES_ONLY)
-        window, row, column = (target.weight * with_class)[:, 0].nonzero(as_tuple=True)  # only cells with a target
+        # Nuclei in class areas count only in the class term, because their positions come from a
+        # detector.
+        with_class = (
+            inside
+            if batch.shares is None
+            else (inside > 0) | (batch.region[:, None] == CLASSES_ONLY)
+        )
+        window, row, column = (target.weight * with_class)[:, 0].nonzero(
+            as_tuple=True
+        )  # only cells with a target
         at = window, slice(None), row, column
-        nucleus, with_class = target.nucleus[window, row, column], target.weight[window, 0, row, column]
+        nucleus, with_class = (
+            target.nucleus[window, row, column],
+            target.weight[window, 0, row, column],
+        )
         weight = with_class * inside[window, 0, row, column]
         label, rays = batch.label[window, nucleus], batch.rays[window, nucleus]
         shares = None if batch.shares is None else batch.shares[window, nucleus]
@@ -216,12 +283,14 @@ BACKGROUND_WEIGHT = 0.4
 
 @CRITERIA.register("point")
 class PointCriterion(Criterion):
-    """Supervision of MUSE's point head: each nucleus is matched with one proposal; all other proposals are background.
+    """Supervision of MUSE's point head: each nucleus is matched with one proposal; all other
+    proposals are background.
 
-    The terms are the squared error of matched points, the cross-entropy over types and background, and the L1 error of
-    rays. Distances and weights are those of DPA-P2PNet, which the MUSE paper cites, converted from pixels at 0.25 um/px
-    to um. In contrast to DPA-P2PNet, the summed cross-entropy is divided by the total weight of the nuclei, not of all
-    proposals. As 98 % of the proposals are background, types are learnt much faster this way.
+    The terms are the squared error of matched points, the cross-entropy over types and background,
+    and the L1 error of rays. Distances and weights are those of DPA-P2PNet, which the MUSE paper
+    cites, converted from pixels at 0.25 um/px to um. In contrast to DPA-P2PNet, the summed
+    cross-entropy is divided by the total weight of the nuclei, not of all proposals. As 98 % of the
+    proposals are background, types are learnt much faster this way.
     """
 
     def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
@@ -231,9 +300,14 @@ class PointCriterion(Criterion):
         label = batch.label[pairs.window, pairs.nucleus]
         has_class = label >= 0
         at = pairs.window, slice(None), pairs.cell
-        offset, rays = (values.flatten(2)[at] for values in (maps.offset, maps.rays))  # (P, 2), (P, R)
+        offset, rays = (
+            values.flatten(2)[at] for values in (maps.offset, maps.rays)
+        )  # (P, 2), (P, R)
         type_error = (
-            functional.cross_entropy(maps.label.flatten(2)[at], label.clamp(min=0), reduction="none") * has_class
+            functional.cross_entropy(
+                maps.label.flatten(2)[at], label.clamp(min=0), reduction="none"
+            )
+            * has_class
         )
         centre = maps.centre.flatten(1)  # (B, h * w)
         weight = torch.where(has_class, self.class_weights[label.clamp(min=0)], 1.0)
@@ -249,7 +323,8 @@ class PointCriterion(Criterion):
         ray_error = (rays - true_rays.nan_to_num()).abs().mean(1) / MEAN_RADIUS_UM
         terms = {
             "offset": OFFSET_WEIGHT * mean_over(squared_um, torch.ones_like(squared_um)),
-            # The divisor is at least the number of windows, so that it is not 0 for a batch without nuclei.
+            # The divisor is at least the number of windows, so that it is not 0 for a batch without
+            # nuclei.
             "type": (hit.sum() + miss.sum()) / weight.sum().clamp(min=len(centre)),
             "rays": mean_over(ray_error, true_rays[:, 0].isfinite().to(ray_error)),
         }
@@ -257,15 +332,28 @@ class PointCriterion(Criterion):
 
     @torch.no_grad()
     def match(self, maps: NucleusMaps, batch: LabelledBatch, inside: Tensor) -> Assignment:
-        """Assign a proposal to each nucleus by distance and the probability of its type (if unknown, of any type)."""
+        """Assign a proposal to each nucleus by distance and the probability of its type (if
+        unknown, of any type).
+        """
         rows, columns = maps.centre.shape[-2:]
-        cell, allowed = cells_around(batch.xy, (rows, columns), CELL_PX, CANDIDATE_CELLS)  # (B, M, K)
-        own = cell.shape[2] // 2  # a nucleus outside the window has no cell of its own and gets no proposal
+        cell, allowed = cells_around(
+            batch.xy, (rows, columns), CELL_PX, CANDIDATE_CELLS
+        )  # (B, M, K)
+        own = (
+            cell.shape[2] // 2
+        )  # a nucleus outside the window has no cell of its own and gets no proposal
         allowed = allowed & allowed[..., own, None] & (_gather(inside, cell)[..., 0] > 0)
-        point = _gather(maps.offset, cell) + torch.stack((cell % columns, cell // columns), -1) + 0.5
+        point = (
+            _gather(maps.offset, cell) + torch.stack((cell % columns, cell // columns), -1) + 0.5
+        )
         distance_um = (point - (batch.xy / CELL_PX)[:, :, None]).norm(dim=3) * (CELL_PX * self.mpp)
-        prob = torch.cat((maps.label.softmax(1), torch.ones_like(maps.centre)), 1) * maps.centre.sigmoid()
-        label = batch.label.remainder(prob.shape[1])[..., None, None].expand(-1, -1, cell.shape[2], 1)  # -1 -> last
+        prob = (
+            torch.cat((maps.label.softmax(1), torch.ones_like(maps.centre)), 1)
+            * maps.centre.sigmoid()
+        )
+        label = batch.label.remainder(prob.shape[1])[..., None, None].expand(
+            -1, -1, cell.shape[2], 1
+        )  # -1 -> last
         prob = _gather(prob, cell).gather(3, label)[..., 0]
         return assign(DISTANCE_COST * distance_um - prob, cell, allowed)
 
@@ -283,13 +371,15 @@ BETA = 4.0  # exponent of ``1 - target``; higher values penalise cells close to 
 def penalty_reduced_focal(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Focal loss on Gaussians of CornerNet (Law and Deng, ECCV 2018, arXiv 1808.01244, equation 1).
 
-    False positives near a centre, where ``target`` is exactly 1, are penalised less. All maps are (B, 1, h, w); cells
-    with ``weight`` 0 are ignored. The sum over cells is divided by the number of centres (at least 1).
+    False positives near a centre, where ``target`` is exactly 1, are penalised less. All maps are
+    (B, 1, h, w); cells with ``weight`` 0 are ignored. The sum over cells is divided by the number
+    of centres (at least 1).
     """
     prob = logit.sigmoid()
     positive = (target >= 1).to(logit.dtype) * weight
     negative = (target < 1).to(logit.dtype) * weight
-    # Computed from logits, because a probability that is rounded to 0 or 1 has an infinite logarithm.
+    # Computed from logits, because a probability that is rounded to 0 or 1 has an infinite
+    # logarithm.
     hit = positive * (1 - prob) ** ALPHA * logsigmoid(logit)
     miss = negative * (1 - target) ** BETA * prob**ALPHA * logsigmoid(-logit)
     return -(hit.sum() + miss.sum()) / positive.sum().clamp(min=1)

@@ -1,4 +1,6 @@
-"""Data for a detector's training: labelled pictures for training and validation, and their colour reference."""
+"""Data for a detector's training: labelled pictures for training and validation, and their colour
+reference.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class DetectorData:
 
     config: DetectorConfig  # settings of the run
     images: list[LabelledImage]  # pictures to train on
-    held: list[LabelledImage]  # pictures of other patients, to validate on; empty if the config has no `validation`
+    held: list[
+        LabelledImage
+    ]  # pictures of other patients, to validate on; empty if the config has no `validation`
     reference: ColourReference  # colour reference that slides are normalised to
 
     def make_windows(self, device: torch.device) -> LabelledWindows:
@@ -54,7 +58,9 @@ class DetectorData:
         )
 
     def describe(self, run: RunFolder, log: Log) -> None:
-        """Print label counts by patient, write them by picture, and warn of pictures without fitted stains."""
+        """Print label counts by patient, write them by picture, and warn of pictures without fitted
+        stains.
+        """
         for split, images in (("training", self.images), ("validation", self.held)):
             if images:
                 summary = LabelSummary(images, self.config.class_names, self.config.mpp)
@@ -64,28 +70,36 @@ class DetectorData:
                     log(f"classes without {split} labels: {', '.join(untaught)}")
         distillation = self.config.distillation
         if distillation and (share := distillation.on(self.images).share) < distillation.share:
-            log(f"the teachers have {share:.0%} of the loss, because no picture has tissue around a labelled region")
+            log(
+                f"the teachers have {share:.0%} of the loss, because no picture has tissue around a"
+                " labelled region"
+            )
         raw = [image.name for image in (*self.images, *self.held) if image.stain is None]
         if raw and self.reference.method != "identity":
             log(
-                f"warning: the stains of {count_noun(len(raw), 'picture')} (first {raw[0]}) could not be fitted and "
-                "are not normalised; check that this one is H&E"
+                f"warning: the stains of {count_noun(len(raw), 'picture')} (first {raw[0]}) could"
+                " not be fitted and are not normalised; check that this one is H&E"
             )
 
 
 def read_detector_data(config: DetectorConfig, start: Start | None = None) -> DetectorData:
     """Read every picture that the config names.
 
-    A run that continues the detector ``start`` needs neither outlines nor labels of every class, and keeps the
-    detector's colour reference if `colour` is the same.
+    A run that continues the detector ``start`` needs neither outlines nor labels of every class,
+    and keeps the detector's colour reference if `colour` is the same.
     """
-    require_words((*config.sources, *config.validation))  # checked first, because reading pictures takes minutes
+    require_words(
+        (*config.sources, *config.validation)
+    )  # checked first, because reading pictures takes minutes
     model = config.class_names, config.mpp, config.n_rays, max(CONTEXT_PX, config.window_px)
-    images, held = (read_labelled_images(sources, *model) for sources in (config.sources, config.validation))
+    images, held = (
+        read_labelled_images(sources, *model) for sources in (config.sources, config.validation)
+    )
     check_leaks(images, held)
     if config.head != "dense" and any(image.areas for image in (*images, *held)):
         raise ConfigError(
-            f"label sources of the format 'areas' need the head 'dense', not '{config.head}'; change `head`"
+            f"label sources of the format 'areas' need the head 'dense', not '{config.head}';"
+            " change `head`"
         )
     detector = start if start is not None and start.is_whole else None
     if detector is None:
@@ -97,28 +111,35 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
         _require_classes(images, held, config)
     if detector is not None and detector.colour.method == config.colour:
         return DetectorData(config, images, held, detector.colour)
-    weights = [image.weight for image in images]  # images are drawn this often, and count as often in the mean
+    weights = [
+        image.weight for image in images
+    ]  # images are drawn this often, and count as often in the mean
     reference = mean_stains([image.stain for image in images], config.colour, weights)
     return DetectorData(config, images, held, reference)
 
 
-def _require_classes(images: list[LabelledImage], held: list[LabelledImage], config: DetectorConfig) -> None:
-    """Check that labels with which a detector continues to learn keep its classes, and can score them."""
+def _require_classes(
+    images: list[LabelledImage], held: list[LabelledImage], config: DetectorConfig
+) -> None:
+    """Check that labels with which a detector continues to learn keep its classes, and can score
+    them.
+    """
     lacks_classes = _has_no_class(images, config)
     if lacks_classes and any(source.can_have_classes for source in config.sources):
         raise LabelError(
-            f"no nucleus of the training labels has a class ({', '.join(config.class_names)}); set classes in the "
-            "label files, or map their class names with `class_map`"
+            f"no nucleus of the training labels has a class ({', '.join(config.class_names)}); set"
+            " classes in the label files, or map their class names with `class_map`"
         )
     if lacks_classes and config.distillation is None:
         raise ConfigError(
-            "the training labels are masks without classes, so the network would forget the classes of its initial "
-            "weights; name these weights in `distillation.teachers`, so that they are taught"
+            "the training labels are masks without classes, so the network would forget the classes"
+            " of its initial weights; name these weights in `distillation.teachers`, so that they"
+            " are taught"
         )
     if _has_no_class(held, config):
         raise LabelError(
-            "no nucleus of the validation labels has a class, so they cannot choose weights; remove `validation`, or "
-            "set classes"
+            "no nucleus of the validation labels has a class, so they cannot choose weights; remove"
+            " `validation`, or set classes"
         )
 
 
@@ -129,7 +150,9 @@ def _has_no_class(images: list[LabelledImage], config: DetectorConfig) -> bool:
 
 
 def keep_pictures(images: Sequence[LabelledImage], run: RunFolder) -> None:
-    """Save some images, cropped to start at the annotated region, because there may be no tissue outside it."""
+    """Save some images, cropped to start at the annotated region, because there may be no tissue
+    outside it.
+    """
     crops = {}
     for number, index in enumerate(spread_evenly(len(images))):
         left, top, *_ = images[index].annotated_box

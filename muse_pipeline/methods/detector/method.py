@@ -1,9 +1,10 @@
 """Training of a nucleus detector on points and outlines, and on the maps of trained networks.
 
-Distillation (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531) is applied
-to maps of nuclei. The teachers get the unchanged window; the student gets it with varied colour and sharpness. For
-labels that correct a teacher's detections, distillation can be limited to the area outside the annotated regions, where
-the student then keeps these detections ("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
+Distillation (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv
+1503.02531) is applied to maps of nuclei. The teachers get the unchanged window; the student gets it
+with varied colour and sharpness. For labels that correct a teacher's detections, distillation can
+be limited to the area outside the annotated regions, where the student then keeps these detections
+("Learning without Forgetting", Li and Hoiem, arXiv 1606.09282).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusDetector, Nucle
 from muse_pipeline.training.method import AveragedNetwork, Method, Schedule, build_adamw
 
 AREAS = ("everywhere", "outside")
-WHOLE_SHARE = 0.5  # largest `share` with `where: outside` if no picture has tissue around its annotated regions
+# largest `share` with `where: outside` if no picture has tissue around its annotated regions
+WHOLE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class DistillationSettings:
     """Teachers of a run, and the weight and area of the distillation loss.
 
     Attributes:
-        teachers: checkpoints with the run's classes, rays, head, colour and um per pixel; their maps are averaged.
-        share: weight of the distillation loss, 0 to 1; labels have the remaining weight. With ``where: outside`` it is
-            at most 0.5 if no picture has tissue around a region of labelled nuclei, because then both losses apply to
-            the same tissue.
-        where: area of the distillation loss: "everywhere", or "outside" the annotated regions; if all pictures are
-            annotated completely, "outside" means "everywhere". The teachers' classes are not used in class areas.
+        teachers: checkpoints with the run's classes, rays, head, colour and um per pixel; their
+            maps are averaged.
+        share: weight of the distillation loss, 0 to 1; labels have the remaining weight. With
+            ``where: outside`` it is at most 0.5 if no picture has tissue around a region of
+            labelled nuclei, because then both losses apply to the same tissue.
+        where: area of the distillation loss: "everywhere", or "outside" the annotated regions; if
+            all pictures are annotated completely, "outside" means "everywhere". The teachers'
+            classes are not used in class areas.
     """
 
     teachers: tuple[Weights, ...]
@@ -46,25 +50,37 @@ class DistillationSettings:
     where: Annotated[str, OneOf(AREAS)] = "everywhere"
 
     def on(self, images: Sequence[LabelledImage]) -> DistillationSettings:
-        """The settings, with ``share`` and ``where`` adapted to the annotated regions of the images."""
+        """The settings, with ``share`` and ``where`` adapted to the annotated regions of the
+        images.
+        """
         in_parts = [image for image in images if image.unannotated.any()]
         if self.where == "everywhere" or not all(image.areas for image in in_parts):
             return self
-        return replace(self, share=min(self.share, WHOLE_SHARE), where=self.where if in_parts else "everywhere")
+        return replace(
+            self, share=min(self.share, WHOLE_SHARE), where=self.where if in_parts else "everywhere"
+        )
 
     def __post_init__(self) -> None:
         if not self.teachers:
-            raise ConfigError("distillation: `teachers` is empty; give a checkpoint, or leave `distillation` out")
+            raise ConfigError(
+                "distillation: `teachers` is empty; give a checkpoint, or leave `distillation` out"
+            )
 
 
 class DistillationTerm(nn.Module):
-    """Distance of the student's maps from the mean of the teachers' maps; ``share`` and ``where`` are settings."""
+    """Distance of the student's maps from the mean of the teachers' maps; ``share`` and ``where``
+    are settings.
+    """
 
-    def __init__(self, share: float, teachers: Sequence[NucleusDetector], where: str = "everywhere"):
+    def __init__(
+        self, share: float, teachers: Sequence[NucleusDetector], where: str = "everywhere"
+    ):
         super().__init__()
         self.share, self.where = share, where
         self.teachers = nn.ModuleList(teachers).requires_grad_(False)
-        self.register_state_dict_post_hook(_leave_out_teachers)  # a resumed run loads the teachers again
+        self.register_state_dict_post_hook(
+            _leave_out_teachers
+        )  # a resumed run loads the teachers again
         self.register_load_state_dict_post_hook(_miss_no_teachers)
 
     def train(self, mode: bool = True) -> DistillationTerm:
@@ -74,27 +90,39 @@ class DistillationTerm(nn.Module):
         return self
 
     def forward(self, student: NucleusMaps, batch: LabelledBatch) -> Tensor:
-        """Excess cross-entropy of centres and classes, plus distances of offsets and rays; 0 if the maps agree.
+        """Excess cross-entropy of centres and classes, plus distances of offsets and rays; 0 if the
+        maps agree.
 
-        ``student`` are the maps of the augmented windows; teachers get the ``weak`` view of the batch.
+        ``student`` are the maps of the augmented windows; teachers get the ``weak`` view of the
+        batch.
         """
         with torch.no_grad():
             outputs = [teacher(batch.weak.pixels, batch.weak.colour) for teacher in self.teachers]
-            teacher_pred = NucleusMaps(*(torch.stack(maps).mean(0) for maps in zip(*outputs, strict=True)))
+            teacher_pred = NucleusMaps(
+                *(torch.stack(maps).mean(0) for maps in zip(*outputs, strict=True))
+            )
             heat, label = teacher_pred.centre.sigmoid(), teacher_pred.label.log_softmax(1)
         taught = known = torch.ones_like(heat)
         if self.where == "outside":
             region = batch.region[:, None]
-            taught, known = (region == 0).to(heat), ((region == 0) | (region == CLASSES_ONLY)).to(heat)
-        elif batch.shares is not None:  # class areas have class labels, which the teachers might contradict
+            taught, known = (
+                (region == 0).to(heat),
+                ((region == 0) | (region == CLASSES_ONLY)).to(heat),
+            )
+        elif (
+            batch.shares is not None
+        ):  # class areas have class labels, which the teachers might contradict
             taught = (batch.region[:, None] != CLASSES_ONLY).to(heat)
         centre = functional.binary_cross_entropy_with_logits(student.centre, heat, reduction="none")
-        centre = centre - functional.binary_cross_entropy_with_logits(teacher_pred.centre, heat, reduction="none")
+        centre = centre - functional.binary_cross_entropy_with_logits(
+            teacher_pred.centre, heat, reduction="none"
+        )
         classes = (label.exp() * (label - student.label.log_softmax(1))).sum(1, keepdim=True)
         offset = (student.offset - teacher_pred.offset).abs().mean(1, keepdim=True)
         rays = (student.rays - teacher_pred.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
         at_nuclei = mean_over(classes * taught + offset + RAY_WEIGHT * rays, heat * known)
-        # Divided by the sum of heat, the teachers' expected number of centres, as the focal loss is by the true one.
+        # Divided by the sum of heat, the teachers' expected number of centres, as the focal loss is
+        # by the true one.
         return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
 
 
@@ -137,9 +165,12 @@ class DetectorTraining(Method):
         return build_adamw(self.turn_parameters(turn), schedule, self.backbone_rate)
 
     def losses(self, batch: LabelledBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Compute the criterion's terms in annotated regions and, if there are teachers, the distillation loss."""
+        """Compute the criterion's terms in annotated regions and, if there are teachers, the
+        distillation loss.
+        """
         maps = self.network(batch.pixels, batch.colour)
-        # The shift compensates for the class shares of the labels, so it is left out of the comparison with teachers.
+        # The shift compensates for the class shares of the labels, so it is left out of the
+        # comparison with teachers.
         shifted = maps
         if self.class_shift is not None:
             shifted = maps._replace(label=maps.label + self.class_shift[:, None, None])
@@ -147,7 +178,11 @@ class DetectorTraining(Method):
         if self.distillation is None:
             return terms
         distilled = self.distillation(maps, batch)
-        return {**terms, "distillation": distilled, "loss": terms["loss"].lerp(distilled, self.distillation.share)}
+        return {
+            **terms,
+            "distillation": distilled,
+            "loss": terms["loss"].lerp(distilled, self.distillation.share),
+        }
 
     def after_step(self, progress: float) -> None:
         """Update the averaged network."""

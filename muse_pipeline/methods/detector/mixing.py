@@ -1,8 +1,9 @@
 """Average of a detector's trained and initial weights, in a proportion chosen on held-out labels.
 
-Training on few labels can make a detector worse. Pictures are therefore held out in turn, and scores on them decide how
-much of the change in weights is kept (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv 2109.01903).
-The length of the run and its learning rate depend on the number of labelled nuclei.
+Training on few labels can make a detector worse. Pictures are therefore held out in turn, and
+scores on them decide how much of the change in weights is kept (Wortsman et al., "Robust
+fine-tuning of zero-shot models", arXiv 2109.01903). The length of the run and its learning rate
+depend on the number of labelled nuclei.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from muse_pipeline.training.method import Schedule
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 NUCLEI_PER_STEP, LEAST_STEPS = 4, 200
-FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 2000  # highest learning rate, and the minimum number of labelled nuclei for it
+FULL_RATE, FULL_RATE_NUCLEI = (
+    2.5e-4,
+    2000,
+)  # highest learning rate, and the minimum number of labelled nuclei for it
 BLOCK_UM = 64.0  # side of the blocks of a picture that the bootstrap resamples
 N_SCORES = 8  # times that a training is scored on labels held out
 PATIENCE = 2  # scores in a row that are not above the best one before, after which it ends
@@ -38,24 +42,30 @@ class MixingSettings:
     """Settings of the average of a detector's trained and initial weights.
 
     Attributes:
-        folds: number of parts into which the labelled pictures are split, each held out from one additional training;
-            ignored if there are `validation` sources.
+        folds: number of parts into which the labelled pictures are split, each held out from one
+            additional training; ignored if there are `validation` sources.
     """
 
     folds: Annotated[int, Between(2, 10)] = 3
 
 
 def follow_labels(schedule: Schedule, n_nuclei: int) -> Schedule:
-    """Reduce the steps and the learning rate of a schedule for a small number of labelled nuclei."""
+    """Reduce the steps and the learning rate of a schedule for a small number of labelled
+    nuclei.
+    """
     steps = max(n_nuclei // NUCLEI_PER_STEP, LEAST_STEPS)
     rate = FULL_RATE * min(1.0, n_nuclei / FULL_RATE_NUCLEI) ** 0.5
     return replace(
-        schedule, steps=min(schedule.steps, steps), learning_rate=min(schedule.learning_rate, max(rate, 1e-6))
+        schedule,
+        steps=min(schedule.steps, steps),
+        learning_rate=min(schedule.learning_rate, max(rate, 1e-6)),
     )
 
 
 def shorten(schedule: Schedule, share: float) -> Schedule:
-    """Take the first ``share`` of the steps of a schedule, with the learning rates that they have in the whole one."""
+    """Take the first ``share`` of the steps of a schedule, with the learning rates that they have
+    in the whole one.
+    """
     steps, curve = max(1, round(share * schedule.steps)), schedule.curve or schedule.steps
     return replace(schedule, steps=steps, curve=None if steps == curve else curve)
 
@@ -64,9 +74,11 @@ Part = tuple[list[LabelledImage], list[LabelledImage]]  # images to train on, an
 
 
 def split_images(images: Sequence[LabelledImage], n_folds: int) -> list[Part]:
-    """Split images into at most ``n_folds`` parts; return, for each, the images to train on and those to hold out.
+    """Split images into at most ``n_folds`` parts; return, for each, the images to train on and
+    those to hold out.
 
-    Pictures of a patient stay together, unless there is only one patient; a single picture is halved.
+    Pictures of a patient stay together, unless there is only one patient; a single picture is
+    halved.
     """
     keys = [image.patient for image in images]
     if len(set(keys)) < 2:
@@ -87,10 +99,14 @@ def split_images(images: Sequence[LabelledImage], n_folds: int) -> list[Part]:
 
 
 def _halve(image: LabelledImage) -> list[LabelledImage]:
-    """Return two copies of an image, one for each half of its annotated area, which is cut across the longer side."""
+    """Return two copies of an image, one for each half of its annotated area, which is cut across
+    the longer side.
+    """
     left, top, right, bottom = image.annotated_box
     row, column = np.indices(image.pixels.shape[:2])
-    is_first = column < (left + right) / 2 if right - left >= bottom - top else row < (top + bottom) / 2
+    is_first = (
+        column < (left + right) / 2 if right - left >= bottom - top else row < (top + bottom) / 2
+    )
     return [restrict(image, mask) for mask in (is_first, ~is_first)]
 
 
@@ -104,30 +120,42 @@ def restrict(image: LabelledImage, mask: np.ndarray) -> LabelledImage:
 
 
 def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpoint:
-    """Average two checkpoints of a network; ``trained`` has the weight ``share`` and provides the meta."""
+    """Average two checkpoints of a network; ``trained`` has the weight ``share`` and provides the
+    meta.
+    """
     if not share:
         return replace(start, meta=trained.meta)
 
     def mix(first: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
             # Integers, such as the counters of batch norms, cannot be averaged.
-            name: torch.lerp(first[name].to(value), value, share) if value.is_floating_point() else value
+            name: (
+                torch.lerp(first[name].to(value), value, share)
+                if value.is_floating_point()
+                else value
+            )
             for name, value in other.items()
         }
 
-    return replace(trained, backbone=mix(start.backbone, trained.backbone), head=mix(start.head, trained.head))
+    return replace(
+        trained, backbone=mix(start.backbone, trained.backbone), head=mix(start.head, trained.head)
+    )
 
 
 def choose_share(counts: np.ndarray) -> dict[str, Any]:
     """Choose the share of the trained weights by scores on held-out labels.
 
-    The criterion is the gain in the sum of detection F1 and mean class F1, less one standard error of this gain.
-    Neither score may fall by more than ``TOLERANCE``. ``counts`` (1 + S, B, C + 1, 3) are those in B blocks, with the
-    initial weights and then with each of S ``SHARES``. The entry "share" is 0 if the initial weights are kept, "scores"
-    are named results of ``compare_scores``, and "n_blocks" is B.
+    The criterion is the gain in the sum of detection F1 and mean class F1, less one standard error
+    of this gain. Neither score may fall by more than ``TOLERANCE``. ``counts`` (1 + S, B, C + 1, 3)
+    are those in B blocks, with the initial weights and then with each of S ``SHARES``. The entry
+    "share" is 0 if the initial weights are kept, "scores" are named results of ``compare_scores``,
+    and "n_blocks" is B.
     """
     is_labelled = counts[0][..., [0, 2]].sum((0, 2)) > 0  # true positives or false negatives
-    rows_of = {"detection": is_labelled[:1].nonzero()[0], "mean class": is_labelled[1:].nonzero()[0] + 1}
+    rows_of = {
+        "detection": is_labelled[:1].nonzero()[0],
+        "mean class": is_labelled[1:].nonzero()[0] + 1,
+    }
     rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}
     blocks = [str(index) for index in range(counts.shape[1])]
     best: dict[str, Any] = {"share": 0.0, "scores": {}, "n_blocks": len(blocks)}
@@ -139,12 +167,19 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
             name: compare_scores(counts[0], after, blocks, partial(_sum_of_scores, rows=[rows]))
             for name, rows in rows_of.items()
         }
-        together = compare_scores(counts[0], after, blocks, partial(_sum_of_scores, rows=[*rows_of.values()]))
-        best["scores"] = best["scores"] or scores  # if no share is chosen, the smallest one's are reported
-        # A 95 % interval is 2 x 1.96 standard errors wide. Without an interval (a single block) no share is chosen.
+        together = compare_scores(
+            counts[0], after, blocks, partial(_sum_of_scores, rows=[*rows_of.values()])
+        )
+        best["scores"] = (
+            best["scores"] or scores
+        )  # if no share is chosen, the smallest one's are reported
+        # A 95 % interval is 2 x 1.96 standard errors wide. Without an interval (a single block) no
+        # share is chosen.
         low, high = together["interval"] or (-np.inf, np.inf)
         gain = together["difference"] - (high - low) / (2 * 1.96)
-        if gain > least_gain and all(score["difference"] >= -TOLERANCE for score in scores.values()):
+        if gain > least_gain and all(
+            score["difference"] >= -TOLERANCE for score in scores.values()
+        ):
             least_gain, best = gain, {**best, "share": share, "scores": scores}
     return best
 
@@ -156,18 +191,30 @@ def _sum_of_scores(values: np.ndarray, rows: list[np.ndarray]) -> np.ndarray:
 
 
 def describe_gains(choice: dict[str, Any]) -> str:
-    """Describe a result of ``choose_share`` in one sentence, while more labels are still to be held out."""
-    gains = ", ".join(f"{name} {score['difference']:+.1f}" for name, score in choice["scores"].items())
+    """Describe a result of ``choose_share`` in one sentence, while more labels are still to be held
+    out.
+    """
+    gains = ", ".join(
+        f"{name} {score['difference']:+.1f}" for name, score in choice["scores"].items()
+    )
     share = f"with {choice['share'] or SHARES[0]:.0%} of the change"
     return f"F1 on labels held out so far: {gains or 'not known'} {share}"
 
 
 def describe_choice(choice: dict[str, Any], where: str) -> list[str]:
-    """Describe a result of ``choose_share`` in sentences; ``where`` names the labels that it is based on."""
+    """Describe a result of ``choose_share`` in sentences; ``where`` names the labels that it is
+    based on.
+    """
     share = choice["share"]
-    kept = f"{share:.0%} of the change by training is kept" if share else "not enough labels: initial weights are kept"
+    kept = (
+        f"{share:.0%} of the change by training is kept"
+        if share
+        else "not enough labels: initial weights are kept"
+    )
     tried = "" if share else f" with {SHARES[0]:.0%} of the change"
-    sentences = [f"{kept}, by {where} ({count_noun(choice['n_blocks'], 'block')} of {BLOCK_UM:g} um)"]
+    sentences = [
+        f"{kept}, by {where} ({count_noun(choice['n_blocks'], 'block')} of {BLOCK_UM:g} um)"
+    ]
     for name, score in choice["scores"].items():
         low, high = score["interval"] or (float("nan"), float("nan"))
         sentences.append(

@@ -71,11 +71,20 @@ from muse_pipeline.training.devices import is_first_process
 from muse_pipeline.training.loop import BestWeights, MetricsLog, Monitor
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.pace import PACE, PaceStage
-from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, load_run, stage_folder
+from muse_pipeline.training.recipe import (
+    RECIPES,
+    Recipe,
+    Stage,
+    TrainingStage,
+    load_run,
+    stage_folder,
+)
 from muse_pipeline.training.run import Inputs, Log, Options, plain_settings, source_files
 
 
-def load_detector_config(path: Path, data: Path | None = None, changes: Iterable[str] = ()) -> DetectorConfig:
+def load_detector_config(
+    path: Path, data: Path | None = None, changes: Iterable[str] = ()
+) -> DetectorConfig:
     """Read the settings of a config file (``recipe.load_run``)."""
     return load_run(path, data, changes, default="detector", only=DetectorConfig)[1]
 
@@ -91,7 +100,9 @@ class DetectorRecipe(Recipe):
         return inherit_export(values, folder)
 
     def describe(self, config: DetectorConfig) -> dict[str, Any]:
-        """Describe the run for the workflow; its inputs are the checkpoints and every file of the label sources."""
+        """Describe the run for the workflow; its inputs are the checkpoints and every file of the
+        label sources.
+        """
         require_sound_detector(config)
         inputs = read_inputs(config)
         inputs.require_checkpoints()
@@ -125,7 +136,9 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
     def __init__(self, config: DetectorConfig, folder: Path, name: str = "train"):
         super().__init__(config, folder, name)
         self._data: DetectorData | None = None
-        self._choice: dict[str, Any] | None = None  # the result of ``choose_share``, by labels held out in turn
+        self._choice: dict[str, Any] | None = (
+            None  # the result of ``choose_share``, by labels held out in turn
+        )
 
     @property
     def is_mixed(self) -> bool:
@@ -146,29 +159,50 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return read_inputs(self.config)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of card and export; those that affect validation scores may change only after the last step."""
-        if not self.config.validation or steps_done(self.run_folder.resume) == self.config.schedule.steps:
+        """Settings of card and export; those that affect validation scores may change only after
+        the last step.
+        """
+        if (
+            not self.config.validation
+            or steps_done(self.run_folder.resume) == self.config.schedule.steps
+        ):
             return CARD_ONLY
         return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
 
     def run(self, options: Options) -> Path:
-        """Train, or resume; for ``mixing`` without `validation`, first train without each part of the labels."""
+        """Train, or resume; for ``mixing`` without `validation`, first train without each part of
+        the labels.
+        """
         if self.config.mixing is None and self.config.minutes is None:
             return super().run(options)
         self.check()
         self.inputs().require_checkpoints()
         self.run_folder.require_own()
         if self.config.mixing is not None and not self.is_mixed:
-            options.log("mixing: skipped, `checkpoint` is not a detector with the run's head, classes, rays and mpp")
+            options.log(
+                "mixing: skipped, `checkpoint` is not a detector with the run's head, classes, rays"
+                " and mpp"
+            )
         data = read_detector_data(self.config, self.start)
-        parts = split_images(data.images, self.config.mixing.folds) if self.is_mixed and not data.held else []
-        schedules = [self._schedule(images) for images in (*(images for images, _ in parts), data.images)]
+        parts = (
+            split_images(data.images, self.config.mixing.folds)
+            if self.is_mixed and not data.held
+            else []
+        )
+        schedules = [
+            self._schedule(images) for images in (*(images for images, _ in parts), data.images)
+        ]
         self._use(data, schedules[-1])
-        if parts and is_first_process():  # before the first training, so that wrong labels are noticed early
+        if (
+            parts and is_first_process()
+        ):  # before the first training, so that wrong labels are noticed early
             self.folder.mkdir(parents=True, exist_ok=True)
             data.describe(self.run_folder, options.log)
         if self.config.minutes is not None and options.devices * options.nodes == 1:
-            steps, folder = [schedule.steps for schedule in schedules], stage_folder(self.folder, 0, "pace")
+            steps, folder = (
+                [schedule.steps for schedule in schedules],
+                stage_folder(self.folder, 0, "pace"),
+            )
             stage = PaceStage(folder, self, self._data, steps, self.config.minutes, options)
             pace = read_json(stage.run(options) / PACE)
             options = dataclasses.replace(options, threads=pace["threads"])
@@ -177,26 +211,42 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return super().run(options)
 
     def _schedule(self, images: Sequence[LabelledImage]) -> Schedule:
-        """The whole schedule for training on ``images``, also if the config is that of a shortened run."""
-        schedule = dataclasses.replace(self.config.schedule, steps=self.config.schedule.length, curve=None)
-        return follow_labels(schedule, sum(len(image.nuclei) for image in images)) if self.is_mixed else schedule
+        """The whole schedule for training on ``images``, also if the config is that of a shortened
+        run.
+        """
+        schedule = dataclasses.replace(
+            self.config.schedule, steps=self.config.schedule.length, curve=None
+        )
+        return (
+            follow_labels(schedule, sum(len(image.nuclei) for image in images))
+            if self.is_mixed
+            else schedule
+        )
 
     def _use(self, data: DetectorData, schedule: Schedule) -> None:
         self.config = dataclasses.replace(self.config, schedule=schedule)
         self._data = dataclasses.replace(data, config=self.config)
 
-    def _hold_out(self, parts: Sequence[Part], schedules: Sequence[Schedule], options: Options) -> Schedule:
+    def _hold_out(
+        self, parts: Sequence[Part], schedules: Sequence[Schedule], options: Options
+    ) -> Schedule:
         """Train without each part, and return the schedule of the training with all labels.
 
-        It is as long as the median of the trainings without a part, which end once their scores no longer rise.
+        It is as long as the median of the trainings without a part, which end once their scores no
+        longer rise.
         """
         counts, ends = [], []
-        for number, ((images, held), schedule) in enumerate(zip(parts, schedules[:-1], strict=True), 1):
+        for number, ((images, held), schedule) in enumerate(
+            zip(parts, schedules[:-1], strict=True), 1
+        ):
             own = dataclasses.replace(schedule, validate_every=-(-schedule.steps // N_SCORES))
             config = dataclasses.replace(self.config, schedule=own, mixing=None, minutes=None)
             part = HeldOutStage(config, stage_folder(self.folder, number, "held-out"), "held-out")
             part._data = dataclasses.replace(self._data, config=config, images=images, held=held)
-            options.log(f"training {number} of {len(schedules)}, without {count_noun(len(held), 'held-out picture')}")
+            options.log(
+                f"training {number} of {len(schedules)}, without"
+                f" {count_noun(len(held), 'held-out picture')}"
+            )
             meta = load_checkpoint(part.run(options)).meta
             counts.append(np.array(meta["counts"]))
             ends.append(meta["step"] / schedule.steps)
@@ -205,7 +255,10 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         if not self._choice["share"]:
             return shorten(schedules[-1], 0)  # of one step, because its weights are not kept
         last = shorten(schedules[-1], median(ends))
-        options.log(f"training {len(schedules)} of {len(schedules)}, with all labels, for {last.steps:,} steps")
+        options.log(
+            f"training {len(schedules)} of {len(schedules)}, with all labels, for {last.steps:,}"
+            " steps"
+        )
         return last
 
     def read(self, log: Log) -> DetectorData:
@@ -213,7 +266,9 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return self._data or read_detector_data(self.config, self.start)
 
     def build(self, data: DetectorData) -> DetectorTraining:
-        """Build the detector, with the weights of the checkpoint if there is one, and its teachers."""
+        """Build the detector, with the weights of the checkpoint if there is one, and its
+        teachers.
+        """
         config = self.config
         network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
         network.to(memory_format=torch.channels_last)  # saves a third of the time per step on a CPU
@@ -230,7 +285,9 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             chosen = config.distillation.on(data.images)
             distillation = DistillationTerm(chosen.share, teachers, chosen.where)
             distillation.to(memory_format=torch.channels_last)
-        return DetectorTraining(network, config.head, config.mpp, weights, distillation, config.backbone_rate, shift)
+        return DetectorTraining(
+            network, config.head, config.mpp, weights, distillation, config.backbone_rate, shift
+        )
 
     def batches(self, data: DetectorData, device: torch.device) -> LabelledWindows:
         """Batches of augmented windows."""
@@ -247,14 +304,21 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         log(f"{self.config.backbone} with a {self.config.head} head, from {origin}")
         seen = seen_before(self.inputs().checkpoints, self.config.trust_pickle)
         if shared := sorted(seen.learnt_patients & {image.patient for image in data.held}):
-            log(f"validation scores will be too high: the initial weights were trained on {some_of(shared)}")
+            log(
+                "validation scores will be too high: the initial weights were trained on"
+                f" {some_of(shared)}"
+            )
 
     def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
         """Validation, if the config has `validation` sources."""
         return (self._keep_best(data, method),) if data.held else ()
 
     def _keep_best(
-        self, data: DetectorData, method: DetectorTraining, score: str = SCORE, patience: int | None = None
+        self,
+        data: DetectorData,
+        method: DetectorTraining,
+        score: str = SCORE,
+        patience: int | None = None,
     ) -> BestWeights:
         scorer, meta = Scorer(method.trained(), data.config, data.reference), self._describe(data)
 
@@ -265,12 +329,16 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return BestWeights(score, validate, self.run_folder.best, describe, patience=patience)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
-        """Checkpoint of the last (with validation, the best) weights, mixed with the initial ones if configured."""
+        """Checkpoint of the last (with validation, the best) weights, mixed with the initial ones
+        if configured.
+        """
         meta = self._describe(data)
         trained = _networks(method, {**meta, "step": self.config.schedule.steps})
         if data.held:
             best = load_checkpoint(self.run_folder.best)
-            trained = dataclasses.replace(best, meta={**best.meta, **meta})  # the card may have changed since
+            trained = dataclasses.replace(
+                best, meta={**best.meta, **meta}
+            )  # the card may have changed since
         choice = self._choice
         if self.is_mixed and data.held:
             choice = choose_share(count_held(data, self.start, trained, data.held))
@@ -280,8 +348,13 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         return dataclasses.replace(mixed, meta={**trained.meta, "mixing": choice})
 
     def finish(self, data: DetectorData, method: DetectorTraining, log: Log) -> None:
-        """Print and save the score of the kept weights and, if the run continues a detector, what has changed."""
-        with complete_file(self.run_folder.scores) as partial, partial.open("w", encoding="utf-8") as file:
+        """Print and save the score of the kept weights and, if the run continues a detector, what
+        has changed.
+        """
+        with (
+            complete_file(self.run_folder.scores) as partial,
+            partial.open("w", encoding="utf-8") as file,
+        ):
             for sentence in self._results(data, method):
                 log(sentence)
                 file.write(f"{sentence}\n")
@@ -292,7 +365,9 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
             yield f"{SCORE} of the kept weights, from step {step:,}: {score:.1f}"
         if choice := kept.meta.get("mixing"):
-            yield from describe_choice(choice, "validation labels" if data.held else "labels held out in turn")
+            yield from describe_choice(
+                choice, "validation labels" if data.held else "labels held out in turn"
+            )
             if not choice["share"]:
                 return
         if self.start and self.start.is_whole:
@@ -318,7 +393,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 class HeldOutStage(DetectorStage):
     """Trains without a part of the labels; the whole run then scores the result on this part."""
 
-    # True, so that a class shift is used as in the whole run; ``mixing`` is None, so no more labels are held out.
+    # True, so that a class shift is used as in the whole run; ``mixing`` is None, so no more labels
+    # are held out.
     is_mixed = True
 
     def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
@@ -327,9 +403,11 @@ class HeldOutStage(DetectorStage):
         return (self._keep_best(dataclasses.replace(data, held=held), method, SUM, PATIENCE),)
 
     def checkpoint(self, data: DetectorData, method: DetectorTraining) -> Checkpoint:
-        """Checkpoint of the last weights, with the counts from which the share of the change is chosen.
+        """Checkpoint of the last weights, with the counts from which the share of the change is
+        chosen.
 
-        Counts of the best weights would favour the whole change, by whose scores these weights are chosen.
+        Counts of the best weights would favour the whole change, by whose scores these weights are
+        chosen.
         """
         steps = MetricsLog(self.run_folder.metrics).read()[-1]["step"] + 1
         last = _networks(method, {**self._describe(data), "step": steps})
@@ -340,11 +418,15 @@ class HeldOutStage(DetectorStage):
         """Print nothing, because the whole run describes the labels."""
 
     def finish(self, data: DetectorData, method: DetectorTraining, log: Log) -> None:
-        """Print nothing, because the result of the whole run is compared with the initial detector."""
+        """Print nothing, because the result of the whole run is compared with the initial
+        detector.
+        """
 
 
 def describe_detector(config: DetectorConfig, reference: ColourReference) -> dict[str, Any]:
-    """Entries in a checkpoint's meta that are needed to export and run a detector, whatever method trained it."""
+    """Entries in a checkpoint's meta that are needed to export and run a detector, whatever method
+    trained it.
+    """
     return {
         "kind": "detector",
         "backbone": config.backbone,

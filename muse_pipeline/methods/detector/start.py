@@ -1,4 +1,6 @@
-"""Initial weights and teachers of a detector's training, and texts for the card that describe them."""
+"""Initial weights and teachers of a detector's training, and texts for the card that describe
+them.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +27,33 @@ from muse_pipeline.training.checkpoint import (
 
 
 def load_trained(path: Path) -> tuple[NucleusDetector, DetectorConfig, Checkpoint]:
-    """Return the network of a checkpoint in evaluation mode, the settings of its training, and the checkpoint."""
+    """Return the network of a checkpoint in evaluation mode, the settings of its training, and the
+    checkpoint.
+    """
     checkpoint = load_checkpoint(path)
     if not _holds_detector(checkpoint):
-        raise CheckpointError(f"{path}: holds no detector (kind: {checkpoint.meta.get('kind')}); finetune one first")
+        raise CheckpointError(
+            f"{path}: holds no detector (kind: {checkpoint.meta.get('kind')}); finetune one first"
+        )
     config = parse_config(checkpoint.meta["config"], DetectorConfig, str(path))
     try:
         network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
     except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}; it was trained with a different version of this package") from error
+        raise CheckpointError(
+            f"{path}: {error}; it was trained with a different version of this package"
+        ) from error
     load_detector_weights(network, checkpoint, path)
     return network.eval(), config, checkpoint
 
 
-def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Collection[str]) -> dict[str, str]:
-    """Describe the training data and limits of a run's initial detector and teachers, for the card of its model.
+def describe_origins(
+    paths: Sequence[Path], config: DetectorConfig, images: Collection[str]
+) -> dict[str, str]:
+    """Describe the training data and limits of a run's initial detector and teachers, for the card
+    of its model.
 
-    Files without a detector, and detectors that were trained only on the run's own ``images``, are omitted.
+    Files without a detector, and detectors that were trained only on the run's own ``images``, are
+    omitted.
     """
     texts: dict[str, list[str]] = {"training_data": [], "limits": []}
     for path in dict.fromkeys(paths):
@@ -50,15 +62,23 @@ def describe_origins(paths: Sequence[Path], config: DetectorConfig, images: Coll
             continue
         origin = parse_config(checkpoint.meta["config"], DetectorConfig, str(path))
         card = complete_texts(origin, checkpoint.meta)
-        role = "It continues" if config.checkpoint and path == find_checkpoint(config.checkpoint) else "Its teacher is"
-        texts["training_data"].append(f"{role} {origin.name}, which was trained on: {card['training_data']}")
+        role = (
+            "It continues"
+            if config.checkpoint and path == find_checkpoint(config.checkpoint)
+            else "Its teacher is"
+        )
+        texts["training_data"].append(
+            f"{role} {origin.name}, which was trained on: {card['training_data']}"
+        )
         if card["limits"]:
             texts["limits"].append(f"Of {origin.name}: {card['limits']}")
     return {name: join_sentences(*sentences) for name, sentences in texts.items()}
 
 
 def complete_texts(config: DetectorConfig, meta: Mapping[str, Any]) -> dict[str, str]:
-    """Training data and limits for a detector's card: those of the run, then those from ``describe_origins``."""
+    """Training data and limits for a detector's card: those of the run, then those from
+    ``describe_origins``.
+    """
     origins = meta.get("origins", {})
     limits = origins.get("limits", "")
     return {
@@ -73,8 +93,8 @@ class Start:
 
     path: Path  # the file
     checkpoint: Checkpoint  # contents of the file
-    # whether it contains a detector with the run's head, classes, rays and um per pixel, which the run continues;
-    # otherwise only its backbone is used
+    # whether it contains a detector with the run's head, classes, rays and um per pixel, which the
+    # run continues; otherwise only its backbone is used
     is_whole: bool
 
     @property
@@ -94,14 +114,16 @@ class Start:
             return f"{self.path.name}, backbone and head"
         if self.checkpoint.head:
             return (
-                f"the backbone of {self.path.name}; its head has other classes, rays, um per pixel or kind, so a new "
-                "one is trained"
+                f"the backbone of {self.path.name}; its head has other classes, rays, um per pixel"
+                " or kind, so a new one is trained"
             )
         return f"the backbone of {self.path.name}"
 
 
 def read_start(config: DetectorConfig) -> Start | None:
-    """Read the checkpoint that the config names; return None for a run that starts from random weights."""
+    """Read the checkpoint that the config names; return None for a run that starts from random
+    weights.
+    """
     if config.checkpoint is None:
         return None
     path = find_checkpoint(config.checkpoint)
@@ -116,7 +138,9 @@ def read_start(config: DetectorConfig) -> Start | None:
 
 
 def _holds_detector(checkpoint: Checkpoint) -> bool:
-    return bool(checkpoint.head) and checkpoint.meta.get("kind") == "detector"  # region models have a head too
+    return (
+        bool(checkpoint.head) and checkpoint.meta.get("kind") == "detector"
+    )  # region models have a head too
 
 
 def take_over(network: NucleusDetector, start: Start) -> None:
@@ -128,7 +152,11 @@ def take_over(network: NucleusDetector, start: Start) -> None:
 
 def find_teachers(config: DetectorConfig) -> list[Path]:
     """Checkpoints of the run's teachers."""
-    return [find_checkpoint(path) for path in config.distillation.teachers] if config.distillation else []
+    return (
+        [find_checkpoint(path) for path in config.distillation.teachers]
+        if config.distillation
+        else []
+    )
 
 
 def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
@@ -136,14 +164,19 @@ def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
     teacher, begun, _ = load_trained(path)
     require_window(config.window_px, teacher.backbone, f"{path} ({begun.backbone})")
     alike = ["head", "class_names", "n_rays", "mpp", "colour"]
-    alike += [] if teacher.backbone.lattice.any_size else ["window_px"]  # a fixed window must be the same
+    alike += (
+        [] if teacher.backbone.lattice.any_size else ["window_px"]
+    )  # a fixed window must be the same
     for name in alike:
         initial, ours = getattr(begun, name), getattr(config, name)
         if initial != ours:
             what = "classes are" if name == "class_names" else f"`{name}` is"
-            initial, ours = (", ".join(value) if isinstance(value, tuple) else value for value in (initial, ours))
+            initial, ours = (
+                ", ".join(value) if isinstance(value, tuple) else value for value in (initial, ours)
+            )
             raise CheckpointError(
-                f"{path}: cannot teach this run, because its {what} {initial}, not {ours} as in the run; use a teacher "
-                "that was trained with the run's settings, or leave `distillation` out"
+                f"{path}: cannot teach this run, because its {what} {initial}, not {ours} as in the"
+                " run; use a teacher that was trained with the run's settings, or leave"
+                " `distillation` out"
             )
     return teacher

@@ -1,4 +1,6 @@
-"""Scores of a detector on labelled pictures, and its comparison with the detector that the run started from."""
+"""Scores of a detector on labelled pictures, and its comparison with the detector that the run
+started from.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,12 @@ import numpy as np
 import torch
 
 from muse_pipeline.core.pictures import spread_evenly
-from muse_pipeline.evaluation.detection import RADIUS_UM, DetectionCounts, match_nuclei, match_points
+from muse_pipeline.evaluation.detection import (
+    RADIUS_UM,
+    DetectionCounts,
+    match_nuclei,
+    match_points,
+)
 from muse_pipeline.inference.card import ColourReference, ModelCard
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
@@ -25,14 +32,20 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.checkpoint import Checkpoint, load_detector_weights
 
 MEAN = "mean class"
-SCORE = f"validation {MEAN} F1"  # from matches within 3 um; the weights with the highest score are kept
+SCORE = (  # from matches within 3 um; the weights with the highest score are kept
+    f"validation {MEAN} F1"
+)
 SUM = f"validation detection + {MEAN} F1"  # likewise, on labels held out in turn
 
 
 class Scorer:
-    """Detects the nuclei of labelled images as the exported network does, with its current weights, and counts hits."""
+    """Detects the nuclei of labelled images as the exported network does, with its current weights,
+    and counts hits.
+    """
 
-    def __init__(self, network: NucleusDetector, config: DetectorConfig, reference: ColourReference):
+    def __init__(
+        self, network: NucleusDetector, config: DetectorConfig, reference: ColourReference
+    ):
         self.classes = config.class_names
         self.reference = replace(reference, share=config.export.colour_share)
         self.predictor = NetworkPredictor(network, config)
@@ -41,19 +54,24 @@ class Scorer:
         """The nuclei that the network finds (frame: work)."""
         network, was_training = self.predictor.network, self.predictor.network.training
         network.eval()
-        nuclei = detect_image(self.predictor, image.pixels, colour_of_fit(self.reference, image.stain))
+        nuclei = detect_image(
+            self.predictor, image.pixels, colour_of_fit(self.reference, image.stain)
+        )
         network.train(was_training)
         return nuclei
 
     def count(self, predicted: Nuclei, true: Nuclei, where: np.ndarray | None) -> DetectionCounts:
         """Count true positives, false positives and false negatives, matched within 3 um.
 
-        An unmatched detection counts as a false positive only in pixels ``where`` (h, w) is True; None for all pixels.
+        An unmatched detection counts as a false positive only in pixels ``where`` (h, w) is True;
+        None for all pixels.
         """
         column, row = predicted.xy.astype(int).T
         judged = None if where is None else where[row, column]
         true = replace(true, frame=predicted.frame)
-        return match_nuclei(predicted, true, len(self.classes), self.predictor.card.mpp, judged=judged).counts
+        return match_nuclei(
+            predicted, true, len(self.classes), self.predictor.card.mpp, judged=judged
+        ).counts
 
     def total(self, images: Sequence[LabelledImage]) -> DetectionCounts:
         """Sum of the counts over all images."""
@@ -61,13 +79,17 @@ class Scorer:
         return sum(counts[1:], counts[0])
 
     def count_in(self, image: LabelledImage, nuclei: Nuclei) -> DetectionCounts:
-        """Counts for the nuclei that were found in an image; in class areas, only classes are counted."""
+        """Counts for the nuclei that were found in an image; in class areas, only classes are
+        counted.
+        """
         if image.areas:
             return count_area_classes(nuclei, image.nuclei, self.predictor.card.mpp)
         return self.count(nuclei, image.nuclei, image.region)
 
     def count_blocks(self, image: LabelledImage) -> np.ndarray:
-        """(B, C + 1, 3) counts in the B annotated blocks of an image; blocks are ``mixing.BLOCK_UM`` wide and high."""
+        """(B, C + 1, 3) counts in the B annotated blocks of an image; blocks are
+        ``mixing.BLOCK_UM`` wide and high.
+        """
         nuclei, side_px = self.find(image), round(BLOCK_UM / self.predictor.card.mpp)
         height, width = image.pixels.shape[:2]
         row, column = np.indices((height, width)) // side_px
@@ -77,7 +99,9 @@ class Scorer:
         return np.array([self.count_in(part, nuclei).values for part in parts], float)
 
     def scores(self, total: DetectionCounts) -> dict[str, float]:
-        """F1 in percent, keyed by name: detection, each class, and the mean over the labelled classes."""
+        """F1 in percent, keyed by name: detection, each class, and the mean over the labelled
+        classes.
+        """
         is_labelled = total.values[1:, [0, 2]].sum(1) > 0  # true positives or false negatives
         mean = np.nan_to_num(total.f1[1:][is_labelled]).mean() if is_labelled.any() else 0.0
         scores = {**total.scores(self.classes), MEAN: mean}
@@ -85,7 +109,10 @@ class Scorer:
 
     def validate(self, images: Sequence[LabelledImage]) -> dict[str, float]:
         """The ``scores`` over all images, keyed by their names in the log."""
-        return {f"validation {name} F1": value for name, value in self.scores(self.total(images)).items()}
+        return {
+            f"validation {name} F1": value
+            for name, value in self.scores(self.total(images)).items()
+        }
 
     def sum_up(self, images: Sequence[LabelledImage]) -> dict[str, float]:
         """The scores of ``validate`` and, as ``SUM``, the sum of two of them."""
@@ -96,9 +123,10 @@ class Scorer:
 def count_area_classes(predicted: Nuclei, true: Nuclei, mpp: float) -> DetectionCounts:
     """Count right and wrong classes of nuclei in class areas; detection is not counted.
 
-    A detected nucleus that is matched with a nucleus of an area within 3 um is correct if its class is one of the
-    area's most frequent classes. Otherwise it counts as a false positive of its class and as a false negative of these
-    classes, in equal parts. ``prob`` of the true nuclei contains the area's shares of the C classes.
+    A detected nucleus that is matched with a nucleus of an area within 3 um is correct if its class
+    is one of the area's most frequent classes. Otherwise it counts as a false positive of its class
+    and as a false negative of these classes, in equal parts. ``prob`` of the true nuclei contains
+    the area's shares of the C classes.
     """
     values = np.zeros((true.prob.shape[1] + 1, 3))
     taken = match_points(predicted.xy * mpp, predicted.score, true.xy * mpp, RADIUS_UM)
@@ -147,8 +175,11 @@ class NetworkPredictor:
         return fit_outlines(nuclei, pixels, self.card.mpp, self.card.snap_um, self.refiner)
 
 
-def count_held(data: DetectorData, start: Start, trained: Checkpoint, images: Sequence[LabelledImage]) -> np.ndarray:
-    """(1 + S, B, C + 1, 3) counts in B blocks, with the initial weights and then with each of S ``mixing.SHARES``.
+def count_held(
+    data: DetectorData, start: Start, trained: Checkpoint, images: Sequence[LabelledImage]
+) -> np.ndarray:
+    """(1 + S, B, C + 1, 3) counts in B blocks, with the initial weights and then with each of S
+    ``mixing.SHARES``.
 
     ``trained`` is the checkpoint of a detector that was not trained on ``images``.
     """
@@ -161,13 +192,14 @@ def count_held(data: DetectorData, start: Start, trained: Checkpoint, images: Se
 
 
 def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor:
-    """(C,) terms added to the class logits in training, so that the class shares of the labels are not learnt.
+    """(C,) terms added to the class logits in training, so that the class shares of the labels are
+    not learnt.
 
-    Class shares in the labels of a few pictures differ from those in the tissue. The terms are half the logarithm of
-    the ratio of labelled to expected shares (half, because class weights are inverse square roots of frequencies),
-    clamped to -1 to 1. The expected shares are a weighted mean of those found by the initial detector in the same
-    regions and those of the labels; the more labels there are, the larger is the labels' weight. Images with class
-    areas are ignored.
+    Class shares in the labels of a few pictures differ from those in the tissue. The terms are half
+    the logarithm of the ratio of labelled to expected shares (half, because class weights are
+    inverse square roots of frequencies), clamped to -1 to 1. The expected shares are a weighted
+    mean of those found by the initial detector in the same regions and those of the labels; the
+    more labels there are, the larger is the labels' weight. Images with class areas are ignored.
     """
     n_classes = len(scorer.classes)
     # Counts start at one nucleus per class, so that no logarithm of 0 is taken.
@@ -182,49 +214,80 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
         labelled += np.bincount(label, minlength=n_classes)
         detected += np.bincount(nuclei.label[judged], minlength=n_classes)
     n = labelled.sum()
-    shares, expected = labelled / n, (labelled + PRIOR_NUCLEI * detected / detected.sum()) / (n + PRIOR_NUCLEI)
+    shares, expected = (
+        labelled / n,
+        (labelled + PRIOR_NUCLEI * detected / detected.sum()) / (n + PRIOR_NUCLEI),
+    )
     return torch.from_numpy(0.5 * np.log(shares / expected)).float().clamp(-1, 1)
 
 
-PRIOR_NUCLEI = 4000  # number of labelled nuclei that have the same weight as the initial detector's shares
+PRIOR_NUCLEI = (
+    4000  # number of labelled nuclei that have the same weight as the initial detector's shares
+)
 N_IMAGES = 24
 AROUND_UM = 128.0  # width of the tissue that is kept around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Yield sentences that compare the initial and the trained detector, on labels and in the tissue around them."""
+    """Yield sentences that compare the initial and the trained detector, on labels and in the
+    tissue around them.
+    """
     first, config, _ = load_trained(start.path)
     first.to(next(network.parameters()).device)
     before, now = Scorer(first, config, start.colour), Scorer(network, data.config, data.reference)
     labelled = [*_choose(data.held or data.images, config.mpp)]
     totals = [scorer.total(labelled) for scorer in (before, now)]
-    name = MEAN if any(image.areas or (image.nuclei.label >= 0).any() for image in labelled) else "detection"
-    scores = [scorer.scores(total)[name] for scorer, total in zip((before, now), totals, strict=True)]
+    name = (
+        MEAN
+        if any(image.areas or (image.nuclei.label >= 0).any() for image in labelled)
+        else "detection"
+    )
+    scores = [
+        scorer.scores(total)[name] for scorer, total in zip((before, now), totals, strict=True)
+    ]
     old, new = (int(total.values[0, :2].sum()) for total in totals)
     n_true = int(totals[0].values[0, [0, 2]].sum())
-    which = "validation labels, not trained on" if data.held else "training labels, as there is no `validation`"
+    which = (
+        "validation labels, not trained on"
+        if data.held
+        else "training labels, as there is no `validation`"
+    )
     yield f"{name} F1 on the {which}: {scores[0]:.1f} before, {scores[1]:.1f} now"
     if n_true:
-        yield f"nuclei found on them: {old:,} before, {new:,} now ({new - old:+,}), of {n_true:,} labelled"
+        yield (
+            f"nuclei found on them: {old:,} before, {new:,} now ({new - old:+,}), of {n_true:,}"
+            " labelled"
+        )
     agreement = _agreement(before, now, _choose(data.images, config.mpp))
     if agreement is not None:
-        yield f"outside the labelled regions: agrees with {start.path.name} on {agreement:.0f} % of nuclei"
+        yield (
+            f"outside the labelled regions: agrees with {start.path.name} on {agreement:.0f} % of"
+            " nuclei"
+        )
 
 
 def _choose(images: Sequence[LabelledImage], mpp: float) -> Iterator[LabelledImage]:
-    """At most ``N_IMAGES`` images, spread evenly, each cropped to its annotated region and ``AROUND_UM`` around it."""
+    """At most ``N_IMAGES`` images, spread evenly, each cropped to its annotated region and
+    ``AROUND_UM`` around it.
+    """
     margin_px = round(AROUND_UM / mpp)
     for image in (images[index] for index in spread_evenly(len(images), N_IMAGES)):
         left, top, right, bottom = image.annotated_box
         left, top = max(left - margin_px, 0), max(top - margin_px, 0)
         part = slice(top, bottom + margin_px), slice(left, right + margin_px)
-        region, annotated = (mask if mask is None else mask[part] for mask in (image.region, image.annotated))
+        region, annotated = (
+            mask if mask is None else mask[part] for mask in (image.region, image.annotated)
+        )
         nuclei = replace(image.nuclei, xy=image.nuclei.xy - (left, top))
-        yield replace(image, pixels=image.pixels[part], region=region, annotated=annotated, nuclei=nuclei)
+        yield replace(
+            image, pixels=image.pixels[part], region=region, annotated=annotated, nuclei=nuclei
+        )
 
 
 def _agreement(before: Scorer, now: Scorer, images: Iterable[LabelledImage]) -> float | None:
-    """F1 in percent between the classified nuclei of both detectors outside annotated regions; None without nuclei."""
+    """F1 in percent between the classified nuclei of both detectors outside annotated regions; None
+    without nuclei.
+    """
     hits = misses = 0
     for image in images:
         outside = image.unannotated

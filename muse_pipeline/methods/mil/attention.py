@@ -1,4 +1,6 @@
-"""Selection of labelled tiles from labelled slides: attention MIL on bags of tiles, cross-validated by patient."""
+"""Selection of labelled tiles from labelled slides: attention MIL on bags of tiles, cross-validated
+by patient.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide
 from muse_pipeline.methods.mil.config import MilConfig
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method, Schedule
-from muse_pipeline.training.recipe import MADE_FROM, PreparedStage, Stage, TrainingStage, stage_folder
+from muse_pipeline.training.recipe import (
+    MADE_FROM,
+    PreparedStage,
+    Stage,
+    TrainingStage,
+    stage_folder,
+)
 from muse_pipeline.training.run import Inputs, Log
 
 
@@ -35,7 +43,9 @@ class BagOutput(NamedTuple):
 
 
 class GatedAttention(nn.Module):
-    """Classifies a slide by D features of its tiles, with separate attention for each of K classes after the first."""
+    """Classifies a slide by D features of its tiles, with separate attention for each of K classes
+    after the first.
+    """
 
     def __init__(self, n_features: int, n_classes: int, hidden: int):
         super().__init__()
@@ -50,7 +60,8 @@ class GatedAttention(nn.Module):
         """Classify a slide by the features (N, D) of its tiles."""
         embedded = self.embed((features - self.mean) / self.deviation)
         scores = self.attend(torch.tanh(self.value(embedded)) * torch.sigmoid(self.gate(embedded)))
-        # A slide's logit is the attention-weighted mean of its tiles' logits, so the latter classify single tiles.
+        # A slide's logit is the attention-weighted mean of its tiles' logits, so the latter
+        # classify single tiles.
         attention, tile_logit = torch.softmax(scores, 0), self.classify(embedded)
         return BagOutput((attention * tile_logit).sum(0), attention, tile_logit)
 
@@ -62,7 +73,9 @@ CHANCE = 0.5  # AUC of a constant score
 
 
 def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
-    """Stages for bags, the model of each fold, and the choice of tiles; an empty list without slide labels."""
+    """Stages for bags, the model of each fold, and the choice of tiles; an empty list without slide
+    labels.
+    """
     if config.slide_labels is None:
         return []
     bags = BagsStage(config, stage_folder(folder, 1, "bags"))
@@ -81,7 +94,9 @@ def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
         )
         stages.append(AttentionStage(settings, stage_folder(folder, len(stages) + 1, name), name))
     models = [stage.result for stage in stages[1:]]
-    stages.append(TilesStage(config, bags.result, models, stage_folder(folder, len(stages) + 1, "tiles")))
+    stages.append(
+        TilesStage(config, bags.result, models, stage_folder(folder, len(stages) + 1, "tiles"))
+    )
     return stages
 
 
@@ -92,7 +107,9 @@ class SlideAttention(Method):
         super().__init__()
         self.network = network
 
-    def losses(self, batch: list[tuple[Tensor, Tensor]], turn: str, progress: float) -> dict[str, Tensor]:
+    def losses(
+        self, batch: list[tuple[Tensor, Tensor]], turn: str, progress: float
+    ) -> dict[str, Tensor]:
         """Compute the loss on a batch of slides, each with features (N, D) and labels (K,)."""
         logits = torch.stack([self.network(features).logit for features, _ in batch])
         labels = torch.stack([label for _, label in batch])
@@ -127,30 +144,48 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
 
     def read(self, log: Log) -> list[Bag]:
         """Open the bags of all other folds."""
-        return [bag for bag in open_bags(self.config.bags, self.config.folds) if bag.fold != self.config.fold]
+        return [
+            bag
+            for bag in open_bags(self.config.bags, self.config.folds)
+            if bag.fold != self.config.fold
+        ]
 
     def build(self, data: list[Bag]) -> SlideAttention:
-        """Build a network that standardises features by the mean and deviation of the training features."""
+        """Build a network that standardises features by the mean and deviation of the training
+        features.
+        """
         config = self.config
-        # About 256 tiles per slide, so that large slides do not dominate the mean and little is read from disk.
-        sample = np.concatenate([bag.features()[:: max(1, len(bag.features()) // 256)] for bag in data]).astype(
-            np.float32
-        )
+        # About 256 tiles per slide, so that large slides do not dominate the mean and little is
+        # read from disk.
+        sample = np.concatenate(
+            [bag.features()[:: max(1, len(bag.features()) // 256)] for bag in data]
+        ).astype(np.float32)
         network = GatedAttention(sample.shape[1], len(config.classes) - 1, config.hidden)
         network.mean.copy_(torch.from_numpy(sample.mean(0)))
         network.deviation.copy_(torch.from_numpy(sample.std(0).clip(min=1e-3)))
         return SlideAttention(network)
 
-    def batches(self, data: list[Bag], device: torch.device) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
+    def batches(
+        self, data: list[Bag], device: torch.device
+    ) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
         """Batches of random slides, in which all classes are equally probable."""
         labels = torch.tensor([bag.slide.label for bag in data])
         weights = 1.0 / torch.bincount(labels)[labels]
 
         def draw(step: int) -> list[tuple[Tensor, Tensor]]:
             generator = torch.Generator().manual_seed(seed_of_step(self.config.seed, step))
-            chosen = torch.multinomial(weights, self.config.batch, replacement=True, generator=generator).tolist()
-            targets = functional.one_hot(labels[chosen], len(self.config.classes))[:, 1:].float().to(device)
-            features = [torch.from_numpy(np.array(data[index].features())).to(device).float() for index in chosen]
+            chosen = torch.multinomial(
+                weights, self.config.batch, replacement=True, generator=generator
+            ).tolist()
+            targets = (
+                functional.one_hot(labels[chosen], len(self.config.classes))[:, 1:]
+                .float()
+                .to(device)
+            )
+            features = [
+                torch.from_numpy(np.array(data[index].features())).to(device).float()
+                for index in chosen
+            ]
             return list(zip(features, targets, strict=True))
 
         return draw
@@ -158,15 +193,26 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
     def checkpoint(self, data: list[Bag], method: SlideAttention) -> Checkpoint:
         """Checkpoint of the network."""
         config, network = self.config, method.trained()
-        sizes = {"n_features": len(network.mean), "n_classes": len(config.classes) - 1, "hidden": config.hidden}
+        sizes = {
+            "n_features": len(network.mean),
+            "n_classes": len(config.classes) - 1,
+            "hidden": config.hidden,
+        }
         patients = sorted({bag.slide.patient for bag in data})
-        meta = {"kind": KIND, "sizes": sizes, "patients": patients, "images": [bag.slide.slide_id for bag in data]}
-        # A checkpoint must have backbone weights, so it gets a dummy; the network is stored under its own name.
+        meta = {
+            "kind": KIND,
+            "sizes": sizes,
+            "patients": patients,
+            "images": [bag.slide.slide_id for bag in data],
+        }
+        # A checkpoint must have backbone weights, so it gets a dummy; the network is stored under
+        # its own name.
         return Checkpoint({"none": torch.zeros(1)}, {}, meta, {NETWORK: network.state_dict()})
 
 
 class TilesStage(PreparedStage):
-    """Writes, for each split, the tiles that show the slide labels, as images with a table of labels.
+    """Writes, for each split, the tiles that show the slide labels, as images with a table of
+    labels.
 
     ``models`` are the checkpoints of the folds.
     """
@@ -186,14 +232,19 @@ class TilesStage(PreparedStage):
         }
 
     def write(self, folder: Path, log: Log) -> None:
-        """Score each slide with the model that was not trained on it, choose its tiles and write them."""
+        """Score each slide with the model that was not trained on it, choose its tiles and write
+        them.
+        """
         networks = []
         for checkpoint in map(load_checkpoint, self.models):
             networks.append(GatedAttention(**checkpoint.meta["sizes"]).eval())
             networks[-1].load_state_dict(checkpoint.networks[NETWORK])
         bags = open_bags(self.bags, len(networks))
         with torch.no_grad():
-            outputs = [networks[bag.fold](torch.from_numpy(np.array(bag.features())).float()) for bag in bags]
+            outputs = [
+                networks[bag.fold](torch.from_numpy(np.array(bag.features())).float())
+                for bag in bags
+            ]
         scores = score_slides(bags, outputs, self.config.class_names)
         write_json(folder / SCORES_OF_SLIDES, scores)
         log(describe_slide_scores(scores))
@@ -205,8 +256,9 @@ class TilesStage(PreparedStage):
                     rows += self._write_tiles(bag, output, folder / split / "images")
             if missing := set(self.config.class_names) - {row[1] for row in rows}:
                 raise LabelError(
-                    f"attention found no tile of {' and '.join(sorted(missing))} among the {split} slides (AUC of "
-                    f"the slides {scores['auc']:.2f}); lower `slide_labels.least_probability`, or add slides"
+                    f"attention found no tile of {' and '.join(sorted(missing))} among the {split}"
+                    f" slides (AUC of the slides {scores['auc']:.2f}); lower"
+                    " `slide_labels.least_probability`, or add slides"
                 )
             with (folder / split / LABELS).open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)
@@ -215,7 +267,9 @@ class TilesStage(PreparedStage):
     def _write_tiles(self, bag: Bag, output: BagOutput, folder: Path) -> list[list[str]]:
         settings, side, rows = self.config.slide_labels, self.config.window_px, []
         store = open_slide_store(settings, bag.slide.slide_id, self.config.mpp)
-        chosen = choose_tiles(output, bag.slide.label, settings.tiles_per_slide, settings.least_probability)
+        chosen = choose_tiles(
+            output, bag.slide.label, settings.tiles_per_slide, settings.least_probability
+        )
         for x, y in bag.corners()[chosen].tolist():
             name = f"{bag.slide.slide_id}_x{x}_y{y}"
             write_png(folder / f"{name}.png", store.read((x, y), (side, side)))
@@ -226,8 +280,8 @@ class TilesStage(PreparedStage):
 def choose_tiles(output: BagOutput, label: int, most: int, least_probability: float) -> np.ndarray:
     """Choose at most ``most`` tiles of a slide for training, and return their indices.
 
-    The tiles with the highest attention, and a probability of the slide's class of at least ``least_probability``, are
-    chosen or, for slides of the first class, evenly spread tiles.
+    The tiles with the highest attention, and a probability of the slide's class of at least
+    ``least_probability``, are chosen or, for slides of the first class, evenly spread tiles.
     """
     n = len(output.attention)
     if label == 0:
@@ -237,21 +291,42 @@ def choose_tiles(output: BagOutput, label: int, most: int, least_probability: fl
     return order[probability[order] >= least_probability].numpy()
 
 
-def score_slides(bags: Sequence[Bag], outputs: Sequence[BagOutput], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Probabilities of held-out slides, the area under the ROC curve of each class, and the mean of these areas."""
+def score_slides(
+    bags: Sequence[Bag], outputs: Sequence[BagOutput], classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """Probabilities of held-out slides, the area under the ROC curve of each class, and the mean of
+    these areas.
+    """
     probability = torch.stack([output.logit.sigmoid() for output in outputs]).numpy().astype(float)
-    labels, patients = np.array([bag.slide.label for bag in bags]), [bag.slide.patient for bag in bags]
-    areas = [area_under_curve(probability[:, k], labels == k + 1) for k in range(probability.shape[1])]
-    intervals = [area_interval(probability[:, k], labels == k + 1, patients) for k in range(probability.shape[1])]
+    labels, patients = (
+        np.array([bag.slide.label for bag in bags]),
+        [bag.slide.patient for bag in bags],
+    )
+    areas = [
+        area_under_curve(probability[:, k], labels == k + 1) for k in range(probability.shape[1])
+    ]
+    intervals = [
+        area_interval(probability[:, k], labels == k + 1, patients)
+        for k in range(probability.shape[1])
+    ]
     slides = {
-        bag.slide.slide_id: {"label": classes[bag.slide.label], "fold": bag.fold, "probability": row.round(6).tolist()}
+        bag.slide.slide_id: {
+            "label": classes[bag.slide.label],
+            "fold": bag.fold,
+            "probability": row.round(6).tolist(),
+        }
         for bag, row in zip(bags, probability, strict=True)
     }
     by_class = {
         name: {"auc": area, "interval": interval}
         for name, area, interval in zip(classes[1:], areas, intervals, strict=True)
     }
-    return {"auc": float(np.mean(areas)), "classes": by_class, "n_patients": len(set(patients)), "slides": slides}
+    return {
+        "auc": float(np.mean(areas)),
+        "classes": by_class,
+        "n_patients": len(set(patients)),
+        "slides": slides,
+    }
 
 
 def describe_slide_scores(scores: dict[str, Any]) -> str:
@@ -260,16 +335,22 @@ def describe_slide_scores(scores: dict[str, Any]) -> str:
     for name, score in scores["classes"].items():
         low, high = score["interval"]
         sentences.append(
-            f"slides: AUC of {name} {score['auc']:.3f} ({low:.3f} to {high:.3f} over {scores['n_patients']} patients), "
-            "each slide scored by a model that was not trained on its patient"
+            f"slides: AUC of {name} {score['auc']:.3f} ({low:.3f} to {high:.3f} over"
+            f" {scores['n_patients']} patients), each slide scored by a model that was not trained"
+            " on its patient"
         )
         if low <= CHANCE:
-            sentences.append(f"{name} may be at chance level: with so few slides its attention map may be meaningless")
+            sentences.append(
+                f"{name} may be at chance level: with so few slides its attention map may be"
+                " meaningless"
+            )
     return "\n".join(sentences)
 
 
 def slide_metrics(folder: Path | None) -> dict[str, float]:
-    """AUC of slides for the card, keyed by class, read from the folder of a tiles stage; empty without a folder."""
+    """AUC of slides for the card, keyed by class, read from the folder of a tiles stage; empty
+    without a folder.
+    """
     if folder is None:
         return {}
     scores = read_json(folder / SCORES_OF_SLIDES)["classes"]

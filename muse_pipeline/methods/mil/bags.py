@@ -1,4 +1,6 @@
-"""Labelled slides as bags: the features of their tiles, in one memory-mapped float16 file per slide."""
+"""Labelled slides as bags: the features of their tiles, in one memory-mapped float16 file per
+slide.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class LabelledSlide:
     patient: str  # patient of the slide
 
 
-def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...]) -> list[LabelledSlide]:
+def list_labelled_slides(
+    settings: SlideLabelSettings, classes: tuple[str, ...]
+) -> list[LabelledSlide]:
     """List the slides that have a label."""
     rows = {row.slide_id: row for row in read_sheet(settings.slides)}
     if settings.table is None:
@@ -57,10 +61,14 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
     for slide_id, (word, patient) in labels.items():
         name = settings.class_map.get(word, word)
         if slide_id not in rows:
-            raise LabelError(f"{location}: labels '{slide_id}', which is not in {settings.slides}; correct either file")
+            raise LabelError(
+                f"{location}: labels '{slide_id}', which is not in {settings.slides}; correct"
+                " either file"
+            )
         if name not in classes:
             raise LabelError(
-                f"{location}: label '{word}' is not a class of the model ({', '.join(classes)}); add it to `class_map`"
+                f"{location}: label '{word}' is not a class of the model ({', '.join(classes)});"
+                " add it to `class_map`"
             )
         of_slide = patient or rows[slide_id].patient or patient_in_name(slide_id)
         slides.append(LabelledSlide(slide_id, classes.index(name), of_slide))
@@ -70,38 +78,52 @@ def list_labelled_slides(settings: SlideLabelSettings, classes: tuple[str, ...])
         if len(np.unique(dealt[own])) < settings.folds:
             n_patients = len({slide.patient for slide in slides if slide.label == index})
             raise LabelError(
-                f"{location}: slides of {name} come from {count_noun(n_patients, 'patient')}, too few for each of "
-                f"{settings.folds} folds to have one; add slides of other patients, or lower `folds`"
+                f"{location}: slides of {name} come from {count_noun(n_patients, 'patient')}, too"
+                f" few for each of {settings.folds} folds to have one; add slides of other"
+                " patients, or lower `folds`"
             )
     return slides
 
 
 def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
-    """(N,) index of each slide's fold; a patient's slides share a fold, and classes are spread evenly over folds."""
+    """(N,) index of each slide's fold; a patient's slides share a fold, and classes are spread
+    evenly over folds.
+    """
     labels = defaultdict(set)
     for slide in slides:
         labels[slide.patient].add(slide.label)
-    # Patients of several classes come first, so that the others can fill the folds that still lack a class.
-    ordered = sorted(labels, key=lambda patient: (-len(labels[patient]), min(labels[patient]), patient))
+    # Patients of several classes come first, so that the others can fill the folds that still lack
+    # a class.
+    ordered = sorted(
+        labels, key=lambda patient: (-len(labels[patient]), min(labels[patient]), patient)
+    )
     fold_of, of_class, dealt = {}, Counter(), Counter()
     for patient in ordered:
         like = [sum(of_class[fold, label] for label in labels[patient]) for fold in range(folds)]
-        fold = fold_of[patient] = min(range(folds), key=lambda number: (like[number], dealt[number]))
+        fold = fold_of[patient] = min(
+            range(folds), key=lambda number: (like[number], dealt[number])
+        )
         of_class.update((fold, label) for label in labels[patient])
         dealt[fold] += 1
     return np.array([fold_of[slide.patient] for slide in slides])
 
 
 def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) -> Store:
-    """Open the coarsest of a slide's stores that are fine enough for ``mpp``, and return it at ``mpp``."""
+    """Open the coarsest of a slide's stores that are fine enough for ``mpp``, and return it at
+    ``mpp``.
+    """
     folder = settings.stores / slide_id
     stores = [open_store(path) for path in sorted(folder.glob("image-*nm.zarr"))]
     # Of the stores that are fine enough, the coarsest has the fewest pixels to read and average.
     for store in sorted(stores, key=lambda store: -store.mpp):
         if store.mpp <= mpp * 1.001:
             return store.at(mpp)
-    problem = f"has no store at {mpp:g} um/px or finer" if folder.is_dir() else "there is no such folder"
-    raise StoreError(f"{folder}: {problem}; make it with `muse image`, or correct `slide_labels.stores`")
+    problem = (
+        f"has no store at {mpp:g} um/px or finer" if folder.is_dir() else "there is no such folder"
+    )
+    raise StoreError(
+        f"{folder}: {problem}; make it with `muse image`, or correct `slide_labels.stores`"
+    )
 
 
 def list_tiles(store: Store, tile_px: int) -> np.ndarray:
@@ -118,7 +140,9 @@ def list_tiles(store: Store, tile_px: int) -> np.ndarray:
 
 
 class BagsStage(PreparedStage):
-    """Writes a list of slides and, for each, features ``<slide_id>.npy`` and corners ``<slide_id>-xy.npy`` of tiles."""
+    """Writes a list of slides and, for each, features ``<slide_id>.npy`` and corners
+    ``<slide_id>-xy.npy`` of tiles.
+    """
 
     def __init__(self, config: MilConfig, folder: Path):
         super().__init__(folder, "bags")
@@ -129,7 +153,10 @@ class BagsStage(PreparedStage):
         settings = self.settings
         slides = list_labelled_slides(settings, self.config.class_names)
         stores = [open_slide_store(settings, slide.slide_id, self.config.mpp) for slide in slides]
-        facts = [[slide.label, slide.patient, store.fingerprint] for slide, store in zip(slides, stores, strict=True)]
+        facts = [
+            [slide.label, slide.patient, store.fingerprint]
+            for slide, store in zip(slides, stores, strict=True)
+        ]
         # Settings of the folds and of their models do not affect the bags.
         names = ("backbone", "class_map", "slides", "table")
         return {
@@ -138,7 +165,9 @@ class BagsStage(PreparedStage):
             "mpp": self.config.mpp,
             "tile_px": self.config.window_px,
             "slides": {slide.slide_id: fact for slide, fact in zip(slides, facts, strict=True)},
-            "weights": settings.checkpoint and fingerprint_file(find_checkpoint(settings.checkpoint)),
+            "weights": (
+                settings.checkpoint and fingerprint_file(find_checkpoint(settings.checkpoint))
+            ),
         }
 
     def write(self, folder: Path, log: Log) -> None:
@@ -149,19 +178,24 @@ class BagsStage(PreparedStage):
         if settings.checkpoint:
             path = find_checkpoint(settings.checkpoint)
             initial = load_backbone(backbone, path, settings.trust_pickle)
-            reference = parse_config(initial.meta.get("colour") or {}, ColourReference, f"{path}: colour")
+            reference = parse_config(
+                initial.meta.get("colour") or {}, ColourReference, f"{path}: colour"
+            )
         rows = []
         for slide in list_labelled_slides(settings, self.config.class_names):
             store = open_slide_store(settings, slide.slide_id, self.config.mpp)
             corners = list_tiles(store, self.config.window_px)
             if not len(corners):
                 raise LabelError(
-                    f"{store.path}: has no tile of {self.config.window_px} px at {self.config.mpp:g} um/px that is "
-                    "at least half tissue; leave the slide out of the labels, or lower `window_px`"
+                    f"{store.path}: has no tile of {self.config.window_px} px at"
+                    f" {self.config.mpp:g} um/px that is at least half tissue; leave the slide out"
+                    " of the labels, or lower `window_px`"
                 )
             fit = read_colour(SlideFiles(settings.stores / slide.slide_id).colour).macenko
             colour = colour_of_fit(reference, fit)
-            features = compute_features(backbone.eval(), store, corners, self.config.window_px, colour)
+            features = compute_features(
+                backbone.eval(), store, corners, self.config.window_px, colour
+            )
             np.save(folder / f"{slide.slide_id}.npy", features)
             np.save(folder / f"{slide.slide_id}-xy.npy", corners)
             rows.append([slide.slide_id, slide.label, slide.patient, len(corners)])
@@ -174,13 +208,18 @@ class BagsStage(PreparedStage):
 def compute_features(
     backbone: Backbone, store: Store, corners: np.ndarray, tile_px: int, colour: np.ndarray
 ) -> np.ndarray:
-    """(N, D) float16 image vectors of the tiles with upper left corners ``corners`` (N, 2), work px, in a store.
+    """(N, D) float16 image vectors of the tiles with upper left corners ``corners`` (N, 2), work
+    px, in a store.
 
-    The backbone is in evaluation mode, the store at the model's mpp; ``colour`` (3, 4) is the map of the slide.
+    The backbone is in evaluation mode, the store at the model's mpp; ``colour`` (3, 4) is the map
+    of the slide.
     """
     features = []
     for start in range(0, len(corners), BATCH):
-        tiles = [store.read(tuple(xy), (tile_px, tile_px)) for xy in corners[start : start + BATCH].tolist()]
+        tiles = [
+            store.read(tuple(xy), (tile_px, tile_px))
+            for xy in corners[start : start + BATCH].tolist()
+        ]
         pixels = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float()
         vectors = backbone(backbone.prepare(pixels, torch.from_numpy(colour))).image
         # Values above 65,504, the largest in half precision, would become infinite.
@@ -208,6 +247,11 @@ class Bag:
 def open_bags(folder: Path, folds: int) -> list[Bag]:
     """Open the bags that a ``BagsStage`` wrote, and assign each to a fold."""
     with (folder / INDEX).open(encoding="utf-8", newline="") as file:
-        slides = [LabelledSlide(row[0], int(row[1]), row[2]) for row in csv.reader(file, delimiter="\t")]
+        slides = [
+            LabelledSlide(row[0], int(row[1]), row[2]) for row in csv.reader(file, delimiter="\t")
+        ]
     dealt = deal_folds(slides, folds)
-    return [Bag(slide, int(fold), folder / f"{slide.slide_id}.npy") for slide, fold in zip(slides, dealt, strict=True)]
+    return [
+        Bag(slide, int(fold), folder / f"{slide.slide_id}.npy")
+        for slide, fold in zip(slides, dealt, strict=True)
+    ]

@@ -32,8 +32,8 @@ class RegionExport:
 
     Attributes:
         input_px: side of a window.
-        halo_px: width of a window's border, whose map is taken from neighbouring windows; three stages of a compact
-            network see 128 px around a cell.
+        halo_px: width of a window's border, whose map is taken from neighbouring windows; three
+            stages of a compact network see 128 px around a cell.
         batch: windows per call.
         precision: "fp32", "fp16" or "int8".
         colour_share: strength of the stain normalisation at run time, 0 to 1.
@@ -70,18 +70,28 @@ class RegionModel(ModelSettings):
 def region_checkpoint(
     network: RegionNetwork, model: RegionModel, colour: ColourReference, meta: dict[str, Any]
 ) -> Checkpoint:
-    """Return a checkpoint that ``export.region_models.load_region_model`` can read, with further entries ``meta``."""
-    described = {"kind": REGIONS, "colour": dataclasses.asdict(colour), "region": dataclasses.asdict(model)}
-    return Checkpoint(network.backbone.state_dict(), network.sides.state_dict(), {**meta, **described})
+    """Return a checkpoint that ``export.region_models.load_region_model`` can read, with further
+    entries ``meta``.
+    """
+    described = {
+        "kind": REGIONS,
+        "colour": dataclasses.asdict(colour),
+        "region": dataclasses.asdict(model),
+    }
+    return Checkpoint(
+        network.backbone.state_dict(), network.sides.state_dict(), {**meta, **described}
+    )
 
 
 @dataclass(frozen=True)
 class StudentSettings:
-    """Settings of the second stage, in which a student with the teacher's architecture learns the teacher's maps.
+    """Settings of the second stage, in which a student with the teacher's architecture learns the
+    teacher's maps.
 
     Attributes:
         rounds: length of the stage, in multiples of the schedule; 0 skips the stage.
-        distillation: weight of the Dice losses between the student's maps and the teacher's fused map.
+        distillation: weight of the Dice losses between the student's maps and the teacher's fused
+            map.
         cross_entropy: weight of the cross-entropy with the teacher's map, thresholded at 0.5.
         weighted: whether pixels with a low loss have more weight in the cross-entropy.
         schedule: length and learning rate; the same as the teacher's by default.
@@ -95,31 +105,38 @@ class StudentSettings:
 
     def __post_init__(self) -> None:
         if self.rounds and not self.distillation and not self.cross_entropy:
-            raise ConfigError("student: `distillation` and `cross_entropy` are both 0; give one a positive weight")
+            raise ConfigError(
+                "student: `distillation` and `cross_entropy` are both 0; give one a positive weight"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideLabelSettings:
-    """Slides with one label each; attention MIL finds the tiles that show this label, on which the teacher is trained.
+    """Slides with one label each; attention MIL finds the tiles that show this label, on which the
+    teacher is trained.
 
-    Patients are divided into folds. The slides of each fold are scored with a model trained on all other folds, and the
-    tiles of the first fold's slides are validation images in the later stages.
+    Patients are divided into folds. The slides of each fold are scored with a model trained on all
+    other folds, and the tiles of the first fold's slides are validation images in the later stages.
 
     Attributes:
         slides: sheet of slides, with the labels in its column ``label``.
-        stores: folder of results, with the files written by `muse tile` and `muse tissue` in ``<slide_id>/``.
-        table: TSV or CSV with the columns ``slide``, ``label`` and optionally ``patient``; replaces the sheet's labels.
+        stores: folder of results, with the files written by `muse tile` and `muse tissue` in
+            ``<slide_id>/``.
+        table: TSV or CSV with the columns ``slide``, ``label`` and optionally ``patient``; replaces
+            the sheet's labels.
         class_map: label -> class name of the model, for labels that are not class names.
         backbone: registered name of the backbone, whose image vectors are the features of tiles.
         checkpoint: weights of the backbone: a file or a built-in model's name.
-        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while it is read.
+        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while
+            it is read.
         folds: number of folds of patients.
         schedule: length and learning rate of each fold's model; a step reads ``bags`` slides.
         bags: slides per step.
         hidden: width of the attention's hidden layer.
-        tiles_per_slide: maximum number of tiles per slide: those with the highest attention or, for the first class,
-            evenly spread ones.
-        least_probability: minimum class probability of a chosen tile, except on slides of the first class.
+        tiles_per_slide: maximum number of tiles per slide: those with the highest attention or, for
+            the first class, evenly spread ones.
+        least_probability: minimum class probability of a chosen tile, except on slides of the first
+            class.
     """
 
     slides: Path
@@ -130,7 +147,9 @@ class SlideLabelSettings:
     checkpoint: Weights | None = Path("compact")
     trust_pickle: bool = False
     folds: Annotated[int, Between(2, 20)] = 3
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=300, learning_rate=1e-3, save_every=100))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(steps=300, learning_rate=1e-3, save_every=100)
+    )
     bags: Count = 4
     hidden: Count = 64
     tiles_per_slide: Count = 64
@@ -158,10 +177,15 @@ class NetworkSettings(RegionModel):
 
     def __post_init__(self) -> None:
         if self.selection == "masks" and not any(source.masks for source in self.validation):
-            raise ConfigError("selection 'masks' needs `validation` sources with `masks`; add some, or choose 'labels'")
+            raise ConfigError(
+                "selection 'masks' needs `validation` sources with `masks`; add some, or choose"
+                " 'labels'"
+            )
         names = self.class_names
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"classes: {', '.join(repeated)} is named more than once; name each class once")
+            raise ConfigError(
+                f"classes: {', '.join(repeated)} is named more than once; name each class once"
+            )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -182,17 +206,21 @@ class MilConfig(NetworkSettings):
         sources: labelled images.
         slide_labels: slides with one label each, from which attention MIL selects labelled tiles.
         schedule: length and learning rate of the teacher's training.
-        checkpoint: initial backbone of teacher and student: a file or a built-in model's name; random if not given.
-        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while it is read.
-        validation: labelled images of other patients; if given, every stage keeps the weights that score best on them.
-        selection: score that selects the best weights. "labels": the area under the ROC curve of images; "masks": the
-            Dice of pixels, which needs drawn ``masks``.
+        checkpoint: initial backbone of teacher and student: a file or a built-in model's name;
+            random if not given.
+        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while
+            it is read.
+        validation: labelled images of other patients; if given, every stage keeps the weights that
+            score best on them.
+        selection: score that selects the best weights. "labels": the area under the ROC curve of
+            images; "masks": the Dice of pixels, which needs drawn ``masks``.
         fusion: weights of the three side maps, from fine to coarse.
-        teacher: "dice": Dice losses with the image's label at every pixel; "gm": cross-entropy of generalised means.
+        teacher: "dice": Dice losses with the image's label at every pixel; "gm": cross-entropy of
+            generalised means.
         student: settings of the second stage.
         colour: "macenko": normalise the stains of a slide; "identity": leave them.
-        window_px: side of a training window, which should be about as large as the images, because it gets the label of
-            its image.
+        window_px: side of a training window, which should be about as large as the images, because
+            it gets the label of its image.
         batch: windows per batch and device.
         seed: seed of weights and windows.
         precision: "32-true" or "bf16-mixed".
@@ -207,7 +235,9 @@ class MilConfig(NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.sources and self.slide_labels is None:
-            raise ConfigError("sources: the list is empty; give labelled images as `sources`, or `slide_labels`")
+            raise ConfigError(
+                "sources: the list is empty; give labelled images as `sources`, or `slide_labels`"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

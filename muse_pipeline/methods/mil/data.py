@@ -1,4 +1,6 @@
-"""Data for a stage: labelled images for training and validation, their colours, and validation scores."""
+"""Data for a stage: labelled images for training and validation, their colours, and validation
+scores.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,13 @@ from muse_pipeline.evaluation.bootstrap import area_under_curve
 from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, ColourReference
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.statistics import check_leaks, mean_stains
-from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, read_tissue_images, require_all_classes
+from muse_pipeline.labels.tissue import (
+    UNKNOWN,
+    TissueImage,
+    TissueSource,
+    read_tissue_images,
+    require_all_classes,
+)
 from muse_pipeline.methods.mil.attention import LABELS, TRAINING, VALIDATION
 from muse_pipeline.methods.mil.config import StageConfig
 from muse_pipeline.methods.mil.method import EXPONENT, THRESHOLD
@@ -37,18 +45,24 @@ class RegionData:
     def make_windows(self, device: torch.device) -> RegionWindows:
         """Batches of training windows on ``device``."""
         colours, stains = self._colours(self.images), reference_stains(self.reference)
-        return RegionWindows(self.images, colours, stains, len(self.config.classes), self.config, device)
+        return RegionWindows(
+            self.images, colours, stains, len(self.config.classes), self.config, device
+        )
 
     def make_scorer(self, network: RegionNetwork) -> RegionScorer:
         """Scorer of ``network`` on the validation images."""
         return RegionScorer(network, self.held, self._colours(self.held), self.config.window_px)
 
     def describe(self) -> str:
-        """Describe the number of images in each class and the number of patients, for each split."""
+        """Describe the number of images in each class and the number of patients, for each
+        split.
+        """
         lines = []
         for split, images in (("training", self.images), ("validation", self.held)):
             counts = Counter(image.label for image in images)
-            named = [f"{counts[index]} {name}" for index, name in enumerate(self.config.class_names)]
+            named = [
+                f"{counts[index]} {name}" for index, name in enumerate(self.config.class_names)
+            ]
             drawn = [f"{counts[-1]} with labelled pixels"] if counts[-1] else []
             patients = count_noun(len({image.patient for image in images}), "patient")
             lines += [f"{split}: {', '.join([*named, *drawn])}; {patients}"] if images else []
@@ -63,7 +77,10 @@ def all_sources(config: StageConfig) -> tuple[tuple[TissueSource, ...], tuple[Ti
     if config.tiles is None:
         return config.sources, config.validation
     folders = config.tiles / TRAINING, config.tiles / VALIDATION
-    tiles, held_tiles = (TissueSource(images=path / "images", table=path / LABELS, mpp=config.mpp) for path in folders)
+    tiles, held_tiles = (
+        TissueSource(images=path / "images", table=path / LABELS, mpp=config.mpp)
+        for path in folders
+    )
     return (*config.sources, tiles), (*config.validation, held_tiles)
 
 
@@ -71,35 +88,60 @@ def read_region_data(config: StageConfig) -> RegionData:
     """Read all images of the config."""
     sources, validation = all_sources(config)
     images, held = (
-        read_tissue_images(some, config.class_names, config.mpp, config.window_px) for some in (sources, validation)
+        read_tissue_images(some, config.class_names, config.mpp, config.window_px)
+        for some in (sources, validation)
     )
     require_all_classes(images, config.class_names, "training")
     if held:
         check_leaks(images, held)
-        require_all_classes([image for image in held if image.label >= 0], config.class_names, "validation")
-    if config.selection == "masks" and not any(image.mask is not None and image.label > 0 for image in held):
-        raise LabelError("selection 'masks': no validation image of a class other than the first has a mask; add masks")
-    return RegionData(config, images, held, mean_stains([image.stain for image in images], config.colour))
+        require_all_classes(
+            [image for image in held if image.label >= 0], config.class_names, "validation"
+        )
+    if config.selection == "masks" and not any(
+        image.mask is not None and image.label > 0 for image in held
+    ):
+        raise LabelError(
+            "selection 'masks': no validation image of a class other than the first has a mask; add"
+            " masks"
+        )
+    return RegionData(
+        config, images, held, mean_stains([image.stain for image in images], config.colour)
+    )
 
 
 SCORES = {"labels": "validation AUC of images", "masks": DICE}
 
 
 class RegionScorer:
-    """Maps images window by window, as in training, with the network's current weights, and scores the maps.
+    """Maps images window by window, as in training, with the network's current weights, and scores
+    the maps.
 
     ``colours`` (N, 3, 4) are the images' colour maps.
     """
 
-    def __init__(self, network: RegionNetwork, images: Sequence[TissueImage], colours: np.ndarray, window_px: int):
-        self.network, self.images, self.colours, self.window_px = network, images, colours, window_px
+    def __init__(
+        self,
+        network: RegionNetwork,
+        images: Sequence[TissueImage],
+        colours: np.ndarray,
+        window_px: int,
+    ):
+        self.network, self.images, self.colours, self.window_px = (
+            network,
+            images,
+            colours,
+            window_px,
+        )
 
     @torch.no_grad()
     def maps(self) -> list[np.ndarray]:
         """(K, rows, columns) fused map of each image, on the cells of 4 px that fit into it."""
         was_training = self.network.training
         self.network.eval()
-        maps = [self._map(image.pixels, colour) for image, colour in zip(self.images, self.colours, strict=True)]
+        maps = [
+            self._map(image.pixels, colour)
+            for image, colour in zip(self.images, self.colours, strict=True)
+        ]
         self.network.train(was_training)
         return maps
 
@@ -107,8 +149,12 @@ class RegionScorer:
         device, side = next(self.network.parameters()).device, self.window_px
         height, width = (-(-length // side) * side for length in pixels.shape[:2])
         borders = 0, height - pixels.shape[0], 0, width - pixels.shape[1]
-        padded = torch.from_numpy(cv2.copyMakeBorder(pixels, *borders, cv2.BORDER_REFLECT)).to(device)
-        windows = padded.permute(2, 0, 1).unfold(1, side, side).unfold(2, side, side)  # (3, rows, columns, S, S)
+        padded = torch.from_numpy(cv2.copyMakeBorder(pixels, *borders, cv2.BORDER_REFLECT)).to(
+            device
+        )
+        windows = (
+            padded.permute(2, 0, 1).unfold(1, side, side).unfold(2, side, side)
+        )  # (3, rows, columns, S, S)
         rows, columns = windows.shape[1:3]
         windows = windows.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side).float()
         colour, cells = torch.as_tensor(colour, device=device), side // CELL_PX
@@ -119,7 +165,9 @@ class RegionScorer:
         return whole[:, :height, :width].cpu().numpy()
 
     def score(self) -> dict[str, float]:
-        """Scores keyed by their names in ``SCORES``, and that of painting everything; without masks only the AUC."""
+        """Scores keyed by their names in ``SCORES``, and that of painting everything; without masks
+        only the AUC.
+        """
         maps = self.maps()
         scores = {SCORES["labels"]: image_auc(maps, self.images)}
         if any(image.mask is not None for image in self.images):
@@ -129,7 +177,9 @@ class RegionScorer:
 
 
 def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
-    """Area under the ROC curve of generalised means of the images' maps, averaged over all classes but the first."""
+    """Area under the ROC curve of generalised means of the images' maps, averaged over all classes
+    but the first.
+    """
     labelled = [index for index, image in enumerate(images) if image.label >= 0]
     labels = np.array([images[index].label for index in labelled])
     of_images = (np.mean(maps[index].astype(np.float64) ** EXPONENT, (1, 2)) for index in labelled)
@@ -139,14 +189,20 @@ def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> floa
 
 
 def dice_of_painting(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
-    """The largest ``pixel_dice`` of maps, as large as ``maps``, that have the same class everywhere."""
+    """The largest ``pixel_dice`` of maps, as large as ``maps``, that have the same class
+    everywhere.
+    """
     classes = np.eye(len(maps[0]))[..., None, None]
     shapes = [fused.shape for fused in maps]
-    return max(pixel_dice([np.broadcast_to(flat, shape) for shape in shapes], images) for flat in classes)
+    return max(
+        pixel_dice([np.broadcast_to(flat, shape) for shape in shapes], images) for flat in classes
+    )
 
 
 def pixel_dice(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
-    """Dice of cells over all classes but the first, on images with a mask, except images of the first class."""
+    """Dice of cells over all classes but the first, on images with a mask, except images of the
+    first class.
+    """
     hits = wrong = 0
     for fused, image in zip(maps, images, strict=True):
         if image.mask is None or image.label == 0:

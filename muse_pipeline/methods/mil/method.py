@@ -1,12 +1,13 @@
-"""Training of teacher and student, and their losses: IKD-MIL's, and cross-entropy of generalised means.
+"""Training of teacher and student, and their losses: IKD-MIL's, and cross-entropy of generalised
+means.
 
-Generalised means are computed as in SA-MIL (2023) and DWS-MIL (Jia et al., TMI 2017). IKD-MIL is iterative
-fusion-knowledge distillation (https://github.com/wollf2008/IKD-MIL, 2023). Its released code mistakes probabilities for
-logits and truncates labels to 0; here, the cross-entropy is computed from probabilities and from labels thresholded at
-0.5.
+Generalised means are computed as in SA-MIL (2023) and DWS-MIL (Jia et al., TMI 2017). IKD-MIL is
+iterative fusion-knowledge distillation (https://github.com/wollf2008/IKD-MIL, 2023). Its released
+code mistakes probabilities for logits and truncates labels to 0; here, the cross-entropy is
+computed from probabilities and from labels thresholded at 0.5.
 
-Maps are probabilities (B, K, H, W) of K classes that are not mutually exclusive. Targets, 0 to 1, have the same shape,
-and so has ``is_known``, 1 where the target is known and 0 elsewhere.
+Maps are probabilities (B, K, H, W) of K classes that are not mutually exclusive. Targets, 0 to 1,
+have the same shape, and so has ``is_known``, 1 where the target is known and 0 elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from muse_pipeline.training.method import AveragedNetwork, Method
 
 
 class RegionTraining(Method):
-    """Training of a region network, whose weights are averaged because the maps change strongly from step to step."""
+    """Training of a region network, whose weights are averaged because the maps change strongly
+    from step to step.
+    """
 
     def __init__(self, network: RegionNetwork):
         super().__init__()
@@ -48,8 +51,8 @@ class TeacherTraining(RegionTraining):
     def losses(self, batch: RegionBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute the loss of all side maps and the fused map.
 
-        "dice": Dice losses with the image's label at every pixel. "gm": cross-entropy of generalised means for images
-        with a label, and of pixels for images with labelled pixels.
+        "dice": Dice losses with the image's label at every pixel. "gm": cross-entropy of
+        generalised means for images with a label, and of pixels for images with labelled pixels.
         """
         maps = _in_float(self.network(batch.pixels, batch.colour))
         every = (*maps.sides, maps.fused)
@@ -57,12 +60,16 @@ class TeacherTraining(RegionTraining):
             return {"loss": fusion_dice(every, batch.target, batch.known)}
         of_images = (batch.label >= 0).float()
         is_known = batch.known * (1 - of_images)[..., None, None]
-        of_pixels = sum(weighted_cross_entropy(pred, batch.target, is_known, weighted=False) for pred in every)
+        of_pixels = sum(
+            weighted_cross_entropy(pred, batch.target, is_known, weighted=False) for pred in every
+        )
         return {"loss": image_cross_entropy(every, batch.label.clamp(min=0), of_images) + of_pixels}
 
 
 class StudentTraining(RegionTraining):
-    """Training on a fixed teacher's fused maps for the classes in an image's label, and on labels for all others."""
+    """Training on a fixed teacher's fused maps for the classes in an image's label, and on labels
+    for all others.
+    """
 
     def __init__(self, network: RegionNetwork, teacher: RegionNetwork, settings: StudentSettings):
         super().__init__(network)
@@ -88,7 +95,12 @@ class StudentTraining(RegionTraining):
             ),
         }
         weights = self.settings.distillation, self.settings.cross_entropy
-        return {"loss": sum(weight * term for weight, term in zip(weights, terms.values(), strict=True)), **terms}
+        return {
+            "loss": sum(
+                weight * term for weight, term in zip(weights, terms.values(), strict=True)
+            ),
+            **terms,
+        }
 
 
 def _in_float(maps: RegionMaps) -> RegionMaps:
@@ -104,15 +116,19 @@ TINY = 1e-7
 
 
 def generalised_mean(maps: Tensor) -> Tensor:
-    """Probability that an image contains a class, ``mean(p ** r) ** (1 / r)`` over pixels: (B, K, H, W) -> (B, K)."""
+    """Probability that an image contains a class, ``mean(p ** r) ** (1 / r)`` over pixels: (B, K,
+    H, W) -> (B, K).
+    """
     # Clamped because the root has an infinite slope at 0.
     return maps.clamp(min=LEAST_PROBABILITY).pow(EXPONENT).mean((2, 3)).pow(1 / EXPONENT)
 
 
 def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -> Tensor:
-    """Cross-entropy of the generalised mean of every map, summed over maps and averaged over the given labels.
+    """Cross-entropy of the generalised mean of every map, summed over maps and averaged over the
+    given labels.
 
-    ``label`` (B, K) is 1 if the image contains the class, and ``judged`` (B, K) 1 if the label is given; otherwise 0.
+    ``label`` (B, K) is 1 if the image contains the class, and ``judged`` (B, K) 1 if the label is
+    given; otherwise 0.
     """
     total = 0.0
     for prediction in maps:
@@ -123,10 +139,15 @@ def image_cross_entropy(maps: Sequence[Tensor], label: Tensor, judged: Tensor) -
 
 
 def dice_loss(prediction: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
-    """(B, K) one minus the Dice coefficient of each image and class, from the complements if the target is empty."""
-    # The plain loss saturates for an empty target: its gradient falls with the square of the predicted area.
+    """(B, K) one minus the Dice coefficient of each image and class, from the complements if the
+    target is empty.
+    """
+    # The plain loss saturates for an empty target: its gradient falls with the square of the
+    # predicted area.
     is_empty = ((target * is_known).amax((2, 3), keepdim=True) == 0).to(target)
-    prediction, target = ((is_empty + (1 - 2 * is_empty) * values) * is_known for values in (prediction, target))
+    prediction, target = (
+        (is_empty + (1 - 2 * is_empty) * values) * is_known for values in (prediction, target)
+    )
     overlap, total = (prediction * target).sum((2, 3)), prediction.sum((2, 3)) + target.sum((2, 3))
     return 1 - (2 * overlap + SMOOTH) / (total + SMOOTH + TINY)
 
@@ -134,26 +155,35 @@ def dice_loss(prediction: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
 def fusion_dice(maps: Sequence[Tensor], target: Tensor, is_known: Tensor) -> Tensor:
     """Dice loss, summed over all side maps and the fused map, and averaged over images and classes.
 
-    A teacher's target is the image label at every pixel; a student's target is its teacher's fused map.
+    A teacher's target is the image label at every pixel; a student's target is its teacher's fused
+    map.
     """
     return sum(dice_loss(prediction, target, is_known) for prediction in maps).mean()
 
 
 def confidence_weights(loss: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
-    """Weights that favour pixels with a low loss (online easy example mining): N softmax(-loss) over N known pixels.
+    """Weights that favour pixels with a low loss (online easy example mining): N softmax(-loss)
+    over N known pixels.
 
-    Their mean over the known pixels is 1. If all known pixels of a map have the same target, their weights are 1.
+    Their mean over the known pixels is 1. If all known pixels of a map have the same target, their
+    weights are 1.
     """
     n_known = is_known.sum((2, 3), keepdim=True)
     n_positive = (target * is_known).sum((2, 3), keepdim=True)
-    # If no pixel is known, the softmax is NaN; ``where`` drops it, and ``detach`` keeps it out of the gradient.
-    trust = torch.softmax((-loss).masked_fill(is_known == 0, -torch.inf).flatten(2), 2).view_as(loss)
+    # If no pixel is known, the softmax is NaN; ``where`` drops it, and ``detach`` keeps it out of
+    # the gradient.
+    trust = torch.softmax((-loss).masked_fill(is_known == 0, -torch.inf).flatten(2), 2).view_as(
+        loss
+    )
     has_both = (n_positive > 0) & (n_positive < n_known)
     return torch.where(has_both, n_known * trust, is_known).detach()
 
 
-def weighted_cross_entropy(prediction: Tensor, target: Tensor, is_known: Tensor, weighted: bool = True) -> Tensor:
-    """Cross-entropy weighted by ``confidence_weights``, averaged over known pixels, then over images and classes.
+def weighted_cross_entropy(
+    prediction: Tensor, target: Tensor, is_known: Tensor, weighted: bool = True
+) -> Tensor:
+    """Cross-entropy weighted by ``confidence_weights``, averaged over known pixels, then over
+    images and classes.
 
     Without ``weighted``, all known pixels have the same weight.
     """

@@ -30,10 +30,22 @@ from muse_pipeline.methods.mil.data import SCORES, RegionData, all_sources, read
 from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.models.weights import load_weights
-from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, seen_before
+from muse_pipeline.training.checkpoint import (
+    Checkpoint,
+    load_backbone,
+    load_checkpoint,
+    seen_before,
+)
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, require_training_data, stage_folder
+from muse_pipeline.training.recipe import (
+    RECIPES,
+    Recipe,
+    Stage,
+    TrainingStage,
+    require_training_data,
+    stage_folder,
+)
 from muse_pipeline.training.run import Inputs, Log, plain_settings
 
 
@@ -44,12 +56,18 @@ class MilRecipe(Recipe):
     Config = MilConfig
 
     def describe(self, config: MilConfig) -> dict[str, Any]:
-        """Describe the run for the workflow, with the id, class and patient of each labelled slide."""
+        """Describe the run for the workflow, with the id, class and patient of each labelled
+        slide.
+        """
         require_network(config)
         labels = config.slide_labels
         starts = [config.checkpoint, labels and labels.checkpoint]
         files = [find_checkpoint(start) for start in starts if start]
-        files += [file for source in (*config.sources, *config.validation) for _, _, file in tissue_files(source)]
+        files += [
+            file
+            for source in (*config.sources, *config.validation)
+            for _, _, file in tissue_files(source)
+        ]
         if labels and labels.table:
             files.append(labels.table)
         slides = list_labelled_slides(labels, config.class_names) if labels else []
@@ -59,25 +77,34 @@ class MilRecipe(Recipe):
             "mpp": config.mpp,
             "classes": list(config.class_names),
             "inputs": list(dict.fromkeys(map(str, files))),
-            "slides": {slide.slide_id: [config.class_names[slide.label], slide.patient] for slide in slides},
+            "slides": {
+                slide.slide_id: [config.class_names[slide.label], slide.patient] for slide in slides
+            },
         }
 
     def stages(self, config: MilConfig, folder: Path) -> Sequence[Stage]:
         """Return the stages for these settings."""
         stages: list[Stage] = slide_stages(config, folder)
-        shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(NetworkSettings)}
+        shared = {
+            field.name: getattr(config, field.name) for field in dataclasses.fields(NetworkSettings)
+        }
         settings = StageConfig(**shared, tiles=stages[-1].result if stages else None)
 
         def add(kind: type[RegionStage], name: str, config: StageConfig) -> Path:
             stages.append(kind(config, stage_folder(folder, len(stages) + 1, name), name))
             return stages[-1].result
 
-        # The teacher does not depend on the students' settings; with the defaults, it stays valid if they change.
-        previous = add(TeacherStage, "teacher", dataclasses.replace(settings, student=StudentSettings()))
+        # The teacher does not depend on the students' settings; with the defaults, it stays valid
+        # if they change.
+        previous = add(
+            TeacherStage, "teacher", dataclasses.replace(settings, student=StudentSettings())
+        )
         schedule, rounds = config.student.schedule or config.schedule, config.student.rounds
         if rounds:
             schedule = dataclasses.replace(schedule, steps=rounds * schedule.steps)
-            student = dataclasses.replace(settings, schedule=schedule, previous=previous, seed=config.seed + 1)
+            student = dataclasses.replace(
+                settings, schedule=schedule, previous=previous, seed=config.seed + 1
+            )
             add(StudentStage, "student", student)
         return stages
 
@@ -91,7 +118,9 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         require_network(self.config)
 
     def inputs(self) -> Inputs:
-        """The labelled images, the checkpoint with the initial backbone, and that of the previous stage."""
+        """The labelled images, the checkpoint with the initial backbone, and that of the previous
+        stage.
+        """
         sources = [source for some in all_sources(self.config) for source in some]
         checksums = {
             f"source {number}: {name}": checksum
@@ -113,7 +142,9 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         return read_region_data(self.config)
 
     def new_network(self) -> RegionNetwork:
-        """Build a network with the backbone of the config's checkpoint, or with random weights if it names none."""
+        """Build a network with the backbone of the config's checkpoint, or with random weights if
+        it names none.
+        """
         config = self.config
         network = RegionNetwork(config.backbone, len(config.classes), config.fusion)
         if self._start:
@@ -127,19 +158,35 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
     def describe(self, data: RegionData, log: Log) -> None:
         """Print a summary of the training data, and save pictures for checking the export."""
         chosen = spread_evenly(len(data.images))
-        self.run_folder.keep_pictures({str(number): data.images[index].pixels for number, index in enumerate(chosen)})
+        self.run_folder.keep_pictures(
+            {str(number): data.images[index].pixels for number, index in enumerate(chosen)}
+        )
         log(f"{self.name}: {self.config.backbone}\n{data.describe()}")
 
     def monitors(self, data: RegionData, method: Method) -> Sequence[Monitor]:
         """Validation, if there are validation images."""
         if not data.held:
             return ()
-        score, describe = data.make_scorer(method.trained()).score, partial(self._describe, data, method)
-        # With few images, AUCs are often equal; the later weights are kept then, because they were trained longer.
-        return (BestWeights(SCORES[self.config.selection], score, self.run_folder.best, describe, keeps_later=True),)
+        score, describe = (
+            data.make_scorer(method.trained()).score,
+            partial(self._describe, data, method),
+        )
+        # With few images, AUCs are often equal; the later weights are kept then, because they were
+        # trained longer.
+        return (
+            BestWeights(
+                SCORES[self.config.selection],
+                score,
+                self.run_folder.best,
+                describe,
+                keeps_later=True,
+            ),
+        )
 
     def checkpoint(self, data: RegionData, method: Method) -> Checkpoint:
-        """Checkpoint of the weights with the best validation score or, without validation, of the last weights."""
+        """Checkpoint of the weights with the best validation score or, without validation, of the
+        last weights.
+        """
         if not data.held:
             return self._describe(data, method, self.config.schedule.steps, {})
         best = load_checkpoint(self.run_folder.best)
@@ -157,13 +204,20 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
     def _name_selection(self, scores: dict[str, float]) -> dict[str, float]:
         """Add a note to the names of the scores if the weights were chosen by masks."""
         chosen = "; weights chosen by masks" if self.config.selection == "masks" else ""
-        return {f"{name}{chosen if name in SCORES.values() else ''}": value for name, value in scores.items()}
+        return {
+            f"{name}{chosen if name in SCORES.values() else ''}": value
+            for name, value in scores.items()
+        }
 
-    def _describe(self, data: RegionData, method: Method, step: int, scores: dict[str, float]) -> Checkpoint:
+    def _describe(
+        self, data: RegionData, method: Method, step: int, scores: dict[str, float]
+    ) -> Checkpoint:
         config = self.config
         seen = seen_before([self._start] if self._start else [], config.trust_pickle)
         learnt, held = ({image.patient for image in images} for images in (data.images, data.held))
-        model = RegionModel(**{field.name: getattr(config, field.name) for field in dataclasses.fields(RegionModel)})
+        model = RegionModel(
+            **{field.name: getattr(config, field.name) for field in dataclasses.fields(RegionModel)}
+        )
         measured = {**slide_metrics(config.tiles), **self._name_selection(scores)}
         model = dataclasses.replace(model, metrics={**config.metrics, **measured})
         meta: dict[str, Any] = {

@@ -1,4 +1,6 @@
-"""Planning of runs that train without labels on the slides of a cohort, some of which are held out."""
+"""Planning of runs that train without labels on the slides of a cohort, some of which are held
+out.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from muse_pipeline.training.recipe import Recipe, load_run
 from muse_pipeline.training.run import Inputs, plain_settings, source_files
 
 HELD_SPLITS = ("test",)
-PLACEHOLDER = "a slide's"  # path of store and proposals until ``plan_cohort_run`` inserts the slides
+PLACEHOLDER = (  # path of store and proposals until ``plan_cohort_run`` inserts the slides
+    "a slide's"
+)
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,15 @@ class Cohort:
     """Slides of a cohort, and the rules that hold out some of them."""
 
     rows: Sequence[SheetRow]  # rows of the sheet
-    results: Path  # folder with one folder per slide for stores and proposals, which may not exist yet
-    exclude: tuple[str, ...] = ()  # strings; slides whose id contains one of them are neither trained on nor held out
-    # values of the sheet's column `split` whose slides are held out for the evaluation of the backbone. No patient may
-    # have both held-out and training slides. None stands for the splits in ``HELD_SPLITS``, in upper or lower case
+    results: (
+        Path  # folder with one folder per slide for stores and proposals, which may not exist yet
+    )
+    exclude: tuple[
+        str, ...
+    ] = ()  # strings; slides whose id contains one of them are neither trained on nor held out
+    # values of the sheet's column `split` whose slides are held out for the evaluation of the
+    # backbone. No patient may have both held-out and training slides. None stands for the splits in
+    # ``HELD_SPLITS``, in upper or lower case
     held_splits: tuple[str, ...] | None = None
 
 
@@ -54,7 +63,9 @@ class CohortRun:
         config = self.config
         return {
             "name": config.name,
-            "backbone": config.reader.backbone if isinstance(config, UnitConfig) else config.backbone,
+            "backbone": (
+                config.reader.backbone if isinstance(config, UnitConfig) else config.backbone
+            ),
             "mpp": store_mpp(config),
             "checkpoint": str(find_checkpoint(config.checkpoint)) if config.checkpoint else None,
             "slides": self.slides,
@@ -77,9 +88,10 @@ def plan_cohort_run(
     Args:
         path: a config for MUSE, TriDeNT or UNITPathSSL, which need not have any `sources`.
         cohort: the slides.
-        data: folder to which paths of the config's sources are relative; the config's folder by default.
-        judged_by: detector configs on whose validation sources the backbone will be evaluated, each optionally followed
-            by the folder to which its paths are relative.
+        data: folder to which paths of the config's sources are relative; the config's folder by
+            default.
+        judged_by: detector configs on whose validation sources the backbone will be evaluated, each
+            optionally followed by the folder to which its paths are relative.
         changes: ``key=value`` changes of settings, as in ``core.config.read_settings``.
     """
     rows, held = _choose_rows(cohort)
@@ -93,16 +105,26 @@ def plan_cohort_run(
         require_sound_translation(config)
     else:
         judged = [*config.held, *judged]
-        config = dataclasses.replace(config, sources=(*config.sources[:-1], *slides), held=tuple(judged))
+        config = dataclasses.replace(
+            config, sources=(*config.sources[:-1], *slides), held=tuple(judged)
+        )
         (stage,) = recipe.stages(config, cohort.results)
         stage.check()
     require_apart([_patient(row) for row in rows], judged)
-    paired = [row.slide_id for row, source in zip(rows, slides, strict=True) if getattr(source, "partner", None)]
+    paired = [
+        row.slide_id
+        for row, source in zip(rows, slides, strict=True)
+        if getattr(source, "partner", None)
+    ]
     return CohortRun(config, [row.slide_id for row in rows], paired, [row.slide_id for row in held])
 
 
-def _load_for_slides(path: Path, data: Path | None, changes: list[str]) -> tuple[Recipe, MuseConfig | UnitConfig]:
-    """Read the recipe of a config and its settings, with a placeholder for the slides as the last source."""
+def _load_for_slides(
+    path: Path, data: Path | None, changes: list[str]
+) -> tuple[Recipe, MuseConfig | UnitConfig]:
+    """Read the recipe of a config and its settings, with a placeholder for the slides as the last
+    source.
+    """
     settings = read_settings(path, changes)
     if isinstance(settings, dict):  # other types are rejected later
         names = ("store",) if settings.get("method") == "unit" else ("store", "proposals")
@@ -111,7 +133,8 @@ def _load_for_slides(path: Path, data: Path | None, changes: list[str]) -> tuple
     recipe, config = load_run(path, data, changes, default="muse")
     if not isinstance(config, MuseConfig | UnitConfig):
         raise ConfigError(
-            f"{path}: method '{config.method}' does not pretrain on slides; give a config for muse, trident or unit"
+            f"{path}: method '{config.method}' does not pretrain on slides; give a config for muse,"
+            " trident or unit"
         )
     return recipe, config
 
@@ -135,7 +158,9 @@ def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
 
 
 def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
-    """The settings of a run for a YAML file, without the default settings of its sources, which may be thousands."""
+    """The settings of a run for a YAML file, without the default settings of its sources, which may
+    be thousands.
+    """
     names = [name for name in ("sources", "held") if hasattr(config, name)]
     named = {name: [_stated(source) for source in getattr(config, name)] for name in names}
     few = {name: getattr(config, name)[:1] for name in names}
@@ -147,7 +172,9 @@ def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
     splits = sorted({row.split for row in cohort.rows if row.split})
     for split in cohort.held_splits or ():
         if split not in splits:
-            raise ConfigError(f"no slide has the split '{split}'; known: {', '.join(splits) or 'none'}")
+            raise ConfigError(
+                f"no slide has the split '{split}'; known: {', '.join(splits) or 'none'}"
+            )
     for word in cohort.exclude:
         if not any(word in row.slide_id for row in cohort.rows):
             raise ConfigError(f"exclude: no slide_id contains '{word}'; correct or delete it")
@@ -156,14 +183,17 @@ def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
     rows = [row for row in cohort.rows if not any(word in row.slide_id for word in cohort.exclude)]
     chosen = [row for row in rows if row.split not in held_splits]
     if not chosen:
-        raise ConfigError("no slide of the sheet is left for training; check `exclude` and the held-out splits")
+        raise ConfigError(
+            "no slide of the sheet is left for training; check `exclude` and the held-out splits"
+        )
     held = [row for row in rows if row.split in held_splits]
     learnt = {_patient(row): row for row in chosen}
     for row in held:
         if (other := learnt.get(_patient(row))) is not None:
             raise LabelError(
-                f"{_patient(row)}: slide '{row.slide_id}' is held out as '{row.split}', but '{other.slide_id}' of the "
-                "same patient would be in training; give both slides the same split, or exclude the latter"
+                f"{_patient(row)}: slide '{row.slide_id}' is held out as '{row.split}', but"
+                f" '{other.slide_id}' of the same patient would be in training; give both slides"
+                " the same split, or exclude the latter"
             )
     return chosen, held
 
@@ -174,7 +204,9 @@ def _patient(row: SheetRow) -> str:
 
 def _source(row: SheetRow, folder: Path, config: MuseConfig | UnitConfig) -> NucleusSource:
     store = store_name(store_mpp(config))
-    source = NucleusSource(store=folder / store, proposals=SlideFiles(folder).proposals, patient_name=row.patient)
+    source = NucleusSource(
+        store=folder / store, proposals=SlideFiles(folder).proposals, patient_name=row.patient
+    )
     if isinstance(config, UnitConfig):
         return source
     if row.regions and config.region_weights:
@@ -185,8 +217,16 @@ def _source(row: SheetRow, folder: Path, config: MuseConfig | UnitConfig) -> Nuc
 def _stated(settings: Any) -> dict[str, Any]:
     """The settings that differ from the defaults of their dataclass."""
     defaults = {
-        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        field.name: (
+            field.default
+            if field.default_factory is dataclasses.MISSING
+            else field.default_factory()
+        )
         for field in dataclasses.fields(settings)
     }
     plain = plain_settings(settings)
-    return {name: plain[name] for name, default in defaults.items() if getattr(settings, name) != default}
+    return {
+        name: plain[name]
+        for name, default in defaults.items()
+        if getattr(settings, name) != default
+    }

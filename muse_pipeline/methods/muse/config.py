@@ -25,18 +25,20 @@ class MuseConfig:
         backbone: registered name of the backbone.
         sources: tissue with nucleus positions.
         schedule: length and learning rate.
-        held: labelled images of other patients, for evaluation. If each source here has a ``class_map``, the backbone
-            is scored on them every ``schedule.validate_every`` steps.
-        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name of a built-in
-            model; random if not given.
-        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while it is read.
+        held: labelled images of other patients, for evaluation. If each source here has a
+            ``class_map``, the backbone is scored on them every ``schedule.validate_every`` steps.
+        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name
+            of a built-in model; random if not given.
+        trust_pickle: whether a checkpoint that contains more than plain tensors may run code while
+            it is read.
         views: size, scale and number of the views.
         distillation: losses between student and teacher.
         augmentation: colour and sharpness of each view; the geometric settings are ignored.
         grey: fraction of views converted to grey.
-        balance: influence of an image's area with nuclei on how often it is drawn, from 0 (none) to 1 (proportional).
-        region_weights: class of a tissue region -> frequency with which its nuclei are drawn, relative to all other
-            nuclei; needs region maps or drawn areas.
+        balance: influence of an image's area with nuclei on how often it is drawn, from 0 (none) to
+            1 (proportional).
+        region_weights: class of a tissue region -> frequency with which its nuclei are drawn,
+            relative to all other nuclei; needs region maps or drawn areas.
         min_nuclei: minimum number of nuclei in an image; images with fewer are not used.
         batch: sets of views per batch and device.
         seed: seed of weights and views.
@@ -53,7 +55,9 @@ class MuseConfig:
     trust_pickle: bool = False
     views: ViewSettings = field(default_factory=ViewSettings)
     distillation: SelfDistillationSettings = field(default_factory=SelfDistillationSettings)
-    augmentation: Augmentation = field(default_factory=lambda: Augmentation(stain_gain=0.3, stain_mix=0.08, shift=0.05))
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(stain_gain=0.3, stain_mix=0.08, shift=0.05)
+    )
     grey: Fraction = 0.1
     balance: Fraction = 0.5
     region_weights: dict[str, Positive] = field(default_factory=dict)
@@ -68,7 +72,9 @@ class MuseConfig:
             raise ConfigError("sources: the list is empty; name tissue with nucleus positions")
 
     def pair(self, source: NucleusSource, partner: Path | None) -> NucleusSource:
-        """Return ``source``, a slide of a cohort, unchanged; ``partner``, the store of a paired slide, is ignored."""
+        """Return ``source``, a slide of a cohort, unchanged; ``partner``, the store of a paired
+        slide, is ignored.
+        """
         return source
 
     @property

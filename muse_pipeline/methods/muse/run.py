@@ -23,7 +23,12 @@ from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.config import require_windows
 from muse_pipeline.methods.muse.config import MuseConfig
-from muse_pipeline.methods.muse.data import PretrainData, checksums_of_regions, read_pretrain_data, require_apart
+from muse_pipeline.methods.muse.data import (
+    PretrainData,
+    checksums_of_regions,
+    read_pretrain_data,
+    require_apart,
+)
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.validation import SCORE, PointSet, read_held, score_held
 from muse_pipeline.models import BACKBONES
@@ -80,21 +85,33 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         """Sources of tissue and nucleus positions, region maps and the initial checkpoint."""
         config = self.config
         regions = checksums_of_regions(config.sources) if config.region_weights else {}
-        return Inputs(tuple(source.labelled or source for source in config.sources), self._start, checksums=regions)
+        return Inputs(
+            tuple(source.labelled or source for source in config.sources),
+            self._start,
+            checksums=regions,
+        )
 
     def read(self, log: Log) -> PretrainData:
         """Open the images; stores are read during the run."""
         data = self.open_data(log)
         require_apart([*data.patients, *self._seen.learnt_patients], self.config.held)
         if self.config.held and not self._held:
-            log("no scores during training: `held` needs a `class_map` per source, and nuclei of 2 classes, 2 patients")
+            log(
+                "no scores during training: `held` needs a `class_map` per source, and nuclei of 2"
+                " classes, 2 patients"
+            )
         return data
 
     def open_data(self, log: Log) -> PretrainData:
         """Open the images and their nuclei (``data.read_pretrain_data``)."""
         config = self.config
         return read_pretrain_data(
-            config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, log, config.region_weights
+            config.sources,
+            config.views.mpp[0],
+            config.min_nuclei,
+            self.folder / INDEX,
+            log,
+            config.region_weights,
         )
 
     def build(self, data: PretrainData) -> Method:
@@ -125,7 +142,10 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         origin = self._start.name if self._start else "random weights"
         if run.checkpoint.is_file() or run.resume.is_file():
             origin += " (continued run)"
-        images = f"{count_noun(len(data.images), 'image')} of {count_noun(len(data.patients), 'patient')}"
+        images = (
+            f"{count_noun(len(data.images), 'image')} of"
+            f" {count_noun(len(data.patients), 'patient')}"
+        )
         log(f"{config.backbone} from {origin}, on {images}")
         draw_views(make_batches(config, data).sample, config.seed, run.path / "views.png")
 
@@ -142,11 +162,17 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
             trained = self.checkpoint(data, method)
             # Held-out patients are included, because weights are chosen on them.
             patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})
-            return dataclasses.replace(trained, meta={**trained.meta, "step": done, "patients": patients, **scores})
+            return dataclasses.replace(
+                trained, meta={**trained.meta, "step": done, "patients": patients, **scores}
+            )
 
         colours = np.stack([colour_of_fit(data.reference, image.stain) for image in self._held])
         points = PointSet(self._held, colours, self.config.views.global_px)
-        return (BestWeights(SCORE, partial(score_held, method.trained(), points), self.run_folder.best, describe),)
+        return (
+            BestWeights(
+                SCORE, partial(score_held, method.trained(), points), self.run_folder.best, describe
+            ),
+        )
 
     def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
         """The trained backbone."""
@@ -165,7 +191,8 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return Checkpoint(method.trained().state_dict(), {}, meta)
 
 
-LIMITS = {  # name -> (minimum, maximum) in a run that still learns; healthy runs stay far within these limits
+# name -> (minimum, maximum) in a run that still learns; healthy runs stay far within these limits
+LIMITS = {
     "entropy_nucleus": (0.01, 0.995),
     "entropy_image": (0.01, 0.999),
     "spread": (0.05, float("inf")),
@@ -181,23 +208,24 @@ class CollapseAlarm(Alarm):
         shares_none = losses.get("shared_nuclei") == 0
         if self.persists("shared_nuclei", shares_none):
             raise CollapsedError(
-                f"{self.folder}: by step {done}, no two views had shared a nucleus at {IN_A_ROW} logged steps in a "
-                "row, so nothing is learnt about nuclei; start a new run folder with a larger `views.global_px` or "
-                "`batch`"
+                f"{self.folder}: by step {done}, no two views had shared a nucleus at {IN_A_ROW}"
+                " logged steps in a row, so nothing is learnt about nuclei; start a new run folder"
+                " with a larger `views.global_px` or `batch`"
             )
         for name, (least, most) in LIMITS.items():
             if shares_none and name in OF_NUCLEI:
                 continue
             if name not in OF_NUCLEI and "entropy_nucleus" in losses:
-                continue  # whole views of uniform tissue may have similar vectors while nuclei differ
+                # whole views of uniform tissue may have similar vectors while nuclei differ
+                continue
             value = losses.get(name, least)
             if self.persists(name, not least <= value <= most):
                 seen = "nuclei" if name in OF_NUCLEI else "views"
                 raise CollapsedError(
-                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, outside "
-                    f"{least:g} to {most:g} at {IN_A_ROW} logged steps in a row, so all {seen} look alike to the "
-                    "network; start a new run folder with `distillation.balance: sinkhorn`, a lower learning rate or a "
-                    "larger batch"
+                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is"
+                    f" {value:.3g}, outside {least:g} to {most:g} at {IN_A_ROW} logged steps in a"
+                    f" row, so all {seen} look alike to the network; start a new run folder with"
+                    " `distillation.balance: sinkhorn`, a lower learning rate or a larger batch"
                 )
 
 
@@ -206,7 +234,9 @@ RADIUS_UM, SUBPIXEL_BITS = 4.0, 4
 
 
 def draw_views(sample: ViewSampler, seed: int, output: Path) -> None:
-    """Draw a few sets of views, one per row, global views first; a nucleus has one colour in all views of its set."""
+    """Draw a few sets of views, one per row, global views first; a nucleus has one colour in all
+    views of its set.
+    """
     generator = np.random.default_rng(seed_of_step(seed, 0))
     rows = [_draw_set(sample(generator)) for _ in range(N_SETS)]
     width = max(row.shape[1] for row in rows)
@@ -219,18 +249,30 @@ def _draw_set(views: ViewSet) -> np.ndarray:
     colours = np.random.default_rng(0).integers(60, 256, (views.seen.shape[1], 3)).tolist()
     pictures = []
     for number, (view, placed) in enumerate(zip(views.views, views.placed, strict=True)):
-        partners = [index for index in (0, 1) if index != number]  # the teacher only gets global views
+        partners = [
+            index for index in (0, 1) if index != number
+        ]  # the teacher only gets global views
         shared = np.unique(np.concatenate([views.shared(partner, number) for partner in partners]))
-        picture = cv2.resize(view.cut(views.image), None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
+        picture = cv2.resize(
+            view.cut(views.image), None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC
+        )
         for nucleus in shared.tolist():
-            at = np.round(xy_to_xy_index(placed[nucleus] * ZOOM) * 2**SUBPIXEL_BITS).astype(int).tolist()
+            at = (
+                np.round(xy_to_xy_index(placed[nucleus] * ZOOM) * 2**SUBPIXEL_BITS)
+                .astype(int)
+                .tolist()
+            )
             radius = round(RADIUS_UM / view.mpp * ZOOM * 2**SUBPIXEL_BITS)
             cv2.circle(picture, at, radius, colours[nucleus], 2, cv2.LINE_AA, SUBPIXEL_BITS)
         pictures.append(picture)
     height = max(len(picture) for picture in pictures)
-    return np.concatenate([_padded(picture, height, picture.shape[1] + GAP_PX) for picture in pictures], 1)
+    return np.concatenate(
+        [_padded(picture, height, picture.shape[1] + GAP_PX) for picture in pictures], 1
+    )
 
 
 def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     below, right = height - picture.shape[0], width - picture.shape[1]
-    return cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+    return cv2.copyMakeBorder(
+        picture, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(255, 255, 255)
+    )

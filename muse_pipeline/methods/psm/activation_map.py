@@ -1,10 +1,11 @@
-"""Prior self-activation maps (PSM, arXiv 2210.07862): the response of an activation network's shallow stage.
+"""Prior self-activation maps (PSM, arXiv 2210.07862): the response of an activation network's
+shallow stage.
 
-For each block b of the stage, ``alpha_k`` is the spatial mean of the gradient of the network's output with respect to
-channel k, and ``M_b = sum_k alpha_k A_k``; each M_b is rescaled to 0 .. 1, their positive parts are averaged over the
-blocks, and the mean is rescaled again. The authors' release repeats this for every picture. Here the weights and both
-ranges are fitted once to a sample of the slide, so that later maps need no gradient and do not depend on how the slide
-is tiled.
+For each block b of the stage, ``alpha_k`` is the spatial mean of the gradient of the network's
+output with respect to channel k, and ``M_b = sum_k alpha_k A_k``; each M_b is rescaled to 0 .. 1,
+their positive parts are averaged over the blocks, and the mean is rescaled again. The authors'
+release repeats this for every picture. Here the weights and both ranges are fitted once to a sample
+of the slide, so that later maps need no gradient and do not depend on how the slide is tiled.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ _RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None
 
 
 class ActivationNetwork(nn.Module):
-    """A self-supervised network; gradients of its output with respect to a stage's activations define PSM's map.
+    """A self-supervised network; gradients of its output with respect to a stage's activations
+    define PSM's map.
 
     The registered ``backbone`` must have a stage at stride 4.
     """
@@ -52,9 +54,11 @@ class ActivationNetwork(nn.Module):
         return self.head(self.backbone(self.backbone.prepare(pixels, self.colour)).image)
 
     def read_activations(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The output (B,) and the activations (B, C, h, w) after each block of the stage at stride 4.
+        """The output (B,) and the activations (B, C, h, w) after each block of the stage at stride
+        4.
 
-        ``autograd.grad`` can differentiate the output with respect to them; ``pixels`` are as in ``forward``.
+        ``autograd.grad`` can differentiate the output with respect to them; ``pixels`` are as in
+        ``forward``.
         """
         activations: list[Tensor] = []
         token = _RECORDED.set(activations)
@@ -72,18 +76,22 @@ def _record(block: nn.Module, inputs: tuple, output: Tensor) -> None:
 
 def _first_stage(backbone: Backbone, name: str) -> nn.Sequential:
     """The blocks of the stage at stride 4."""
-    if isinstance(backbone, MuseBackbone) and isinstance(encoder := backbone.encoder["encoder"], ResNet50):
+    if isinstance(backbone, MuseBackbone) and isinstance(
+        encoder := backbone.encoder["encoder"], ResNet50
+    ):
         return encoder.layer1
     if stages := getattr(backbone, "stages", None):
         return stages[0]
-    raise ConfigError(f"backbone '{name}' has no stage at stride 4; choose shallow_cnn, a compact one or a ResNet")
+    raise ConfigError(
+        f"backbone '{name}' has no stage at stride 4; choose shallow_cnn, a compact one or a ResNet"
+    )
 
 
 class ActivationMap:
     """Computes the activation maps of the pictures of one slide, with a network in evaluation mode.
 
-    The map is fitted to a sample of (h, w, 3) uint8 pictures at the network's mpp. A single picture gives the paper's
-    map of that picture, and a network with random weights serves as the control.
+    The map is fitted to a sample of (h, w, 3) uint8 pictures at the network's mpp. A single picture
+    gives the paper's map of that picture, and a network with random weights serves as the control.
 
     Attributes:
         weights: weights alpha (C,) of the channels of each block.
@@ -96,13 +104,22 @@ class ActivationMap:
         gradients = []
         with torch.enable_grad():
             for output, blocks in map(self._read, pictures):
-                gradients.append([gradient.mean((0, 2, 3)) for gradient in torch.autograd.grad(output.sum(), blocks)])
-        self.weights = tuple(torch.stack(of_block).mean(0) for of_block in zip(*gradients, strict=True))
+                gradients.append(
+                    [
+                        gradient.mean((0, 2, 3))
+                        for gradient in torch.autograd.grad(output.sum(), blocks)
+                    ]
+                )
+        self.weights = tuple(
+            torch.stack(of_block).mean(0) for of_block in zip(*gradients, strict=True)
+        )
         with torch.no_grad():
             maps = [self._weigh(pixels) for pixels in pictures]
             self.ranges = tuple(_range(of_block) for of_block in zip(*maps, strict=True))
             sizes = [pixels.shape[:2] for pixels in pictures]
-            self.whole = _range([self._mean(of_picture, size) for of_picture, size in zip(maps, sizes, strict=True)])
+            self.whole = _range(
+                [self._mean(of_picture, size) for of_picture, size in zip(maps, sizes, strict=True)]
+            )
 
     @torch.no_grad()
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -121,14 +138,23 @@ class ActivationMap:
     def _weigh(self, pixels: np.ndarray) -> list[Tensor]:
         """For each block, the weighted sum (h', w') of its channels."""
         blocks = self._read(pixels)[1]
-        return [torch.einsum("c,chw->hw", alpha, block[0]) for alpha, block in zip(self.weights, blocks, strict=True)]
+        return [
+            torch.einsum("c,chw->hw", alpha, block[0])
+            for alpha, block in zip(self.weights, blocks, strict=True)
+        ]
 
     def _mean(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """(h, w): the blocks' maps, rescaled, enlarged to the picture's ``size``, cut off at 0 and averaged."""
+        """(h, w): the blocks' maps, rescaled, enlarged to the picture's ``size``, cut off at 0 and
+        averaged.
+        """
         stride = self.network.backbone.stride_px
         padded = [side + -side % stride for side in size]
-        rescaled = torch.stack([_rescale(values, limits) for values, limits in zip(maps, self.ranges, strict=True)])
-        enlarged = functional.interpolate(rescaled[None], padded, mode="bilinear", align_corners=False)
+        rescaled = torch.stack(
+            [_rescale(values, limits) for values, limits in zip(maps, self.ranges, strict=True)]
+        )
+        enlarged = functional.interpolate(
+            rescaled[None], padded, mode="bilinear", align_corners=False
+        )
         return enlarged[0, :, : size[0], : size[1]].clamp(min=0).mean(0)
 
 
@@ -152,15 +178,18 @@ class ClusterSettings:
     """Features of the clustering, and the rule that chooses the cluster of nuclei.
 
     Attributes:
-        features: "stain": the map and the optical densities of both stains, not standardised (otherwise eosin would
-            weigh as much as haematoxylin and split nuclei by the tissue above them); "jet": the map in the release's
-            colours plus ``beta`` times RGB; "colour": only RGB, as a control.
+        features: "stain": the map and the optical densities of both stains, not standardised
+            (otherwise eosin would weigh as much as haematoxylin and split nuclei by the tissue
+            above them); "jet": the map in the release's colours plus ``beta`` times RGB; "colour":
+            only RGB, as a control.
         beta: weight of RGB in "jet".
-        map_weight: optical density that weighs as much as the map's whole range in "stain"; with 0 only the stains are
-            clustered.
-        n_clusters: number of clusters; with "stain", 3 clusters leave only the darkest nuclei in the foreground.
-        foreground: "haematoxylin": the cluster with the most haematoxylin; "green": the greenest cluster in the map's
-            colours (2022 release); "dark": the cluster with the smallest sum of the first two features (2023 release).
+        map_weight: optical density that weighs as much as the map's whole range in "stain"; with 0
+            only the stains are clustered.
+        n_clusters: number of clusters; with "stain", 3 clusters leave only the darkest nuclei in
+            the foreground.
+        foreground: "haematoxylin": the cluster with the most haematoxylin; "green": the greenest
+            cluster in the map's colours (2022 release); "dark": the cluster with the smallest sum
+            of the first two features (2023 release).
         seed: seed of the sample and of the starting centres.
     """
 
@@ -173,42 +202,65 @@ class ClusterSettings:
 
 
 class Clusters:
-    """Clusters of a slide's pixels, from N activations (0 to 1), RGB (N, 3) uint8 and densities (N, 2) of both stains.
+    """Clusters of a slide's pixels, from N activations (0 to 1), RGB (N, 3) uint8 and densities (N,
+    2) of both stains.
 
     Attributes:
         centres: (k, D) cluster centres in the space of features.
         foreground: index of the cluster of nuclei.
     """
 
-    def __init__(self, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray, settings: ClusterSettings):
+    def __init__(
+        self,
+        activation: np.ndarray,
+        pixels: np.ndarray,
+        stains: np.ndarray,
+        settings: ClusterSettings,
+    ):
         self.settings, generator = settings, np.random.default_rng(settings.seed)
         drawn = generator.permutation(len(activation))[:SAMPLE]
         activation, pixels, stains = activation[drawn], pixels[drawn], stains[drawn]
         values = features(settings, activation, pixels, stains)
         self.centres = mini_batch_k_means(values, settings.n_clusters, generator)
-        rules = {"haematoxylin": stains[:, 0], "green": jet(activation)[:, 1], "dark": -values[:, :2].sum(1)}
+        rules = {
+            "haematoxylin": stains[:, 0],
+            "green": jet(activation)[:, 1],
+            "dark": -values[:, :2].sum(1),
+        }
         means = _means(nearest(values, self.centres), rules[settings.foreground], len(self.centres))
         self.foreground = int(np.argmax(means))
 
-    def __call__(self, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-        """Cluster of each pixel, (...) uint8, from arguments (...), (..., 3) and (..., 2) as in the constructor."""
+    def __call__(
+        self, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray
+    ) -> np.ndarray:
+        """Cluster of each pixel, (...) uint8, from arguments (...), (..., 3) and (..., 2) as in the
+        constructor.
+        """
         values = features(self.settings, activation, pixels, stains)
         return nearest(values.reshape(-1, values.shape[-1]), self.centres).reshape(activation.shape)
 
 
-def features(settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
+def features(
+    settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray
+) -> np.ndarray:
     """(..., D) float32 features of pixels; arguments as in ``Clusters``."""
     if settings.features == "stain":
-        return np.concatenate([settings.map_weight * activation[..., None], stains], -1).astype(np.float32)
+        return np.concatenate([settings.map_weight * activation[..., None], stains], -1).astype(
+            np.float32
+        )
     if settings.features == "colour":
         return pixels.astype(np.float32)
     return jet(activation) + np.float32(settings.beta) * pixels
 
 
 def jet(activation: np.ndarray) -> np.ndarray:
-    """Activation in OpenCV's JET colours, (..., 3) float32, 0 to 255; they are BGR, but added to RGB as they are."""
+    """Activation in OpenCV's JET colours, (..., 3) float32, 0 to 255; they are BGR, but added to
+    RGB as they are.
+    """
     levels = np.rint(activation * 255).astype(np.uint8).reshape(-1, 1)
-    return cv2.applyColorMap(levels, cv2.COLORMAP_JET).reshape(*activation.shape, 3).astype(np.float32)
+    return (
+        cv2.applyColorMap(levels, cv2.COLORMAP_JET).reshape(*activation.shape, 3).astype(np.float32)
+    )
 
 
 def nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -220,8 +272,9 @@ def nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
 def mini_batch_k_means(values: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
     """Centres (k, D) of ``values`` (N, D): the best of several restarts.
 
-    Sculley, "Web-scale k-means clustering", WWW 2010: each centre is the running mean of the values assigned to it.
-    Starting centres are chosen as in k-means++ (Arthur and Vassilvitskii, SODA 2007).
+    Sculley, "Web-scale k-means clustering", WWW 2010: each centre is the running mean of the values
+    assigned to it. Starting centres are chosen as in k-means++ (Arthur and Vassilvitskii, SODA
+    2007).
     """
     best, least = None, np.inf
     for _ in range(RESTARTS):
@@ -233,7 +286,9 @@ def mini_batch_k_means(values: np.ndarray, k: int, generator: np.random.Generato
             n_batch = np.bincount(label, minlength=k)
             n += n_batch
             for index in np.flatnonzero(n_batch):
-                centres[index] += (batch[label == index].mean(0) - centres[index]) * (n_batch[index] / n[index])
+                centres[index] += (batch[label == index].mean(0) - centres[index]) * (
+                    n_batch[index] / n[index]
+                )
         error = float(((values - centres[nearest(values, centres)]) ** 2).sum())
         if error < least:
             best, least = centres, error
@@ -245,7 +300,9 @@ def _spread_start(values: np.ndarray, k: int, generator: np.random.Generator) ->
     for _ in range(k - 1):
         distance = np.min([((values - centre) ** 2).sum(1, dtype=float) for centre in centres], 0)
         total = distance.sum()
-        share = distance / total if total else None  # if all values are centres already, choose any of them
+        share = (
+            distance / total if total else None
+        )  # if all values are centres already, choose any of them
         centres.append(values[generator.choice(len(values), p=share)])
     return np.array(centres)
 
@@ -261,10 +318,12 @@ class MaskSettings:
     """Settings of a slide's pseudo-masks.
 
     Attributes:
-        clusters: settings of the clustering; docs/guide/label-free.md lists those of the two releases.
+        clusters: settings of the clustering; docs/guide/label-free.md lists those of the two
+            releases.
         min_area_um2: minimum area of an object; 200 px at 40x in the release.
         max_hole_um2: size below which holes are filled; 64 px at 40x in the release.
-        min_density: minimum mean optical density of haematoxylin in the mask; a paler mask is emptied.
+        min_density: minimum mean optical density of haematoxylin in the mask; a paler mask is
+            emptied.
         max_share: largest share of a picture that nuclei can cover; a larger mask is emptied.
     """
 
@@ -276,7 +335,8 @@ class MaskSettings:
 
 
 class PseudoMasker:
-    """Pseudo-masks of the pictures of a slide, fitted to random pictures (h, w, 3) uint8 of its tissue.
+    """Pseudo-masks of the pictures of a slide, fitted to random pictures (h, w, 3) uint8 of its
+    tissue.
 
     Without ``network``, activations are 0; without ``stains`` (2, 3), textbook vectors are used.
     """
@@ -293,11 +353,15 @@ class PseudoMasker:
         self.activation = network and ActivationMap(network, sample)
         maps = np.concatenate([_activation(self.activation, pixels).ravel() for pixels in sample])
         pixels = np.concatenate([pixels.reshape(-1, 3) for pixels in sample])
-        densities = np.concatenate([stain_densities(pixels, self.stains).reshape(-1, 2) for pixels in sample])
+        densities = np.concatenate(
+            [stain_densities(pixels, self.stains).reshape(-1, 2) for pixels in sample]
+        )
         self.clusters = Clusters(maps, pixels, densities, self.settings.clusters)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``; none if the mask is too pale or too large."""
+        """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``; none if the mask is too pale or
+        too large.
+        """
         densities = stain_densities(pixels, self.stains)
         activation = _activation(self.activation, pixels)
         mask = self.clusters(activation, pixels, densities) == self.clusters.foreground
@@ -312,7 +376,9 @@ def stain_densities(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 
 def clean(mask: np.ndarray, mpp: float, settings: MaskSettings) -> np.ndarray:
-    """``mask`` without holes and objects smaller than the settings allow; only pixels that share an edge touch."""
+    """``mask`` without holes and objects smaller than the settings allow; only pixels that share an
+    edge touch.
+    """
     filled = ~drop_small(~mask, settings.max_hole_um2 / mpp**2, connectivity=4)
     return drop_small(filled, settings.min_area_um2 / mpp**2, connectivity=4)
 

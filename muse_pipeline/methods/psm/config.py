@@ -30,7 +30,9 @@ class ActivationSettings:
     """
 
     backbone: str = "shallow_cnn"
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=100, learning_rate=1e-3, save_every=50))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(steps=100, learning_rate=1e-3, save_every=50)
+    )
     window_px: Count = 128
     batch: Annotated[int, Between(2)] = 8
 
@@ -81,8 +83,8 @@ class SelfTrainingSettings:
 
     Attributes:
         rounds: number of rounds; 0 skips the stage.
-        threshold: minimum score of detections used as labels; by default below that of ``detector.export``, so that
-            each round finds more nuclei.
+        threshold: minimum score of detections used as labels; by default below that of
+            ``detector.export``, so that each round finds more nuclei.
     """
 
     rounds: Annotated[int, Between(0, 10)] = 1
@@ -124,8 +126,14 @@ class PsmConfig(ModelSettings):
     method: str = "psm"
 
     def __post_init__(self) -> None:
-        unread = {**vars(self.mask_settings), "max_share": MaskSettings().max_share}  # max_share applies to all masks
-        if self.masks != "activation" and (changed := dict(unread.items() - vars(MaskSettings()).items())):
+        unread = {
+            **vars(self.mask_settings),
+            "max_share": MaskSettings().max_share,
+        }  # max_share applies to all masks
+        if self.masks != "activation" and (
+            changed := dict(unread.items() - vars(MaskSettings()).items())
+        ):
             raise ConfigError(
-                f"mask_settings.{min(changed)} is a setting of `masks: activation`, but `masks` is '{self.masks}'"
+                f"mask_settings.{min(changed)} is a setting of `masks: activation`, but `masks` is"
+                f" '{self.masks}'"
             )

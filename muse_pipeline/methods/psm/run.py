@@ -1,9 +1,10 @@
-"""The PSM run, which trains a detector on unlabelled tissue, and its stages that make masks and labels.
+"""The PSM run, which trains a detector on unlabelled tissue, and its stages that make masks and
+labels.
 
 The labels are instances and points in files that ``muse finetune`` can read.
 
-The method is from "Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv 2308.11144;
-``docs/guide/label-free.md`` lists the differences from the paper.
+The method is from "Exploring Unsupervised Cell Recognition with Prior Self-activation Maps", arXiv
+2308.11144; ``docs/guide/label-free.md`` lists the differences from the paper.
 """
 
 from __future__ import annotations
@@ -42,22 +43,44 @@ from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.methods.detector.validation import NetworkPredictor
 from muse_pipeline.methods.psm.activation_map import ActivationNetwork, PseudoMasker
 from muse_pipeline.methods.psm.config import ActivationSettings, PsmConfig
-from muse_pipeline.nuclei.masks import IMAGES, INSTANCES, POINTS, drop_small_labels, rings_to_labels, write_instances
+from muse_pipeline.nuclei.masks import (
+    IMAGES,
+    INSTANCES,
+    POINTS,
+    drop_small_labels,
+    rings_to_labels,
+    write_instances,
+)
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.proposals.otsu_mask import OtsuMask, blend_stains, cut_mask, fit_otsu, haematoxylin
+from muse_pipeline.proposals.otsu_mask import (
+    OtsuMask,
+    blend_stains,
+    cut_mask,
+    fit_otsu,
+    haematoxylin,
+)
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method
-from muse_pipeline.training.recipe import MADE_FROM, RECIPES, PreparedStage, Recipe, Stage, TrainingStage, stage_folder
+from muse_pipeline.training.recipe import (
+    MADE_FROM,
+    RECIPES,
+    PreparedStage,
+    Recipe,
+    Stage,
+    TrainingStage,
+    stage_folder,
+)
 from muse_pipeline.training.run import Inputs, Log, plain_settings
 
 
 class PriorSelfActivation(Method):
-    """Trains a network to give the same output for a window and for the window turned by 180 degrees.
+    """Trains a network to give the same output for a window and for the window turned by 180
+    degrees.
 
-    The loss is the mean of ``|f(x) - f(rot180 x)|`` (arXiv 2210.07862); nothing prevents the trivial solution of a
-    constant f.
+    The loss is the mean of ``|f(x) - f(rot180 x)|`` (arXiv 2210.07862); nothing prevents the
+    trivial solution of a constant f.
     """
 
     def __init__(self, network: ActivationNetwork):
@@ -65,7 +88,9 @@ class PriorSelfActivation(Method):
         self.network = network
 
     def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
-        """Compute the loss on windows (B, 3, S, S); both orientations share one pass and its batch statistics."""
+        """Compute the loss on windows (B, 3, S, S); both orientations share one pass and its batch
+        statistics.
+        """
         output, turned = self.network(torch.cat((batch, batch.flip(2, 3)))).chunk(2)
         return {"loss": (output - turned).abs().mean()}
 
@@ -111,7 +136,9 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
 
     def batches(self, data: list[Image], device: torch.device) -> UnlabelledWindows:
         """Batches of windows without augmentation."""
-        return UnlabelledWindows(data, self.config.window_px, self.config.batch, self.config.seed, device)
+        return UnlabelledWindows(
+            data, self.config.window_px, self.config.batch, self.config.seed, device
+        )
 
     def describe(self, data: list[Image], log: Log) -> None:
         """Print a summary of the training data."""
@@ -147,9 +174,9 @@ COLOUR = (128, 64, 192)
 class PseudoMaskStage(PreparedStage):
     """Writes crops of tissue, and their masks (0 background, 255 nucleus) under the same names.
 
-    Crops whose masks are empty or cover too much are left out. The threshold or the clusters of the masks are fitted to
-    each picture or store, because stains differ between slides. ``activation`` is the checkpoint of the activation
-    stage, None if there is none.
+    Crops whose masks are empty or cover too much are left out. The threshold or the clusters of the
+    masks are fitted to each picture or store, because stains differ between slides. ``activation``
+    is the checkpoint of the activation stage, None if there is none.
     """
 
     def __init__(self, config: PsmConfig, activation: Path | None, folder: Path):
@@ -188,11 +215,14 @@ class PseudoMaskStage(PreparedStage):
                 n_kept += 1
         if rejected:
             which = f"first {rejected[0]}"
-            log(f"{len(rejected)} crops are left out, because their masks cover nothing or too much: {which}")
+            log(
+                f"{len(rejected)} crops are left out, because their masks cover nothing or too"
+                f" much: {which}"
+            )
         if not n_kept:
             raise ConfigError(
-                f"none of {len(rejected)} crops of tissue has a usable mask: each covers nothing or too much; name H&E "
-                "tissue with nuclei in `sources`, or correct their `mpp`"
+                f"none of {len(rejected)} crops of tissue has a usable mask: each covers nothing or"
+                " too much; name H&E tissue with nuclei in `sources`, or correct their `mpp`"
             )
         log(f"masks ({config.masks}) of {n_kept} crops of tissue")
 
@@ -209,32 +239,48 @@ class PseudoMaskStage(PreparedStage):
 
 
 def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield each crop of a masks stage, sorted by name: name, pixels (h, w, 3) uint8, mask (h, w) bool."""
+    """Yield each crop of a masks stage, sorted by name: name, pixels (h, w, 3) uint8, mask (h, w)
+    bool.
+    """
     for path in sorted((folder / PICTURES).glob("*.png")):
         pixels = read_rgb(path, f"delete {folder} to make it again")
         mask = read_grey(folder / MASKS / path.name)
         if mask is None or pixels.shape[:2] != mask.shape:
-            raise LabelError(f"{path}: its mask is damaged or missing; delete {folder} to make all of them again")
+            raise LabelError(
+                f"{path}: its mask is damaged or missing; delete {folder} to make all of them again"
+            )
         yield path.stem, pixels, mask > 127
 
 
 CLASS = "Nucleus"
-BLUR_UM = 0.25  # sigma of the blur of haematoxylin before masks are cut; half of ``BLUR_UM`` in ``proposals.otsu_mask``
+# sigma of the blur of haematoxylin before masks are cut; half of ``BLUR_UM`` in
+# ``proposals.otsu_mask``
+BLUR_UM = 0.25
 MOST = 65535  # largest number of instances in a 16-bit picture
 
 
 def label_source(folder: Path, mpp: float) -> PictureSource:
     """A label source for the files that ``write_labels`` wrote to ``folder``."""
     return PictureSource(
-        folder / INSTANCES, "instances", images=folder / IMAGES, mpp=mpp, points=folder / POINTS, allow_empty=True
+        folder / INSTANCES,
+        "instances",
+        images=folder / IMAGES,
+        mpp=mpp,
+        points=folder / POINTS,
+        allow_empty=True,
     )
 
 
 def write_labels(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
-    """Write a picture (h, w, 3) and its instances (h, w), 1..N, if it has any, and return the number of instances."""
+    """Write a picture (h, w, 3) and its instances (h, w), 1..N, if it has any, and return the
+    number of instances.
+    """
     n_instances = int(instances.max(initial=0))
     if n_instances > MOST:
-        raise LabelError(f"{name}: {n_instances:,} nuclei exceed the {MOST:,} that a picture may contain; divide it")
+        raise LabelError(
+            f"{name}: {n_instances:,} nuclei exceed the {MOST:,} that a picture may contain;"
+            " divide it"
+        )
     if not n_instances:
         return 0
     write_instances(folder, name, pixels, instances, [CLASS] * n_instances)
@@ -242,32 +288,43 @@ def write_labels(folder: Path, name: str, pixels: np.ndarray, instances: np.ndar
 
 
 def split_instances(mask: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> np.ndarray:
-    """Divide the mask (h, w) of a picture (h, w, 3) into instances: (h, w) int32, 1..N, 0 background."""
+    """Divide the mask (h, w) of a picture (h, w, 3) into instances: (h, w) int32, 1..N, 0
+    background.
+    """
     fit = fit_macenko(pixels.reshape(-1, 3))
     density = haematoxylin(pixels, blend_stains(fit and fit.stains))
     instances = cut_mask(mask, cv2.GaussianBlur(density, (0, 0), BLUR_UM / config.mpp), config.mpp)
     return drop_small_labels(instances, config.labels.min_area_um2 / config.mpp**2)
 
 
-FRAGMENT_UM2 = 2.0  # minimum area of an instance; smaller ones are remainders of nuclei overlapped by others
-SURROUND_UM = 32.0  # width by which a picture is mirrored beyond its border, so that nuclei at the border are found
+FRAGMENT_UM2 = (
+    2.0  # minimum area of an instance; smaller ones are remainders of nuclei overlapped by others
+)
+# width by which a picture is mirrored beyond its border, so that nuclei at the border are found
+SURROUND_UM = 32.0
 
 
 def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
-    """Find nuclei in and just beyond a picture (h, w, 3) at the detector's mpp, sorted by ascending score.
+    """Find nuclei in and just beyond a picture (h, w, 3) at the detector's mpp, sorted by ascending
+    score.
 
     The picture's stains are normalised to ``reference``.
     """
     margin = round(SURROUND_UM / predictor.card.mpp)
     colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
-    nuclei = detect_image(predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour)
-    # ``rings_to_labels`` paints later rings over earlier ones, so the nucleus with the higher score is kept whole.
+    nuclei = detect_image(
+        predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour
+    )
+    # ``rings_to_labels`` paints later rings over earlier ones, so the nucleus with the higher score
+    # is kept whole.
     nuclei = nuclei[np.argsort(nuclei.score, kind="stable")]
     return replace(nuclei, xy=nuclei.xy - margin)
 
 
 class LabelsStage(PreparedStage):
-    """Writes pictures, instances (16-bit PNG, 0 background), and points (x, y, class) at the centroids of instances."""
+    """Writes pictures, instances (16-bit PNG, 0 background), and points (x, y, class) at the
+    centroids of instances.
+    """
 
     def __init__(self, config: PsmConfig, masks: Path, folder: Path):
         super().__init__(folder, "labels")
@@ -275,7 +332,10 @@ class LabelsStage(PreparedStage):
 
     def made_from(self) -> dict[str, Any]:
         """Settings of the labels, and the masks."""
-        return {"labels": plain_settings(self.config.labels), "masks": sha256_of(self.masks / MADE_FROM)}
+        return {
+            "labels": plain_settings(self.config.labels),
+            "masks": sha256_of(self.masks / MADE_FROM),
+        }
 
     def write(self, folder: Path, log: Log) -> None:
         """Write the instances of every mask."""
@@ -287,19 +347,24 @@ class LabelsStage(PreparedStage):
 
 
 class FoundLabelsStage(PreparedStage):
-    """Writes the pictures of ``labels`` with the nuclei that a detector finds, outlined as in the exported model.
+    """Writes the pictures of ``labels`` with the nuclei that a detector finds, outlined as in the
+    exported model.
 
     ``export.threshold`` of the config is the minimum score of a label.
     """
 
-    def __init__(self, config: DetectorConfig, detector: Path, labels: Path, folder: Path, name: str):
+    def __init__(
+        self, config: DetectorConfig, detector: Path, labels: Path, folder: Path, name: str
+    ):
         super().__init__(folder, name)
         self.config, self.detector, self.labels = config, detector, labels
 
     def made_from(self) -> dict[str, Any]:
         """Settings of the export that affect detections and outlines, and the detector."""
         export, weights = self.config.export, load_checkpoint(self.detector).weights_sha256()
-        settings = {name: getattr(export, name) for name in ("threshold", "colour_share", "snap_um")}
+        settings = {
+            name: getattr(export, name) for name in ("threshold", "colour_share", "snap_um")
+        }
         refined = {"refiner": sha256_of(REFINER)} if export.refine else {}
         return {**settings, **refined, "detector": weights}
 
@@ -315,20 +380,25 @@ class FoundLabelsStage(PreparedStage):
             pixels = read_rgb(path, f"delete {self.labels} to make it again")
             nuclei = find_all(predictor, reference, pixels)
             rings = rays_to_rings(nuclei.xy, nuclei.rays, (config.mpp, config.mpp))
-            instances = drop_small_labels(rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2)
+            instances = drop_small_labels(
+                rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2
+            )
             n_here = write_labels(folder, path.stem, pixels, instances)
             n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
         if not n_nuclei:
             raise ConfigError(
-                f"self_training: the detector in {self.detector.parent} found no nucleus with a score of "
-                f"{config.export.threshold:g} or more; train it longer, lower `threshold`, or set `rounds: 0`"
+                f"self_training: the detector in {self.detector.parent} found no nucleus with a"
+                f" score of {config.export.threshold:g} or more; train it longer, lower"
+                " `threshold`, or set `rounds: 0`"
             )
         log(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
 @RECIPES.register("psm")
 class PsmRecipe(Recipe):
-    """Makes masks and labels, trains a detector on them, then further ones, each on the previous one's detections."""
+    """Makes masks and labels, trains a detector on them, then further ones, each on the previous
+    one's detections.
+    """
 
     Config = PsmConfig
     ends_in_model = True
@@ -345,13 +415,20 @@ class PsmRecipe(Recipe):
         if config.masks == "activation":
             shared = {"sources": config.sources, "mpp": config.mpp, "seed": config.seed}
             settings = ActivationConfig(**vars(config.activation), **shared)
-            activation = add("activation", lambda where: ActivationStage(settings, where, "activation"))
+            activation = add(
+                "activation", lambda where: ActivationStage(settings, where, "activation")
+            )
         masks = add("masks", lambda where: PseudoMaskStage(config, activation, where))
         labels = add("labels", lambda where: LabelsStage(config, masks, where))
-        detector = add("detector", lambda where: DetectorStage(configure_detector(config, labels), where, "detector"))
+        detector = add(
+            "detector",
+            lambda where: DetectorStage(configure_detector(config, labels), where, "detector"),
+        )
         for number in range(1, config.self_training.rounds + 1):
             finder = configure_detector(config, labels)
-            finder = replace(finder, export=replace(finder.export, threshold=config.self_training.threshold))
+            finder = replace(
+                finder, export=replace(finder.export, threshold=config.self_training.threshold)
+            )
             name, inputs = f"found-labels-{number}", (finder, detector, labels)
             labels = add(name, lambda where, n=name, i=inputs: FoundLabelsStage(*i, where, n))
             name, settings = f"self-training-{number}", configure_detector(config, labels)

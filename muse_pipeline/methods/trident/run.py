@@ -35,7 +35,9 @@ class PairedData(PretrainData):
 
 
 def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedData:
-    """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and ``open_partner``)."""
+    """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and
+    ``open_partner``).
+    """
     data = read_pretrain_data(
         config.sources, config.views.mpp[0], config.min_nuclei, folder, log, config.region_weights
     )
@@ -54,18 +56,23 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
 
 
 def _require_partners(sources: list, partners: list[Partner | None], failures: list[str]) -> None:
-    """Reject a folder of partners without a file for any picture, and a run in which no partner could be registered."""
+    """Reject a folder of partners without a file for any picture, and a run in which no partner
+    could be registered.
+    """
     for source in dict.fromkeys(source for source in sources if source and source.store is None):
-        of_source = [partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source]
+        of_source = [
+            partner for wanted, partner in zip(sources, partners, strict=True) if wanted == source
+        ]
         if all(partner is None for partner in of_source):
             raise ConfigError(
-                f"{source.location}: has no file for any of {len(of_source)} pictures; give each partner the name of "
-                "its picture"
+                f"{source.location}: has no file for any of {len(of_source)} pictures; give each"
+                " partner the name of its picture"
             )
     if failures and not any(partners):
         raise ConfigError(
-            f"sources: no slide has a partner that could be registered ({count_noun(len(failures), 'failure')}, first: "
-            f"{failures[0]}); correct the partners, or set `alignment.branches` to 1"
+            "sources: no slide has a partner that could be registered"
+            f" ({count_noun(len(failures), 'failure')}, first: {failures[0]}); correct the"
+            " partners, or set `alignment.branches` to 1"
         )
 
 
@@ -76,7 +83,9 @@ class TridentRecipe(Recipe):
     Config = TridentConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """If MUSE's losses are not used, turn off local views unless the config sets their number."""
+        """If MUSE's losses are not used, turn off local views unless the config sets their
+        number.
+        """
         views = values.get("views") or {}
         if values.get("distillation") is None and isinstance(views, dict):
             values = {**values, "views": {"n_local": 0, **views}}
@@ -88,7 +97,9 @@ class TridentRecipe(Recipe):
 
 
 class TridentStage(MuseStage):
-    """Trains H&E and partner branches on a joint loss; everything else is as in MUSE's pretraining."""
+    """Trains H&E and partner branches on a joint loss; everything else is as in MUSE's
+    pretraining.
+    """
 
     config: TridentConfig
 
@@ -107,7 +118,9 @@ class TridentStage(MuseStage):
         return read_paired_data(self.config, self.folder / INDEX, log)
 
     def build(self, data: PairedData) -> Method:
-        """Build the H&E backbone, with the weights of the checkpoint if any, and a random network for the partner."""
+        """Build the H&E backbone, with the weights of the checkpoint if any, and a random network
+        for the partner.
+        """
         config, settings = self.config, self.config.alignment
         backbone = self.build_backbone()
         partner = None
@@ -117,16 +130,22 @@ class TridentStage(MuseStage):
         if config.distillation is None:
             return trident
         muse = MusePretraining(backbone, config.distillation, config.views.n_local)
-        return WeightedSum({"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight})
+        return WeightedSum(
+            {"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight}
+        )
 
     def batches(self, data: PairedData, device: torch.device) -> PairBatches:
         """Batches of views with their partners."""
         return PairBatches(super().batches(data, device), data.images, data.partners)
 
     def finish_batch(self, batch: PairBatch) -> PairBatch | dict[str, Any]:
-        """Cut the views on the device; with MUSE's losses, return the batches of both methods, keyed by name."""
+        """Cut the views on the device; with MUSE's losses, return the batches of both methods,
+        keyed by name.
+        """
         batch = batch._replace(views=super().finish_batch(batch.views))
-        return batch if self.config.distillation is None else {"muse": batch.views, "trident": batch}
+        return (
+            batch if self.config.distillation is None else {"muse": batch.views, "trident": batch}
+        )
 
     def describe(self, data: PairedData, log: Log) -> None:
         """Print a summary of the training data, and draw some views and pairs."""
@@ -139,7 +158,9 @@ class TridentStage(MuseStage):
         draw_pairs(batch, self.run_folder.path / "pairs.png")
 
     def monitors(self, data: PairedData, method: Method) -> Sequence[Monitor]:
-        """An alarm for collapse and, if labelled nuclei are held out, scores of the H&E backbone."""
+        """An alarm for collapse and, if labelled nuclei are held out, scores of the H&E
+        backbone.
+        """
         return (SpreadAlarm(self.config.schedule, self.folder), *self.validation(data, method))
 
 
@@ -154,9 +175,10 @@ class SpreadAlarm(Alarm):
         for name, value in losses.items():
             if name.endswith("_spread") and self.persists(name, value < LEAST_SPREAD):
                 raise CollapsedError(
-                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
-                    f"{LEAST_SPREAD:g} at {IN_A_ROW} logged steps in a row, so all vectors are alike; start a new run "
-                    "folder with a larger batch, a lower learning rate or a larger `alignment.variance`"
+                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is"
+                    f" {value:.3g}, below {LEAST_SPREAD:g} at {IN_A_ROW} logged steps in a row, so"
+                    " all vectors are alike; start a new run folder with a larger batch, a lower"
+                    " learning rate or a larger `alignment.variance`"
                 )
 
 
@@ -164,12 +186,17 @@ N_PAIRS, GAP_PX = 6, 8
 
 
 def draw_pairs(batch: PairBatch, output: Path) -> None:
-    """Draw the first views of a few sets, each above its partner, or above a white square if it has none."""
+    """Draw the first views of a few sets, each above its partner, or above a white square if it has
+    none.
+    """
     he = batch.views.global_views.pixels[: len(batch.views.global_views.pixels) // 2]
     partners = torch.full_like(he, 255)
     partners[batch.partner.image_known] = batch.partner.image
     rows = [
-        np.concatenate([np.pad(view, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for view in row], 1)
+        np.concatenate(
+            [np.pad(view, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for view in row],
+            1,
+        )
         for row in (part[:N_PAIRS].permute(0, 2, 3, 1).numpy() for part in (he, partners))
     ]
     with complete_file(output) as partial:

@@ -1,1 +1,3 @@
-"""UNITPathSSL: unpaired translation between masks and tissue, for pretraining and for label-free detectors."""
+"""UNITPathSSL: unpaired translation between masks and tissue, for pretraining and for label-free
+detectors.
+"""

@@ -1,7 +1,7 @@
 """The settings of UNITPathSSL: data, networks, losses and schedule, with the source of each number.
 
-"paper": the paper or its official pages; "code": the authors' settings files; "secondary": re-implementations or
-project pages by other people; "ours": a choice of this project.
+"paper": the paper or its official pages; "code": the authors' settings files; "secondary":
+re-implementations or project pages by other people; "ours": a choice of this project.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class GeneratorSettings:
         dropout: dropout probability of the mask's code.
     """
 
-    base: Annotated[int, Between(1, 1024)] = 64  # code: min(16384 / resolution, 512) channels, which is 64 at 256 px
+    base: Annotated[int, Between(1, 1024)] = (
+        64  # code: min(16384 / resolution, 512) channels, which is 64 at 256 px
+    )
     most: int = 512  # code
     levels: Annotated[int, Between(1, 8)] = 6  # code: from 256 to 4 px
     noise_dim: int = 512  # code
@@ -87,7 +89,12 @@ class DiscriminatorSettings:
         r1_every: interval of R1 in steps; the penalty is multiplied by it.
     """
 
-    widths: tuple[int, ...] = (64, 128, 256, 512)  # masks: code; pictures: ours (code: StyleGAN2's network)
+    widths: tuple[int, ...] = (
+        64,
+        128,
+        256,
+        512,
+    )  # masks: code; pictures: ours (code: StyleGAN2's network)
     loss: Annotated[str, OneOf(ADVERSARIAL)] = "least squares"  # masks: code
     r1_gamma: NotNegative = 1.0  # pictures: code
     r1_every: Count = 16  # ours, as in StyleGAN2
@@ -98,7 +105,8 @@ class AdaSettings:
     """Settings of the adaptive augmentation before the discriminator of pictures (``losses``).
 
     Attributes:
-        target: mean sign of real pictures' scores above which the probability of augmentation rises.
+        target: mean sign of real pictures' scores above which the probability of augmentation
+            rises.
         pictures: number of real pictures over which that probability can rise from 0 to 1.
     """
 
@@ -115,8 +123,8 @@ class LossWeights:
         mask_gan: adversarial loss of masks that the reader predicts on real tissue.
         cycle: cycle consistency, in both directions.
         instances: instance loss of the reader on rendered tissue.
-        painted: colour prior (``losses``): its weight at the first step, and its weight from a quarter of the
-            first stage on; linear in between.
+        painted: colour prior (``losses``): its weight at the first step, and its weight from a
+            quarter of the first stage on; linear in between.
     """
 
     picture_gan: NotNegative = 1.0  # code
@@ -128,7 +136,8 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class SecondStageSettings:
-    """Settings that differ in the second stage, which starts with a new reader and a new discriminator of masks.
+    """Settings that differ in the second stage, which starts with a new reader and a new
+    discriminator of masks.
 
     Attributes:
         steps: number of steps.
@@ -146,8 +155,8 @@ class UnitConfig(ModelSettings):
     Settings that are not described here are those of ``ModelSettings``.
 
     Attributes:
-        schedule: schedule of both stages, except for what ``second`` sets; the learning rate is that of generator and
-            reader, and the weight decay is ignored.
+        schedule: schedule of both stages, except for what ``second`` sets; the learning rate is
+            that of generator and reader, and the weight decay is ignored.
         sources: unlabelled H&E tissue; without sources the workflow trains on its own slides.
         second: length and learning rate of the second stage.
         mpp: um per pixel of all networks.
@@ -158,10 +167,10 @@ class UnitConfig(ModelSettings):
         mask_px: side of synthesised masks; windows are cut from them.
         tissue: settings of the synthesised tissue.
         checkpoint: initial backbone of the reader, in both stages; random if not given.
-        colour: "macenko": normalise all tissue, in training and at run time, to the mean stains of the sources;
-            "identity": keep its colours.
-        augmentation: variation of appearance of the reader's input; geometric settings and ``partial_colour`` have no
-            effect.
+        colour: "macenko": normalise all tissue, in training and at run time, to the mean stains of
+            the sources; "identity": keep its colours.
+        augmentation: variation of appearance of the reader's input; geometric settings and
+            ``partial_colour`` have no effect.
         discriminator_rate: learning rate of the discriminators, relative to the schedule's.
         betas: betas of Adam.
         eps: epsilon of Adam.
@@ -173,8 +182,8 @@ class UnitConfig(ModelSettings):
         ada: adaptive augmentation before the discriminator of tissue; none by default.
         seed: seed of weights, masks and windows.
         precision: "32-true" or "bf16-mixed".
-        calibrate: whether the score threshold of the export is chosen, without labels (``monitors.SnapshotScorer``);
-            otherwise ``export.threshold`` is used.
+        calibrate: whether the score threshold of the export is chosen, without labels
+            (``monitors.SnapshotScorer``); otherwise ``export.threshold`` is used.
         export: settings of the exported detector.
         method: name of the method, "unit".
     """
@@ -189,7 +198,9 @@ class UnitConfig(ModelSettings):
     n_masks: Annotated[int, Between(1, 1_000_000)] = 10_800  # code
     mask_px: Annotated[int, Between(16, 4096)] = 320  # code: windows are 0.8 of a tile
     tissue: TissueSettings = field(default_factory=TissueSettings)
-    checkpoint: Weights | None = None  # uncertain: the authors' runs start from an unnamed weight file
+    checkpoint: Weights | None = (
+        None  # uncertain: the authors' runs start from an unnamed weight file
+    )
     colour: ColourMethod = "macenko"  # ours; the paper has none
     augmentation: Augmentation = field(default_factory=Augmentation)  # ours; the paper has none
     discriminator_rate: Annotated[float, Between(0, 100)] = 1.0  # code
@@ -198,9 +209,13 @@ class UnitConfig(ModelSettings):
     weights: LossWeights = field(default_factory=LossWeights)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     reader: ReaderSettings = field(default_factory=ReaderSettings)
-    pictures: DiscriminatorSettings = field(default_factory=lambda: DiscriminatorSettings(loss="logistic"))  # code
+    pictures: DiscriminatorSettings = field(
+        default_factory=lambda: DiscriminatorSettings(loss="logistic")
+    )  # code
     mask_discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
-    ada: AdaSettings | None = None  # code: on; ours: off, as it is needed only below about 5,000 tiles
+    ada: AdaSettings | None = (
+        None  # code: on; ours: off, as it is needed only below about 5,000 tiles
+    )
     seed: Seed = 0
     precision: Precision = "32-true"
     calibrate: bool = True
@@ -210,24 +225,33 @@ class UnitConfig(ModelSettings):
 
 @dataclass(frozen=True)
 class UnitStageConfig(UnitConfig):
-    """Settings of one stage; ``previous`` is None in the first, and the first stage's checkpoint in the second."""
+    """Settings of one stage; ``previous`` is None in the first, and the first stage's checkpoint in
+    the second.
+    """
 
     previous: Path | None = None
 
 
 def stage_config(config: UnitConfig, masks: Path, previous: Path | None) -> UnitStageConfig:
-    """The settings of the first stage or, with ``previous``, the first stage's checkpoint, of the second."""
+    """The settings of the first stage or, with ``previous``, the first stage's checkpoint, of the
+    second.
+    """
     schedule = config.schedule
     if previous is not None:
         schedule = dataclasses.replace(schedule, **vars(config.second))
-    return UnitStageConfig(**{**vars(config), "masks": masks, "schedule": schedule, "previous": previous})
+    return UnitStageConfig(
+        **{**vars(config), "masks": masks, "schedule": schedule, "previous": previous}
+    )
 
 
 THRESHOLD = "validation threshold"  # key among the scores of a snapshot
 
 
-def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingProxyType({})) -> DetectorConfig:
-    """The settings of the resulting detector, which has the reader's backbone and instance head, and one class.
+def detector_config(
+    config: UnitConfig, scores: Mapping[str, float] = MappingProxyType({})
+) -> DetectorConfig:
+    """The settings of the resulting detector, which has the reader's backbone and instance head,
+    and one class.
 
     The threshold is that in the ``scores`` of a snapshot or, without one, the configured one.
     """
@@ -244,15 +268,21 @@ def detector_config(config: UnitConfig, scores: Mapping[str, float] = MappingPro
         batch=config.batch,
         seed=config.seed,
         precision=config.precision,
-        export=dataclasses.replace(config.export, threshold=scores.get(THRESHOLD, config.export.threshold)),
+        export=dataclasses.replace(
+            config.export, threshold=scores.get(THRESHOLD, config.export.threshold)
+        ),
     )
 
 
 def require_sound_translation(config: UnitConfig) -> None:
     """Check names, windows and the size of nuclei before any data is read."""
     if config.mask_px < config.window_px:
-        raise ConfigError(f"mask_px is {config.mask_px}; give {config.window_px} or more, the side of windows")
-    export_window(detector_config(config), require_windows(config.reader.backbone, config.window_px))
+        raise ConfigError(
+            f"mask_px is {config.mask_px}; give {config.window_px} or more, the side of windows"
+        )
+    export_window(
+        detector_config(config), require_windows(config.reader.backbone, config.window_px)
+    )
     strides = {
         "the generator": 2**config.generator.levels,
         "the discriminator of tissue": 2 ** len(config.pictures.widths),
@@ -261,7 +291,8 @@ def require_sound_translation(config: UnitConfig) -> None:
     for network, stride_px in strides.items():
         if config.window_px % stride_px:
             raise ConfigError(
-                f"window_px: {config.window_px} px does not suit {network}; give a multiple of {stride_px} px"
+                f"window_px: {config.window_px} px does not suit {network}; give a multiple of"
+                f" {stride_px} px"
             )
     if config.masks is None:
         require_drawable(config.mask_px, config.mpp, config.tissue)

@@ -1,4 +1,6 @@
-"""The two domains of UNITPathSSL: synthesised masks with their nuclei, and windows of unlabelled tissue."""
+"""The two domains of UNITPathSSL: synthesised masks with their nuclei, and windows of unlabelled
+tissue.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,17 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.unit.config import UnitConfig
-from muse_pipeline.methods.unit.synthesis_folder import SETTINGS, read_mask_folder, write_mask_folder
-from muse_pipeline.methods.unit.synthesis_masks import LEAST_DIAMETER_PX, InstanceMask, fills, stylise
+from muse_pipeline.methods.unit.synthesis_folder import (
+    SETTINGS,
+    read_mask_folder,
+    write_mask_folder,
+)
+from muse_pipeline.methods.unit.synthesis_masks import (
+    LEAST_DIAMETER_PX,
+    InstanceMask,
+    fills,
+    stylise,
+)
 from muse_pipeline.models.base import recoloured
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
@@ -39,12 +50,22 @@ class MaskDomain:
     ``n_rays`` is a multiple of 4, so that quarter turns map rays to rays.
     """
 
-    def __init__(self, masks: Sequence[InstanceMask], *, mpp: float, window_px: int, n_rays: int, seed: int):
-        self.masks, self.mpp, self.window_px, self.n_rays, self.seed = masks, mpp, window_px, n_rays, seed
+    def __init__(
+        self, masks: Sequence[InstanceMask], *, mpp: float, window_px: int, n_rays: int, seed: int
+    ):
+        self.masks, self.mpp, self.window_px, self.n_rays, self.seed = (
+            masks,
+            mpp,
+            window_px,
+            n_rays,
+            seed,
+        )
         self.turned = _ray_permutations(n_rays)
         self._nuclei: dict[int, Nuclei] = {}
 
-    def __call__(self, step: int, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(
+        self, step: int, batch: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Draw ``batch`` windows: ``masks``, ``xy``, ``rays`` and ``label`` of a ``UnitBatch``."""
         # Seeded differently from tissue, so that the two domains are drawn independently.
         rng = np.random.default_rng((self.seed, step))
@@ -59,10 +80,14 @@ class MaskDomain:
         return np.stack(pictures), padded_xy, padded_rays, label
 
     def nuclei(self, index: int) -> Nuclei:
-        """The nuclei of a mask, without their contours; measured at first use (10 ms for a mask of 320 px)."""
+        """The nuclei of a mask, without their contours; measured at first use (10 ms for a mask of
+        320 px).
+        """
         if index not in self._nuclei:
             instances = fills(self.masks[index].instances)
-            self._nuclei[index] = label_image_to_nuclei(instances, (self.mpp, self.mpp), self.n_rays)
+            self._nuclei[index] = label_image_to_nuclei(
+                instances, (self.mpp, self.mpp), self.n_rays
+            )
         return self._nuclei[index]
 
     def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,11 +101,17 @@ class MaskDomain:
         turn = rng.integers(8)
         picture = stylise(InstanceMask(turn_picture(window, turn), mask.kinds), self.mpp, rng)
         picture = (picture.transpose(2, 0, 1).astype(np.float32) - 127.5) / 127.5
-        return picture, turn_xy(xy[inside], turn, self.window_px), nuclei.rays[inside][:, self.turned[turn]]
+        return (
+            picture,
+            turn_xy(xy[inside], turn, self.window_px),
+            nuclei.rays[inside][:, self.turned[turn]],
+        )
 
 
 def turn_picture(picture: np.ndarray, turn: int) -> np.ndarray:
-    """Apply turn 0 to 7 to a picture (h, w): bit 0 mirrors x, bit 1 mirrors y, then bit 2 swaps x and y."""
+    """Apply turn 0 to 7 to a picture (h, w): bit 0 mirrors x, bit 1 mirrors y, then bit 2 swaps x
+    and y.
+    """
     picture = picture[:: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
     return np.ascontiguousarray(picture.T if turn & 4 else picture)
 
@@ -96,7 +127,8 @@ def _ray_permutations(n_rays: int) -> np.ndarray:
     rays = []
     for turn in range(8):
         k = np.arange(n_rays)
-        # k is a ray of the turned picture; the steps of ``turn_picture`` are undone in reverse order.
+        # k is a ray of the turned picture; the steps of ``turn_picture`` are undone in reverse
+        # order.
         k = n_rays // 4 - k if turn & 4 else k
         k = -k if turn & 2 else k
         k = n_rays // 2 - k if turn & 1 else k
@@ -105,12 +137,24 @@ def _ray_permutations(n_rays: int) -> np.ndarray:
 
 
 MASKS = "masks"
-MIN_TISSUE, GLASS = 0.5, 200  # in a window with tissue, at least this share of pixels has a channel below ``GLASS``
+MIN_TISSUE, GLASS = (
+    0.5,
+    200,
+)  # in a window with tissue, at least this share of pixels has a channel below ``GLASS``
 TRIES = 8  # attempts to draw a window with enough tissue
 SAMPLE = 64  # number of windows on which colours are measured
-STAIN_WINDOWS, STAIN_PX = 8, 128  # number and side of the windows to which an image's stains are fitted
-KEPT, KEPT_PX = 8, 512  # number and side of the pictures of tissue that are saved next to the checkpoint
-DARK, PALE = 20, 40  # percentiles of brightness: darker pixels count as nuclei, paler pixels as background
+STAIN_WINDOWS, STAIN_PX = (
+    8,
+    128,
+)  # number and side of the windows to which an image's stains are fitted
+KEPT, KEPT_PX = (
+    8,
+    512,
+)  # number and side of the pictures of tissue that are saved next to the checkpoint
+DARK, PALE = (
+    20,
+    40,
+)  # percentiles of brightness: darker pixels count as nuclei, paler pixels as background
 
 
 class SynthesisStage(PreparedStage):
@@ -134,7 +178,12 @@ class SynthesisStage(PreparedStage):
         """Write the masks and a page of examples."""
         config, output = self.config, folder / MASKS
         write_mask_folder(
-            output, config.n_masks, config.tissue, seed=config.seed, mpp=config.mpp, size_px=config.mask_px
+            output,
+            config.n_masks,
+            config.tissue,
+            seed=config.seed,
+            mpp=config.mpp,
+            size_px=config.mask_px,
         )
 
 
@@ -142,7 +191,9 @@ def checksum_of_masks(folder: Path) -> str:
     """Checksum of the file with the settings and statistics of the masks in ``folder``."""
     path = folder / SETTINGS
     if not path.is_file():
-        raise LabelError(f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`")
+        raise LabelError(
+            f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`"
+        )
     return sha256_of(path)
 
 
@@ -150,21 +201,27 @@ def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[Instance
     """Read the masks that have background and at least one instance wider than a pixel."""
     masks, mask_mpp = read_mask_folder(folder)
     if abs(mask_mpp / mpp - 1) > 1e-3:
-        raise LabelError(f"{folder}: its masks are at {mask_mpp:g} um/px, but `mpp` is {mpp:g}; make them at {mpp:g}")
+        raise LabelError(
+            f"{folder}: its masks are at {mask_mpp:g} um/px, but `mpp` is {mpp:g}; make them at"
+            f" {mpp:g}"
+        )
     usable = [mask for mask in masks if (mask.instances == 0).any() and _is_wide(mask.instances)]
     if not usable:
         raise LabelError(
-            f"{folder}: none of {len(masks)} masks has background and an instance wider than one pixel; synthesise "
-            "new ones"
+            f"{folder}: none of {len(masks)} masks has background and an instance wider than one"
+            " pixel; synthesise new ones"
         )
     if any(min(mask.instances.shape) < window_px for mask in usable):
-        raise LabelError(f"{folder}: contains masks smaller than the windows of {window_px} px; synthesise larger ones")
+        raise LabelError(
+            f"{folder}: contains masks smaller than the windows of {window_px} px; synthesise"
+            " larger ones"
+        )
     areas = np.concatenate([np.bincount(mask.instances.ravel())[1:] for mask in usable])
     diameter_px = 2 * np.sqrt(np.median(areas[areas > 0]) / np.pi)
     if diameter_px < LEAST_DIAMETER_PX:
         raise LabelError(
-            f"{folder}: the median nucleus has a diameter of {diameter_px:.1f} px at {mpp:g} um/px, less than "
-            f"{LEAST_DIAMETER_PX}; synthesise masks at a smaller mpp"
+            f"{folder}: the median nucleus has a diameter of {diameter_px:.1f} px at {mpp:g} um/px,"
+            f" less than {LEAST_DIAMETER_PX}; synthesise masks at a smaller mpp"
         )
     return usable
 
@@ -172,12 +229,18 @@ def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[Instance
 def _is_wide(instances: np.ndarray) -> bool:
     """True if any square of 2 x 2 pixels lies in a single instance."""
     corner = instances[:-1, :-1]
-    same = (corner == instances[1:, :-1]) & (corner == instances[:-1, 1:]) & (corner == instances[1:, 1:])
+    same = (
+        (corner == instances[1:, :-1])
+        & (corner == instances[:-1, 1:])
+        & (corner == instances[1:, 1:])
+    )
     return bool((same & (corner > 0)).any())
 
 
 class Recoloured:
-    """An image whose colours are mapped by ``colour`` (3, 4), in optical density, when it is read."""
+    """An image whose colours are mapped by ``colour`` (3, 4), in optical density, when it is
+    read.
+    """
 
     def __init__(self, image: Image, colour: np.ndarray):
         self.image, self.colour = image, colour
@@ -218,7 +281,8 @@ def has_tissue(window: np.ndarray) -> bool:
 class UnitBatch(NamedTuple):
     """Windows of both domains, drawn independently.
 
-    The nuclei of masks include those just beyond the border of a window, and are padded to the same number per window.
+    The nuclei of masks include those just beyond the border of a window, and are padded to the same
+    number per window.
     """
 
     masks: Tensor  # (B, 3, S, S) float masks, -1 to 1, in the colours of ``synthesis_masks``
@@ -237,27 +301,39 @@ class UnitData:
     names: tuple[str, ...]  # names of pictures and slides
     reference: ColourReference  # colour reference that tissue is normalised to
     recoloured: list[Image]  # the images with normalised colours
-    # (2, 3) float32, 0 to 255: mean colours of the darkest 20 % and the palest 60 % of recoloured pixels
+    # (2, 3) float32, 0 to 255: mean colours of the darkest 20 % and the palest 60 % of recoloured
+    # pixels
     palette: np.ndarray
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
         """Return a function that makes the batch of a step, which depends only on the step."""
         masks = MaskDomain(
-            self.masks, mpp=config.mpp, window_px=config.window_px, n_rays=config.reader.n_rays, seed=config.seed
+            self.masks,
+            mpp=config.mpp,
+            window_px=config.window_px,
+            n_rays=config.reader.n_rays,
+            seed=config.seed,
         )
         tissue = TissueWindows(self.recoloured, config.window_px, config.seed)
 
         def draw(number: int) -> UnitBatch:
             arrays = (*masks(number, config.batch), tissue(number, config.batch))
-            pictures, xy, rays, label, pixels = (torch.from_numpy(array.copy()).to(device) for array in arrays)
+            pictures, xy, rays, label, pixels = (
+                torch.from_numpy(array.copy()).to(device) for array in arrays
+            )
             return UnitBatch(pictures, xy, rays, label, pixels.float())
 
         return draw
 
     def keep_pictures(self, run: RunFolder) -> None:
         """Save crops of some of the images in the run folder."""
-        cut = (cut_crops(self.images[number], number, KEPT_PX, 1) for number in spread_evenly(len(self.images), KEPT))
-        run.keep_pictures({name: crop[:KEPT_PX, :KEPT_PX] for crops in cut for name, crop in crops.items()})
+        cut = (
+            cut_crops(self.images[number], number, KEPT_PX, 1)
+            for number in spread_evenly(len(self.images), KEPT)
+        )
+        run.keep_pictures(
+            {name: crop[:KEPT_PX, :KEPT_PX] for crops in cut for name, crop in crops.items()}
+        )
 
 
 def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
@@ -265,10 +341,16 @@ def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
     usable = read_usable_masks(masks, config.mpp, config.window_px)
     images = open_unlabelled(config.sources, config.mpp)
     require_stained(_draw_sample(images, config), config.mpp)
-    samples = (WindowSampler([image], STAIN_PX)(STAIN_WINDOWS, np.random.default_rng(0)) for image in images)
+    samples = (
+        WindowSampler([image], STAIN_PX)(STAIN_WINDOWS, np.random.default_rng(0))
+        for image in images
+    )
     fits = [fit_macenko(windows.reshape(-1, 3)) for windows in samples]
     reference = mean_stains(fits, config.colour)
-    mapped = [Recoloured(image, colour_of_fit(reference, fit)) for image, fit in zip(images, fits, strict=True)]
+    mapped = [
+        Recoloured(image, colour_of_fit(reference, fit))
+        for image, fit in zip(images, fits, strict=True)
+    ]
     palette = measure_palette(_draw_sample(mapped, config))
     names = tuple(sorted({image.slide_id for image in images}))
     return UnitData(usable, images, names, reference, mapped, palette)
@@ -285,17 +367,21 @@ def require_stained(windows: np.ndarray, mpp: float) -> None:
     for window in windows:
         sample.add(np.ascontiguousarray(window), usable_pixels(window))
     if sample.is_ihc:
-        raise ConfigError("sources: the tissue is brown, as in immunohistochemistry; name H&E tissue")
+        raise ConfigError(
+            "sources: the tissue is brown, as in immunohistochemistry; name H&E tissue"
+        )
     n = sum(map(has_tissue, windows))
     if n < len(windows) / 2:
         raise ConfigError(
-            f"sources: only {n} of {len(windows)} windows drawn from them have tissue; name pictures of tissue, or "
-            "stores of slides with more of it"
+            f"sources: only {n} of {len(windows)} windows drawn from them have tissue; name"
+            " pictures of tissue, or stores of slides with more of it"
         )
 
 
 def measure_palette(windows: np.ndarray) -> np.ndarray:
-    """(2, 3) float32 mean colours of dark and of pale pixels in the windows (N, S, S, 3) uint8 that show tissue."""
+    """(2, 3) float32 mean colours of dark and of pale pixels in the windows (N, S, S, 3) uint8 that
+    show tissue.
+    """
     tissue = [window for window in windows if has_tissue(window)] or windows
     pixels = np.concatenate([window.reshape(-1, 3) for window in tissue]).astype(np.float32)
     brightness = pixels.mean(1)

@@ -1,18 +1,21 @@
-"""Losses for generative adversarial networks (least squares; logistic with a gradient penalty), and augmentation.
+"""Losses for generative adversarial networks (least squares; logistic with a gradient penalty), and
+augmentation.
 
-Least squares: Mao et al., ICCV 2017, arXiv 1611.04076, equation 9 with targets 0 and 1. Logistic, non-saturating, as
-in StyleGAN2: Goodfellow et al., NIPS 2014, arXiv 1406.2661; R1: Mescheder et al., ICML 2018, arXiv 1801.04406,
-equation 9.
+Least squares: Mao et al., ICCV 2017, arXiv 1611.04076, equation 9 with targets 0 and 1. Logistic,
+non-saturating, as in StyleGAN2: Goodfellow et al., NIPS 2014, arXiv 1406.2661; R1: Mescheder et
+al., ICML 2018, arXiv 1801.04406, equation 9.
 
-Adaptive discriminator augmentation (ADA; Karras et al., NeurIPS 2020, arXiv 2006.06676) is implemented from the paper.
-Before the discriminator, real and generated pictures are augmented by differentiable operations; each kind of change is
-applied with probability p. p is adapted to ``r = E sign(D(y))``: it rises while the discriminator overfits to real
-pictures. Of the paper's groups "bgc", these changes are implemented: mirroring, quarter turns and shifts (blit);
-scaling and rotation (geometric); brightness, contrast and saturation (colour).
+Adaptive discriminator augmentation (ADA; Karras et al., NeurIPS 2020, arXiv 2006.06676) is
+implemented from the paper. Before the discriminator, real and generated pictures are augmented by
+differentiable operations; each kind of change is applied with probability p. p is adapted to ``r =
+E sign(D(y))``: it rises while the discriminator overfits to real pictures. Of the paper's groups
+"bgc", these changes are implemented: mirroring, quarter turns and shifts (blit); scaling and
+rotation (geometric); brightness, contrast and saturation (colour).
 
-Cycle consistency (Zhu et al., ICCV 2017, arXiv 1703.10593) does not fix the polarity: rendering nuclei pale and reading
-pale areas as nuclei satisfies both cycles as well. A colour prior that is not in UNITPathSSL's paper, the distance
-between a rendered picture and its mask painted in two flat colours, excludes this solution.
+Cycle consistency (Zhu et al., ICCV 2017, arXiv 1703.10593) does not fix the polarity: rendering
+nuclei pale and reading pale areas as nuclei satisfies both cycles as well. A colour prior that is
+not in UNITPathSSL's paper, the distance between a rendered picture and its mask painted in two flat
+colours, excludes this solution.
 """
 
 from __future__ import annotations
@@ -25,11 +28,18 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, softplus
 
 SHIFT = 0.125  # largest shift, as a fraction of the side; rounded to whole pixels
-LOG2_SCALE, BRIGHTNESS, LOG2_CONTRAST, SATURATION = 0.2, 0.2, 0.5, 1.0  # standard deviations from the paper
+LOG2_SCALE, BRIGHTNESS, LOG2_CONTRAST, SATURATION = (
+    0.2,
+    0.2,
+    0.5,
+    1.0,
+)  # standard deviations from the paper
 
 
 class LeastSquares:
-    """Squared distances between scores of any shape and their targets (1 for real pictures, 0 for generated ones)."""
+    """Squared distances between scores of any shape and their targets (1 for real pictures, 0 for
+    generated ones).
+    """
 
     @staticmethod
     def of_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -43,7 +53,9 @@ class LeastSquares:
 
 
 class Logistic:
-    """Cross-entropies of the sigmoid of scores of any shape (positive scores stand for real pictures)."""
+    """Cross-entropies of the sigmoid of scores of any shape (positive scores stand for real
+    pictures).
+    """
 
     @staticmethod
     def of_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -61,7 +73,8 @@ def r1_penalty(real: Tensor, score: Tensor, gamma: float) -> Tensor:
 
     ``real`` (B, C, H, W) requires gradients; the scores (B, ...) of one picture are summed.
     """
-    # Pictures do not interact in the discriminator, so the gradient of the sum contains each picture's own gradient.
+    # Pictures do not interact in the discriminator, so the gradient of the sum contains each
+    # picture's own gradient.
     (gradient,) = torch.autograd.grad(score.sum(), real, create_graph=True)
     return gamma / 2 * gradient.square().flatten(1).sum(1).mean()
 
@@ -69,8 +82,9 @@ def r1_penalty(real: Tensor, score: Tensor, gamma: float) -> Tensor:
 class AdaptiveAugmentation(nn.Module):
     """Augments pictures with an adaptive probability p.
 
-    p rises while ``r = E sign(D(y))`` exceeds ``target``, from 0 to 1 over a number of real ``pictures``; ``midpoint``
-    is the score halfway between real and generated pictures (logistic losses: 0; least squares: 0.5).
+    p rises while ``r = E sign(D(y))`` exceeds ``target``, from 0 to 1 over a number of real
+    ``pictures``; ``midpoint`` is the score halfway between real and generated pictures (logistic
+    losses: 0; least squares: 0.5).
     """
 
     def __init__(self, target: float, pictures: int, midpoint: float):
@@ -85,7 +99,9 @@ class AdaptiveAugmentation(nn.Module):
         self.p.add_((mean_sign - self.target).sign() * len(score) / self.pictures).clamp_(0, 1)
 
     def forward(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, 3, H, W), -1 to 1 -> the same shape; random numbers are drawn from ``generator``, a CPU generator."""
+        """(B, 3, H, W), -1 to 1 -> the same shape; random numbers are drawn from ``generator``, a
+        CPU generator.
+        """
         if self.p == 0:
             return pictures
         return self._recolour(self._move(pictures, generator), generator)
@@ -94,17 +110,28 @@ class AdaptiveAugmentation(nn.Module):
         return torch.rand(n, generator=generator) < self.p.cpu()
 
     def _move(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """Apply blit and geometric changes in one affine map per picture; pictures are mirrored beyond their border."""
+        """Apply blit and geometric changes in one affine map per picture; pictures are mirrored
+        beyond their border.
+        """
         n, size = len(pictures), pictures.shape[-1]
         quarter = torch.randint(4, (n,), generator=generator) * self._chosen(n, generator)
         turn = (2 * torch.rand(n, generator=generator) - 1) * math.pi * self._chosen(n, generator)
-        mirror = 1 - 2 * (torch.rand(n, generator=generator) < 0.5).float() * self._chosen(n, generator)
-        shift = (2 * torch.rand(n, 2, generator=generator) - 1) * SHIFT * self._chosen(n, generator)[:, None]
+        mirror = 1 - 2 * (torch.rand(n, generator=generator) < 0.5).float() * self._chosen(
+            n, generator
+        )
+        shift = (
+            (2 * torch.rand(n, 2, generator=generator) - 1)
+            * SHIFT
+            * self._chosen(n, generator)[:, None]
+        )
         scale = 2 ** (LOG2_SCALE * torch.randn(n, generator=generator) * self._chosen(n, generator))
         angle = quarter * (math.pi / 2) + turn
-        # The grid maps output positions to input positions, so the entries are divided by the scale.
+        # The grid maps output positions to input positions, so the entries are divided by the
+        # scale.
         cos, sin = angle.cos() / scale, angle.sin() / scale
-        matrix = torch.stack([torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1)
+        matrix = torch.stack(
+            [torch.stack([cos * mirror, -sin], 1), torch.stack([sin * mirror, cos], 1)], 1
+        )
         whole = (shift * size).round() * 2 / size
         theta = torch.cat((matrix, whole[..., None]), 2).to(pictures)
         grid = affine_grid(theta, list(pictures.shape), align_corners=False)
@@ -126,23 +153,30 @@ class AdaptiveAugmentation(nn.Module):
 BLACK = -0.9  # a pixel of a mask belongs to a nucleus if its green or blue channel exceeds this
 
 
-def translation_objective(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G) + l4 L_painted(G)``; we added the last term.
+def translation_objective(
+    terms: Mapping[str, Tensor], weights: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G) + l4 L_painted(G)``; we added
+    the last term.
 
-    ``L_seg`` is the instance loss of the reader S on rendered pictures; its targets are the instances of the masks
-    that the pictures were rendered from. These pictures are not detached, so the loss trains both networks: G must
-    render nuclei that S can separate. Terms with a weight of 0 may be missing.
+    ``L_seg`` is the instance loss of the reader S on rendered pictures; its targets are the
+    instances of the masks that the pictures were rendered from. These pictures are not detached, so
+    the loss trains both networks: G must render nuclei that S can separate. Terms with a weight of
+    0 may be missing.
     """
     return {"loss": sum(weights[name] * term for name, term in terms.items()), **terms}
 
 
 def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again: Tensor) -> Tensor:
-    """``(|S(G(x, z)) - x|_1 + |G(S(y), z') - y|_1) / 2``, where each norm is the mean over all values."""
+    """``(|S(G(x, z)) - x|_1 + |G(S(y), z') - y|_1) / 2``, where each norm is the mean over all
+    values.
+    """
     return ((mask_again - mask).abs().mean() + (picture_again - picture).abs().mean()) / 2
 
 
 def paint_flat(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """Paint masks (B, 3, H, W), -1 to 1, in two flat colours (3,); contours, the first channel, are background.
+    """Paint masks (B, 3, H, W), -1 to 1, in two flat colours (3,); contours, the first channel, are
+    background.
 
     As a control, the results are also used in place of rendered pictures.
     """
@@ -151,5 +185,7 @@ def paint_flat(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
 
 
 def painted_loss(picture: Tensor, mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """``|G(x, z) - paint_flat(x)|_1``, the mean over all values; pictures and colours must have the same scale."""
+    """``|G(x, z) - paint_flat(x)|_1``, the mean over all values; pictures and colours must have the
+    same scale.
+    """
     return (picture - paint_flat(mask, nucleus, background)).abs().mean()

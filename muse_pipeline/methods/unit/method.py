@@ -29,7 +29,10 @@ from muse_pipeline.training.method import Method, Schedule
 
 LOSSES = {"least squares": LeastSquares, "logistic": Logistic}
 MIDPOINT = {"least squares": 0.5, "logistic": 0.0}
-GAUGED, GAUGE_VARIATION = 2, Augmentation()  # number of windows used for diagnostics, and their colour variation
+GAUGED, GAUGE_VARIATION = (
+    2,
+    Augmentation(),
+)  # number of windows used for diagnostics, and their colour variation
 INSIDE = -0.5  # pixels of predicted masks that exceed this in any channel belong to nuclei
 PRIOR_FALLS = 0.25  # share of the first stage over which the weight of the colour prior changes
 
@@ -53,8 +56,8 @@ def to_unit(pixels: Tensor) -> Tensor:
 class UnitTraining(Method):
     """Training in two alternating turns: generator and reader, then both discriminators.
 
-    ``palette`` (2, 3), 0 to 255, are the colours of nuclei and background for the colour prior; ``stains`` (2, 3) those
-    along which colour is varied, haematoxylin first.
+    ``palette`` (2, 3), 0 to 255, are the colours of nuclei and background for the colour prior;
+    ``stains`` (2, 3) those along which colour is varied, haematoxylin first.
     """
 
     turns = ("generator", "discriminator")
@@ -68,28 +71,39 @@ class UnitTraining(Method):
         self.mask_discriminator = build_discriminator(config.mask_discriminator)
         self.criterion = DenseCriterion(config.mpp, torch.ones(1))
         ada = config.ada
-        self.augment = ada and AdaptiveAugmentation(ada.target, ada.pictures, MIDPOINT[config.pictures.loss])
+        self.augment = ada and AdaptiveAugmentation(
+            ada.target, ada.pictures, MIDPOINT[config.pictures.loss]
+        )
         self.prior_falls = True
         self.register_buffer("palette", to_unit(torch.from_numpy(palette)))
         self.register_buffer("stains", torch.from_numpy(stains).float())
         # A buffer, so that penalties and diagnostics keep their intervals when a run is resumed.
         self.register_buffer("step", torch.zeros((), dtype=torch.float64))
-        self._outputs: list[tuple[Tensor, Tensor]] = []  # rendered tissue and predicted masks for the other turn
+        self._outputs: list[
+            tuple[Tensor, Tensor]
+        ] = []  # rendered tissue and predicted masks for the other turn
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters of generator and reader, or of both discriminators, as in ``Method``."""
         judges = turn == "discriminator"
         parameters = super().turn_parameters(turn)
-        return (pair for pair in parameters if pair[0].split(".")[0].endswith("discriminator") == judges)
+        return (
+            pair for pair in parameters if pair[0].split(".")[0].endswith("discriminator") == judges
+        )
 
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
         """Adam, with a separate learning rate for the discriminators."""
         factor = self.config.discriminator_rate if turn == "discriminator" else 1.0
-        group = {"params": [parameter for _, parameter in self.turn_parameters(turn)], "factor": factor}
+        group = {
+            "params": [parameter for _, parameter in self.turn_parameters(turn)],
+            "factor": factor,
+        }
         return torch.optim.Adam([group], schedule.learning_rate, self.config.betas, self.config.eps)
 
     def losses(self, batch: UnitBatch, turn: str, progress: float) -> dict[str, Tensor]:
-        """Compute losses as in ``Method``; the discriminators score outputs of the same step's generator turn."""
+        """Compute losses as in ``Method``; the discriminators score outputs of the same step's
+        generator turn.
+        """
         if turn == "discriminator":
             return self._judge(batch, *self._outputs.pop(0))
         outputs = self.translate(batch)
@@ -132,22 +146,32 @@ class UnitTraining(Method):
         self.step += 1
 
     def _vary(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Augmented input and colour maps of the reader; noise keeps the generator from hiding codes in pictures."""
+        """Augmented input and colour maps of the reader; noise keeps the generator from hiding
+        codes in pictures.
+        """
         same = torch.eye(3, 4, device=pictures.device).expand(len(pictures), 3, 4)
         config = self.config
-        with torch.autocast(pictures.device.type, enabled=False):  # bfloat16 is too coarse for grey levels
+        with torch.autocast(
+            pictures.device.type, enabled=False
+        ):  # bfloat16 is too coarse for grey levels
             strength = config.mpp, config.augmentation
             return vary_appearance(pictures, same, self.stains, *strength, torch.default_generator)
 
     def _terms(self, batch: UnitBatch, outputs: Translation) -> dict[str, Tensor]:
         rendered = to_unit(outputs.rendered)
-        gan, mask_gan = LOSSES[self.config.pictures.loss], LOSSES[self.config.mask_discriminator.loss]
+        gan, mask_gan = (
+            LOSSES[self.config.pictures.loss],
+            LOSSES[self.config.mask_discriminator.loss],
+        )
         terms = {
             # As in ADA, the discriminator gets augmented pictures in the generator's turn too.
             "picture_gan": gan.of_generator(self.picture_discriminator(self._augmented(rendered))),
             "mask_gan": mask_gan.of_generator(self.mask_discriminator(outputs.read)),
             "cycle": cycle_loss(
-                batch.masks, outputs.mask_again, to_unit(batch.pictures), to_unit(outputs.picture_again)
+                batch.masks,
+                outputs.mask_again,
+                to_unit(batch.pictures),
+                to_unit(outputs.picture_again),
             ),
             "instances": outputs.instances,
         }
@@ -156,7 +180,9 @@ class UnitTraining(Method):
         return terms
 
     def _weights(self, progress: float) -> dict[str, float]:
-        """Weights of the terms; that of the colour prior changes at the start of the first stage."""
+        """Weights of the terms; that of the colour prior changes at the start of the first
+        stage.
+        """
         first, last = self.config.weights.painted
         fallen = min(1.0, progress / PRIOR_FALLS) if self.prior_falls else 1.0
         return {**vars(self.config.weights), "painted": first + (last - first) * fallen}
@@ -194,13 +220,16 @@ class UnitTraining(Method):
     def _gauges(self, batch: UnitBatch, outputs: Translation) -> dict[str, Tensor]:
         """Diagnostics of collapse.
 
-        ``diversity_of_noise`` is the mean difference in grey levels between two renderings of a mask; ``agreement``,
-        the correlation between nuclear pixels found in the same tissue in two colours, 0 if all or no pixels are
-        nuclear; ``contrast``, the standard deviation of rendered pixels relative to real ones.
+        ``diversity_of_noise`` is the mean difference in grey levels between two renderings of a
+        mask; ``agreement``, the correlation between nuclear pixels found in the same tissue in two
+        colours, 0 if all or no pixels are nuclear; ``contrast``, the standard deviation of rendered
+        pixels relative to real ones.
         """
         # The first rendering's grain is reused, so that only the noise differs.
         noise, _ = self.draw_noise(GAUGED, batch.masks.shape[-1], batch.masks.device)
-        other = self.generator(batch.masks[:GAUGED], noise[: len(batch.masks)], outputs.grain[:GAUGED])
+        other = self.generator(
+            batch.masks[:GAUGED], noise[: len(batch.masks)], outputs.grain[:GAUGED]
+        )
         return {
             "diversity_of_noise": (other - outputs.rendered[:GAUGED]).abs().mean(),
             "agreement": self._agreement(batch.pictures[:GAUGED]),
@@ -210,19 +239,26 @@ class UnitTraining(Method):
     def _agreement(self, pictures: Tensor) -> Tensor:
         self.reader.eval()
         colours = (self.vary_colour(len(pictures)) for _ in range(2))
-        read = torch.stack([(self.reader(pictures, colour).mask.amax(1) > INSIDE).flatten() for colour in colours])
+        read = torch.stack(
+            [(self.reader(pictures, colour).mask.amax(1) > INSIDE).flatten() for colour in colours]
+        )
         self.reader.train()
         return torch.corrcoef(read.float())[0, 1].nan_to_num()
 
 
 @contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of ``network`` unchanged within the block; batch norms use those of the batch.
+    """Keep the running statistics of ``network`` unchanged within the block; batch norms use those
+    of the batch.
 
-    Rendered and real tissue differ in contrast and colour, so they are normalised separately, and the detector keeps
-    the statistics of real tissue, on which it will be used.
+    Rendered and real tissue differ in contrast and colour, so they are normalised separately, and
+    the detector keeps the statistics of real tissue, on which it will be used.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

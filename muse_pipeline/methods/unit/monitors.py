@@ -1,4 +1,6 @@
-"""Monitors of mask-tissue translation: an alarm for collapse, pictures of both cycles, and scores of snapshots."""
+"""Monitors of mask-tissue translation: an alarm for collapse, pictures of both cycles, and scores
+of snapshots.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +31,30 @@ from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Schedule
 
 FOLDER = "translation"
-PREVIEW, SHOWN = 10**9, 6  # step, reached by no run, whose windows are drawn; number of windows of each domain
+PREVIEW, SHOWN = (
+    10**9,
+    6,
+)  # step, reached by no run, whose windows are drawn; number of windows of each domain
 
 
 LIMITS = {  # diagnostic -> (minimum, meaning of lower values, what to change)
     "diversity_of_noise": (0.02, "the generator ignores its noise", "lower `weights.cycle`"),
     "agreement": (
         0.1,
-        "masks predicted from tissue change with its colour or are empty, so cycles are consistent without nuclei",
-        "set `weights.painted: [10, 3]`, raise `augmentation.stain_gain` or lower `schedule.learning_rate`",
+        (
+            "masks predicted from tissue change with its colour or are empty, so cycles are"
+            " consistent without nuclei"
+        ),
+        (
+            "set `weights.painted: [10, 3]`, raise `augmentation.stain_gain` or lower"
+            " `schedule.learning_rate`"
+        ),
     ),
-    "contrast": (0.1, "rendered tissue has a single colour", "lower `discriminator_rate` or `schedule.learning_rate`"),
+    "contrast": (
+        0.1,
+        "rendered tissue has a single colour",
+        "lower `discriminator_rate` or `schedule.learning_rate`",
+    ),
 }
 
 
@@ -55,16 +70,18 @@ class TranslationAlarm(Alarm):
             value = losses.get(f"generator {name}")
             if value is not None and self.persists(name, value < least):
                 raise CollapsedError(
-                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g}, below "
-                    f"{least:g} at {IN_A_ROW} logged steps in a row: {meaning}. No checkpoint was saved; start a new "
-                    f"run folder and {remedy}"
+                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is"
+                    f" {value:.3g}, below {least:g} at {IN_A_ROW} logged steps in a row: {meaning}."
+                    f" No checkpoint was saved; start a new run folder and {remedy}"
                 )
 
 
 class TranslationPictures(Monitor):
-    """Draws both cycles, mask -> tissue -> mask and tissue -> mask -> tissue, for the same windows at every save.
+    """Draws both cycles, mask -> tissue -> mask and tissue -> mask -> tissue, for the same windows
+    at every save.
 
-    ``batches`` makes the batch of a step on the CPU; pictures are ``translation/step-<number>.png``.
+    ``batches`` makes the batch of a step on the CPU; pictures are
+    ``translation/step-<number>.png``.
     """
 
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], folder: Path):
@@ -78,17 +95,22 @@ class TranslationPictures(Monitor):
 
     @torch.no_grad()
     def draw(self) -> np.ndarray:
-        """Draw six rows: masks, rendered tissue, masks read again; real tissue, masks read, tissue rendered again."""
+        """Draw six rows: masks, rendered tissue, masks read again; real tissue, masks read, tissue
+        rendered again.
+        """
         device = next(self.method.parameters()).device
         batch = UnitBatch(*(values[:SHOWN].to(device) for values in self.batches(PREVIEW)))
-        # The training loop seeds every step, so seeding and drawing random numbers here does not affect it.
+        # The training loop seeds every step, so seeding and drawing random numbers here does not
+        # affect it.
         torch.manual_seed(0)
         method = copy.deepcopy(self.method)  # a copy, because the statistics of batch norms change
         method.generator.eval()
         outputs = method.translate(batch)
         first = batch.masks, to_unit(outputs.rendered), outputs.mask_again
         second = to_unit(batch.pictures), outputs.read, to_unit(outputs.picture_again)
-        return draw_page([_to_picture(values) for row in (*first, *second) for values in row], len(batch.masks))
+        return draw_page(
+            [_to_picture(values) for row in (*first, *second) for values in row], len(batch.masks)
+        )
 
 
 def _to_picture(values: Tensor) -> np.ndarray:
@@ -101,13 +123,18 @@ RENDERED, STABLE = "validation F1 on rendered tissue", "validation agreement on 
 STAINED = "validation agreement with haematoxylin"
 MEASURE = "validation measure"  # harmonic mean of the three scores
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 15))  # candidates for the score threshold
-BATCHES, FIRST = 12, 2 * 10**9  # number of scored batches, and their first step, which no run reaches
+BATCHES, FIRST = (
+    12,
+    2 * 10**9,
+)  # number of scored batches, and their first step, which no run reaches
 CAPACITY = 300  # largest number of nuclei per window
 RAYS = 8  # number of rays; few, because only the positions of these nuclei are used
 
 
 def detection_f1(detected: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: float) -> float:
-    """F1 (0 to 1), over all pictures, of positions (N, 2) px sorted by descending score and matched within 3 um."""
+    """F1 (0 to 1), over all pictures, of positions (N, 2) px sorted by descending score and matched
+    within 3 um.
+    """
     matched = sum(
         int((match_points(xy, -np.arange(len(xy), dtype=float), true, RADIUS_UM / mpp) >= 0).sum())
         for xy, true in zip(detected, truth, strict=True)
@@ -127,16 +154,20 @@ class Detections(NamedTuple):
 
 
 class SnapshotScorer:
-    """Three scores of a reader that need no labels, their harmonic mean, and the best score threshold.
+    """Three scores of a reader that need no labels, their harmonic mean, and the best score
+    threshold.
 
-    The first is the F1 on tissue rendered from masks that training does not use. The second is the agreement between
-    the nuclei found in real tissue and those found in the same tissue, mirrored and with varied colours. The third is
-    the agreement with objects found in real tissue by Otsu's threshold on haematoxylin; it excludes readers that find
-    the same wrong objects in both domains. Unless the config sets `calibrate` to false, the score threshold with the
-    best third score is exported. The reader is scored as it is exported, with the batch-norm statistics of real tissue.
+    The first is the F1 on tissue rendered from masks that training does not use. The second is the
+    agreement between the nuclei found in real tissue and those found in the same tissue, mirrored
+    and with varied colours. The third is the agreement with objects found in real tissue by Otsu's
+    threshold on haematoxylin; it excludes readers that find the same wrong objects in both domains.
+    Unless the config sets `calibrate` to false, the score threshold with the best third score is
+    exported. The reader is scored as it is exported, with the batch-norm statistics of real tissue.
     """
 
-    def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], config: UnitConfig):
+    def __init__(
+        self, method: UnitTraining, batches: Callable[[int], UnitBatch], config: UnitConfig
+    ):
         self.method, self.batches, self.mpp = method, batches, config.mpp
         self.thresholds = THRESHOLDS if config.calibrate else (config.export.threshold,)
         # Nuclei are detected with the lowest threshold; higher thresholds select among them.
@@ -149,10 +180,17 @@ class SnapshotScorer:
     @cached_property
     def _stained(self) -> list[np.ndarray]:
         """Positions (N, 2) px of dark haematoxylin objects in each window of real tissue."""
-        pixels = torch.cat([batch.pictures for batch in self._batches]).byte().permute(0, 2, 3, 1).numpy()
+        pixels = (
+            torch.cat([batch.pictures for batch in self._batches])
+            .byte()
+            .permute(0, 2, 3, 1)
+            .numpy()
+        )
         otsu = fit_otsu(list(pixels), self.mpp)
         labels = [otsu.instances(np.ascontiguousarray(window)) for window in pixels]
-        return [label_image_to_nuclei(instances, (self.mpp, self.mpp), RAYS).xy for instances in labels]
+        return [
+            label_image_to_nuclei(instances, (self.mpp, self.mpp), RAYS).xy for instances in labels
+        ]
 
     @torch.no_grad()
     def score(self) -> dict[str, float]:
@@ -163,7 +201,11 @@ class SnapshotScorer:
         self.method.train()
         rendered, tissue, mirrored = ([*chain(*column)] for column in zip(*parts, strict=True))
         side = self._batches[0].masks.shape[-1]
-        truth = [xy[((xy >= 0) & (xy < side)).all(1)].numpy() for batch in self._batches for xy in batch.xy]
+        truth = [
+            xy[((xy >= 0) & (xy < side)).all(1)].numpy()
+            for batch in self._batches
+            for xy in batch.xy
+        ]
 
         def f1(windows: list[Detections], true: list[np.ndarray], threshold: float) -> float:
             return detection_f1([window.above(threshold) for window in windows], true, self.mpp)
@@ -178,15 +220,22 @@ class SnapshotScorer:
         return {name: round(value, 5) for name, value in scores.items()} | {THRESHOLD: best}
 
     def _find(self, batch: UnitBatch) -> tuple[list[Detections], ...]:
-        """Nuclei found in rendered tissue, in real tissue, and in its recoloured mirror image (mirrored back)."""
+        """Nuclei found in rendered tissue, in real tissue, and in its recoloured mirror image
+        (mirrored back).
+        """
         device, side = next(self.method.parameters()).device, batch.masks.shape[-1]
         noise = self.method.draw_noise(len(batch.masks), side, device)
         rendered = self.method.generator(batch.masks.to(device), *noise)
         pictures, plain = batch.pictures.to(device), torch.eye(3, 4, device=device)
         mirrored = self._detect(pictures.flip(-1), self.method.vary_colour(1)[0])
-        turned = [Detections(np.concatenate((side - xy[:, :1], xy[:, 1:]), 1), score) for xy, score in mirrored]
+        turned = [
+            Detections(np.concatenate((side - xy[:, :1], xy[:, 1:]), 1), score)
+            for xy, score in mirrored
+        ]
         return self._detect(rendered, plain), self._detect(pictures, plain), turned
 
     def _detect(self, pixels: Tensor, colour: Tensor) -> list[Detections]:
         windows = zip(*self.graph(pixels, colour)[:2], strict=True)
-        return [Detections(xy[s > 0].float().cpu().numpy(), s[s > 0].cpu().numpy()) for xy, s in windows]
+        return [
+            Detections(xy[s > 0].float().cpu().numpy(), s[s > 0].cpu().numpy()) for xy, s in windows
+        ]

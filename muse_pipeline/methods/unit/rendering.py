@@ -50,7 +50,9 @@ class Renderer:
         torch.set_num_threads(threads)
         checkpoint = load_checkpoint(path)
         if "renderer" not in checkpoint.meta or "generator" not in checkpoint.networks:
-            raise CheckpointError(f"{path}: contains no generator; give the checkpoint of a run with `method: unit`")
+            raise CheckpointError(
+                f"{path}: contains no generator; give the checkpoint of a run with `method: unit`"
+            )
         settings = parse_config(checkpoint.meta["renderer"], RendererSettings, f"{path}: renderer")
         self.mpp, self.tissue = float(checkpoint.meta["mpp"]), settings.tissue
         self.weights_sha256 = checkpoint.weights_sha256()
@@ -59,7 +61,9 @@ class Renderer:
 
     @torch.no_grad()
     def __call__(self, mask: InstanceMask, seed: int) -> np.ndarray:
-        """Render a mask as tissue (h, w, 3) uint8; the same mask and seed always give the same picture."""
+        """Render a mask as tissue (h, w, 3) uint8; the same mask and seed always give the same
+        picture.
+        """
         painted = stylise(mask, self.mpp, np.random.default_rng(seed))
         pixels = torch.from_numpy(painted).permute(2, 0, 1)[None].float()
         generator = torch.Generator().manual_seed(seed)
@@ -79,10 +83,11 @@ def render_pictures(
     masks: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """Write ``n`` pictures, instances and points, ``pictures.json``, whose contents are returned, and ``page.png``.
+    """Write ``n`` pictures, instances and points, ``pictures.json``, whose contents are returned,
+    and ``page.png``.
 
-    An earlier set of pictures in the folder is replaced. The masks in the folder ``masks`` are rendered in turn;
-    without it, masks of ``size_px`` are synthesised.
+    An earlier set of pictures in the folder is replaced. The masks in the folder ``masks`` are
+    rendered in turn; without it, masks of ``size_px`` are synthesised.
     """
     require_own_folder(folder, is_ours=(folder / FACTS).is_file())
     source, shown = _masks(renderer, seed, size_px, masks), []
@@ -109,20 +114,27 @@ def render_pictures(
             "mpp": renderer.mpp,
             "tissue": asdict(renderer.tissue) if masks is None else None,
             "weights_sha256": renderer.weights_sha256,
-            "versions": find_versions(("muse-pipeline", "numpy", "opencv-python-headless", "torch")),
+            "versions": find_versions(
+                ("muse-pipeline", "numpy", "opencv-python-headless", "torch")
+            ),
         }
         write_json(unfinished / FACTS, facts)
         write_png(unfinished / PAGE, draw_page(page, min(COLUMNS, len(shown))))
     return facts
 
 
-def _masks(renderer: Renderer, seed: int, size_px: int, folder: Path | None) -> Iterator[InstanceMask]:
+def _masks(
+    renderer: Renderer, seed: int, size_px: int, folder: Path | None
+) -> Iterator[InstanceMask]:
     if folder is None:
-        return (synthesise_mask(index, seed, size_px, renderer.mpp, renderer.tissue) for index in count())
+        return (
+            synthesise_mask(index, seed, size_px, renderer.mpp, renderer.tissue)
+            for index in count()
+        )
     masks, mpp = read_mask_folder(folder)
     if not masks or abs(mpp / renderer.mpp - 1) > 1e-3:
         raise LabelError(
-            f"{folder}: contains {len(masks)} masks at {mpp:g} um/px, but the generator needs masks at "
-            f"{renderer.mpp:g}; make them with `muse synthesize masks --mpp {renderer.mpp:g}`"
+            f"{folder}: contains {len(masks)} masks at {mpp:g} um/px, but the generator needs masks"
+            f" at {renderer.mpp:g}; make them with `muse synthesize masks --mpp {renderer.mpp:g}`"
         )
     return (masks[index % len(masks)] for index in count())

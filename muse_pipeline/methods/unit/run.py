@@ -1,4 +1,6 @@
-"""The UNITPathSSL run: masks, translation between masks and tissue, and a second stage with a new reader."""
+"""The UNITPathSSL run: masks, translation between masks and tissue, and a second stage with a new
+reader.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,28 @@ from muse_pipeline.methods.unit.config import (
     require_sound_translation,
     stage_config,
 )
-from muse_pipeline.methods.unit.data import SynthesisStage, UnitBatch, UnitData, checksum_of_masks, read_unit_data
+from muse_pipeline.methods.unit.data import (
+    SynthesisStage,
+    UnitBatch,
+    UnitData,
+    checksum_of_masks,
+    read_unit_data,
+)
 from muse_pipeline.methods.unit.method import UnitTraining
-from muse_pipeline.methods.unit.monitors import MEASURE, SnapshotScorer, TranslationAlarm, TranslationPictures
+from muse_pipeline.methods.unit.monitors import (
+    MEASURE,
+    SnapshotScorer,
+    TranslationAlarm,
+    TranslationPictures,
+)
 from muse_pipeline.methods.unit.rendering import RendererSettings
-from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, seen_before, steps_done
+from muse_pipeline.training.checkpoint import (
+    Checkpoint,
+    load_backbone,
+    load_checkpoint,
+    seen_before,
+    steps_done,
+)
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, stage_folder
 from muse_pipeline.training.run import Inputs, Log, plain_settings
@@ -39,12 +58,16 @@ TRANSLATION, READER = "translation", "reader"
 
 @RECIPES.register("unit")
 class UnitRecipe(Recipe):
-    """Synthesises masks, unless a folder of masks is given, and trains in two stages, the second with a new reader."""
+    """Synthesises masks, unless a folder of masks is given, and trains in two stages, the second
+    with a new reader.
+    """
 
     Config = UnitConfig
 
     def describe(self, config: UnitConfig) -> dict[str, Any]:
-        """Describe the run for the workflow, which uses its own slides if there are no ``sources``."""
+        """Describe the run for the workflow, which uses its own slides if there are no
+        ``sources``.
+        """
         require_sound_translation(config)
         checkpoints = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
         checkpoints.require_checkpoints()
@@ -60,10 +83,15 @@ class UnitRecipe(Recipe):
         }
 
     def stages(self, config: UnitConfig, folder: Path) -> Sequence[Stage]:
-        """Return the stages; settings and sources are checked here, before masks are synthesised."""
+        """Return the stages; settings and sources are checked here, before masks are
+        synthesised.
+        """
         require_sound_translation(config)
         if not config.sources:
-            raise ConfigError("sources: the list is empty; name folders of H&E pictures (`images`) or stores (`store`)")
+            raise ConfigError(
+                "sources: the list is empty; name folders of H&E pictures (`images`) or stores"
+                " (`store`)"
+            )
         list_pictures_of(config)
         stages: list[Stage] = []
         masks = config.masks
@@ -71,15 +99,23 @@ class UnitRecipe(Recipe):
             stages.append(SynthesisStage(config, stage_folder(folder, 1, "masks")))
             masks = stages[0].result
         first = UnitStage(
-            stage_config(config, masks, None), stage_folder(folder, len(stages) + 1, TRANSLATION), TRANSLATION
+            stage_config(config, masks, None),
+            stage_folder(folder, len(stages) + 1, TRANSLATION),
+            TRANSLATION,
         )
         settings = stage_config(config, masks, first.result)
-        return *stages, first, UnitStage(settings, stage_folder(folder, len(stages) + 2, READER), READER)
+        return (
+            *stages,
+            first,
+            UnitStage(settings, stage_folder(folder, len(stages) + 2, READER), READER),
+        )
 
 
 def list_pictures_of(config: UnitConfig) -> set[Path]:
     """The pictures in all sources that are folders of pictures."""
-    return {file for source in config.sources if source.images for file in picture_files(source.images)}
+    return {
+        file for source in config.sources if source.images for file in picture_files(source.images)
+    }
 
 
 class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
@@ -90,23 +126,33 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         require_sound_translation(self.config)
 
     def inputs(self) -> Inputs:
-        """Tissue, masks, the checkpoint of the previous stage, and the checkpoint with the initial backbone."""
+        """Tissue, masks, the checkpoint of the previous stage, and the checkpoint with the initial
+        backbone.
+        """
         config = self.config
         backbone = find_checkpoint(config.checkpoint) if config.checkpoint else None
         checksums = {"masks": checksum_of_masks(config.masks)}
         return Inputs(config.sources, backbone, previous=config.previous, checksums=checksums)
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings of the card and, after the last step, of the export, which affect the choice of the snapshot."""
+        """Settings of the card and, after the last step, of the export, which affect the choice of
+        the snapshot.
+        """
         card = ("name", "licence", "training_data", "limits", "metrics")
-        return (*card, "export") if steps_done(self.run_folder.resume) == self.config.schedule.steps else card
+        return (
+            (*card, "export")
+            if steps_done(self.run_folder.resume) == self.config.schedule.steps
+            else card
+        )
 
     def read(self, log: Log) -> UnitData:
         """Read masks and tissue (``data.read_unit_data``)."""
         return read_unit_data(self.config, self.config.masks)
 
     def build(self, data: UnitData) -> UnitTraining:
-        """Build the networks; the second stage continues the first stage's generator and discriminator of tissue."""
+        """Build the networks; the second stage continues the first stage's generator and
+        discriminator of tissue.
+        """
         config = self.config
         method = UnitTraining(config, data.palette, reference_stains(data.reference))
         if config.checkpoint is not None:
@@ -123,7 +169,9 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         return data.make_batches(self.config, device)
 
     def describe(self, data: UnitData, log: Log) -> None:
-        """Print a summary of the training data, and save pictures of tissue for checking the export."""
+        """Print a summary of the training data, and save pictures of tissue for checking the
+        export.
+        """
         data.keep_pictures(self.run_folder)
         masks, images = count_noun(len(data.masks), "mask"), count_noun(len(data.images), "image")
         log(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
@@ -132,11 +180,15 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         """An alarm for collapse, pictures of both cycles, and scores that choose the snapshot."""
         config = self.config
         batch = data.make_batches(config, torch.device("cpu"))
-        score, describe = SnapshotScorer(method, batch, config).score, partial(self._describe, data, method)
+        score, describe = (
+            SnapshotScorer(method, batch, config).score,
+            partial(self._describe, data, method),
+        )
         return (
             TranslationAlarm(config.schedule, self.folder),
             TranslationPictures(method, batch, self.folder),
-            # The measure is 0 until the reader finds nuclei in tissue; until then the latest snapshot is kept.
+            # The measure is 0 until the reader finds nuclei in tissue; until then the latest
+            # snapshot is kept.
             BestWeights(MEASURE, score, self.run_folder.best, describe, keeps_later=True),
         )
 
@@ -149,16 +201,25 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     def finish(self, data: UnitData, method: UnitTraining, log: Log) -> None:
         """Print the step of the chosen snapshot."""
         meta = load_checkpoint(self.result).meta
-        scores = ", ".join(f"{name.removeprefix('validation ')} {value:.2f}" for name, value in meta["scores"].items())
+        scores = ", ".join(
+            f"{name.removeprefix('validation ')} {value:.2f}"
+            for name, value in meta["scores"].items()
+        )
         log(f"{self.name}: weights of step {meta['step']} ({scores})")
 
-    def _describe(self, data: UnitData, method: UnitTraining, step: int, scores: dict[str, float]) -> Checkpoint:
-        """A checkpoint with the reader as a detector, the generator, and the networks that the next stage needs."""
+    def _describe(
+        self, data: UnitData, method: UnitTraining, step: int, scores: dict[str, float]
+    ) -> Checkpoint:
+        """A checkpoint with the reader as a detector, the generator, and the networks that the next
+        stage needs.
+        """
         config, detector = self.config, method.trained()
         meta = {
             **describe_detector(detector_config(config, scores), data.reference),
             "renderer": plain_settings(RendererSettings(config.generator, config.tissue)),
-            **seen_before(self.inputs().checkpoints).extend(data.names, map(patient_in_name, data.names)),
+            **seen_before(self.inputs().checkpoints).extend(
+                data.names, map(patient_in_name, data.names)
+            ),
             "step": step,
             "scores": scores,
         }

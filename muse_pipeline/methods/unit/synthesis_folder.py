@@ -1,6 +1,8 @@
-"""A folder of synthesised masks: instances and points, laid out like a label source without pictures.
+"""A folder of synthesised masks: instances and points, laid out like a label source without
+pictures.
 
-`muse synthesize masks --fit` fits the settings of the tissue to sizes, shapes and density of detected nuclei.
+`muse synthesize masks --fit` fits the settings of the tissue to sizes, shapes and density of
+detected nuclei.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ TOTALS = ("nuclei", "epithelial", "covered")
 
 
 def measure_axes(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
-    """(n, 4) ``MEASURES`` of instances 1..n, from the second moments of their pixels; zeros for missing ones."""
+    """(n, 4) ``MEASURES`` of instances 1..n, from the second moments of their pixels; zeros for
+    missing ones.
+    """
     row, column = np.nonzero(instances)
     number = instances[row, column].astype(np.intp) - 1
 
@@ -50,8 +54,12 @@ def measure_axes(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
     count = np.maximum(area, 1)
     mean_x, mean_y = total(column) / count, total(row) / count
     x, y = column - mean_x[number], row - mean_y[number]
-    # A pixel is a square with a second moment of 1/12; an ellipse has (a / 4) ** 2 along a full axis of length a.
-    xx, yy, xy = (total(values) / count + own for values, own in ((x * x, 1 / 12), (y * y, 1 / 12), (x * y, 0)))
+    # A pixel is a square with a second moment of 1/12; an ellipse has (a / 4) ** 2 along a full
+    # axis of length a.
+    xx, yy, xy = (
+        total(values) / count + own
+        for values, own in ((x * x, 1 / 12), (y * y, 1 / 12), (x * y, 0))
+    )
     middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
     major, minor = 4 * np.sqrt(middle + spread), 4 * np.sqrt(np.maximum(middle - spread, 0))
     table = np.stack([area * mpp**2, major * mpp, minor * mpp, minor / major], 1)
@@ -61,17 +69,22 @@ def measure_axes(instances: np.ndarray, n: int, mpp: float) -> np.ndarray:
 def summarise_masks(masks: Sequence[InstanceMask], mpp: float) -> dict[str, Any]:
     """Summarise the measures of nuclei by kind, and totals per mask, as in ``measure``.
 
-    For each kind, these are the number of nuclei ``n`` and the ``QUANTILES`` (%) over nuclei of each of ``MEASURES``;
-    and the number of ``masks``, and the quantiles over masks of the number of ``nuclei``, the ``epithelial`` fraction
-    of nuclei and the fraction of pixels that are ``covered``.
+    For each kind, these are the number of nuclei ``n`` and the ``QUANTILES`` (%) over nuclei of
+    each of ``MEASURES``; and the number of ``masks``, and the quantiles over masks of the number of
+    ``nuclei``, the ``epithelial`` fraction of nuclei and the fraction of pixels that are
+    ``covered``.
     """
     tables, totals = measure(masks, mpp)
-    of_kind = {name: {"n": len(table), **_quantiles(table, MEASURES)} for name, table in tables.items()}
+    of_kind = {
+        name: {"n": len(table), **_quantiles(table, MEASURES)} for name, table in tables.items()
+    }
     return {"masks": len(masks), **of_kind, **_quantiles(totals, TOTALS)}
 
 
 def measure(masks: Sequence[InstanceMask], mpp: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """(n, 4) ``MEASURES`` by kind of nuclei that do not touch the border, without contours; (masks, 3) ``TOTALS``."""
+    """(n, 4) ``MEASURES`` by kind of nuclei that do not touch the border, without contours; (masks,
+    3) ``TOTALS``.
+    """
     tables, kinds, totals = [], [], []
     for mask in masks:
         inner = np.where(contours(mask.instances), 0, mask.instances)
@@ -94,7 +107,10 @@ def border_instances(instances: np.ndarray) -> np.ndarray:
 def _quantiles(table: np.ndarray, names: Sequence[str]) -> dict[str, list[float]]:
     if not len(table):
         return {name: [] for name in names}
-    return {name: np.percentile(table[:, i], QUANTILES).round(3).tolist() for i, name in enumerate(names)}
+    return {
+        name: np.percentile(table[:, i], QUANTILES).round(3).tolist()
+        for i, name in enumerate(names)
+    }
 
 
 SETTINGS, PAGE = "masks.json", "page.png"
@@ -119,10 +135,11 @@ def write_mask_folder(
     fit: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """Write masks 0 to n - 1 of a seed, ``masks.json`` and ``page.png``; the bytes do not depend on ``threads``.
+    """Write masks 0 to n - 1 of a seed, ``masks.json`` and ``page.png``; the bytes do not depend on
+    ``threads``.
 
-    An earlier set of masks in the folder is replaced. ``fit`` describes, for ``masks.json``, the data that ``tissue``
-    was fitted to. Returns the contents of ``masks.json``.
+    An earlier set of masks in the folder is replaced. ``fit`` describes, for ``masks.json``, the
+    data that ``tissue`` was fitted to. Returns the contents of ``masks.json``.
     """
     require_drawable(size_px, mpp, tissue)
     require_own_folder(folder, is_ours=(folder / SETTINGS).is_file())
@@ -152,7 +169,10 @@ def write_mask_folder(
         }
         write_json(unfinished / SETTINGS, facts)
         columns = max(1, min(PAGE_COLUMNS, PAGE_PX // size_px))
-        shown = [stylise(mask, mpp, np.random.default_rng(i)) for i, mask in enumerate(first[: 4 * columns])]
+        shown = [
+            stylise(mask, mpp, np.random.default_rng(i))
+            for i, mask in enumerate(first[: 4 * columns])
+        ]
         write_png(unfinished / PAGE, draw_page(shown, columns))
     return facts
 
@@ -160,11 +180,14 @@ def write_mask_folder(
 def read_mask_folder(folder: Path) -> tuple[list[InstanceMask], float]:
     """Read the masks in a folder written by ``write_mask_folder``, and their um per pixel."""
     if not (folder / SETTINGS).is_file():
-        raise LabelError(f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`")
+        raise LabelError(
+            f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`"
+        )
     masks = []
     for path in list_pictures(folder / INSTANCES):
         words = [
-            line.split("\t")[-1] for line in (folder / POINTS / f"{path.stem}.tsv").read_text("utf-8").splitlines()
+            line.split("\t")[-1]
+            for line in (folder / POINTS / f"{path.stem}.tsv").read_text("utf-8").splitlines()
         ]
         kinds = np.array([KINDS.index(word) for word in words[1:]], np.uint8)
         masks.append(InstanceMask(read_label_image(path).astype(np.uint16), kinds))
@@ -176,35 +199,49 @@ class Fit(NamedTuple):
 
     tissue: TissueSettings  # the fitted settings
     wanted_per_mm2: float  # nuclei per mm2 of the tissue
-    reached_per_mm2: float  # nuclei per mm2 of the masks; lower if no more nuclei fit in without overlap
+    reached_per_mm2: (
+        float  # nuclei per mm2 of the masks; lower if no more nuclei fit in without overlap
+    )
 
 
 def fit_tissue(paths: Sequence[Path], tissue: TissueSettings) -> Fit:
-    """Fit the sizes, axis ratios and density of nuclei to tables of nuclei with outlines; other settings are kept.
+    """Fit the sizes, axis ratios and density of nuclei to tables of nuclei with outlines; other
+    settings are kept.
 
-    Both kinds of nuclei get the same sizes, because proposals have no classes. Long axes are fitted to the median and
-    the quartiles of the tables, and ratios of axes to their mean and variance. The density is matched on trial masks,
-    because the number of nuclei dropped for overlap depends on all settings.
+    Both kinds of nuclei get the same sizes, because proposals have no classes. Long axes are fitted
+    to the median and the quartiles of the tables, and ratios of axes to their mean and variance.
+    The density is matched on trial masks, because the number of nuclei dropped for overlap depends
+    on all settings.
     """
     tables = [_read(path) for path in paths]
     axes = np.concatenate([table[:, 2:] for table in tables])
     axes = axes[(axes > 0).all(1)]
     if len(axes) < LEAST_NUCLEI:
         raise NucleiError(
-            f"{paths[0]}: {len(axes)} nuclei have outlines, but a fit needs {LEAST_NUCLEI}; give the table of a slide "
-            "with more tissue"
+            f"{paths[0]}: {len(axes)} nuclei have outlines, but a fit needs {LEAST_NUCLEI}; give"
+            " the table of a slide with more tissue"
         )
     population = fit_population(axes)
     fitted = replace(tissue, epithelial=population, stroma=population)
     boxes = (np.floor(table[:, :2] / BOX_UM) for table in tables)
-    per_box = np.median(np.concatenate([np.unique(box, axis=0, return_counts=True)[1] for box in boxes]))
+    per_box = np.median(
+        np.concatenate([np.unique(box, axis=0, return_counts=True)[1] for box in boxes])
+    )
     wanted = float(per_box) / BOX_UM**2 * 1e6
-    for _ in range(ROUNDS):  # the densities of glands and stroma are scaled towards the wanted number of nuclei
+    for _ in range(
+        ROUNDS
+    ):  # the densities of glands and stroma are scaled towards the wanted number of nuclei
         factor = wanted / density_per_mm2(fitted)
-        scaled = {name: getattr(fitted, name) * factor for name in ("glands_per_mm2", "stroma_per_mm2")}
+        scaled = {
+            name: getattr(fitted, name) * factor for name in ("glands_per_mm2", "stroma_per_mm2")
+        }
         scaled["glands_per_mm2"] = min(scaled["glands_per_mm2"], TissueSettings.glands_per_mm2)
         fitted = replace(
-            fitted, **{name: round(float(np.clip(value, 1, MOST_PER_MM2)), 1) for name, value in scaled.items()}
+            fitted,
+            **{
+                name: round(float(np.clip(value, 1, MOST_PER_MM2)), 1)
+                for name, value in scaled.items()
+            },
         )
     return Fit(fitted, round(wanted), round(density_per_mm2(fitted)))
 
@@ -216,7 +253,9 @@ def fit_population(axes_um: np.ndarray) -> Population:
     mean, precision = ratio.mean(), ratio.mean() * (1 - ratio.mean()) / ratio.var() - 1
     beta = round(float(mean * precision), 3), round(float((1 - mean) * precision), 3)
     # The quartiles of a normal distribution lie 1.349 standard deviations apart.
-    return Population(round(float(np.exp(median)), 3), round(float((high - low) / 1.349), 3), beta, spindles=0.0)
+    return Population(
+        round(float(np.exp(median)), 3), round(float((high - low) / 1.349), 3), beta, spindles=0.0
+    )
 
 
 def _read(path: Path) -> np.ndarray:

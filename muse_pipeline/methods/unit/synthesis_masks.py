@@ -1,4 +1,5 @@
-"""Synthesis of a mask: nuclei are planned, then drawn as connected instances that are not too small.
+"""Synthesis of a mask: nuclei are planned, then drawn as connected instances that are not too
+small.
 
 Pictures of masks have the colours of UNITPathSSL's masks.
 """
@@ -17,7 +18,10 @@ from scipy.spatial import cKDTree
 from muse_pipeline.core.config import Between, Fraction, OneOf
 from muse_pipeline.core.errors import ArgumentError
 
-KINDS = ("Epithelial", "Stroma")  # kinds 0 and 1; all nuclei that are not on the rim of a gland are stroma nuclei
+KINDS = (
+    "Epithelial",
+    "Stroma",
+)  # kinds 0 and 1; all nuclei that are not on the rim of a gland are stroma nuclei
 EPITHELIAL, STROMA = range(2)
 PLACEMENTS = ("structured", "uniform")
 
@@ -42,12 +46,18 @@ class Population:
         """Draw the full long and short axes of n nuclei at random: (n, 2) um."""
         major = self.major_um * np.exp(self.major_spread * rng.standard_normal(n))
         slender = rng.random(n) < self.spindles
-        ratio = np.where(slender, rng.uniform(*SPINDLE_RATIO, n), rng.beta(*self.ratio, n).clip(SPINDLE_RATIO[1], 1))
+        ratio = np.where(
+            slender,
+            rng.uniform(*SPINDLE_RATIO, n),
+            rng.beta(*self.ratio, n).clip(SPINDLE_RATIO[1], 1),
+        )
         return np.stack([major, ratio * major], 1)
 
     @property
     def mean_diameter_um(self) -> float:
-        """Diameter of a circle with the area of a nucleus that has the median long axis and the mean ratio of axes."""
+        """Diameter of a circle with the area of a nucleus that has the median long axis and the
+        mean ratio of axes.
+        """
         alpha, beta = self.ratio
         return self.major_um * math.sqrt(alpha / (alpha + beta))
 
@@ -55,8 +65,9 @@ class Population:
 SPINDLE_RATIO = (0.13, 0.25)
 
 
-# The defaults reproduce the statistics of 81 nuclei measured in the example masks of UNITPathSSL's framework figure
-# (``experiments/synthetic_masks``; 0.25 um/px is assumed). The authors' generator was never published.
+# The defaults reproduce the statistics of 81 nuclei measured in the example masks of UNITPathSSL's
+# framework figure (``experiments/synthetic_masks``; 0.25 um/px is assumed). The authors' generator
+# was never published.
 @dataclass(frozen=True)
 class TissueSettings:
     """Settings of synthesised tissue.
@@ -64,19 +75,26 @@ class TissueSettings:
     Attributes:
         epithelial: nuclei side by side on the rims of glands, with long axes across the rim.
         stroma: nuclei between glands, at least 0.8 mean diameters apart, with random angles.
-        glands_per_mm2: number of closed curves tried per mm2; curves that would cross an earlier one are left out.
+        glands_per_mm2: number of closed curves tried per mm2; curves that would cross an earlier
+            one are left out.
         gland_radius_um: range of a gland's mean radius, chosen uniformly.
-        gland_wobble: standard deviation of the rim's k-th amplitude (k = 2 to 4), in units of mean radius / k.
-        rim_spacing: range of the distance between neighbours on a rim, in short axes, chosen uniformly.
+        gland_wobble: standard deviation of the rim's k-th amplitude (k = 2 to 4), in units of mean
+            radius / k.
+        rim_spacing: range of the distance between neighbours on a rim, in short axes, chosen
+            uniformly.
         rim_jitter_um: standard deviation of positions across the rim.
         rim_tilt_deg: standard deviation of the angle between long axes and the rim's normal.
         clear_band: probability that a band around a gland is free of nuclei.
         clear_band_um: range of the width of that band, chosen uniformly.
         stroma_per_mm2: nuclei outside glands per mm2.
-        sparsest: minimum factor of ``stroma_per_mm2``; each mask gets a factor chosen uniformly between this and 1.
-        roughness: range of the amplitude of an outline's Fourier series, relative to its radius, chosen uniformly.
-        max_overlap: largest fraction of its area that a nucleus may lose to earlier ones without being left out.
-        min_area_um2: minimum area of an instance, or of its part inside the mask; smaller ones are left out.
+        sparsest: minimum factor of ``stroma_per_mm2``; each mask gets a factor chosen uniformly
+            between this and 1.
+        roughness: range of the amplitude of an outline's Fourier series, relative to its radius,
+            chosen uniformly.
+        max_overlap: largest fraction of its area that a nucleus may lose to earlier ones without
+            being left out.
+        min_area_um2: minimum area of an instance, or of its part inside the mask; smaller ones are
+            left out.
         magnification: m; the scale of each mask is chosen log-uniformly between 1 / m and m.
         placement: "structured", or "uniform" for the same nuclei at random positions and angles.
     """
@@ -100,11 +118,15 @@ class TissueSettings:
     placement: Annotated[str, OneOf(PLACEMENTS)] = "structured"
 
 
-MARGIN_UM = 8.0  # nuclei are planned up to this far outside the field, because they may reach into it
+MARGIN_UM = (
+    8.0  # nuclei are planned up to this far outside the field, because they may reach into it
+)
 RIM_POINTS = 128
 RIM_HARMONICS = np.arange(2, 5)
 APART = 0.8  # minimum distance between scattered nuclei, in mean diameters
-PACKED = 0.95  # largest density of scattered nuclei, as a share of that of the densest Matern process
+PACKED = (
+    0.95  # largest density of scattered nuclei, as a share of that of the densest Matern process
+)
 
 
 class NucleusPlan(NamedTuple):
@@ -122,7 +144,9 @@ class NucleusPlan(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Gland:
-    """A closed curve ``r(t) = radius (1 + sum_k a_k cos(k t + phase_k))`` around a centre, and the band around it."""
+    """A closed curve ``r(t) = radius (1 + sum_k a_k cos(k t + phase_k))`` around a centre, and the
+    band around it.
+    """
 
     centre: np.ndarray  # (2,) position, um
     radius: float  # mean distance of the rim from the centre, um
@@ -132,7 +156,9 @@ class Gland:
 
     def distance(self, t: np.ndarray) -> np.ndarray:
         """Distance from the centre to the rim at angles ``t``."""
-        return self.radius * (1 + np.cos(t[..., None] * RIM_HARMONICS + self.phase) @ self.amplitude)
+        return self.radius * (
+            1 + np.cos(t[..., None] * RIM_HARMONICS + self.phase) @ self.amplitude
+        )
 
     def holds(self, xy: np.ndarray) -> np.ndarray:
         """(N,) bool: True for positions inside the rim or in the band around it."""
@@ -141,7 +167,9 @@ class Gland:
 
 
 def plan_nuclei(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> NucleusPlan:
-    """Plan the nuclei of a field of ``size_um`` x ``size_um``, including those that reach into it from outside."""
+    """Plan the nuclei of a field of ``size_um`` x ``size_um``, including those that reach into it
+    from outside.
+    """
     glands = _sample_glands(size_um, tissue, rng)
     parts = [_line_rim(gland, tissue, rng) for gland in glands]
     parts.append(_scatter(size_um, glands, tissue, rng))
@@ -167,13 +195,18 @@ def _sample_glands(size_um: float, tissue: TissueSettings, rng: np.random.Genera
             band=rng.uniform(*tissue.clear_band_um) * (rng.random() < tissue.clear_band),
         )
         gap = tissue.epithelial.major_um
-        if all(math.dist(gland.centre, other.centre) > gland.radius + other.radius + gap for other in glands):
+        if all(
+            math.dist(gland.centre, other.centre) > gland.radius + other.radius + gap
+            for other in glands
+        ):
             glands.append(gland)
     return glands
 
 
 def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) -> NucleusPlan:
-    """Place nuclei side by side along the rim, at distances given by their short axes, with long axes across it."""
+    """Place nuclei side by side along the rim, at distances given by their short axes, with long
+    axes across it.
+    """
     t = np.linspace(0, 2 * np.pi, RIM_POINTS + 1)
     rim = gland.centre + gland.distance(t)[:, None] * np.stack([np.cos(t), np.sin(t)], 1)
     edge = np.diff(rim, axis=0)
@@ -194,12 +227,14 @@ def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) ->
     return NucleusPlan(xy, axes, angle, np.full(n, EPITHELIAL, np.uint8))
 
 
-def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator) -> NucleusPlan:
+def _scatter(
+    size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator
+) -> NucleusPlan:
     """Place stroma nuclei by a Matern process of type II (1960).
 
-    Of a Poisson process, only points without an earlier point within a given distance are kept. This reduces the
-    density ``p`` of the Poisson process to ``(1 - exp(-p a)) / a``, where ``a`` is the area of a disc with this
-    distance as its radius. ``p`` is computed from the wanted density.
+    Of a Poisson process, only points without an earlier point within a given distance are kept.
+    This reduces the density ``p`` of the Poisson process to ``(1 - exp(-p a)) / a``, where ``a`` is
+    the area of a disc with this distance as its radius. ``p`` is computed from the wanted density.
     """
     apart = APART * tissue.stroma.mean_diameter_um
     disc = math.pi * apart**2
@@ -213,7 +248,9 @@ def _scatter(size_um: float, glands: list[Gland], tissue: TissueSettings, rng: n
         kept &= ~gland.holds(xy)
     xy = xy[kept]
     n = len(xy)
-    return NucleusPlan(xy, tissue.stroma.draw_axes(n, rng), rng.uniform(0, np.pi, n), np.full(n, STROMA, np.uint8))
+    return NucleusPlan(
+        xy, tissue.stroma.draw_axes(n, rng), rng.uniform(0, np.pi, n), np.full(n, STROMA, np.uint8)
+    )
 
 
 N_VERTICES = 24
@@ -225,7 +262,9 @@ _BITS = 4  # bits of subpixel positions in cv2's drawing
 _EXCESS_PX = 1.2  # polygons filled by cv2 are too long and too wide by this
 _ANGLES = np.linspace(0, 2 * np.pi, N_VERTICES, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])  # (2, V)
-_WAVES = np.concatenate([wave(_ANGLES * HARMONICS[:, None]) / HARMONICS[:, None] ** 2 for wave in (np.cos, np.sin)])
+_WAVES = np.concatenate(
+    [wave(_ANGLES * HARMONICS[:, None]) / HARMONICS[:, None] ** 2 for wave in (np.cos, np.sin)]
+)
 CONTOUR = 255
 FILL, FILL_DEVIATION, FILL_RANGE = 110.0, 30.0, (40.0, 190.0)  # measured in the authors' figure
 GRAIN_UM = (0.5, 0.75)  # sigma of the noise in fills
@@ -244,14 +283,20 @@ class InstanceMask:
     kinds: np.ndarray  # (N,) uint8; entry i is the index into ``KINDS`` of instance i + 1
 
 
-def synthesise_mask(index: int, seed: int, size_px: int, mpp: float, tissue: TissueSettings) -> InstanceMask:
-    """Synthesise mask ``index`` of the set of a ``seed``; the same arguments always give the same mask."""
+def synthesise_mask(
+    index: int, seed: int, size_px: int, mpp: float, tissue: TissueSettings
+) -> InstanceMask:
+    """Synthesise mask ``index`` of the set of a ``seed``; the same arguments always give the same
+    mask.
+    """
     require_drawable(size_px, mpp, tissue)
     rng = np.random.default_rng((seed, index))
     if tissue.magnification > 1:
         mpp /= tissue.magnification ** rng.uniform(-1, 1)  # a finer mpp enlarges nuclei
     if tissue.sparsest < 1:
-        tissue = replace(tissue, stroma_per_mm2=tissue.stroma_per_mm2 * rng.uniform(tissue.sparsest, 1))
+        tissue = replace(
+            tissue, stroma_per_mm2=tissue.stroma_per_mm2 * rng.uniform(tissue.sparsest, 1)
+        )
     while True:
         mask = paint(plan_nuclei(size_px * mpp, tissue, rng), size_px, mpp, tissue, rng)
         if len(mask.kinds) and (mask.instances == 0).any():
@@ -263,12 +308,14 @@ def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
     diameters = [kind.mean_diameter_um for kind in (tissue.epithelial, tissue.stroma)]
     if min(diameters) < LEAST_DIAMETER_PX * mpp:
         raise ArgumentError(
-            f"nuclei of {min(diameters):.1f} um are smaller than {LEAST_DIAMETER_PX} px at {mpp:g} um/px; choose an "
-            f"mpp of {min(diameters) / LEAST_DIAMETER_PX:.2g} or less"
+            f"nuclei of {min(diameters):.1f} um are smaller than {LEAST_DIAMETER_PX} px at {mpp:g}"
+            f" um/px; choose an mpp of {min(diameters) / LEAST_DIAMETER_PX:.2g} or less"
         )
     least = math.ceil(2 * max(diameters) / mpp)
     if not least <= size_px <= MOST_PX:
-        raise ArgumentError(f"a mask of {size_px} px at {mpp:g} um/px cannot be drawn; give {least} to {MOST_PX} px")
+        raise ArgumentError(
+            f"a mask of {size_px} px at {mpp:g} um/px cannot be drawn; give {least} to {MOST_PX} px"
+        )
 
 
 def paint(
@@ -276,7 +323,8 @@ def paint(
 ) -> InstanceMask:
     """Draw planned nuclei; each gets only pixels that no earlier nucleus covers.
 
-    A nucleus is left out if it loses too much of its area, is split, would enclose an earlier one or is too small.
+    A nucleus is left out if it loses too much of its area, is split, would enclose an earlier one
+    or is too small.
     """
     instances = np.zeros((size_px, size_px), np.uint16)
     rings = draw_rings(plan, mpp, tissue, rng)
@@ -297,7 +345,9 @@ def paint(
 
 
 def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: float) -> bool:
-    """Remove occupied pixels from the stamp of a nucleus; return True if the remaining pixels can be an instance."""
+    """Remove occupied pixels from the stamp of a nucleus; return True if the remaining pixels can
+    be an instance.
+    """
     whole = cv2.countNonZero(stamp)
     if whole < least_px:
         return False
@@ -307,16 +357,25 @@ def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: fl
         return True
     if free < max((1 - max_overlap) * whole, least_px):
         return False
-    # A single component without holes: OpenCV counts zeros as a component too, so a hole would make 3 of them.
+    # A single component without holes: OpenCV counts zeros as a component too, so a hole would make
+    # 3 of them.
     around = 1 - cv2.copyMakeBorder(stamp, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    return cv2.connectedComponents(stamp, connectivity=4)[0] == cv2.connectedComponents(around, connectivity=8)[0] == 2
+    return (
+        cv2.connectedComponents(stamp, connectivity=4)[0]
+        == cv2.connectedComponents(around, connectivity=8)[0]
+        == 2
+    )
 
 
-def draw_rings(plan: NucleusPlan, mpp: float, tissue: TissueSettings, rng: np.random.Generator) -> np.ndarray:
-    """Outlines (N, V, 2) for ``cv2.fillPoly``: an ellipse whose radius is varied by harmonics 2 to 7.
+def draw_rings(
+    plan: NucleusPlan, mpp: float, tissue: TissueSettings, rng: np.random.Generator
+) -> np.ndarray:
+    """Outlines (N, V, 2) for ``cv2.fillPoly``: an ellipse whose radius is varied by harmonics 2 to
+    7.
 
-    In cv2, the origin is the centre of the first pixel, and every pixel that an outline touches is painted. Instances
-    would therefore be ``_EXCESS_PX`` (measured) too long and wide, which is subtracted from both axes.
+    In cv2, the origin is the centre of the first pixel, and every pixel that an outline touches is
+    painted. Instances would therefore be ``_EXCESS_PX`` (measured) too long and wide, which is
+    subtracted from both axes.
     """
     n = len(plan.xy)
     amplitude = rng.uniform(*tissue.roughness, (n, 1))
@@ -329,7 +388,8 @@ def draw_rings(plan: NucleusPlan, mpp: float, tissue: TissueSettings, rng: np.ra
 
 
 def contours(instances: np.ndarray) -> np.ndarray:
-    """(h, w) bool: pixels of instances next to a different instance or background (above, below, left or right).
+    """(h, w) bool: pixels of instances next to a different instance or background (above, below,
+    left or right).
 
     Contours enclose the rest of their instance; the border of the mask is not a contour.
     """
@@ -344,7 +404,8 @@ def contours(instances: np.ndarray) -> np.ndarray:
 def fills(instances: np.ndarray) -> np.ndarray:
     """(h, w) instances without their contours; an instance that would vanish is kept whole.
 
-    These are the nuclei of rendered tissue, because the generator renders contours as the edges of nuclei.
+    These are the nuclei of rendered tissue, because the generator renders contours as the edges of
+    nuclei.
     """
     inner = np.where(contours(instances), 0, instances)
     lost = np.setdiff1d(instances, inner)
@@ -352,9 +413,13 @@ def fills(instances: np.ndarray) -> np.ndarray:
 
 
 def stylise(mask: InstanceMask, mpp: float, rng: np.random.Generator) -> np.ndarray:
-    """(h, w, 3) uint8: contours red, stroma nuclei green, epithelial nuclei blue, both filled with smooth noise."""
+    """(h, w, 3) uint8: contours red, stroma nuclei green, epithelial nuclei blue, both filled with
+    smooth noise.
+    """
     sigma_px = rng.uniform(*GRAIN_UM) / mpp
-    noise = cv2.GaussianBlur(rng.standard_normal(mask.instances.shape, np.float32), (0, 0), sigma_px)
+    noise = cv2.GaussianBlur(
+        rng.standard_normal(mask.instances.shape, np.float32), (0, 0), sigma_px
+    )
     fill = (FILL + FILL_DEVIATION / noise.std() * noise).clip(*FILL_RANGE).astype(np.uint8)
     kind = np.append(len(CHANNEL), mask.kinds)[mask.instances]
     edge = contours(mask.instances)
@@ -370,7 +435,9 @@ def draw_page(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
     page = np.full(
-        (rows * (height + GUTTER_PX) + GUTTER_PX, columns * (width + GUTTER_PX) + GUTTER_PX, 3), 255, np.uint8
+        (rows * (height + GUTTER_PX) + GUTTER_PX, columns * (width + GUTTER_PX) + GUTTER_PX, 3),
+        255,
+        np.uint8,
     )
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)

@@ -1,4 +1,6 @@
-"""Runs that continue from a whole detector: what they inherit, which labels may be missing, and what they report."""
+"""Runs that continue from a whole detector: what they inherit, which labels may be missing, and
+what they report.
+"""
 
 import dataclasses
 import re
@@ -21,7 +23,12 @@ from muse_pipeline.inference.doubts import judge_appearance
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.run import load_detector_config
-from muse_pipeline.methods.detector.start import complete_texts, describe_origins, load_trained, read_start
+from muse_pipeline.methods.detector.start import (
+    complete_texts,
+    describe_origins,
+    load_trained,
+    read_start,
+)
 from muse_pipeline.methods.detector.validation import compare_with_start
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
@@ -36,7 +43,9 @@ DARK_ONLY = 'sources.0.class_map={"1": Dark, "2": null}'
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Labelled pictures, ``tiny.yaml``, and ``first``, the run of a detector trained with that config."""
+    """Labelled pictures, ``tiny.yaml``, and ``first``, the run of a detector trained with that
+    config.
+    """
     folder = draw_labelled_folder(tmp_path_factory.mktemp("continued"))
     changes = [f"export.{name}={value}" for name, value in EXPORT.items()]
     path = write_config(folder, steps=30, colour="macenko")
@@ -75,7 +84,9 @@ def test_the_built_in_model_passes_its_export_settings_on(folder):
 
 def test_own_settings_of_outlines_replace_inherited_ones(folder):
     def export(*changes):
-        return load_detector_config(folder / "tiny.yaml", changes=["checkpoint=compact", *changes]).export
+        return load_detector_config(
+            folder / "tiny.yaml", changes=["checkpoint=compact", *changes]
+        ).export
 
     assert export().refine and not export("export.snap_um=1.5").refine
     assert export("export.snap_um=1.5").snap_um == 1.5 and not export("export.refine=false").refine
@@ -91,7 +102,9 @@ def test_a_checkpoint_that_is_not_there_yet_leaves_the_defaults(folder):
 
 
 def test_colours_are_taken_to_the_reference_that_the_detector_has(folder, tmp_path):
-    """With a new reference from another laboratory's slides, the detector would see earlier tissue in other colours."""
+    """With a new reference from another laboratory's slides, the detector would see earlier tissue
+    in other colours.
+    """
     some = "sources.0.exclude=[P1, P2]"
     first = load_checkpoint(folder / "first/checkpoint.pt")
     whole, _ = run(continued(folder, some), tmp_path / "whole")
@@ -111,7 +124,9 @@ def test_the_appearance_reference_covers_old_and_new_pictures(folder, tmp_path):
 def test_labels_may_lack_a_class_that_the_detector_has(folder, tmp_path):
     checkpoint, output = run(continued(folder, DARK_ONLY), tmp_path / "run")
     assert "classes without training labels: Pale" in output
-    assert all(torch.isfinite(value).all() for value in (checkpoint.backbone | checkpoint.head).values())
+    assert all(
+        torch.isfinite(value).all() for value in (checkpoint.backbone | checkpoint.head).values()
+    )
 
 
 @pytest.mark.parametrize("other", ["checkpoint=null", "n_rays=16"])
@@ -122,14 +137,21 @@ def test_a_new_head_needs_labels_of_every_class(folder, tmp_path, other):
 
 def test_validation_labels_may_lack_it_too_and_their_mean_is_over_the_others(folder, tmp_path):
     config = continued(folder, "sources.0.exclude=[P2]")
-    held = dataclasses.replace(config.sources[0], exclude=("P0", "P1"), class_map={"1": "Dark", "2": None})
+    held = dataclasses.replace(
+        config.sources[0], exclude=("P0", "P1"), class_map={"1": "Dark", "2": None}
+    )
     checkpoint, output = run(dataclasses.replace(config, validation=(held,)), tmp_path)
     assert "classes without validation labels: Pale" in output
     scores = checkpoint.meta["scores"]
     assert scores["validation mean class F1"] == scores["validation Dark F1"]
     _, card = load_detector(tmp_path / "checkpoint.pt")
-    assert card.metrics == {"validation mean class F1, which chose the weights": scores["validation mean class F1"]}
-    assert any(re.match(r"mean class F1 on the validation labels, not trained on: [\d.]+ before, ", s) for s in output)
+    assert card.metrics == {
+        "validation mean class F1, which chose the weights": scores["validation mean class F1"]
+    }
+    assert any(
+        re.match(r"mean class F1 on the validation labels, not trained on: [\d.]+ before, ", s)
+        for s in output
+    )
 
 
 def test_a_run_from_random_weights_reports_nothing_of_before(folder, tmp_path):
@@ -141,7 +163,9 @@ SIZE, REGION, XY = (900, 600), (80, 80, 380, 520), grid_xy((900, 600), step_px=4
 
 
 def draw_slide(folder):
-    """Write ``S.tif``, which is paler in its right half, and labels for the nuclei in ``REGION``."""
+    """Write ``S.tif``, which is paler in its right half, and labels for the nuclei in
+    ``REGION``.
+    """
     pixels = draw_nuclei(SIZE, XY).astype(float)
     pixels[:, 450:] = 255 - 0.35 * (255 - pixels[:, 450:])
     pixels[:40] = pixels[-40:] = pixels[:, :40] = pixels[:, -40:] = 245
@@ -168,7 +192,10 @@ def test_a_model_does_not_find_its_own_training_slide_unlike_training(folder, tm
 
 
 REPORT = (
-    r"mean class F1 on the training labels, as there is no `validation`: ([\d.]+) before, ([\d.]+) now",
+    (
+        r"mean class F1 on the training labels, as there is no `validation`: ([\d.]+) before,"
+        r" ([\d.]+) now"
+    ),
     r"nuclei found on them: (\d+) before, (\d+) now \(([-+]\d+)\), of 77 labelled",
     r"outside the labelled regions: agrees with checkpoint\.pt on (\d+) % of nuclei",
 )
@@ -179,13 +206,20 @@ def test_the_end_of_a_run_compares_the_labels_and_what_is_around_them(folder, tm
     start = f"checkpoint={folder / 'first/checkpoint.pt'}"
     config = slide_config(tmp_path, folder / "tiny.yaml", start)
     _, output = run(config, tmp_path / "run")
-    assert all(re.fullmatch(pattern, sentence) for pattern, sentence in zip(REPORT, output[-3:], strict=True))
+    assert all(
+        re.fullmatch(pattern, sentence)
+        for pattern, sentence in zip(REPORT, output[-3:], strict=True)
+    )
 
 
 def test_what_changed_is_measured(folder, tmp_path):
-    """A network with the same weights agrees everywhere, and a network with swapped classes agrees nowhere."""
+    """A network with the same weights agrees everywhere, and a network with swapped classes agrees
+    nowhere.
+    """
     draw_slide(tmp_path)
-    config = slide_config(tmp_path, folder / "tiny.yaml", f"checkpoint={folder / 'first/checkpoint.pt'}")
+    config = slide_config(
+        tmp_path, folder / "tiny.yaml", f"checkpoint={folder / 'first/checkpoint.pt'}"
+    )
     start = read_start(config)
     network, _, _ = load_trained(start.path)
     data = read_detector_data(config, start)
@@ -217,14 +251,22 @@ def masks(folder, tmp_path) -> str:
     for name, pixels in (("images", draw_nuclei((200, 200), xy)), ("masks", mask)):
         (tmp_path / name).mkdir()
         write_png(tmp_path / name / "P.png", pixels)
-    return f"[{{images: {tmp_path / 'images'}, labels: {tmp_path / 'masks'}, format: masks, mpp: 0.5}}]"
+    return (
+        f"[{{images: {tmp_path / 'images'}, labels: {tmp_path / 'masks'}, format: masks, mpp:"
+        " 0.5}]"
+    )
 
 
 def test_the_start_teaches_its_classes_where_masks_have_none(folder, masks, tmp_path):
-    first, teachers = folder / "first/checkpoint.pt", [folder / "first/checkpoint.pt", tmp_path / "swapped.pt"]
+    first, teachers = (
+        folder / "first/checkpoint.pt",
+        [folder / "first/checkpoint.pt", tmp_path / "swapped.pt"],
+    )
     start = load_checkpoint(first)
     head = {
-        name: torch.cat([each[:3], each[3:5].flip(0), each[5:]]) for name, each in start.head.items() if "out." in name
+        name: torch.cat([each[:3], each[3:5].flip(0), each[5:]])
+        for name, each in start.head.items()
+        if "out." in name
     }
     save_checkpoint(teachers[1], dataclasses.replace(start, head=start.head | head))
     taught = []
@@ -232,7 +274,9 @@ def test_the_start_teaches_its_classes_where_masks_have_none(folder, masks, tmp_
         words = f"sources={masks}", f"distillation={{teachers: [{teacher}]}}"
         checkpoint, output = run(continued(folder, *words), tmp_path / teacher.stem)
         assert "classes without training labels: Dark, Pale" in output
-        assert any(sentence.startswith("detection F1 on the training labels") for sentence in output)
+        assert any(
+            sentence.startswith("detection F1 on the training labels") for sentence in output
+        )
         taught.append(checkpoint.head["out.weight"])
     towards_swapped = head["out.weight"] - start.head["out.weight"]
     assert ((taught[1] - taught[0]) * towards_swapped).sum() > 0
@@ -258,13 +302,19 @@ def test_the_card_keeps_data_and_limits_of_the_start(folder, tmp_path):
     _, card = load_detector(tmp_path / "run/checkpoint.pt")
     assert card.training_data == "our slide. It continues tiny, which was trained on: drawn discs"
     assert card.limits == "Research use only."
-    config = slide_config(tmp_path, folder / "tiny.yaml", f"checkpoint={tmp_path / 'run/checkpoint.pt'}", *words)
+    config = slide_config(
+        tmp_path, folder / "tiny.yaml", f"checkpoint={tmp_path / 'run/checkpoint.pt'}", *words
+    )
     compact = find_checkpoint(Path("compact"))
     origins = describe_origins([config.checkpoint, compact], config, [])
-    assert origins["training_data"].startswith(f"It continues tiny, which was trained on: {card.training_data}. Its t")
+    assert origins["training_data"].startswith(
+        f"It continues tiny, which was trained on: {card.training_data}. Its t"
+    )
     assert "Its teacher is compact, which was trained on: BRCA-M2C" in origins["training_data"]
     assert "Of compact: Lymphocyte means" in origins["limits"]
-    assert complete_texts(config, {"origins": origins})["limits"] == origins["limits"]  # already contains the sentence
+    assert (
+        complete_texts(config, {"origins": origins})["limits"] == origins["limits"]
+    )  # already contains the sentence
     assert describe_origins([compact], config, load_checkpoint(compact).seen.images) == {
         "training_data": "",
         "limits": "",

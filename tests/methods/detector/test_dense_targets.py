@@ -27,7 +27,11 @@ def test_equal_to_a_loop():
                 nearest = distance.index(min(distance))
                 x, y = xy[b, nearest].tolist()
                 holds = column * 4 <= x < column * 4 + 4 and row * 4 <= y < row * 4 + 4
-                gaussian = 1.0 if holds else min(math.exp(-0.5 * (distance[nearest] / SIGMA_PX) ** 2), 0.999)
+                gaussian = (
+                    1.0
+                    if holds
+                    else min(math.exp(-0.5 * (distance[nearest] / SIGMA_PX) ** 2), 0.999)
+                )
                 assert math.isclose(target.centre[b, 0, row, column], gaussian, abs_tol=1e-5)
                 near = holds or distance[nearest] <= REACH_CELLS * CELL_PX
                 assert math.isclose(target.weight[b, 0, row, column], gaussian * near, abs_tol=1e-5)
@@ -36,7 +40,9 @@ def test_equal_to_a_loop():
                     continue
                 assert target.nucleus[b, row, column] == nearest
                 offset = target.offset[b, :, row, column]
-                assert torch.allclose(offset, (xy[b, nearest] - torch.tensor(centre)) / 4, rtol=1e-4, atol=1e-4)
+                assert torch.allclose(
+                    offset, (xy[b, nearest] - torch.tensor(centre)) / 4, rtol=1e-4, atol=1e-4
+                )
     assert 0 < n_far < 100
 
 
@@ -55,7 +61,9 @@ def test_of_two_nuclei_as_near_the_first_is_taken():
 
 def test_nuclei_just_beyond_the_window_darken_its_border():
     target = targets_of([-1.0, 2.0])
-    assert math.isclose(target.centre[0, 0, 0, 0], math.exp(-0.5 * (3 / SIGMA_PX) ** 2), abs_tol=1e-6)
+    assert math.isclose(
+        target.centre[0, 0, 0, 0], math.exp(-0.5 * (3 / SIGMA_PX) ** 2), abs_tol=1e-6
+    )
 
 
 def test_a_window_without_nuclei_has_no_targets():

@@ -1,4 +1,6 @@
-"""Training of a detector with either head: losses fall, averaged weights follow, and every setting has an effect."""
+"""Training of a detector with either head: losses fall, averaged weights follow, and every setting
+has an effect.
+"""
 
 import dataclasses
 from types import SimpleNamespace
@@ -31,7 +33,12 @@ def windows():
     pixels = np.full((128, 128, 3), 230, np.uint8)
     for x, y in xy.astype(int):
         pixels[y - 4 : y + 4, x - 4 : x + 4] = 60
-    nuclei = Nuclei(xy, Frame.WINDOW, rays=np.full((25, 8), 2.0, np.float32), label=np.arange(25, dtype=np.int32) % 2)
+    nuclei = Nuclei(
+        xy,
+        Frame.WINDOW,
+        rays=np.full((25, 8), 2.0, np.float32),
+        label=np.arange(25, dtype=np.int32) % 2,
+    )
     images = [LabelledImage(name="A", pixels=pixels, nuclei=nuclei, stain=None, weight=1.0)]
     stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
     settings = SimpleNamespace(mpp=0.5, window_px=64, batch=4, augmentation=Augmentation(), seed=0)
@@ -65,7 +72,9 @@ def test_the_average_follows_in_evaluation_mode():
     with torch.no_grad():
         method.network.head.out.bias += 1
     method.after_step(0)
-    assert torch.allclose(method.trained().head.out.bias - before, torch.tensor(1 - 2 / 11), atol=1e-5)
+    assert torch.allclose(
+        method.trained().head.out.bias - before, torch.tensor(1 - 2 / 11), atol=1e-5
+    )
     assert method.network.training
     assert not method.trained().training
     assert not any(parameter.requires_grad for parameter in method.trained().parameters())

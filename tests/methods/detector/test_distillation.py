@@ -1,4 +1,6 @@
-"""Distillation: a copy of the teacher has nothing to learn, other students improve, and the teacher never changes."""
+"""Distillation: a copy of the teacher has nothing to learn, other students improve, and the teacher
+never changes.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +10,11 @@ from torch import nn
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import LabelledBatch, WeakView
-from muse_pipeline.methods.detector.method import DetectorTraining, DistillationSettings, DistillationTerm
+from muse_pipeline.methods.detector.method import (
+    DetectorTraining,
+    DistillationSettings,
+    DistillationTerm,
+)
 from muse_pipeline.models import HEADS
 from muse_pipeline.models.detector import NucleusDetector, NucleusMaps
 
@@ -16,7 +22,9 @@ COLOUR = torch.eye(3, 4).expand(2, 3, 4)
 
 
 def detector(seed, head="dense", backbone="muse_compact_16"):
-    """A detector with a random head, whose weights are so large that predictions differ from cell to cell."""
+    """A detector with a random head, whose weights are so large that predictions differ from cell
+    to cell.
+    """
     torch.manual_seed(seed)
     made = NucleusDetector(backbone, head, 2, 8)
     with torch.no_grad():
@@ -29,7 +37,9 @@ def detector(seed, head="dense", backbone="muse_compact_16"):
 def batch_of(seed=0):
     pixels = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(seed)) * 255
     xy, label = torch.full((2, 1, 2), 20.0), torch.zeros((2, 1), dtype=torch.long)
-    return LabelledBatch(pixels, COLOUR, xy, label, torch.full((2, 1, 8), 3.0), weak=WeakView(pixels, COLOUR))
+    return LabelledBatch(
+        pixels, COLOUR, xy, label, torch.full((2, 1, 8), 3.0), weak=WeakView(pixels, COLOUR)
+    )
 
 
 @pytest.mark.parametrize("head", HEADS.names())
@@ -52,7 +62,12 @@ def test_every_map_counts(what):
     teacher, batch = detector(0), batch_of()
     maps = teacher(batch.pixels, COLOUR)
     noise = torch.randn(getattr(maps, what).shape, generator=torch.Generator().manual_seed(1))
-    assert DistillationTerm(0.5, [teacher])(maps._replace(**{what: getattr(maps, what) + noise}), batch) > 0.05
+    assert (
+        DistillationTerm(0.5, [teacher])(
+            maps._replace(**{what: getattr(maps, what) + noise}), batch
+        )
+        > 0.05
+    )
 
 
 def test_the_teacher_sees_the_windows_as_they_are():
@@ -74,12 +89,17 @@ def test_the_teacher_sees_the_windows_as_they_are():
 def test_outside_of_the_regions_alone(where, changed, counts):
     teacher, batch = detector(0), batch_of()
     region = torch.zeros(2, 16, 16)
-    region[:, :, :4], region[:, :, 4:8] = 5.0, -0.5  # inside a region, and inside one whose labels are held out
+    region[:, :, :4], region[:, :, 4:8] = (
+        5.0,
+        -0.5,
+    )  # inside a region, and inside one whose labels are held out
     maps = teacher(batch.pixels, COLOUR)
     part = slice(0, 8) if changed == "inside" else slice(8, 16)
     other = NucleusMaps(*(values.clone() for values in maps))
     for values in other:
-        values[..., part] += torch.randn(values[..., part].shape, generator=torch.Generator().manual_seed(1))
+        values[..., part] += torch.randn(
+            values[..., part].shape, generator=torch.Generator().manual_seed(1)
+        )
     distance = DistillationTerm(0.5, [teacher], where)(other, batch._replace(region=region)).item()
     assert (distance > 0.05) if counts else distance == pytest.approx(0, abs=1e-5)
 
@@ -97,7 +117,9 @@ def test_its_share_of_the_loss_is_what_was_asked_for(share):
 def test_a_student_comes_nearer_and_the_teacher_stays():
     teacher = detector(0, backbone="muse_compact_32")  # a larger network than the student
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    method = DetectorTraining(detector(1), "dense", 0.5, torch.ones(2), DistillationTerm(1.0, [teacher])).train()
+    method = DetectorTraining(
+        detector(1), "dense", 0.5, torch.ones(2), DistillationTerm(1.0, [teacher])
+    ).train()
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=3e-3)
     seen = []
@@ -113,10 +135,14 @@ def test_a_student_comes_nearer_and_the_teacher_stays():
 
 
 def test_a_run_goes_on_without_its_teachers_being_saved_with_it():
-    method = DetectorTraining(detector(1), "dense", 0.5, torch.ones(2), DistillationTerm(0.5, [detector(0)]))
+    method = DetectorTraining(
+        detector(1), "dense", 0.5, torch.ones(2), DistillationTerm(0.5, [detector(0)])
+    )
     state = method.state_dict()
     assert not any("teachers" in name for name in state)
-    again = DetectorTraining(detector(2), "dense", 0.5, torch.ones(2), DistillationTerm(0.5, [detector(0)]))
+    again = DetectorTraining(
+        detector(2), "dense", 0.5, torch.ones(2), DistillationTerm(0.5, [detector(0)])
+    )
     again.load_state_dict(state)
     assert torch.equal(again.network.head.out.weight, method.network.head.out.weight)
     del state["network.head.out.bias"]

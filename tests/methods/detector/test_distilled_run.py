@@ -1,4 +1,6 @@
-"""Runs with trained teachers: how teachers are named, which are rejected, and what the checkpoint records."""
+"""Runs with trained teachers: how teachers are named, which are rejected, and what the checkpoint
+records.
+"""
 
 import dataclasses
 import shutil
@@ -32,14 +34,18 @@ def folder(tmp_path_factory):
     folder = draw_labelled_folder(tmp_path_factory.mktemp("distilled"))
     for seed in (0, 1):
         finetune(
-            load_detector_config(write_config(folder, steps=5), changes=[f"seed={seed}"]), folder / f"t{seed}", CPU
+            load_detector_config(write_config(folder, steps=5), changes=[f"seed={seed}"]),
+            folder / f"t{seed}",
+            CPU,
         )
     return folder
 
 
 def distilled(folder, *teachers, changes=()):
     named = ", ".join(f"{name}/checkpoint.pt" for name in teachers)
-    return load_detector_config(folder / "tiny.yaml", changes=[f"distillation={{teachers: [{named}]}}", *changes])
+    return load_detector_config(
+        folder / "tiny.yaml", changes=[f"distillation={{teachers: [{named}]}}", *changes]
+    )
 
 
 def test_teachers_are_found_beside_the_config_and_are_inputs_of_the_run(folder):
@@ -47,10 +53,14 @@ def test_teachers_are_found_beside_the_config_and_are_inputs_of_the_run(folder):
     teachers = [str(folder / name / "checkpoint.pt") for name in ("t0", "t1")]
     assert DetectorRecipe().describe(config)["inputs"][:2] == teachers
     output = []
-    checkpoint = load_checkpoint(finetune(config, folder / "both", Options(accelerator="cpu", log=output.append)))
+    checkpoint = load_checkpoint(
+        finetune(config, folder / "both", Options(accelerator="cpu", log=output.append))
+    )
     assert any("with 2 teachers" in sentence for sentence in output)
     alone = load_checkpoint(folder / "t0" / "checkpoint.pt")
-    assert checkpoint.backbone.keys() == alone.backbone.keys()  # no weights of the teachers are saved
+    assert (
+        checkpoint.backbone.keys() == alone.backbone.keys()
+    )  # no weights of the teachers are saved
     assert not torch.equal(checkpoint.head["out.weight"], alone.head["out.weight"])
 
 
@@ -84,17 +94,23 @@ def test_a_teacher_of_something_else_is_rejected(folder, tmp_path, changes, mess
 
 
 def test_a_teacher_that_cannot_take_the_windows_is_rejected(folder, tmp_path):
-    coarse = load_detector_config(folder / "tiny.yaml", changes=["backbone=muse_compact_32", "schedule.steps=1"])
+    coarse = load_detector_config(
+        folder / "tiny.yaml", changes=["backbone=muse_compact_32", "schedule.steps=1"]
+    )
     finetune(coarse, folder / "coarse", CPU)
     with pytest.raises(ConfigError, match="window"):
         finetune(distilled(folder, "coarse", changes=["window_px=80"]), tmp_path, CPU)
 
 
 @pytest.mark.parametrize("window_px", [96, 192])  # pictures smaller than 192 px are extended
-def test_teachers_outside_of_regions_teach_everywhere_if_all_is_annotated(folder, tmp_path, window_px):
+def test_teachers_outside_of_regions_teach_everywhere_if_all_is_annotated(
+    folder, tmp_path, window_px
+):
     output, window = [], f"window_px={window_px}"
     config = distilled(folder, "t0", changes=["distillation.where=outside", window])
-    taught = load_checkpoint(finetune(config, tmp_path / "taught", Options(accelerator="cpu", log=output.append)))
+    taught = load_checkpoint(
+        finetune(config, tmp_path / "taught", Options(accelerator="cpu", log=output.append))
+    )
     assert any("the teachers have 50% of the loss" in sentence for sentence in output)
     everywhere = distilled(folder, "t0", changes=["distillation.share=0.5", window])
     expected = load_checkpoint(finetune(everywhere, tmp_path / "everywhere", CPU))
@@ -102,7 +118,9 @@ def test_teachers_outside_of_regions_teach_everywhere_if_all_is_annotated(folder
 
 
 def test_the_weight_of_teachers_depends_on_tissue_around_labels(folder):
-    config = distilled(folder, "t0", changes=["distillation.where=outside", "distillation.share=0.9"])
+    config = distilled(
+        folder, "t0", changes=["distillation.where=outside", "distillation.share=0.9"]
+    )
     image = read_detector_data(config).images[0]
     part = np.arange(image.pixels.shape[1]) < 40 + np.zeros((image.pixels.shape[0], 1))
     chosen = {
@@ -132,7 +150,9 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
     save_checkpoint(tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, head={}))
     with pytest.raises(CheckpointError, match="holds no detector"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
-    regions = dataclasses.replace(found, meta={**found.meta, "kind": "regions", "config": {"fusion": [1, 1, 1]}})
+    regions = dataclasses.replace(
+        found, meta={**found.meta, "kind": "regions", "config": {"fusion": [1, 1, 1]}}
+    )
     save_checkpoint(tmp_path / "bare" / "checkpoint.pt", regions)  # only its backbone is usable
     with pytest.raises(CheckpointError, match="detector"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
@@ -140,14 +160,17 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
     assert not read_start(load_detector_config(folder / "tiny.yaml", changes=changes)).is_whole
     config = {**found.meta["config"], "backbone": "muse_compact_17"}
     save_checkpoint(
-        tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, meta={**found.meta, "config": config})
+        tmp_path / "bare" / "checkpoint.pt",
+        dataclasses.replace(found, meta={**found.meta, "config": config}),
     )
     with pytest.raises(CheckpointError, match="unknown backbone 'muse_compact_17'"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
 
 
 def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
-    """A checkpoint lists the patients of its start and teachers, so that scores on them can be marked as too high."""
+    """A checkpoint lists the patients of its start and teachers, so that scores on them can be
+    marked as too high.
+    """
     output = []
     options = Options(accelerator="cpu", log=output.append)
     alone = ["sources.0.exclude=[P1, P2]", "schedule.steps=1"]
@@ -155,13 +178,23 @@ def test_a_checkpoint_names_whose_its_beginnings_have_seen(folder, tmp_path):
     checkpoint = load_checkpoint(finetune(begun, tmp_path / "distilled", options))
     assert checkpoint.seen.images == checkpoint.seen.patients == {"P0", "P1", "P2"}
     assert not any("scores are too high" in sentence for sentence in output)
-    begun = load_detector_config(folder / "tiny.yaml", changes=[*alone, f"checkpoint={folder / 't0/checkpoint.pt'}"])
+    begun = load_detector_config(
+        folder / "tiny.yaml", changes=[*alone, f"checkpoint={folder / 't0/checkpoint.pt'}"]
+    )
     held = dataclasses.replace(begun.sources[0], exclude=("P0", "P2"))
     finetune(dataclasses.replace(begun, validation=(held,)), tmp_path / "validated", options)
-    assert any("validation scores will be too high" in sentence and "P1" in sentence for sentence in output)
+    assert any(
+        "validation scores will be too high" in sentence and "P1" in sentence for sentence in output
+    )
     output.clear()
     alone = load_detector_config(folder / "tiny.yaml", changes=alone)
     finetune(dataclasses.replace(alone, validation=(held,)), tmp_path / "first", options)
-    again = dataclasses.replace(alone, checkpoint=tmp_path / "first/checkpoint.pt", validation=(held,))
-    assert load_checkpoint(finetune(again, tmp_path / "second", options)).seen.learnt_patients == {"P0"}
-    assert not any("scores are too high" in sentence for sentence in output)  # P1 was in validation only
+    again = dataclasses.replace(
+        alone, checkpoint=tmp_path / "first/checkpoint.pt", validation=(held,)
+    )
+    assert load_checkpoint(finetune(again, tmp_path / "second", options)).seen.learnt_patients == {
+        "P0"
+    }
+    assert not any(
+        "scores are too high" in sentence for sentence in output
+    )  # P1 was in validation only

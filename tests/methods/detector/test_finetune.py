@@ -1,4 +1,6 @@
-"""Training on synthetic pictures: it learns, resumes exactly, and reports mistakes in its settings and data."""
+"""Training on synthetic pictures: it learns, resumes exactly, and reports mistakes in its settings
+and data.
+"""
 
 import json
 import shutil
@@ -32,13 +34,19 @@ def same_weights(one, other):
 def test_a_run_learns_and_leaves_what_it_was(folder, tmp_path):
     config = load_detector_config(write_config(folder, steps=40))
     checkpoint = load_checkpoint(finetune(config, tmp_path, CPU))
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
     assert len(losses) == 40
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
     assert checkpoint.meta["images"] == ["P0", "P1", "P2"]
     assert checkpoint.meta["patients"] == ["P0", "P1", "P2"]
-    assert all(torch.isfinite(value).all() for value in (checkpoint.backbone | checkpoint.head).values())
-    assert load_detector_config(tmp_path / "config.yaml") == config  # the saved settings can be used again
+    assert all(
+        torch.isfinite(value).all() for value in (checkpoint.backbone | checkpoint.head).values()
+    )
+    assert (
+        load_detector_config(tmp_path / "config.yaml") == config
+    )  # the saved settings can be used again
 
 
 def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
@@ -71,12 +79,16 @@ def test_a_folder_is_for_one_config(folder, tmp_path, old, new, setting):
     path = write_config(folder, steps=1)
     finetune(load_detector_config(path), tmp_path, CPU)
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(CheckpointError, match=rf"different configuration \(setting '{setting}' changed\)"):
+    with pytest.raises(
+        CheckpointError, match=rf"different configuration \(setting '{setting}' changed\)"
+    ):
         finetune(load_detector_config(path), tmp_path, CPU)
 
 
 def test_what_the_card_states_may_change_without_training_again(folder, tmp_path):
-    first = load_checkpoint(finetune(load_detector_config(write_config(folder, steps=1)), tmp_path, CPU))
+    first = load_checkpoint(
+        finetune(load_detector_config(write_config(folder, steps=1)), tmp_path, CPU)
+    )
     path = write_config(folder, steps=1, threshold=0.6)
     again = load_checkpoint(finetune(load_detector_config(path), tmp_path, CPU))
     assert again.meta["config"]["export"]["threshold"] == 0.6
@@ -88,10 +100,20 @@ def test_what_the_card_states_may_change_without_training_again(folder, tmp_path
     [
         ("n_rays: 8", "n_ray: 8", ConfigError, "did you mean 'n_rays'"),
         ("muse_compact_16", "muse_compact_1", ConfigError, "did you mean 'muse_compact_16'"),
-        ('"2": Pale', '"3": Pale', LabelError, r"_points.txt, line \d+: class '2' is not in class_map"),
+        (
+            '"2": Pale',
+            '"3": Pale',
+            LabelError,
+            r"_points.txt, line \d+: class '2' is not in class_map",
+        ),
         ('"2": Pale', '"2": Palish', LabelError, "not a class of the model"),
         ("images: images", "images: pictures", LabelError, "no such folder"),
-        ("labels: labels", "labels: images", LabelError, "expected three values|no label file|not readable"),
+        (
+            "labels: labels",
+            "labels: images",
+            LabelError,
+            "expected three values|no label file|not readable",
+        ),
         ("row column class", "column row", ConfigError, "format 'column row'"),
         ("mpp: 0.5\nclasses", "classes", ConfigError, "'mpp' is missing"),
         ("colour: identity", "colour: reinhard", ConfigError, "'reinhard' is unknown"),
@@ -124,13 +146,17 @@ def test_a_picture_whose_stains_cannot_be_fitted_is_named(folder, tmp_path):
 
 
 @pytest.mark.parametrize(("window_px", "context_px"), [(96, 1024), (2048, 2048)])
-def test_slides_are_read_as_far_around_a_region_as_windows_reach(folder, monkeypatch, window_px, context_px):
+def test_slides_are_read_as_far_around_a_region_as_windows_reach(
+    folder, monkeypatch, window_px, context_px
+):
     def reject(*given):
         raise LabelError(str(given[-1]))
 
     monkeypatch.setattr(finetune_data, "read_labelled_images", reject)
     with pytest.raises(LabelError, match=f"^{context_px}$"):
-        read_detector_data(load_detector_config(write_config(folder), changes=[f"window_px={window_px}"]))
+        read_detector_data(
+            load_detector_config(write_config(folder), changes=[f"window_px={window_px}"])
+        )
 
 
 def test_a_folder_of_a_user_s_own_is_spared(folder, tmp_path):
@@ -151,4 +177,6 @@ def test_a_folder_of_a_user_s_own_is_spared(folder, tmp_path):
 )
 def test_no_source_and_another_unit_are_reported(folder, tmp_path, change, sentence):
     with pytest.raises((ConfigError, LabelError), match=sentence):
-        finetune(load_detector_config(write_config(folder, steps=1), changes=[change]), tmp_path, CPU)
+        finetune(
+            load_detector_config(write_config(folder, steps=1), changes=[change]), tmp_path, CPU
+        )

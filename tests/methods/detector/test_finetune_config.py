@@ -1,4 +1,6 @@
-"""Settings of a run: an unknown one is reported with the most similar name, before any data is read."""
+"""Settings of a run: an unknown one is reported with the most similar name, before any data is
+read.
+"""
 
 import dataclasses
 import shutil
@@ -27,7 +29,9 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_with_a_point_head_has_its_threshold(path):
-    """Point heads give lower scores than dense heads, which the default threshold suits (docs/guide/pretraining.md)."""
+    """Point heads give lower scores than dense heads, which the default threshold suits
+    (docs/guide/pretraining.md).
+    """
     recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     if recipe.get("head") == "point":
         assert recipe["export"]["threshold"] == 0.3
@@ -41,13 +45,18 @@ DESCRIBED = {"schedule", "training_data", "metrics", "limits"}
     [
         (("compact", "compact_outlines"), {"sources", "checkpoint"}),
         (("compact_outlines", "compact_distilled"), {"sources", "checkpoint", "distillation"}),
-        (("compact_distilled", "compact_narrow"), {"name", "backbone", "checkpoint", "distillation"}),
+        (
+            ("compact_distilled", "compact_narrow"),
+            {"name", "backbone", "checkpoint", "distillation"},
+        ),
     ],
 )
 def test_each_stage_of_the_built_in_model_goes_on_with_the_one_before(stages, changed):
     before, after = (load_detector_config(RECIPES / f"{name}.yaml") for name in stages)
     differing = {
-        each.name for each in dataclasses.fields(before) if getattr(before, each.name) != getattr(after, each.name)
+        each.name
+        for each in dataclasses.fields(before)
+        if getattr(before, each.name) != getattr(after, each.name)
     }
     assert differing - DESCRIBED == changed
     points = [source for source in after.sources if not source.grow_outlines]
@@ -57,17 +66,31 @@ def test_each_stage_of_the_built_in_model_goes_on_with_the_one_before(stages, ch
 def test_own_corrections_begin_with_the_whole_built_in_model():
     config = load_detector_config(RECIPES / "my_labels.yaml")
     assert str(config.checkpoint) == "compact"
-    assert config.classes == read_card(find_model("compact-fp32")).classes  # otherwise the head would be random
+    assert (
+        config.classes == read_card(find_model("compact-fp32")).classes
+    )  # otherwise the head would be random
     assert config.backbone == load_checkpoint(BUILT_IN / "compact.pt").meta["config"]["backbone"]
-    assert [str(teacher) for teacher in config.distillation.teachers] == ["compact"]  # so that nothing is unlearnt
+    assert [str(teacher) for teacher in config.distillation.teachers] == [
+        "compact"
+    ]  # so that nothing is unlearnt
     assert config.distillation.where == "outside"
     assert config.export == load_detector_config(RECIPES / "compact_outlines.yaml").export
-    pretraining = yaml.safe_load((RECIPES / "muse_pretrain_slides.yaml").read_text(encoding="utf-8"))
-    assert config.backbone == pretraining["backbone"]  # the workflow rejects `pretrain` with a different backbone
+    pretraining = yaml.safe_load(
+        (RECIPES / "muse_pretrain_slides.yaml").read_text(encoding="utf-8")
+    )
+    assert (
+        config.backbone == pretraining["backbone"]
+    )  # the workflow rejects `pretrain` with a different backbone
 
 
 def test_changes_replace_what_the_file_states(folder):
-    changes = ("schedule.steps=7", "sources.0.weight=2", "name=other", "validation=[]", "augmentation.noise=0")
+    changes = (
+        "schedule.steps=7",
+        "sources.0.weight=2",
+        "name=other",
+        "validation=[]",
+        "augmentation.noise=0",
+    )
     config = load_detector_config(write_config(folder), changes=changes)
     assert (config.schedule.steps, config.sources[0].weight, config.name) == (7, 2.0, "other")
     assert (config.validation, config.augmentation.noise) == ((), 0.0)
@@ -77,7 +100,9 @@ def test_changes_replace_what_the_file_states(folder):
 @pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "1E-03", "0.001"])
 def test_a_small_number_may_be_written_without_a_point(folder, written):
     """YAML 1.1, unlike this package, reads 1e-3 as text."""
-    config = load_detector_config(write_config(folder), changes=[f"schedule.learning_rate={written}"])
+    config = load_detector_config(
+        write_config(folder), changes=[f"schedule.learning_rate={written}"]
+    )
     assert config.schedule.learning_rate == 0.001
 
 
@@ -107,7 +132,10 @@ def test_a_small_number_may_be_written_without_a_point(folder, written):
         ("schedule.clip=0", r"schedule: clip is 0\.0; give a number above 0"),
         ("schedule.learning_rate=0", r"schedule: learning_rate is 0\.0; give a number above 0"),
         ("schedule.learning_rate=.inf", "schedule: learning_rate is inf"),
-        ("schedule.weight_decay=-1", r"schedule: weight_decay is -1\.0; give a number of 0 or more"),
+        (
+            "schedule.weight_decay=-1",
+            r"schedule: weight_decay is -1\.0; give a number of 0 or more",
+        ),
         ("export.capacity=0", "export: capacity is 0"),
         ("export.halo_px=-32", "export: halo_px is -32"),
         ("export.batch=0", "export: batch is 0"),
@@ -115,7 +143,10 @@ def test_a_small_number_may_be_written_without_a_point(folder, written):
         ("precision=16-mixed", "precision '16-mixed' is unknown; choose 32-true or bf16-mixed"),
         ("colour=reinhard", "colour 'reinhard' is unknown; choose macenko or identity"),
         ("augmentation.noise=.nan", "augmentation: noise is nan"),
-        ("distillation={teachers: [a], share: 80}", r"distillation: share is 80\.0; give a number from 0 to 1"),
+        (
+            "distillation={teachers: [a], share: 80}",
+            r"distillation: share is 80\.0; give a number from 0 to 1",
+        ),
         ("classes.0.color=[1, 2, 999]", r"class 'Dark': color \(1, 2, 999\) is not \(r, g, b\)"),
         ("method=detectr", "unknown method 'detectr'; did you mean 'detector'"),
         ("method=muse", "has method 'muse', not 'detector'"),
@@ -150,7 +181,9 @@ def test_names_are_looked_up_before_any_data_is_read(folder, tmp_path, change, m
         finetune(config, tmp_path, CPU)
 
 
-def test_a_window_that_the_network_cannot_take_is_rejected_before_anything_is_written(folder, tmp_path):
+def test_a_window_that_the_network_cannot_take_is_rejected_before_anything_is_written(
+    folder, tmp_path
+):
     config = load_detector_config(write_config(folder), changes=["window_px=100"])
     with pytest.raises(ConfigError, match="suit muse_compact_16"):
         finetune(config, tmp_path / "run", CPU)
@@ -181,8 +214,12 @@ def test_a_run_goes_on_where_its_data_moved_to_and_not_with_other_labels(folder,
     assert "\n" not in str(caught.value)
 
 
-def test_no_checkpoint_and_no_provenance_names_a_folder_of_this_machine(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["muse", "finetune", str(folder / "tiny.yaml"), "--output", "run"])
+def test_no_checkpoint_and_no_provenance_names_a_folder_of_this_machine(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "sys.argv", ["muse", "finetune", str(folder / "tiny.yaml"), "--output", "run"]
+    )
     config = load_detector_config(write_config(folder, steps=1))
     path = finetune(config, tmp_path, CPU)
     assert str(folder) not in (tmp_path / "provenance.json").read_text()

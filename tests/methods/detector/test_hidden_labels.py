@@ -1,4 +1,6 @@
-"""The experiment that keeps only the labels in a small square of each picture: which labels these are."""
+"""The experiment that keeps only the labels in a small square of each picture: which labels these
+are.
+"""
 
 import numpy as np
 
@@ -11,7 +13,12 @@ from muse_pipeline.nuclei.table import Nuclei
 def labelled(name="A"):
     generator = np.random.default_rng(0)
     xy = generator.random((300, 2)) * 400
-    nuclei = Nuclei(xy, Frame.WINDOW, rays=np.ones((300, 8), np.float32), label=np.arange(300, dtype=np.int32) % 3)
+    nuclei = Nuclei(
+        xy,
+        Frame.WINDOW,
+        rays=np.ones((300, 8), np.float32),
+        label=np.arange(300, dtype=np.int32) % 3,
+    )
     pixels = np.full((400, 400, 3), 200, np.uint8)
     return LabelledImage(name=name, pixels=pixels, nuclei=nuclei, stain=None, weight=1.0)
 

@@ -1,4 +1,6 @@
-"""Weights averaged with the initial ones: which labels are held out, which share is kept, and what is reported."""
+"""Weights averaged with the initial ones: which labels are held out, which share is kept, and what
+is reported.
+"""
 
 import dataclasses
 import re
@@ -62,16 +64,27 @@ def test_pictures_are_held_out_once_each(folder):
     images = images_of(configured(folder))
     parts = split_images(images, 2)
     assert [[image.name for image in held] for _, held in parts] == [["P0", "P2"], ["P1"]]
-    assert all({image.name for image in [*trained, *held]} == {"P0", "P1", "P2"} for trained, held in parts)
+    assert all(
+        {image.name for image in [*trained, *held]} == {"P0", "P1", "P2"} for trained, held in parts
+    )
     assert len(split_images(images, 10)) == 3
 
 
 def test_pictures_of_a_patient_stay_together_and_those_of_one_alone_do_not(folder):
     images = images_of(configured(folder))
-    of_two = [dataclasses.replace(image, patient=name) for image, name in zip(images, "ABA", strict=True)]
-    assert [[image.name for image in held] for _, held in split_images(of_two, 3)] == [["P0", "P2"], ["P1"]]
+    of_two = [
+        dataclasses.replace(image, patient=name) for image, name in zip(images, "ABA", strict=True)
+    ]
+    assert [[image.name for image in held] for _, held in split_images(of_two, 3)] == [
+        ["P0", "P2"],
+        ["P1"],
+    ]
     of_one = [dataclasses.replace(image, patient="A") for image in images]
-    assert [[image.name for image in held] for _, held in split_images(of_one, 3)] == [["P0"], ["P1"], ["P2"]]
+    assert [[image.name for image in held] for _, held in split_images(of_one, 3)] == [
+        ["P0"],
+        ["P1"],
+        ["P2"],
+    ]
 
 
 def test_a_single_picture_is_divided_into_halves(folder):
@@ -86,13 +99,21 @@ def test_a_single_picture_is_divided_into_halves(folder):
 
 
 def test_weights_are_averaged():
-    start, trained = (Checkpoint({"w": torch.tensor([v]), "n": torch.tensor(1)}, {}, {"v": v}) for v in (0.0, 4.0))
+    start, trained = (
+        Checkpoint({"w": torch.tensor([v]), "n": torch.tensor(1)}, {}, {"v": v}) for v in (0.0, 4.0)
+    )
     mixed = mix_weights(start, trained, 0.25)
-    assert mixed.backbone["w"].item() == 1.0 and mixed.backbone["n"].item() == 1 and mixed.meta == {"v": 4.0}
+    assert (
+        mixed.backbone["w"].item() == 1.0
+        and mixed.backbone["n"].item() == 1
+        and mixed.meta == {"v": 4.0}
+    )
 
 
 def counts_of(*correct, n_blocks=40, n=20):
-    """Counts for the start and each share; ``correct`` gives for each how many of ``n`` nuclei per block are right."""
+    """Counts for the start and each share; ``correct`` gives for each how many of ``n`` nuclei per
+    block are right.
+    """
     noise = np.random.default_rng(0).integers(-2, 3, n_blocks)
     rows = []
     for mean in correct:
@@ -104,7 +125,12 @@ def counts_of(*correct, n_blocks=40, n=20):
 
 @pytest.mark.parametrize(
     ("correct", "share"),
-    [((10, 11, 13, 15, 17), 1.0), ((10, 12, 14, 13, 9), 0.5), ((10, 9, 8, 7, 6), 0.0), ((10, 10, 10, 10, 10), 0.0)],
+    [
+        ((10, 11, 13, 15, 17), 1.0),
+        ((10, 12, 14, 13, 9), 0.5),
+        ((10, 9, 8, 7, 6), 0.0),
+        ((10, 10, 10, 10, 10), 0.0),
+    ],
 )
 def test_the_share_with_the_best_held_out_scores_is_kept(correct, share):
     choice = choose_share(counts_of(*correct))
@@ -134,11 +160,20 @@ def test_scores_of_areas_alone_are_of_classes():
 
 
 def test_a_choice_is_described_with_its_interval():
-    kept, detection, classes = describe_choice(choose_share(counts_of(10, 11, 13, 15, 17)), "held-out labels")
+    kept, detection, classes = describe_choice(
+        choose_share(counts_of(10, 11, 13, 15, 17)), "held-out labels"
+    )
     assert kept == "100% of the change by training is kept, by held-out labels (40 blocks of 64 um)"
-    pattern = r"{} F1 on held-out labels: [\d.]+ before, [\d.]+ now \(\+[\d.]+, 95 % interval \+[\d.]+ to \+[\d.]+\)"
-    assert re.fullmatch(pattern.format("detection"), detection) and re.fullmatch(pattern.format("mean class"), classes)
-    assert describe_choice(choose_share(counts_of(10, 9, 8, 7, 6)), "x")[0].startswith("not enough labels: initial")
+    pattern = (
+        r"{} F1 on held-out labels: [\d.]+ before, [\d.]+ now \(\+[\d.]+, 95 % interval \+[\d.]+ to"
+        r" \+[\d.]+\)"
+    )
+    assert re.fullmatch(pattern.format("detection"), detection) and re.fullmatch(
+        pattern.format("mean class"), classes
+    )
+    assert describe_choice(choose_share(counts_of(10, 9, 8, 7, 6)), "x")[0].startswith(
+        "not enough labels: initial"
+    )
 
 
 def test_blocks_add_up_to_their_picture(folder, monkeypatch):
@@ -162,18 +197,25 @@ def test_blocks_of_areas_count_classes(folder, monkeypatch):
     for found, column in ((dataclasses.replace(wrong, label=nuclei.label), 0), (wrong, 2)):
         monkeypatch.setattr(scorer, "find", lambda image, found=found: found)
         counts = scorer.count_blocks(image).sum(0)
-        assert counts[1:, column].tolist() == np.bincount(nuclei.label).tolist() and not counts[0].any()
+        assert (
+            counts[1:, column].tolist() == np.bincount(nuclei.label).tolist()
+            and not counts[0].any()
+        )
     halves = split_images([image], 2)
     assert all(held[0].areas and not trained[0].unannotated.any() for trained, held in halves)
 
 
 def test_class_shares_of_few_labels_are_not_learnt(folder):
-    """If the start finds both classes but labels have only one, that class's logit gets a positive term in training."""
+    """If the start finds both classes but labels have only one, that class's logit gets a positive
+    term in training.
+    """
     config = configured(folder)
     data = read_detector_data(config, start := read_start(config))
     scorer = Scorer(load_trained(start.path)[0], config, start.colour)
     whole = class_shift(data.images, scorer)
-    dark = [dataclasses.replace(one, nuclei=one.nuclei[one.nuclei.label == 0]) for one in data.images]
+    dark = [
+        dataclasses.replace(one, nuclei=one.nuclei[one.nuclei.label == 0]) for one in data.images
+    ]
     shift = class_shift(dark, scorer)
     assert whole.abs().max() < 0.35 and shift[0] > 0.1 and shift[1] < -0.4
 
@@ -199,13 +241,22 @@ def test_a_run_keeps_the_share_that_was_chosen(folder, tmp_path, monkeypatch, sh
     start = load_checkpoint(config.checkpoint)
     same = all(torch.equal(value, start.head[name]) for name, value in checkpoint.head.items())
     assert same == (share == 0.0) and checkpoint.meta["mixing"]["share"] == share
-    first = "not enough labels: initial weights are kept" if not share else "50% of the change by training is kept"
+    first = (
+        "not enough labels: initial weights are kept"
+        if not share
+        else "50% of the change by training is kept"
+    )
     assert any(line.startswith(first) for line in output)
     scores = (tmp_path / "scores.txt").read_text(encoding="utf-8").splitlines()
     assert scores[0].startswith(first) and set(scores) <= set(output)
-    assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["1-held-out", "2-held-out"]
+    assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == [
+        "1-held-out",
+        "2-held-out",
+    ]
     if share:
-        again, _ = run(load_detector_config(tmp_path / "config.yaml"), tmp_path)  # the finished run is not repeated
+        again, _ = run(
+            load_detector_config(tmp_path / "config.yaml"), tmp_path
+        )  # the finished run is not repeated
         assert all(torch.equal(value, again.head[name]) for name, value in checkpoint.head.items())
 
 
@@ -213,22 +264,34 @@ def test_with_validation_nothing_else_is_held_out(folder, tmp_path):
     config = configured(folder, "sources.0.exclude=[P2]")
     held = dataclasses.replace(config.sources[0], exclude=("P0", "P1"))
     _, output = run(dataclasses.replace(config, validation=(held,)), tmp_path)
-    assert not (tmp_path / "stages").exists() and any("by validation labels" in line for line in output)
+    assert not (tmp_path / "stages").exists() and any(
+        "by validation labels" in line for line in output
+    )
 
 
 def test_the_last_training_ends_where_held_out_scores_no_longer_rise(folder, tmp_path, monkeypatch):
-    """The first part's end after 5 of 8 steps, the second's after all; the last training takes their median."""
+    """The first part's end after 5 of 8 steps, the second's after all; the last training takes
+    their median.
+    """
     scores = iter([*(5, 6, 9, 8, 9), *range(8)])
     monkeypatch.setattr(Scorer, "sum_up", lambda scorer, images: {SUM: next(scores)})
-    monkeypatch.setattr(module, "choose_share", lambda counts: {**choose_share(counts), "share": 0.5})
+    monkeypatch.setattr(
+        module, "choose_share", lambda counts: {**choose_share(counts), "share": 0.5}
+    )
     checkpoint, output = run(configured(folder, "schedule.steps=8"), tmp_path)
-    logs = (MetricsLog(tmp_path / name / "metrics.jsonl") for name in ("stages/1-held-out", "stages/2-held-out", "."))
+    logs = (
+        MetricsLog(tmp_path / name / "metrics.jsonl")
+        for name in ("stages/1-held-out", "stages/2-held-out", ".")
+    )
     steps = [log.read()[-1]["step"] + 1 for log in logs]
     assert steps == [5, 8, round(8 * (5 / 8 + 1) / 2)] and checkpoint.meta["step"] == steps[-1]
     assert checkpoint.meta["config"]["schedule"]["curve"] == 8
     assert sum(line.startswith("F1 on labels held out so far: detection ") for line in output) == 2
     assert f"training 3 of 3, with all labels, for {steps[-1]} steps" in output
-    for config in (load_detector_config(tmp_path / "config.yaml"), configured(folder, "schedule.steps=8")):
+    for config in (
+        load_detector_config(tmp_path / "config.yaml"),
+        configured(folder, "schedule.steps=8"),
+    ):
         run(config, tmp_path)  # scores nothing, because the run is finished
     (tmp_path / "stages/1-held-out/checkpoint.pt").unlink()  # as if it had been killed before
     again, _ = run(configured(folder, "schedule.steps=8"), tmp_path)
@@ -236,9 +299,13 @@ def test_the_last_training_ends_where_held_out_scores_no_longer_rise(folder, tmp
 
 
 def test_a_run_that_keeps_the_initial_weights_trains_no_further(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "choose_share", lambda counts: {**choose_share(counts), "share": 0.0})
+    monkeypatch.setattr(
+        module, "choose_share", lambda counts: {**choose_share(counts), "share": 0.0}
+    )
     _, output = run(configured(folder, "schedule.steps=8"), tmp_path)
-    assert steps_done(tmp_path / "resume.pt") == 1 and not any("with all labels" in line for line in output)
+    assert steps_done(tmp_path / "resume.pt") == 1 and not any(
+        "with all labels" in line for line in output
+    )
 
 
 @pytest.mark.parametrize("change", ["checkpoint=null", "n_rays=16"])

@@ -1,4 +1,6 @@
-"""The recipe for the open datasets, from synthetic files of all five datasets to a model with a card."""
+"""The recipe for the open datasets, from synthetic files of all five datasets to a model with a
+card.
+"""
 
 import csv
 import json
@@ -44,13 +46,25 @@ def test_from_downloads_to_a_model_and_its_card(muse, data, tmp_path):
     assert status == 0, errors
     with (run / "labels-training.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    counts = {name: sum(int(row[name]) for row in rows) for name in ("Lymphocyte", "Epithelial", "Stroma", "unknown")}
-    assert counts == {"Lymphocyte": 2 + 4 + 4, "Epithelial": 6 + 2 + 4 + 3, "Stroma": 2 + 2 + 2, "unknown": 22}
+    counts = {
+        name: sum(int(row[name]) for row in rows)
+        for name in ("Lymphocyte", "Epithelial", "Stroma", "unknown")
+    }
+    assert counts == {
+        "Lymphocyte": 2 + 4 + 4,
+        "Epithelial": 6 + 2 + 4 + 3,
+        "Stroma": 2 + 2 + 2,
+        "unknown": 22,
+    }
     meta = load_checkpoint(run / "checkpoint.pt").meta
-    assert {"PanNuke fold1", "Lizard fold2", "TCGA-AB-0001", "NuInsSeg mouse lung"} <= set(meta["learnt_patients"])
+    assert {"PanNuke fold1", "Lizard fold2", "TCGA-AB-0001", "NuInsSeg mouse lung"} <= set(
+        meta["learnt_patients"]
+    )
     assert not {"PanNuke fold3", "Lizard fold3", "TCGA-AB-0002"} & set(meta["learnt_patients"])
     inputs = json.loads((run / "provenance.json").read_text())["inputs"]
-    assert {f"source 0: labels/Fold {fold}/masks/fold{fold}/masks.npy" for fold in (1, 2)} <= set(inputs)
+    assert {f"source 0: labels/Fold {fold}/masks/fold{fold}/masks.npy" for fold in (1, 2)} <= set(
+        inputs
+    )
     assert "validation mean class F1" in (run / "metrics.jsonl").read_text()
 
     status, _, errors = muse("export", run / "checkpoint.pt", "--output", model)
@@ -58,7 +72,9 @@ def test_from_downloads_to_a_model_and_its_card(muse, data, tmp_path):
     card = read_card(model)
     assert card.licence == "CC-BY-NC-SA-4.0"
     licences = card.training_data.split("Licences: ")[1]
-    assert licences.startswith("pannuke CC BY-NC-SA 4.0, lizard CC BY-NC-SA 4.0, puma CC0 1.0, ocelot CC BY-NC 4.0, nu")
+    assert licences.startswith(
+        "pannuke CC BY-NC-SA 4.0, lizard CC BY-NC-SA 4.0, puma CC0 1.0, ocelot CC BY-NC 4.0, nu"
+    )
     assert "non-commercial" in card.limits
 
 
@@ -67,7 +83,9 @@ def test_the_files_of_a_run_are_those_of_its_pictures(data):
     names = [str(Path(path).relative_to(data)) for path in inputs]
     assert "ocelot/ocelot2023_v1.0.1/metadata.json" in names
     assert "lizard/Lizard_Images1/consep_1.png" in names
-    assert not [name for name in names if "Overlay" in name or "/test/" in name or "pannuke_4" in name]
+    assert not [
+        name for name in names if "Overlay" in name or "/test/" in name or "pannuke_4" in name
+    ]
 
 
 def test_a_dataset_that_is_not_there_ends_the_run_before_it_begins(muse, tmp_path):
@@ -92,5 +110,8 @@ def test_sources_without_a_licence_leave_the_card_as_it_is_written():
 
 def test_folders_of_one_name_keep_their_licences():
     config = load_detector_config(RECIPE)
-    labels = [replace(config.sources[0], labels=Path(site) / "labels", licence=site) for site in ("A", "B", "B")]
+    labels = [
+        replace(config.sources[0], labels=Path(site) / "labels", licence=site)
+        for site in ("A", "B", "B")
+    ]
     assert replace(config, sources=tuple(labels)).credits.endswith(" Licences: labels A, labels B.")

@@ -9,7 +9,9 @@ from muse_pipeline.methods.detector.criterion import penalty_reduced_focal
 
 def literal(logit, target, weight, alpha=2, beta=4):
     total, positives = 0.0, 0.0
-    for x, y, w in zip(logit.flatten().tolist(), target.flatten().tolist(), weight.flatten().tolist(), strict=True):
+    for x, y, w in zip(
+        logit.flatten().tolist(), target.flatten().tolist(), weight.flatten().tolist(), strict=True
+    ):
         p = 1 / (1 + math.exp(-x))
         if y >= 1:
             total -= w * (1 - p) ** alpha * math.log(p)
@@ -26,7 +28,9 @@ def test_equals_the_equation():
     target[0, 0, 2, 2] = target[1, 0, 4, 1] = 1
     weight = (torch.rand(2, 1, 7, 5, generator=generator) > 0.2).float()
     assert math.isclose(
-        float(penalty_reduced_focal(logit, target, weight)), literal(logit, target, weight), rel_tol=1e-5
+        float(penalty_reduced_focal(logit, target, weight)),
+        literal(logit, target, weight),
+        rel_tol=1e-5,
     )
 
 

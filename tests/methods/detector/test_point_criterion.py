@@ -1,4 +1,6 @@
-"""The losses of a point head: each nucleus gets one proposal, and nothing is learnt where there are no labels."""
+"""The losses of a point head: each nucleus gets one proposal, and nothing is learnt where there are
+no labels.
+"""
 
 import math
 
@@ -6,7 +8,11 @@ import pytest
 import torch
 
 from muse_pipeline.data.augment import LabelledBatch
-from muse_pipeline.methods.detector.criterion import BACKGROUND_WEIGHT, OFFSET_WEIGHT, PointCriterion
+from muse_pipeline.methods.detector.criterion import (
+    BACKGROUND_WEIGHT,
+    OFFSET_WEIGHT,
+    PointCriterion,
+)
 from muse_pipeline.models.detector import NucleusMaps
 
 SIDE = 16
@@ -34,7 +40,10 @@ def criterion():
 
 
 def test_the_terms_are_what_their_equations_state():
-    terms = {name: float(value.detach()) for name, value in criterion()(flat_maps(), drawn_batch()).items()}
+    terms = {
+        name: float(value.detach())
+        for name, value in criterion()(flat_maps(), drawn_batch()).items()
+    }
     n_background = SIDE * SIDE - 2
     type_error = (3 * 2 * math.log(2) + BACKGROUND_WEIGHT * n_background * math.log(2)) / 3
     # the nuclei are in cells (4, 5) and (11, 2), whose centres are at (18, 22) and (46, 10) px
@@ -72,7 +81,9 @@ def test_outside_of_the_region_no_term_has_a_gradient():
     criterion()(maps, drawn_batch(region=region))["loss"].backward()
     for values in maps:
         assert (values.grad[..., 8:] == 0).all()
-    assert (maps.centre.grad[..., 7] == 0).all()  # the rim: 2 um from the border, where a cut nucleus may lie
+    assert (
+        maps.centre.grad[..., 7] == 0
+    ).all()  # the rim: 2 um from the border, where a cut nucleus may lie
     assert (maps.centre.grad[..., :7] != 0).all()
     assert (maps.offset.grad[0, :, 5, 4] == 0).all()
     assert maps.rays.grad[0, :, 5, 4].abs().sum() > 0
@@ -86,7 +97,9 @@ def test_a_nucleus_in_the_rim_is_learnt():
 
 
 def test_a_window_without_nuclei_is_background():
-    batch = LabelledBatch(None, None, torch.full((1, 1, 2), -1e6), torch.tensor([[-1]]), torch.zeros(1, 1, 4))
+    batch = LabelledBatch(
+        None, None, torch.full((1, 1, 2), -1e6), torch.tensor([[-1]]), torch.zeros(1, 1, 4)
+    )
     maps = flat_maps()
     terms = criterion()(maps, batch)
     terms["loss"].backward()
@@ -96,4 +109,6 @@ def test_a_window_without_nuclei_is_background():
 
 def test_a_nucleus_beyond_the_window_has_no_proposal():
     batch = drawn_batch()._replace(xy=torch.tensor([[[18.0, 22.0], [-1.0, 9.0]]]))
-    assert criterion().match(flat_maps(), batch, torch.ones(1, 1, SIDE, SIDE)).nucleus.tolist() == [0]
+    assert criterion().match(flat_maps(), batch, torch.ones(1, 1, SIDE, SIDE)).nucleus.tolist() == [
+        0
+    ]

@@ -66,14 +66,20 @@ def test_the_best_validation_leaves_the_run(config, tmp_path, monkeypatch):
     assert (trained.meta["step"], trained.meta["scores"]) == (8, {SCORE: 30.0})
     assert all(torch.equal(value, best.head[name]) for name, value in trained.head.items())
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(row["step"], row[SCORE]) for row in rows if SCORE in row] == [(3, 10.0), (7, 30.0), (8, 20.0)]
+    assert [(row["step"], row[SCORE]) for row in rows if SCORE in row] == [
+        (3, 10.0),
+        (7, 30.0),
+        (8, 20.0),
+    ]
 
 
 def with_export(config, **changes):
     return dataclasses.replace(config, export=dataclasses.replace(config.export, **changes))
 
 
-def test_what_scores_depend_on_does_not_change_before_the_best_is_chosen(config, tmp_path, monkeypatch):
+def test_what_scores_depend_on_does_not_change_before_the_best_is_chosen(
+    config, tmp_path, monkeypatch
+):
     monkeypatch.setattr(Scorer, "validate", lambda self, images: {SCORE: 10.0})
     schedule = dataclasses.replace(config.schedule, save_every=3)
 
@@ -84,9 +90,17 @@ def test_what_scores_depend_on_does_not_change_before_the_best_is_chosen(config,
     config = dataclasses.replace(config, schedule=schedule)
     with pytest.raises(KeyboardInterrupt):
         finetune(config, tmp_path, Options(accelerator="cpu", progress=stop))
-    scored = {"input_px": 128, "halo_px": 16, "capacity": 100, "threshold": 0.6, "colour_share": 0.5}
+    scored = {
+        "input_px": 128,
+        "halo_px": 16,
+        "capacity": 100,
+        "threshold": 0.6,
+        "colour_share": 0.5,
+    }
     for name, value in scored.items():
-        with pytest.raises(CheckpointError, match=rf"different configuration \(setting 'export\.{name}' changed\)"):
+        with pytest.raises(
+            CheckpointError, match=rf"different configuration \(setting 'export\.{name}' changed\)"
+        ):
             finetune(with_export(config, **{name: value}), tmp_path, CPU)
     finetune(with_export(config, batch=4, precision="fp16", embedding=True), tmp_path, CPU)
     finished = finetune(with_export(config, **scored), tmp_path, CPU)
@@ -120,14 +134,22 @@ def test_what_is_found_outside_the_annotated_region_does_not_count(scorer, held,
     assert set(scorer.validate(half).values()) == {100.0}
 
 
-def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(scorer, held, monkeypatch):
-    """As in `muse evaluate`, a detection outside the region can match a nucleus but is never a false positive."""
+def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(
+    scorer, held, monkeypatch
+):
+    """As in `muse evaluate`, a detection outside the region can match a nucleus but is never a
+    false positive.
+    """
     image = held[0]
     x = image.nuclei.xy[len(image.nuclei) // 2, 0]
     region = np.zeros(image.pixels.shape[:2], bool)
     region[:, : int(x) + 1] = True
     inside = image.nuclei[image.nuclei.xy[:, 0] < int(x) + 1]
-    find_the_truth(monkeypatch, held, lambda nuclei: dataclasses.replace(nuclei, xy=nuclei.xy + np.array([2.0, 0.0])))
+    find_the_truth(
+        monkeypatch,
+        held,
+        lambda nuclei: dataclasses.replace(nuclei, xy=nuclei.xy + np.array([2.0, 0.0])),
+    )
     scores = scorer.validate([dataclasses.replace(image, nuclei=inside, region=region)])
     assert scores["validation detection F1"] == 100.0
 
@@ -135,8 +157,12 @@ def test_a_nucleus_at_the_border_of_the_region_may_be_found_a_little_outside(sco
 def test_only_better_ones_are_kept_and_a_resumed_run_remembers(tmp_path):
     log, path = MetricsLog(tmp_path / "m.jsonl"), tmp_path / "best.pt"
     kept, ended = [], []
-    for step, score in enumerate([10.0, 30.0, 30.0, 20.0], 1):  # a new monitor each time, as in a resumed run
-        best = BestWeights(SCORE, lambda score=score: {SCORE: score}, path, checkpoint_of_step, patience=2)
+    for step, score in enumerate(
+        [10.0, 30.0, 30.0, 20.0], 1
+    ):  # a new monitor each time, as in a resumed run
+        best = BestWeights(
+            SCORE, lambda score=score: {SCORE: score}, path, checkpoint_of_step, patience=2
+        )
         ended.append(best.on_validate(step, log))
         kept.append(load_checkpoint(path).meta["step"])
     assert kept == [1, 2, 2, 2] and ended == [False, False, False, True]
@@ -151,7 +177,9 @@ def test_a_class_without_nuclei_and_a_patient_on_both_sides_are_named(config):
     with pytest.raises(ConfigError, match="validation images"):
         read_detector_data(dataclasses.replace(config, validation=(source,)))
     with pytest.raises(ConfigError, match="labelled nucleus"):
-        read_detector_data(dataclasses.replace(config, sources=(dataclasses.replace(source, exclude=("P2",)),)))
+        read_detector_data(
+            dataclasses.replace(config, sources=(dataclasses.replace(source, exclude=("P2",)),))
+        )
     with pytest.raises(LabelError, match="both training"):
         read_detector_data(dataclasses.replace(config, validation=config.sources))
 
@@ -169,9 +197,13 @@ def test_a_network_draws_outlines_as_its_exported_model_does():
     exported = Predictor(find_model("compact-fp32"))
     assert config.export.refine and exported.card.refine
     windows = draw_labelled_tissue((256, 256), config.mpp, seed=0).pixels[None]
-    (found,), (expected,) = (one(windows, IDENTITY.copy()) for one in (NetworkPredictor(network, config), exported))
+    (found,), (expected,) = (
+        one(windows, IDENTITY.copy()) for one in (NetworkPredictor(network, config), exported)
+    )
     assert len(found) == len(expected) > 20
-    assert np.allclose(found.xy, expected.xy, atol=1e-2) and np.allclose(found.rays, expected.rays, atol=1e-2)
+    assert np.allclose(found.xy, expected.xy, atol=1e-2) and np.allclose(
+        found.rays, expected.rays, atol=1e-2
+    )
 
 
 def test_a_run_with_validation_does_not_go_on_with_other_outlines(config, tmp_path):
@@ -179,7 +211,9 @@ def test_a_run_with_validation_does_not_go_on_with_other_outlines(config, tmp_pa
         if done > 4:
             raise KeyboardInterrupt
 
-    config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, save_every=4))
+    config = dataclasses.replace(
+        config, schedule=dataclasses.replace(config.schedule, save_every=4)
+    )
     with pytest.raises(KeyboardInterrupt):
         finetune(config, tmp_path, dataclasses.replace(CPU, progress=stop))
     snapped = dataclasses.replace(config, export=dataclasses.replace(config.export, snap_um=1.0))

@@ -1,4 +1,6 @@
-"""From patches sorted by class to an exported region model; also what each round of the student starts from."""
+"""From patches sorted by class to an exported region model; also what each round of the student
+starts from.
+"""
 
 import csv
 import dataclasses
@@ -12,7 +14,16 @@ import pytest
 import torch
 import yaml
 from drawn_patches import CONFIG, draw_patches
-from every_setting import APPEARANCE, CARD, NAMES, REPORTS, SCHEDULE, Kind, keep_untrained, parts_of_step
+from every_setting import (
+    APPEARANCE,
+    CARD,
+    NAMES,
+    REPORTS,
+    SCHEDULE,
+    Kind,
+    keep_untrained,
+    parts_of_step,
+)
 
 from experiments.mil_rungs import run as rungs
 from muse_pipeline.cli.main import main
@@ -21,7 +32,13 @@ from muse_pipeline.export.region_models import load_region_model
 from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, painting_warnings
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.labels.tissue import UNKNOWN, TissueImage, TissueSource, list_labelled, read_tissue_images
+from muse_pipeline.labels.tissue import (
+    UNKNOWN,
+    TissueImage,
+    TissueSource,
+    list_labelled,
+    read_tissue_images,
+)
 from muse_pipeline.methods.mil.config import StudentSettings
 from muse_pipeline.methods.mil.data import SCORES, dice_of_painting, read_region_data
 from muse_pipeline.methods.mil.method import (
@@ -46,14 +63,26 @@ def patches(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(patches):
-    """The folder of a finished run in which student and teacher are exchanged before the second round."""
+    """The folder of a finished run in which student and teacher are exchanged before the second
+    round.
+    """
     assert main(train_arguments(patches, patches / "run")) == 0
     return patches / "run"
 
 
 def train_arguments(patches, folder, *changes):
     settings = [word for change in changes for word in ("--set", change)]
-    return ["train", str(patches / "mil.yaml"), "-o", str(folder), "--accelerator", "cpu", "--threads", "1", *settings]
+    return [
+        "train",
+        str(patches / "mil.yaml"),
+        "-o",
+        str(folder),
+        "--accelerator",
+        "cpu",
+        "--threads",
+        "1",
+        *settings,
+    ]
 
 
 def stage_config(patches, stage, *changes):
@@ -82,13 +111,17 @@ def test_the_region_model_is_exported(run, muse, tmp_path):
     status, out, errors = muse("export", run / "checkpoint.pt", "-o", tmp_path / "m.onnx")
     assert status == 0 and "checked against torch" in out, errors
     predictor = RegionPredictor(tmp_path / "m.onnx")
-    assert predictor(np.full((1, 192, 192, 3), 200, np.uint8), np.eye(3, 4, dtype=np.float32)).shape == (1, 2, 48, 48)
+    assert predictor(
+        np.full((1, 192, 192, 3), 200, np.uint8), np.eye(3, 4, dtype=np.float32)
+    ).shape == (1, 2, 48, 48)
 
 
 def test_a_stopped_run_continues_to_the_same_bytes(run, patches, tmp_path, muse):
     assert muse(*train_arguments(patches, tmp_path / "parts"), "--until", "teacher")[0] == 0
     assert muse(*train_arguments(patches, tmp_path / "parts"))[0] == 0
-    assert (tmp_path / "parts" / "checkpoint.pt").read_bytes() == (run / "checkpoint.pt").read_bytes()
+    assert (tmp_path / "parts" / "checkpoint.pt").read_bytes() == (
+        run / "checkpoint.pt"
+    ).read_bytes()
 
 
 def test_validation_keeps_the_best_weights_and_names_what_selected_them(run):
@@ -128,14 +161,19 @@ def test_averaged_weights_are_scored_and_leave_the_run(run, patches, tmp_path, s
 def test_rounds_are_one_stage(patches):
     recipe, config = load_run(patches / "mil.yaml", changes=["student.rounds=3"])
     teacher, student = recipe.stages(config, patches)
-    assert (student.name, student.config.schedule.steps) == ("student", 3 * teacher.config.schedule.steps)
+    assert (student.name, student.config.schedule.steps) == (
+        "student",
+        3 * teacher.config.schedule.steps,
+    )
 
 
 def make_batch(label):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, 64, 64, generator=generator) * 255
     target = torch.full((1, 1, 16, 16), float(label))
-    return RegionBatch(pixels, COLOUR[None], torch.tensor([[float(label)]]), target, torch.ones(1, 1, 16, 16))
+    return RegionBatch(
+        pixels, COLOUR[None], torch.tensor([[float(label)]]), target, torch.ones(1, 1, 16, 16)
+    )
 
 
 def test_a_student_copies_the_thresholded_teacher_on_positives_and_labels_on_negatives():
@@ -146,17 +184,26 @@ def test_a_student_copies_the_thresholded_teacher_on_positives_and_labels_on_neg
     student.eval()
     for label in (0, 1):
         batch = make_batch(label)
-        maps, taught = student(batch.pixels, batch.colour), teacher(batch.pixels, batch.colour).fused
+        maps, taught = (
+            student(batch.pixels, batch.colour),
+            teacher(batch.pixels, batch.colour).fused,
+        )
         taught = taught.detach()
-        assert 0 < (taught >= 0.5).float().mean() < 1 and not taught.long().any()  # truncation would give only zeros
+        assert (
+            0 < (taught >= 0.5).float().mean() < 1 and not taught.long().any()
+        )  # truncation would give only zeros
         target = taught if label else torch.zeros_like(taught)
         expected = {
             "distillation": fusion_dice((*maps.sides, maps.fused), target, batch.known),
-            "cross-entropy": weighted_cross_entropy(maps.fused, (target >= 0.5).float(), batch.known),
+            "cross-entropy": weighted_cross_entropy(
+                maps.fused, (target >= 0.5).float(), batch.known
+            ),
         }
         losses = method.losses(batch, "model", 0.0)
         assert all(torch.equal(losses[name], value) for name, value in expected.items())
-        assert torch.isclose(losses["loss"], expected["distillation"] + 2 * expected["cross-entropy"])
+        assert torch.isclose(
+            losses["loss"], expected["distillation"] + 2 * expected["cross-entropy"]
+        )
     assert not any(parameter.requires_grad for parameter in method.teacher.parameters())
 
 
@@ -167,7 +214,9 @@ def test_gradients_of_a_student_are_those_of_its_formula(weighted):
     student, teacher = (RegionNetwork("muse_compact_16", 2).double().eval() for _ in range(2))
     settings = StudentSettings(distillation=0.7, cross_entropy=1.3, weighted=weighted)
     method = StudentTraining(student, teacher, settings)
-    batch = RegionBatch(*(torch.cat(pair).double() for pair in zip(make_batch(1), make_batch(0), strict=True)))
+    batch = RegionBatch(
+        *(torch.cat(pair).double() for pair in zip(make_batch(1), make_batch(0), strict=True))
+    )
     found = method.losses(batch, "model", 0.0)["loss"]
     maps, expected = student(batch.pixels, batch.colour), 0.0
     fused = teacher(batch.pixels, batch.colour).fused.detach()[:1]
@@ -175,15 +224,21 @@ def test_gradients_of_a_student_are_those_of_its_formula(weighted):
         known, sides = batch.known[b : b + 1], [side[b : b + 1] for side in maps.sides]
         mean = 0.3 * sides[0] + 0.3 * sides[1] + 0.4 * sides[2]
         cross_entropy = weighted_cross_entropy(mean, (target >= 0.5).double(), known, weighted)
-        expected = expected + (0.7 * fusion_dice((*sides, mean), target, known) + 1.3 * cross_entropy) / 2
+        expected = (
+            expected + (0.7 * fusion_dice((*sides, mean), target, known) + 1.3 * cross_entropy) / 2
+        )
     parameters = [*student.parameters()]
-    gradients = (torch.autograd.grad(one, parameters, allow_unused=True) for one in (found, expected))
+    gradients = (
+        torch.autograd.grad(one, parameters, allow_unused=True) for one in (found, expected)
+    )
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
     assert all(one.requires_grad is False for one in method.teacher.parameters())
 
 
 def test_a_label_of_an_image_is_not_one_of_its_pixels():
-    """The loss of generalised means of images with a label does not include the cross-entropy of their pixels."""
+    """The loss of generalised means of images with a label does not include the cross-entropy of
+    their pixels.
+    """
     torch.manual_seed(0)
     network = RegionNetwork("muse_compact_16", 2).eval()
     method, expected = TeacherTraining(network, "gm"), 0.0
@@ -199,7 +254,9 @@ def test_a_label_of_an_image_is_not_one_of_its_pixels():
 
 
 def test_validation_maps_a_picture_in_the_colours_of_training(patches):
-    """With windows as large as the picture, the map is the network's output for the picture in mean stains."""
+    """With windows as large as the picture, the map is the network's output for the picture in mean
+    stains.
+    """
     data = read_region_data(stage_config(patches, 0, "colour=macenko"))
     torch.manual_seed(0)
     scorer = data.make_scorer(RegionNetwork("muse_compact_16", 2).eval())
@@ -226,16 +283,26 @@ def test_masks_select_only_where_the_config_says_so(patches, tmp_path, muse):
 
 @pytest.mark.parametrize(("own", "warns"), [(0.7, False), (0.6, True), (None, False)])
 def test_a_model_that_is_not_better_than_painting_everything_is_warned_of(own, warns):
-    metrics = {DICE_OF_PAINTING: 0.63} | ({} if own is None else {f"{DICE}; weights chosen by masks": own})
+    metrics = {DICE_OF_PAINTING: 0.63} | (
+        {} if own is None else {f"{DICE}; weights chosen by masks": own}
+    )
     found = painting_warnings("tumour", metrics)
-    assert ["(Dice 0.600 and 0.630 on its validation images)" in each for each in found] == ([True] if warns else [])
+    assert ["(Dice 0.600 and 0.630 on its validation images)" in each for each in found] == (
+        [True] if warns else []
+    )
 
 
 def test_everything_is_painted_in_the_class_that_fits_best():
-    """Of 12 cells with known tissue, 3 are A and 6 are B: painting B is right in 6, wrong in 6 and misses 3."""
+    """Of 12 cells with known tissue, 3 are A and 6 are B: painting B is right in 6, wrong in 6 and
+    misses 3.
+    """
     mask = np.array([[1, 1, 1, 0], [2, 2, 2, 0], [2, 2, 2, 0], [UNKNOWN] * 4], np.uint8)
-    image = TissueImage(name="a", pixels=np.zeros((16, 16, 3)), label=-1, mask=mask.repeat(4, 0).repeat(4, 1))
-    assert dice_of_painting([np.zeros((2, 4, 4))], [image]) == pytest.approx(2 * 6 / (2 * 6 + 3 + 3 + 3))
+    image = TissueImage(
+        name="a", pixels=np.zeros((16, 16, 3)), label=-1, mask=mask.repeat(4, 0).repeat(4, 1)
+    )
+    assert dice_of_painting([np.zeros((2, 4, 4))], [image]) == pytest.approx(
+        2 * 6 / (2 * 6 + 3 + 3 + 3)
+    )
 
 
 @pytest.mark.parametrize("dialect", [{}, {"delimiter": ";"}, {"delimiter": "\t"}])
@@ -247,7 +314,10 @@ def test_a_table_labels_pictures_and_names_patients(patches, tmp_path, dialect):
             [["image", "label", "patient"], [names[0], "t", "P1"], [names[1][:-4], "n", "P2"]]
         )
     source = TissueSource(
-        images=images, table=tmp_path / "labels.csv", mpp=1.0, class_map={"t": "Tumour", "n": "Stroma"}
+        images=images,
+        table=tmp_path / "labels.csv",
+        mpp=1.0,
+        class_map={"t": "Tumour", "n": "Stroma"},
     )
     found = read_tissue_images([source], CLASSES, 2.0, 32)
     assert [(one.label, one.patient, one.pixels.shape) for one in found] == [
@@ -257,14 +327,18 @@ def test_a_table_labels_pictures_and_names_patients(patches, tmp_path, dialect):
 
 
 def test_windows_of_labelled_pixels_know_nothing_elsewhere(patches):
-    image = read_tissue_images([TissueSource(folders=patches / "training", mpp=2.0)], CLASSES, 2.0, 64)[0]
+    image = read_tissue_images(
+        [TissueSource(folders=patches / "training", mpp=2.0)], CLASSES, 2.0, 64
+    )[0]
     target = np.full((64, 64), UNKNOWN, np.uint8)
     target[:32], target[32:, :32] = 1, 0
     image = dataclasses.replace(image, label=-1, target=target)
     config = stage_config(patches, 0)
     augmentation = dataclasses.replace(config.augmentation, scale=1.0, free_rotation=0.0)
     settings = SimpleNamespace(mpp=2.0, window_px=64, batch=4, augmentation=augmentation, seed=0)
-    windows = RegionWindows([image], np.eye(3, 4)[None], np.eye(3)[:2], 2, settings, torch.device("cpu"))
+    windows = RegionWindows(
+        [image], np.eye(3, 4)[None], np.eye(3)[:2], 2, settings, torch.device("cpu")
+    )
     batch = windows(0)
     assert (batch.label == -1).all()
     assert batch.known.mean().item() == 0.75 and batch.target.mean().item() == 0.5
@@ -302,7 +376,9 @@ def other_mask_size(folder):
 
 def damaged_mask(folder):
     path = next(iter(sorted((folder / "masks" / "Tumour").glob("validation*"))))
-    path.rename(folder / "masks" / path.name)  # masks are matched by name, whatever the picture's class
+    path.rename(
+        folder / "masks" / path.name
+    )  # masks are matched by name, whatever the picture's class
     path.write_bytes(b"damaged")
 
 
@@ -330,7 +406,11 @@ TABLE = "sources=[{images: training/Tumour, table: labels.tsv, mpp: 2}]"
         (same_picture_twice, [], "are the same picture with the labels"),
         (shared_patient, [], "patients in both training and validation: training-1;"),
         (tiny_picture, [], "is 64 x 20 px at 2 um/px, smaller than a window of 64 px"),
-        (other_mask_size, ["validation.0.masks=masks"], "is 64 x 32 px, but its picture is 64 x 64 px"),
+        (
+            other_mask_size,
+            ["validation.0.masks=masks"],
+            "is 64 x 32 px, but its picture is 64 x 64 px",
+        ),
         (damaged_mask, ["validation.0.masks=masks"], "has no readable mask for Tumour/validation-"),
         (unknown_class, [], "label 'Necrosis' is not a class of the model (Stroma, Tumour)"),
         (label_for_no_image, [TABLE], "labels 'nowhere', but there is no such picture in"),
@@ -356,7 +436,11 @@ def test_the_workflow_learns_what_a_run_reads(patches, muse, tmp_path):
     status, out, _ = muse("model", patches / "mil.yaml", "--resolved", tmp_path / "m.json")
     assert (status, out) == (0, "drawn: 2 um/px; Stroma, Tumour\n")
     found = json.loads((tmp_path / "m.json").read_text())
-    pictures = [str(path) for split in ("training", "validation") for path in sorted((patches / split).rglob("*.png"))]
+    pictures = [
+        str(path)
+        for split in ("training", "validation")
+        for path in sorted((patches / split).rglob("*.png"))
+    ]
     assert (found["kind"], found["inputs"], found["slides"]) == ("regions", pictures, {})
     status, _, errors = muse("model", patches / "mil.yaml", "--set", "sources.0.folders=nowhere")
     assert status == 2 and "nowhere: no such file or folder; correct `folders`" in errors
@@ -382,11 +466,15 @@ def test_several_classes_have_a_map_each(patches, tmp_path):
     images = [
         dataclasses.replace(one, label=index)
         for index, one in enumerate(
-            read_tissue_images([TissueSource(folders=patches / "training", mpp=2.0)], CLASSES, 2.0, 64)[:3]
+            read_tissue_images(
+                [TissueSource(folders=patches / "training", mpp=2.0)], CLASSES, 2.0, 64
+            )[:3]
         )
     ]
     config = stage_config(patches, 0)
-    settings = SimpleNamespace(mpp=2.0, window_px=64, batch=12, augmentation=config.augmentation, seed=0)
+    settings = SimpleNamespace(
+        mpp=2.0, window_px=64, batch=12, augmentation=config.augmentation, seed=0
+    )
     colours = np.eye(3, 4)[None].repeat(3, 0)
     windows = RegionWindows(images, colours, np.eye(3)[:2], 3, settings, torch.device("cpu"))
     batch = windows(0)
@@ -406,7 +494,9 @@ def test_a_student_maps_better_than_its_teacher(tmp_path):
 
 
 def teacher_and_student(stages, read):
-    """The parts of a teacher step and of a student step in a run of MIL whose teacher is already trained."""
+    """The parts of a teacher step and of a student step in a run of MIL whose teacher is already
+    trained.
+    """
     yield "stages", torch.tensor(len(stages))
     yield from parts_of_step(stages[0], read)
     yield from parts_of_step(stages[1], read)
@@ -429,7 +519,10 @@ SETTINGS = Kind(
         "student.weighted": False,
         "teacher": "gm",
         "window_px": 48,
-        **{f"fusion.{k}": {"fusion": tuple(0.2 if k == one else 0.4 for one in range(3))} for k in range(3)},
+        **{
+            f"fusion.{k}": {"fusion": tuple(0.2 if k == one else 0.4 for one in range(3))}
+            for k in range(3)
+        },
     },
     {
         **CARD,

@@ -76,8 +76,12 @@ def draw_islands(size_um, seed):
     return tumour > 0
 
 
-def draw_cohort(folder: Path, n_slides: int, size_um: tuple[int, int], **settings) -> dict[str, np.ndarray]:
-    """Write slides with their stores, a sheet with labels, and a config; return the tumour mask of each slide."""
+def draw_cohort(
+    folder: Path, n_slides: int, size_um: tuple[int, int], **settings
+) -> dict[str, np.ndarray]:
+    """Write slides with their stores, a sheet with labels, and a config; return the tumour mask of
+    each slide.
+    """
     masks, rows = {}, ["slide_id\tpath\tpatient\tlabel"]
     for number in range(n_slides):
         name, has_tumour = f"s{number}", number % 2 == 1
@@ -86,13 +90,36 @@ def draw_cohort(folder: Path, n_slides: int, size_um: tuple[int, int], **setting
         slide, results = folder / f"{name}.tif", folder / "results" / name
         results.mkdir(parents=True)
         write_pyramid(slide, draw_slide(masks[name], seed=number), factors=(4,), mpp=SLIDE_MPP)
-        names = {"mask": "tissue.npz", "picture": "tissue.png", "outline": "tissue.geojson", "colour": "colour.json"}
-        files = [word for flag, file in names.items() for word in (f"--{flag}", str(results / file))]
+        names = {
+            "mask": "tissue.npz",
+            "picture": "tissue.png",
+            "outline": "tissue.geojson",
+            "colour": "colour.json",
+        }
+        files = [
+            word for flag, file in names.items() for word in (f"--{flag}", str(results / file))
+        ]
         info, tissue = str(results / "slide.json"), str(results / "tissue.npz")
         assert main(["inspect", str(slide), "--slide-id", name, "--output", info]) == 0
         assert main(["tissue", str(slide), "--info", info, *files]) == 0
         store = str(results / "image-500nm.zarr")
-        assert main(["tile", str(slide), "--info", info, "--tissue", tissue, "--mpp", "0.5", "--output", store]) == 0
+        assert (
+            main(
+                [
+                    "tile",
+                    str(slide),
+                    "--info",
+                    info,
+                    "--tissue",
+                    tissue,
+                    "--mpp",
+                    "0.5",
+                    "--output",
+                    store,
+                ]
+            )
+            == 0
+        )
         rows.append(f"{name}\t{slide}\tP{number}\t{CLASSES[has_tumour]}")
     (folder / "slides.tsv").write_text("\n".join(rows) + "\n")
     defaults = {"folds": 2, "tiles": 8, "probability": 0.5, "steps": 4}
@@ -116,16 +143,29 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
     status, _, errors = muse(*train(folder))
     assert status == 0, errors
     stages = sorted(path.name for path in (folder / "run" / "stages").iterdir())
-    assert stages == ["1-bags", "2-attention-1", "3-attention-2", "4-tiles", "5-teacher", "6-student"]
+    assert stages == [
+        "1-bags",
+        "2-attention-1",
+        "3-attention-2",
+        "4-tiles",
+        "5-teacher",
+        "6-student",
+    ]
     assert "slides: AUC of Tumour" in errors and "over 4 patients" in errors
     bag = np.load(folder / "run" / "stages" / "1-bags" / "s0.npy", mmap_mode="r")
     assert bag.dtype == np.float16 and bag.ndim == 2
     tiles = folder / "run" / "stages" / "4-tiles"
     patients = {
-        split: {line.split("\t")[2] for line in (tiles / split / "labels.tsv").read_text().splitlines()[1:]}
+        split: {
+            line.split("\t")[2]
+            for line in (tiles / split / "labels.tsv").read_text().splitlines()[1:]
+        }
         for split in ("training", "validation")
     }
-    assert not patients["training"] & patients["validation"] and len(set.union(*patients.values())) == 4
+    assert (
+        not patients["training"] & patients["validation"]
+        and len(set.union(*patients.values())) == 4
+    )
     scores = json.loads((tiles / "slides.json").read_text())
     metrics = load_checkpoint(folder / "run" / "checkpoint.pt").meta["region"]["metrics"]
     assert metrics["AUC of slides, Tumour"] == round(scores["classes"]["Tumour"]["auc"], 4)
@@ -134,10 +174,15 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
 
 
 def write_bags(folder: Path, n_slides: int = 4) -> Path:
-    """Write bags for slides named as in ``cohort``: two tiles each, with features far apart between slides."""
+    """Write bags for slides named as in ``cohort``: two tiles each, with features far apart between
+    slides.
+    """
     folder.mkdir(parents=True)
     for number in range(n_slides):
-        np.save(folder / f"s{number}.npy", np.array([[10 * number, 1], [10 * number + 1, 3]], np.float16))
+        np.save(
+            folder / f"s{number}.npy",
+            np.array([[10 * number, 1], [10 * number + 1, 3]], np.float16),
+        )
         np.save(folder / f"s{number}-xy.npy", np.array([[100, 100], [164, 100]]))
     rows = [f"s{number}\t{number % 2}\tP{number}\t2\n" for number in range(n_slides)]
     (folder / "slides.tsv").write_text("".join(rows))
@@ -149,9 +194,15 @@ def test_features_are_of_tiles_in_the_colours_of_the_backbone(cohort, tmp_path):
     torch.manual_seed(0)
     backbone = BACKBONES["muse_compact_16"]().eval()
     reference = ColourReference("macenko", ((0.6, 0.7, 0.39), (0.2, 0.9, 0.39)), (0.5, 0.4))
-    meta = {"kind": "backbone", "backbone": "muse_compact_16", "colour": dataclasses.asdict(reference)}
+    meta = {
+        "kind": "backbone",
+        "backbone": "muse_compact_16",
+        "colour": dataclasses.asdict(reference),
+    }
     save_checkpoint(tmp_path / "backbone.pt", Checkpoint(backbone.state_dict(), {}, meta))
-    _, config = load_run(cohort[0] / "mil.yaml", changes=[f"slide_labels.checkpoint={tmp_path / 'backbone.pt'}"])
+    _, config = load_run(
+        cohort[0] / "mil.yaml", changes=[f"slide_labels.checkpoint={tmp_path / 'backbone.pt'}"]
+    )
     config = with_setting(config, "window_px", 256)  # large, so that there are few tiles
     (tmp_path / "bags").mkdir()
     BagsStage(config, tmp_path).write(tmp_path / "bags", lambda line: None)
@@ -168,14 +219,22 @@ def test_features_are_of_tiles_in_the_colours_of_the_backbone(cohort, tmp_path):
     assert not torch.allclose(colour, torch.eye(3, 4), atol=0.05)
 
 
-FOLDS = {"s0": 0, "s1": 0, "s2": 1, "s3": 1}  # each fold has a patient of each class: P0 or P2, and P1 or P3
+FOLDS = {
+    "s0": 0,
+    "s1": 0,
+    "s2": 1,
+    "s3": 1,
+}  # each fold has a patient of each class: P0 or P2, and P1 or P3
 
 
 def load_cohort_stages(cohort, bags, folder):
     """The attention stages and the tiles stage of a run whose bags are in the folder ``bags``."""
     recipe, config = load_run(cohort[0] / "mil.yaml")
-    (_, first, second, tiles, *_) = recipe.stages(config, folder)
-    attention = [AttentionStage(dataclasses.replace(one.config, bags=bags), one.folder) for one in (first, second)]
+    _, first, second, tiles, *_ = recipe.stages(config, folder)
+    attention = [
+        AttentionStage(dataclasses.replace(one.config, bags=bags), one.folder)
+        for one in (first, second)
+    ]
     return attention, TilesStage(config, bags, tiles.models, folder / "tiles")
 
 
@@ -190,18 +249,29 @@ def test_slides_of_a_rare_class_are_drawn_as_often_as_others(cohort, tmp_path):
     assert 0.4 < labels.mean() < 0.6
 
 
-def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_others(cohort, tmp_path):
+def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_others(
+    cohort, tmp_path
+):
     """The models give the same logit for all tiles: 1 for the first fold, 3 for the second."""
     attention, tiles = load_cohort_stages(cohort, write_bags(tmp_path / "bags"), tmp_path)
     for stage, answer in zip(attention, (1.0, 3.0), strict=True):
         bags = stage.read(print)
-        assert {bag.slide.slide_id for bag in bags} == {s for s, fold in FOLDS.items() if fold != stage.config.fold}
+        assert {bag.slide.slide_id for bag in bags} == {
+            s for s, fold in FOLDS.items() if fold != stage.config.fold
+        }
         method = stage.build(bags)
-        features = np.concatenate([np.load(tmp_path / "bags" / f"{bag.slide.slide_id}.npy") for bag in bags])
+        features = np.concatenate(
+            [np.load(tmp_path / "bags" / f"{bag.slide.slide_id}.npy") for bag in bags]
+        )
         assert np.allclose(method.network.mean, features.astype(float).mean(0))
         assert np.allclose(method.network.deviation, features.astype(float).std(0))
-        drawn = {tuple(one[0, 0].item() for one, _ in stage.batches(bags, torch.device("cpu"))(n)) for n in range(9)}
-        assert {first for step in drawn for first in step} == {10.0 * int(bag.slide.slide_id[1]) for bag in bags}
+        drawn = {
+            tuple(one[0, 0].item() for one, _ in stage.batches(bags, torch.device("cpu"))(n))
+            for n in range(9)
+        }
+        assert {first for step in drawn for first in step} == {
+            10.0 * int(bag.slide.slide_id[1]) for bag in bags
+        }
         for parameter in method.network.classify.parameters():
             torch.nn.init.constant_(parameter, 0.0)
         torch.nn.init.constant_(method.network.classify.bias, answer)
@@ -213,7 +283,9 @@ def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_othe
     tiles.write(tmp_path / "tiles", print)
     found = json.loads((tmp_path / "tiles" / "slides.json").read_text())["slides"]
     for slide, fold in FOLDS.items():
-        assert found[slide]["probability"] == [pytest.approx(1 / (1 + np.exp(-(1.0, 3.0)[fold])), abs=1e-5)]
+        assert found[slide]["probability"] == [
+            pytest.approx(1 / (1 + np.exp(-(1.0, 3.0)[fold])), abs=1e-5)
+        ]
         assert found[slide]["fold"] == fold
     for split, slides in (("validation", "s0 s1"), ("training", "s2 s3")):
         pictures = sorted(path.stem for path in (tmp_path / "tiles" / split / "images").iterdir())
@@ -231,7 +303,10 @@ def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_othe
 @pytest.mark.parametrize(
     ("column", "sentence"),
     [
-        ("Tumour\tTumour\tTumour\tStroma", "slides of Stroma come from 1 patient, too few for each of 2 folds"),
+        (
+            "Tumour\tTumour\tTumour\tStroma",
+            "slides of Stroma come from 1 patient, too few for each of 2 folds",
+        ),
         ("Tumour\tTumour\tStroma\tNecrosis", "label 'Necrosis' is not a class of the model"),
     ],
 )
@@ -308,9 +383,21 @@ def test_folds_keep_patients_together_and_have_every_class():
     dealt = deal_folds(slides, 2)
     assert dealt[0] == dealt[1] and dealt[2] == dealt[3]
     for fold in range(2):
-        assert {slide.label for slide, one in zip(slides, dealt, strict=True) if one == fold} == {0, 1}
-    both = {"P0": (0, 1), "P1": (1,), "P2": (0, 1), "P3": (1,)}  # in order of patients, P0 and P2 share a fold
-    slides = [LabelledSlide(f"s{label}{patient}", label, patient) for patient, own in both.items() for label in own]
+        assert {slide.label for slide, one in zip(slides, dealt, strict=True) if one == fold} == {
+            0,
+            1,
+        }
+    both = {
+        "P0": (0, 1),
+        "P1": (1,),
+        "P2": (0, 1),
+        "P3": (1,),
+    }  # in order of patients, P0 and P2 share a fold
+    slides = [
+        LabelledSlide(f"s{label}{patient}", label, patient)
+        for patient, own in both.items()
+        for label in own
+    ]
     assert deal_folds(slides, 2).tolist() == [0, 0, 0, 1, 1, 1]
 
 
@@ -328,7 +415,8 @@ def rasterise(polygons, shape):
         for part in getattr(outline, "geoms", [outline]):
             scale = MPP / SLIDE_MPP
             rings = [
-                np.round(np.array(ring.coords) / scale).astype(np.int32) for ring in (part.exterior, *part.interiors)
+                np.round(np.array(ring.coords) / scale).astype(np.int32)
+                for ring in (part.exterior, *part.interiors)
             ]
             if name == "Tumour":
                 cv2.fillPoly(mask, rings, 1)
@@ -353,25 +441,39 @@ def test_islands_are_found_from_labels_of_twelve_slides(tmp_path):
         area = rasterise(read_polygons(output), truth.shape)
         found[name] = dice(area, truth) if truth.any() else float(area.sum() / mask.size)
     print(found)
-    dices, false = [found[f"s{i}"] for i in range(1, 12, 2)], [found[f"s{i}"] for i in range(0, 12, 2)]
+    dices, false = (
+        [found[f"s{i}"] for i in range(1, 12, 2)],
+        [found[f"s{i}"] for i in range(0, 12, 2)],
+    )
     assert np.mean(dices) >= 0.75 and min(dices) >= 0.6 and max(false) <= 0.01
 
 
 def attention(stages, read):
-    """The parts of a step of the first fold's attention stage, in a run of MIL whose bags are already written."""
+    """The parts of a step of the first fold's attention stage, in a run of MIL whose bags are
+    already written.
+    """
     yield "stages", torch.tensor(len(stages))
     yield from parts_of_step(stages[1], read)
 
 
 SETTINGS = Kind(
     yaml.safe_load(CONFIG % {"folds": 2, "tiles": 1, "probability": 0, "steps": 1})
-    | {"slide_labels": {"slides": "slides.tsv", "stores": "stores", "folds": 2, "schedule": SCHEDULE}},
+    | {
+        "slide_labels": {
+            "slides": "slides.tsv",
+            "stores": "stores",
+            "folds": 2,
+            "schedule": SCHEDULE,
+        }
+    },
     attention,
     "slide_labels.schedule",
     {},
     {
         **{f"slide_labels.{name}": reason for name, reason in REPORTS.items()},
-        **dict.fromkeys(("tiles_per_slide", "least_probability"), "after the training: test_mil_slide_labels.py"),
+        **dict.fromkeys(
+            ("tiles_per_slide", "least_probability"), "after the training: test_mil_slide_labels.py"
+        ),
     },
     "slide_labels.",
 )

@@ -1,4 +1,6 @@
-"""Which slides of a cohort a backbone is trained on, and that no patient is both trained on and held back."""
+"""Which slides of a cohort a backbone is trained on, and that no patient is both trained on and
+held back.
+"""
 
 from pathlib import Path
 
@@ -23,8 +25,17 @@ SETTINGS = {
 def where(tmp_path, monkeypatch):
     """A folder with a sheet of five slides and a config without sources; commands run in it."""
     (tmp_path / "slide.tif").touch()
-    names = {"a": ("", "P1"), "b": ("train", "P2"), "c": ("test", "P3"), "d": ("val", "P4"), "e-bad": ("", "")}
-    rows = [{"slide_id": k, "path": "slide.tif", "split": s, "patient": p} for k, (s, p) in names.items()]
+    names = {
+        "a": ("", "P1"),
+        "b": ("train", "P2"),
+        "c": ("test", "P3"),
+        "d": ("val", "P4"),
+        "e-bad": ("", ""),
+    }
+    rows = [
+        {"slide_id": k, "path": "slide.tif", "split": s, "patient": p}
+        for k, (s, p) in names.items()
+    ]
     write_sheet(tmp_path / "slides.tsv", rows)
     (tmp_path / "given.yaml").write_text(yaml.safe_dump(SETTINGS))
     monkeypatch.chdir(tmp_path)
@@ -33,7 +44,9 @@ def where(tmp_path, monkeypatch):
 
 @pytest.fixture
 def plan(muse, where):
-    """``plan(arguments...)``: the exit status, the config of the run or None, and what was printed."""
+    """``plan(arguments...)``: the exit status, the config of the run or None, and what was
+    printed.
+    """
 
     def run(*arguments):
         common = (
@@ -60,7 +73,10 @@ def test_slides_are_read_at_the_finest_mpp_and_test_slides_are_held_back(plan, w
     assert folders == [where / "out" / name for name in ("a", "b", "d", "e-bad")]
     assert {source.store.name for source in config.sources} == {"image-250nm.zarr"}
     assert {source.proposals.name for source in config.sources} == {"proposals.parquet"}
-    patients = [source.patient_of(folder.name) for source, folder in zip(config.sources, folders, strict=True)]
+    patients = [
+        source.patient_of(folder.name)
+        for source, folder in zip(config.sources, folders, strict=True)
+    ]
     assert patients == ["P1", "P2", "P4", "e-bad"]
     assert config.views.mpp == (0.25, 0.5) and config.schedule.steps == 2
     facts = read_json(where / "run.json")
@@ -93,11 +109,16 @@ def test_an_unchanged_config_keeps_its_time(plan, where):
 
 def test_pictures_of_the_config_stay_its_sources(plan, where):
     draw_labelled_folder(where, n_pictures=2)
-    (where / "given.yaml").write_text(yaml.safe_dump({**SETTINGS, "sources": [{"images": "images", "mpp": 0.5}]}))
+    (where / "given.yaml").write_text(
+        yaml.safe_dump({**SETTINGS, "sources": [{"images": "images", "mpp": 0.5}]})
+    )
     _, config, output = plan()
     assert "on 4 of 5 slides and 1 source of its own; 1 held back" in output
     assert config.sources[0].images == where / "images"
-    assert [Path(file).name for file in read_json(where / "run.json")["inputs"]] == ["P0.png", "P1.png"]
+    assert [Path(file).name for file in read_json(where / "run.json")["inputs"]] == [
+        "P0.png",
+        "P1.png",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +147,10 @@ def test_a_patient_on_both_sides_is_rejected(plan, where):
     sheet.write_text(sheet.read_text().replace("P1", "P3"))
     status, _, output = plan()
     assert status == 2
-    assert "P3: slide 'c' is held out as 'test', but 'a' of the same patient would be in training" in output
+    assert (
+        "P3: slide 'c' is held out as 'test', but 'a' of the same patient would be in training"
+        in output
+    )
 
 
 def test_whose_a_training_run_is_validated_on_is_not_learnt_from(plan, where):
@@ -152,14 +176,25 @@ def fill_partners(where, *slides):
     (where / "ihc.tif").touch()
     header, *rows = (where / "slides.tsv").read_text().splitlines()
     cells = ["ihc.tif" if row.split("\t")[0] in slides else "" for row in rows]
-    lines = [f"{line}\t{cell}" for line, cell in zip([header, *rows], ["partner", *cells], strict=True)]
+    lines = [
+        f"{line}\t{cell}" for line, cell in zip([header, *rows], ["partner", *cells], strict=True)
+    ]
     (where / "slides.tsv").write_text("\n".join(lines) + "\n")
 
 
 def test_slides_with_a_partner_are_paired_with_its_store(muse, where):
     fill_partners(where, "a", "c", "d")
     (where / "given.yaml").write_text(yaml.safe_dump(PAIRED))
-    files = ["--sheet", "slides.tsv", "--results", "out", "-o", "run.yaml", "--resolved", "run.json"]
+    files = [
+        "--sheet",
+        "slides.tsv",
+        "--results",
+        "out",
+        "-o",
+        "run.yaml",
+        "--resolved",
+        "run.json",
+    ]
     status, _, errors = muse("pretrain-config", "given.yaml", *files)
     assert status == 0, errors
     _, config = load_run(Path("run.yaml"))
@@ -175,6 +210,10 @@ def test_a_sheet_without_partners_cannot_train_with_them(muse, where):
     (where / "given.yaml").write_text(yaml.safe_dump(PAIRED))
     files = ["--sheet", "slides.tsv", "--results", "out", "-o", "run.yaml"]
     status, _, errors = muse("pretrain-config", "given.yaml", *files)
-    assert status == 2 and "none has a `partner`, which 3 branches need" in errors and "column `partner`" in errors
+    assert (
+        status == 2
+        and "none has a `partner`, which 3 branches need" in errors
+        and "column `partner`" in errors
+    )
     (where / "given.yaml").write_text(yaml.safe_dump({**SETTINGS, "method": "psm"}))
     assert muse("pretrain-config", "given.yaml", *files)[0] == 2

@@ -1,4 +1,6 @@
-"""During training, the teacher is scored on held-back labelled nuclei, which does not change the training."""
+"""During training, the teacher is scored on held-back labelled nuclei, which does not change the
+training.
+"""
 
 import dataclasses
 import shutil
@@ -33,7 +35,11 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def source(folder):
     return PictureSource(
-        folder / "held/labels", "row column class", images=folder / "held/images", mpp=0.5, class_map=MAP
+        folder / "held/labels",
+        "row column class",
+        images=folder / "held/images",
+        mpp=0.5,
+        class_map=MAP,
     )
 
 
@@ -42,7 +48,11 @@ def runs(folder):
     """Two folders of the same run, first without and then with held-back pictures."""
     config = load_muse_config(folder / "tiny.yaml")
     source = PictureSource(
-        folder / "held/labels", "row column class", images=folder / "held/images", mpp=0.5, class_map=MAP
+        folder / "held/labels",
+        "row column class",
+        images=folder / "held/images",
+        mpp=0.5,
+        class_map=MAP,
     )
     pretrain(config, folder / "plain", CPU)
     pretrain(dataclasses.replace(config, held=(source,)), folder / "scored", CPU)
@@ -50,11 +60,19 @@ def runs(folder):
 
 
 def test_a_run_is_scored_when_validation_is_due_and_at_its_end(runs):
-    scores = {row["step"]: row[SCORE] for row in MetricsLog(runs[1] / "metrics.jsonl").read() if SCORE in row}
+    scores = {
+        row["step"]: row[SCORE]
+        for row in MetricsLog(runs[1] / "metrics.jsonl").read()
+        if SCORE in row
+    }
     assert list(scores) == [3, 5]
     best = max(scores, key=scores.get)
     kept = load_checkpoint(runs[1] / "best.pt")
-    assert (kept.meta["kind"], kept.meta["step"], kept.meta[SCORE]) == ("backbone", best + 1, scores[best])
+    assert (kept.meta["kind"], kept.meta["step"], kept.meta[SCORE]) == (
+        "backbone",
+        best + 1,
+        scores[best],
+    )
     assert kept.seen.patients == {"P0", "P1", "P2", "Q0", "Q1", "Q2"}
     assert kept.seen.learnt_patients == {"P0", "P1", "P2"}
     assert not (runs[0] / "best.pt").exists()
@@ -66,7 +84,9 @@ def test_a_score_changes_no_weight(runs):
     assert "Q0" not in scored.seen.patients
 
 
-def test_a_run_may_begin_with_the_best_teacher_and_be_scored_on_the_same_patients(folder, runs, source):
+def test_a_run_may_begin_with_the_best_teacher_and_be_scored_on_the_same_patients(
+    folder, runs, source
+):
     config = load_muse_config(folder / "tiny.yaml")
     config = dataclasses.replace(config, held=(source,), checkpoint=runs[1] / "best.pt")
     pretrain(config, folder / "again", CPU)
@@ -74,14 +94,18 @@ def test_a_run_may_begin_with_the_best_teacher_and_be_scored_on_the_same_patient
 
 
 def test_neighbours_are_of_other_patients():
-    """If the same features mean opposite classes in two patients, every neighbour has the wrong class."""
+    """If the same features mean opposite classes in two patients, every neighbour has the wrong
+    class.
+    """
     label, patient = torch.arange(80) % 2, np.repeat(["P", "Q"], 40)
     assert accuracy_of_others(torch.eye(2)[label], label, patient) == 100
     swapped = torch.eye(2)[(label + torch.from_numpy(patient == "Q")) % 2]
     assert accuracy_of_others(swapped, label, patient) == 0
 
 
-@pytest.mark.parametrize("change", [{"class_map": {}}, {"class_map": {"1": "Dark", "2": None}}, {"patient": 1}])
+@pytest.mark.parametrize(
+    "change", [{"class_map": {}}, {"class_map": {"1": "Dark", "2": None}}, {"patient": 1}]
+)
 def test_without_classes_or_patients_there_is_no_score(source, change):
     assert read_held([dataclasses.replace(source, **change)], 0.5) == []
 

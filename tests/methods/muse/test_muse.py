@@ -1,4 +1,6 @@
-"""MUSE pretraining compared with its definition; ``literal_muse`` has the losses written out from formulas."""
+"""MUSE pretraining compared with its definition; ``literal_muse`` has the losses written out from
+formulas.
+"""
 
 import copy
 import dataclasses
@@ -11,21 +13,34 @@ from literal_muse import literal_gauges, literal_losses
 from muse_views import B, make_batch, make_method, randomise
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from muse_pipeline.methods.muse.method import DistillationLevel, Projector, SelfDistillationSettings, _spread
+from muse_pipeline.methods.muse.method import (
+    DistillationLevel,
+    Projector,
+    SelfDistillationSettings,
+    _spread,
+)
 from muse_pipeline.training.loop import Turn, _require_finite
 from muse_pipeline.training.method import Schedule, WeightedSum
 from muse_pipeline.training.run import RunFolder
 
 
-@pytest.mark.parametrize(("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0)), (2, 3, (2.0, 0.5)), (3, 4, (0.3, 1.0))])
+@pytest.mark.parametrize(
+    ("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0)), (2, 3, (2.0, 0.5)), (3, 4, (0.3, 1.0))]
+)
 def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
-    """Losses agree to 1e-6, and gradients of the weighted sum to 1e-5 of the largest gradient in each weight tensor."""
+    """Losses agree to 1e-6, and gradients of the weighted sum to 1e-5 of the largest gradient in
+    each weight tensor.
+    """
     names = ("nucleus_weight", "image_weight")
     method = make_method(n_local, **dict(zip(names, weights, strict=True))).eval()
     randomise(method)
     batch = make_batch(n_local, seed=n_sets, batch=n_sets)
-    batch.teacher_xy[1, 0, 0] = torch.tensor([0.5, 63.9])  # beyond the centres of the outermost cells
-    batch.shared[-1] = False  # pairs of views without a shared nucleus are left out of the mean over pairs
+    batch.teacher_xy[1, 0, 0] = torch.tensor(
+        [0.5, 63.9]
+    )  # beyond the centres of the outermost cells
+    batch.shared[-1] = (
+        False  # pairs of views without a shared nucleus are left out of the mean over pairs
+    )
     exact = copy.deepcopy(method).double()
     expected = literal_losses(exact, batch, temperature=0.055)  # halfway from 0.04 to 0.07
     found = method.losses(batch, "model", progress=0.15)
@@ -43,13 +58,17 @@ def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
 @pytest.mark.parametrize("balance", ["centring", "sinkhorn"])
 @torch.no_grad()
 def test_losses_and_gauges_are_their_definitions(balance):
-    """Each teacher's view is in three pairs, and Sinkhorn balances over the nuclei of all three together."""
+    """Each teacher's view is in three pairs, and Sinkhorn balances over the nuclei of all three
+    together.
+    """
     method = make_method(2, balance=balance, n_prototypes=6).eval()
     randomise(method)
     batch = make_batch(2, seed=1, batch=2)
     batch.octaves.copy_(torch.tensor([0.0, 0.9, 0.45, 0.55, 0.55, 0.45]).repeat(2).view(6, 2))
     exact = copy.deepcopy(method).double()
-    expected = literal_losses(exact, batch, temperature=0.055) | literal_gauges(exact, batch, temperature=0.055)
+    expected = literal_losses(exact, batch, temperature=0.055) | literal_gauges(
+        exact, batch, temperature=0.055
+    )
     found = method.losses(batch, "model", progress=0.15)
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(float(value), rel=1e-5, abs=1e-6), name
@@ -69,15 +88,20 @@ def test_same_views_and_temperatures_cost_the_teachers_entropy():
     settings = {"student_temperature": 0.1, "teacher_temperature": (0.1, 0.1)}
     method, batch = make_method(n_local=0, **settings).eval(), make_batch(n_local=0)
     twice = batch.global_views._replace(
-        pixels=batch.global_views.pixels[:B].repeat(2, 1, 1, 1), colour=batch.global_views.colour[:B].repeat(2, 1, 1)
+        pixels=batch.global_views.pixels[:B].repeat(2, 1, 1, 1),
+        colour=batch.global_views.colour[:B].repeat(2, 1, 1),
     )
     shared = torch.ones_like(batch.shared)
     batch = batch._replace(global_views=twice, student_xy=batch.teacher_xy, shared=shared)
     found = method.losses(batch, "model", 0.5)
     most = math.log(method.settings.n_prototypes)
-    assert found["nucleus"].item() == pytest.approx(found["entropy_nucleus"].item() * most, rel=1e-5)
+    assert found["nucleus"].item() == pytest.approx(
+        found["entropy_nucleus"].item() * most, rel=1e-5
+    )
     assert found["image"].item() == pytest.approx(found["entropy_image"].item() * most, rel=1e-5)
-    assert found["loss"].item() == pytest.approx((found["nucleus"] + found["image"]).item(), rel=1e-6)
+    assert found["loss"].item() == pytest.approx(
+        (found["nucleus"] + found["image"]).item(), rel=1e-6
+    )
 
 
 class WaitCounter(TorchDispatchMode):
@@ -134,19 +158,28 @@ def test_only_the_student_learns():
 
 
 def test_prototypes_stay_at_first_and_then_move_like_any_other_weight():
-    """Steps with zero gradients would shrink the prototypes, and let Adam leap at the first real gradient."""
+    """Steps with zero gradients would shrink the prototypes, and let Adam leap at the first real
+    gradient.
+    """
     method, batch = make_method(frozen=0.2), make_batch()
     levels = (method.nucleus, method.image)
     before = [level.student.prototypes.clone() for level in levels]
-    optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.4)
+    optimiser = torch.optim.AdamW(
+        [p for p in method.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.4
+    )
     for progress in (0.1, 0.1, 0.1, 0.3):
         optimiser.zero_grad()
         method.losses(batch, "model", progress)["loss"].backward()
         method.before_step("model", progress)
         optimiser.step()
-        moved = [(level.student.prototypes - was).abs().max().item() for level, was in zip(levels, before, strict=True)]
+        moved = [
+            (level.student.prototypes - was).abs().max().item()
+            for level, was in zip(levels, before, strict=True)
+        ]
         assert all((one == 0) is (progress < 0.2) for one in moved)
-    assert all(1e-4 < one < 2e-3 for one in moved)  # the first step of Adam: the learning rate plus the decay
+    assert all(
+        1e-4 < one < 2e-3 for one in moved
+    )  # the first step of Adam: the learning rate plus the decay
 
 
 def test_prototypes_begin_as_long_as_dinos():
@@ -159,7 +192,10 @@ def test_in_bfloat16_cosines_keep_their_bits():
         mixed = projector(features)
         latent = projector.layers(features).float()
     assert mixed.dtype == torch.float32
-    unit = torch.nn.functional.normalize(latent, dim=1), torch.nn.functional.normalize(projector.prototypes, dim=1)
+    unit = (
+        torch.nn.functional.normalize(latent, dim=1),
+        torch.nn.functional.normalize(projector.prototypes, dim=1),
+    )
     torch.testing.assert_close(mixed, unit[0] @ unit[1].T, rtol=0, atol=1e-6)
 
 
@@ -172,7 +208,11 @@ def test_the_teacher_moves_by_its_momentum(progress, rest):
     before = {name: value.clone() for name, value in method.state_dict().items()}
     method.after_step(progress)
     momentum = 1 - (1 - 0.9) * rest
-    pairs = [("teacher.", "backbone."), ("nucleus.teacher.", "nucleus.student."), ("image.teacher.", "image.student.")]
+    pairs = [
+        ("teacher.", "backbone."),
+        ("nucleus.teacher.", "nucleus.student."),
+        ("image.teacher.", "image.student."),
+    ]
     n_moved = 0
     for name, value in method.named_parameters():
         reference = next(((a, b) for a, b in pairs if name.startswith(a)), None)
@@ -180,7 +220,9 @@ def test_the_teacher_moves_by_its_momentum(progress, rest):
             assert torch.equal(value, before[name])
             continue
         student = before[reference[1] + name.removeprefix(reference[0])]
-        torch.testing.assert_close(value, momentum * before[name] + (1 - momentum) * student, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            value, momentum * before[name] + (1 - momentum) * student, rtol=1e-5, atol=1e-6
+        )
         n_moved += 1
     assert n_moved == sum("teacher" in name for name, _ in method.named_parameters())
 
@@ -190,7 +232,9 @@ def test_batch_norms_of_the_teacher_are_its_own():
     method = make_method().train()
     before = {name: value.clone() for name, value in method.teacher.named_buffers()}
     method.losses(make_batch(), 0, 0)
-    assert any(not torch.equal(value, before[name]) for name, value in method.teacher.named_buffers())
+    assert any(
+        not torch.equal(value, before[name]) for name, value in method.teacher.named_buffers()
+    )
 
 
 @torch.no_grad()
@@ -227,7 +271,9 @@ def test_used_prototypes_are_counted_over_the_last_hundred_steps():
 )
 @torch.no_grad()
 def test_the_temperature_of_the_teacher_rises_along_a_line(progress, temperature):
-    settings = SelfDistillationSettings(n_prototypes=5, hidden=8, bottleneck=4, teacher_temperature=(0.04, 0.08))
+    settings = SelfDistillationSettings(
+        n_prototypes=5, hidden=8, bottleneck=4, teacher_temperature=(0.04, 0.08)
+    )
     level = DistillationLevel(8, dataclasses.replace(settings, teacher_warmup=0.2))
     features = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     expected = torch.softmax(level.teacher(features) / temperature, -1)
@@ -254,7 +300,9 @@ def test_without_one_of_the_losses_every_parameter_still_has_a_gradient(off):
     method = make_method(**off)
     found = method.losses(make_batch(), 0, 0.5)
     found["loss"].backward()
-    assert all(parameter.grad is not None for parameter in method.parameters() if parameter.requires_grad)
+    assert all(
+        parameter.grad is not None for parameter in method.parameters() if parameter.requires_grad
+    )
     assert ("nucleus" in found) is not ("nucleus_weight" in off)
 
 
@@ -277,13 +325,17 @@ def test_spread_is_one_for_vectors_that_point_everywhere():
     vectors = torch.randn(4000, 24, generator=torch.Generator().manual_seed(0))
     assert _spread(vectors).item() == pytest.approx(1, abs=0.03)
     unit = vectors / vectors.norm(dim=1, keepdim=True)
-    assert _spread(vectors).item() == pytest.approx(unit.std(0).mean().item() * math.sqrt(24), rel=1e-4)
+    assert _spread(vectors).item() == pytest.approx(
+        unit.std(0).mean().item() * math.sqrt(24), rel=1e-4
+    )
     assert _spread(vectors[:1]) == 0 and _spread(vectors[:0]) == 0
 
 
 @torch.no_grad()
 def test_the_first_step_costs_about_the_logarithm_of_the_prototypes():
-    """With 8,192 prototypes, the loss is about 8.2 for equal and 9.2 for independent features; the entropy is 7.8."""
+    """With 8,192 prototypes, the loss is about 8.2 for equal and 9.2 for independent features; the
+    entropy is 7.8.
+    """
     torch.manual_seed(0)
     level = DistillationLevel(384, SelfDistillationSettings())
     reference, ours = torch.randn(2, 64, 384)

@@ -35,16 +35,22 @@ def joined(first: ViewBatch, second: ViewBatch) -> ViewBatch:
     """One batch with the sets of both."""
     tables = (torch.cat(pair, 1) for pair in zip(first[2:6], second[2:6], strict=True))
     return ViewBatch(
-        join(first.global_views, second.global_views, 2), join(first.local_views, second.local_views, 2), *tables
+        join(first.global_views, second.global_views, 2),
+        join(first.local_views, second.local_views, 2),
+        *tables,
     )
 
 
 def rows() -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.randn(40, 12, generator=torch.Generator().manual_seed(3)), dim=-1)
+    return torch.nn.functional.normalize(
+        torch.randn(40, 12, generator=torch.Generator().manual_seed(3)), dim=-1
+    )
 
 
 def make_exact_method() -> MusePretraining:
-    """A method in training mode, whose backbones use double precision so that rounding does not switch a ReLU."""
+    """A method in training mode, whose backbones use double precision so that rounding does not
+    switch a ReLU.
+    """
     method = make_method().train()
     method.backbone.double()
     method.teacher.double()
@@ -52,7 +58,10 @@ def make_exact_method() -> MusePretraining:
 
 
 def in_double(batch: ViewBatch) -> ViewBatch:
-    wide, near = (Views(*(part.double() for part in views)) for views in (batch.global_views, batch.local_views))
+    wide, near = (
+        Views(*(part.double() for part in views))
+        for views in (batch.global_views, batch.local_views)
+    )
     return batch._replace(global_views=wide, local_views=near)
 
 
@@ -62,8 +71,13 @@ def learn(method, batch: ViewBatch) -> dict[str, torch.Tensor]:
     found["loss"].backward()
     average_gradients([parameter for _, parameter in method.turn_parameters("model")])
     method.after_step(0.5)
-    gradients = {f"gradient of {name}": p.grad for name, p in method.named_parameters() if p.requires_grad}
-    return {name: value.detach() for name, value in {**found, **gradients, **method.state_dict()}.items()}
+    gradients = {
+        f"gradient of {name}": p.grad for name, p in method.named_parameters() if p.requires_grad
+    }
+    return {
+        name: value.detach()
+        for name, value in {**found, **gradients, **method.state_dict()}.items()
+    }
 
 
 def in_a_process(rank: int) -> dict:
@@ -92,7 +106,9 @@ def require_same_step(first: dict, second: dict, expected: dict) -> None:
     assert first.keys() == expected.keys()
     for name, value in expected.items():
         if name in {"loss", "nucleus", "image"}:  # these are averaged over the processes
-            torch.testing.assert_close((first[name] + second[name]) / 2, value, rtol=1e-6, atol=1e-6, msg=name)
+            torch.testing.assert_close(
+                (first[name] + second[name]) / 2, value, rtol=1e-6, atol=1e-6, msg=name
+            )
         else:
             torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
             # The difference of large terms that nearly cancel is only as exact as these terms.
@@ -110,7 +126,9 @@ def test_two_processes_make_the_step_of_one(found, balance, with_none):
 
 
 def test_batch_norms_of_two_gpus_normalise_by_both_batches(found):
-    """Statistics, losses and gradients of student and teacher equal those of one process with the joined batch."""
+    """Statistics, losses and gradients of student and teacher equal those of one process with the
+    joined batch.
+    """
     method = make_exact_method()
     expected = learn(method, in_double(joined(*batches(False))))
     require_same_step(*(one["training", "cuda"] for one in found), expected)
@@ -125,6 +143,8 @@ def test_batch_norms_of_two_cpu_processes_normalise_each_by_its_own_batch(found)
 
 @pytest.mark.parametrize("n_first", [40, 17])
 def test_sinkhorn_assigns_the_rows_of_both_together(found, n_first):
-    """The rows are divided between the processes; with ``n_first`` = 40, the second process has none."""
+    """The rows are divided between the processes; with ``n_first`` = 40, the second process has
+    none.
+    """
     both = torch.cat([one["sinkhorn", n_first]["targets"] for one in found])
     torch.testing.assert_close(both, sinkhorn_targets(rows(), 0.05), rtol=1e-5, atol=1e-6)

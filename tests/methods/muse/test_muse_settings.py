@@ -22,13 +22,19 @@ SETTINGS_OF_RUN = Kind(
     "distillation schedule",
     {
         **IN_VIEWS,
-        "balance": ({"balance": 0.0, "seed": 3}, 1.0),  # with the first seed, both draw the same images
+        "balance": (
+            {"balance": 0.0, "seed": 3},
+            1.0,
+        ),  # with the first seed, both draw the same images
         **{f"sources.{number}.weight": 1e-9 for number in (0, 1)},
         "distillation.balance": "sinkhorn",
         "distillation.frozen": 0.5,
     },
     {
-        **dict.fromkeys(("augmentation.scale", "augmentation.free_rotation"), "views have a geometry of their own"),
+        **dict.fromkeys(
+            ("augmentation.scale", "augmentation.free_rotation"),
+            "views have a geometry of their own",
+        ),
         **NAMES,
         **dict.fromkeys(("sources.0.mpp", "sources.1.mpp"), "of `images`: test_pretrain.py"),
         "diameter_um": "of label masks; stands for `mpp`",
@@ -44,7 +50,9 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     draw_pictures(folder)
     points = folder / "labels" / "P2_points.txt"
-    lines = [line for line in points.read_text().splitlines() if max(map(int, line.split()[:2])) < 125]
+    lines = [
+        line for line in points.read_text().splitlines() if max(map(int, line.split()[:2])) < 125
+    ]
     points.write_text("\n".join(lines) + "\n")
     return folder
 

@@ -1,4 +1,6 @@
-"""Pretraining on synthetic tissue: what a run writes, what it can start from, and what it rejects."""
+"""Pretraining on synthetic tissue: what a run writes, what it can start from, and what it
+rejects.
+"""
 
 import json
 import os
@@ -23,7 +25,12 @@ from muse_pipeline.models.weights import PREFIX
 from muse_pipeline.store import zarr_files as shard_files
 from muse_pipeline.store.store import CHUNK_PX
 from muse_pipeline.store.zarr_files import ShardFiles
-from muse_pipeline.training.checkpoint import Checkpoint, load_backbone, load_checkpoint, save_checkpoint
+from muse_pipeline.training.checkpoint import (
+    Checkpoint,
+    load_backbone,
+    load_checkpoint,
+    save_checkpoint,
+)
 from muse_pipeline.training.devices import share_batch_norms
 from muse_pipeline.training.loop import GRACE, IN_A_ROW, MetricsLog
 from muse_pipeline.training.method import Schedule
@@ -55,7 +62,10 @@ def rows(folder):
 
 
 def source_of(folder):
-    return {"store": str(folder / "image-500nm.zarr"), "proposals": str(folder / "proposals.parquet")}
+    return {
+        "store": str(folder / "image-500nm.zarr"),
+        "proposals": str(folder / "proposals.parquet"),
+    }
 
 
 def n_open_files():
@@ -89,7 +99,9 @@ def test_a_run_leaves_what_it_was(pictures, finished):
 
 @pytest.fixture
 def prepared(pictures, tmp_path, monkeypatch):
-    """The arguments of ``share_batch_norms`` in a run: the method, the number of processes and the device."""
+    """The arguments of ``share_batch_norms`` in a run: the method, the number of processes and the
+    device.
+    """
     given = []
 
     def record(*arguments):
@@ -110,18 +122,27 @@ def test_batch_norms_are_prepared_for_the_processes_of_a_run(prepared):
 
 
 def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):
-    """Tested with our own file, and with one in the authors' layout that has projectors in addition to the backbone."""
+    """Tested with our own file, and with one in the authors' layout that has projectors in addition
+    to the backbone.
+    """
     folder, _ = finished
     state = torch.load(folder / "resume.pt", weights_only=True)["method"]
     trained = BACKBONES["muse_compact_16"]()
-    weights = {name.removeprefix("teacher."): value for name, value in state.items() if name.startswith("teacher.")}
+    weights = {
+        name.removeprefix("teacher."): value
+        for name, value in state.items()
+        if name.startswith("teacher.")
+    }
     trained.load_state_dict(weights)
     ours = BACKBONES["muse_compact_16"]()
     load_backbone(ours, folder / "checkpoint.pt")
     assert same(features(ours), features(trained))
     assert not same(features(ours), features(BACKBONES["muse_compact_16"]()))
     heads = {"module.nucleus.teacher.prototypes": torch.ones(3)}
-    official = {"teacher": {**{PREFIX + name: value for name, value in weights.items()}, **heads}, "epoch": 3}
+    official = {
+        "teacher": {**{PREFIX + name: value for name, value in weights.items()}, **heads},
+        "epoch": 3,
+    }
     torch.save(official, tmp_path / "official.pth")
     reference = BACKBONES["muse_compact_16"]()
     load_backbone(reference, tmp_path / "official.pth")
@@ -146,35 +167,62 @@ def finished_on_device(pictures, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("stage", "loaders"),
-    [(MuseStage, 0), (CutOnDevice, 0), *(pytest.param(CutOnDevice, n, marks=pytest.mark.slow) for n in (1, 2))],
+    [
+        (MuseStage, 0),
+        (CutOnDevice, 0),
+        *(pytest.param(CutOnDevice, n, marks=pytest.mark.slow) for n in (1, 2)),
+    ],
 )
-def test_a_stopped_run_goes_on_exactly(pictures, finished, finished_on_device, tmp_path, stage, loaders):
-    """All bits agree, including centres and prototype usage, whether or not views are read ahead."""
+def test_a_stopped_run_goes_on_exactly(
+    pictures, finished, finished_on_device, tmp_path, stage, loaders
+):
+    """All bits agree, including centres and prototype usage, whether or not views are read
+    ahead.
+    """
 
     def stop(done, *_):
         if done == 3:  # one step after the resume point
             raise KeyboardInterrupt
 
-    config, whole = load_muse_config(pictures), finished[0] if stage is MuseStage else finished_on_device
+    config, whole = (
+        load_muse_config(pictures),
+        finished[0] if stage is MuseStage else finished_on_device,
+    )
     with pytest.raises(KeyboardInterrupt):
         stage(config, tmp_path).run(Options(accelerator="cpu", progress=stop, loaders=loaders))
     assert not (tmp_path / "checkpoint.pt").exists()
     torch.rand(5)
     stage(config, tmp_path).run(Options(accelerator="cpu", loaders=loaders))
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-    one, other = (torch.load(folder / "resume.pt", weights_only=True) for folder in (tmp_path, whole))
-    assert one["method"].keys() == other["method"].keys() >= {"nucleus.centre", "image.centre", "nucleus.use"}
+    one, other = (
+        torch.load(folder / "resume.pt", weights_only=True) for folder in (tmp_path, whole)
+    )
+    assert (
+        one["method"].keys()
+        == other["method"].keys()
+        >= {"nucleus.centre", "image.centre", "nucleus.use"}
+    )
     assert all(torch.equal(value, other["method"][name]) for name, value in one["method"].items())
     assert one["method"]["nucleus.centre"].abs().sum() > 0
 
 
 @pytest.mark.parametrize(
-    "change", ["distillation.momentum=0.9", "views.n_local=1", "schedule.learning_rate=0.1", "batch=2", "seed=1"]
+    "change",
+    [
+        "distillation.momentum=0.9",
+        "views.n_local=1",
+        "schedule.learning_rate=0.1",
+        "batch=2",
+        "seed=1",
+    ],
 )
 def test_a_folder_is_for_one_config(pictures, finished, change, muse):
     status, _, printed = muse("pretrain", pictures, "-o", finished[0], "--set", change)
     assert status == 2
-    assert f"different configuration (setting '{change.split('=')[0]}' changed)" in printed and printed.count("\n") == 1
+    assert (
+        f"different configuration (setting '{change.split('=')[0]}' changed)" in printed
+        and printed.count("\n") == 1
+    )
 
 
 def test_a_change_of_tissue_is_rejected_or_begins_anew(pictures, slide, tmp_path):
@@ -182,7 +230,9 @@ def test_a_change_of_tissue_is_rejected_or_begins_anew(pictures, slide, tmp_path
     source = source_of(folder)
     config = load_muse_config(write_config(tmp_path / "c.yaml", [source], schedule={"steps": 2}))
     pretrain(config, tmp_path / "run", CPU)
-    write_proposals(folder / "proposals.parquet", np.random.default_rng(0).uniform(50, 590, (300, 2)))
+    write_proposals(
+        folder / "proposals.parquet", np.random.default_rng(0).uniform(50, 590, (300, 2))
+    )
     with pytest.raises(CheckpointError, match=r"proposals\.parquet changed"):
         pretrain(config, tmp_path / "run", CPU)
     first = rows(tmp_path / "run")
@@ -203,21 +253,31 @@ def n_chunks(views):
         {
             (row, column)
             for view in views.views
-            for column in range(view.corner[0] // CHUNK_PX, -(-(view.corner[0] + view.side_px) // CHUNK_PX))
-            for row in range(view.corner[1] // CHUNK_PX, -(-(view.corner[1] + view.side_px) // CHUNK_PX))
+            for column in range(
+                view.corner[0] // CHUNK_PX, -(-(view.corner[0] + view.side_px) // CHUNK_PX)
+            )
+            for row in range(
+                view.corner[1] // CHUNK_PX, -(-(view.corner[1] + view.side_px) // CHUNK_PX)
+            )
         }
     )
 
 
-def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_open(slide, tmp_path, monkeypatch):
-    """Before the first batch, slides are opened and proposals are indexed, but no pixels are read."""
+def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_open(
+    slide, tmp_path, monkeypatch
+):
+    """Before the first batch, slides are opened and proposals are indexed, but no pixels are
+    read.
+    """
     sources, chunks = [], []
     for number in range(80):
         location = shutil.copytree(slide, tmp_path / f"s{number}", copy_function=os.link)
         sources.append({**source_of(location), "patient_name": f"patient {number}"})
     config = load_muse_config(write_config(tmp_path / "c.yaml", sources))
     read_chunk = ShardFiles.read_chunk
-    monkeypatch.setattr(ShardFiles, "read_chunk", lambda *given: chunks.append(given) or read_chunk(*given))
+    monkeypatch.setattr(
+        ShardFiles, "read_chunk", lambda *given: chunks.append(given) or read_chunk(*given)
+    )
     shard_files._open_shard.cache_clear()
     before = n_open_files()
     data = read_pretrain_data(config.sources, 0.5, 20, tmp_path / "index")
@@ -230,7 +290,9 @@ def test_a_run_on_stores_reads_pixels_only_for_its_views_and_keeps_few_files_ope
     assert n_open_files() - before <= shard_files.N_OPEN + 8
     chunks.clear()
     sets = batches.draw(60)[1]
-    assert len(chunks) <= sum(map(n_chunks, sets)) <= 1.3 * len(chunks)  # each once per set; sets may share chunks
+    assert (
+        len(chunks) <= sum(map(n_chunks, sets)) <= 1.3 * len(chunks)
+    )  # each once per set; sets may share chunks
 
 
 def test_the_index_of_proposals_is_made_once(slide, tmp_path):
@@ -246,21 +308,32 @@ def test_the_index_of_proposals_is_made_once(slide, tmp_path):
 
 
 def test_a_checkpoint_is_what_a_run_goes_on_from_at_larger_views(pictures, finished, tmp_path):
-    """For larger fields of view, the backbone is kept, but the projectors start from random weights."""
-    changes = [f"checkpoint={finished[0] / 'checkpoint.pt'}", "views.global_px=96", "views.local_px=48"]
+    """For larger fields of view, the backbone is kept, but the projectors start from random
+    weights.
+    """
+    changes = [
+        f"checkpoint={finished[0] / 'checkpoint.pt'}",
+        "views.global_px=96",
+        "views.local_px=48",
+    ]
     printed = []
     frozen = ["schedule.learning_rate=1e-30", "schedule.steps=1", "distillation.momentum=1"]
     config = load_muse_config(pictures, changes=[*changes, *frozen])
     pretrain(config, tmp_path, Options(accelerator="cpu", log=printed.append))
     assert printed[0].startswith("muse_compact_16 from checkpoint.pt, on 3 images")
-    before, after = (load_checkpoint(folder / "checkpoint.pt") for folder in (finished[0], tmp_path))
+    before, after = (
+        load_checkpoint(folder / "checkpoint.pt") for folder in (finished[0], tmp_path)
+    )
     assert after.meta["window_px"] == 96
     assert all(torch.equal(v, after.backbone[k]) for k, v in before.backbone.items() if v.ndim > 1)
 
 
 def make_constant(path):
     """Save a backbone whose features are the same for every input."""
-    weights = {name: torch.zeros_like(value) for name, value in BACKBONES["muse_compact_16"]().state_dict().items()}
+    weights = {
+        name: torch.zeros_like(value)
+        for name, value in BACKBONES["muse_compact_16"]().state_dict().items()
+    }
     save_checkpoint(path, Checkpoint(weights, {}, {"kind": "backbone"}))
     return path
 
@@ -268,7 +341,9 @@ def make_constant(path):
 def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
     constant = make_constant(tmp_path / "constant.pt")
     changes = ["schedule.steps=40", "schedule.learning_rate=1e-30", f"checkpoint={constant}"]
-    status, _, printed = muse("pretrain", pictures, "-o", tmp_path / "run", "--accelerator", "cpu", "--set", *changes)
+    status, _, printed = muse(
+        "pretrain", pictures, "-o", tmp_path / "run", "--accelerator", "cpu", "--set", *changes
+    )
     assert status == 2
     last = printed.splitlines()[-1]
     stopped_at = round(GRACE * 40) + IN_A_ROW - 1
@@ -281,7 +356,10 @@ def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
 
 def test_the_alarm_counts_steps_in_a_row_after_the_beginning(tmp_path):
     alarm = CollapseAlarm(Schedule(100), tmp_path)
-    good, bad = {"entropy_nucleus": 0.7, "spread": 0.5, "shared_nuclei": 3.0}, {"entropy_nucleus": 0.7, "spread": 0.0}
+    good, bad = (
+        {"entropy_nucleus": 0.7, "spread": 0.5, "shared_nuclei": 3.0},
+        {"entropy_nucleus": 0.7, "spread": 0.0},
+    )
     for done in range(10):
         alarm.on_log(done, bad)
     for done in range(10, 10 + IN_A_ROW - 1):
@@ -293,7 +371,9 @@ def test_the_alarm_counts_steps_in_a_row_after_the_beginning(tmp_path):
         alarm.on_log(30, bad)
     alike = {"entropy_image": 1.0}
     for done in range(2 * IN_A_ROW):
-        alarm.on_log(31 + done, {**good, **alike})  # similar image vectors are no alarm if nuclei differ
+        alarm.on_log(
+            31 + done, {**good, **alike}
+        )  # similar image vectors are no alarm if nuclei differ
     with pytest.raises(CollapsedError, match="views look alike"):
         for done in range(IN_A_ROW):
             alarm.on_log(50 + done, alike)
@@ -316,7 +396,9 @@ def test_labels_give_positions_whatever_their_classes(pictures):
     config = load_muse_config(pictures)
     data = read_pretrain_data(config.sources, 0.5, 20, pictures.parent / "unused")
     text = (pictures.parent / "labels" / "P0_points.txt").read_text().splitlines()
-    expected = np.array([[int(column) + 0.5, int(row) + 0.5] for row, column, _ in map(str.split, text)])
+    expected = np.array(
+        [[int(column) + 0.5, int(row) + 0.5] for row, column, _ in map(str.split, text)]
+    )
     found = data.images[0].nuclei.xy
     distance = np.linalg.norm(expected[:, None] - found, axis=-1)
     assert len(found) == len(expected) and distance.min(1).max() < 0.51
@@ -335,10 +417,14 @@ def test_nuclei_of_plain_pictures_are_found(pictures, tmp_path):
 
 
 def test_a_misspelt_word_of_exclude_is_rejected(pictures, tmp_path):
-    """A misspelt word is rejected before any picture is read, and so is `exclude` for a store, as it has no effect."""
+    """A misspelt word is rejected before any picture is read, and so is `exclude` for a store, as
+    it has no effect.
+    """
     images = pictures.parent / "images"
     with pytest.raises(LabelError, match="exclude"):
-        read_pretrain_data([NucleusSource(images=images, mpp=0.5, exclude=("P1", "Q2"))], 0.5, 10, tmp_path)
+        read_pretrain_data(
+            [NucleusSource(images=images, mpp=0.5, exclude=("P1", "Q2"))], 0.5, 10, tmp_path
+        )
     with pytest.raises(ConfigError, match="`exclude`"):
         NucleusSource(store=tmp_path, proposals=tmp_path, exclude=("P1",))
 
@@ -354,21 +440,41 @@ def test_a_patient_of_the_judged_is_rejected(slide, pictures, tmp_path, muse):
     images = tmp_path / "images"
     images.mkdir()
     cv2.imwrite(str(images / "TCGA-A1-0001-03B_7.png"), np.zeros((9, 9, 3), np.uint8))
-    labels = {"images": str(images), "labels": str(pictures.parent / "labels"), "format": "x y class", "mpp": 0.5}
-    for held, changed in ((labels, source), ({**labels, "patient": "(01)-03"}, {**source, "patient": "00(01)"})):
+    labels = {
+        "images": str(images),
+        "labels": str(pictures.parent / "labels"),
+        "format": "x y class",
+        "mpp": 0.5,
+    }
+    for held, changed in (
+        (labels, source),
+        ({**labels, "patient": "(01)-03"}, {**source, "patient": "00(01)"}),
+    ):
         path = write_config(tmp_path / "c.yaml", [changed], held=[held])
         status, _, printed = muse("pretrain", path, "-o", tmp_path / "run", "--accelerator", "cpu")
         assert status == 2 and "in `held`, and also in" in printed and printed.count("\n") == 1
-    apart = write_config(tmp_path / "c.yaml", [{**source, "patient_name": "another"}], held=[labels])
+    apart = write_config(
+        tmp_path / "c.yaml", [{**source, "patient_name": "another"}], held=[labels]
+    )
     status, _, printed = muse(
-        "pretrain", apart, "-o", tmp_path / "run", "--accelerator", "cpu", "--set", "schedule.steps=1"
+        "pretrain",
+        apart,
+        "-o",
+        tmp_path / "run",
+        "--accelerator",
+        "cpu",
+        "--set",
+        "schedule.steps=1",
     )
     assert status == 0, printed
 
 
 SOURCE = {"store": "S1/image-500nm.zarr", "proposals": "S1/proposals.parquet"}
 WRONG_SETTINGS = [
-    ({"views": {"global_px": 100_000}}, "views: global_px is 100000; give a whole number from 1 to 4,096"),
+    (
+        {"views": {"global_px": 100_000}},
+        "views: global_px is 100000; give a whole number from 1 to 4,096",
+    ),
     ({"views": {"mpp": [0.25, 0.5]}}, "is at 0.5 um/px, coarser than views at 0.25"),
     ({"views": {"local_px": 40}}, "40 px does not suit muse_compact_16"),
     ({"distillation": {"n_prototypes": 1_000_000_000}}, "distillation: n_prototypes is 1000000000"),
@@ -381,13 +487,19 @@ WRONG_SETTINGS = [
     ({"held": [{"labels": "S1", "format": "geojson"}]}, "either `images` or `slides`"),
     ({"sources": []}, "sources: the list is empty"),
     ({"sources": [{"store": SOURCE["store"]}]}, "`proposals` is missing"),
-    ({"sources": [{**SOURCE, "images": "images"}]}, "exactly one of `store`, `images` and `labelled`"),
+    (
+        {"sources": [{**SOURCE, "images": "images"}]},
+        "exactly one of `store`, `images` and `labelled`",
+    ),
     ({"sources": [{**SOURCE, "weight": 0}]}, "sources: weight is 0.0; give a number above 0"),
     ({"sources": [{**SOURCE, "patient": "("}]}, "is not a regular expression"),
     ({"sources": [{**SOURCE, "patient": 0}]}, "not a number of leading characters"),
     ({"sources": [{"images": "S1"}]}, "holds no picture"),
     ({"sources": [{"images": "picture"}]}, "its pixel size is unknown"),
-    ({"sources": [{"images": "picture", "mpp": 0.5, "detector": "label_fre"}]}, "did you mean 'label_free'"),
+    (
+        {"sources": [{"images": "picture", "mpp": 0.5, "detector": "label_fre"}]},
+        "did you mean 'label_free'",
+    ),
     # before nuclei are detected
     ({"sources": [{"images": "picture", "mpp": 2.0}]}, "a: is at 2 um/px, coarser than views at"),
 ]
@@ -398,11 +510,15 @@ def require_one_sentence(folder, muse, sentence, sources=(SOURCE,), **settings):
     status, _, printed = muse("pretrain", path, "-o", folder / "run", "--accelerator", "cpu")
     assert status == 2, printed
     assert sentence in printed
-    assert [line for line in printed.splitlines() if line.startswith("muse pretrain: ")] == printed.splitlines()[-1:]
+    assert [
+        line for line in printed.splitlines() if line.startswith("muse pretrain: ")
+    ] == printed.splitlines()[-1:]
     assert not (folder / "run" / "checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize(("settings", "sentence"), WRONG_SETTINGS, ids=lambda one: one if isinstance(one, str) else "")
+@pytest.mark.parametrize(
+    ("settings", "sentence"), WRONG_SETTINGS, ids=lambda one: one if isinstance(one, str) else ""
+)
 def test_a_wrong_setting_is_one_sentence(slide, tmp_path, muse, settings, sentence):
     shutil.copytree(slide, tmp_path / "S1")
     (tmp_path / "picture").mkdir()
@@ -428,20 +544,30 @@ WRONG_FILES = [
     (move_nuclei(np.zeros((0, 2))), "no image has 20 nuclei (of 1 image)"),
     (move_nuclei([[300.0, 300.0]] * 89 + [[300.0, np.nan]]), "1 of 90 positions are not numbers"),
     (move_nuclei([[5e6, 5e6]] * 90), "no image has 20 nuclei (of 1 image)"),
-    (lambda folder: shutil.rmtree(folder / "image-500nm.zarr"), "no such store; run `muse tile` first"),
+    (
+        lambda folder: shutil.rmtree(folder / "image-500nm.zarr"),
+        "no such store; run `muse tile` first",
+    ),
     (lambda folder: (folder / "colour.json").unlink(), "colour.json: cannot be read"),
-    (lambda folder: (folder / "colour.json").write_text('{"macenko": {"stains": [1]}}'), "not a colour.json"),
+    (
+        lambda folder: (folder / "colour.json").write_text('{"macenko": {"stains": [1]}}'),
+        "not a colour.json",
+    ),
     (damage_chunks, "is damaged"),
 ]
 
 
-@pytest.mark.parametrize(("change", "sentence"), WRONG_FILES, ids=lambda one: one if isinstance(one, str) else "")
+@pytest.mark.parametrize(
+    ("change", "sentence"), WRONG_FILES, ids=lambda one: one if isinstance(one, str) else ""
+)
 def test_a_wrong_file_is_one_sentence(slide, tmp_path, muse, change, sentence):
     change(shutil.copytree(slide, tmp_path / "S1"))
     require_one_sentence(tmp_path, muse, sentence)
 
 
-@pytest.mark.parametrize("argument", [["--loaders", "-1"], ["--loaders", "x"], ["--devices", "0"], ["--threads", "0"]])
+@pytest.mark.parametrize(
+    "argument", [["--loaders", "-1"], ["--loaders", "x"], ["--devices", "0"], ["--threads", "0"]]
+)
 def test_arguments_that_cannot_be_are_rejected(pictures, tmp_path, muse, argument):
     with pytest.raises(SystemExit) as end:
         muse("pretrain", pictures, "-o", tmp_path, *argument)

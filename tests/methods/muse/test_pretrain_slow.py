@@ -1,4 +1,6 @@
-"""Slower tests of pretraining: kills without warning, two processes, every backbone, a thousand stores."""
+"""Slower tests of pretraining: kills without warning, two processes, every backbone, a thousand
+stores.
+"""
 
 import json
 import os
@@ -29,7 +31,9 @@ TINY_VIEWS = ("views.global_px=64", "views.local_px=32", "views.n_local=1")
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    return draw_pictures(tmp_path_factory.mktemp("pictures"), schedule={"steps": STEPS, "save_every": 3})
+    return draw_pictures(
+        tmp_path_factory.mktemp("pictures"), schedule={"steps": STEPS, "save_every": 3}
+    )
 
 
 def command(config, folder, *options, settings=()):
@@ -52,7 +56,9 @@ def rows(folder):
 def kill_at(command, metrics, n_lines):
     """Start a command, wait until ``n_lines`` steps are logged, and kill it without warning."""
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while process.poll() is None and (not metrics.is_file() or metrics.read_bytes().count(b"\n") < n_lines):
+    while process.poll() is None and (
+        not metrics.is_file() or metrics.read_bytes().count(b"\n") < n_lines
+    ):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -75,7 +81,9 @@ def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(pictures, tm
 
 
 def test_two_processes_train_one_network(pictures, tmp_path):
-    """The image loss is a mean over both processes, which therefore do what two accumulated batches do."""
+    """The image loss is a mean over both processes, which therefore do what two accumulated batches
+    do.
+    """
     settings = ["schedule.steps=4", "distillation.nucleus_weight=0"]
     two = command(pictures, tmp_path / "two", "--devices", "2", settings=settings)
     subprocess.run(two, check=True, stderr=subprocess.DEVNULL)
@@ -84,30 +92,57 @@ def test_two_processes_train_one_network(pictures, tmp_path):
     losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("two", "one")]
     assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert (tmp_path / "two" / "checkpoint.pt").is_file()
-    both = command(pictures, tmp_path / "both", "--devices", "2", "--loaders", "1", settings=["schedule.steps=4"])
+    both = command(
+        pictures,
+        tmp_path / "both",
+        "--devices",
+        "2",
+        "--loaders",
+        "1",
+        settings=["schedule.steps=4"],
+    )
     subprocess.run(both, check=True, stderr=subprocess.DEVNULL)
-    assert all(row["shared_nuclei"] > 0 and 0 < row["entropy_nucleus"] < 1 for row in rows(tmp_path / "both"))
+    assert all(
+        row["shared_nuclei"] > 0 and 0 < row["entropy_nucleus"] < 1
+        for row in rows(tmp_path / "both")
+    )
 
 
 # The narrowest backbone of each architecture; a later test trains transformers.
-NARROWEST = {re.sub(r"(_\d+)+$", "", name): name for name in reversed(BACKBONES.names()) if "_vit_" not in name}
+NARROWEST = {
+    re.sub(r"(_\d+)+$", "", name): name
+    for name in reversed(BACKBONES.names())
+    if "_vit_" not in name
+}
 
 
 @pytest.mark.parametrize("name", NARROWEST.values())
 def test_every_architecture_takes_a_step(name, pictures, tmp_path):
-    changes = [f"backbone={name}", *TINY_VIEWS, "schedule.steps=1", "schedule.save_every=1", "batch=2"]
+    changes = [
+        f"backbone={name}",
+        *TINY_VIEWS,
+        "schedule.steps=1",
+        "schedule.save_every=1",
+        "batch=2",
+    ]
     pretrain(load_muse_config(pictures, changes=changes), tmp_path, CPU)
     (row,) = rows(tmp_path)
     assert np.isfinite(list(row.values())).all()
     state = torch.load(tmp_path / "resume.pt", weights_only=True, mmap=True)
-    first = {key.removeprefix("backbone."): v for key, v in state["method"].items() if key.startswith("backbone.")}
+    first = {
+        key.removeprefix("backbone."): v
+        for key, v in state["method"].items()
+        if key.startswith("backbone.")
+    }
     second = load_checkpoint(tmp_path / "checkpoint.pt").backbone
     assert first.keys() == second.keys()
     shutil.rmtree(tmp_path)  # the run's folder holds gigabytes
 
 
 def test_a_transformer_goes_on_at_large_views(pictures, tmp_path):
-    """Larger fields of view: weights for 224 px start the network for 512 px, whose table of positions is larger."""
+    """Larger fields of view: weights for 224 px start the network for 512 px, whose table of
+    positions is larger.
+    """
     steps = ["schedule.steps=1", "batch=2", *TINY_VIEWS]
     small = load_muse_config(pictures, changes=["backbone=muse_vit_s_16_224", *steps])
     begun = pretrain(small, tmp_path / "small", CPU)
@@ -121,7 +156,9 @@ def test_a_transformer_goes_on_at_large_views(pictures, tmp_path):
         ]
         still = ["schedule.learning_rate=1e-30", "distillation.momentum=1"]
         folder = tmp_path / backbone
-        large = load_checkpoint(pretrain(load_muse_config(pictures, changes=[*changes, *still]), folder, CPU))
+        large = load_checkpoint(
+            pretrain(load_muse_config(pictures, changes=[*changes, *still]), folder, CPU)
+        )
         before, name = load_checkpoint(begun).backbone, "encoder.encoder.pos_embed"
         assert large.meta["window_px"] == side
         assert large.backbone[name].shape == (1, 1 + (int(backbone[-3:]) // 16) ** 2, 384)
@@ -139,7 +176,11 @@ def test_a_thousand_stores_start_at_once_with_few_files_open(tmp_path):
             shutil.copytree(tmp_path / "s0", tmp_path / f"s{number}", copy_function=os.link)
         where = f"s{number}/"
         sources.append(
-            {"store": f"{where}image-500nm.zarr", "proposals": f"{where}proposals.parquet", "patient_name": f"{number}"}
+            {
+                "store": f"{where}image-500nm.zarr",
+                "proposals": f"{where}proposals.parquet",
+                "patient_name": f"{number}",
+            }
         )
     config = write_config(tmp_path / "c.yaml", sources, schedule={"steps": 6})
     limited = (
@@ -164,13 +205,23 @@ def test_a_short_run_does_not_collapse(tmp_path):
     draw_slide(tmp_path / "S1")
     source = {"store": "S1/image-500nm.zarr", "proposals": "S1/proposals.parquet"}
     schedule = {"steps": 300, "learning_rate": 0.002, "log_every": 4, "save_every": 300}
-    learning = {"image_weight": 0.0, "n_prototypes": 128, "hidden": 128, "bottleneck": 64, "momentum": 0.98}
-    path = write_config(tmp_path / "c.yaml", [source], batch=8, schedule=schedule, distillation=learning)
+    learning = {
+        "image_weight": 0.0,
+        "n_prototypes": 128,
+        "hidden": 128,
+        "bottleneck": 64,
+        "momentum": 0.98,
+    }
+    path = write_config(
+        tmp_path / "c.yaml", [source], batch=8, schedule=schedule, distillation=learning
+    )
     pretrain(load_muse_config(path), tmp_path / "run", CPU)
     found = rows(tmp_path / "run")
     last = {name: np.mean([row[name] for row in found[-10:]]) for name in found[0]}
     assert 0.2 < last["entropy_nucleus"] < 0.97  # 1 after a collapse to uniform assignments
     assert last["spread"] >= 0.3
     assert last["prototypes_nucleus"] >= 0.1  # two kinds of nuclei need fewer than real tissue
-    peak = np.mean([row["nucleus"] for row in found[24:36]])  # it rises while the teacher departs from chance
+    peak = np.mean(
+        [row["nucleus"] for row in found[24:36]]
+    )  # it rises while the teacher departs from chance
     assert last["nucleus"] < 0.985 * peak  # the measured fall is 2.5 %

@@ -1,4 +1,6 @@
-"""Sampling of tissue by its region: on slides with a region map, with drawn areas, and with neither."""
+"""Sampling of tissue by its region: on slides with a region map, with drawn areas, and with
+neither.
+"""
 
 import json
 import shutil
@@ -33,7 +35,9 @@ def mapped(tmp_path_factory):
     draw_slide(folder)
     info = ArraySlide([np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)]).info((MPP, MPP), "S1")
     write_json(folder / "slide.json", info.to_dict())
-    whole = TissueMask(np.ones((40, 40), bool), np.array([8.0, 8.0]), None, (SIDE_PX * MPP / 1000) ** 2)
+    whole = TissueMask(
+        np.ones((40, 40), bool), np.array([8.0, 8.0]), None, (SIDE_PX * MPP / 1000) ** 2
+    )
     whole.save(folder / "tissue.npz")
     write_map(folder, BORDER_PX)
     return folder
@@ -56,16 +60,29 @@ def write_map(folder, border_px):
         "versions": {},
     }
     with record_failure(folder, "S1"):
-        write_regions(SlideMap(CLASSES, (False, True), prob, np.ones((40, 40), bool), 0.01, facts), store, info, folder)
+        write_regions(
+            SlideMap(CLASSES, (False, True), prob, np.ones((40, 40), bool), 0.01, facts),
+            store,
+            info,
+            folder,
+        )
 
 
 def config_of(folder, path, weights, **source):
-    slide = {"store": str(folder / "image-500nm.zarr"), "proposals": str(folder / "proposals.parquet"), **source}
-    return load_muse_config(write_config(path / "c.yaml", [slide], region_weights=weights, balance=1.0))
+    slide = {
+        "store": str(folder / "image-500nm.zarr"),
+        "proposals": str(folder / "proposals.parquet"),
+        **source,
+    }
+    return load_muse_config(
+        write_config(path / "c.yaml", [slide], region_weights=weights, balance=1.0)
+    )
 
 
 def open_data(config, folder, log=print):
-    return read_pretrain_data(config.sources, 0.5, config.min_nuclei, folder / "index", log, config.region_weights)
+    return read_pretrain_data(
+        config.sources, 0.5, config.min_nuclei, folder / "index", log, config.region_weights
+    )
 
 
 def tumour_share(image):
@@ -76,18 +93,24 @@ def tumour_share(image):
 
 def test_tissue_of_a_class_is_drawn_as_often_as_its_weight_tells(mapped, tmp_path):
     """Two fifths of the slide are tumour, so that a weight of 3 gives 6 of 9 samples."""
-    for number, (weights, share) in enumerate([({}, 2 / 5), ({"Tumour": 3.0}, 2 / 3), ({"Stroma": 3.0}, 2 / 11)]):
+    for number, (weights, share) in enumerate(
+        [({}, 2 / 5), ({"Tumour": 3.0}, 2 / 3), ({"Stroma": 3.0}, 2 / 11)]
+    ):
         (image,) = open_data(config_of(mapped, tmp_path, weights), tmp_path / str(number)).images
         assert tumour_share(image) == pytest.approx(share, abs=0.03)
 
 
 def test_a_slide_with_more_of_the_class_is_drawn_more_often(mapped, tmp_path):
-    """A slide without weights counts with its area; the mapped slide counts with nine fifths of its area."""
+    """A slide without weights counts with its area; the mapped slide counts with nine fifths of its
+    area.
+    """
     (weighted,) = open_data(config_of(mapped, tmp_path, {"Tumour": 3.0}), tmp_path).images
     (alike,) = open_data(config_of(mapped, tmp_path, {}), tmp_path).images
     config, rng = config_of(mapped, tmp_path, {}), np.random.default_rng(0)
     sample = ViewSampler([weighted, alike], config.views, balance=1.0)
-    assert np.mean([sample(rng).image is weighted for _ in range(1000)]) == pytest.approx(9 / 14, abs=0.05)
+    assert np.mean([sample(rng).image is weighted for _ in range(1000)]) == pytest.approx(
+        9 / 14, abs=0.05
+    )
 
 
 def write_areas(path, area):
@@ -95,7 +118,10 @@ def write_areas(path, area):
     feature = {
         "type": "Feature",
         "geometry": json.loads(shapely.to_geojson(area)),
-        "properties": {"objectType": "annotation", "classification": {"name": "Invasive", "color": [9, 8, 7]}},
+        "properties": {
+            "objectType": "annotation",
+            "classification": {"name": "Invasive", "color": [9, 8, 7]},
+        },
     }
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     return path
@@ -112,14 +138,20 @@ def test_drawn_areas_weigh_too(mapped, tmp_path):
 
 
 def test_drawn_areas_are_in_px_of_the_slide_and_not_of_its_store(tmp_path):
-    """The area is the left column of index cells: 64 um, or 256 px of the slide and 128 px of the store."""
+    """The area is the left column of index cells: 64 um, or 256 px of the slide and 128 px of the
+    store.
+    """
     folder = tmp_path / "S1"
     draw_slide(folder, mpp=0.25)
     info = ArraySlide([np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)]).info((0.25, 0.25), "S1")
     write_json(folder / "slide.json", info.to_dict())
-    TissueMask(np.ones((20, 20), bool), np.array([8.0, 8.0]), None, 0.0256).save(folder / "tissue.npz")
+    TissueMask(np.ones((20, 20), bool), np.array([8.0, 8.0]), None, 0.0256).save(
+        folder / "tissue.npz"
+    )
     areas = write_areas(tmp_path / "areas.geojson", shapely.box(0, 0, 256, SIDE_PX))
-    (image,) = open_data(config_of(folder, tmp_path, {"Invasive": 3.0}, regions=str(areas)), tmp_path).images
+    (image,) = open_data(
+        config_of(folder, tmp_path, {"Invasive": 3.0}, regions=str(areas)), tmp_path
+    ).images
     nuclei = image.nuclei
     assert nuclei.n_columns == 3
     expected = [3.0 if cell % 3 == 0 else 1.0 for cell in nuclei.occupied.tolist()]
@@ -141,8 +173,12 @@ def test_a_slide_without_a_region_map_is_one_sentence(mapped, tmp_path, muse):
     folder = shutil.copytree(mapped, tmp_path / "S1")
     (folder / "regions.json").unlink()
     config_of(folder, tmp_path, {"Tumour": 3.0})
-    status, _, printed = muse("pretrain", tmp_path / "c.yaml", "-o", tmp_path / "run", "--accelerator", "cpu")
-    assert status == 2 and "has no readable regions.json; run `muse regions` for this slide" in printed
+    status, _, printed = muse(
+        "pretrain", tmp_path / "c.yaml", "-o", tmp_path / "run", "--accelerator", "cpu"
+    )
+    assert (
+        status == 2 and "has no readable regions.json; run `muse regions` for this slide" in printed
+    )
     assert printed.count("\n") == 1
 
 

@@ -15,14 +15,19 @@ def logits():
     """(N, K) cosines of random vectors and prototypes, as a projector gives them."""
     generator = torch.Generator().manual_seed(0)
     rows, prototypes = (torch.randn(n, 16, generator=generator) for n in (N, K))
-    return torch.nn.functional.normalize(rows, dim=-1) @ torch.nn.functional.normalize(prototypes, dim=-1).T
+    return (
+        torch.nn.functional.normalize(rows, dim=-1)
+        @ torch.nn.functional.normalize(prototypes, dim=-1).T
+    )
 
 
 def test_cross_entropy_is_the_sum_that_is_written(logits):
     target = centred_targets(logits.flip(0), torch.zeros(K), 0.05)
     for row, (p, values) in enumerate(zip(target.tolist(), logits.tolist(), strict=True)):
         total = sum(math.exp(value / 0.1) for value in values)
-        expected = -sum(a * math.log(math.exp(value / 0.1) / total) for a, value in zip(p, values, strict=True))
+        expected = -sum(
+            a * math.log(math.exp(value / 0.1) / total) for a, value in zip(p, values, strict=True)
+        )
         assert cross_entropy(target, logits, 0.1)[row].item() == pytest.approx(expected, rel=1e-5)
         if row == 20:
             break
@@ -41,7 +46,9 @@ def test_centring_takes_the_centre_away_and_sharpening_sharpens(logits):
     assert torch.equal(centred_targets(logits, centre, 0.05), expected)
     soft = centred_targets(logits, centre, 0.2)
     assert (expected.max(1).values > soft.max(1).values).all()
-    same = centred_targets(logits[:1].expand(5, K), logits[0], 0.05)  # rows equal to the centre: uniform targets
+    same = centred_targets(
+        logits[:1].expand(5, K), logits[0], 0.05
+    )  # rows equal to the centre: uniform targets
     torch.testing.assert_close(same, torch.full((5, K), 1 / K))
 
 
@@ -52,7 +59,9 @@ def test_sinkhorn_is_what_swav_writes(logits):
     for _ in range(3):
         q = q / q.sum(1, keepdim=True) / K
         q = q / q.sum(0, keepdim=True) / N
-    torch.testing.assert_close(sinkhorn_targets(logits, 0.07), (q * N).T.float(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        sinkhorn_targets(logits, 0.07), (q * N).T.float(), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_sinkhorn_bears_sharp_temperatures_and_no_rows(logits):

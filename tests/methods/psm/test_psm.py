@@ -1,4 +1,6 @@
-"""PSM, from pictures without labels to a detector: each stage runs once, and mistakes are reported."""
+"""PSM, from pictures without labels to a detector: each stage runs once, and mistakes are
+reported.
+"""
 
 import cv2
 import numpy as np
@@ -46,7 +48,12 @@ def config_path(tmp_path_factory):
 def finished(config_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("psm")
     output = []
-    train_run(PsmRecipe(), load_psm_config(config_path), folder, Options(accelerator="cpu", log=output.append))
+    train_run(
+        PsmRecipe(),
+        load_psm_config(config_path),
+        folder,
+        Options(accelerator="cpu", log=output.append),
+    )
     return folder, output
 
 
@@ -58,23 +65,33 @@ def test_every_stage_has_its_folder(finished):
     folder, output = finished
     stages = ["1-masks", "2-labels", "3-detector"]  # masks by Otsu need no activation stage
     assert sorted(path.name for path in (folder / "stages").iterdir()) == stages
-    assert {"checkpoint.pt", "config.yaml", "provenance.json"} <= {path.name for path in folder.iterdir()}
+    assert {"checkpoint.pt", "config.yaml", "provenance.json"} <= {
+        path.name for path in folder.iterdir()
+    }
     assert any("instances in 3 pictures" in line for line in output)
 
 
 def test_the_patients_are_those_of_the_pictures_and_slides(finished):
     assert load_checkpoint(finished[0] / "checkpoint.pt").meta["patients"] == ["P0", "P1", "P2"]
-    names = {"S 1-00002-512-0": "S 1", "TCGA-A7-A0DA-01Z-00003-0-0": "TCGA-A7-A0DA", "picture-00000-a-1": "a-1"}
+    names = {
+        "S 1-00002-512-0": "S 1",
+        "TCGA-A7-A0DA-01Z-00003-0-0": "TCGA-A7-A0DA",
+        "picture-00000-a-1": "a-1",
+    }
     assert {name: patient_in_name(name, PATIENT_OF_CROP) for name in names} == names
 
 
 def test_labels_are_nearly_the_nuclei_that_were_drawn(config_path, finished):
     for number in range(3):
         name = f"picture-{number:05d}-P{number}"
-        instances = cv2.imread(str(finished[0] / "stages/2-labels" / "instances" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        instances = cv2.imread(
+            str(finished[0] / "stages/2-labels" / "instances" / f"{name}.png"), cv2.IMREAD_UNCHANGED
+        )
         assert instances.dtype == np.uint16
         assert abs(int(instances.max()) - n_drawn(config_path, f"P{number}")) <= 6
-        points = (finished[0] / "stages/2-labels" / "points" / f"{name}.tsv").read_text().splitlines()
+        points = (
+            (finished[0] / "stages/2-labels" / "points" / f"{name}.tsv").read_text().splitlines()
+        )
         assert len(points) - 1 == instances.max()
 
 
@@ -106,7 +123,9 @@ def test_other_settings_are_rejected_or_begin_anew(config_path, finished):
     with pytest.raises(CheckpointError, match="different inputs"):
         train_run(PsmRecipe(), changed, folder, CPU, until="labels")
     anew = Options(accelerator="cpu", start_over=True)
-    assert train_run(PsmRecipe(), changed, folder, anew, until="labels") == stage_folder(folder, 2, "labels")
+    assert train_run(PsmRecipe(), changed, folder, anew, until="labels") == stage_folder(
+        folder, 2, "labels"
+    )
     train_run(PsmRecipe(), load_psm_config(config_path), folder, anew, until="labels")
 
 
@@ -114,7 +133,9 @@ def test_other_settings_are_rejected_or_begin_anew(config_path, finished):
 def test_a_detector_is_not_taken_for_one_of_other_settings(config_path, finished, change):
     changed = load_psm_config(config_path, changes=[change])
     named = change.partition("=")[0].removeprefix("detector.")
-    with pytest.raises(CheckpointError, match=f"detector: contains a run with a different configuration .*{named}"):
+    with pytest.raises(
+        CheckpointError, match=f"detector: contains a run with a different configuration .*{named}"
+    ):
         train_run(PsmRecipe(), changed, finished[0], CPU)
 
 
@@ -137,8 +158,15 @@ def test_the_command_leaves_a_model_that_runs(config_path, finished, muse, verb,
 
 
 def test_masks_may_be_those_of_an_activation_network(config_path, tmp_path):
-    small = ["masks=activation", "activation.schedule.steps=3", "activation.window_px=64", "activation.batch=2"]
-    masks = train_run(PsmRecipe(), load_psm_config(config_path, changes=small), tmp_path, CPU, until="masks")
+    small = [
+        "masks=activation",
+        "activation.schedule.steps=3",
+        "activation.window_px=64",
+        "activation.batch=2",
+    ]
+    masks = train_run(
+        PsmRecipe(), load_psm_config(config_path, changes=small), tmp_path, CPU, until="masks"
+    )
     assert (stage_folder(tmp_path, 1, "activation") / "checkpoint.pt").is_file()
     assert len(list((masks / "masks").iterdir())) == 3
 
@@ -146,7 +174,14 @@ def test_masks_may_be_those_of_an_activation_network(config_path, tmp_path):
 def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
     (tmp_path / "glass").mkdir()
     cv2.imwrite(str(tmp_path / "glass" / "a.png"), np.full((120, 120, 3), 240, np.uint8))
-    status, _, err = muse("psm", config_path, "-o", tmp_path / "run", "--set", f"sources.0.images={tmp_path / 'glass'}")
+    status, _, err = muse(
+        "psm",
+        config_path,
+        "-o",
+        tmp_path / "run",
+        "--set",
+        f"sources.0.images={tmp_path / 'glass'}",
+    )
     assert status == 2
     assert "none of 1 crops of tissue has a usable mask" in err
     assert not stage_folder(tmp_path / "run", 1, "masks").exists()
@@ -156,16 +191,25 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
     ("change", "message"),
     [
         ("masks=otsue", "masks 'otsue' is unknown; choose otsu or activation"),
-        ("detector.precision=bf16", "detector: precision 'bf16' is unknown; choose 32-true or bf16-mixed"),
+        (
+            "detector.precision=bf16",
+            "detector: precision 'bf16' is unknown; choose 32-true or bf16-mixed",
+        ),
         ("detector.colour=reinhard", "detector: colour 'reinhard' is unknown"),
         ("labels.min_area_um2=-1", "labels: min_area_um2 is -1.0; give a number of 0 or more"),
         (
             "mask_settings={clusters: {features: jet}}",
             "mask_settings.clusters is a setting of `masks: activation`, but `masks` is 'otsu'",
         ),
-        ("mask_settings.min_area_um2=30", "mask_settings.min_area_um2 is a setting of `masks: activation`"),
+        (
+            "mask_settings.min_area_um2=30",
+            "mask_settings.min_area_um2 is a setting of `masks: activation`",
+        ),
         ("mpp=0", "mpp is 0.0"),
-        ("seed=10000000000000", "seed is 10000000000000; give a whole number from 0 to 1,099,511,627,776"),
+        (
+            "seed=10000000000000",
+            "seed is 10000000000000; give a whole number from 0 to 1,099,511,627,776",
+        ),
     ],
 )
 def test_a_wrong_setting_is_rejected(config_path, change, message):
@@ -176,10 +220,15 @@ def test_a_wrong_setting_is_rejected(config_path, change, message):
 @pytest.mark.slow
 def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path):
     changes = ["self_training.rounds=1", "self_training.threshold=0.3"]
-    config = load_psm_config(config_path, changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}"])
+    config = load_psm_config(
+        config_path, changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}"]
+    )
     last = train_run(PsmRecipe(), config, tmp_path, CPU)
     assert last == tmp_path / "checkpoint.pt"
-    labels, trained = stage_folder(tmp_path, 4, "found-labels-1"), stage_folder(tmp_path, 5, "self-training-1")
+    labels, trained = (
+        stage_folder(tmp_path, 4, "found-labels-1"),
+        stage_folder(tmp_path, 5, "self-training-1"),
+    )
     for number in range(3):
         instances = labels / "instances" / f"picture-{number:05d}-P{number}.png"
         n_found = cv2.imread(str(instances), cv2.IMREAD_UNCHANGED).max()
@@ -187,9 +236,15 @@ def test_a_detector_learns_from_what_the_one_before_found(config_path, tmp_path)
     before = (trained / "resume.pt").stat().st_mtime_ns
     surer = load_psm_config(
         config_path,
-        changes=[*changes, "detector.schedule={steps: 60, learning_rate: 0.01}", "detector.export.threshold=0.6"],
+        changes=[
+            *changes,
+            "detector.schedule={steps: 60, learning_rate: 0.01}",
+            "detector.export.threshold=0.6",
+        ],
     )
-    assert train_run(PsmRecipe(), surer, tmp_path, CPU) == last  # the new threshold only changes the card
+    assert (
+        train_run(PsmRecipe(), surer, tmp_path, CPU) == last
+    )  # the new threshold only changes the card
     assert (trained / "resume.pt").stat().st_mtime_ns == before
     assert load_checkpoint(last).meta["config"]["export"]["threshold"] == 0.6
     unsure = load_psm_config(config_path, changes=[*changes, "self_training.threshold=1"])

@@ -9,7 +9,11 @@ from muse_pipeline.methods.psm.activation_map import ActivationNetwork
 
 @pytest.mark.parametrize(
     ("name", "channels"),
-    [("shallow_cnn", 32), ("muse_compact_16", 16), pytest.param("muse_r50_224", 256, marks=pytest.mark.slow)],
+    [
+        ("shallow_cnn", 32),
+        ("muse_compact_16", 16),
+        pytest.param("muse_r50_224", 256, marks=pytest.mark.slow),
+    ],
 )
 def test_any_backbone_with_a_stage_at_stride_four_can_be_looked_into(name, channels):
     torch.manual_seed(0)

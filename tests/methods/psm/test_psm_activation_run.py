@@ -1,4 +1,6 @@
-"""The first stage as a run: a resumed run ends with the same weights, and its checkpoint can be loaded."""
+"""The first stage as a run: a resumed run ends with the same weights, and its checkpoint can be
+loaded.
+"""
 
 import dataclasses
 
@@ -58,7 +60,9 @@ def test_another_configuration_is_rejected_unless_started_over(config, tmp_path)
 
 def test_mistakes_are_reported_before_anything_is_trained(config, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'shallow_cnn'"):
-        ActivationStage(dataclasses.replace(config, backbone="shallow_cn"), tmp_path / "run").run(CPU)
+        ActivationStage(dataclasses.replace(config, backbone="shallow_cn"), tmp_path / "run").run(
+            CPU
+        )
     with pytest.raises(ConfigError, match="multiple"):
         ActivationStage(dataclasses.replace(config, window_px=40), tmp_path / "run").run(CPU)
     (tmp_path / "foreign.pt").write_bytes(b"no checkpoint")

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from every_setting import REPORTS, SCHEDULE, Kind, numbers_in, other_value, parts_of_step, with_setting
+from every_setting import (
+    REPORTS,
+    SCHEDULE,
+    Kind,
+    numbers_in,
+    other_value,
+    parts_of_step,
+    with_setting,
+)
 from pretraining import draw_slide
 from test_psm import CONFIG, load_psm_config
 from test_psm_stages import stained
@@ -48,7 +56,12 @@ def activation(stages, read):
 
 SMALL = {"window_px": 32, "batch": 2}
 SETTINGS = Kind(
-    {**yaml.safe_load(CONFIG), "method": "psm", "masks": "activation", "activation": {**SMALL, "schedule": SCHEDULE}},
+    {
+        **yaml.safe_load(CONFIG),
+        "method": "psm",
+        "masks": "activation",
+        "activation": {**SMALL, "schedule": SCHEDULE},
+    },
     activation,
     "activation.schedule",
     {"activation.window_px": 64, "seed": 1},
@@ -76,7 +89,9 @@ def config(folder):
 
 
 def test_every_numeric_setting_is_either_tried_or_explained(config):
-    assert {name for name, _ in numbers_in(config) if not name.startswith(NETWORKS)} == TRIED | NO_EFFECT.keys()
+    assert {
+        name for name, _ in numbers_in(config) if not name.startswith(NETWORKS)
+    } == TRIED | NO_EFFECT.keys()
 
 
 @pytest.mark.parametrize("name", SETTINGS.names)
@@ -85,7 +100,9 @@ def test_every_setting_of_the_activation_stage_acts(folder, name):
 
 
 def masks_of(config, activation, folder):
-    """Names and pixels of the masks that a masks stage writes; empty if the stage rejects all masks."""
+    """Names and pixels of the masks that a masks stage writes; empty if the stage rejects all
+    masks.
+    """
     folder.mkdir()
     try:
         PseudoMaskStage(config, activation, folder).write(folder, lambda line: None)
@@ -96,7 +113,9 @@ def masks_of(config, activation, folder):
 
 @pytest.mark.parametrize("name", [*OTSU, *ACTIVATION])
 def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name):
-    """Each setting is tested on a picture or on a slide's store; its change also makes the stage run again."""
+    """Each setting is tested on a picture or on a slide's store; its change also makes the stage
+    run again.
+    """
     sources = (UnlabelledSource(images=folder / "images", mpp=0.5),)
     if name in ("windows_per_store", "store_window_px"):
         sources = (UnlabelledSource(store=folder / "S1/image-500nm.zarr"),)
@@ -105,30 +124,47 @@ def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name):
     if name in ACTIVATION:
         torch.manual_seed(0)
         network, activation = ActivationNetwork("shallow_cnn"), tmp_path / "activation.pt"
-        meta = {"kind": "activation", "backbone": "shallow_cnn", "mpp": 0.5, "config": {}, "colour": None}
-        save_checkpoint(activation, Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta))
+        meta = {
+            "kind": "activation",
+            "backbone": "shallow_cnn",
+            "mpp": 0.5,
+            "config": {},
+            "colour": None,
+        }
+        save_checkpoint(
+            activation, Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
+        )
         config = dataclasses.replace(config, masks="activation")
         if name.endswith("beta"):
             config = with_setting(config, "mask_settings.clusters.features", "jet")
         if name.endswith("seed"):
             config = with_setting(config, "mask_settings.clusters.n_clusters", 6)
     changed = with_setting(config, name, {**OTSU, **ACTIVATION}[name])
-    assert masks_of(changed, activation, tmp_path / "b") != masks_of(config, activation, tmp_path / "a")
-    one, other = (PseudoMaskStage(each, activation, tmp_path).made_from() for each in (config, changed))
+    assert masks_of(changed, activation, tmp_path / "b") != masks_of(
+        config, activation, tmp_path / "a"
+    )
+    one, other = (
+        PseudoMaskStage(each, activation, tmp_path).made_from() for each in (config, changed)
+    )
     assert one != other
 
 
 def test_the_smallest_area_changes_the_labels(config):
     pixels = stained(np.random.default_rng(0))
     changed = with_setting(config, "labels.min_area_um2", MIN_AREA_UM2)
-    assert not np.array_equal(*(split_instances(pixels[..., 1] < 110, pixels, one) for one in (config, changed)))
+    assert not np.array_equal(
+        *(split_instances(pixels[..., 1] < 110, pixels, one) for one in (config, changed))
+    )
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_numeric_setting_changes_the_stages(config, tmp_path, name):
     config = with_setting(config, "self_training.rounds", 1)
     one, other = (
-        [(stage.name, getattr(stage, "config", None)) for stage in PsmRecipe().stages(each, tmp_path)]
+        [
+            (stage.name, getattr(stage, "config", None))
+            for stage in PsmRecipe().stages(each, tmp_path)
+        ]
         for each in (config, with_setting(config, name, STAGES[name]))
     )
     assert one != other

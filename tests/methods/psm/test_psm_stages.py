@@ -1,4 +1,6 @@
-"""Each stage of PSM by itself, on a few pixels: what it computes, what it writes and what it is made from."""
+"""Each stage of PSM by itself, on a few pixels: what it computes, what it writes and what it is
+made from.
+"""
 
 import dataclasses
 import hashlib
@@ -54,7 +56,9 @@ def save_masks(folder, pixels, mask):
 
 
 def test_activation_compares_a_window_with_its_half_turn():
-    """Pixel (y, x) of the turned window is pixel (S - 1 - y, S - 1 - x); batch norms see both windows together."""
+    """Pixel (y, x) of the turned window is pixel (S - 1 - y, S - 1 - x); batch norms see both
+    windows together.
+    """
     torch.manual_seed(0)
     method = PriorSelfActivation(ActivationNetwork("shallow_cnn")).train()
     batch = torch.randint(0, 256, (2, 3, 32, 32)).float()
@@ -94,7 +98,9 @@ def test_found_labels_are_made_again_when_the_detector_or_its_export_changes(con
     def made_from(**changes):
         export = dataclasses.replace(settings.export, **changes)
         changed = dataclasses.replace(settings, export=export)
-        return FoundLabelsStage(changed, path, tmp_path / "labels", tmp_path / "found", "found").made_from()
+        return FoundLabelsStage(
+            changed, path, tmp_path / "labels", tmp_path / "found", "found"
+        ).made_from()
 
     save_checkpoint(path, Checkpoint({"a": torch.zeros(2)}, {"b": torch.zeros(2)}, meta))
     first = made_from()
@@ -102,14 +108,18 @@ def test_found_labels_are_made_again_when_the_detector_or_its_export_changes(con
         assert made_from(**change) != first
     assert made_from(precision="int8") == first
     for backbone, head in (([0.0, 1], [0.0, 0]), ([0.0, 0], [0.0, 1])):
-        save_checkpoint(path, Checkpoint({"a": torch.tensor(backbone)}, {"b": torch.tensor(head)}, meta))
+        save_checkpoint(
+            path, Checkpoint({"a": torch.tensor(backbone)}, {"b": torch.tensor(head)}, meta)
+        )
         assert made_from() != first
 
 
 def test_found_labels_depend_on_the_strength_of_normalisation(config, tmp_path):
     pixels = stained(np.random.default_rng(0))
     masks = save_masks(tmp_path / "masks", pixels, pixels[..., 1] < 110)
-    cv2.imwrite(str(masks / "pictures/b.png"), (256 * (pixels[..., ::-1] / 256) ** 2).astype(np.uint8))
+    cv2.imwrite(
+        str(masks / "pictures/b.png"), (256 * (pixels[..., ::-1] / 256) ** 2).astype(np.uint8)
+    )
     shutil.copy(masks / "masks/a.png", masks / "masks/b.png")
     LabelsStage(config, masks, tmp_path / "labels").run(CPU)
     settings = configure_detector(config, tmp_path / "labels")
@@ -121,18 +131,28 @@ def test_found_labels_depend_on_the_strength_of_normalisation(config, tmp_path):
     for share in (0.0, 0.5, 1.0):
         export = dataclasses.replace(settings.export, threshold=0.001, colour_share=share)
         settings, folder = dataclasses.replace(settings, export=export), tmp_path / f"found {share}"
-        FoundLabelsStage(settings, tmp_path / "detector.pt", tmp_path / "labels", folder, "found").run(CPU)
+        FoundLabelsStage(
+            settings, tmp_path / "detector.pt", tmp_path / "labels", folder, "found"
+        ).run(CPU)
         labels.add((folder / "instances/b.png").read_bytes())
     assert len(labels) == 3
 
 
 def test_every_stage_reads_what_the_one_before_left(config, tmp_path):
-    """Labels are made from the masks; each round of self-training uses the labels found by the previous detector."""
+    """Labels are made from the masks; each round of self-training uses the labels found by the
+    previous detector.
+    """
     changed = dataclasses.replace(
-        config, masks="activation", self_training=dataclasses.replace(config.self_training, rounds=2, threshold=0.2)
+        config,
+        masks="activation",
+        self_training=dataclasses.replace(config.self_training, rounds=2, threshold=0.2),
     )
     stages = {stage.name: stage for stage in PsmRecipe().stages(changed, tmp_path / "run")}
-    found = [stage for stage in PsmRecipe().stages(changed, tmp_path / "run") if isinstance(stage, FoundLabelsStage)]
+    found = [
+        stage
+        for stage in PsmRecipe().stages(changed, tmp_path / "run")
+        if isinstance(stage, FoundLabelsStage)
+    ]
     masks, labels, detector = stages["masks"], stages["labels"], stages["detector"]
     assert masks.activation == stages["activation"].result
     assert labels.masks == masks.result

@@ -1,4 +1,6 @@
-"""The branches of TriDeNT: which networks and rows are compared, and what a missing partner changes."""
+"""The branches of TriDeNT: which networks and rows are compared, and what a missing partner
+changes.
+"""
 
 from itertools import combinations
 
@@ -30,7 +32,9 @@ def test_three_branches_are_two_views_and_the_partner():
     found = method.losses(batch, "model", 0.0)
     first, second = (
         features(method.backbone, pixels, colour)
-        for pixels, colour in zip(*(part.chunk(2) for part in batch.views.global_views), strict=True)
+        for pixels, colour in zip(
+            *(part.chunk(2) for part in batch.views.global_views), strict=True
+        )
     )
     partner = features(method.partner, batch.partner.image, torch.eye(3, 4))
     has, everywhere = torch.tensor(KNOWN), torch.ones(3, dtype=torch.bool)
@@ -39,7 +43,11 @@ def test_three_branches_are_two_views_and_the_partner():
     rows[has] = image.partner(partner.image)
     branches = [image.he(first.image), image.he(second.image), rows]
     masks = [everywhere, everywhere, has]
-    expected = 25 * invariance(branches, masks) + 25 * variance(branches, masks) + covariance(branches, masks)
+    expected = (
+        25 * invariance(branches, masks)
+        + 25 * variance(branches, masks)
+        + covariance(branches, masks)
+    )
     torch.testing.assert_close(found["image_loss"], expected)
 
     shared, covered = batch.views.shared[0], batch.partner.nuclei_known
@@ -58,7 +66,9 @@ def test_three_branches_are_two_views_and_the_partner():
 
 
 def literal_vicreg(samples):
-    """The loss of VICReg with weights 2, 3 and 0.5; ``samples`` has a dict (sample number -> vector) per branch."""
+    """The loss of VICReg with weights 2, 3 and 0.5; ``samples`` has a dict (sample number ->
+    vector) per branch.
+    """
     invariance = variance = covariance = 0.0
     for one, other in combinations(samples, 2):
         both = one.keys() & other.keys()
@@ -70,14 +80,24 @@ def literal_vicreg(samples):
             deviation = (((rows[:, d] - means[d]) ** 2).mean() + 1e-5) ** 0.5
             variance += torch.clamp(1 - deviation, min=0) / width
             for e in set(range(width)) - {d}:
-                covariance += ((rows[:, d] - means[d]) * (rows[:, e] - means[e])).mean() ** 2 / width
+                covariance += (
+                    (rows[:, d] - means[d]) * (rows[:, e] - means[e])
+                ).mean() ** 2 / width
     return 2 * invariance + 3 * variance + 0.5 * covariance
 
 
 def literal_trident(method, batch, branches):
-    """0.7 times the image loss plus 0.4 times the nucleus loss, computed one image and one nucleus at a time."""
-    n_sets, partner, which = len(batch.partner.image_known), batch.partner, batch.partner.image_known.nonzero()[:, 0]
-    views = [(0, batch.views.teacher_xy[0]), (1, batch.views.student_xy[0])][: 1 if branches == 2 else 2]
+    """0.7 times the image loss plus 0.4 times the nucleus loss, computed one image and one nucleus
+    at a time.
+    """
+    n_sets, partner, which = (
+        len(batch.partner.image_known),
+        batch.partner,
+        batch.partner.image_known.nonzero()[:, 0],
+    )
+    views = [(0, batch.views.teacher_xy[0]), (1, batch.views.student_xy[0])][
+        : 1 if branches == 2 else 2
+    ]
     images, nuclei = [], []
     for view, xy in views:
         images.append({})
@@ -88,7 +108,9 @@ def literal_trident(method, batch, branches):
             found = features(method.backbone, pixels, colour)
             images[-1][b] = method.image.he(found.image)[0]
             for m in batch.views.shared[0, b].nonzero()[:, 0].tolist():
-                nuclei[-1][b, m] = method.nucleus.he(read_bilinear(found.dense[0], xy[b, m])[None])[0]
+                nuclei[-1][b, m] = method.nucleus.he(read_bilinear(found.dense[0], xy[b, m])[None])[
+                    0
+                ]
     if branches > 1:
         images.append({})
         nuclei.append({})
@@ -98,25 +120,44 @@ def literal_trident(method, batch, branches):
             images[-1][b] = method.image.partner(found.image)[0]
             for m in partner.nuclei_known[b].nonzero()[:, 0].tolist():
                 at = batch.views.teacher_xy[0][b, m]
-                nuclei[-1][b, m] = method.nucleus.partner(read_bilinear(found.dense[0], at)[None])[0]
+                nuclei[-1][b, m] = method.nucleus.partner(read_bilinear(found.dense[0], at)[None])[
+                    0
+                ]
     return 0.7 * literal_vicreg(images) + 0.4 * literal_vicreg(nuclei)
 
 
 @pytest.mark.parametrize("branches", [1, 2, 3])
 def test_loss_and_gradients_of_every_network_are_those_of_the_formula(branches):
-    weights = {"image_weight": 0.7, "nucleus_weight": 0.4, "invariance": 2.0, "variance": 3.0, "covariance": 0.5}
+    weights = {
+        "image_weight": 0.7,
+        "nucleus_weight": 0.4,
+        "invariance": 2.0,
+        "variance": 3.0,
+        "covariance": 0.5,
+    }
     method = make_trident(branches=branches, width=4, **weights).double().eval()
     pairs = make_pairs([True, False, True, True])
-    is_covered = pairs.partner.nuclei_known[pairs.views.shared[0] & pairs.partner.image_known[:, None]]
+    is_covered = pairs.partner.nuclei_known[
+        pairs.views.shared[0] & pairs.partner.image_known[:, None]
+    ]
     assert is_covered.any() and not is_covered.all()
     wide = Views(*(part.double() for part in pairs.views.global_views))
     partner = [p.double() if p.is_floating_point() else p for p in pairs.partner]
     batch = PairBatch(pairs.views._replace(global_views=wide), PartnerBatch(*partner))
     parameters = dict(method.named_parameters())
-    loss, expected = method.losses(batch, "model", 0.0)["loss"], literal_trident(method, batch, branches)
+    loss, expected = (
+        method.losses(batch, "model", 0.0)["loss"],
+        literal_trident(method, batch, branches),
+    )
     torch.testing.assert_close(loss, expected)
     found, wanted = (
-        dict(zip(parameters, torch.autograd.grad(one, [*parameters.values()], allow_unused=True), strict=True))
+        dict(
+            zip(
+                parameters,
+                torch.autograd.grad(one, [*parameters.values()], allow_unused=True),
+                strict=True,
+            )
+        )
         for one in (loss, expected)
     )
     assert all(gradient is not None and gradient.any() for gradient in wanted.values())
@@ -125,11 +166,18 @@ def test_loss_and_gradients_of_every_network_are_those_of_the_formula(branches):
 
 def test_no_two_networks_share_weights():
     method = make_trident()
-    levels = [network for level in (method.image, method.nucleus) for network in (level.he, level.partner)]
-    weights = [{id(parameter) for parameter in one.parameters()} for one in (method.backbone, method.partner, *levels)]
+    levels = [
+        network for level in (method.image, method.nucleus) for network in (level.he, level.partner)
+    ]
+    weights = [
+        {id(parameter) for parameter in one.parameters()}
+        for one in (method.backbone, method.partner, *levels)
+    ]
     assert len(weights) == 6 and all(weights)
     assert not any(one & other for one, other in combinations(weights, 2))
-    assert {id(parameter) for _, parameter in method.turn_parameters("model")} == set.union(*weights)
+    assert {id(parameter) for _, parameter in method.turn_parameters("model")} == set.union(
+        *weights
+    )
 
 
 @pytest.mark.parametrize("loss", ["vicreg", "infonce"])
@@ -140,7 +188,10 @@ def test_every_kind_trains_whatever_partners_there_are(loss, branches, known):
     found = method.losses(make_pairs(known), "model", 0.0)
     found["loss"].backward()
     assert all(value.isfinite() for value in found.values())
-    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in method.parameters())
+    assert all(
+        parameter.grad is None or parameter.grad.isfinite().all()
+        for parameter in method.parameters()
+    )
     assert (method.partner is None) == (branches == 1)
 
 
@@ -148,7 +199,9 @@ def test_two_branches_see_the_first_view_alone():
     method, batch = make_trident(branches=2).eval(), make_pairs(KNOWN)
     changed = batch.views.global_views.pixels.clone()
     changed[3:] = 0
-    other = batch._replace(views=batch.views._replace(global_views=batch.views.global_views._replace(pixels=changed)))
+    other = batch._replace(
+        views=batch.views._replace(global_views=batch.views.global_views._replace(pixels=changed))
+    )
     assert method.losses(batch, "model", 0.0)["loss"] == method.losses(other, "model", 0.0)["loss"]
     assert method.trained() is method.backbone
 
@@ -156,8 +209,15 @@ def test_two_branches_see_the_first_view_alone():
 def test_a_partner_that_is_absent_changes_no_gradient_of_the_partner_encoder():
     method = make_trident(nucleus_weight=0.0)
     method.losses(make_pairs([False] * 3), "model", 0.0)["loss"].backward()
-    assert all(parameter.grad is None or not parameter.grad.any() for parameter in method.partner.parameters())
-    assert any(parameter.grad.any() for parameter in method.backbone.parameters() if parameter.grad is not None)
+    assert all(
+        parameter.grad is None or not parameter.grad.any()
+        for parameter in method.partner.parameters()
+    )
+    assert any(
+        parameter.grad.any()
+        for parameter in method.backbone.parameters()
+        if parameter.grad is not None
+    )
 
 
 def test_nuclei_are_drawn_where_there_are_too_many():

@@ -1,4 +1,6 @@
-"""Two processes with different numbers of nuclei and partners do what one process with all of them does."""
+"""Two processes with different numbers of nuclei and partners do what one process with all of them
+does.
+"""
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.data.views import ViewBatch, Views
 from muse_pipeline.training.devices import average_gradients, gather_rows
 
-# tests/methods/muse/test_muse_processes.py is fast and tests the same functions that gather and average.
+# tests/methods/muse/test_muse_processes.py is fast and tests the same functions that gather and
+# average.
 pytestmark = pytest.mark.slow
 
 CASES = [("vicreg", 3), ("vicreg", 1), ("infonce", 3)]
@@ -35,7 +38,9 @@ def learn(loss: str, branches: int, batch: PairBatch) -> dict[str, torch.Tensor]
     method = make_trident(loss=loss, branches=branches).double().eval()
     wide = Views(*(part.double() for part in batch.views.global_views))
     partner = [p.double() if p.is_floating_point() else p for p in batch.partner]
-    found = method.losses(PairBatch(batch.views._replace(global_views=wide), PartnerBatch(*partner)), "model", 0.5)
+    found = method.losses(
+        PairBatch(batch.views._replace(global_views=wide), PartnerBatch(*partner)), "model", 0.5
+    )
     found["loss"].backward()
     parameters = dict(method.named_parameters())
     average_gradients(list(parameters.values()))
@@ -60,7 +65,9 @@ def test_two_processes_make_the_step_of_one(found, loss, branches):
         for one in found:
             # The difference of large terms that nearly cancel is only as exact as these terms.
             atol = 1e-6 * max(1.0, value.abs().max().item())
-            torch.testing.assert_close(one[loss, branches][name], value, rtol=1e-6, atol=atol, msg=name)
+            torch.testing.assert_close(
+                one[loss, branches][name], value, rtol=1e-6, atol=atol, msg=name
+            )
 
 
 def test_a_process_without_rows_gathers_those_of_the_other(found):

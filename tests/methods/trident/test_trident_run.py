@@ -1,4 +1,6 @@
-"""Runs on synthetic slides and pictures: what they write, what they resume from and what they reject."""
+"""Runs on synthetic slides and pictures: what they write, what they resume from and what they
+reject.
+"""
 
 import json
 import shutil
@@ -50,7 +52,9 @@ KINDS = {"store": "partner.zarr", "nuclei": "nuclei.geojson"}
 def test_a_slide_is_trained_with_every_kind_of_partner(kind, slide, tmp_path, muse):
     partner = {kind: beside(slide, KINDS[kind])}
     alone = {**slide, "weight": 0.5}
-    config = write_paired_config(tmp_path, [with_partner(slide, **partner), alone], schedule={"steps": 3})
+    config = write_paired_config(
+        tmp_path, [with_partner(slide, **partner), alone], schedule={"steps": 3}
+    )
     status, _, errors = train(muse, config, tmp_path / "run")
     assert status == 0, errors
     assert "1 of 2 images have partners" in errors
@@ -58,14 +62,20 @@ def test_a_slide_is_trained_with_every_kind_of_partner(kind, slide, tmp_path, mu
     assert checkpoint.meta["kind"] == "backbone" and not checkpoint.head
     assert checkpoint.meta["config"]["method"] == "trident" and checkpoint.meta["images"] == ["S1"]
     assert (tmp_path / "run" / "pairs.png").is_file()
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert {"image_variance", "nucleus_covariance", "image_spread", "nucleus_partners"} <= rows[-1].keys()
+    rows = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert {"image_variance", "nucleus_covariance", "image_spread", "nucleus_partners"} <= rows[
+        -1
+    ].keys()
     assert 0 < np.mean([row["image_partners"] for row in rows]) < 1
 
 
 def test_a_run_with_muses_loss_resumes_to_the_same_bytes(pictures, tmp_path, muse, monkeypatch):
     sizes = {"n_prototypes": 16, "hidden": 16, "bottleneck": 8}
-    config = write_paired_config(tmp_path, [pictures], distillation=sizes, views={"n_local": 2, "local_px": 32})
+    config = write_paired_config(
+        tmp_path, [pictures], distillation=sizes, views={"n_local": 2, "local_px": 32}
+    )
     status, _, errors = train(muse, config, tmp_path / "whole")
     assert status == 0 and "2 of 3 images have partners" in errors, errors
     updates, update = [], loop.Turn.update
@@ -89,16 +99,25 @@ def test_a_run_with_muses_loss_resumes_to_the_same_bytes(pictures, tmp_path, mus
 @pytest.mark.parametrize("weight", [0.0, 0.004, 3.0])
 def test_the_loss_beside_muses_has_its_weight(pictures, tmp_path, weight):
     sizes = {"n_prototypes": 16, "hidden": 16, "bottleneck": 8}
-    recipe, config = load_run(write_paired_config(tmp_path, [pictures], distillation=sizes, weight=weight))
+    recipe, config = load_run(
+        write_paired_config(tmp_path, [pictures], distillation=sizes, weight=weight)
+    )
     (stage,) = recipe.stages(config, tmp_path / "run")
     data = stage.read(print)
-    method, batch = stage.build(data), stage.finish_batch(stage.batches(data, torch.device("cpu"))(0))
+    method, batch = (
+        stage.build(data),
+        stage.finish_batch(stage.batches(data, torch.device("cpu"))(0)),
+    )
     found = method.losses(batch, "model", 0.0)
     torch.testing.assert_close(found["loss"], found["muse loss"] + weight * found["trident loss"])
-    of_trident = [one for name, one in method.named_parameters() if name.startswith("methods.trident.image")]
+    of_trident = [
+        one for name, one in method.named_parameters() if name.startswith("methods.trident.image")
+    ]
     gradients = torch.autograd.grad(found["loss"], of_trident, retain_graph=True)
     alone = torch.autograd.grad(found["trident loss"], of_trident)
-    torch.testing.assert_close(gradients, tuple(weight * one for one in alone), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        gradients, tuple(weight * one for one in alone), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_checkpoint_is_fine_tuned_as_any_other(pictures, tmp_path, muse):
@@ -107,8 +126,19 @@ def test_a_checkpoint_is_fine_tuned_as_any_other(pictures, tmp_path, muse):
     backbone = tmp_path / "run" / "checkpoint.pt"
 
     labelled = Path(pictures["images"]).parent
-    how = ["--data", labelled, "--set", f"checkpoint={backbone}", "--accelerator", "cpu", "--threads", "1"]
-    status, _, errors = muse("finetune", write_training_config(labelled, steps=2), *how, "-o", tmp_path / "tuned")
+    how = [
+        "--data",
+        labelled,
+        "--set",
+        f"checkpoint={backbone}",
+        "--accelerator",
+        "cpu",
+        "--threads",
+        "1",
+    ]
+    status, _, errors = muse(
+        "finetune", write_training_config(labelled, steps=2), *how, "-o", tmp_path / "tuned"
+    )
     assert status == 0, errors
     tuned = load_checkpoint(tmp_path / "tuned" / "checkpoint.pt")
     assert tuned.head and tuned.backbone.keys() == load_checkpoint(backbone).backbone.keys()
@@ -134,7 +164,9 @@ def test_a_partner_store_of_another_grid_is_refused(slide, tmp_path, muse):
 
 
 def test_a_slide_whose_partner_was_not_registered_is_trained_alone(slide, tmp_path, muse):
-    """For such a slide, the workflow writes an empty folder in place of the store, and the reason next to it."""
+    """For such a slide, the workflow writes an empty folder in place of the store, and the reason
+    next to it.
+    """
     absent = tmp_path / "S2" / "partner" / "image-500nm.zarr"
     absent.mkdir(parents=True)
     write_json(absent.parent / "partner.json", {"status": "failed", "reason": "does not fit"})
@@ -145,7 +177,10 @@ def test_a_slide_whose_partner_was_not_registered_is_trained_alone(slide, tmp_pa
     assert status == 0 and "S2: trained without its partner: does not fit" in errors, errors
     assert "1 of 2 images have partners" in errors
     refused(
-        muse, tmp_path / "S2", failed, "no slide has a partner that could be registered (1 failure, first: does not"
+        muse,
+        tmp_path / "S2",
+        failed,
+        "no slide has a partner that could be registered (1 failure, first: does not",
     )
 
 
@@ -157,7 +192,12 @@ def test_a_partner_store_that_covers_no_tissue_is_refused(slide, tmp_path, muse)
     settings = json.loads((tmp_path / "bare.zarr" / "zarr.json").read_text())
     settings["attributes"]["muse"]["files"] = []
     (tmp_path / "bare.zarr" / "zarr.json").write_text(json.dumps(settings))
-    refused(muse, tmp_path, with_partner(slide, store=str(tmp_path / "bare.zarr")), "covers no tissue of")
+    refused(
+        muse,
+        tmp_path,
+        with_partner(slide, store=str(tmp_path / "bare.zarr")),
+        "covers no tissue of",
+    )
 
 
 def test_partner_pictures_of_another_size_or_name_are_refused(pictures, tmp_path, muse):
@@ -170,16 +210,25 @@ def test_partner_pictures_of_another_size_or_name_are_refused(pictures, tmp_path
     write_png(wrong / f"{first.stem}.png", cv2.resize(read_rgb(first), (100, 80)))
     refused(muse, tmp_path, source, f"{first.stem}.png: is 100 x 80 px, but its H&E picture")
     write_png(wrong / f"{first.stem}.png", np.zeros((80, 100), np.uint8))
-    refused(muse, tmp_path, {**pictures, "partner": {"nuclei": str(wrong)}}, "is 100 x 80 px, but its picture")
+    refused(
+        muse,
+        tmp_path,
+        {**pictures, "partner": {"nuclei": str(wrong)}},
+        "is 100 x 80 px, but its picture",
+    )
 
 
 def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
     draw_slide(tmp_path / "S9", "S9", "f" * 16)
     nuclei = str(tmp_path / "S9" / "proposals.parquet")
-    refused(muse, tmp_path, with_partner(slide, nuclei=nuclei), "contains nuclei of a slide other than")
+    refused(
+        muse, tmp_path, with_partner(slide, nuclei=nuclei), "contains nuclei of a slide other than"
+    )
     far = {"type": "Point", "coordinates": [9000, 9000]}
     feature = {"type": "Feature", "geometry": far, "properties": {}}
-    (tmp_path / "far.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    (tmp_path / "far.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": [feature]})
+    )
     nuclei = str(tmp_path / "far.geojson")
     refused(muse, tmp_path, with_partner(slide, nuclei=nuclei), "none of its 1 nuclei lies in S1")
 
@@ -190,8 +239,16 @@ def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
         (None, {}, "none has a `partner`, which 3 branches need"),
         ({}, {}, "partner: found none; give one of `store`, `images`, `nuclei`"),
         ({"images": "x"}, {}, "cannot be the partner of a source of `store`"),
-        ({"nuclei": "x"}, {"views": {"n_local": 2}}, "n_local is 2, but local views need MUSE's loss"),
-        ({"nuclei": "x"}, {"alignment": {"image_weight": 0, "nucleus_weight": 0}}, "are both 0; nothing would be"),
+        (
+            {"nuclei": "x"},
+            {"views": {"n_local": 2}},
+            "n_local is 2, but local views need MUSE's loss",
+        ),
+        (
+            {"nuclei": "x"},
+            {"alignment": {"image_weight": 0, "nucleus_weight": 0}},
+            "are both 0; nothing would be",
+        ),
         ({"nuclei": "x"}, {"batch": 1}, "batch is 1; give a whole number of 2 or more"),
     ],
 )
@@ -230,7 +287,10 @@ SETTINGS_OF_RUN = Kind(
         "distillation.frozen": 0.5,
     },
     {
-        **dict.fromkeys(("augmentation.scale", "augmentation.free_rotation"), "views have a geometry of their own"),
+        **dict.fromkeys(
+            ("augmentation.scale", "augmentation.free_rotation"),
+            "views have a geometry of their own",
+        ),
         **NAMES,
         "mpp": "of pictures",
     },

@@ -13,7 +13,9 @@ ALL = torch.ones(4, dtype=torch.bool)
 
 
 def drawn(n: int, rows: int = 6, width: int = 3) -> list[torch.Tensor]:
-    return [torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)) for seed in range(n)]
+    return [
+        torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)) for seed in range(n)
+    ]
 
 
 def test_a_branch_without_rows_costs_its_hinge_alone():
@@ -23,13 +25,22 @@ def test_a_branch_without_rows_costs_its_hinge_alone():
 
 
 def test_each_term_is_the_mean_that_is_written():
-    """For three branches with different rows, the expected terms are computed one number at a time."""
+    """For three branches with different rows, the expected terms are computed one number at a
+    time.
+    """
     branches = drawn(3)
-    known = [torch.tensor(rows, dtype=torch.bool) for rows in ([1, 1, 1, 1, 0, 1], [1] * 6, [0, 1, 1, 1, 1, 1])]
+    known = [
+        torch.tensor(rows, dtype=torch.bool)
+        for rows in ([1, 1, 1, 1, 0, 1], [1] * 6, [0, 1, 1, 1, 1, 1])
+    ]
     total = 0.0
     for one, other in permutations(range(3), 2):
         rows = [row for row in range(6) if known[one][row] and known[other][row]]
-        squares = [(branches[one][row, k] - branches[other][row, k]).item() ** 2 for row in rows for k in range(3)]
+        squares = [
+            (branches[one][row, k] - branches[other][row, k]).item() ** 2
+            for row in rows
+            for k in range(3)
+        ]
         total += sum(squares) / len(squares)
     assert invariance(branches, known).item() == pytest.approx(total, rel=1e-5)
     hinges, squares = 0.0, 0.0
@@ -48,9 +59,15 @@ def test_each_term_is_the_mean_that_is_written():
 def test_gradients_reach_every_branch(loss):
     """Gradients equal numerical differences, so that a branch without a gradient is noticed."""
     branches = [(0.4 * one).double().requires_grad_() for one in drawn(3)]
-    known = [torch.tensor(rows, dtype=torch.bool) for rows in ([1, 1, 1, 1, 0, 1], [1] * 6, [0, 1, 1, 1, 1, 1])]
+    known = [
+        torch.tensor(rows, dtype=torch.bool)
+        for rows in ([1, 1, 1, 1, 0, 1], [1] * 6, [0, 1, 1, 1, 1, 1])
+    ]
     assert torch.autograd.gradcheck(lambda *branches: loss(branches, known), branches)
-    assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(loss(branches, known), branches))
+    assert all(
+        gradient.abs().sum() > 0
+        for gradient in torch.autograd.grad(loss(branches, known), branches)
+    )
 
 
 def test_infonce_is_a_symmetric_cross_entropy_of_cosines():
@@ -58,5 +75,7 @@ def test_infonce_is_a_symmetric_cross_entropy_of_cosines():
     cosines = torch.tensor([[1.0, 0.5**0.5], [0, 0.5**0.5]]) / 0.5
     rows = [torch.log_softmax(one, 1).diagonal().mean() for one in (cosines, cosines.T)]
     both = torch.ones(2, dtype=torch.bool)
-    torch.testing.assert_close(infonce([first, second], [both, both], 0.5), -(rows[0] + rows[1]) / 2)
+    torch.testing.assert_close(
+        infonce([first, second], [both, both], 0.5), -(rows[0] + rows[1]) / 2
+    )
     assert infonce([first, second], [both, ~both]) == 0

@@ -7,7 +7,12 @@ import torch
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.data import MaskDomain, turn_picture, turn_xy
-from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, TissueSettings, fills, synthesise_mask
+from muse_pipeline.methods.unit.synthesis_masks import (
+    InstanceMask,
+    TissueSettings,
+    fills,
+    synthesise_mask,
+)
 from muse_pipeline.models.translation import CoModulatedGenerator, MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 
@@ -59,14 +64,26 @@ def test_the_instance_guide_has_gradients_in_generator_and_reader(domain):
     torch.manual_seed(0)
     pictures, xy, rays, label = map(torch.from_numpy, domain(0, 2))
     generator = CoModulatedGenerator(
-        base=4, most=8, levels=2, noise_dim=4, style_dim=4, code_dim=4, mapping_layers=1, skip_stride=1, dropout=0.0
+        base=4,
+        most=8,
+        levels=2,
+        noise_dim=4,
+        style_dim=4,
+        code_dim=4,
+        mapping_layers=1,
+        skip_stride=1,
+        dropout=0.0,
     )
     reader = MaskReader("muse_compact_16", N_RAYS, (4, 4))
     rendered = generator(pictures, torch.randn(2, 4), torch.randn(2, 1, 64, 64))
     labels = LabelledBatch(None, None, xy, label, rays)
-    DenseCriterion(MPP, torch.ones(1))(reader(rendered, torch.eye(3, 4)).nuclei, labels)["loss"].backward()
+    DenseCriterion(MPP, torch.ones(1))(reader(rendered, torch.eye(3, 4)).nuclei, labels)[
+        "loss"
+    ].backward()
     for network in (generator, reader.backbone, reader.head):
-        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        gradients = [
+            parameter.grad for parameter in network.parameters() if parameter.grad is not None
+        ]
         assert all(gradient.isfinite().all() for gradient in gradients)
         assert sum(gradient.abs().sum() for gradient in gradients) > 0
 
@@ -75,7 +92,11 @@ def test_an_empty_window_is_a_window():
     instances = np.zeros((64, 64), np.uint16)
     instances[:4, :4] = 1
     domain = MaskDomain(
-        [InstanceMask(np.pad(instances, (0, 64)), np.zeros(1, np.uint8))], mpp=MPP, window_px=32, n_rays=8, seed=0
+        [InstanceMask(np.pad(instances, (0, 64)), np.zeros(1, np.uint8))],
+        mpp=MPP,
+        window_px=32,
+        n_rays=8,
+        seed=0,
     )
     labels = np.concatenate([domain(step, 4)[-1].max(1) for step in range(5)])
     assert (labels == -1).any()

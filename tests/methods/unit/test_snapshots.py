@@ -40,7 +40,9 @@ def scorer(tmp_path_factory):
 
 
 def answers(*of_calls):
-    """A replacement for ``_detect`` that uses one function each for mirrored, rendered and real windows, in turn."""
+    """A replacement for ``_detect`` that uses one function each for mirrored, rendered and real
+    windows, in turn.
+    """
     calls = []
 
     def detect(pixels, colour):
@@ -72,7 +74,9 @@ def test_a_reader_that_finds_nothing_scores_0(scorer, monkeypatch):
     assert scorer.method.training
 
 
-def test_nuclei_that_stay_in_place_when_the_picture_is_mirrored_are_not_the_same(scorer, monkeypatch):
+def test_nuclei_that_stay_in_place_when_the_picture_is_mirrored_are_not_the_same(
+    scorer, monkeypatch
+):
     monkeypatch.setattr(scorer, "_detect", answers(at(8, 8), nothing, at(8, 8)))
     assert scorer.score()[STABLE] == 0
     monkeypatch.setattr(scorer, "_detect", answers(at(56, 8), nothing, at(8, 8)))
@@ -91,7 +95,9 @@ def test_nuclei_of_the_masks_score_1_on_rendered_tissue(scorer, monkeypatch):
 def test_the_threshold_is_that_of_the_best_agreement_with_haematoxylin(scorer, monkeypatch):
     def certain_in_dark_places(number, n):
         dark = scorer._stained[number * n : (number + 1) * n]
-        return [Detections(np.concatenate((xy, xy + 30)), np.repeat([0.5, 0.3], len(xy))) for xy in dark]
+        return [
+            Detections(np.concatenate((xy, xy + 30)), np.repeat([0.5, 0.3], len(xy))) for xy in dark
+        ]
 
     monkeypatch.setattr(scorer, "_detect", answers(nothing, nothing, certain_in_dark_places))
     found = scorer.score()
@@ -130,13 +136,20 @@ def test_the_best_snapshot_is_kept_and_of_equal_ones_the_later(tmp_path):
 
 def test_the_best_snapshot_leaves_the_run(tmp_path, muse, monkeypatch):
     values = iter([0.5, 0.9, 0.1, 0.3, 0.2, 0.1])
-    monkeypatch.setattr(SnapshotScorer, "score", lambda self: {MEASURE: next(values), THRESHOLD: 0.35})
-    config = write_config(draw_tissue(tmp_path), schedule={"steps": 3, "validate_every": 1, "learning_rate": 0.001})
+    monkeypatch.setattr(
+        SnapshotScorer, "score", lambda self: {MEASURE: next(values), THRESHOLD: 0.35}
+    )
+    config = write_config(
+        draw_tissue(tmp_path), schedule={"steps": 3, "validate_every": 1, "learning_rate": 0.001}
+    )
     status, out, errors = train(muse, config, tmp_path / "run")
     assert status == 0, errors
     assert "translation: weights of step 2 (measure 0.90, threshold 0.35)" in out + errors
     stages = tmp_path / "run" / "stages"
-    first, last = (load_checkpoint(stages / name / "checkpoint.pt").meta for name in ("2-translation", "3-reader"))
+    first, last = (
+        load_checkpoint(stages / name / "checkpoint.pt").meta
+        for name in ("2-translation", "3-reader")
+    )
     assert first["step"] == 2 and first["scores"][MEASURE] == 0.9
     assert last["step"] == 1 and last["scores"][MEASURE] == 0.3
     assert last["config"]["export"]["threshold"] == 0.35

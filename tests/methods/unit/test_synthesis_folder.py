@@ -1,4 +1,6 @@
-"""A folder of masks: it is the same for the same seed, readable as labels, and can be fitted to detected nuclei."""
+"""A folder of masks: it is the same for the same seed, readable as labels, and can be fitted to
+detected nuclei.
+"""
 
 import numpy as np
 import pytest
@@ -10,7 +12,12 @@ from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.picture_source import PictureSource
-from muse_pipeline.methods.unit.synthesis_folder import fit_tissue, read_mask_folder, summarise_masks, write_mask_folder
+from muse_pipeline.methods.unit.synthesis_folder import (
+    fit_tissue,
+    read_mask_folder,
+    summarise_masks,
+    write_mask_folder,
+)
 from muse_pipeline.methods.unit.synthesis_masks import KINDS, TissueSettings, synthesise_mask
 from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
@@ -25,7 +32,8 @@ def test_the_bytes_depend_on_the_seed_and_not_on_threads(muse, tmp_path):
     for folder, more in zip(folders, ((), ("--threads", "3"), ("--seed", "6")), strict=True):
         assert muse("synthesize", "masks", "-o", folder, *SMALL, *more)[0] == 0
     one, three, other = (
-        {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.*"))} for folder in folders
+        {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
+        for folder in folders
     )
     assert one == three and one.keys() == other.keys() and one != other
     assert len(one) == 2 * 7 + 2
@@ -42,14 +50,22 @@ def test_masks_are_read_back_and_are_a_source_of_labels(tmp_path):
         assert (mask.instances == drawn.instances).all() and (mask.kinds == drawn.kinds).all()
     (tmp_path / "pictures").mkdir()
     for index in range(3):
-        write_png(tmp_path / "pictures" / f"mask-{index:06}.png", np.full((96, 96, 3), 200, np.uint8))
+        write_png(
+            tmp_path / "pictures" / f"mask-{index:06}.png", np.full((96, 96, 3), 200, np.uint8)
+        )
     source = PictureSource(
-        folder / "instances", "instances", images=tmp_path / "pictures", points=folder / "points", mpp=0.5
+        folder / "instances",
+        "instances",
+        images=tmp_path / "pictures",
+        points=folder / "points",
+        mpp=0.5,
     )
     images = read_labelled_images([source], KINDS, 0.5, 8)
     for image, mask in zip(images, masks, strict=True):
         assert len(image.nuclei) == len(mask.kinds)
-        assert (image.nuclei.label == mask.kinds).mean() > 0.95  # a few centroids are nearer to a neighbour's point
+        assert (
+            image.nuclei.label == mask.kinds
+        ).mean() > 0.95  # a few centroids are nearer to a neighbour's point
 
 
 def test_the_record_has_settings_and_statistics(tmp_path):
@@ -74,7 +90,9 @@ def test_an_earlier_set_is_replaced_and_another_folder_is_not(muse, tmp_path):
 
 
 def write_nuclei(path, n, axes_um, side_px):
-    """Write a table of ellipses with axes of about ``axes_um`` at random positions, at 0.5 um/px."""
+    """Write a table of ellipses with axes of about ``axes_um`` at random positions, at 0.5
+    um/px.
+    """
     rng = np.random.default_rng(0)
     angle = 2 * np.pi * np.arange(32) / 32 - rng.uniform(0, np.pi, (n, 1))
     a, b = (axes_um / 2 * np.exp(rng.normal(0, 0.1, (n, 1)))).T[..., None]
@@ -95,19 +113,29 @@ def write_nuclei(path, n, axes_um, side_px):
 
 
 def test_masks_are_fitted_to_the_nuclei_of_a_slide(muse, tmp_path):
-    """The slide has 3,000 nuclei per mm2 with axes of 10 and 8 um: larger, rounder and fewer than by default."""
+    """The slide has 3,000 nuclei per mm2 with axes of 10 and 8 um: larger, rounder and fewer than
+    by default.
+    """
     table = write_nuclei(tmp_path / "nuclei.parquet", 3000, np.array([10.0, 8.0]), 2000)
     tissue, wanted, reached = fit_tissue([table], TissueSettings())
-    found = summarise_masks([synthesise_mask(index, 0, 256, 0.5, tissue) for index in range(40)], 0.25)
+    found = summarise_masks(
+        [synthesise_mask(index, 0, 256, 0.5, tissue) for index in range(40)], 0.25
+    )
     assert tissue.stroma.major_um == pytest.approx(10, rel=0.03)
     assert wanted == pytest.approx(3000, rel=0.1) and reached == pytest.approx(wanted, rel=0.05)
     for kind in KINDS:
         assert found[kind]["ratio"][2] == pytest.approx(0.8, abs=0.06)
-    status, output, _ = muse("synthesize", "masks", "-o", tmp_path / "masks", *SMALL, "--fit", table)
+    status, output, _ = muse(
+        "synthesize", "masks", "-o", tmp_path / "masks", *SMALL, "--fit", table
+    )
     record = read_json(tmp_path / "masks" / "masks.json")
     assert status == 0 and f"(tissue: {wanted:,})" in output
     assert record["tissue"]["stroma"]["major_um"] == tissue.stroma.major_um
-    assert record["fit"] == {"files": [str(table)], "wanted_per_mm2": wanted, "reached_per_mm2": reached}
+    assert record["fit"] == {
+        "files": [str(table)],
+        "wanted_per_mm2": wanted,
+        "reached_per_mm2": reached,
+    }
 
 
 def test_too_few_nuclei_to_fit_to(tmp_path):

@@ -1,4 +1,6 @@
-"""Synthesised masks: exact instances, the same for the same seed, with the statistics of the published examples."""
+"""Synthesised masks: exact instances, the same for the same seed, with the statistics of the
+published examples.
+"""
 
 from dataclasses import replace
 
@@ -101,14 +103,18 @@ def test_quartiles_lie_between_the_5_and_95_percentiles_of_the_published_masks(m
 
 
 def test_most_nuclei_and_masks_lie_within_the_published_ranges(masks):
-    """The ranges should contain 90 % of the nuclei, but fewer masks: those ranges come from only six examples."""
+    """The ranges should contain 90 % of the nuclei, but fewer masks: those ranges come from only
+    six examples.
+    """
     found = within_reference(masks, REFERENCE_MPP)
     assert min(value for name, value in found.items() if not name.startswith("masks")) > 0.8
     assert min(found.values()) > 0.6
 
 
 def test_epithelial_nuclei_line_rims_and_stroma_stays_outside():
-    """Neighbours on a rim are close, with long axes perpendicular to the line between them; stroma nuclei are apart."""
+    """Neighbours on a rim are close, with long axes perpendicular to the line between them; stroma
+    nuclei are apart.
+    """
     rng = np.random.default_rng(0)
     plan = plan_nuclei(400.0, TISSUE, rng)
     rim, rest = plan.where(plan.kind == EPITHELIAL), plan.where(plan.kind == STROMA)
@@ -128,7 +134,11 @@ def test_uniform_placement_keeps_the_nuclei_and_gives_up_the_structure():
     )
     assert (structured.axes == uniform.axes).all() and (structured.kind == uniform.kind).all()
     nearest = [
-        np.median(cKDTree(plan.xy[plan.kind == EPITHELIAL]).query(plan.xy[plan.kind == EPITHELIAL], k=2)[0][:, 1])
+        np.median(
+            cKDTree(plan.xy[plan.kind == EPITHELIAL]).query(plan.xy[plan.kind == EPITHELIAL], k=2)[
+                0
+            ][:, 1]
+        )
         for plan in (structured, uniform)
     ]
     assert nearest[1] > 1.5 * nearest[0]
@@ -162,7 +172,10 @@ def test_a_magnification_scales_all_nuclei_of_a_mask_by_one_factor():
 
 def test_the_stroma_of_masks_is_thinned_by_different_fractions():
     def stroma(tissue: TissueSettings) -> np.ndarray:
-        masks = [synthesise_mask(index, 0, 160, 0.5, replace(tissue, glands_per_mm2=0)) for index in range(60)]
+        masks = [
+            synthesise_mask(index, 0, 160, 0.5, replace(tissue, glands_per_mm2=0))
+            for index in range(60)
+        ]
         return np.array([len(mask.kinds) for mask in masks])
 
     plain, thinned = stroma(TISSUE), stroma(replace(TISSUE, sparsest=0.1))
@@ -187,7 +200,13 @@ def test_measures_of_a_drawn_ellipse():
     cv2.ellipse(picture, (50, 50), (30, 10), 30, 0, 360, 1, -1)
     (found,) = measure_axes(picture, 1, 0.5)
     assert dict(zip(MEASURES, found, strict=True)) == pytest.approx(
-        {"area_um2": np.pi * 30.5 * 10.5 / 4, "major_um": 30.5, "minor_um": 10.5, "ratio": 10.5 / 30.5}, rel=0.03
+        {
+            "area_um2": np.pi * 30.5 * 10.5 / 4,
+            "major_um": 30.5,
+            "minor_um": 10.5,
+            "ratio": 10.5 / 30.5,
+        },
+        rel=0.03,
     )
 
 
@@ -199,14 +218,21 @@ def test_the_colours_of_a_mask():
     for kind, channel in ((STROMA, 1), (EPITHELIAL, 2)):
         filled = np.isin(mask.instances, 1 + np.flatnonzero(mask.kinds == kind)) & ~edge
         assert ((picture[..., channel] > 0) == filled).all()
-        assert picture[filled][:, channel].min() >= FILL_RANGE[0] and picture[filled][:, channel].max() <= FILL_RANGE[1]
+        assert (
+            picture[filled][:, channel].min() >= FILL_RANGE[0]
+            and picture[filled][:, channel].max() <= FILL_RANGE[1]
+        )
         assert picture[filled][:, channel].std() > 10
     page = draw_page([picture] * 5, 3)
-    assert page.shape == (2 * (128 + 6) + 6, 3 * (128 + 6) + 6, 3) and (page[-100:, -100:] == 255).all()
+    assert (
+        page.shape == (2 * (128 + 6) + 6, 3 * (128 + 6) + 6, 3)
+        and (page[-100:, -100:] == 255).all()
+    )
 
 
 @pytest.mark.parametrize(
-    ("mpp", "size_px", "found"), [(1.5, 256, "smaller than 6 px"), (0.5, 20, "20 px"), (0.5, 9999, "4096")]
+    ("mpp", "size_px", "found"),
+    [(1.5, 256, "smaller than 6 px"), (0.5, 20, "20 px"), (0.5, 9999, "4096")],
 )
 def test_what_cannot_be_drawn_is_named(mpp, size_px, found):
     with pytest.raises(ArgumentError, match=found):
@@ -219,7 +245,12 @@ def test_settings_out_of_range_are_named():
 
 
 def test_outlines_are_rough_and_of_the_planned_size():
-    plan = NucleusPlan(np.full((200, 2), 50.0), np.tile([12.0, 8.0], (200, 1)), np.zeros(200), np.zeros(200, np.uint8))
+    plan = NucleusPlan(
+        np.full((200, 2), 50.0),
+        np.tile([12.0, 8.0], (200, 1)),
+        np.zeros(200),
+        np.zeros(200, np.uint8),
+    )
     rings = draw_rings(plan, 0.25, TISSUE, np.random.default_rng(0)) * 0.25
     offset = (rings + 0.125 - 50) / (np.array([12.0, 8.0]) - 0.3) * 2
     radius = np.hypot(*np.moveaxis(offset, -1, 0))

@@ -1,4 +1,6 @@
-"""`method: unit`: both stages, resuming, the resulting detector, alarms, and mistakes in settings and data."""
+"""`method: unit`: both stages, resuming, the resulting detector, alarms, and mistakes in settings
+and data.
+"""
 
 import copy
 import json
@@ -57,13 +59,17 @@ HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.10, 0.75, 0.35])
 
 
 def draw_tissue(folder: Path, n: int = 3, side_px: int = 160) -> Path:
-    """Write pictures of nuclei in one shade of haematoxylin on a background in one shade of eosin."""
+    """Write pictures of nuclei in one shade of haematoxylin on a background in one shade of
+    eosin.
+    """
     (folder / "images").mkdir(parents=True)
     for index in range(n):
         inside = synthesise_mask(index, 7, side_px, 0.5, TissueSettings()).instances[..., None] > 0
         pixels = 255 * np.exp(-(0.1 + 0.7 * inside) * HAEMATOXYLIN - 0.4 * EOSIN)
         noise = np.random.default_rng(index).normal(0, 4, pixels.shape)
-        cv2.imwrite(str(folder / "images" / f"P{index}.png"), (pixels + noise).clip(0, 255)[..., ::-1])
+        cv2.imwrite(
+            str(folder / "images" / f"P{index}.png"), (pixels + noise).clip(0, 255)[..., ::-1]
+        )
     return folder
 
 
@@ -95,7 +101,10 @@ def test_a_stopped_run_continues_to_the_same_bytes(tissue, run_folder, tmp_path,
 
     def stop(turn, *arguments):
         updates.append(turn)
-        if len(updates) in {6, 6 + 8 - 4 + 2}:  # within step 3 of the first stage, and later in the second stage
+        if len(updates) in {
+            6,
+            6 + 8 - 4 + 2,
+        }:  # within step 3 of the first stage, and later in the second stage
             raise KeyboardInterrupt
         return update(turn, *arguments)
 
@@ -105,7 +114,9 @@ def test_a_stopped_run_continues_to_the_same_bytes(tissue, run_folder, tmp_path,
             assert train(muse, tissue / "unit.yaml", tmp_path / "parts")[0] == 130
     status, _, errors = train(muse, tissue / "unit.yaml", tmp_path / "parts")
     assert status == 0, errors
-    assert (run_folder / "checkpoint.pt").read_bytes() == (tmp_path / "parts" / "checkpoint.pt").read_bytes()
+    assert (run_folder / "checkpoint.pt").read_bytes() == (
+        tmp_path / "parts" / "checkpoint.pt"
+    ).read_bytes()
 
 
 def test_gauges_are_logged_and_pictures_drawn_at_every_save(run_folder):
@@ -113,8 +124,12 @@ def test_gauges_are_logged_and_pictures_drawn_at_every_save(run_folder):
     rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "generator loss" in row]
     assert len(rows) == 4
-    assert {"generator diversity_of_noise", "generator agreement", "generator contrast"} <= rows[0].keys()
-    assert {"generator cycle", "discriminator real_score", "discriminator rendered_score"} <= rows[0].keys()
+    assert {"generator diversity_of_noise", "generator agreement", "generator contrast"} <= rows[
+        0
+    ].keys()
+    assert {"generator cycle", "discriminator real_score", "discriminator rendered_score"} <= rows[
+        0
+    ].keys()
     drawn = sorted(path.name for path in (stage / "translation").iterdir())
     assert drawn == ["step-000002.png", "step-000004.png"]
     assert cv2.imread(str(stage / "translation" / drawn[0])).shape == (6 * 70 + 6, 2 * 70 + 6, 3)
@@ -122,7 +137,8 @@ def test_gauges_are_logged_and_pictures_drawn_at_every_save(run_folder):
 
 def test_the_second_stage_keeps_the_generator_and_begins_a_reader(tissue, tmp_path):
     recipe, config = load_run(
-        write_config(tissue), changes=["second.steps=1", "second.learning_rate=1.0e-9", "schedule.steps=2"]
+        write_config(tissue),
+        changes=["second.steps=1", "second.learning_rate=1.0e-9", "schedule.steps=2"],
     )
     last = load_checkpoint(train_run(recipe, config, tmp_path / "run", Options(accelerator="cpu")))
     first = load_checkpoint(tmp_path / "run" / "stages" / "2-translation" / "checkpoint.pt")
@@ -151,18 +167,41 @@ def test_the_detector_is_exported(run_folder, tmp_path, muse):
     assert status == 0, errors
     assert "not checked" not in out + errors  # the pictures that the run kept were used
     predictor = Predictor(tmp_path / "unit.onnx")
-    assert len(predictor(np.full((1, 192, 192, 3), 230, np.uint8), np.eye(3, 4, dtype=np.float32))) == 1
+    assert (
+        len(predictor(np.full((1, 192, 192, 3), 230, np.uint8), np.eye(3, 4, dtype=np.float32)))
+        == 1
+    )
 
 
 def test_rendered_pictures_and_the_checkpoint_start_a_finetuning(run_folder, tmp_path, muse):
-    command = ("synthesize", "pictures", "--generator", run_folder / "checkpoint.pt", "--n", 2, "--size-px", 128, "-o")
+    command = (
+        "synthesize",
+        "pictures",
+        "--generator",
+        run_folder / "checkpoint.pt",
+        "--n",
+        2,
+        "--size-px",
+        128,
+        "-o",
+    )
     for name in ("rendered", "again"):
         status, _, errors = muse(*command, tmp_path / name)
         assert status == 0, errors
-    files = sorted(path.relative_to(tmp_path / "rendered") for path in (tmp_path / "rendered").rglob("*.*"))
+    files = sorted(
+        path.relative_to(tmp_path / "rendered") for path in (tmp_path / "rendered").rglob("*.*")
+    )
     assert len(files) == 8
-    assert all((tmp_path / "rendered" / one).read_bytes() == (tmp_path / "again" / one).read_bytes() for one in files)
-    source = {"images": "rendered/images", "labels": "rendered/instances", "points": "rendered/points", "mpp": 0.5}
+    assert all(
+        (tmp_path / "rendered" / one).read_bytes() == (tmp_path / "again" / one).read_bytes()
+        for one in files
+    )
+    source = {
+        "images": "rendered/images",
+        "labels": "rendered/instances",
+        "points": "rendered/points",
+        "mpp": 0.5,
+    }
     source |= {"format": "instances", "class_map": {"Epithelial": "Nucleus", "Stroma": "Nucleus"}}
     config = {
         "method": "detector",
@@ -189,17 +228,31 @@ def test_rendered_pictures_and_the_checkpoint_start_a_finetuning(run_folder, tmp
 
 def test_a_detector_without_a_generator_renders_nothing(run_folder, tmp_path, muse):
     status, _, errors = muse(
-        "synthesize", "pictures", "--generator", run_folder / "stages/1-masks/made-from.json", "-o", tmp_path / "out"
+        "synthesize",
+        "pictures",
+        "--generator",
+        run_folder / "stages/1-masks/made-from.json",
+        "-o",
+        tmp_path / "out",
     )
     assert status == 2 and "made-from.json" in errors
     status, _, errors = muse(
-        "synthesize", "pictures", "--generator", run_folder / "checkpoint.pt", "-o", tmp_path / "out", "--size-px", 100
+        "synthesize",
+        "pictures",
+        "--generator",
+        run_folder / "checkpoint.pt",
+        "-o",
+        tmp_path / "out",
+        "--size-px",
+        100,
     )
     assert status == 2 and "give multiples of 16 px" in errors
     assert not (tmp_path / "out").exists()
 
 
-def test_a_collapsed_run_saves_no_checkpoint_and_names_a_remedy(tissue, tmp_path, muse, monkeypatch):
+def test_a_collapsed_run_saves_no_checkpoint_and_names_a_remedy(
+    tissue, tmp_path, muse, monkeypatch
+):
     build = UnitStage.build
 
     def collapsed(stage, data):
@@ -247,11 +300,22 @@ def test_the_colour_prior_falls_in_the_first_stage_alone(tissue):
     assert training._weights(0)["painted"] == 3
 
 
-AS_IT_IS = {"stain_gain": 0, "stain_mix": 0, "shift": 0, "blur": 0, "noise": 0}  # appearance is not varied
+AS_IT_IS = {
+    "stain_gain": 0,
+    "stain_mix": 0,
+    "shift": 0,
+    "blur": 0,
+    "noise": 0,
+}  # appearance is not varied
 SAME = torch.eye(3, 4).expand(2, 3, 4)
 WEIGHTS = {"picture_gan": 1.3, "mask_gan": 0.7, "cycle": 3.0, "instances": 2.5}
-JUDGED = {  # name -> losses of the generator (from scores of generated data) and of the discriminator (from all scores)
-    "logistic": (lambda made: softplus(-made).mean(), lambda real, made: (softplus(-real) + softplus(made)).mean()),
+# name -> losses of the generator (from scores of generated data) and of the discriminator (from all
+# scores)
+JUDGED = {
+    "logistic": (
+        lambda made: softplus(-made).mean(),
+        lambda real, made: (softplus(-real) + softplus(made)).mean(),
+    ),
     "least squares": (
         lambda made: ((made - 1) ** 2).mean() / 2,
         lambda real, made: ((real - 1) ** 2 + made**2).mean() / 2,
@@ -264,39 +328,69 @@ def to_unit(pixels):
 
 
 def make_training(folder, losses):
-    """A method without dropout or varied appearance, a batch, and a list to which its noises are appended."""
+    """A method without dropout or varied appearance, a batch, and a list to which its noises are
+    appended.
+    """
     generator = yaml.safe_load(CONFIG)["generator"] | {"dropout": 0.0}
     names = {"pictures": losses[0], "mask_discriminator": losses[1]}
-    judges = {name: {"widths": [8, 16], "loss": loss, "r1_gamma": 0.8, "r1_every": 2} for name, loss in names.items()}
+    judges = {
+        name: {"widths": [8, 16], "loss": loss, "r1_gamma": 0.8, "r1_every": 2}
+        for name, loss in names.items()
+    }
     weights = {**WEIGHTS, "painted": [2, 1]}
-    changes = {"generator": generator, "augmentation": AS_IT_IS, "weights": weights, "ada": None, **judges}
+    changes = {
+        "generator": generator,
+        "augmentation": AS_IT_IS,
+        "weights": weights,
+        "ada": None,
+        **judges,
+    }
     _, config = load_run(write_config(folder, **changes))
     torch.manual_seed(0)
     palette = np.array([[90, 60, 130], [230, 190, 210]], np.float32)
     training = method.UnitTraining(config, palette, np.array(ROUNDED_TEXTBOOK)).train()
     masks, pictures = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 255
     masks[..., 24:] = -1
-    xy, label = torch.tensor([[[20.0, 20], [41, 30]], [[9, 50], [-1e6, -1e6]]]), torch.tensor([[0, 0], [0, -1]])
-    batch, drawn, draw = UnitBatch(masks, xy, torch.full((2, 2, 8), 3.0), label, pictures), [], training.draw_noise
+    xy, label = (
+        torch.tensor([[[20.0, 20], [41, 30]], [[9, 50], [-1e6, -1e6]]]),
+        torch.tensor([[0, 0], [0, -1]]),
+    )
+    batch, drawn, draw = (
+        UnitBatch(masks, xy, torch.full((2, 2, 8), 3.0), label, pictures),
+        [],
+        training.draw_noise,
+    )
     training.draw_noise = lambda *sizes: drawn.append(draw(*sizes)) or drawn[-1]
     return training, batch, drawn
 
 
 @pytest.mark.parametrize("losses", [("logistic", "least squares"), ("least squares", "logistic")])
 def test_a_step_of_generator_and_reader_is_that_of_the_formula(tmp_path, losses):
-    """The test compares terms, sum, gradients, and the reader's norm statistics, which come from real tissue only."""
+    """The test compares terms, sum, gradients, and the reader's norm statistics, which come from
+    real tissue only.
+    """
     training, batch, drawn = make_training(tmp_path, losses)
     literal = copy.deepcopy(training)
-    found = training.losses(batch, "generator", 0.125)  # halfway down: the colour prior has weight 1.5
+    found = training.losses(
+        batch, "generator", 0.125
+    )  # halfway down: the colour prior has weight 1.5
     generator, reader = literal.generator, literal.reader
     rendered = generator(batch.masks, *drawn[0])
     mask_again, nuclei = reader(rendered.clamp(0, 255), SAME)
     labels = LabelledBatch(None, None, batch.xy, batch.label, batch.rays)
     read = reader(batch.pictures, SAME).mask
     picture_again = generator(read, *drawn[1])
-    dark, pale = (to_unit(colour)[:, None].expand(3, 64) for colour in torch.tensor([[90.0, 60, 130], [230, 190, 210]]))
+    dark, pale = (
+        to_unit(colour)[:, None].expand(3, 64)
+        for colour in torch.tensor([[90.0, 60, 130], [230, 190, 210]])
+    )
     painted = [
-        (to_unit(rendered[b, :, row]) - torch.where(batch.masks[b, 1:, row].amax(0) > -0.9, dark, pale)).abs().mean()
+        (
+            to_unit(rendered[b, :, row])
+            - torch.where(batch.masks[b, 1:, row].amax(0) > -0.9, dark, pale)
+        )
+        .abs()
+        .mean()
         for b in (0, 1)
         for row in range(64)
     ]
@@ -328,12 +422,16 @@ def test_a_step_of_generator_and_reader_is_that_of_the_formula(tmp_path, losses)
             norm.reset_running_stats()
     alone(batch.pictures, SAME)
     means = {name: value for name, value in alone.named_buffers() if "running" in name}
-    assert means and all(torch.allclose(seen[name], value, rtol=1e-4, atol=1e-5) for name, value in means.items())
+    assert means and all(
+        torch.allclose(seen[name], value, rtol=1e-4, atol=1e-5) for name, value in means.items()
+    )
 
 
 @pytest.mark.parametrize("losses", [("logistic", "least squares"), ("least squares", "logistic")])
 def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
-    """Real tissue and synthesised masks count as real, generated ones do not; R1 is added every second step."""
+    """Real tissue and synthesised masks count as real, generated ones do not; R1 is added every
+    second step.
+    """
     training, batch, _ = make_training(tmp_path, losses)
     made = training.translate(batch)
     for step in range(3):
@@ -341,8 +439,14 @@ def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
         found = training.losses(batch, "discriminator", 0.0)
         training.after_step(0.0)
         real, masks = to_unit(batch.pictures).requires_grad_(), batch.masks.clone().requires_grad_()
-        scores = training.picture_discriminator(real), training.picture_discriminator(to_unit(made.rendered.detach()))
-        of_masks = training.mask_discriminator(masks), training.mask_discriminator(made.read.detach())
+        scores = (
+            training.picture_discriminator(real),
+            training.picture_discriminator(to_unit(made.rendered.detach())),
+        )
+        of_masks = (
+            training.mask_discriminator(masks),
+            training.mask_discriminator(made.read.detach()),
+        )
         terms = JUDGED[losses[0]][1](*scores), JUDGED[losses[1]][1](*of_masks)
         loss = sum(terms)
         inputs, logits = (real, scores[0]) if losses[0] == "logistic" else (masks, of_masks[0])
@@ -352,7 +456,9 @@ def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
         expected |= {"real_score": scores[0].mean(), "rendered_score": scores[1].mean()}
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         parameters = [one for _, one in training.turn_parameters("discriminator")]
-        gradients = (torch.autograd.grad(one, parameters, allow_unused=True) for one in (found["loss"], loss))
+        gradients = (
+            torch.autograd.grad(one, parameters, allow_unused=True) for one in (found["loss"], loss)
+        )
         torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
 
 
@@ -361,7 +467,9 @@ def test_real_and_rendered_pictures_are_augmented_alike(tmp_path):
     training, batch, _ = make_training(tmp_path, ("logistic", "least squares"))
     training.augment = AdaptiveAugmentation(0.6, 100, 0.0)
     training.augment.p.fill_(1.0)
-    training._outputs.append((batch.pictures.clone(), batch.masks))  # rendered pictures that equal the real ones
+    training._outputs.append(
+        (batch.pictures.clone(), batch.masks)
+    )  # rendered pictures that equal the real ones
     scores = training.losses(batch, "discriminator", 0.0)
     plain = training.picture_discriminator(to_unit(batch.pictures)).mean()
     for name in ("real_score", "rendered_score"):
@@ -389,7 +497,9 @@ def test_faults_in_settings_are_named(tissue, tmp_path, muse):
         "mpp=1.2": "nuclei of 6.2 um are smaller than 6 px at 1.2 um/px",
         "mask_px=32": "mask_px is 32",
         "window_px=72": "a window of 72 px does not suit muse_compact_16",
-        "generator.levels=7": "window_px: 64 px does not suit the generator; give a multiple of 128 px",
+        "generator.levels=7": (
+            "window_px: 64 px does not suit the generator; give a multiple of 128 px"
+        ),
         "weights.cycle=-1": "cycle is -1",
         "sources=[]": "sources: the list is empty",
         "sources=[{images: none}]": "no such folder of pictures; correct `images`",
@@ -404,7 +514,9 @@ def test_brown_and_empty_tissue_is_named(tmp_path, muse):
     folder = tmp_path / "images"
     folder.mkdir()
     config = write_config(tmp_path)
-    (folder / "glass.png").write_bytes(cv2.imencode(".png", np.full((200, 200, 3), 245, np.uint8))[1].tobytes())
+    (folder / "glass.png").write_bytes(
+        cv2.imencode(".png", np.full((200, 200, 3), 245, np.uint8))[1].tobytes()
+    )
     status, _, errors = train(muse, config, tmp_path / "run")
     assert status == 2 and "only 0 of 64 windows drawn from them have tissue" in errors
     pixels = draw_ihc(0.5, (128.0, 128.0))[0]
@@ -441,15 +553,22 @@ def test_masks_of_a_folder_replace_the_first_stage(tmp_path, tissue):
     write_mask_folder(masks, 2, TissueSettings(), seed=0, mpp=0.5, size_px=96)
     assert len(read_usable_masks(masks, 0.5, 64)) == 2
     recipe, config = load_run(write_config(tissue, masks=str(masks)))
-    assert [stage.folder.name for stage in recipe.stages(config, tmp_path)] == ["1-translation", "2-reader"]
+    assert [stage.folder.name for stage in recipe.stages(config, tmp_path)] == [
+        "1-translation",
+        "2-reader",
+    ]
 
 
 def masks_and_translation(stages, read):
-    """The masks, a step of the first stage, and the rate of the second stage, which differs only in its schedule."""
+    """The masks, a step of the first stage, and the rate of the second stage, which differs only in
+    its schedule.
+    """
     masks, first, second = stages
     if masks.name not in read:
         masks.run(Options(start_over=True))
-        read[masks.name] = [torch.from_numpy(one.instances.astype(int)) for one in read_mask_folder(masks.result)[0]]
+        read[masks.name] = [
+            torch.from_numpy(one.instances.astype(int)) for one in read_mask_folder(masks.result)[0]
+        ]
     yield from tensors_in(read[masks.name], "masks")
     yield "second rate", torch.tensor(second.config.schedule.rate(STEP))
     yield from parts_of_step(first, read)
@@ -464,7 +583,8 @@ SETTINGS = Kind(
         "mask_discriminator": {"widths": [8, 16], "loss": "logistic", "r1_every": 2},
     },
     masks_and_translation,
-    "schedule second discriminator_rate betas eps weights generator pictures mask_discriminator ada augmentation",
+    "schedule second discriminator_rate betas eps weights generator pictures mask_discriminator ada"
+    " augmentation",
     {
         "augmentation.blur": 0.0,
         "augmentation.blur_um": 0.3,
@@ -490,7 +610,10 @@ SETTINGS = Kind(
     },
     {
         **CARD,
-        **dict.fromkeys(("scale", "free_rotation", "partial_colour"), "windows are varied after they are rendered"),
+        **dict.fromkeys(
+            ("scale", "free_rotation", "partial_colour"),
+            "windows are varied after they are rendered",
+        ),
         **dict.fromkeys(("weight_decay", "last_weight_decay"), "Adam has none"),
     },
 )

@@ -1,4 +1,6 @@
-"""The experiment on few labels: which crops are labelled, how they are read, and what is compared."""
+"""The experiment on few labels: which crops are labelled, how they are read, and what is
+compared.
+"""
 
 import numpy as np
 import pytest

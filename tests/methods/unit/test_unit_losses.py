@@ -39,7 +39,9 @@ def test_r1_of_a_linear_discriminator_is_its_squared_norm():
     penalty = r1_penalty(real, (real * weight).sum((1, 2, 3)), gamma=3.0)
     assert penalty.item() == pytest.approx(1.5 * weight.square().sum().item(), rel=1e-5)
     penalty.backward()
-    assert torch.allclose(weight.grad, 3 * weight, atol=1e-5)  # the penalty trains the discriminator
+    assert torch.allclose(
+        weight.grad, 3 * weight, atol=1e-5
+    )  # the penalty trains the discriminator
 
 
 def test_cycles_that_return_cost_nothing_and_both_directions_count():
@@ -56,12 +58,18 @@ def test_a_painted_mask_costs_nothing_and_the_wrong_way_round_costs_most():
     right, wrong = paint_flat(mask, dark, pale), paint_flat(mask, pale, dark)
     assert torch.equal(right[0, :, 0, 0], dark) and torch.equal(right[0, :, 3, 3], pale)
     assert painted_loss(right, mask, dark, pale) == 0
-    assert painted_loss(wrong, mask, dark, pale).item() == pytest.approx((pale - dark).mean().item())
+    assert painted_loss(wrong, mask, dark, pale).item() == pytest.approx(
+        (pale - dark).mean().item()
+    )
     assert painted_loss(right + 0.1, mask, dark, pale).item() == pytest.approx(0.1)
 
 
 def test_the_objective_is_the_weighted_sum():
-    terms = {"picture_gan": torch.tensor(2.0), "mask_gan": torch.tensor(3.0), "cycle": torch.tensor(0.5)}
+    terms = {
+        "picture_gan": torch.tensor(2.0),
+        "mask_gan": torch.tensor(3.0),
+        "cycle": torch.tensor(0.5),
+    }
     weights = {"picture_gan": 1.0, "mask_gan": 2.0, "cycle": 10.0, "instances": 6.0, "painted": 0.0}
     found = translation_objective({**terms, "instances": torch.tensor(1.0)}, weights)
     assert found["loss"] == 2 + 6 + 5 + 6
@@ -87,6 +95,8 @@ def test_augmentation_has_gradients_and_keeps_what_is_grey():
     augment.p.fill_(1.0)
     pictures = torch.rand(4, 1, 16, 16).expand(4, 3, 16, 16).clone().requires_grad_()
     out = augment(pictures, torch.Generator().manual_seed(0))
-    assert torch.allclose(out[:, 0], out[:, 1], atol=1e-5) and torch.allclose(out[:, 0], out[:, 2], atol=1e-5)
+    assert torch.allclose(out[:, 0], out[:, 1], atol=1e-5) and torch.allclose(
+        out[:, 0], out[:, 2], atol=1e-5
+    )
     out.sum().backward()
     assert (pictures.grad.flatten(1).abs().sum(1) > 0).all()

@@ -1,4 +1,6 @@
-"""A run without `sources` uses the slides of a sheet, as in the workflow's `model` and `pretrain`."""
+"""A run without `sources` uses the slides of a sheet, as in the workflow's `model` and
+`pretrain`.
+"""
 
 import json
 from pathlib import Path
@@ -27,7 +29,15 @@ def cohort(tmp_path):
 
 
 def plan(muse, folder, *more):
-    arguments = ("--sheet", folder / "slides.tsv", "--results", folder / "results", "-o", folder / "cohort.yaml", *more)
+    arguments = (
+        "--sheet",
+        folder / "slides.tsv",
+        "--results",
+        folder / "results",
+        "-o",
+        folder / "cohort.yaml",
+        *more,
+    )
     status, _, errors = muse("pretrain-config", folder / "unit.yaml", *arguments)
     return status, errors
 
@@ -35,7 +45,9 @@ def plan(muse, folder, *more):
 def test_a_model_is_trained_on_every_slide(cohort, muse):
     assert plan(muse, cohort, "--held-splits") == (0, "")
     sources = yaml.safe_load((cohort / "cohort.yaml").read_text())["sources"]
-    assert sources == [{"store": str(cohort / "results" / name / "image-500nm.zarr")} for name in "ab"]
+    assert sources == [
+        {"store": str(cohort / "results" / name / "image-500nm.zarr")} for name in "ab"
+    ]
     status, out, errors = muse("model", cohort / "cohort.yaml", "--resolved", cohort / "model.json")
     assert status == 0 and "tiny: 0.5 um/px; Nucleus" in out, errors
     assert not json.loads((cohort / "model.json").read_text())["trains_on_slides"]
@@ -45,7 +57,12 @@ def test_pretraining_holds_slides_back(cohort, muse):
     facts = cohort / "facts.json"
     assert plan(muse, cohort, "--resolved", facts) == (0, "")
     found = json.loads(facts.read_text())
-    assert (found["backbone"], found["mpp"], found["slides"], found["held"]) == ("muse_compact_16", 0.5, ["a"], ["b"])
+    assert (found["backbone"], found["mpp"], found["slides"], found["held"]) == (
+        "muse_compact_16",
+        0.5,
+        ["a"],
+        ["b"],
+    )
 
 
 def test_the_recipe_for_slides_names_none(muse, tmp_path):
