@@ -36,6 +36,10 @@ INTERMEDIATE = (
     "partner/image-",
 )  # names of images and shards begin like this
 
+SMALL_BYTES = 8 << 20
+# formats whose main file does not contain all pixels
+PIXELS_ELSEWHERE = {".mrxs", ".vms", ".vmu", ".dcm"}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -85,6 +89,15 @@ class Plan:
     def is_remote(self, slide: str) -> bool:
         """True for a slide at a URL."""
         return slide in self.rows and "://" in self.rows[slide]["path"]
+
+    def is_small(self, slide: str) -> bool:
+        """True if the slide is a small file on this machine."""
+        path = Path(self.row(slide)["path"])
+        return (
+            path.suffix.lower() not in PIXELS_ELSEWHERE
+            and path.is_file()
+            and path.stat().st_size < SMALL_BYTES
+        )
 
     def state(self, slide: str, column: str) -> str:
         """``state_of_files`` of the file named in ``column`` of the slide's row and, for MIRAX, of

@@ -30,13 +30,6 @@ from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.plan import NUCLEI, Plan, find_replaced
 from muse_pipeline.settings import list_run_settings, require_available
 
-SMALL_BYTES = 8 << 20
-PIXELS_ELSEWHERE = {
-    ".mrxs",
-    ".vms",
-    ".vmu",
-    ".dcm",
-}  # formats whose main file does not contain all pixels
 LEAST_IN_BATCH, MOST_IN_BATCH = (
     10,
     50,
@@ -172,15 +165,6 @@ class WorkflowPlan(Plan):
             *self.option(slide, "--patient", "patient"),
             *option("--embeddings", *(embeddings or [None])),
         ]
-
-    def is_small(self, slide: str) -> bool:
-        """True if the slide is a small file on this machine."""
-        path = Path(self.row(slide)["path"])
-        return (
-            path.suffix.lower() not in PIXELS_ELSEWHERE
-            and path.is_file()
-            and path.stat().st_size < SMALL_BYTES
-        )
 
     def threads(self, slide: str) -> int:
         """Number of threads for a job of the slide; 1 for a small file, which is read before more

@@ -1,16 +1,19 @@
-"""Run slides one after another into a folder of results, for `muse run`."""
+"""Run slides into a folder of results, for `muse run`: small ones at the same time in several
+processes, others one after another with all threads.
+"""
 
 import argparse
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -32,6 +35,7 @@ from muse_pipeline.core.errors import (
     SlideError,
 )
 from muse_pipeline.core.files import remove, write_json
+from muse_pipeline.core.pool import ProcessPool
 from muse_pipeline.core.text import count_noun, one_line, some_of, time_text
 from muse_pipeline.core.types import FROM_NUCLEI, MODEL_OF_MODE, SlideInfo
 from muse_pipeline.inference.embed import Embedder
@@ -39,7 +43,7 @@ from muse_pipeline.inference.model import choose_provider, find_model, find_regi
 from muse_pipeline.inference.predictor import Predictor, RegionPredictor
 from muse_pipeline.nuclei.parquet import open_nuclei
 from muse_pipeline.outputs.geojson import require_measurements
-from muse_pipeline.pipeline import Models, plan_slides, run_slide
+from muse_pipeline.pipeline import Begin, Models, plan_slides, run_slide
 from muse_pipeline.plan import Plan, find_replaced
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.regions import read_areas, read_class_areas, read_roi
@@ -51,6 +55,17 @@ from muse_pipeline.slides.isolation import call_isolated
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url
 from muse_pipeline.slides.signature import fingerprint_file, require_file
+
+LEAST_EACH = 4  # small slides for each process, which takes a second to start
+# what a slide needs, imported by each process while this one loads the model
+PRELOADED = (
+    __name__,
+    "muse_pipeline.inference.artefacts",
+    "muse_pipeline.inference.stitch",
+    "muse_pipeline.features.measure",
+    "muse_pipeline.store.write",
+    "muse_pipeline.slides.tiffslide",
+)
 
 
 def run_into_folder(args: argparse.Namespace, started: float) -> None:
@@ -64,17 +79,15 @@ def run_into_folder(args: argparse.Namespace, started: float) -> None:
     )
     rows = _find_rows(args, drawn)
     models, settings = _load_models(args, None if drawn else args.regions)
-    plan, output = (
-        plan_slides(rows, models, settings),
-        Path(settings.output),
-    )  # in which ~ is expanded
+    plan = plan_slides(rows, models, settings)
+    output = Path(settings.output)  # in which ~ is expanded
     _require_to_last(rows, plan)
     with nullcontext() if args.no_report else lock_results(output, "muse run"):
         if not args.no_report:
             merge_sheet(rows, plan)
             if settings.threads > 1:  # the first steps of a slide use one thread
                 Thread(target=load_page, daemon=True).start()
-        ran = run_slides(rows, plan, models, settings)
+        ran = run_slides(rows, plan, models, settings, in_processes=not args.profile)
         if not args.no_report:
             write_cohort_files(plan, settings)
     if args.profile:
@@ -129,10 +142,8 @@ def _load_models(args: argparse.Namespace, regions: str | None) -> tuple[Models,
     mapper = None
     if settings.regions not in (None, FROM_NUCLEI):
         mapper = RegionPredictor(find_region_model(settings.regions, provider), provider)
-    return (
-        Models(predictor, mapper, Embedder(path, provider) if settings.embedding else None),
-        settings,
-    )
+    embedder = Embedder(path, provider) if settings.embedding else None
+    return Models(predictor, mapper, embedder), settings
 
 
 def _require_areas(
@@ -190,10 +201,16 @@ def _require_to_last(rows: list[SheetRow], plan: Plan) -> None:
 
 
 def run_slides(
-    rows: Sequence[SheetRow], plan: Plan, models: Models, settings: RunSettings
+    rows: Sequence[SheetRow],
+    plan: Plan,
+    models: Models,
+    settings: RunSettings,
+    in_processes: bool = True,
 ) -> list[SlideResult]:
-    """Run the jobs of slides that are not current, and print a line for each slide, even if some
-    fail.
+    """Run the jobs of slides that are not current, and print a line for each slide when it ends,
+    even if some fail.
+
+    Small slides are run at the same time, if the caller may start processes.
 
     Returns the outcomes of the slides that were not finished.
     """
@@ -202,26 +219,83 @@ def run_slides(
         {slide: changes for slide, changes in replaced.items() if changes}
     ):
         print(line)
-    ran = []
+    ran, outdated, ended = [], [], []
     with tqdm(total=len(rows), unit="slide", disable=None) as bar:
-        for number, row in enumerate(rows, 1):
-            records, started = plan.records(row.slide_id), time.monotonic()
+
+        def print_end(row: SheetRow, end: str) -> None:
+            bar.update()
+            ended.append(row)
+            count = f" ({len(ended)} of {len(rows)})" if len(rows) > 1 else ""
+            bar.write(f"{row.slide_id}: {end}{count}")
+
+        for row in rows:
+            records = plan.records(row.slide_id)
             records.remove_unrequested(plan.unrequested_jobs(row.slide_id))
             if records.outdated:
-                problem = run_logged(row, plan, models, settings, bar)
-                result = judge_slide(Path(settings.output), plan.row(row.slide_id))
-                ran.append(replace(result, status="failed") if problem else result)
-                end = problem or _describe_end(result, time.monotonic() - started)
-            else:
-                with open_nuclei(SlideFiles(records.folder).nuclei) as file:
-                    end = (
-                        f"{count_noun(file.metadata.num_rows, 'nucleus', 'nuclei')}, unchanged,"
-                        " skipped"
-                    )
-            count = f" ({number} of {len(rows)})" if len(rows) > 1 else ""
-            bar.write(f"{row.slide_id}: {end}{count}")
-            bar.update()
+                outdated.append(row)
+                continue
+            with open_nuclei(SlideFiles(records.folder).nuclei) as file:
+                n_nuclei = count_noun(file.metadata.num_rows, "nucleus", "nuclei")
+            print_end(row, f"{n_nuclei}, unchanged, skipped")
+        ends = _run_outdated(outdated, plan, models, settings, bar, in_processes)
+        for row, (problem, seconds) in ends:
+            result = judge_slide(Path(settings.output), plan.row(row.slide_id))
+            ran.append(replace(result, status="failed") if problem else result)
+            print_end(row, problem or _describe_end(result, seconds))
     return ran
+
+
+def _run_outdated(
+    rows: Sequence[SheetRow],
+    plan: Plan,
+    models: Models,
+    settings: RunSettings,
+    bar: tqdm,
+    in_processes: bool,
+) -> Iterator[tuple[SheetRow, tuple[str, float]]]:
+    """Run small slides in several processes, then the others one after another with all threads;
+    yield each slide with its problem and seconds when it ends.
+    """
+    small = [row for row in rows if plan.is_small(row.slide_id)]
+    n = min(settings.threads, len(small) // LEAST_EACH)
+    if not in_processes or n < 2 or models.predictor.provider != "cpu":
+        small = []
+    else:
+        mapper = models.regions and models.regions.path
+        names = models.predictor.path, "cpu", mapper, models.embedder is not None
+        alone = RunSettings(dict(settings))
+        parts = [(row, replace(plan, rows={row.slide_id: plan.row(row.slide_id)})) for row in small]
+        with ProcessPool(n - 1, PRELOADED) as pool:
+            ends = pool.map(
+                partial(_run_small, names, alone),
+                parts,
+                lambda part: run_logged(*part, models, alone),
+            )
+            yield from ((row, end) for (row, _), end in ends)
+    done = {row.slide_id for row in small}
+    for row in rows:
+        if row.slide_id not in done:
+
+            def begin(step: str, slide: str = row.slide_id) -> None:
+                bar.set_description(f"{slide}: {step}")
+
+            yield row, run_logged(row, plan, models, settings, begin)
+
+
+def _run_small(
+    names: tuple[Path, str, Path | None, bool], settings: RunSettings, part: tuple[SheetRow, Plan]
+) -> tuple[str, float]:
+    return run_logged(*part, load_models(*names), settings)
+
+
+@lru_cache(1)
+def load_models(path: Path, provider: str, regions: Path | None, embeds: bool) -> Models:
+    """Load the networks of a run."""
+    return Models(
+        Predictor(path, provider),
+        regions and RegionPredictor(regions, provider),
+        Embedder(path, provider) if embeds else None,
+    )
 
 
 def merge_sheet(rows: Sequence[SheetRow], plan: Plan) -> None:
@@ -258,34 +332,43 @@ def write_cohort_files(plan: Plan, settings: RunSettings) -> None:
         print(f"{files.anndata}: {count_noun(n_slides, 'slide')}")
 
 
-def run_logged(row: SheetRow, plan: Plan, models: Models, settings: RunSettings, bar: tqdm) -> str:
-    """Run one slide, write what its steps print to its log, and return the reason if it failed,
-    otherwise "".
+def run_logged(
+    row: SheetRow, plan: Plan, models: Models, settings: RunSettings, begin: Begin = str
+) -> tuple[str, float]:
+    """Run one slide, and write what its steps print to its log.
+
+    Returns the reason if it failed, otherwise "", and the seconds that it took.
     """
-    files, steps = SlideFiles(Path(plan.folder(row.slide_id))), ["start"]
-    log_file = files.log("run")
+    started, steps = time.monotonic(), ["start"]
+    files = SlideFiles(Path(plan.folder(row.slide_id)))
+    log_file, reason = files.log("run"), ""
 
-    def begin(step: str) -> None:
+    def begin_step(step: str) -> None:
         steps.append(step)
-        bar.set_description(f"{row.slide_id}: {step}")
+        begin(step)
 
     try:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        opened = log_file.open("w", encoding="utf-8")
-    except OSError as error:
-        return f"start: {log_file}: cannot be written ({error.strerror}); give another --output"
-    try:
-        with opened as log, redirect_stdout(log):
-            run_slide(row, plan, models, settings, begin)
+        with _open_log(log_file) as log, redirect_stdout(log):
+            run_slide(row, plan, models, settings, begin_step)
     except MuseError as error:
-        return f"{steps[-1]}: {error}"
+        reason = str(error)
     except Exception as error:  # a bug in this package
         with log_file.open("a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
-        return f"{steps[-1]}: unexpected {type(error).__name__}: {one_line(error)}; see {log_file}"
+        reason = f"unexpected {type(error).__name__}: {one_line(error)}; see {log_file}"
     finally:
         remove(files.fetched)
-    return ""
+    return reason and f"{steps[-1]}: {reason}", time.monotonic() - started
+
+
+def _open_log(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}); give another --output"
+        ) from error
 
 
 def _describe_end(slide: SlideResult, seconds: float) -> str:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -223,6 +224,24 @@ def test_the_profile_has_a_row_for_every_step_that_ran(muse, mixed):
     assert float(rows["detect"][4]) > 0 and rows["other"][5] == "–"
     shown = muse(*run)[1]  # the finished slide is skipped; the other slide fails at its first step
     assert re.search(r"^inspect ", shown, re.M) and not re.search(r"^(tissue|detect) ", shown, re.M)
+
+
+@pytest.mark.slow
+def test_small_slides_that_run_at_the_same_time_give_the_same_bytes(muse, tmp_path):
+    (tmp_path / "slides").mkdir()
+    for seed in range(2 * run_slides.LEAST_EACH - 1):
+        draw_stained_slide(tmp_path / f"slides/{seed}.tif", 300, n_nuclei=20 + seed, seed=seed)
+    (tmp_path / "slides/bad.svs").write_bytes(b"no slide")
+    written = {}
+    for threads in (1, 2):
+        output = tmp_path / f"results-{threads}"
+        run = "run", tmp_path / "slides", "-o", output, "--threads", threads
+        status, shown, _ = muse(*run)
+        assert status == 2 and f"bad: inspect: {tmp_path}/slides/bad.svs: " in shown
+        assert "(8 of 8)" in shown
+        files = (path for path in output.rglob("*") if path.suffix in {".gz", ".png", ".parquet"})
+        written[threads] = {path.relative_to(output): path.read_bytes() for path in files}
+    assert written[1] == written[2] and Path("6/nuclei.geojson.gz") in written[1]
 
 
 def test_what_is_replaced_is_named_before_it_is(muse, mixed, monkeypatch):

@@ -27,7 +27,7 @@ import yaml
 from forked_snakemake import become_snakemake
 from slide_files import write_pyramid
 
-from muse_pipeline.workflow import SMALL_BYTES
+from muse_pipeline.plan import SMALL_BYTES
 
 SNAKEFILE = Path(__file__).parents[2] / "workflow/Snakefile"
 
