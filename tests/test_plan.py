@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from muse_pipeline import workflow
 from muse_pipeline.cli.arguments import read_settings
 from muse_pipeline.cli.main import parse
 from muse_pipeline.core.errors import SheetError
@@ -254,3 +255,14 @@ def test_a_batch_has_the_settings_of_the_rules(settings):
         for name, each in SETTINGS.items()
         if each.job in {"image", "nuclei"}
     } == {name: config[name] for name, each in SETTINGS.items() if each.job in {"image", "nuclei"}}
+
+
+@pytest.mark.parametrize(
+    ("n_slides", "n_cores", "sizes"), [(60, 8, [10] * 6), (600, 2, [50] * 12), (4, 8, [4])]
+)
+def test_small_slides_are_divided_among_the_cores(slide, monkeypatch, n_slides, n_cores, sizes):
+    monkeypatch.setattr(workflow, "count_cores", lambda: n_cores)
+    plan = WorkflowPlan(CONFIG, {f"s{n}": row(slide) for n in range(n_slides)}, MODEL)
+    batches = plan.batches(plan.slides)
+    assert [len(batch) for batch in batches.values()] == sizes
+    assert sorted(slide for batch in batches.values() for slide in batch) == sorted(plan.slides)

@@ -181,6 +181,14 @@ def test_once_a_job_has_begun_the_earlier_settings_are_not_current(finished, beg
     assert outdated(finished) == ["detect-1-of-1", "nuclei", "embed"]
 
 
+def test_results_made_with_settings_in_between_are_not_those_of_the_settings_before(finished):
+    """Snakemake writes all requests of a run first; a rule then makes files without ``begin``."""
+    Records(finished, with_settings("nuclei", csv=True)).write_requests()
+    write(finished, NUCLEI)
+    Records(finished, JOBS).write_requests()
+    assert "nuclei" in outdated(finished)
+
+
 def test_a_job_that_was_stopped_midway_leaves_nothing_that_an_earlier_request_explains(finished):
     """Its files are newer than its request, but older than the request of a third run."""
     other = with_other_model()

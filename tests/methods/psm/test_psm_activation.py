@@ -1,10 +1,11 @@
 """The first stage of PSM trains its network, either the small one or a registered backbone."""
 
+import numpy as np
 import pytest
 import torch
 
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.methods.psm.activation_map import ActivationNetwork
+from muse_pipeline.methods.psm.activation_map import SAMPLE, ActivationNetwork, Clusters, ClusterSettings
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,12 @@ def test_any_backbone_with_a_stage_at_stride_four_can_be_looked_into(name, chann
 def test_a_backbone_without_such_a_stage_is_rejected():
     with torch.device("meta"), pytest.raises(ConfigError, match="stride 4"):
         ActivationNetwork("muse_vit_s_16_224")
+
+
+def test_clusters_are_fitted_to_pixels_of_the_whole_slide():
+    n = 3 * SAMPLE
+    is_dark = np.arange(n) >= n - n // 6  # nuclei in the last crops only
+    stains = np.where(is_dark[:, None], (1.2, 0.3), (0.1, 0.3)).astype(np.float32)
+    pixels = np.full((n, 3), 128, np.uint8)
+    clusters = Clusters(np.zeros(n, np.float32), pixels, stains, ClusterSettings())
+    assert clusters.centres[clusters.foreground][1] == pytest.approx(1.2, abs=0.05)
