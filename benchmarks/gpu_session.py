@@ -1,10 +1,8 @@
 r"""All measurements that need a GPU, in one session on a machine with PyTorch and no network.
 
-    python benchmarks/gpu_session.py pack --data DATA --work PACKED  pictures as JPEG, before the \
-        session
+    python benchmarks/gpu_session.py pack --data DATA --work PACKED  # before the session
     python benchmarks/gpu_session.py machine runs cohort pretraining long forward tests precision \
-        resume processes \
-        --data PACKED --work WORK --output gpu.json
+        resume processes --data PACKED --work WORK --output gpu.json
 
 The checkout and PACKED take 56 MiB; packages that the machine lacks (Snakemake for the section
 cohort) are carried in addition. Sections are given in the order of what is least known, as a
@@ -12,15 +10,15 @@ session may end early: the first five measure whole slides, cohorts and pretrain
 written to the JSON file as soon as it is measured, so an interrupted session keeps its rows.
 Without a GPU, the sections run on the CPU at a small size, to test the script.
 
-runs        `muse run` of synthetic slides by provider: seconds per step, number of nuclei, and F1
-cohort      mm2/s of the machine when the workflow runs 32 slides of 20 mm2, several of which share
-the GPU pretraining sets/s of MUSE with one batch repeated and with loaders, and the share of time
-that the GPU waits long        a pretraining of ViT-S/16 for --seconds, and kNN classification of
-held-out nuclei before and after forward     mm2/s of a detector by runtime, precision and batch,
-and how many nuclei agree with fp32 on the CPU tests       the tests of methods and training with
-every CPU device replaced by the GPU precision   losses in bf16 and fp32 over the same steps resume
-a run that is killed and continued, compared with one that is not processes   gradients and rows
-shared by two processes on one GPU, compared with one process
+runs        `muse run` of synthetic slides by provider: seconds per step, nuclei, and F1
+cohort      mm2/s of the machine when the workflow runs 32 slides of 20 mm2, which share the GPU
+pretraining sets/s of MUSE with one batch repeated and with loaders; how long the GPU waits
+long        a pretraining of ViT-S/16 for --seconds; kNN of held-out nuclei before and after
+forward     mm2/s of a detector by runtime, precision and batch; nuclei that agree with fp32
+tests       the tests of methods and training with every CPU device replaced by the GPU
+precision   losses in bf16 and fp32 over the same steps
+resume      a run that is killed and continued, compared with one that is not
+processes   gradients and rows shared by two processes on one GPU, compared with one process
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 in Chromium.
 
     python benchmarks/draw_slides.py big --areas-mm2 4 --repeat-px 48000
-    muse inspect, tissue and tile big/4mm2-repeated/demo.svs into big/results/demo  (as `muse run` \
-        does)
+    (then muse inspect, tissue and tile, as `muse run` does, into big/results/demo)
     python benchmarks/viewer.py big/results/demo --nuclei 1000000 --output benchmarks/viewer.json
     python benchmarks/viewer.py --table  # prints the table of the committed figures
 

@@ -1,8 +1,7 @@
 """Show or edit a model card.
 
     muse card compact  show classes, training data, figures and limits; --json: the whole card
-    muse card compact.onnx --pictures brca-m2c/images 0.5 --pictures nucls-cc0/images 0.25 -o \
-        compact.onnx
+    muse card compact.onnx --pictures brca-m2c/images 0.5 -o compact.onnx
     muse card compact.onnx --temperature 1.3 --limits "Trained on breast only." -o compact.onnx
     muse card mine.onnx --organ kidney --organ Epithelial=bladder -o mine.onnx
 

@@ -1,9 +1,8 @@
 """Compute a network's features for the nuclei of a slide, whichever model found them.
 
-    muse embed results/S --model compact  the features of a detector
-    muse embed results/S --checkpoint run/checkpoint.pt --model muse.onnx  exports first, which \
-        needs torch
-    muse embed results/T --model muse.onnx                                     does not need torch
+    muse embed results/S --model compact       the features of a detector
+    muse embed results/S --checkpoint run/checkpoint.pt --model muse.onnx  exports first (torch)
+    muse embed results/T --model muse.onnx     does not need torch
     muse embed results/T --model encoder.onnx  a network of `muse import-model`
 
 Reads the nuclei and the image of a finished slide, and writes `embeddings-<model>.parquet` next to

@@ -1,8 +1,7 @@
 """Download a slide from its URL, for the steps that read it.
 
-muse fetch https://host/slide.svs --output copy          or s3://bucket/slide.svs, or other
-protocols of fsspec muse fetch slides.tsv --slide-id S1 --output copy        the slide of one row of
-a sheet
+    muse fetch https://host/slide.svs --output copy    or s3://bucket/slide.svs, and so on
+    muse fetch slides.tsv --slide-id S1 --output copy  the slide of one row of a sheet
 
 Writes a folder that contains the slide; `muse inspect`, `tissue` and `tile` accept the folder as
 the slide. Credentials in a URL (user:password@, a signed query) are neither written nor printed.

@@ -1,9 +1,8 @@
 """Report on a cohort: report.html, cohort.tsv, roi.tsv for regions of interest, and pictures of
 every slide.
 
-    muse report results      reads a run's results/sheet.json, and writes the files next to it
-    muse report results --sheet slides.tsv --group label  compares slides by that column of your \
-        sheet
+    muse report results  reads a run's results/sheet.json, and writes the files next to it
+    muse report results --sheet slides.tsv --group label  compares slides by that column
 
 Failed slides come first, with the step and the reason. The exit status is 0 even if slides failed.
 """

@@ -1,7 +1,7 @@
 """Write a Snakefile, a config and profiles into the folder of a study.
 
-    muse workflow study --slides /path/to/slides  then: cd study && muse preflight \
-        config/slides.tsv && snakemake
+    muse workflow study --slides /path/to/slides
+    cd study && muse preflight config/slides.tsv && snakemake
 
 The Snakefile includes the workflow that is installed with this package, so no repository is needed,
 and after an update of the package the study runs the new version. Existing files are not

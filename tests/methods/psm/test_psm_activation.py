@@ -5,7 +5,12 @@ import pytest
 import torch
 
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.methods.psm.activation_map import SAMPLE, ActivationNetwork, Clusters, ClusterSettings
+from muse_pipeline.methods.psm.activation_map import (
+    SAMPLE,
+    ActivationNetwork,
+    Clusters,
+    ClusterSettings,
+)
 
 
 @pytest.mark.parametrize(
