@@ -1,20 +1,20 @@
-r"""All measurements that need a GPU, in one session on a machine with PyTorch and no network.
+"""All measurements that need a GPU, in one session on a machine with PyTorch and no network.
 
-    python benchmarks/gpu_session.py pack --data DATA --work PACKED  # before the session
-    python benchmarks/gpu_session.py machine runs cohort pretraining long forward tests precision \
-        resume processes --data PACKED --work WORK --output gpu.json
+    python benchmarks/gpu_session.py pack --data DATA --work PACKED
+    python benchmarks/gpu_session.py SECTION ... --data PACKED --work WORK --output gpu.json
 
-The checkout and PACKED take 56 MiB; packages that the machine lacks (Snakemake for the section
-cohort) are carried in addition. Sections are given in the order of what is least known, as a
-session may end early: the first five measure whole slides, cohorts and pretraining. Each row is
-written to the JSON file as soon as it is measured, so an interrupted session keeps its rows.
-Without a GPU, the sections run on the CPU at a small size, to test the script.
+`pack` writes the pictures as JPEG, before the session. The checkout and PACKED take 56 MiB;
+packages that the machine lacks (Snakemake for the section cohort) are carried in addition. A
+session may end early, so the sections are listed in the order of what is least known: the first
+five measure whole slides, cohorts and pretraining. Each row is written to the JSON file as soon as
+it is measured. Without a GPU, the sections run on the CPU at a small size, to test the script.
 
+machine     the hardware and the versions
 runs        `muse run` of synthetic slides by provider: seconds per step, nuclei, and F1
-cohort      mm2/s of the machine when the workflow runs 32 slides of 20 mm2, which share the GPU
-pretraining sets/s of MUSE with one batch repeated and with loaders; how long the GPU waits
-long        a pretraining of ViT-S/16 for --seconds; kNN of held-out nuclei before and after
-forward     mm2/s of a detector by runtime, precision and batch; nuclei that agree with fp32
+cohort      mm2/s of the workflow with 32 slides of 20 mm2, several of which share the GPU
+pretraining sets/s of MUSE with one batch repeated and with loaders, and how long the GPU waits
+long        a pretraining of ViT-S/16 for --seconds, and kNN of held-out nuclei before and after
+forward     mm2/s of a detector by runtime, precision and batch, and nuclei that agree with fp32
 tests       the tests of methods and training with every CPU device replaced by the GPU
 precision   losses in bf16 and fp32 over the same steps
 resume      a run that is killed and continued, compared with one that is not
@@ -454,7 +454,10 @@ def pretrain(
     and the losses.
     """
     _, config = load_run(
-        ROOT / "config/train/muse_pretrain.yaml", args.data, changes, only=MuseConfig
+        ROOT / "config/train/muse_pretrain.yaml",
+        args.data,
+        ["sources=[{images: brca-m2c/images, mpp: 0.5}]", *changes],
+        only=MuseConfig,
     )
     config = unlabelled(config, args.data)
     folder, shared = args.work / name, args.work / INDEX

@@ -128,9 +128,5 @@ def test_the_gpu_benchmark_states_its_sections_in_order(monkeypatch):
     monkeypatch.syspath_prepend(TOP / "benchmarks")
     import gpu_session
 
-    shown = " ".join(gpu_session.__doc__.replace("\\", "").split())
-    assert f"gpu_session.py {' '.join(gpu_session.SECTIONS)} " in shown
     explained = gpu_session.__doc__.partition("to test the script.")[2]
-    assert ["machine", *re.findall(r"^(\w+) {1,10}\S", explained, re.M)] == list(
-        gpu_session.SECTIONS
-    )
+    assert re.findall(r"^(\w+) {1,10}\S", explained, re.M) == list(gpu_session.SECTIONS)

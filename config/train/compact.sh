@@ -9,25 +9,24 @@ cd "$(dirname "$0")/../.."
 RUNS=$PWD/runs
 UNREAD='sources.2.exclude=["01_","02_","04_"]' # three patients of TNBC
 
-finetune() { # arguments: recipe, run, settings
-  muse finetune "config/train/$1.yaml" --data "$DATA" -o "$RUNS/$2" --set "${@:3}"
+finetune() { # arguments: stage, run, checkpoint and teacher (names of runs, or "" for none), settings
+  local changes=(stage="$1")
+  if [ -n "$3" ]; then changes+=(checkpoint="$RUNS/$3/checkpoint.pt"); fi
+  if [ -n "$4" ]; then changes+=(distillation.teachers=["$RUNS/$4/checkpoint.pt"]); fi
+  muse finetune config/train/compact.yaml --data "$DATA" -o "$RUNS/$2" --set "${changes[@]}" "${@:5}"
 }
 
-muse finetune config/train/compact.yaml --data "$DATA" -o "$RUNS/compact"
-finetune compact_outlines compact_outlines checkpoint="$RUNS/compact/checkpoint.pt"
-SECOND=$RUNS/compact_outlines/checkpoint.pt
-finetune compact_distilled compact_distilled checkpoint="$SECOND" distillation.teachers=["$SECOND"]
-finetune compact_distilled third_unread checkpoint="$SECOND" distillation.teachers=["$SECOND"] "$UNREAD" sources.2.weight=2
-finetune compact_narrow narrow_1 distillation.teachers=["$SECOND"] distillation.share=0.5 "$UNREAD" sources.2.weight=3
-finetune compact_narrow narrow_2 checkpoint="$RUNS/narrow_1/checkpoint.pt" \
-  distillation.teachers=["$RUNS/third_unread/checkpoint.pt"] "$UNREAD" sources.2.weight=2
-finetune compact_narrow compact_narrow checkpoint="$RUNS/narrow_2/checkpoint.pt" \
-  distillation.teachers=["$RUNS/compact_distilled/checkpoint.pt"]
+finetune wide wide "" ""
+finetune outlines outlines wide ""
+finetune distilled distilled outlines outlines
+finetune distilled third_unread outlines outlines "$UNREAD" sources.2.weight=2
+finetune narrow narrow_1 "" outlines distillation.share=0.5 "$UNREAD" sources.2.weight=3
+finetune narrow narrow_2 narrow_1 third_unread "$UNREAD" sources.2.weight=2
+finetune narrow narrow narrow_2 distilled
 python -m experiments.areas.prepare "$DATA"
-FOURTH=$RUNS/compact_narrow/checkpoint.pt
-finetune compact_areas compact_areas checkpoint="$FOURTH" distillation.teachers=["$FOURTH"]
+finetune areas areas narrow narrow
 
-python -m experiments.areas.average "$FOURTH" "$RUNS/compact_areas/checkpoint.pt" muse_pipeline/inference/built_in/compact.pt
+python -m experiments.areas.average "$RUNS/narrow/checkpoint.pt" "$RUNS/areas/checkpoint.pt" muse_pipeline/inference/built_in/compact.pt
 cd muse_pipeline/inference/built_in
 muse export compact.pt -o compact-fp32.onnx --check-images "$DATA/brca-m2c/images"
 muse export compact.pt -o compact-int8.onnx --precision int8 --calibration "$DATA/brca-m2c/images" \

@@ -4,12 +4,12 @@ at a left-out site?
     python -m experiments.areas.run --data DATA     # trains what is not recorded
     python -m experiments.areas.run --table         # prints the table
 
-"base" is a narrow network trained from random weights on the labels of
-`config/train/compact_narrow.yaml`, but without a site of BRCA-M2C, NuCLS and three patients of
-TNBC. "more" continues from it on the same labels, with "base" as its teacher. "areas" does the
-same, but also has the epithelium of half of the accessions of EBHI-Seg; "mean" is the average of
-the weights of "areas" and "base", 3 to 1. All are scored on the site, on TNBC and NuCLS, on the
-other accessions of EBHI-Seg, and on the mouth of OCDC, which no arm was trained on. A run of "base"
+"base" is a narrow network trained from random weights on the labels of the stage `narrow` of
+`config/train/compact.yaml`, but without a site of BRCA-M2C, NuCLS and three patients of TNBC.
+"more" continues from it on the same labels, with "base" as its teacher. "areas" does the same, but
+also has the epithelium of half of the accessions of EBHI-Seg; "mean" is the average of the weights
+of "areas" and "base", 3 to 1. All are scored on the site, on TNBC and NuCLS, on the other
+accessions of EBHI-Seg, and on the mouth of OCDC, which no arm was trained on. A run of "base"
 takes 25 minutes on one core, other runs 12. "shipped" is the built-in model `compact`, which was
 trained on every site and on the mouth. DATA contains `prepared/`, written by `python -m
 experiments.areas.prepare DATA`.
@@ -28,6 +28,7 @@ import cv2
 
 from experiments.areas.average import average
 from experiments.common.areas import (
+    COMPACT,
     EBHI_MPP,
     MEASURES,
     NARROW,
@@ -63,7 +64,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
         return {"ebhi": score_areas(predictor, ebhi_pictures(args.data, odd=True), EBHI_MPP)}
     data, work = args.data.resolve(), args.work.resolve()
     site = arm.split("-")[1]
-    config = load_detector_config(NARROW, data, ())
+    config = load_detector_config(COMPACT, data, [NARROW])
     predictor = Predictor(export_fold(train(arm, seed, data, work), work / f"{arm}-{seed}"))
     _, judged = split_sources(config, site)
     return {

@@ -2,7 +2,7 @@
 on.
 
     python -m experiments.artefacts.draw --data DATA -o runs/artefact_pictures  # then \
-        config/train/artefacts.yaml
+        experiments/artefacts/artefacts.yaml
 
 Crops of a patient, or of artefact-tiles, are laid side by side in pictures with sides of 1 mm at 1
 um/px. Most of them get folds (in a band, the densities of two or three layers of tissue are added

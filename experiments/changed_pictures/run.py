@@ -15,8 +15,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from experiments.common.crops import MPP, aji, compare, detection_f1, network_finder
-from experiments.common.outlines import SETS
+from experiments.common.crops import MPP, SETS, aji, compare, detection_f1, network_finder
 from experiments.common.runs import (
     add_run,
     change_from,

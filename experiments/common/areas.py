@@ -33,7 +33,7 @@ EBHI_MPP, ORAL_MPP = 1.2, 0.5  # neither is stated: nuclei look like those of th
 EPITHELIAL = 1  # index of the class
 MARGIN_UM = 2.0
 MOST_PICTURES = 130  # of EBHI-Seg that are scored
-NARROW = TOP / "config/train/compact_narrow.yaml"
+COMPACT, NARROW = TOP / "config/train/compact.yaml", "stage=narrow"
 WITHOUT_UNREAD = "sources.2.exclude=['01_', '02_', '04_']"  # patients of TNBC
 
 
@@ -139,7 +139,7 @@ def narrow_config(site: str, seed: int, data: Path, changes: Sequence[str]) -> D
         "precision=32-true",
         "sources.2.weight=2",
     ]
-    config = load_detector_config(NARROW, data, [*fixed, *changes])
+    config = load_detector_config(COMPACT, data, [NARROW, *fixed, *changes])
     known, _ = split_sources(config, site)
     of_tnbc = (source for source in config.sources if source.format == "masks")
     return dataclasses.replace(config, sources=(*known, *of_tnbc))

@@ -22,7 +22,6 @@ from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.masks import label_image_to_nuclei, rings_to_labels
 from muse_pipeline.nuclei.rays import rays_to_rings
-from muse_pipeline.proposals.otsu_mask import blend_stains, cut_mask, fit_otsu, haematoxylin
 from muse_pipeline.tissue.stain import fit_macenko
 
 MPP, MIN_PX, RAYS = 0.25, 20, 32
@@ -30,7 +29,6 @@ BOWL_RADIUS_UM, BOWL_LEAST_PX = (
     3.6,
     20,
 )  # radius of the median nucleus in DSB-2018, which states no um per pixel
-SNAP_UM = 1.5  # as in the card of `label_free`
 Find = Callable[[np.ndarray], np.ndarray]  # (h, w, 3) uint8 -> (h, w) int32 instances
 Crop = tuple[
     str, str, np.ndarray, np.ndarray, np.ndarray | None
@@ -78,36 +76,6 @@ def network_finder(predictor: Predictor, threshold: float = 0.0) -> Find:
     return find
 
 
-def find_by_otsu(pixels: np.ndarray) -> np.ndarray:
-    """Instances by Otsu's threshold on haematoxylin."""
-    return cut_mask(
-        fit_otsu([pixels], MPP)(pixels),
-        haematoxylin(pixels, blend_stains(find_stains(pixels))),
-        MPP,
-    )
-
-
-def find_stains(pixels: np.ndarray) -> np.ndarray | None:
-    """Stain vectors (2, 3) of a picture; None if they are not plausible."""
-    fit = fit_macenko(pixels.reshape(-1, 3))
-    return fit and fit.stains
-
-
-def score(find: Find, data: Path) -> dict:
-    """For each crop of TNBC and NuCLS, its patient and the counts of ``compare``."""
-    tables: dict[str, dict] = {}
-    for name, read in {"TNBC": read_tnbc, "NuCLS": read_nucls}.items():
-        crops = {
-            crop: [patient, *compare(find(pixels), true)]
-            for crop, patient, pixels, true in read(data)
-        }
-        tables[name] = crops
-    return {
-        "columns": ["patient", "matched", "found", "true", "shared", "covered"],
-        "crops": tables,
-    }
-
-
 def read_tnbc(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     """Name, patient, pixels and instances of each crop of TNBC."""
     folder, crops = data / "tnbc-nuclei", []
@@ -148,11 +116,13 @@ def read_dsb2018(data: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     ]
 
 
+SETS = {"tnbc": read_tnbc, "nucls": read_nucls, "dsb2018": read_dsb2018}  # all at 0.25 um/px
+
+
 def read_crops(data: Path, name: str) -> list[Crop]:
     """The crops of a set at 0.25 um/px."""
     if name != "nuinsseg":
-        read = {"tnbc": read_tnbc, "nucls": read_nucls, "dsb2018": read_dsb2018}[name]
-        return [(*crop, None) for crop in read(data)]
+        return [(*crop, None) for crop in SETS[name](data)]
     folder, crops = data / "nuinsseg-oesophagus", []
     for path in sorted((folder / "images").glob("*.jpg")):
         instances, ignored = (
@@ -210,16 +180,6 @@ def detection_f1(sums: np.ndarray) -> np.ndarray:
 def aji(sums: np.ndarray) -> np.ndarray:
     """AJI (...) from summed counts (..., 5) of ``compare``."""
     return jaccard_ratio(sums[..., 3:])
-
-
-def mean_of_seeds(runs: list[dict], name: str) -> tuple[np.ndarray, list[str], int] | None:
-    """Counts (N, 5) of crops, averaged over runs; the crops' patients; and the number of runs; None
-    if it is 0.
-    """
-    if not runs:
-        return None
-    values = np.mean([[row[1:] for row in run["crops"][name].values()] for run in runs], 0)
-    return values, [row[0] for row in runs[0]["crops"][name].values()], len(runs)
 
 
 def bowl_mpp(mask: np.ndarray) -> float:

@@ -5,16 +5,16 @@ add.
     python -m experiments.compact.run --table                  # prints the tables
 
 Every run leaves out a site, the labels of NuCLS, and the patients 01, 02 and 04 of TNBC, and is
-scored on them; "scratch", "muse" and "grown" use nothing of TNBC. "scratch" is trained from random
-weights with `config/train/compact.yaml` for 2,500 steps (half an hour on one core), and "muse" from
-the backbone of `muse_proof`. "hand" continues "scratch" for 1,500 steps with
-`config/train/compact_outlines.yaml` and its hand-drawn outlines; "grown" does the same, but only on
-BRCA-M2C, with outlines grown around its points. "filled" continues "hand", which is also its
-teacher, for 2,000 steps with `config/train/compact_distilled.yaml`. "narrow" is trained from random
-weights with `config/train/compact_narrow.yaml` for 5,000 steps, with "hand" as its teacher, and
-"narrow_filled", the kind of network that is shipped, continues it for 2,000 steps with "filled" as
-its teacher. Outlines are not refined by a second network. DATA is a folder with brca-m2c/,
-nucls-cc0/ and tnbc-nuclei/, and camelyon16-patches/ for "muse". A stopped run resumes.
+scored on them; "scratch", "muse" and "grown" use nothing of TNBC. Stages are those of
+`config/train/compact.yaml`. "scratch" is trained from random weights as `wide` for 2,500 steps
+(half an hour on one core), and "muse", which can no longer be repeated, from a backbone pretrained
+by MUSE. "hand" continues "scratch" for 1,500 steps as `outlines`, with hand-drawn outlines;
+"grown" does the same, but only on BRCA-M2C, with outlines grown around its points. "filled"
+continues "hand", which is also its teacher, for 2,000 steps as `distilled`. "narrow" is trained
+from random weights as `narrow` for 5,000 steps, with "hand" as its teacher, and "narrow_filled",
+the kind of network that is shipped, continues it for 2,000 steps with "filled" as its teacher.
+Outlines are not refined by a second network. DATA is a folder with brca-m2c/, nucls-cc0/ and
+tnbc-nuclei/. A stopped run resumes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from experiments.common.breast import pretrain
 from experiments.common.crops import aji, detection_f1, read_nucls, read_tnbc, score_outlines
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import export_fold, score_site, split_sources
@@ -42,10 +41,7 @@ from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.run import Options
 
 RUNS = runs_of(__file__)
-FIRST, SECOND, THIRD, NARROW = (
-    TOP / f"config/train/compact{suffix}.yaml"
-    for suffix in ("", "_outlines", "_distilled", "_narrow")
-)
+RECIPE = TOP / "config/train/compact.yaml"
 SITES, SHIPPED = ("A7", "A8", "AC"), "narrow_filled"
 TITLES = {
     "scratch": "random weights",
@@ -62,7 +58,7 @@ COMPARED = {  # pairs of arms, and the sites at which they are compared
     ("hand", "filled"): SITES,
     ("filled", SHIPPED): SITES,
 }
-ARMS = [f"{arm}-{site}" for arm in TITLES for site in SITES if arm != "muse" or site == "A7"]
+ARMS = [f"{arm}-{site}" for arm in TITLES if arm != "muse" for site in SITES]
 UNREAD = ("01", "02", "04")  # patients of TNBC that no arm is trained on
 WITHOUT_UNREAD = f"sources.2.exclude={[f'{patient}_' for patient in UNREAD]}"
 TEACHERS = {"narrow": "hand", "filled": "hand", SHIPPED: "filled"}
@@ -87,23 +83,19 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
 def train(arm: str, seed: int, data: Path, work: Path) -> Path:
     """The checkpoint of an arm, which is trained unless it exists."""
     kind, site = arm.split("-")
-    if kind in ("scratch", "muse"):
-        recipe, changes = FIRST, ("schedule.steps=2500", "export.threshold=0.4")
-        if kind == "muse":
-            changes = (
-                *changes,
-                f"checkpoint={pretrain(site, seed, data, work.parent / 'muse_proof')}",
-            )
+    if kind == "scratch":
+        stage, changes = "wide", ("schedule.steps=2500", "export.threshold=0.4")
     elif kind in ("grown", "hand"):
-        recipe, changes = SECOND, (WITHOUT_UNREAD, "schedule.steps=1500", "export.snap_um=0")
+        stage, changes = "outlines", (WITHOUT_UNREAD, "schedule.steps=1500", "export.snap_um=0")
         changes = *changes, f"checkpoint={train(f'scratch-{site}', seed, data, work)}"
     else:
-        recipe, changes = distil(kind, site, seed, data, work)
-    config = load_detector_config(recipe, data, (f"seed={seed}", "export.refine=false", *changes))
+        stage, changes = distil(kind, site, seed, data, work)
+    changes = f"stage={stage}", f"seed={seed}", "export.refine=false", *changes
+    config = load_detector_config(RECIPE, data, changes)
     known, _ = split_sources(config, site)
     if kind == "grown":
         known = tuple(dataclasses.replace(source, grow_outlines=True) for source in known)
-    elif kind not in ("scratch", "muse"):
+    elif kind != "scratch":
         known = (*known, *(source for source in config.sources if source.format == "masks"))  # TNBC
     detector_data.continue_mirrored = (
         continue_mirrored if kind.endswith("filled") else continue_smallest
@@ -112,20 +104,20 @@ def train(arm: str, seed: int, data: Path, work: Path) -> Path:
     return finetune(config, work / f"{arm}-{seed}", Options(accelerator="cpu", threads=1))
 
 
-def distil(kind: str, site: str, seed: int, data: Path, work: Path) -> tuple[Path, tuple[str, ...]]:
-    """Recipe of an arm that has a teacher, and changes to its settings."""
+def distil(kind: str, site: str, seed: int, data: Path, work: Path) -> tuple[str, tuple[str, ...]]:
+    """Stage of an arm that has a teacher, and changes to its settings."""
     teacher = train(f"{TEACHERS[kind]}-{site}", seed, data, work)
     changes = WITHOUT_UNREAD, "export.snap_um=0", f"distillation.teachers=[{teacher}]"
     if kind == "narrow":
-        return NARROW, (
+        return "narrow", (
             *changes,
             "schedule.steps=5000",
             "distillation.share=0.5",
             "sources.2.weight=3",
         )
     start = train(f"narrow-{site}", seed, data, work) if kind == SHIPPED else teacher
-    recipe = NARROW if kind == SHIPPED else THIRD
-    return recipe, (*changes, "schedule.steps=2000", f"checkpoint={start}", "sources.2.weight=2")
+    stage = "narrow" if kind == SHIPPED else "distilled"
+    return stage, (*changes, "schedule.steps=2000", f"checkpoint={start}", "sources.2.weight=2")
 
 
 def continue_smallest(image: LabelledImage, window_px: int, mpp: float) -> LabelledImage:
@@ -143,7 +135,7 @@ def score(checkpoint: Path, site: str, data: Path, folder: Path) -> dict:
     """For each of ``SCORED``: ``patients``, a name per picture, and ``counts``, the counts of each
     picture.
     """
-    config = load_detector_config(FIRST, data, ())
+    config = load_detector_config(RECIPE, data)
     predictor = Predictor(export_fold(checkpoint, folder))
     _, judged = split_sources(config, site)
     return {

@@ -36,6 +36,7 @@ import numpy as np
 import torch
 
 from experiments.common.areas import (
+    COMPACT,
     EBHI_MPP,
     MEASURES,
     NARROW,
@@ -102,7 +103,7 @@ class Tissue:
 
 def breast(data: Path, odd: bool) -> LabelSource:
     """One half of the patients of the site."""
-    _, (source,) = split_sources(load_detector_config(NARROW, data, ()), SITE)
+    _, (source,) = split_sources(load_detector_config(COMPACT, data, [NARROW]), SITE)
     patients = {sample.name[:12] for sample in source.choose()}
     return excluding(
         source, *sorted(name for name in patients if zlib.crc32(name.encode()) % 2 != odd)
@@ -111,7 +112,7 @@ def breast(data: Path, odd: bool) -> LabelSource:
 
 def tnbc(data: Path) -> LabelSource:
     """The pictures of the patient of TNBC to train on."""
-    config = load_detector_config(NARROW, data, ())
+    config = load_detector_config(COMPACT, data, [NARROW])
     source = next(source for source in config.sources if source.format == "masks")
     return excluding(
         source,
@@ -132,7 +133,7 @@ def score_breast(predictor: Predictor, data: Path) -> dict:
     """Compare nuclei with the points of the other half of the patients."""
     return {
         "site": score_site(
-            predictor, [breast(data, odd=True)], load_detector_config(NARROW, data, ())
+            predictor, [breast(data, odd=True)], load_detector_config(COMPACT, data, [NARROW])
         )
     }
 

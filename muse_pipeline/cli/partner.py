@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         )
         with open_pair_of_files(args.slide, info, args.partner, partner_info, args.threads) as pair:
             start = read_given(args.start, info, partner_info) if args.start else None
-            content = write_registration(pair, register_partner(pair, start), folder)
+            content = write_registration(register_partner(pair, start), folder)
             print(summary_text(content))
             registered, tissue = (
                 read_registered(folder / TRANSFORM),

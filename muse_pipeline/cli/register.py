@@ -1,8 +1,7 @@
 """Register a second picture of the same tissue to its H&E slide, and check the result tile by tile.
 
 The partner may be rotated, mirrored or stained differently, and may cover only a part of the slide.
-Writes transform.json, checkerboard.png and residuals.tsv, but nothing for a partner that does not
-fit.
+Writes transform.json, but nothing for a partner that does not fit.
 """
 
 import argparse
@@ -36,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
         "fit only the outline of the tissue: for neighbouring sections, whose nuclei differ",
     )
     parser.add_threads()
-    parser.add_output("FOLDER", "for transform.json, checkerboard.png and residuals.tsv")
+    parser.add_output("FOLDER", "for transform.json")
     parser.add_ledger()
 
 
@@ -71,4 +70,4 @@ def run(args: argparse.Namespace) -> None:
                 " accept larger residuals with --max-residual, or fit the outline of the tissue"
                 " with --outline, which is enough for areas"
             ) from error
-        print(summary_text(write_registration(pair, registration, args.output)))
+        print(summary_text(write_registration(registration, args.output)))

@@ -4,9 +4,9 @@
     muse synthesize pictures --generator runs/unit/checkpoint.pt -o rendered --n 200
 
 The folder contains instances/ (16-bit PNG, one number per nucleus), points/ (classes of the
-nuclei), masks.json (settings and statistics) and page.png (examples). --fit adapts sizes,
-eccentricities and density to detected nuclei. A folder of pictures also contains images/, rendered
-by the generator of a run with `method: unit`, and is a source of labels for `muse finetune`.
+nuclei), masks.json (settings) and page.png (examples). A folder of pictures also contains images/,
+rendered by the generator of a run with `method: unit`, and is a source of labels for `muse
+finetune`.
 """
 
 import argparse
@@ -24,14 +24,6 @@ def add_arguments(parser: Parser) -> None:
     masks.add_number("--seed", zero_or_more, "S", "seed", default=0)
     masks.add_number("--mpp", positive, "M", "um per pixel", default=0.5)
     masks.add_number("--size-px", at_least_one, "P", "side of a mask", default=256)
-    masks.add_path(
-        "--fit",
-        "FILE",
-        "nuclei.parquet or proposals.parquet, to which sizes, eccentricities and density are"
-        " fitted",
-        nargs="+",
-        default=[],
-    )
     masks.add_threads("number of masks made at the same time")
     masks.set_defaults(synthesize=write_masks)
     pictures = kinds.add_parser(
@@ -60,38 +52,20 @@ def write_masks(args: argparse.Namespace) -> None:
     from muse_pipeline.core.process import show_progress
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.methods.unit import synthesis_folder as folder
-    from muse_pipeline.methods.unit.synthesis_folder import fit_tissue
     from muse_pipeline.methods.unit.synthesis_masks import TissueSettings
 
-    tissue, record = TissueSettings(), None
-    if args.fit:
-        tissue, wanted, reached = fit_tissue(args.fit, tissue)
-        record = {
-            "files": [str(path) for path in args.fit],
-            "wanted_per_mm2": wanted,
-            "reached_per_mm2": reached,
-        }
-        print(
-            f"fitted: long axis {tissue.stroma.major_um:.1f} um, {reached:,} nuclei per mm2"
-            f" (tissue: {wanted:,})"
-        )
     with show_progress("masks") as progress:
-        facts = folder.write_mask_folder(
+        folder.write_mask_folder(
             args.output,
             args.n,
-            tissue,
+            TissueSettings(),
             seed=args.seed,
             mpp=args.mpp,
             size_px=args.size_px,
             threads=args.threads,
-            fit=record,
             progress=progress,
         )
-    _, _, nuclei, _, _ = facts["statistics"]["nuclei"]
-    print(
-        f"{args.output}: {count_noun(args.n, 'mask')}, a median of {nuclei:g} nuclei each; see"
-        f" {folder.PAGE}"
-    )
+    print(f"{args.output}: {count_noun(args.n, 'mask')}; see {folder.PAGE}")
 
 
 def write_pictures(args: argparse.Namespace) -> None:

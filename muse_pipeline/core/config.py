@@ -103,7 +103,8 @@ def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
     Args:
         path: YAML file.
         changes: ``key=value`` pairs that override the file; ``a.b`` is setting b of a, ``a.0`` the
-            first item of a list.
+            first item of a list. ``stage=NAME`` chooses one of ``stages``, each of which has
+            settings that differ from those of the file.
     """
     try:
         values = parse_yaml(Path(path).read_bytes(), str(path))
@@ -111,11 +112,33 @@ def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); give the path of a YAML config"
         ) from error
-    for change in (
-        changes if isinstance(values, dict) else ()
-    ):  # `parse_config` rejects anything else
+    if not isinstance(values, dict):
+        return values  # `parse_config` rejects it
+    changes = list(changes)
+    if "stages" in values:
+        values = _choose_stage(values, changes, path)
+    for change in changes:
         _apply(change, values)
     return values
+
+
+def _choose_stage(values: dict, changes: list[str], path: Path | str) -> dict:
+    """Settings of the stage that the last change ``stage=NAME``, which is removed, names; without
+    one, of the first stage.
+    """
+    stages = values.pop("stages")
+    if not (
+        isinstance(stages, dict)
+        and stages
+        and all(isinstance(one, dict) for one in stages.values())
+    ):
+        raise ConfigError(f"{path}: stages: expected settings for each name of a stage")
+    named = [change.removeprefix("stage=") for change in changes if change.startswith("stage=")]
+    changes[:] = [change for change in changes if not change.startswith("stage=")]
+    name = named[-1] if named else next(iter(stages))
+    if name not in stages:
+        raise ConfigError(f"{path}: stage '{name}' is unknown; choose one of {', '.join(stages)}")
+    return values | stages[name]
 
 
 def parse_yaml(text: str | bytes, where: str) -> Any:

@@ -132,7 +132,6 @@ class TileMatches:
     centre_um: np.ndarray  # (N, 2) centres on the slide
     # (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match
     shift_um: np.ndarray
-    correlation: np.ndarray  # (N,) correlation of the tile with the partner at its best position
     is_seen: (
         np.ndarray
     )  # (N,) bool, True if the tile lies on the partner, which is not uniform there
@@ -176,14 +175,13 @@ class TileMatch(NamedTuple):
     """One tile of ``TileMatches``."""
 
     shift_um: np.ndarray
-    correlation: float
     is_seen: bool
     is_clear: bool
     is_alike: bool
 
 
-UNSEEN = TileMatch(np.zeros(2), 0.0, False, False, False)
-EVEN = TileMatch(np.zeros(2), 0.0, True, False, True)
+UNSEEN = TileMatch(np.zeros(2), False, False, False)
+EVEN = TileMatch(np.zeros(2), True, False, True)
 
 
 def _match_tile(
@@ -218,7 +216,7 @@ def _match_tile(
     at_edge = (position == 0).any() or (position == 2 * reach).any()
     clear = not at_edge and best >= MIN_CORRELATION and best - float(others.max()) >= CLEAR
     shift = (position + _subpixel(score, position) - reach)[::-1] * power.um
-    return TileMatch(shift, best, True, bool(clear), bool(score[reach, reach] >= MIN_CORRELATION))
+    return TileMatch(shift, True, bool(clear), bool(score[reach, reach] >= MIN_CORRELATION))
 
 
 def _subpixel(score: np.ndarray, position: np.ndarray) -> np.ndarray:

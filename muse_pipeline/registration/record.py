@@ -1,9 +1,4 @@
-"""Records of a registration: transform.json, residuals.tsv, checkerboard.png, and partner.json with
-its outcome.
-
-The checkerboard shows slide and partner in alternating squares. If they are well registered, nuclei
-and edges of tissue continue from square to square.
-"""
+"""Records of a registration: transform.json, and partner.json with its outcome."""
 
 from __future__ import annotations
 
@@ -13,17 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from muse_pipeline import __version__
 from muse_pipeline.core.errors import MuseError, OutputError, RegistrationError
-from muse_pipeline.core.files import complete_file, find_json, read_json, remove, write_json
-from muse_pipeline.core.pictures import write_png
+from muse_pipeline.core.files import find_json, read_json, remove, write_json
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
-from muse_pipeline.registration.match import PixelReader, grid_um, sample
-from muse_pipeline.registration.placement import Pair
 from muse_pipeline.registration.register import (
     ABOVE_LIMIT,
     KEPT,
@@ -34,23 +25,11 @@ from muse_pipeline.registration.register import (
 )
 from muse_pipeline.registration.transform import Transform, read_transform
 
-TRANSFORM, RESIDUALS, CHECKERBOARD, RECORD = (
-    "transform.json",
-    "residuals.tsv",
-    "checkerboard.png",
-    "partner.json",
-)
+TRANSFORM, RECORD = "transform.json", "partner.json"
 OK, FAILED = "ok", "failed"
 
 FORMAT = 1
 DIRECTION = "slide to partner: partner_xy = matrix @ (x, y, 1)"
-COLUMNS = ("x", "y", "side", "status", "residual_um", "measured", "correlation")
-
-WIDTH_PX = 1500
-N_SQUARES = 16  # number of squares along the longer side of the slide
-FIELD_SQUARES = 6  # number of squares along the side of an enlarged tile
-GAP_PX, TEXT_PX = 12, 34
-LEFT_OUT_RGB = (215, 60, 40)
 
 
 @contextmanager
@@ -73,7 +52,7 @@ def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[s
             raise
         reason = error if isinstance(error, MuseError) else f"{type(error).__name__}: {error}"
         outcome = {"status": FAILED, "reason": one_line(reason)}
-        for path in (store, *(folder / name for name in (TRANSFORM, RESIDUALS, CHECKERBOARD))):
+        for path in (store, folder / TRANSFORM):
             remove(path)
         # The workflow requires that the job writes this folder.
         store.mkdir(parents=True)
@@ -85,10 +64,8 @@ def read_outcome(folder: Path) -> dict[str, Any] | None:
     return find_json(folder / RECORD)
 
 
-def write_registration(pair: Pair, registration: Registration, folder: Path) -> dict[str, Any]:
-    """Write checkerboard.png, residuals.tsv and transform.json, whose content is returned."""
-    write_checkerboard(folder / CHECKERBOARD, pair, registration)
-    write_residuals(folder / RESIDUALS, registration)
+def write_registration(registration: Registration, folder: Path) -> dict[str, Any]:
+    """Write transform.json, whose content is returned."""
     content = describe(registration)
     write_json(folder / TRANSFORM, content)
     return content
@@ -174,29 +151,6 @@ def summary_text(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_residuals(path: Path, registration: Registration) -> None:
-    """Write residuals.tsv, with a row per tile: corner and side in level-0 px, status and
-    measurements.
-    """
-    tiles, mpp = registration.tiles, np.array(registration.slide.mpp)
-    corner_px = (tiles.centre_um - tiles.side_um / 2) / mpp
-    with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
-        file.write("\t".join(COLUMNS) + "\n")
-        for (x, y), status, residual, measured, correlation in zip(
-            corner_px,
-            tiles.status,
-            tiles.residual_um,
-            tiles.is_measured,
-            tiles.correlation,
-            strict=True,
-        ):
-            um = "" if np.isnan(residual) else f"{residual:.2f}"
-            side = f"{tiles.side_um / mpp[0]:.2f}"
-            file.write(
-                f"{x:.1f}\t{y:.1f}\t{side}\t{status}\t{um}\t{int(measured)}\t{correlation:.3f}\n"
-            )
-
-
 @dataclass(frozen=True, eq=False)
 class RegisteredPartner:
     """The content of transform.json that is needed to read the partner's pixels."""
@@ -260,96 +214,3 @@ def _identify(info: SlideInfo) -> dict[str, Any]:
         "size_px": list(info.size_px),
         "mpp": list(info.mpp),
     }
-
-
-def write_checkerboard(path: Path, pair: Pair, registration: Registration) -> None:
-    """Write a picture of the whole slide, with rejected tiles framed in red, above its best, median
-    and worst tile.
-    """
-    whole = _draw_slide(pair, registration)
-    fields = _draw_fields(pair, registration, (whole.shape[1] - 2 * GAP_PX) // 3)
-    rows = [whole, *([fields] if fields is not None else [])]
-    width = max(row.shape[1] for row in rows)
-    rows = [
-        cv2.copyMakeBorder(
-            row, 0, GAP_PX, 0, width - row.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3
-        )
-        for row in rows
-    ]
-    with complete_file(path) as partial:
-        write_png(partial, np.concatenate(rows))
-
-
-def _draw_slide(pair: Pair, registration: Registration) -> np.ndarray:
-    picture = pair.low.picture
-    um = max(picture.size_um) / WIDTH_PX
-    size = tuple(max(round(side / um), 1) for side in picture.size_um)
-    readers = (
-        (picture, pair.partner_low.picture)
-        if um >= picture.mpp.min()
-        else pair.readers(max(um, pair.finest_um))
-    )
-    board = _checker(readers, registration, np.zeros(2), um, size, max(max(size) // N_SQUARES, 1))
-    half = registration.tiles.side_um / 2
-    for centre in registration.tiles.centre_um[~registration.tiles.is_kept]:
-        corners = [
-            tuple(np.round((centre + sign * half) / um).astype(int).tolist()) for sign in (-1, 1)
-        ]
-        cv2.rectangle(board, *corners, LEFT_OUT_RGB, 1)
-    return board
-
-
-def _draw_fields(pair: Pair, registration: Registration, side_px: int) -> np.ndarray | None:
-    """Picture of the best, median and worst tile side by side; None if no kept tile was
-    measured.
-    """
-    tiles, um = registration.tiles, registration.tiles.side_um / side_px
-    measured = np.flatnonzero(tiles.is_kept & tiles.is_measured)
-    if not len(measured):
-        return None
-    ranked = measured[np.argsort(tiles.residual_um[measured], kind="stable")]
-    fields = []
-    for name, tile in zip(
-        ("best", "middle", "worst"), ranked[[0, len(ranked) // 2, -1]], strict=True
-    ):
-        readers = pair.readers(max(um, pair.finest_um))
-        corner = tiles.centre_um[tile] - tiles.side_um / 2
-        field = _checker(
-            readers, registration, corner, um, (side_px, side_px), max(side_px // FIELD_SQUARES, 1)
-        )
-        field = cv2.copyMakeBorder(
-            field, TEXT_PX, 0, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255,) * 3
-        )
-        text = f"{name} tile kept: {tiles.residual_um[tile]:.1f} um"
-        cv2.putText(
-            field,
-            text,
-            (0, TEXT_PX - 11),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.6,
-            (40, 40, 40),
-            1,
-            cv2.LINE_AA,
-        )
-        fields.append(field)
-    return np.concatenate(fields, axis=1)
-
-
-def _checker(
-    readers: tuple[PixelReader, PixelReader],
-    registration: Registration,
-    corner_um: np.ndarray,
-    um: float,
-    size: tuple[int, int],
-    square_px: int,
-) -> np.ndarray:
-    """(h, w, 3) uint8: squares of the slide that alternate with squares of the partner."""
-    at = grid_um(corner_um, um, size)
-    board, partner = (
-        sample(readers[0], at),
-        sample(readers[1], registration.transform.to_partner(at)),
-    )
-    row, column = np.indices(board.shape[:2]) // square_px
-    is_partner = (row + column) % 2 == 1
-    board[is_partner] = partner[is_partner]
-    return board

@@ -47,7 +47,6 @@ class TileResiduals:
     residual_um: (
         np.ndarray
     )  # (N,) distance between slide and partner that remains; NaN if it is unknown
-    correlation: np.ndarray  # (N,) correlation of the tile with the partner
     # (N,) bool, True if the residual was measured in the tile itself. A tile that only correlates
     # with the partner has the largest residual of its neighbours
     is_measured: np.ndarray
@@ -165,7 +164,6 @@ def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: floa
         power.tile_um,
         centre,
         residual,
-        matches.correlation,
         matches.is_clear,
         matches.is_seen,
         limit_um,
@@ -245,9 +243,7 @@ def register_outline(pair: Pair, start: Transform | None = None) -> Registration
         pair.low.mask, pair.low.picture.mpp, power.tile_um, power.tile_um, MIN_COVERED
     )
     unknown, none = np.full(len(centre), np.nan), np.zeros(len(centre), bool)
-    tiles = TileResiduals(
-        power.tile_um, centre, unknown, np.zeros(len(centre)), none, ~none, LIMIT_UM
-    )
+    tiles = TileResiduals(power.tile_um, centre, unknown, none, ~none, LIMIT_UM)
     transform = Transform(matrix_in_um(matrix, slide_mpp, partner_mpp))
     return Registration(pair.info, pair.partner_info, transform, power, tiles, outline)
 

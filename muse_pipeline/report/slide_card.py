@@ -14,7 +14,6 @@ from muse_pipeline.core.text import area_text, count_noun
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import stains
 from muse_pipeline.inference.doubts import describe_organs, name_unvalidated
-from muse_pipeline.registration.record import CHECKERBOARD
 from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.counts import COMPARTMENTS, score
@@ -166,13 +165,6 @@ def _overview(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | Non
         yield album.figure(slide.files.picture, "Tissue found", _OVERVIEW_PX)
     if slide.regions and slide.files.region_picture.is_file():
         yield album.figure(slide.files.region_picture, "Tissue regions", _OVERVIEW_PX)
-    if slide.partner and not slide.lacks_partner:
-        residuals = slide.partner["residuals"]
-        caption = (
-            f"Registered partner: residual {residuals['median_um']:.1f} µm (95 % below"
-            f" {residuals['p95_um']:.1f}), {residuals['kept']} of {residuals['tiles']} tiles kept"
-        )
-        yield album.figure(slide.files.partner / CHECKERBOARD, caption, _OVERVIEW_PX)
     if slide.n_nuclei:
         has_artefacts = any((slide.artefacts_mm2 or {}).values())
         caption = "Density of nuclei, artefacts outlined" if has_artefacts else "Density of nuclei"

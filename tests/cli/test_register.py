@@ -41,17 +41,8 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     assert content["slide"]["slide_id"] == "he" and content["partner"]["mpp"] == [0.8, 0.8]
     errors = errors_um(read_registered(tmp_path / "transform.json").transform, section, WARP)
     assert np.median(errors) <= 2 and np.percentile(errors, 95) <= 5
-    header, *rows = (tmp_path / "residuals.tsv").read_text().splitlines()
-    assert (
-        header.split("\t")[:4] == ["x", "y", "side", "status"]
-        and len(rows) == content["residuals"]["tiles"]
-    )
-    kept = sum(row.split("\t")[3] == "kept" for row in rows)
-    assert (
-        kept == content["residuals"]["kept"] == sum(row.count("1") for row in content["kept_tiles"])
-    )
-    board = cv2.imread(str(tmp_path / "checkerboard.png"))
-    assert board.shape[1] >= 1500 and board.std() > 10
+    kept = content["residuals"]["kept"]
+    assert 0 < kept == sum(row.count("1") for row in content["kept_tiles"])
     assert read_json(tmp_path / "ledger.json")["status"] == "ok"
 
     again = tmp_path / "again"  # starts from the transform that was found, without a search
@@ -96,7 +87,6 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     record = read_json(of_workflow / "partner.json")
     assert record["status"] == "ok" and record["residuals"]["kept"] >= kept - 1
     assert open_store(of_workflow / "image-600nm.zarr").tissue[0].any()
-    assert (of_workflow / "checkerboard.png").is_file()
     status, output, error = muse(
         *partner
     )  # without a transform, the partner must have a pixel size

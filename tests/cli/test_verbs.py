@@ -157,7 +157,7 @@ BAD_INPUT = {
     "sheet": ["{missing}", "--output", "{out}"],
     "workflow": ["{out}", "--slides", "{missing}"],
     "demo-slide": ["{out}", "--area-mm2", "-1"],
-    "synthesize": ["masks", "--fit", "{missing}", "--output", "{out}"],
+    "synthesize": ["pictures", "--generator", "{missing}", "--output", "{out}"],
 }
 JOINED = {"image", "nuclei", "partner"}  # verbs that run other verbs in one process
 JUDGES = {"doctor"}  # problems are their output, not an error

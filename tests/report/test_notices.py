@@ -7,7 +7,6 @@ import re
 from dataclasses import replace
 from html import unescape
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -329,7 +328,7 @@ def test_immunohistochemistry_has_its_percentage_in_position_of_classes(slides, 
     assert all("%" in cell for cell in of_plain[3:6]) and of_plain[6] == "–"
 
 
-def test_a_partner_is_shown_with_its_residuals_and_a_failed_one_with_its_reason(tmp_path):
+def test_a_partner_that_was_not_registered_is_shown_with_its_reason(tmp_path):
     residuals = {"median_um": 0.42, "p95_um": 1.31, "kept": 9, "tiles": 12}
     outcomes = {
         "paired": {"status": "ok", "reason": "", "residuals": residuals},
@@ -340,9 +339,6 @@ def test_a_partner_is_shown_with_its_residuals_and_a_failed_one_with_its_reason(
     for name, outcome in outcomes.items():
         write_slide(tmp_path, name, picture, appearance={"verdict": "ok", "reasons": []})
         write_json(tmp_path / name / "partner/partner.json", outcome)
-        cv2.imwrite(
-            str(tmp_path / name / "partner/checkerboard.png"), np.zeros((90, 90, 3), np.uint8)
-        )
     rows = [row("paired", partner="ihc.svs"), row("unpaired", partner="ihc.svs"), row("alone")]
     slides = gather_cohort(tmp_path, rows)
     assert [[notice.word for notice in find_notices(slide)] for slide in slides] == [
@@ -356,8 +352,6 @@ def test_a_partner_is_shown_with_its_residuals_and_a_failed_one_with_its_reason(
     ]
     write_page(slides, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    caption = "Registered partner: residual 0.4 µm (95 % below 1.3), 9 of 12 tiles kept"
-    assert text.count("Registered partner") == text.count(caption) >= 1
     assert "partner not registered: ihc.svs: does not fit" in text
 
 

@@ -334,8 +334,8 @@ def test_what_is_replaced_is_named_before_it_is(first_run):
 def test_the_end_names_the_slides_that_pretraining_waits_for(first_run):
     folder, _ = first_run
     write_sheet(folder / "slides.tsv", [*sheet_rows(), BROKEN])
-    smoke = SNAKEFILE.parents[1] / "config/train/muse_pretrain_smoke.yaml"
-    run = run_snakemake(folder, "--config", f"pretrain={smoke}")
+    recipe = SNAKEFILE.parents[1] / "config/train/muse_pretrain.yaml"
+    run = run_snakemake(folder, "--config", f"pretrain={recipe}")
     assert run.returncode == 1
     waits = "pretraining waits for broken: fix these slides or list them in `pretrain.exclude`"
     assert run.stdout.splitlines()[-1] == waits

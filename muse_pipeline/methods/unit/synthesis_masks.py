@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
-from muse_pipeline.core.config import Between, Fraction, OneOf
+from muse_pipeline.core.config import Between, Fraction
 from muse_pipeline.core.errors import ArgumentError
 
 KINDS = (
@@ -23,7 +23,6 @@ KINDS = (
     "Stroma",
 )  # kinds 0 and 1; all nuclei that are not on the rim of a gland are stroma nuclei
 EPITHELIAL, STROMA = range(2)
-PLACEMENTS = ("structured", "uniform")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,6 @@ class TissueSettings:
         min_area_um2: minimum area of an instance, or of its part inside the mask; smaller ones are
             left out.
         magnification: m; the scale of each mask is chosen log-uniformly between 1 / m and m.
-        placement: "structured", or "uniform" for the same nuclei at random positions and angles.
     """
 
     epithelial: Population = field(default_factory=lambda: Population(9.6, 0.21, (2.7, 2.2), 0.04))
@@ -115,7 +113,6 @@ class TissueSettings:
     max_overlap: Annotated[float, Between(0, 0.5)] = 0.1
     min_area_um2: float = 10.0
     magnification: Annotated[float, Between(1, 3)] = 1.0
-    placement: Annotated[str, OneOf(PLACEMENTS)] = "structured"
 
 
 MARGIN_UM = (
@@ -174,12 +171,7 @@ def plan_nuclei(size_um: float, tissue: TissueSettings, rng: np.random.Generator
     parts = [_line_rim(gland, tissue, rng) for gland in glands]
     parts.append(_scatter(size_um, glands, tissue, rng))
     plan = NucleusPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    plan = plan.where(((plan.xy > -MARGIN_UM) & (plan.xy < size_um + MARGIN_UM)).all(1))
-    if tissue.placement == "uniform":
-        n = len(plan.xy)
-        low, high = -MARGIN_UM, size_um + MARGIN_UM
-        return plan._replace(xy=rng.uniform(low, high, (n, 2)), angle=rng.uniform(0, np.pi, n))
-    return plan
+    return plan.where(((plan.xy > -MARGIN_UM) & (plan.xy < size_um + MARGIN_UM)).all(1))
 
 
 def _sample_glands(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> list[Gland]:

@@ -12,20 +12,30 @@ import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
 from experiments.common.training import finetune
-from experiments.lfov.run import HiddenLabelsStage
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.mixing import restrict
-from muse_pipeline.methods.detector.run import DetectorRecipe, load_detector_config
+from muse_pipeline.methods.detector.run import DetectorRecipe, DetectorStage, load_detector_config
 from muse_pipeline.methods.detector.start import read_start
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.run import Options
 
 
-class SmallSquares(HiddenLabelsStage):
+class SmallSquares(DetectorStage):
     """Keeps the labels of only a small square of each picture."""
 
-    region_px = 80
+    def read(self, log):
+        plain = dataclasses.replace(self.config, distillation=None)  # no picture has a region yet
+        data = read_detector_data(plain, self.start)
+        images = [keep_square(image) for image in data.images]
+        return dataclasses.replace(data, config=self.config, images=images)
+
+
+def keep_square(image, side_px=80):
+    region = np.zeros(image.pixels.shape[:2], bool)
+    region[:side_px, :side_px] = True
+    kept = (image.nuclei.xy < side_px).all(1)
+    return dataclasses.replace(image, nuclei=image.nuclei[kept], region=region, annotated=None)
 
 
 @pytest.fixture(scope="module")

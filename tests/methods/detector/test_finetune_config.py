@@ -27,32 +27,21 @@ def folder(tmp_path_factory):
     return draw_labelled_folder(tmp_path_factory.mktemp("labelled"))
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_recipe_with_a_point_head_has_its_threshold(path):
-    """Point heads give lower scores than dense heads, which the default threshold suits
-    (docs/guide/pretraining.md).
-    """
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if recipe.get("head") == "point":
-        assert recipe["export"]["threshold"] == 0.3
-
-
 DESCRIBED = {"schedule", "training_data", "metrics", "limits"}
 
 
 @pytest.mark.parametrize(
     "stages, changed",
     [
-        (("compact", "compact_outlines"), {"sources", "checkpoint"}),
-        (("compact_outlines", "compact_distilled"), {"sources", "checkpoint", "distillation"}),
-        (
-            ("compact_distilled", "compact_narrow"),
-            {"name", "backbone", "checkpoint", "distillation"},
-        ),
+        (("wide", "outlines"), {"sources", "checkpoint"}),
+        (("outlines", "distilled"), {"sources", "checkpoint", "distillation"}),
+        (("distilled", "narrow"), {"name", "backbone", "checkpoint", "distillation"}),
     ],
 )
 def test_each_stage_of_the_built_in_model_goes_on_with_the_one_before(stages, changed):
-    before, after = (load_detector_config(RECIPES / f"{name}.yaml") for name in stages)
+    before, after = (
+        load_detector_config(RECIPES / "compact.yaml", changes=[f"stage={name}"]) for name in stages
+    )
     differing = {
         each.name
         for each in dataclasses.fields(before)
@@ -74,13 +63,35 @@ def test_own_corrections_begin_with_the_whole_built_in_model():
         "compact"
     ]  # so that nothing is unlearnt
     assert config.distillation.where == "outside"
-    assert config.export == load_detector_config(RECIPES / "compact_outlines.yaml").export
-    pretraining = yaml.safe_load(
-        (RECIPES / "muse_pretrain_slides.yaml").read_text(encoding="utf-8")
-    )
+    assert config.export == load_detector_config(RECIPES / "compact.yaml").export
+    pretraining = yaml.safe_load((RECIPES / "muse_pretrain.yaml").read_text(encoding="utf-8"))
     assert (
         config.backbone == pretraining["backbone"]
     )  # the workflow rejects `pretrain` with a different backbone
+
+
+@pytest.mark.parametrize(
+    ("stages", "changes", "expected"),
+    [
+        ("{long: {schedule: {steps: 9}}, short: {name: brief}}", (), 9),
+        ("{long: {schedule: {steps: 9}}, short: {name: brief}}", ("stage=short",), 3),
+        ("{long: {schedule: {steps: 9}}}", ("schedule.steps=5", "stage=long"), 5),
+        ("{long: {}, short: {}}", ("stage=shrot",), "stage 'shrot' is unknown; .* long, short"),
+        ("[long]", (), "stages: expected settings for each name of a stage"),
+        ("{}", (), "stages: expected settings for each name of a stage"),
+        ("{long: {schedul: 1}}", (), "unknown setting 'schedul'; did you mean 'schedule'"),
+    ],
+)
+def test_a_stage_differs_from_the_settings_above(folder, tmp_path, stages, changes, expected):
+    text = write_config(folder, steps=3).read_text(encoding="utf-8")
+    path = tmp_path / "stages.yaml"
+    path.write_text(f"{text}\nstages: {stages}\n", encoding="utf-8")
+    if isinstance(expected, int):
+        config = load_detector_config(path, folder, changes)
+        assert (config.schedule.steps, config.name == "brief") == (expected, expected == 3)
+    else:
+        with pytest.raises(ConfigError, match=expected):
+            load_detector_config(path, folder, changes)
 
 
 def test_changes_replace_what_the_file_states(folder):

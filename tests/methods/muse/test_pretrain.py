@@ -574,6 +574,7 @@ def test_arguments_that_cannot_be_are_rejected(pictures, tmp_path, muse, argumen
     assert end.value.code == 2
 
 
-def test_the_example_config_can_be_read():
-    config = load_muse_config(Path(__file__).parents[3] / "config" / "train" / "muse_pretrain.yaml")
+def test_the_example_config_can_be_read(tmp_path):
+    path = Path(__file__).parents[3] / "config" / "train" / "muse_pretrain.yaml"
+    config = load_muse_config(path, tmp_path, ["sources=[{images: pictures, mpp: 0.5}]"])
     assert config.backbone in BACKBONES.names()

@@ -604,7 +604,6 @@ SETTINGS = Kind(
         "tissue.max_overlap": 0.5,
         "tissue.magnification": 1.5,
         "tissue.min_area_um2": 40.0,
-        "tissue.placement": "uniform",
         "tissue.rim_spacing.1": 1.1,
         "window_px": 80,
     },

@@ -66,16 +66,17 @@ def test_pretraining_holds_slides_back(cohort, muse):
 
 
 def test_the_recipe_for_slides_names_none(muse, tmp_path):
-    config = TOP / "config/train/unit_slides.yaml"
+    config = TOP / "config/train/unit.yaml"
     status, out, errors = muse("model", config, "--resolved", tmp_path / "model.json")
-    assert status == 0 and "unit_slides: 0.5 um/px; Nucleus" in out, errors
+    assert status == 0 and "unit: 0.5 um/px; Nucleus" in out, errors
     assert json.loads((tmp_path / "model.json").read_text())["trains_on_slides"]
     status, _, errors = muse("train", config, "-o", tmp_path / "run")
     assert status == 2 and "sources: the list is empty" in errors
 
 
 def test_methods_that_train_no_detector_are_no_model(muse):
-    status, _, errors = muse("model", TOP / "config/train/muse_pretrain.yaml")
+    recipe = TOP / "config/train/muse_pretrain.yaml"
+    status, _, errors = muse("model", recipe, "--set", "sources=[{images: a, mpp: 1}]")
     assert status == 2 and "the workflow cannot train models with method 'muse'" in errors
     status, _, errors = muse(
         "pretrain-config",
