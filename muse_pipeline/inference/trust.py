@@ -149,6 +149,11 @@ class Trust:
             texts.append(f"{', '.join(shown)}: {words}")
         return "; ".join(texts)
 
+    def to_json(self) -> dict[str, dict[str, str]]:
+        """The findings and the verdict on every quantity, for ``summary.json``."""
+        verdicts = {name: self.verdict(name) for name in self.effects}
+        return {"findings": dict(self.findings), "verdicts": verdicts}
+
     def add(self, kind: str, reason: str, included: Sequence[str] = ()) -> Trust:
         """The same with a finding about all quantities of the slide."""
         effects = {
@@ -379,12 +384,12 @@ def judge_files(files: SlideFiles, organ: str | None, included: Sequence[str] = 
 
 
 def find_repeats(slides: Mapping[str, Trust]) -> dict[str, str]:
-    """Slides with the picture and the region of interest of an earlier one whose nuclei are not
-    left out, each with a reason that names it.
+    """Slides with the picture and the region of interest of another one, which comes first in the
+    order of names and whose nuclei are not left out; each with a reason that names it.
     """
     first: dict[tuple[str, Any], str] = {}
     reasons = {}
-    for name, trust in slides.items():
+    for name, trust in sorted(slides.items()):
         if trust.provenance and trust.verdict(NUCLEI) != LEAVE_OUT:
             picture = trust.provenance.fingerprint, trust.provenance.roi
             earlier = first.setdefault(picture, name)
