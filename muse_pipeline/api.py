@@ -25,10 +25,10 @@ from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.geodataframe import Box, box_corners, read_nuclei
 from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_shard
-from muse_pipeline.inference.doubts import find_doubts
 from muse_pipeline.inference.model import choose_provider, find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stitch import stitch_shards
+from muse_pipeline.inference.trust import find
 from muse_pipeline.nuclei.pairs import REACH_UM, SLACK_UM
 from muse_pipeline.qupath.regions import describe_roi, read_roi
 from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
@@ -274,25 +274,14 @@ def _require_tissue_of(tissue: Tissue, info: SlideInfo) -> None:
 
 
 def _list_problems(nuclei: geopandas.GeoDataFrame, of_slide: Sequence[str]) -> Iterator[str]:
-    """Yield warnings that follow from the nuclei's provenance, except doubts that ``of_slide``
+    """Yield warnings that follow from the nuclei's provenance, except those that ``of_slide``
     already contains.
     """
     provenance = Provenance.from_dict(nuclei.attrs["provenance"])
     yield from provenance.verdict.sentences()
-    yield from (
-        doubt
-        for kind, doubt in find_doubts(provenance).items()
-        if kind != "stain" and doubt not in of_slide
-    )
-    if provenance.corrupt_fraction:
-        yield (
-            f"{provenance.corrupt_fraction:.2%} of the tissue cannot be decoded; nothing was found"
-            " there"
-        )
-    if full := len(provenance.full_windows):
-        yield (
-            f"{full} windows contain more nuclei than the model can report; some nuclei are missing"
-        )
+    for kind in ("scale", "classes", "regions", "gaps", "mpp"):
+        if (reason := find(provenance).get(kind)) and reason not in of_slide:
+            yield reason
 
 
 @contextmanager

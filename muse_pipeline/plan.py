@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.layout import TABLE_FILES, SlideFiles, shard_names, store_name
-from muse_pipeline.cohort.records import Job, Records
+from muse_pipeline.cohort.records import UNFINISHED, Job, Records
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.setting import Setting
@@ -348,12 +348,12 @@ class Plan:
 
 def find_replaced(records: Records) -> list[str]:
     """Phrases for what has changed since a slide's nuclei were found; empty if the run does not
-    replace any.
+    replace any, and ``UNFINISHED`` alone if the last run did not finish them.
     """
-    is_replaced = (records.folder / NUCLEI).exists() and any(
-        job.name == "nuclei" for job in records.outdated
-    )
-    return records.changes() if is_replaced else []
+    job = next((job for job in records.outdated if job.name == "nuclei"), None)
+    if job is None or not (records.folder / NUCLEI).exists():
+        return []
+    return [UNFINISHED] if records.is_unfinished(job) else records.changes()
 
 
 def without_patterns(paths: Iterable[str]) -> list[str]:

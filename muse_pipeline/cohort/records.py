@@ -214,6 +214,10 @@ class Records:
         )
         yield from (f"{Path(name).name} is newer than the results made from it" for name in newer)
 
+    def is_unfinished(self, job: Job) -> bool:
+        """True if a job with the settings of this run was stopped before it wrote all its files."""
+        return self._times(job) is None and self.find_request(job) is not None
+
     def _is_complete(self, job: Job, since_ns: int | None = None) -> bool:
         """True if all files of a job exist and none is older than ``since_ns``, by default the time
         of its request.
@@ -251,6 +255,9 @@ class Records:
             ).st_mtime_ns
         except OSError:
             return None
+
+
+UNFINISHED = "unfinished"  # in place of changes: an earlier run was stopped before the end
 
 
 def compare(before: Any, now: Mapping[str, Any]) -> dict[str, str] | None:
@@ -292,10 +299,14 @@ def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
     for slide_id, phrases in changes.items():
         for change in phrases:
             slides_of.setdefault(change, []).append(slide_id)
+    unfinished = slides_of.pop(UNFINISHED, [])
+    continued = [f"This run continues {some_of(unfinished)}."] if unfinished else []
     if not slides_of:
-        return []
+        return continued
+    n_replaced = len(changes) - len(unfinished)
     return [
-        f"This run replaces the finished results of {count_noun(len(changes), 'slide')}:",
+        *continued,
+        f"This run replaces the finished results of {count_noun(n_replaced, 'slide')}:",
         *(
             f"  {change}: {count_noun(len(names), 'slide')} ({some_of(names)})"
             for change, names in slides_of.items()

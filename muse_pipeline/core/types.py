@@ -29,13 +29,8 @@ SCALINGS = (
     "percentile",
 )  # how the input of these networks is scaled
 FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
-DOUBTS = (
-    "stain",
-    "scale",
-    "classes",
-    "organ",
-    "regions",
-)  # doubts about a slide's numbers (see ``inference.doubts``)
+# findings that leave numbers of a slide out of totals (see ``inference.trust``)
+DOUBTS = ("stain", "scale", "same", "classes", "regions")
 ARTEFACTS = (
     "blurred",
     "fold",
@@ -55,6 +50,8 @@ MODEL_OF_MODE = {None: "compact", "supervised": "compact", "label-free": "label_
 FROM_NUCLEI = (  # value of the setting `regions` for tissue regions from the classes of the nuclei
     "nuclei"
 )
+# class of nuclei in lower case -> tissue that is mapped from them
+TISSUES = {"epithelial": "Epithelium", "lymphocyte": "Lymphoid"}
 
 
 class Frame(StrEnum):

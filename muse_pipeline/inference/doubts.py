@@ -19,10 +19,8 @@ from other tissue.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,24 +33,15 @@ from muse_pipeline.core.provenance import (
     OK,
     OTHER_STAIN,
     STATED_IHC,
-    Provenance,
     Verdict,
 )
-from muse_pipeline.core.specimen import HE, IHC, name_organ
-from muse_pipeline.core.text import count_noun
-from muse_pipeline.core.types import FROM_NUCLEI
+from muse_pipeline.core.specimen import HE, IHC
 from muse_pipeline.inference.card import AppearanceReference, ClassReference
-from muse_pipeline.slides.mpp import describe_implausible, is_of_scanner
 from muse_pipeline.tissue.colour import SlideColour
 
 PERCENTILES = (1, 50, 99)
 BROWN = "much brown, such as pigment"
 BROWN_NUCLEI = "brown nuclei or cells, as in immunohistochemistry"
-OF_NUCLEI = {"stain": "other stain", "scale": "doubtful scale"}
-OF_CLASSES = {"classes": "doubtful classes", "organ": "classes not validated"}
-OF_REGIONS = {"regions": "doubtful regions"}
-# share of judged nuclei in tissue of another kind; by outlines of pathologists it is 0.04 to 0.08
-MAX_UNLIKE = 0.15
 MIN_NUCLEI = 100  # minimum number of nuclei of a class or slide; fewer may not be representative
 SMALLEST = (
     (0.86, 0.955),
@@ -210,126 +199,6 @@ def _deviations(
             yield below
         if above and measured[name] > most + margin:
             yield above
-
-
-def find_doubts(provenance: Provenance, organ: str = "") -> dict[str, str]:
-    """The doubts about a slide, keyed as in ``OF_NUCLEI``, ``OF_CLASSES`` and ``OF_REGIONS``, each
-    with its reason.
-
-    The key "mpp" has a doubt about a pixel size that the scanner states, for which no number is
-    left out. The ``organ`` is that in the sheet of slides, "" if there is none.
-    """
-    verdict = provenance.verdict
-    of_mpp = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
-    of_regions = _doubt_regions(provenance)
-    if verdict.verdict == OTHER_STAIN:  # size and classes of its nuclei are not judged
-        judged = {
-            "stain": "" if verdict.is_ihc else "; ".join(verdict.reasons),
-            "scale": of_mpp,
-            "regions": of_regions,
-        }
-        return {kind: doubt for kind, doubt in judged.items() if doubt}
-    of_size = "mpp" if is_of_scanner(provenance.mpp_source) else "scale"
-    doubts = {
-        of_size: provenance.size_doubt,
-        "classes": provenance.class_doubt,
-        "regions": of_regions,
-    }
-    doubts = {kind: doubt for kind, doubt in doubts.items() if doubt}
-    if of_mpp:
-        doubts.setdefault("scale", of_mpp)
-    if names := name_unvalidated(provenance, organ):
-        card = f"the card of {provenance.model.name}"
-        doubts["organ"] = (
-            f"{names} are not validated in {organ}: {card} lists"
-            f" {describe_organs(provenance.organs)}"
-        )
-    return doubts
-
-
-def _doubt_regions(provenance: Provenance) -> str:
-    """A reason if many nuclei are of a class that does not occur in their region; "" otherwise."""
-    regions = provenance.regions
-    if regions and regions.source == FROM_NUCLEI and provenance.verdict.verdict == OTHER_STAIN:
-        return "the regions come from classes of nuclei, which are valid in H&E only"
-    n, n_unlike = (regions.n_judged or 0, regions.n_unlike_region or 0) if regions else (0, 0)
-    if n < MIN_NUCLEI or n_unlike <= MAX_UNLIKE * n:
-        return ""
-    return (
-        f"check the regions: {n_unlike:,} of {n:,} nuclei are epithelial outside epithelium or"
-        " stroma inside it"
-    )
-
-
-def list_unvalidated(provenance: Provenance, organ: str) -> list[str]:
-    """Classes that are not validated in an organ; empty if the organ is not known or the classes
-    mean nothing.
-
-    The ``organ`` may have any form of ``core.specimen.ORGANS``.
-    """
-    name = name_organ(organ)
-    if not name or not has_classes(provenance):
-        return []
-    validated = {
-        class_name: set(map(name_organ, organs)) for class_name, organs in provenance.organs.items()
-    }
-    return [
-        class_name
-        for class_name in provenance.class_names
-        if name not in validated.get(class_name, ())
-    ]
-
-
-def name_unvalidated(provenance: Provenance, organ: str) -> str:
-    """The classes that are not validated in an organ: "Lymphocyte and Stroma", "classes" for all,
-    "" for none.
-    """
-    names = list_unvalidated(provenance, organ)
-    return "classes" if names == provenance.class_names else " and ".join(names)
-
-
-def has_classes(provenance: Provenance) -> bool:
-    """True if the classes of a slide mean something: there are several, and the stain is not
-    another one.
-    """
-    return len(provenance.classes) > 1 and provenance.verdict.verdict != OTHER_STAIN
-
-
-def describe_organs(organs: Mapping[str, Sequence[str]]) -> str:
-    """The organs in which classes are validated, as in "breast, colon (only Epithelial)"."""
-    texts = []
-    for organ in dict.fromkeys(chain.from_iterable(organs.values())):
-        classes = [name for name, of_class in organs.items() if organ in of_class]
-        texts.append(
-            organ if len(classes) == len(organs) else f"{organ} (only {', '.join(classes)})"
-        )
-    return ", ".join(texts) or "no organs"
-
-
-def reason_left_out(
-    doubts: Iterable[str], kinds: Mapping[str, str], included: Iterable[str] = ()
-) -> str:
-    """The reason why totals leave a slide with these ``doubts`` out, in a few words; "" if they
-    include it.
-
-    Only doubts among ``kinds``, such as ``OF_NUCLEI``, matter, without those that the reader chose
-    to have ``included``.
-    """
-    return next((word for kind, word in kinds.items() if kind in set(doubts) - set(included)), "")
-
-
-def describe_left_out(reasons: Iterable[str], of: str = "") -> str:
-    """A note on the slides left out and the reasons, as in "2 slides left out: doubtful scale"; ""
-    if there are none.
-
-    The ``reasons`` come from ``reason_left_out``. The phrase ``of`` names the numbers that exclude
-    the slides, such as " of the counts of classes"; "" if all numbers do.
-    """
-    counts = Counter(filter(None, reasons))
-    if not counts:
-        return ""
-    why = [word if len(counts) == 1 else f"{n} {word}" for word, n in counts.most_common()]
-    return f"{count_noun(counts.total(), 'slide')} left out{of}: {', '.join(why)}"
 
 
 def judge_classes(

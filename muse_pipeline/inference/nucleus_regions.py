@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.core.types import FROM_NUCLEI, NucleusClass, SlideInfo
+from muse_pipeline.core.types import FROM_NUCLEI, TISSUES, NucleusClass, SlideInfo
 from muse_pipeline.inference.card import ModelCard
 from muse_pipeline.inference.region_maps import SlideMap, describe_slide, tissue_on_cells
 from muse_pipeline.inference.stitch import PACKAGES, ShardSet, gather_shards, resolve_stream
@@ -25,10 +25,6 @@ from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import Store
 
 NO_NUCLEI = NucleusClass("No nuclei", (200, 200, 200))
-TISSUES = {
-    "epithelial": "Epithelium",
-    "lymphocyte": "Lymphoid",
-}  # class of nuclei in lower case -> tissue
 INSIDE = {"epithelium", "tumour", "tumor", "neoplastic"}  # tissues inside the border, in lower case
 CELL_UM = 4.0  # side of a cell, rounded to whole pixels of the store
 SIGMA_UM = 8.0  # standard deviation of the Gaussian

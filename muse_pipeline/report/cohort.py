@@ -14,22 +14,28 @@ from muse_pipeline.cohort.ledgers import SlideSteps, StepRecord, first_problem, 
 from muse_pipeline.cohort.sheet import COLUMNS, read_cells
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.files import read_json
-from muse_pipeline.core.provenance import DARK, OTHER_STAIN, NamedFile, Provenance, Quality, Roi
-from muse_pipeline.core.specimen import HE, IHC, name_organ
+from muse_pipeline.core.provenance import DARK, NamedFile, Provenance, Quality, Roi
+from muse_pipeline.core.specimen import HE, IHC
 from muse_pipeline.core.text import count_noun, one_line
-from muse_pipeline.core.types import ARTEFACTS, FROM_NUCLEI, SlideInfo
-from muse_pipeline.inference import doubts
+from muse_pipeline.core.types import ARTEFACTS, SlideInfo
+from muse_pipeline.inference.trust import (
+    CLASSES,
+    LEAVE_OUT,
+    NUCLEI,
+    Trust,
+    describe_slides,
+    find_repeats,
+    judge,
+    of_class,
+)
 from muse_pipeline.registration.record import FAILED, read_outcome
 from muse_pipeline.report.counts import score
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 from muse_pipeline.tissue.mask import TissueMask
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which the page lists them
-MUCH = 0.01  # the report warns if at least this fraction of nuclei is left out because of artefacts
 MOST_GAPS = 5  # maximum number of positions of gaps that a reason lists
-BARE_MM2 = 0.05  # the report warns of a slide with at least this area of tissue but no nucleus
 FOCUS = ARTEFACTS[0]
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 T = TypeVar("T")
@@ -63,9 +69,9 @@ class SlideResult:
     # outcome of the registration of the slide's partner (partner.json); None if it has no partner
     partner: dict[str, Any] | None = None
     organ: str = ""  # organ in the sheet; "" if none
-    included: Sequence[
-        str
-    ] = ()  # kinds of doubt (``inference.doubts``) that do not exclude numbers from the totals
+    # findings (``inference.trust``) that do not leave numbers out of the totals
+    included: Sequence[str] = ()
+    repeats: str = ""  # reason if an earlier slide has the same picture; "" otherwise
 
     @property
     def files(self) -> SlideFiles:
@@ -90,42 +96,15 @@ class SlideResult:
         return self.provenance.verdict.verdict if self.provenance else None
 
     @cached_property
-    def doubts(self) -> dict[str, str]:
-        """The reason for each kind of doubt about the slide's numbers (``inference.doubts``)."""
-        return doubts.find_doubts(self.provenance, self.organ) if self.provenance else {}
-
-    @property
-    def left_out(self) -> str:
-        """A short reason why totals leave out the slide's nuclei; "" if they do not."""
-        return doubts.reason_left_out(self.doubts, doubts.OF_NUCLEI, self.included)
-
-    @property
-    def classes_left_out(self) -> str:
-        """A short reason why totals leave out the slide's counts of classes; "" if they do not."""
-        return doubts.reason_left_out(self.doubts, doubts.OF_CLASSES, self.included)
-
-    @property
-    def regions_left_out(self) -> str:
-        """A short reason why totals leave out the numbers of the slide's regions; "" if they do
-        not.
-
-        Regions that come from the classes of the nuclei are as doubtful as the classes.
-        """
-        of_nuclei = self.regions and self.regions["source"] == FROM_NUCLEI
-        kinds = doubts.OF_REGIONS | (doubts.OF_CLASSES if of_nuclei else {})
-        return doubts.reason_left_out(self.doubts, kinds, self.included)
-
-    @property
-    def names_left_out(self) -> list[str]:
-        """Names of the classes whose counts totals leave out."""
-        if not self.classes_left_out:
-            return []
-        is_of_organ = self.classes_left_out == doubts.OF_CLASSES["organ"]
-        return (
-            doubts.list_unvalidated(self.provenance, self.organ)
-            if is_of_organ
-            else self.provenance.class_names
+    def trust(self) -> Trust:
+        """Which of the slide's numbers may be used."""
+        if not self.summary:
+            return Trust({}, {})
+        warnings = dict.fromkeys([*(self.info.warnings if self.info else ()), *self.warnings])
+        trust = judge(
+            self.provenance, self.organ, list(warnings), self.tissue_mm2 or 0.0, self.included
         )
+        return trust.add("same", self.repeats, self.included) if self.repeats else trust
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -133,18 +112,8 @@ class SlideResult:
         if not self.summary or self.positive is not None:
             return {}
         counts = {entry["name"]: entry["n_nuclei"] for entry in self.summary["classes"]}
-        return {name: n for name, n in counts.items() if name not in self.names_left_out}
-
-    @property
-    def lacks_organ(self) -> bool:
-        """True if the slide's organ is not stated, so that its classes may or may not be
-        validated.
-        """
-        return (
-            bool(self.summary)
-            and doubts.has_classes(self.provenance)
-            and not name_organ(self.organ)
-        )
+        verdict = self.trust.verdict
+        return {name: n for name, n in counts.items() if verdict(of_class(name)) != LEAVE_OUT}
 
     @property
     def stain(self) -> str:
@@ -154,29 +123,6 @@ class SlideResult:
         if not self.summary or DARK in self.provenance.verdict.reasons:
             return ""
         return IHC if self.positive is not None else HE
-
-    @property
-    def tissue_doubt(self) -> str:
-        """A reason to suspect that a finished slide has more tissue or nuclei than were found; ""
-        if there is none.
-        """
-        if not self.summary:
-            return ""
-        of_mask = next(
-            (
-                text.removeprefix(TISSUE_DOUBT)
-                for text in self.warnings
-                if text.startswith(TISSUE_DOUBT)
-            ),
-            "",
-        )
-        is_bare = self.provenance.n_nuclei == 0 and (self.tissue_mm2 or 0) >= BARE_MM2
-        bare = (
-            f"no nucleus in {self.tissue_mm2:.3g} mm2 of tissue; is its mpp right?"
-            if is_bare
-            else ""
-        )
-        return "; ".join(filter(None, [of_mask, bare]))
 
     @property
     def positive(self) -> dict[str, Any] | None:
@@ -249,31 +195,6 @@ class SlideResult:
         return self.progress, self.processed_mm2
 
     @property
-    def artefact_doubt(self) -> str:
-        """Describe nuclei in artefacts by their share, and what is out of focus but not left out;
-        "" if that is low.
-        """
-        quality = self._quality
-        if quality is None:
-            return ""
-        sentences = []
-        requested, subtracted = set(quality.asked), set(quality.subtract)
-        if any(quality.area_mm2.get(kind) for kind in requested - subtracted):
-            sentences.append("most of the tissue is out of focus, so nothing is left out for it")
-        shown = set(ARTEFACTS) - requested - subtracted
-        for kinds, consequence in ((subtracted, "are in no total"), (shown, "are in the totals")):
-            counts = {
-                kind: n for kind, n in (quality.n_by_kind or {}).items() if kind in kinds and n
-            }
-            share = sum(counts.values()) / max((self.n_nuclei or 0) + self.n_left_out, 1)
-            if share >= MUCH:
-                sentences.append(
-                    f"{share:.1%} of the nuclei lie in artefacts ({', '.join(counts)}) and"
-                    f" {consequence}"
-                )
-        return "; ".join(sentences)
-
-    @property
     def unjudged(self) -> str:
         """The artefacts for which a finished slide was not searched, with the reason; "" if there
         are none.
@@ -332,10 +253,12 @@ def gather_cohort(
     no numbers from totals.
     """
     group_of = groups or {}
-    return [
+    slides = [
         judge_slide(results, row, no_model, group_of.get(str(row["slide_id"]), ""), included)
         for row in rows
     ]
+    repeats = find_repeats({slide.slide_id: slide.trust for slide in slides})
+    return [replace(slide, repeats=repeats.get(slide.slide_id, "")) for slide in slides]
 
 
 def judge_slide(
@@ -386,7 +309,7 @@ def judge_slide(
     if not files.geojson.is_file():
         return replace(failed, step="geojson", reason=_missing(files.geojson))
     try:
-        summary = summarise_slide(folder)
+        summary = summarise_slide(folder, organ=failed.organ)
         provenance = Provenance.from_dict(summary["provenance"])
     except _UNREADABLE as error:
         return replace(
@@ -397,12 +320,6 @@ def judge_slide(
         )
     if stale := _find_stale(files, info, tissue, provenance, failed.path):
         return replace(failed, reason=stale)
-    # Flags and doubts come from the provenance, because ledgers of an interrupted run may lack
-    # them.
-    verdict = provenance.verdict
-    of_numbers = (
-        {} if verdict.verdict == OTHER_STAIN else doubts.find_doubts(provenance, failed.organ)
-    )
     gaps, blank = (
         _name_gaps(summary, info),
         _name_blank(tissue.area_mm2, summary["n_nuclei"], provenance),
@@ -414,9 +331,6 @@ def judge_slide(
         reason=gaps or blank,
         summary=summary,
         tissue_mm2=max(tissue.area_mm2 - provenance.left_out_mm2, 0.0),
-        warnings=list(
-            dict.fromkeys([*failed.warnings, *verdict.sentences(), *of_numbers.values()])
-        ),
     )
 
 
@@ -434,7 +348,7 @@ def counted(slides: Iterable[SlideResult], stain: str = HE) -> list[SlideResult]
         for slide in slides
         if slide.summary and (slide.positive is not None) == (stain == IHC)
     ]
-    return [slide for slide in finished if not slide.left_out]
+    return [slide for slide in finished if slide.trust.verdict(NUCLEI) != LEAVE_OUT]
 
 
 def score_total(slides: Iterable[SlideResult]) -> dict[str, Any] | None:
@@ -457,7 +371,7 @@ def score_total(slides: Iterable[SlideResult]) -> dict[str, Any] | None:
 
 def classified(slides: Iterable[SlideResult]) -> list[SlideResult]:
     """The counted slides whose classes are also in the totals."""
-    return [slide for slide in counted(slides) if not slide.classes_left_out]
+    return [slide for slide in counted(slides) if slide.trust.verdict(CLASSES) != LEAVE_OUT]
 
 
 def describe_total(slides: Sequence[SlideResult]) -> str:
@@ -478,12 +392,8 @@ def describe_total(slides: Sequence[SlideResult]) -> str:
             f" {count_noun(scored['n_slides'], 'slide')}"
         )
         texts.append(f"{percent} positive among {of} of immunohistochemistry")
-    texts.append(doubts.describe_left_out(slide.left_out for slide in slides))
-    texts.append(
-        doubts.describe_left_out(
-            (slide.classes_left_out for slide in added), " of the counts of classes"
-        )
-    )
+    texts.append(describe_slides((slide.trust for slide in slides), NUCLEI))
+    texts.append(describe_slides((slide.trust for slide in added), CLASSES))
     return "; ".join(filter(None, texts))
 
 

@@ -6,85 +6,58 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
-from muse_pipeline.core.provenance import FLAGGED, NO_BROWN, NOT_KNOWN, STATED_IHC, Roi
-from muse_pipeline.core.specimen import IHC, name_organ
 from muse_pipeline.core.text import count_noun, some_of
-from muse_pipeline.inference.doubts import (
-    OF_CLASSES,
-    OF_NUCLEI,
-    OF_REGIONS,
-    describe_organs,
-    name_unvalidated,
+from muse_pipeline.inference.trust import (
+    CLASSES,
+    LEAVE_OUT,
+    NUCLEI,
+    REGIONS,
+    RULES,
+    describe_marks,
 )
-from muse_pipeline.report.cohort import STATUSES, SlideResult, counted
-from muse_pipeline.slides.mpp import DOUBT
-from muse_pipeline.slides.tiff_pictures import SEVERAL
+from muse_pipeline.report.cohort import STATUSES, SlideResult
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
-from muse_pipeline.tissue.stain import NOT_FOUND
 
-MUCH_POSITIVE = 10.0  # percentage of positive nuclei above which their brown would be recognised
 LEVELS = RED, AMBER = "red", "amber"  # red: numbers are missing or wrong; amber: they may be wrong
 
 
 class Kind(NamedTuple):
-    """One kind of warning."""
+    """The text of a finding."""
 
-    level: str  # ``RED`` or ``AMBER``
-    word: str  # short text for a pill
     slides: str  # text that follows the number of affected slides in the last lines of a run
     sentence: str = "{}"  # sentence on the page; "{}" is replaced by the reason
 
 
 _UNLIKE = "unlike the model's training pictures"
 KINDS = {
-    "stain": Kind(
-        RED, OF_NUCLEI["stain"], f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"
-    ),
-    "ihc": Kind(
-        AMBER,
-        "check stain",
-        "of immunohistochemistry by colours or statement alone; check the stain",
-    ),
-    "unlike": Kind(
-        AMBER, "unlike training", f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"
-    ),
-    "scale": Kind(
-        RED, OF_NUCLEI["scale"], "of doubtful scale; if the mpp is wrong, so are the results"
-    ),
+    "stain": Kind(f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
+    "same": Kind("with the picture of another slide, which counts once"),
+    "ihc": Kind("scored as immunohistochemistry; check the stain"),
+    "unlike": Kind(f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
+    "scale": Kind("of doubtful scale; if the mpp is wrong, so are the results"),
     "mpp": Kind(
-        AMBER,
-        "check mpp",
         "whose mpp is doubtful, check before use; if it is wrong, so are sizes and densities",
         "{}; is it right?",
     ),
-    "classes": Kind(RED, OF_CLASSES["classes"], "whose nuclei do not suit their classes"),
-    "organ": Kind(AMBER, OF_CLASSES["organ"], "of {}, in which {} are not validated"),
-    "third_stain": Kind(AMBER, "no third stain", "without the third stain that was requested"),
-    "tissue": Kind(
-        AMBER,
-        "check tissue",
-        "whose tissue is doubtful, check before use",
-        "the tissue is doubtful: {}",
-    ),
+    "classes": Kind("whose nuclei do not suit their classes"),
+    "third_stain": Kind("without the third stain that was requested"),
+    "tissue": Kind("whose tissue is doubtful, check before use", "the tissue is doubtful: {}"),
     "picture": Kind(
-        AMBER,
-        "check picture",
-        "whose file has several pictures; check before use that the right one was read",
+        "whose file has several pictures; check before use that the right one was read"
     ),
-    "artefacts": Kind(AMBER, "artefacts", "with artefacts, check before use"),
-    "regions": Kind(RED, OF_REGIONS["regions"], "whose nuclei do not suit their regions"),
-    "unmapped": Kind(
-        AMBER,
-        "no regions",
-        "without tissue regions, because mapping failed",
-        "no tissue regions: {}",
-    ),
+    "artefacts": Kind("with artefacts, check before use"),
+    "regions": Kind("whose nuclei do not suit their regions"),
+    "unmapped": Kind("without tissue regions, because mapping failed", "no tissue regions: {}"),
     "partner": Kind(
-        AMBER,
-        "no partner",
         "whose partner was not registered; a backbone is trained without their pairs",
         "partner not registered: {}",
     ),
+}
+# What becomes of a quantity that a finding leaves out.
+CONSEQUENCES = {
+    NUCLEI: "its nuclei{} are in no total",
+    CLASSES: "the counts of its classes are in no total",
+    REGIONS: "the numbers of its regions are in no total",
 }
 
 
@@ -122,59 +95,22 @@ def find_reasons(slide: SlideResult) -> dict[str, str]:
     """The reason for each warning about a slide, with the consequence for the totals, keyed by kind
     as in ``KINDS``.
     """
-    reasons = {kind: f"{doubt}{_consequence(slide, kind)}" for kind, doubt in slide.doubts.items()}
-    warnings = slide.info.warnings if slide.info and slide.summary else ()
-    of_mpp = [
-        warning
-        for warning in warnings
-        if warning.startswith(DOUBT) and warning != slide.doubts.get("scale")
-    ]
-    reasons |= {
-        "ihc": _doubt_ihc(slide) if slide.stain == IHC else "",
-        "unlike": (
-            "; ".join(slide.provenance.verdict.reasons) if slide.appearance == FLAGGED else ""
-        ),
-        "mpp": "; ".join(filter(None, [reasons.get("mpp"), *of_mpp])),
-        "picture": next((warning for warning in warnings if SEVERAL in warning), ""),
-        "third_stain": NOT_FOUND if NOT_FOUND in slide.warnings else "",
-        "tissue": slide.tissue_doubt,
-        "artefacts": slide.artefact_doubt,
-        "unmapped": slide.regions["reason"] if slide.regions else "",
-        "partner": slide.lacks_partner,
+    findings = {**slide.trust.findings, "partner": slide.lacks_partner}
+    return {
+        kind: f"{reason}{_consequence(slide, kind)}"
+        for kind in KINDS
+        if (reason := findings.get(kind))
     }
-    return {kind: reason for kind in KINDS if (reason := reasons.get(kind))}
-
-
-def _doubt_ihc(slide: SlideResult) -> str:
-    """The reason to check that a slide is immunohistochemistry; "" if colours and statement
-    agree.
-    """
-    reasons, percent = slide.provenance.verdict.reasons, slide.positive["percent_positive"] or 0
-    if STATED_IHC not in reasons:
-        return (
-            f"{', '.join(reasons)}: nuclei are scored as positive or negative; state the stain in"
-            " the sheet"
-        )
-    if NO_BROWN in reasons and percent >= MUCH_POSITIVE:
-        return (
-            f"stated as immunohistochemistry, but the {percent:.0f} % positive nuclei are not"
-            " brown; is it H&E?"
-        )
-    return ""
 
 
 def _consequence(slide: SlideResult, kind: str) -> str:
-    if kind in slide.included:
-        return ""
-    if kind == "mpp":
-        return "; the file of the scanner states it, so its nuclei are in the totals"
-    if kind in OF_CLASSES:
-        return "; the counts of its classes are in no total"
-    if kind in OF_REGIONS:
-        return "; the numbers of its regions are in no total"
-    positive = slide.positive if slide.n_nuclei else None
-    figures = f" ({positive['percent_positive']:.1f} % of them positive)" if positive else ""
-    return f"; its nuclei{figures} are in no total"
+    effects = slide.trust.effects
+    for quantity, text in CONSEQUENCES.items():
+        if effects.get(quantity, {}).get(kind) == LEAVE_OUT:
+            positive = slide.positive if slide.n_nuclei else None
+            figures = f" ({positive['percent_positive']:.1f} % positive)" if positive else ""
+            return f"; {text.format(figures)}"
+    return ""
 
 
 def find_notices(slide: SlideResult) -> list[Notice]:
@@ -184,12 +120,9 @@ def find_notices(slide: SlideResult) -> list[Notice]:
         where = f" in {slide.step}" if slide.step else ""
         level = RED if slide.status == "failed" else AMBER
         notices.append(Notice(level, "", f"{slide.status}{where}: {slide.reason}"))
-    reasons = find_reasons(slide)
-    if "scale" in reasons and "mpp" in reasons:
-        reasons["scale"] += f"; {reasons.pop('mpp')}"
-    for name, reason in reasons.items():
-        kind = KINDS[name]
-        notices.append(Notice(kind.level, kind.word, kind.sentence.format(reason)))
+    for kind, reason in find_reasons(slide).items():
+        level = RED if LEAVE_OUT in RULES[kind] else AMBER
+        notices.append(Notice(level, RULES[kind].word, KINDS[kind].sentence.format(reason)))
     return sorted(notices, key=lambda notice: LEVELS.index(notice.level))
 
 
@@ -209,24 +142,6 @@ def list_warnings(slide: SlideResult) -> list[str]:
     ]
 
 
-def describe_unknown_organs(slides: Sequence[SlideResult]) -> str:
-    """A sentence about the slides whose organ is not stated, for the whole run; "" if there are
-    none.
-    """
-    lacking = [slide for slide in slides if slide.lacks_organ and "organ" not in slide.included]
-    if not lacking:
-        return ""
-    provenances = {slide.model.name: slide.provenance for slide in lacking}
-    models = [
-        f"{name} is validated in {describe_organs(model.organs)}"
-        for name, model in provenances.items()
-    ]
-    return (
-        f"{count_noun(len(lacking), 'slide')}: classes not validated for an unknown organ;"
-        f" {'; '.join(models)}; state the organ with --organ or in the sheet"
-    )
-
-
 MOST_FAILURES = 4  # maximum number of lines about failed slides at the end of a run
 NAMED = 3  # maximum number of slides that a line names
 
@@ -236,29 +151,12 @@ def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
     there is room.
     """
     by_kind: dict[str, dict[str, list[str]]] = {}
-    reasons_of = [(slide, find_reasons(slide)) for slide in slides]
-    for kind, texts in KINDS.items():
-        for slide, reason in (
-            (slide, reasons[kind]) for slide, reasons in reasons_of if kind in reasons
-        ):
-            what, why = texts.slides, reason
-            if kind == "organ":  # a line per organ, which needs no reasons
-                names = name_unvalidated(slide.provenance, slide.organ)
-                what, why = what.format(name_organ(slide.organ), names), ""
-            by_kind.setdefault(what, {}).setdefault(why, []).append(slide.slide_id)
-    doubled = _doubled([*counted(slides), *counted(slides, IHC)])
-    by_kind["with the same content as another slide; all are in the totals"] = doubled
-    unknown = [
-        slide.slide_id for slide in slides if slide.appearance == NOT_KNOWN and slide.n_nuclei
-    ]
-    by_kind["whose likeness to the model's training pictures is not known"] = (
-        {"": unknown} if unknown else {}
-    )
-    of_organs = list(filter(None, [describe_unknown_organs(slides)]))
-    return [
-        *_listed({what: why for what, why in by_kind.items() if why}, most - len(of_organs)),
-        *of_organs,
-    ]
+    for slide in slides:
+        for kind, reason in find_reasons(slide).items():
+            by_kind.setdefault(kind, {}).setdefault(reason, []).append(slide.slide_id)
+    of_cohort = describe_marks(slide.trust for slide in slides)
+    shown = {text.slides: by_kind[kind] for kind, text in KINDS.items() if kind in by_kind}
+    return [*_listed(shown, most - len(of_cohort)), *of_cohort]
 
 
 def summarise_failures(slides: Sequence[SlideResult]) -> list[str]:
@@ -281,19 +179,6 @@ def summarise_failures(slides: Sequence[SlideResult]) -> list[str]:
         if n_more > 0
         else lines
     )
-
-
-def _doubled(slides: Sequence[SlideResult]) -> dict[str, list[str]]:
-    """Slides with the same content and ROI as an earlier slide, keyed by a text that names the
-    earlier one.
-    """
-    first: dict[tuple[str, Roi | None], str] = {}
-    same: dict[str, list[str]] = {}
-    for slide in (slide for slide in slides if slide.info):
-        earlier = first.setdefault((slide.info.fingerprint, slide.roi), slide.slide_id)
-        if earlier != slide.slide_id:
-            same.setdefault(f"same as {earlier}", []).append(slide.slide_id)
-    return same
 
 
 def _listed(kinds: dict[str, dict[str, list[str]]], most: int) -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.inference.card import card_facts
-from muse_pipeline.inference.doubts import has_classes, list_unvalidated
+from muse_pipeline.inference.trust import LEAVE_OUT, MARK, describe_marks, join_marks
 from muse_pipeline.qupath.write import copy_import_script
 from muse_pipeline.report import cohort, notices
 from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
@@ -31,37 +31,6 @@ from muse_pipeline.report.counts import per_mm2, region_values, score_values
 from muse_pipeline.report.plots import describe_plots, group_color
 from muse_pipeline.report.slide_card import add_up, describe_card
 
-_LEADING = (
-    *("slide_id", "status", "step", "reason", "appearance", "warnings", "left_out"),
-    *(
-        "path",
-        "patient",
-        "split",
-        "organ",
-        "classes_validated",
-        "stain",
-        "mpp_x",
-        "mpp_y",
-        "model",
-        "model_sha256",
-    ),
-    *("roi", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
-    *("n_positive", "n_negative", "percent_positive", "median_area_um2", "mean_class_probability"),
-)
-_OF_ANNOTATION = (
-    *(
-        "slide_id",
-        "appearance",
-        "left_out",
-        "roi",
-        "class",
-        "area_mm2",
-        "tissue_mm2",
-        "nuclei",
-        "nuclei_per_mm2",
-    ),
-    *("n_positive", "n_negative", "percent_positive"),
-)
 PRETRAINING_FILES = {  # captions of files in the run's folder
     "views.png": "Views in training",
     "curves.png": "Training curves",
@@ -69,29 +38,66 @@ PRETRAINING_FILES = {  # captions of files in the run's folder
 }
 
 
+def _of(*names: str) -> Callable[[SlideResult], Any]:
+    """A column with an attribute, or an attribute of an attribute; empty where one is None."""
+
+    def read(slide: SlideResult) -> Any:
+        value: Any = slide
+        for name in names:
+            if value is None:
+                return None
+            value = value[name] if isinstance(value, dict) else getattr(value, name)
+        return one_line(value) if isinstance(value, str) and name != "path" else value
+
+    return read
+
+
+# The columns of ``cohort.tsv`` that every cohort has.
+COLUMNS: dict[str, Callable[[SlideResult], Any]] = {
+    **{name: _of(name) for name in ("slide_id", "status", "step", "reason", "appearance")},
+    "warnings": lambda slide: " | ".join(map(one_line, notices.list_warnings(slide))),
+    "left_out": lambda slide: one_line(slide.trust.describe(LEAVE_OUT)),
+    "marked": lambda slide: one_line(slide.trust.describe(MARK)),
+    **{name: _of(name) for name in ("path", "patient", "split", "organ", "stain")},
+    "mpp_x": lambda slide: slide.info.mpp[0] if slide.info else None,
+    "mpp_y": lambda slide: slide.info.mpp[1] if slide.info else None,
+    "model": _of("model", "name"),
+    "model_sha256": _of("model", "sha256"),
+    "roi": _of("roi", "name"),
+    "tissue_mm2": lambda slide: None if slide.tissue_mm2 is None else round(slide.tissue_mm2, 4),
+    "nuclei": _of("n_nuclei"),
+    "nuclei_per_mm2": lambda slide: per_mm2(slide.n_nuclei, slide.tissue_mm2),
+    **{name: _of("positive", name) for name in ("n_positive", "n_negative", "percent_positive")},
+    **{
+        name: _of("provenance", "nuclear_size", name)
+        for name in ("median_area_um2", "mean_class_probability")
+    },
+}
+OF_SLIDE = ("slide_id", "appearance", "left_out", "marked")  # columns that ``roi.tsv`` shares
+OF_ANNOTATION = (
+    *(*OF_SLIDE, "roi", "class", "area_mm2", "tissue_mm2", "nuclei", "nuclei_per_mm2"),
+    *("n_positive", "n_negative", "percent_positive"),
+)
+COSTS = ("seconds", "processor_seconds", "peak_memory_mib")
+
+
 def write_table(slides: Sequence[SlideResult], path: Path) -> None:
     """Write ``cohort.tsv``: a row for every slide and core of a microarray, with empty cells for
     missing values.
     """
-    columns = [*_LEADING, *_class_columns(slides)]
-    columns += dict.fromkeys(name for slide in slides for name in _artefact_values(slide))
-    columns += dict.fromkeys(
-        name for slide in slides for name in _ihc_values(slide) if name not in columns
-    )
-    columns += dict.fromkeys(name for slide in slides for name in region_values(slide.regions))
+    columns = dict.fromkeys([*COLUMNS, *_class_columns(slides)])
+    for values in (_artefact_values, _ihc_values, _region_values):
+        columns |= dict.fromkeys(name for slide in slides for name in values(slide))
     ran = {record.step for slide in slides for record in slide.progress}
     steps = order_steps(ran | {step for step in STEPS if step != "regions"})
-    quantities = "seconds", "processor_seconds", "peak_memory_mib"
-    columns += [f"{quantity}_{step}" for quantity in quantities for step in steps]
+    columns |= dict.fromkeys(f"{cost}_{step}" for cost in COSTS for step in steps)
     of_cores = [list(_core_rows(slide)) for slide in slides]
-    columns += ["core"] if any(of_cores) else []
-    own = name_own((name for slide in slides for name in slide.own), columns)
+    columns |= {"core": None} if any(of_cores) else {}
+    own = name_own((name for slide in slides for name in slide.own), [*columns])
     rows = []
     for slide, cores in zip(slides, of_cores, strict=True):
-        rows.append(
-            {**_row(slide), **{own[name]: one_line(cell or "") for name, cell in slide.own.items()}}
-        )
-        rows += cores
+        cells = {own[name]: one_line(cell or "") for name, cell in slide.own.items()}
+        rows += [_row(slide) | cells, *cores]
     _write(path, [*columns, *own.values()], rows)
 
 
@@ -115,7 +121,7 @@ def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
     """
     rows = [row for slide in slides if slide.summary for row in _annotation_rows(slide)]
     if rows:
-        columns = [*_OF_ANNOTATION, *_class_columns(slides)]
+        columns = [*OF_ANNOTATION, *_class_columns(slides)]
         columns += dict.fromkeys(name for row in rows for name in row if name not in columns)
         _write(path, columns, rows)
     else:
@@ -135,78 +141,20 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -
 
 
 def _row(slide: SlideResult) -> dict[str, Any]:
-    summary = slide.summary or {}
-    counts = {entry["name"]: entry["n_nuclei"] for entry in summary.get("classes", [])}
-    size = slide.provenance.nuclear_size if slide.provenance else None
+    classes = slide.summary["classes"] if slide.summary else ()
+    counts = {entry["name"]: entry["n_nuclei"] for entry in classes}
     return {
-        "slide_id": slide.slide_id,
-        "status": slide.status,
-        "step": slide.step,
-        "reason": one_line(slide.reason),
-        "appearance": slide.appearance,
-        "warnings": " | ".join(map(one_line, notices.list_warnings(slide))),
-        "left_out": _left_out(slide),
-        "path": slide.path,
-        "patient": one_line(slide.patient),
-        "split": one_line(slide.split),
-        "organ": one_line(slide.organ),
-        "classes_validated": _name_validated(slide),
-        "stain": slide.stain,
-        "mpp_x": slide.info.mpp[0] if slide.info else None,
-        "mpp_y": slide.info.mpp[1] if slide.info else None,
-        "model": slide.model.name if slide.model else None,
-        "model_sha256": slide.model.sha256 if slide.model else None,
-        "roi": slide.roi.name if slide.roi else None,
-        "tissue_mm2": None if slide.tissue_mm2 is None else round(slide.tissue_mm2, 4),
-        "nuclei": slide.n_nuclei,
-        "nuclei_per_mm2": per_mm2(slide.n_nuclei, slide.tissue_mm2),
-        **{
-            name: slide.positive[name]
-            for name in ("n_positive", "n_negative", "percent_positive")
-            if slide.positive
-        },
-        "median_area_um2": size.median_area_um2 if size else None,
-        "mean_class_probability": size.mean_class_probability if size else None,
+        **{name: read(slide) for name, read in COLUMNS.items()},
         **_class_values(counts, slide.n_nuclei, slide.tissue_mm2),
         **_artefact_values(slide),
         **_ihc_values(slide),
-        **region_values(slide.regions),
-        **{f"seconds_{record.step}": record.seconds for record in slide.progress},
-        **{
-            f"processor_seconds_{record.step}": record.processor_seconds
-            for record in slide.progress
-        },
-        **{f"peak_memory_mib_{record.step}": record.peak_memory_mib for record in slide.progress},
+        **_region_values(slide),
+        **{f"{cost}_{one.step}": getattr(one, cost) for cost in COSTS for one in slide.progress},
     }
 
 
-def _left_out(slide: SlideResult) -> str:
-    """The parts of the slide's numbers that totals leave out, each with the reason."""
-    names = slide.names_left_out
-    of = (
-        "classes"
-        if slide.provenance and names == slide.provenance.class_names
-        else ", ".join(names)
-    )
-    reasons = {
-        "all nuclei": slide.left_out,
-        f"counts of {of}": slide.classes_left_out,
-        "regions": slide.regions_left_out,
-    }
-    return "; ".join(f"{what}: {why}" for what, why in reasons.items() if why)
-
-
-def _name_validated(slide: SlideResult) -> str:
-    """The classes that are validated in the slide's organ: "all", "none" or names; "" if its
-    classes mean nothing.
-    """
-    if not slide.summary or not has_classes(slide.provenance):
-        return ""
-    if slide.lacks_organ:
-        return "unknown organ"
-    unvalidated = list_unvalidated(slide.provenance, slide.organ)
-    names = [one_line(name) for name in slide.provenance.class_names if name not in unvalidated]
-    return (", ".join(names) or "none") if unvalidated else "all"
+def _region_values(slide: SlideResult) -> dict[str, Any]:
+    return region_values(slide.regions)
 
 
 def _artefact_values(slide: SlideResult) -> dict[str, float]:
@@ -251,9 +199,7 @@ def _annotation_rows(slide: SlideResult) -> list[dict[str, Any]]:
             {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
         )
         row = {
-            "slide_id": slide.slide_id,
-            "appearance": slide.appearance,
-            "left_out": _left_out(slide),
+            **{name: COLUMNS[name](slide) for name in OF_SLIDE},
             "roi": one_line(annotation["name"]),
             "class": one_line(annotation["class"] or ""),
             "area_mm2": annotation["area_mm2"],
@@ -379,12 +325,13 @@ def write_page(
         outcome=cohort.summarise_cohort(slides),
         entries=entries,
         notices=[(entry, notice) for entry in entries for notice in entry.notices],
-        of_cohort=list(filter(None, [notices.describe_unknown_organs(slides), of_models])),
+        of_cohort=[of_models] if of_models else [],
+        marks=describe_marks(slide.trust for slide in finished),
         n_finished=len(finished),
         has_failed=any(slide.status == "failed" for slide in slides),
         counted=_sum_models(cohort.counted(ranked)),
         classified=_sum_models(cohort.classified(ranked)),
-        n_lacking_organ=sum(slide.lacks_organ for slide in cohort.classified(ranked)),
+        marked=join_marks(slide.trust for slide in cohort.counted(ranked)),
         scored=cohort.score_total(ranked),
         total=cohort.describe_total(ranked),
         seconds=sum(slide.seconds for slide in slides),

@@ -14,6 +14,7 @@ import numpy as np
 
 from muse_pipeline.core.text import count_noun, count_text
 from muse_pipeline.features.catalogue import WITHOUT_CLASSES, every_feature
+from muse_pipeline.inference.trust import CLASSES, LEAVE_OUT, NUCLEI, REGIONS, join_marks, of_class
 from muse_pipeline.report.cohort import SlideResult, by_model, class_names, counted, describe_model
 from muse_pipeline.report.notices import ShownSlide
 from muse_pipeline.report.slide_card import add_up
@@ -95,23 +96,32 @@ def _plots_of_model(entries: Sequence[ShownSlide], groups: Sequence[str]) -> dic
         _numbers([slide.tissue_mm2 for slide in slides]),
         _numbers([slide.n_nuclei for slide in slides]),
     )
-    densities = [("All nuclei, per mm²", _divide(total, area))]
-    densities += [(f"{name}, per mm²", _divide(n, area)) for name, n in of_classes.items()]
-    shares = [(f"{name}, % of nuclei", 100 * _divide(n, total)) for name, n in of_classes.items()]
+    densities = [("All nuclei, per mm²", _divide(total, area), NUCLEI)]
+    densities += [
+        (f"{name}, per mm²", _divide(n, area), of_class(name)) for name, n in of_classes.items()
+    ]
+    shares = [
+        (f"{name}, % of nuclei", 100 * _divide(n, total), of_class(name))
+        for name, n in of_classes.items()
+    ]
     quantities = {
         "densities": densities,
         "shares": shares,
         "regions": _region_areas(slides),
         "features": _features(slides),
     }
+    marked = join_marks(slide.trust for slide in slides)
     plots: dict[str, Any] = {
         "mix": _class_mix(entries, np.stack(list(of_classes.values()), 1), groups)
         if of_classes
         else None
     }
     for name, measures in quantities.items():
-        enough = [pair for pair in measures if np.isfinite(pair[1]).sum() >= LEAST_SLIDES]
-        plots[name] = [_strip_plot(title, values, entries, groups) for title, values in enough]
+        plots[name] = [
+            {**_strip_plot(title, values, entries, groups), "mark": marked.get(quantity)}
+            for title, values, quantity in measures
+            if np.isfinite(values).sum() >= LEAST_SLIDES
+        ]
     return plots
 
 
@@ -125,27 +135,28 @@ def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return part / np.where(whole > 0, whole, np.nan)
 
 
-def _region_areas(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray]]:
+def _region_areas(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray, str]]:
     """Area of each region as a percentage of the area of all regions."""
     of_slides = []
     for slide in slides:
-        is_used = slide.regions and slide.regions["status"] == "ok" and not slide.regions_left_out
-        regions = slide.regions["classes"] if is_used else ()
+        is_used = slide.regions and slide.trust.verdict(REGIONS) != LEAVE_OUT
+        regions = slide.regions.get("classes", ()) if is_used else ()
         of_slides.append({region["name"]: region["area_mm2"] for region in regions})
     for name in dict.fromkeys(name for areas in of_slides for name in areas):
         shares = [
             100 * areas.get(name, 0) / total if (total := sum(areas.values())) else None
             for areas in of_slides
         ]
-        yield f"{name}, % of the regions' area", _numbers(shares)
+        yield f"{name}, % of the regions' area", _numbers(shares), REGIONS
 
 
-def _features(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray]]:
+def _features(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray, str]]:
     measured = []
     for slide in slides:
-        used = WITHOUT_CLASSES if slide.classes_left_out else slide.summary["features"]
+        are_used = slide.trust.verdict(CLASSES) != LEAVE_OUT
+        features = slide.summary["features"].items()
         measured.append(
-            {name: value for name, value in slide.summary["features"].items() if name in used}
+            {name: value for name, value in features if are_used or name in WITHOUT_CLASSES}
         )
     units = {feature.name: feature.unit for feature in every_feature(class_names(slides))}
     for name in dict.fromkeys(
@@ -154,7 +165,8 @@ def _features(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray]]
         unit = {"um": ", µm", "um2": ", µm²", "1": ""}.get(
             units.get(name, "1"), f", {units.get(name)}"
         )
-        yield f"{name}{unit}", _numbers([features.get(name) for features in measured])
+        quantity = NUCLEI if name in WITHOUT_CLASSES else CLASSES
+        yield f"{name}{unit}", _numbers([features.get(name) for features in measured]), quantity
 
 
 def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:

@@ -9,16 +9,24 @@ import numpy as np
 import yaml
 
 from muse_pipeline.core.coords import qupath_offset_px
-from muse_pipeline.core.provenance import NOT_KNOWN, Provenance
+from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.text import area_text, count_noun
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import stains
-from muse_pipeline.inference.doubts import describe_organs, name_unvalidated
+from muse_pipeline.inference.trust import (
+    CLASSES,
+    LEAVE_OUT,
+    MARK,
+    NUCLEI,
+    OF_ORGAN,
+    RULES,
+    join_marks,
+)
 from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import SlideResult, class_names
 from muse_pipeline.report.counts import COMPARTMENTS, score
 from muse_pipeline.report.density import WHOLE
-from muse_pipeline.report.notices import RED, ShownSlide, find_notices
+from muse_pipeline.report.notices import RED, ShownSlide, list_warnings
 
 _OVERVIEW_PX, _OVERLAY_PX = 640, 1068
 
@@ -42,6 +50,7 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
     return {
         **shown._asdict(),
         "use": describe_use(slide),
+        "marks": join_marks([slide.trust]),
         "mpp": (
             " × ".join(f"{mpp:.4g}" for mpp in dict.fromkeys(slide.info.mpp)) if slide.info else ""
         ),
@@ -64,53 +73,25 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
 
 
 def describe_use(slide: SlideResult) -> str:
-    """Describe which numbers of a slide can be used, from its outcome and its warnings."""
-    words = {notice.word for notice in find_notices(slide)}
-    of_all = (
-        (not slide.summary, "No number of this slide may be used."),
-        (
-            "doubtful scale" in words,
-            "No number may be used before the pixel size is corrected or confirmed.",
-        ),
-        (
-            not slide.n_nuclei,
-            "No nucleus was found; look at the picture of the tissue before you rely on that.",
-        ),
-        (
-            slide.positive,
-            (
-                "Counts of positive and negative nuclei may be used if the overlays are right;"
-                " classes may not."
-            ),
-        ),
-        ("other stain" in words, "No number may be used: the model is for another stain."),
-    )
-    if sentence := next((sentence for applies, sentence in of_all if applies), None):
-        return sentence
-    is_whole = slide.status != "partial"
-    numbers = "Counts and outlines" if is_whole else "Densities and percentages, but no counts,"
-    unsure = (
-        ("unlike training" in words or slide.appearance == NOT_KNOWN, "the overlays are right"),
-        ("check mpp" in words, "the pixel size is right"),
-        ("check tissue" in words, "the tissue was found"),
-        ("check picture" in words, "the right picture of the file was read"),
-    )
-    provisos = [proviso for applies, proviso in unsure if applies]
-    condition = f" if {' and '.join(provisos)}" if provisos else ""
-    of_classes = {
-        "doubtful classes": "; classes may not",
-        "classes not validated": (
-            f"; {name_unvalidated(slide.provenance, slide.organ)} are not validated in this organ"
-        ),
-    }
-    validated = "; classes are validated in this organ" if len(_bar_of(slide)) > 1 else ""
-    if slide.lacks_organ:
-        validated = (
-            "; classes only in organs in which they are validated:"
-            f" {describe_organs(slide.provenance.organs)}"
-        )
-    classes = next((text for word, text in of_classes.items() if word in words), validated)
-    return f"{numbers} may be used{condition}{classes}."
+    """Describe which numbers of a slide can be used, and after which checks."""
+    trust = slide.trust
+    if not slide.summary:
+        return "No number of this slide may be used."
+    if kinds := trust.kinds(NUCLEI, LEAVE_OUT):
+        return f"No number may be used: {trust.left_out(NUCLEI)}; {RULES[kinds[0]].remedy}."
+    if not slide.n_nuclei:
+        return "No nucleus was found; look at the picture of the tissue before you rely on that."
+    numbers = "Counts of positive and negative nuclei" if slide.positive else "Counts and outlines"
+    if slide.status == "partial":
+        numbers = "Densities and percentages, but no counts,"
+    kinds = [kind for kind in trust.kinds(NUCLEI, MARK) if kind != "gaps"]
+    checks = " and ".join(dict.fromkeys(RULES[kind].remedy for kind in kinds))
+    after = f"; first {checks}" if checks else ""
+    classes = "; classes may not" if slide.positive or trust.left_out(CLASSES) else ""
+    for kind in OF_ORGAN:
+        if names := trust.classes_with(kind):
+            classes += f"; {', '.join(names)}: {trust.findings[kind]}"
+    return f"{numbers} may be used{after}{classes}."
 
 
 def _artefacts(slide: SlideResult) -> tuple[str, str]:
@@ -148,15 +129,10 @@ def _bar_of(slide: SlideResult) -> list[dict[str, Any]]:
 
 
 def _warnings(shown: ShownSlide) -> Iterator[tuple[str, list[str]]]:
-    """Yield the warnings of the steps in two boxes: red for those that a red notice repeats, amber
-    for all others.
-    """
-    red = [notice.sentence for notice in shown.notices if notice.level == RED and notice.word]
-    grave = [
-        warning for warning in shown.slide.warnings if any(warning in sentence for sentence in red)
-    ]
-    mild = [warning for warning in shown.slide.warnings if warning not in grave]
-    yield from ((level, texts) for level, texts in (("red", grave), ("amber", mild)) if texts)
+    """Yield the warnings in two boxes: red ones, then all others with those of the steps."""
+    red = [one.sentence for one in shown.notices if one.level == RED and one.word]
+    amber = [text for text in list_warnings(shown.slide) if text not in red]
+    yield from ((level, texts) for level, texts in (("red", red), ("amber", amber)) if texts)
 
 
 def _overview(slide: SlideResult, album: Album) -> Iterator[dict[str, Any] | None]:

@@ -21,6 +21,7 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import stains
+from muse_pipeline.inference.trust import judge_files
 from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
 from muse_pipeline.qupath.regions import read_class_areas, read_cores
 from muse_pipeline.report.album import make_thumbnail
@@ -44,9 +45,9 @@ FORMAT = 5  # format of a summary; summaries of other formats are made again
 OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # entries of a summary that need the store
 
 
-def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
+def summarise_slide(folder: Path, threads: int = 1, organ: str | None = None) -> dict[str, Any]:
     """Write the summary of the finished slide in ``folder`` unless an up-to-date one exists, and
-    return it.
+    return it. The organ is that in the sheet, None if it is not looked up yet.
 
     With several ``threads``, pictures are drawn at the same time, and so are nuclei counted.
 
@@ -62,7 +63,7 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     info = read_info(files.info)
     if files.tma.exists():
         made_from["tma"] = sha256_of(files.tma)
-    earlier = find_json(files.summary)
+    trust, earlier = judge_files(files, organ).to_json(), find_json(files.summary)
     pictures = (
         [SlideFiles.density, *(field["picture"] for field in earlier["fields"])] if earlier else []
     )
@@ -73,11 +74,16 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
         and earlier["made_from"] == made_from
         and (earlier["has_pixels"] or not store_path.exists())
     ):
-        return earlier
+        if organ is None or earlier.get("trust") == trust:
+            return earlier
+        summary = {**earlier, "trust": trust}
+        write_json(files.summary, summary)
+        return summary
     store = open_store(store_path) if store_path.exists() else None
     of_same_nuclei = earlier and earlier["made_from"]["nuclei"] == made_from["nuclei"]
     kept = earlier if of_same_nuclei and earlier["has_pixels"] and store is None else None
-    summary = {"made_from": made_from, **_describe(folder, info, provenance, store, kept, threads)}
+    parts = _describe(folder, info, provenance, store, kept, threads)
+    summary = {"made_from": made_from, "trust": trust, **parts}
     write_json(files.summary, summary)
     return summary
 

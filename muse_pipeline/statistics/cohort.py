@@ -11,7 +11,8 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
+from operator import and_
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +32,18 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Regions
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.features.catalogue import MIX_UM, WITHOUT_CLASSES, every_feature
-from muse_pipeline.inference import doubts
+from muse_pipeline.inference.trust import (
+    CLASSES,
+    LEAVE_OUT,
+    MARK,
+    NUCLEI,
+    POSITIVE,
+    REGIONS,
+    describe_marks,
+    describe_slides,
+    judge_results,
+    of_class,
+)
 from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.scverse.anndata import (
@@ -62,12 +74,7 @@ class Measure(NamedTuple):
     name: str  # name in ``statistics.tsv`` and ``cohort.h5ad``
     group: str  # "density", "mix", "feature", "mixing" or "infiltration"
     unit: str  # "1/mm2", "%", "1", or the unit of the feature
-
-    def is_of_classes(self, names: Sequence[str]) -> bool:
-        """True if the measure depends on one of the classes ``names``, or on all classes."""
-        if self.group in ("density", "mix", "infiltration"):
-            return self.name.endswith(tuple(f"_{name}" for name in names))
-        return self.name.removeprefix("median_") not in WITHOUT_CLASSES
+    of: tuple[str, ...] = (NUCLEI,)  # quantities (``inference.trust``) on which it depends
 
 
 def measure_slides(
@@ -107,10 +114,15 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     area_mm2 = _read_area(files.mask) - provenance.left_out_mm2
     measures = {_density("nuclei_per_mm2"): _divide(n, area_mm2)}
     if is_ihc:
-        measures[Measure("percent_positive", "mix", "%")] = _divide(100 * provenance.n_positive, n)
+        measures[Measure("percent_positive", "mix", "%", (POSITIVE,))] = _divide(
+            100 * provenance.n_positive, n
+        )
     for name in classes:
-        measures[_density(f"nuclei_per_mm2_{name}")] = _divide(counts[name], area_mm2)
-        measures[Measure(f"percent_{name}", "mix", "%")] = _divide(100 * counts[name], n)
+        own = (of_class(name),)
+        measures[_density(f"nuclei_per_mm2_{name}", "density", own)] = _divide(
+            counts[name], area_mm2
+        )
+        measures[Measure(f"percent_{name}", "mix", "%", own)] = _divide(100 * counts[name], n)
     features = every_feature(classes)
     columns = _read_columns(
         path, ["label", *(feature.name for feature in features)], parquet.iterate_counted
@@ -119,7 +131,8 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
         if feature.name in columns:
             values = columns[feature.name][np.isfinite(columns[feature.name])]
             median = float(np.median(values)) if len(values) else np.nan
-            measures[Measure(f"median_{feature.name}", "feature", feature.unit)] = median
+            of = (NUCLEI if feature.name in WITHOUT_CLASSES else CLASSES,)
+            measures[Measure(f"median_{feature.name}", "feature", feature.unit, of)] = median
     if EDGE in columns and len(classes) > 1:
         measures |= _mixing(columns, classes)
     if provenance.regions and provenance.regions.bands is not None:
@@ -134,8 +147,8 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     return measures
 
 
-def _density(name: str, group: str = "density") -> Measure:
-    return Measure(name, group, "1/mm2")
+def _density(name: str, group: str = "density", of: tuple[str, ...] = (NUCLEI,)) -> Measure:
+    return Measure(name, group, "1/mm2", of)
 
 
 def _divide(part: float, whole: float) -> float:
@@ -179,7 +192,7 @@ def _mixing(columns: Mapping[str, np.ndarray], classes: list[str]) -> dict[Measu
             if name != other:
                 values = share[(label == number) & inner & np.isfinite(share)]
                 mean = float(values.mean()) if len(values) else np.nan
-                mixing[Measure(f"mixing_{name}_with_{other}", "mixing", "1")] = mean
+                mixing[Measure(f"mixing_{name}_with_{other}", "mixing", "1", (CLASSES,))] = mean
     return mixing
 
 
@@ -196,9 +209,9 @@ def _infiltration(
                 (band.name_side(side), is_there & (np.abs(border) <= band.um), band.side_mm2(side))
             )
     return {
-        _density(f"nuclei_per_mm2_in_{area}_{name}", INFILTRATION): _divide(
-            int((is_there & (label == number)).sum()), mm2
-        )
+        _density(
+            f"nuclei_per_mm2_in_{area}_{name}", INFILTRATION, (REGIONS, of_class(name))
+        ): _divide(int((is_there & (label == number)).sum()), mm2)
         for area, is_there, mm2 in areas
         for number, name in enumerate(classes)
     }
@@ -209,7 +222,7 @@ LEFT_OUT = {
     "mpp",
     "shards",
 }  # not written as categories: the index, a number, and a column without effect
-OF_TABLE = ("status", "appearance", "left_out")  # columns taken from cohort.tsv
+OF_TABLE = ("status", "appearance", "left_out", "marked")  # columns taken from cohort.tsv
 PROVENANCE = ("fingerprint", "model", "features", "versions")
 
 
@@ -300,9 +313,9 @@ def _write_obs(
         elements.array("obs/mpp", (len(rows),), np.float64)[0 : len(rows)] = np.array(mpps)
 
 
-def patients_of(results: Path | str) -> dict[str, str]:
-    """The patient of every slide with nuclei in a results folder, from the sheet or else from the
-    slide's name.
+def rows_of(results: Path | str) -> dict[str, dict[str, Any]]:
+    """The row of every slide with nuclei in a results folder: its cells in the resolved sheet, and
+    its patient, by default from the slide's name.
     """
     files = CohortFiles(Path(results))
     slides = list(files.tables())
@@ -311,7 +324,27 @@ def patients_of(results: Path | str) -> dict[str, str]:
             f"{results}: has no slides with nuclei.parquet; give the folder of the results of a run"
         )
     rows = {row["slide_id"]: row for row in read_json(files.sheet)} if files.sheet.is_file() else {}
-    return {slide: rows.get(slide, {}).get("patient") or patient_in_name(slide) for slide in slides}
+    cells = {slide: rows.get(slide, {}) for slide in slides}
+    return {
+        slide: {**row, "patient": row.get("patient") or patient_in_name(slide)}
+        for slide, row in cells.items()
+    }
+
+
+def _judge_all(results: Path | str) -> dict[str, dict[str, str]]:
+    """For every slide with nuclei: its name, patient and verdicts, as in ``cohort.tsv``."""
+    rows = rows_of(results)
+    organs = {slide: row.get("organ") or "" for slide, row in rows.items()}
+    judged = judge_results(CohortFiles(Path(results)), organs)
+    return {
+        slide: {
+            "slide_id": slide,
+            "patient": row["patient"],
+            "left_out": judged[slide].describe(LEAVE_OUT),
+            "marked": judged[slide].describe(MARK),
+        }
+        for slide, row in rows.items()
+    }
 
 
 def read_cohort(results: Path | str) -> pads.Dataset:
@@ -322,24 +355,22 @@ def read_cohort(results: Path | str) -> pads.Dataset:
         results: the folder of the results.
 
     Returns:
-        A dataset with the columns ``slide_id`` and ``patient`` and those of every
-            ``nuclei.parquet``; a column that a slide lacks is empty there. ``to_table(columns=...,
-            filter=...)`` reads only the requested part.
+        A dataset with the columns ``slide_id`` and ``patient``, ``left_out`` and ``marked`` (as in
+            ``cohort.tsv``) and those of every ``nuclei.parquet``; a column that a slide lacks is
+            empty there. ``to_table(columns=..., filter=...)`` reads only the requested part.
 
     Raises:
         NucleiError: no slide has nuclei there.
     """
     files = CohortFiles(Path(results))
     kind, fragments, schemas = pads.ParquetFileFormat(), [], []
-    for slide, patient in patients_of(results).items():
+    for slide, facts in _judge_all(results).items():
         path = files.slide(slide).nuclei
         with parquet.open_nuclei(path) as file:
             schemas.append(file.schema_arrow.remove_metadata())
-        where = (pads.field("slide_id") == slide) & (pads.field("patient") == patient)
+        where = reduce(and_, (pads.field(name) == value for name, value in facts.items()))
         fragments.append(kind.make_fragment(str(path), pa.fs.LocalFileSystem(), where))
-    schema = pa.unify_schemas(
-        [pa.schema([("slide_id", pa.string()), ("patient", pa.string())]), *schemas]
-    )
+    schema = pa.unify_schemas([pa.schema([(name, pa.string()) for name in facts]), *schemas])
     return pads.FileSystemDataset(fragments, schema, kind, pa.fs.LocalFileSystem())
 
 
@@ -372,12 +403,14 @@ def read_anndata(results: Path | str, embedding: str | None = None) -> anndata.A
         ) from error
     slides = []
     with TemporaryDirectory() as folder:
-        for slide, patient in patients_of(results).items():
+        for slide, facts in _judge_all(results).items():
             files, written = CohortFiles(Path(results)).slide(slide), Path(folder, "nuclei.h5ad")
             write_anndata(
-                files.nuclei, written, patient, files.embeddings(embedding) if embedding else None
+                *(files.nuclei, written, facts["patient"]),
+                files.embeddings(embedding) if embedding else None,
             )
             slides.append(anndata.read_h5ad(written))
+            slides[-1].obs[["left_out", "marked"]] = facts["left_out"], facts["marked"]
     return anndata.concat(slides, join="outer", merge="first", uns_merge="unique")
 
 
@@ -402,40 +435,24 @@ def compare_cohort(
     ``statistics.patients.tsv`` in the same folder has a row per patient, with the group and the
     means of the slides. Slides with an empty cell in the column ``group`` of the ``sheet`` are left
     out. If a cell in the column ``patient`` is empty, or there is no column "patient", the patient
-    is taken from the sheet of the run, or else from the slide's name. The kinds of doubt
-    ``included`` (``inference.doubts``) do not exclude a slide or its counts of classes.
+    is taken from the sheet of the run, or else from the slide's name. The findings
+    ``included`` (``inference.trust``) leave nothing out.
     """
     groups, patients, organs = read_groups(results, sheet, group, patient)
-    files = CohortFiles(results)
-    provenances = {slide: parquet.read_provenance(files.slide(slide).nuclei) for slide in groups}
-    doubts_of = {
-        slide: doubts.find_doubts(provenance, organs[slide])
-        for slide, provenance in provenances.items()
-    }
-    ihc = [slide for slide, provenance in provenances.items() if provenance.positive_od is not None]
+    judged = judge_results(CohortFiles(results), organs, included)
+    ihc = {slide for slide, trust in judged.items() if POSITIVE in trust.effects}
     if len(ihc) < len(groups):  # measures of the two stains cannot be averaged
-        for slide in ihc:
-            doubts_of[slide]["stain"] = "IHC"
-    without = {
-        slide: doubts.reason_left_out(doubts_of[slide], doubts.OF_NUCLEI, included)
-        for slide in groups
+        judged |= {slide: judged[slide].add("stain", "IHC", included) for slide in ihc}
+    left_out = describe_slides(judged.values(), NUCLEI)
+    n_grouped = len(groups)
+    groups = {
+        slide: name for slide, name in groups.items() if judged[slide].verdict(NUCLEI) != LEAVE_OUT
     }
-    groups = {slide: name for slide, name in groups.items() if not without[slide]}
-    left_out = doubts.describe_left_out(without.values())
     group_of = require_groups(groups, patients, left_out)
     measures, values = measure_slides(results, groups, threads)
-    without_classes, without_regions = (
-        [doubts.reason_left_out(doubts_of[slide], kinds, included) for slide in groups]
-        for kinds in (doubts.OF_CLASSES, doubts.OF_REGIONS)
-    )
-    for row, (slide, reason) in enumerate(zip(groups, without_classes, strict=True)):
-        names = provenances[slide].class_names
-        if reason == doubts.OF_CLASSES["organ"]:
-            names = doubts.list_unvalidated(provenances[slide], organs[slide])
-        if reason:
-            values[row, [measure.is_of_classes(names) for measure in measures]] = np.nan
-    are_of_regions = [measure.group == INFILTRATION for measure in measures]
-    values[np.ix_(list(map(bool, without_regions)), are_of_regions)] = np.nan
+    used = [judged[slide] for slide in groups]
+    for row, trust in zip(values, used, strict=True):
+        row[[LEAVE_OUT in map(trust.verdict, measure.of) for measure in measures]] = np.nan
     means, order = mean_by_patient(values, [patients[slide] for slide in groups])
     compared = list(compare_pairs(means, [group_of[name] for name in order]))
     _write(output, COLUMNS, _rows_of_measures(measures, compared))
@@ -452,10 +469,11 @@ def compare_cohort(
             " represented by the mean of its slides"
         ),
         left_out,
-        doubts.describe_left_out(without_classes, " of the measures of classes"),
-        doubts.describe_left_out(without_regions, " of the measures of regions"),
+        *(describe_slides(used, quantity) for quantity in (CLASSES, REGIONS)),
+        describe_slides(used, NUCLEI, MARK),
+        *describe_marks(used),
     ]
-    if n_without := len(patients_of(results)) - len(without):
+    if n_without := len(rows_of(results)) - n_grouped:
         lines.append(
             f"left out: {count_noun(n_without, 'slide')} without a value in the column '{group}'"
         )
@@ -471,18 +489,18 @@ def compare_cohort(
 def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[dict[str, str], ...]:
     """The group, patient and organ ("" if unknown) of each slide that has results and a group."""
     of_slide = read_cells(sheet, group, *({patient} - {"patient"}))
-    patients = patients_of(results)
-    groups = {
-        slide: of_slide[slide][group] for slide in patients if of_slide.get(slide, {}).get(group)
-    }
+    rows = rows_of(results)
+    groups = {slide: of_slide[slide][group] for slide in rows if of_slide.get(slide, {}).get(group)}
     if not groups:
         raise ConfigError(f"no slide of {results} has a value in the column '{group}' of {sheet}")
     named = {slide: of_slide[slide].get(patient) for slide in groups}
     stated = {
         slide: name for slide, name in named.items() if name and not is_missing("patient", name)
     }
-    organs = {slide: of_slide[slide].get("organ") or "" for slide in groups}
-    return groups, {slide: patients[slide] for slide in groups} | stated, organs
+    organs = {
+        slide: of_slide[slide].get("organ") or rows[slide].get("organ") or "" for slide in groups
+    }
+    return groups, {slide: rows[slide]["patient"] for slide in groups} | stated, organs
 
 
 def _rows_of_measures(

@@ -12,24 +12,19 @@ from nuclei_example import PROVENANCE
 from PIL import Image
 
 from muse_pipeline.core.provenance import Provenance
-from muse_pipeline.core.types import DOUBTS
 from muse_pipeline.demo.field import PERIOD_UM, plan_layout
 from muse_pipeline.export.onnx import recard
 from muse_pipeline.inference.card import ClassReference
 from muse_pipeline.inference.doubts import (
     CHECK,
     MIN_NUCLEI,
-    OF_CLASSES,
-    OF_NUCLEI,
-    OF_REGIONS,
     NuclearSize,
     SizeSample,
-    find_doubts,
     have_usual_sizes,
     judge_classes,
-    reason_left_out,
 )
 from muse_pipeline.inference.model import find_model, read_card
+from muse_pipeline.inference.trust import LEAVE_OUT, NUCLEI, find, judge
 
 MPP = 0.25, 0.25
 
@@ -111,12 +106,12 @@ def test_nuclei_of_unusual_size_stay_in_totals_if_the_scanner_states_the_pixel_s
         "objective power 40x": "scale",
     }.items():
         known = Provenance.from_dict(PROVENANCE | {"mpp_source": source, "nuclear_size": record})
-        assert find_doubts(known) == {kind: record["doubt"]}
-        assert bool(reason_left_out(find_doubts(known), OF_NUCLEI)) == (kind == "scale")
+        assert find(known).get(kind) == record["doubt"]
+        assert (judge(known).verdict(NUCLEI) == LEAVE_OUT) == (kind == "scale")
     ten_times = Provenance.from_dict(
         PROVENANCE | {"mpp_source": "openslide.mpp-x", "slide_mpp": (0.025, 0.025)}
     )
-    assert "ten times too fine" in find_doubts(ten_times)["scale"]
+    assert "ten times too fine" in find(ten_times)["scale"]
 
 
 def test_few_nuclei_are_not_judged():
@@ -202,7 +197,7 @@ def test_regions_that_many_nuclei_do_not_suit_are_doubted(n_unlike, n_judged, is
         "n_unlike_region": n_unlike,
         "n_judged": n_judged,
     }
-    doubt = find_doubts(Provenance.from_dict(PROVENANCE | {"regions": regions})).get("regions", "")
+    doubt = find(Provenance.from_dict(PROVENANCE | {"regions": regions})).get("regions", "")
     assert (
         f"{n_unlike:,} of {n_judged:,} nuclei are epithelial outside epithelium" in doubt
     ) == is_doubted
@@ -212,31 +207,29 @@ def test_regions_that_many_nuclei_do_not_suit_are_doubted(n_unlike, n_judged, is
 def test_regions_from_nuclei_are_doubted_where_classes_mean_nothing(verdict, is_doubted):
     regions = {"source": "nuclei", "status": "ok", "reason": ""}
     facts = PROVENANCE | {"regions": regions, "appearance": {"verdict": verdict, "reasons": []}}
-    assert ("regions" in find_doubts(Provenance.from_dict(facts))) == is_doubted
+    assert ("regions" in find(Provenance.from_dict(facts))) == is_doubted
 
 
-def test_classes_are_validated_in_the_organs_of_the_card_alone():
-    assert (*OF_NUCLEI, *OF_CLASSES, *OF_REGIONS) == DOUBTS
+def test_classes_are_measured_in_the_organs_of_the_card_alone():
     card = json.loads(read_card(find_model("compact")).to_json())
     facts = PROVENANCE | {"card": card, "model": {**PROVENANCE["model"], "name": "compact"}}
     known = Provenance.from_dict(facts)
-    assert all(
-        not find_doubts(known, organ)
-        for organ in ("", "unknown", "breast", "left breast", "Mamma", "BRCA")
-    )
-    card_lists = "the card of compact lists breast, colon (only Epithelial)"
+    for organ in ("breast", "left breast", "Mamma", "BRCA"):
+        assert not {"organ", "no_organ"} & judge(known, organ).findings.keys()
+    for organ in ("", "unknown"):
+        trust = judge(known, organ)
+        assert trust.classes_with("no_organ") == known.class_names and not trust.left_out("classes")
     for organ in ("kidney", "brest", "lymph node, breast"):
-        assert find_doubts(known, organ) == {
-            "organ": f"classes are not validated in {organ}: {card_lists}"
-        }
-    of_colon = {"organ": f"Lymphocyte and Stroma are not validated in TCGA-COAD: {card_lists}"}
-    assert find_doubts(known, "TCGA-COAD") == of_colon
+        trust = judge(known, organ)
+        assert trust.findings["organ"].startswith("not measured in ")
+        assert trust.classes_with("organ") == known.class_names
+    assert judge(known, "TCGA-COAD").classes_with("organ") == ["Lymphocyte", "Stroma"]
     no_organs, one_class = (
         Provenance.from_dict(facts | {"card": {**card, **changes}})
         for changes in ({"organs": {}}, {"classes": card["classes"][:1]})
     )
-    assert "the card of compact lists no organs" in find_doubts(no_organs, "kidney")["organ"]
-    assert find_doubts(one_class, "kidney") == {}
+    assert judge(no_organs, "").findings["organ"] == "not measured in any organ"
+    assert not {"organ", "no_organ"} & judge(one_class, "kidney").findings.keys()
 
 
 QUICKLY = "--features", "none", "--no-viewer"
@@ -280,10 +273,7 @@ def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(island, 
     status, out, _ = muse(
         "run", island, "--mpp", 0.25, "--model", model, "-o", tmp_path / "results", *QUICKLY
     )
-    assert (
-        status == 0
-        and "nuclei of 1 slide; 1 slide left out of the counts of classes: doubtful classes" in out
-    )
+    assert status == 0 and "nuclei of 1 slide; classes of 1 slide left out: doubtful classes" in out
     doubt = 'check the classes: nuclei of the class "Epithelial" are too large for it (median area '
     (warning,) = json.loads((tmp_path / "results/demo/ledger/stitch.json").read_text())["warnings"]
     assert warning.startswith(doubt) and "expected at most 8.4 um2" in warning

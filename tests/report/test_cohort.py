@@ -12,6 +12,7 @@ from finished_slide import (
     MODEL,
     draw_tissue,
     row,
+    slide_path,
     write_ledger,
     write_slide,
 )
@@ -20,7 +21,9 @@ from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.cohort.sheet import read_resolved
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.core.provenance import Roi
 from muse_pipeline.inference.doubts import BROWN_NUCLEI
+from muse_pipeline.inference.trust import find_repeats, judge
 from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import (
     counted,
@@ -223,11 +226,11 @@ def test_table_reads_back_with_stable_columns(slides, tmp_path):
         "appearance",
         "warnings",
         "left_out",
+        "marked",
         "path",
         "patient",
         "split",
         "organ",
-        "classes_validated",
         "stain",
         "mpp_x",
         "mpp_y",
@@ -311,7 +314,7 @@ def flagged_slides(tmp_path_factory):
 def test_a_flag_is_a_warning_and_stops_nothing(flagged_slides):
     like, brown, _ = flagged_slides
     assert (like.status, like.appearance, like.warnings) == ("ok", "ok", [])
-    assert (brown.status, brown.appearance, brown.warnings) == ("ok", "other stain", [BROWN])
+    assert (brown.status, brown.appearance, brown.warnings) == ("ok", "other stain", [])
 
 
 def test_a_dark_slide_states_why_there_is_nothing_in_it(flagged_slides):
@@ -366,26 +369,35 @@ def test_an_mpp_against_the_file_is_on_the_page_and_in_the_closing_lines(slides,
 
 
 def test_slides_of_the_same_content_are_in_the_closing_lines(slides):
+    provenance = slides["good"].provenance
+    rois = [None, None, *(Roi(f"{name}.geojson", name, 1.0) for name in "121")]
+    names = ("good", "again", "A-1", "A-2", "twin")
+    trusts = {
+        name: judge(replace(provenance, roi=roi)) for name, roi in zip(names, rois, strict=True)
+    }
+    wrong = trusts["again"].add("scale", "nuclei too small")
+    reasons = {"good": "same picture as again", "twin": "same picture as A-1"}
+    assert find_repeats(trusts) == reasons
+    # The picture counts where its numbers may be used.
+    assert find_repeats(trusts | {"again": wrong}) == {"twin": "same picture as A-1"}
     good = slides["good"]
-    assert summarise_flags([good, replace(good, slide_id="again"), slides["with gaps"]])[:2] == [
-        "1 slide with the same content as another slide; all are in the totals:",
-        "  again: same as good",
+    both = [good, replace(good, slide_id="again", repeats="same picture as good")]
+    assert summarise_flags(both)[:2] == [
+        "1 slide with the picture of another slide, which counts once:",
+        "  again: same picture as good; its nuclei are in no total",
     ]
-    cores = [
-        replace(
-            good,
-            slide_id=name,
-            summary={**good.summary, "provenance": {**good.summary["provenance"], "roi": roi}},
-        )
-        for name, roi in (
-            (name, {"name": f"{sha256}.geojson", "sha256": sha256, "area_mm2": 1.0})
-            for name, sha256 in (("A-1", "1"), ("A-2", "2"), ("twin", "1"))
-        )
-    ]
-    assert summarise_flags([good, *cores])[:2] == [
-        "1 slide with the same content as another slide; all are in the totals:",
-        "  twin: same as A-1",
-    ]
+    assert describe_total(both).startswith(f"{good.n_nuclei} nuclei of 1 slide; 1 slide left out: ")
+
+
+def test_one_picture_under_two_names_counts_once(tmp_path):
+    write_slide(tmp_path, "1")
+    shutil.copytree(tmp_path / "1", tmp_path / "A_1")
+    rows = [row("1"), row("A_1", path=slide_path("1"))]
+    first, second = gather_cohort(tmp_path, rows)
+    assert counted([first, second]) == [first] and second.status == "ok"
+    assert second.trust.left_out("nuclei") == "same picture twice"
+    kept = gather_cohort(tmp_path, rows, included=["same"])
+    assert len(counted(kept)) == 2
 
 
 def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp_path):
@@ -394,6 +406,7 @@ def test_nuclei_of_another_stain_are_in_no_total_of_the_page(flagged_slides, tmp
     write_page(flagged_slides, tmp_path / "report.html")
     head = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
     assert f"<dt>Nuclei, H&amp;E</dt><dd>{like.n_nuclei:,}</dd>" in head
+    head = re.sub("<abbr.*?</abbr>", "", head)
     percent = f"{brown.positive['percent_positive']:.1f} %"
     of_brown = (
         f"{percent} positive among {brown.n_nuclei} nuclei of 1 slide of immunohistochemistry"
@@ -411,6 +424,7 @@ def test_a_cohort_of_immunohistochemistry_has_its_percentage_as_headline(flagged
     twice = [brown, replace(brown, slide_id="again")]
     write_page(twice, tmp_path / "report.html")
     head = (tmp_path / "report.html").read_text(encoding="utf-8").partition("All slides")[0]
+    head = re.sub("<abbr.*?</abbr>", "", head)
     n, n_positive = 2 * brown.n_nuclei, 2 * brown.positive["n_positive"]
     assert (
         f"<dd><span>{100 * n_positive / n:.1f} % <small>{n_positive:,} of {n:,} nuclei</small>"
@@ -430,10 +444,8 @@ def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):
     write_slide(slide_folder.parent, "two", model=other)
     both = [judge_slide(slide_folder.parent, row(name)) for name in ("one", "two")]
     write_page(both, tmp_path / "report.html")
-    attention, _, rest = (
-        (tmp_path / "report.html").read_text(encoding="utf-8").partition("</section>")
-    )
-    head = rest.partition("All slides")[0]
+    text = re.sub("<abbr.*?</abbr>", "", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    head, _, attention = text.partition("All slides")[0].partition('<section class="attention')
     output = (
         "whose numbers may not be comparable: compact (01234567), 1 slide; compact (fedcba98), 1"
         " slide"
@@ -453,11 +465,8 @@ def test_what_different_models_found_is_not_added_up(slide_folder, tmp_path):
 
 def test_not_known_is_reported(slides):
     assert slides["good"].appearance == "not known" and slides["noise"].appearance is None
-    lines = summarise_flags(list(slides.values()))
-    assert (
-        lines[0]
-        == "2 slides whose likeness to the model's training pictures is not known: good, with gaps"
-    )
+    assert "* not compared (2 slides); check the overlays" in summarise_flags([*slides.values()])
+    assert slides["good"].trust.marks("nuclei") == "not compared with training"
 
 
 def test_a_sheet_that_is_none_is_rejected(tmp_path):

@@ -94,7 +94,9 @@ def write_slide(
     folder.mkdir(exist_ok=True)
     card = {"classes": [{"name": name, "color": [1, 2, 3]} for name in CLASSES]}
     card["organs"] = {"Lymphocyte": ["breast"], "Epithelial": ["breast", "colon"]}
-    provenance = {"slide_id": folder.name, "fingerprint": "f", "card": card} | (doubts or {})
+    provenance = {"slide_id": folder.name, "fingerprint": folder.name, "card": card} | (
+        doubts or {}
+    )
     nuclei = Nuclei(
         random.uniform(0, 99, (20, 2)), Frame.LEVEL0, rays=np.ones((20, 4)), label=np.arange(20) % 2
     )

@@ -100,7 +100,7 @@ def test_a_row_has_the_doubts_and_the_names_of_the_table_of_the_cohort(results):
     assert main(["report", str(results)]) == 0
     with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file, dialect="excel-tab"))
-    table[3] |= {"status": "ok", "appearance": "flagged", "left_out": "all nuclei: doubtful scale"}
+    table[3] |= {"status": "ok", "appearance": "flagged", "left_out": "nuclei: doubtful scale"}
     with (results / "cohort.tsv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(table[0]), dialect="excel-tab")
         writer.writeheader()
@@ -114,6 +114,7 @@ def test_a_row_has_the_doubts_and_the_names_of_the_table_of_the_cohort(results):
             "status",
             "appearance",
             "left_out",
+            "marked",
             "sheet_status",
             "sheet_nuclei",
         ]
@@ -128,8 +129,7 @@ def test_a_row_has_the_doubts_and_the_names_of_the_table_of_the_cohort(results):
     assert found["status"] == [None, "failed", "failed", "ok", "failed", "failed"]
     assert found["appearance"] == [None, "", "", "flagged", "", ""]
     assert (
-        found["left_out"][3] == "all nuclei: doubtful scale"
-        and found["sheet_status"] == ["seen"] * 6
+        found["left_out"][3] == "nuclei: doubtful scale" and found["sheet_status"] == ["seen"] * 6
     )
     assert found["sheet_nuclei"] == [f"n{n}" for n in range(6)]
 

@@ -137,20 +137,18 @@ def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_aske
     text, n, rows = compare()
     assert "7 slides of 6 patients" in text and "1 slide left out: doubtful scale" in text
     assert "without a value" not in text
-    assert (
-        "2 slides left out of the measures of classes: 1 classes not validated, 1 doubtful classes"
-        in text
-    )
+    assert "classes of 1 slide left out: doubtful classes" in text
+    assert "* classes: not measured in kidney (1 slide" in text
     assert float(rows["median_area_um2"]["mean_second"]) < 100
     assert [n[name] for name in ("nuclei_per_mm2", "median_area_um2", "percent_Lymphocyte")] == [
         4,
         4,
-        2,
+        3,
     ]
-    assert n["mixing_Lymphocyte_with_Epithelial"] == n["median_neighbours_fraction_Epithelial"] == 2
-    text, n, _ = compare("--include-doubtful", "scale", "--include-doubtful", "organ")
-    assert "8 slides of 7 patients" in text and "left out: " not in text
-    assert "1 slide left out of the measures of classes: doubtful classes" in text
+    assert n["mixing_Lymphocyte_with_Epithelial"] == n["median_neighbours_fraction_Epithelial"] == 3
+    text, n, _ = compare("--include-doubtful", "scale")
+    assert "8 slides of 7 patients" in text and "1 slide marked: doubtful scale\n" in text
+    assert "classes of 1 slide left out: doubtful classes" in text
     assert [n[name] for name in ("nuclei_per_mm2", "percent_Lymphocyte")] == [5, 4]
 
 
@@ -180,10 +178,7 @@ def test_regions_that_are_doubtful_are_not_compared(results, write_doubtful, cap
         )
 
     printed, *n = compare()
-    assert "1 slide left out of the measures of regions: doubtful regions" in printed and n == [
-        3,
-        2,
-    ]
+    assert "regions of 1 slide left out: doubtful regions" in printed and n == [3, 2]
     printed, *n = compare("--include-doubtful", "regions")
     assert "left out" not in printed and n == [3, 3]
 
@@ -211,33 +206,25 @@ def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(
     assert not any("Lymphocyte" in name or "Epithelial" in name for name in of_ihc)
 
 
-def test_the_measures_of_a_validated_class_stay(results, capsys):
+def test_what_was_not_measured_in_an_organ_is_tested_and_marked(results, capsys):
     sheet = results / "slides.tsv"
     header, *rows = sheet.read_text().splitlines()
-    sheet.write_text(
-        "\n".join([f"{header}\torgan", *(f"{row}\tColon ascendens" for row in rows)]) + "\n"
-    )
     words = ["--sheet", str(sheet), "--group", "label", "-o", str(results / "statistics.tsv")]
-    assert main(["statistics", str(results), *words]) == 0
-    assert (
-        "6 slides left out of the measures of classes: classes not validated"
-        in capsys.readouterr().out
+    tables = []
+    for organ in ("", "Colon ascendens"):
+        sheet.write_text(
+            "\n".join([f"{header}\torgan", *(f"{row}\t{organ}" for row in rows)]) + "\n"
+        )
+        assert main(["statistics", str(results), *words]) == 0
+        tables.append((results / "statistics.tsv").read_bytes())
+    unstated, stated = (
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if "organ" in line or "colon (6" in line
     )
-    with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
-        n = {
-            row["measure"]: int(row["n_second"])
-            for row in csv.DictReader(file, dialect="excel-tab")
-        }
-    kept = {name for name, count in n.items() if count and "_Epithelial" in name}
-    assert kept >= {
-        "percent_Epithelial",
-        "nuclei_per_mm2_Epithelial",
-        "nuclei_per_mm2_in_tumour_Epithelial",
-    }
-    assert not any(
-        count for name, count in n.items() if "Lymphocyte" in name or name.startswith("mixing")
-    )
-    assert n["median_area_um2"] == 3
+    assert tables[0] == tables[1]
+    assert unstated.startswith("* classes: organ not stated (6 slides")
+    assert stated.startswith("* Lymphocyte: not measured in colon (6 slides")
 
 
 def test_groups_without_sound_slides_are_rejected_with_the_reason(results, write_doubtful, capsys):

@@ -15,7 +15,7 @@ from PIL import Image
 from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.provenance import Provenance
-from muse_pipeline.core.types import Frame, SlideInfo
+from muse_pipeline.core.types import ARTEFACTS, Frame, SlideInfo
 from muse_pipeline.inference.stains import POSITIVE_OD
 from muse_pipeline.nuclei.parquet import NucleiWriter, OptionalColumns
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
@@ -31,6 +31,20 @@ RADIUS_UM = np.array([3.0, 5.0, 4.0])
 MODEL = {"name": "compact", "sha256": "0123456789abcdef" * 4}
 MPP = 0.5
 GLASS, PINK, PURPLE = (250, 250, 250), (232, 196, 214), (96, 72, 140)
+
+CARD = {
+    "name": "compact",
+    "mpp": MPP,
+    "input_px": 640,
+    "halo_px": 64,
+    "classes": [{"name": name, "color": color} for name, color in CLASSES.items()],
+    "threshold": 0.3,
+    "licence": "Apache-2.0",
+    "training_data": "BRCA-M2C",
+    "metrics": {"val detection F1": 0.85},
+    "limits": "not for diagnosis",
+    "organs": ["breast"],
+}
 
 
 def draw_tissue(
@@ -73,13 +87,15 @@ def write_slide(
     doubt="",
     class_doubt="",
     positive=None,
+    facts=None,
 ) -> Path:
     """Write the results of a slide whose level 0 is ``drawing`` enlarged ``enlarged`` times, with
     the (x, y) ``mpp``.
 
     ``annotations`` are those of its ROI, ``doubt`` is the warning about the size of its nuclei,
-    ``class_doubt`` the warning about the nuclei of one class, and ``positive`` (N,) is True for
-    positive nuclei.
+    ``class_doubt`` the warning about the nuclei of one class, ``positive`` (N,) is True for
+    positive nuclei, and ``facts`` are further entries of the provenance. With ``regions`` in them,
+    all nuclei lie in the first region.
     """
     pixels, xy, label = drawing if drawing is not None else draw_tissue()
     level0 = pixels.repeat(enlarged, 0).repeat(enlarged, 1)
@@ -110,6 +126,7 @@ def write_slide(
         doubt,
         class_doubt,
         positive,
+        facts,
     )
     with gzip.open(folder / "nuclei.geojson.gz", "wb") as file:
         file.write(b'{"type": "FeatureCollection", "features": []}')
@@ -140,6 +157,7 @@ def write_nuclei(
     doubt="",
     class_doubt="",
     positive=None,
+    facts=None,
 ) -> None:
     nuclei = Nuclei(
         xy_level0,
@@ -159,10 +177,20 @@ def write_nuclei(
         nuclear_size={"median_area_um2": 30.5, "mean_class_probability": 0.91, "doubt": doubt},
         class_sizes={"by_class": {}, "doubt": class_doubt},
         positive_od=positive_od,
+        **(facts or {}),
     )
-    optional = OptionalColumns(positive_od=positive_od)
+    shapes = measure_shapes(rings, info.mpp)
+    regions = [region.name for region in made.regions.classes or ()] if made.regions else None
+    if regions is not None:
+        inside = np.full(len(label), 0 if regions else -1, np.int32)
+        far = np.full(len(label), -400.0)
+        shapes |= {"region": inside, "region_prob": np.ones(len(label)), "border_distance_um": far}
+    if made.quality:  # all nuclei lie in folds
+        shapes["quality"] = np.full(len(label), ARTEFACTS.index("fold"), np.int32)
+    artefacts = list(ARTEFACTS) if made.quality else None
+    optional = OptionalColumns(positive_od=positive_od, regions=regions, artefacts=artefacts)
     with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), made, 32, optional) as writer:
-        writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, info.mpp))
+        writer.write(nuclei, rings_to_polygons(rings)[0], shapes)
 
 
 def provenance(info: SlideInfo, **changes) -> Provenance:
@@ -179,19 +207,7 @@ def provenance(info: SlideInfo, **changes) -> Provenance:
         "n_windows": 6,
         "corrupt_fraction": 0.0,
         "tissue_sha256": None,
-        "card": {
-            "name": "compact",
-            "mpp": MPP,
-            "input_px": 640,
-            "halo_px": 64,
-            "classes": [{"name": name, "color": color} for name, color in CLASSES.items()],
-            "threshold": 0.3,
-            "licence": "Apache-2.0",
-            "training_data": "BRCA-M2C",
-            "metrics": {"val detection F1": 0.85},
-            "limits": "not for diagnosis",
-            "organs": ["breast"],
-        },
+        "card": CARD,
         "versions": {"muse-pipeline": "0.1.0"},
         "full_windows": [],
     }
