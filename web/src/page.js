@@ -2,7 +2,7 @@
 
 import { readCard } from "./card.js";
 import { findDoubts, summarise, toCsv, toGeoJson } from "./output.js";
-import { describe, sendNuclei, sendOverview } from "./shown.js";
+import { describe, layersOf, sendNuclei, sendOverview } from "./shown.js";
 
 const { el } = muse;
 const MOST_BOX_MM2 = 25;
@@ -11,9 +11,11 @@ const COARSEST = 2; // largest enlargement of a slide
 const TILE_PX = 512;
 const POWERS = [["40x", 0.25], ["20x", 0.5], ["10x", 1]];
 const LOCAL = "Nothing leaves this computer: the page has no access to the network.";
+const TILES = "tiles"; // the worker that reads the image for the viewer
+const AREA = "Searched area";
 const panel = document.getElementById("panel");
 const assets = new Map();
-const helpers = [];
+const helpers = {};
 let file, info, model, box, run, isCancelled;
 
 /* Bytes that the build put into the page. */
@@ -150,7 +152,7 @@ function imageOf({ size, mpp }) {
     downloadTileStart: async (job) => {
       const { level, x: column, y: row } = job.tile;
       try {
-        const own = await helper(0);
+        const own = await helper(TILES);
         const bitmap = await own.call("tile", { column, row, side: TILE_PX, factor: 2 ** (maxLevel - level) });
         const canvas = el("canvas", { width: bitmap.width, height: bitmap.height });
         const pen = canvas.getContext("2d");
@@ -170,6 +172,7 @@ function show() {
   const place = muse.isOpen && muse.slide.fingerprint === info.fingerprint
     && muse.slide.mpp[0] === info.mpp[0] && [...muse.middle(), 1 / muse.view().scale];
   muse.slide = describe({ file, info, card: model.card, image: imageOf(info), run });
+  muse.slide.layers = layersOf(AREA, box ?? run?.found.box);
   const none = { n: 0, nRays: 1, xy: [], score: [], prob: new Float32Array() };
   const overview = sendOverview(muse.slide, run?.nuclei ?? none);
   if (run) sendNuclei(muse.slide, run.nuclei);
@@ -189,7 +192,7 @@ function show() {
 
 /* Settings */
 
-const areas = { whole: "all tissue", box: "a rectangle: drag it over the image", view: "this view" };
+const areas = { whole: "all tissue", box: "a rectangle", view: "this view" };
 
 function setup() {
   const row = (title, ...nodes) => el("label", { className: "row" }, title, ...nodes);
@@ -233,6 +236,9 @@ function chooseScale() {
 function chooseBox(um) {
   const px = um.map((each, k) => each / info.mpp[k & 1]);
   box = px.map((each, k) => Math.min(Math.max(Math.round(each), 0), info.size[k & 1]));
+  muse.slide.layers = layersOf(AREA, box);
+  muse.shown.layers.add(AREA);
+  muse.changed();
   update();
 }
 
@@ -388,7 +394,13 @@ document.getElementById("stage").append(el("div", { id: "welcome" },
   el("button", { type: "button", click: () => input.click() }, "Choose a file"),
   el("p", { className: "note" }, LOCAL),
   el("p", { id: "said", role: "status" })));
-panel.append(el("p", { className: "note" }, "Research use only; not a medical device."));
+panel.append(el("h1", {}, "MUSE"), el("ol", { id: "steps" }, ...[
+  "Open a picture or slide, stained with haematoxylin and eosin.",
+  "Choose the pixel size, if the file does not state it, and the organ.",
+  "Find nuclei: in all tissue, or in a rectangle that you draw.",
+  "Save them for QuPath, or correct them to train a model.",
+].map((step) => el("li", {}, step))),
+el("p", { className: "note" }, "Research use only; not a medical device."));
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();

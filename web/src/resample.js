@@ -16,7 +16,7 @@ export function chooseLevel(slide, mpp) {
 }
 
 /* `n` work pixels of an axis from `start` on, and the level pixels that they cover. */
-function stretchOf(ratio, levelPx, start, n) {
+export function stretchOf(ratio, levelPx, start, n) {
   const enlarges = ratio * MAX_COARSER < 1 - ALIGNED;
   const first = Math.floor(start * ratio + ALIGNED) - enlarges;
   const last = Math.ceil((start + n) * ratio - ALIGNED) + enlarges;
@@ -52,28 +52,27 @@ export function weigh({ ratio, levelPx, start, n, from, count, enlarges }) {
 /* Means of `pixels`, RGB of the level under two stretches, in each work pixel; white beyond it. */
 export function reduce(pixels, across, down) {
   const result = new Uint8ClampedArray(across.n * down.n * 3).fill(WHITE);
-  const [x, y] = [weigh(across), weigh(down)];
-  const row = new Float32Array(across.count * 3);
+  const [x, y, row] = [weigh(across), weigh(down), new Float32Array(across.count * 3)];
+  // OpenCV rounds means of whole blocks, other than of 2 x 2, to even, as this array does.
+  const isEven = [across, down].every(({ ratio }) => Number.isInteger(ratio)) && across.ratio !== 2;
   for (let k = 0; k < down.n; k++) {
     row.fill(0);
-    for (let j = 0; j < y.width; j++) {
-      const share = y.share[k * y.width + j];
-      const source = (y.column[k] + j - down.from) * across.count * 3;
+    for (let j = k * y.width; j < (k + 1) * y.width; j++) {
+      const share = y.share[j];
+      const source = (y.column[k] + j - k * y.width - down.from) * row.length;
       if (share > 0) for (let i = 0; i < row.length; i++) row[i] += share * pixels[source + i];
     }
-    const hasRow = y.share.subarray(k * y.width, (k + 1) * y.width).some((share) => share > 0);
-    for (let c = 0; hasRow && c < across.n; c++) {
-      let [red, green, blue, total] = [0.5, 0.5, 0.5, 0];
-      for (let j = 0; j < x.width; j++) {
-        const share = x.share[c * x.width + j];
-        if (share <= 0) continue;
-        const at = (x.column[c] + j - across.from) * 3;
-        red += share * row[at];
-        green += share * row[at + 1];
-        blue += share * row[at + 2];
-        total += share;
+    if (!y.share.subarray(k * y.width, (k + 1) * y.width).some((share) => share > 0)) continue;
+    for (let c = 0, to = k * across.n * 3; c < across.n; c++) {
+      for (let channel = 0; channel < 3; channel++, to++) {
+        let [sum, total] = [0, 0];
+        for (let j = 0; j < x.width; j++) {
+          const share = x.share[c * x.width + j];
+          if (share > 0) sum += share * row[(x.column[c] + j - across.from) * 3 + channel];
+          total += share;
+        }
+        if (total > 0) result[to] = isEven ? sum : Math.floor(sum + 0.5);
       }
-      if (total > 0) result.set([red | 0, green | 0, blue | 0], (k * across.n + c) * 3);
     }
   }
   return result;

@@ -23,17 +23,17 @@ export function describe({ file, info, card, image, run = null }) {
     slide_id: file.name.replace(/\.[^.]+$/, ""), fingerprint: info.fingerprint,
     checksum: JSON.stringify([card.name, info.mpp, run?.found.box, nuclei.n]), model: card.name,
     size_px: info.size, mpp: info.mpp, offset_px: [0, 0], scanned_px: [0, 0, ...info.size],
-    threshold: card.threshold, classes, image, gallery: [], layers: layersOf(run),
+    threshold: card.threshold, classes, image, gallery: [], layers: [],
     n_nuclei: nuclei.n, n_left_out: 0,
     chunks: { side_um: CHUNK_UM, n_rays: nuclei.nRays, index: [] },
   };
 }
 
-function layersOf(run) {
-  if (!run) return [];
-  const [left, top, right, bottom] = run.found.box;
-  const rings = [[left, top, right, top, right, bottom, left, bottom]];
-  return [{ name: "Searched area", color: "#555555", rings }];
+/* A box of level-0 px as an area to draw over the image. */
+export function layersOf(name, box) {
+  if (!box) return [];
+  const [left, top, right, bottom] = box;
+  return [{ name, color: "#555555", rings: [[left, top, right, top, right, bottom, left, bottom]] }];
 }
 
 /* Send nuclei to the viewer, by squares. */

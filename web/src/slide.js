@@ -17,9 +17,9 @@ export async function openSlide(file) {
 /* RGB of the RGBA in a canvas; what is transparent is white. */
 function withoutAlpha(rgba) {
   const rgb = new Uint8ClampedArray((rgba.length / 4) * 3);
-  for (let i = 0, k = 0; i < rgba.length; i += 4, k += 3) {
-    const share = rgba[i + 3] / 255;
-    for (let c = 0; c < 3; c++) rgb[k + c] = rgba[i + c] * share + 255 * (1 - share);
+  for (let i = 0, k = 0; i < rgba.length; i += 4) {
+    const white = 255 - rgba[i + 3];
+    for (let c = 0; c < 3; c++) rgb[k++] = white ? (rgba[i + c] * (255 - white)) / 255 + white : rgba[i + c];
   }
   return rgb;
 }
@@ -95,7 +95,12 @@ async function openTiff(file) {
   const chosen = [best, ...pages.filter((page) => page !== best && isLevel(page))];
   const levels = chosen.map((page) => ({ page, size: [page.getWidth(), page.getHeight()] }))
     .sort((a, b) => b.size[0] - a.size[0]);
-  for (const level of levels) level.downsample = size.map((n, i) => n / level.size[i]);
+  for (const level of levels) {
+    level.downsample = size.map((n, i) => {
+      const whole = Math.round(n / level.size[i]); // levels are cut to whole pixels
+      return Math.abs(n / whole - level.size[i]) < 1 ? whole : n / level.size[i];
+    });
+  }
   await Promise.all(levels.map(prepare));
   const tiles = new Map();
   const read = (level, ...box) => readTiles(levels[level], tiles, level, ...box);

@@ -1,7 +1,7 @@
 /* The stains of a slide by Macenko's method, and the colour matrix of a model's card, as in
    `tissue/stain.py` and `inference/stains.py`. */
 
-import { readArea } from "./resample.js";
+import { reduce, stretchOf } from "./resample.js";
 import { blocksNear, highest, lowest } from "./tissue.js";
 
 const FIELD_UM = 128;
@@ -55,28 +55,34 @@ function isStained(red, green, blue) {
 
 /* The stains {stains, strong} of RGB pixels; null if they are not haematoxylin and eosin. */
 export function fitMacenko(pixels) {
-  const density = [];
+  const density = new Float64Array(pixels.length);
+  const moments = [0, 0, 0].map(() => [0, 0, 0]);
+  let n = 0;
   for (let i = 0; i < pixels.length; i += 3) {
-    const od = [DENSITY[pixels[i]], DENSITY[pixels[i + 1]], DENSITY[pixels[i + 2]]];
-    if (isStained(...od)) density.push(od);
+    const [red, green, blue] = [DENSITY[pixels[i]], DENSITY[pixels[i + 1]], DENSITY[pixels[i + 2]]];
+    if (!isStained(red, green, blue)) continue;
+    density[3 * n] = red;
+    density[3 * n + 1] = green;
+    density[3 * n + 2] = blue;
+    for (let a = 0; a < 3; a++) for (let b = 0; b < 3; b++) moments[a][b] += density[3 * n + a] * density[3 * n + b];
+    n++;
   }
-  if (density.length < 500) return null;
-  const moments = [0, 1, 2].map((i) => [0, 1, 2].map((k) =>
-    density.reduce((sum, od) => sum + od[i] * od[k], 0)));
+  if (n < 500) return null;
+  const along = (axis) => Float64Array.from({ length: n }, (_, i) =>
+    density[3 * i] * axis[0] + density[3 * i + 1] * axis[1] + density[3 * i + 2] * axis[2]);
   const plane = eigenvectors(moments).slice(0, 2)
     .map((axis) => (axis[0] + axis[1] + axis[2] < 0 ? scaled(axis, -1) : axis));
-  const angles = Float64Array.from(density, (od) => Math.atan2(dot(od, plane[1]), dot(od, plane[0])));
-  angles.sort();
+  const [first, second] = plane.map(along);
+  const angles = first.map((value, i) => Math.atan2(second[i], value)).sort();
   const stains = [1, 99].map((percent) => percentile(angles, percent))
     .map((angle) => plane[0].map((x, i) => Math.cos(angle) * x + Math.sin(angle) * plane[1][i]))
     .sort((a, b) => b[0] - a[0]);
   if (!arePlausible(...stains)) return null;
   const share = dot(...stains);
   const strong = [0, 1].map((own) => {
-    const other = stains[1 - own];
     // A row of the pseudo-inverse of two unit vectors.
-    const weights = stains[own].map((x, i) => (x - share * other[i]) / (1 - share ** 2));
-    return percentile(Float64Array.from(density, (od) => dot(od, weights)).sort(), 99);
+    const weights = stains[own].map((x, i) => (x - share * stains[1 - own][i]) / (1 - share ** 2));
+    return percentile(along(weights).sort(), 99);
   });
   const round = (value) => Math.round(value * 1e6) / 1e6;
   return { stains: stains.map((stain) => stain.map(round)), strong: strong.map(round) };
@@ -113,33 +119,62 @@ function gainRatio(map, [first, second]) {
   return Math.sqrt(((xx + yy) / 2 + spread) / Math.max((xx + yy) / 2 - spread, 1e-12));
 }
 
-/* Up to about a million pixels of tissue at about 0.5 um, in fields that are spread evenly. */
+/* The numbers below `n` in the random order of NumPy's default generator with seed 0: PCG64 (O'Neill,
+   2014), whose outputs are used in halves, and Fisher and Yates' shuffle. */
+export function permutation(n) {
+  const [low64, low128] = [(1n << 64n) - 1n, (1n << 128n) - 1n];
+  let state = 35399562948360463058890781895381311971n;
+  let halves = [];
+  const draw = () => {
+    if (halves.length) return halves.pop();
+    state = (state * 0x2360ed051fc65da44385df649fccf645n + 87136372517582989555478159403783844777n) & low128;
+    const [mixed, turn] = [(state >> 64n) ^ (state & low64), state >> 122n];
+    const output = ((mixed >> turn) | (mixed << (64n - turn))) & low64;
+    halves = [Number(output >> 32n)];
+    return Number(output & 0xffffffffn);
+  };
+  const order = [...Array(n).keys()];
+  for (let i = n - 1; i > 0; i--) {
+    const mask = 2 ** (32 - Math.clz32(i)) - 1;
+    let k;
+    do k = (draw() & mask) >>> 0; while (k > i);
+    [order[i], order[k]] = [order[k], order[i]];
+  }
+  return order;
+}
+
+/* Up to about a million pixels of tissue at about 0.5 um, in the fields of `tissue/colour.py`. */
 export async function samplePixels(slide, tissue, tissueMpp) {
-  const { level, mpp } = blocksNear(slide, 0.5);
-  const fields = new Map();
-  let pixels = 0;
+  const { level, factors, mpp } = blocksNear(slide, 0.5);
+  const [own, touched] = [mpp.map((side, i) => side / factors[i]), new Map()];
+  let area = 0;
   tissue.data.forEach((value, i) => {
     if (!value) return;
-    pixels += (tissueMpp[0] * tissueMpp[1]) / (mpp[0] * mpp[1]);
     const at = [i % tissue.width, Math.floor(i / tissue.width)];
-    const field = at.map((n, k) => Math.floor((n * tissueMpp[k]) / FIELD_UM));
-    fields.set(field.join(), field);
+    const [x, y] = at.map((n, k) => Math.floor((n * tissueMpp[k]) / FIELD_UM));
+    touched.set(x * 1e6 + y, [x, y]);
+    area += tissueMpp[0] * tissueMpp[1];
   });
-  const all = [...fields.values()];
-  const n = Math.ceil(all.length * Math.min(1, MOST_PIXELS / Math.max(pixels, 1)));
-  const side = Math.ceil(FIELD_UM / mpp[0]);
-  const chosen = [];
-  for (let k = 0; k < n; k++) {
-    const corner = all[Math.floor((k * all.length) / n)].map((at) => Math.round((at * FIELD_UM) / mpp[0]));
-    const read = await readArea(slide, level, mpp[0], corner, [side, side]);
-    for (let i = 0; i < side * side; i++) {
-      const [x, y] = [i % side, Math.floor(i / side)].map((v, k2) =>
-        Math.floor(((corner[k2] + v + 0.5) * mpp[0]) / tissueMpp[k2]));
-      const inside = tissue.data[Math.min(y, tissue.height - 1) * tissue.width + Math.min(x, tissue.width - 1)];
-      if (inside && highest(read, i) > 25 && lowest(read, i) < 250) {
-        chosen.push(read[3 * i], read[3 * i + 1], read[3 * i + 2]);
+  const fields = [...touched.entries()].sort(([a], [b]) => a - b).map(([, field]) => field);
+  const share = Math.min(1, MOST_PIXELS / Math.max(area / (mpp[0] * mpp[1]), 1));
+  const drawn = permutation(fields.length).slice(0, Math.ceil(fields.length * share));
+  const chosen = new Uint8Array(drawn.length * (Math.ceil(FIELD_UM / mpp[0]) + 1) ** 2 * 3);
+  let size = 0;
+  for (const field of drawn.sort((a, b) => a - b).map((k) => fields[k])) {
+    const first = field.map((n, i) => Math.round((n * FIELD_UM) / own[i]));
+    const n = first.map((at, i) => Math.floor(
+      Math.min(Math.ceil(FIELD_UM / own[i]), slide.levels[level].size[i] - at) / factors[i]));
+    if (Math.min(...n) < 1) continue;
+    const raw = await slide.read(level, ...first, ...n.map((px, i) => px * factors[i]));
+    const read = reduce(raw, ...n.map((px, i) => stretchOf(factors[i], px * factors[i], 0, px)));
+    for (let i = 0; i < n[0] * n[1]; i++) {
+      const place = (px, k) => ((first[k] + (px + 0.5) * factors[k]) * own[k]) / tissueMpp[k];
+      const [x, y] = [Math.floor(place(i % n[0], 0)), Math.floor(place(Math.floor(i / n[0]), 1))];
+      const at = Math.min(y, tissue.height - 1) * tissue.width + Math.min(x, tissue.width - 1);
+      if (tissue.data[at] && highest(read, i) > 25 && lowest(read, i) < 250) {
+        for (let c = 0; c < 3; c++) chosen[size++] = read[3 * i + c];
       }
     }
   }
-  return chosen;
+  return chosen.subarray(0, size);
 }

@@ -4,7 +4,7 @@
 import {
   containing, disc, dropSmall, ellipse, grow, invert, mapMask, newMask, pad, shrink,
 } from "./mask.js";
-import { readArea } from "./resample.js";
+import { reduce, stretchOf } from "./resample.js";
 
 export const SIDE_UM = 8;
 const MIN_GLASS = 195;
@@ -21,16 +21,27 @@ export function blocksNear(slide, target) {
   return { level, factors, mpp: own.map((side, i) => side * factors[i]) };
 }
 
-/* The whole slide as a picture {pixels, width, height, mpp}, read in strips. */
+/* The whole slide as a picture {pixels, width, height, mpp}, read in strips; its edges repeat. */
 export async function readOverview(slide) {
   const { level, factors, mpp } = blocksNear(slide, SIDE_UM);
-  const [width, height] = slide.levels[level].size.map((n, i) => Math.ceil(n / factors[i]));
+  const { size } = slide.levels[level];
+  const [width, height] = size.map((n, i) => Math.ceil(n / factors[i]));
   const pixels = new Uint8ClampedArray(width * height * 3);
-  const rows = Math.max(Math.floor(1024 / factors[1]), 1);
-  const whole = { ...slide, mpp: slide.mpp.map((side, i) => (side * mpp[0]) / mpp[i]) };
-  for (let y = 0; y < height; y += rows) {
-    const n = Math.min(rows, height - y);
-    pixels.set(await readArea(whole, level, mpp[0], [0, y], [width, n]), y * width * 3);
+  const step = Math.max(Math.floor(1024 / factors[1]), 1);
+  for (let y = 0; y < height; y += step) {
+    const [top, rows] = [y * factors[1], Math.min(step, height - y)];
+    const count = Math.min(rows * factors[1], size[1] - top);
+    const raw = await slide.read(level, 0, top, size[0], count);
+    const [wide, high] = [width * factors[0], rows * factors[1]];
+    const whole = new Uint8ClampedArray(wide * high * 3);
+    for (let row = 0; row < high; row++) {
+      const from = Math.min(row, count - 1) * size[0] * 3;
+      whole.set(raw.subarray(from, from + size[0] * 3), row * wide * 3);
+      const last = raw.subarray(from + size[0] * 3 - 3, from + size[0] * 3);
+      for (let x = size[0]; x < wide; x++) whole.set(last, (row * wide + x) * 3);
+    }
+    const stretches = [[width, 0], [rows, 1]].map(([n, i]) => stretchOf(factors[i], n * factors[i], 0, n));
+    pixels.set(reduce(whole, ...stretches), y * width * 3);
   }
   return { pixels, width, height, mpp };
 }
@@ -80,11 +91,15 @@ export function estimateGlass(picture) {
   return [DEFAULT_GLASS, DEFAULT_GLASS, DEFAULT_GLASS];
 }
 
-/* Tables of optical density relative to glass for the levels of each channel. */
-const tables = (glass) => glass.map((white) =>
-  Float32Array.from({ length: 256 }, (_, k) => Math.max(Math.log((white + 1) / (k + 1)), 0)));
+/* Optical densities of the channels of an overview relative to glass, as `density[3 * i + c]`. */
+function densities(picture) {
+  const table = estimateGlass(picture).map((white) =>
+    Float32Array.from({ length: 256 }, (_, k) => Math.max(Math.log((white + 1) / (k + 1)), 0)));
+  return Float32Array.from(picture.pixels, (level, k) => table[k % 3][level]);
+}
 
-function isInk(red, green, blue, maxRed = 0.3) {
+function isInk(density, i, maxRed = 0.3) {
+  const [red, green, blue] = density.subarray(3 * i, 3 * i + 3);
   const [low, high] = [Math.min(red, green, blue), Math.max(red, green, blue)];
   return (red > 0.25 && green < 0.8 * red && green < 1.1 * blue)
     || (red > 0.25 && red > 1.4 * green && blue < green)
@@ -94,18 +109,15 @@ function isInk(red, green, blue, maxRed = 0.3) {
 
 function findPen(density, { width, height, mpp }) {
   const shape = ellipse(mpp.map((side) => Math.max(Math.round(20 / side), 1)));
-  const ink = newMask(width, height, (i) => isInk(...density(i)));
-  const strokes = grow(shrink(ink, shape), shape);
-  const isCertain = (i) => Math.max(...density(i)) > 0.6 && isInk(...density(i), 0.15);
-  return grow(containing(strokes, isCertain), disc(80, mpp));
+  const ink = newMask(width, height, (i) => isInk(density, i));
+  const isCertain = (i) => highest(density, i) > 0.6 && isInk(density, i, 0.15);
+  return grow(containing(grow(shrink(ink, shape), shape), isCertain), disc(80, mpp));
 }
 
 function findStained(density, { pixels, width, height }) {
-  const spread = (i) => Math.max(...density(i)) - Math.min(...density(i));
-  const faint = newMask(width, height, (i) => {
-    const [red, green, blue] = density(i);
-    return spread(i) > 0.03 && green > Math.min(red, blue) && highest(pixels, i) >= 70;
-  });
+  const spread = (i) => highest(density, i) - lowest(density, i);
+  const faint = newMask(width, height, (i) => spread(i) > 0.03 && highest(pixels, i) >= 70
+    && density[3 * i + 1] > Math.min(density[3 * i], density[3 * i + 2]));
   return containing(faint, (i) => spread(i) > 0.09);
 }
 
@@ -121,8 +133,7 @@ function tidy(mask, mpp) {
 
 /* The tissue of an overview. */
 export function findTissue(picture) {
-  const table = tables(estimateGlass(picture));
-  const density = (i) => table.map((levels, c) => levels[picture.pixels[3 * i + c]]);
+  const density = densities(picture);
   const pen = findPen(density, picture);
   const stained = mapMask(findStained(density, picture), (value, i) => value && !pen.data[i]);
   return mapMask(tidy(stained, picture.mpp), (value, i) => value && !pen.data[i]);

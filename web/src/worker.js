@@ -73,7 +73,10 @@ const calls = {
       return value && at.every((n, k) => (n + 1) * mpp[k] > um[k] && n * mpp[k] < um[k + 2]);
     });
     const fit = fitMacenko(await samplePixels(slide, mask, mpp));
-    const pixels = mask.data.reduce((n, value) => n + value, 0);
+    // The last column and row of the mask count in part, as far as they lie on the slide.
+    const part = (at, k) => Math.min((slide.size[k] * slide.mpp[k]) / mpp[k] - at, 1);
+    const pixels = mask.data.reduce((sum, value, i) => (value
+      ? sum + part(i % mask.width, 0) * part(Math.floor(i / mask.width), 1) : sum), 0);
     return {
       box, mask, mpp, hasStains: Boolean(fit), colour: colourOf(card.colour, fit),
       areaMm2: (pixels * mpp[0] * mpp[1]) / 1e6,
@@ -196,11 +199,14 @@ async function digest(file) {
   return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-self.onmessage = async ({ data: { id, name, args } }) => {
+async function answer({ id, name, args }) {
   try {
     const value = await calls[name](args);
     self.postMessage({ id, value }, value instanceof ImageBitmap ? [value] : []);
   } catch (error) {
     self.postMessage({ id, error: error.message ?? String(error) });
   }
-};
+}
+
+let last = Promise.resolve(); // calls run one after another, in the order in which they arrive
+self.onmessage = ({ data }) => (last = last.then(() => answer(data)));

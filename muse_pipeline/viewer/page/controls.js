@@ -132,7 +132,7 @@
       };
       const swatch = el("span", { className: "swatch area" });
       swatch.style.borderColor = layer.color;
-      return el("label", { className: "class" }, el("input", { type: "checkbox", change }), swatch, el("bdi", {}, layer.name));
+      return el("label", { className: "class" }, el("input", { type: "checkbox", checked: muse.shown.layers.has(layer.name), change }), swatch, el("bdi", {}, layer.name));
     });
   }
 
