@@ -152,7 +152,7 @@ export const isReported = (grid, mpp, window, x, y) => grid.depth(x, y, window) 
 /* Indices of the reports that are kept, one per nucleus: the one that lies deeper in its core.
    `xy` is in work px, and `window` has the window of each report. */
 export function mergeSeams(grid, mpp, xy, window) {
-  const depth = window.map((own, i) => grid.depth(xy[2 * i], xy[2 * i + 1], own));
+  const depth = Array.from(window, (own, i) => grid.depth(xy[2 * i], xy[2 * i + 1], own));
   let alive = [...window.keys()].filter((i) => depth[i] <= (SLACK_UM + SAME_UM) / mpp);
   const lost = new Set();
   const seen = new Map(alive.map((i) => [i, [window[i]]])); // windows whose reports are merged
