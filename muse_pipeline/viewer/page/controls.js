@@ -23,6 +23,7 @@
 
   muse.startControls = () => {
     const { slide, shown } = muse;
+    muse.keyTexts = [...KEYS];
     shown.classes = slide.classes.map(() => true).concat(true);
     const panel = document.getElementById("panel");
     document.getElementById("image").setAttribute("aria-label", "Image of the slide; arrow keys move it, + and - zoom");
@@ -131,7 +132,7 @@
       };
       const swatch = el("span", { className: "swatch area" });
       swatch.style.borderColor = layer.color;
-      return el("label", { className: "class" }, el("input", { type: "checkbox", change }), swatch, el("bdi", {}, layer.name));
+      return el("label", { className: "class" }, el("input", { type: "checkbox", checked: muse.shown.layers.has(layer.name), change }), swatch, el("bdi", {}, layer.name));
     });
   }
 
@@ -230,7 +231,6 @@
     ["=", () => muse.zoomBy(1.4)],
     ["-", () => muse.zoomBy(1 / 1.4)],
   ]);
-  muse.keyTexts = KEYS;
 
   function keyList() {
     const list = el("dl", { className: "keys" });

@@ -22,7 +22,8 @@
     const overlay = document.createElement("div");
     overlay.id = "overlay";
     container.append(overlay);
-    [front, back] = [newBuffer(overlay), newBuffer(overlay)];
+    [front, back, job] = [newBuffer(overlay), newBuffer(overlay), null];
+    clearTimeout(settle);
     muse.events.addEventListener("change", () => {
       heat = undefined;
       invalidate();
@@ -106,7 +107,7 @@
 
   function proceed() {
     const until = performance.now() + SLICE_MS;
-    while (performance.now() < until) {
+    while (job && performance.now() < until) {
       if (job.next().done) {
         [front, back] = [back, front];
         job = null;
@@ -117,7 +118,7 @@
         return;
       }
     }
-    requestAnimationFrame(proceed);
+    if (job) requestAnimationFrame(proceed);
   }
 
   /* True if everything in the view is drawn. */

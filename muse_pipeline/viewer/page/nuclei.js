@@ -12,19 +12,21 @@ const muse = {};
   const needed = new Set(); // chunks that `loadAll` waits for, even if they are not in view
   let wanted = [];
 
-  function decode(text) {
+  /* Bytes of a text in base64; bytes are returned as they are. */
+  muse.decode = (text) => {
+    if (typeof text !== "string") return text;
     if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text); // in browsers since 2025; much faster
     const binary = atob(text);
     const bytes = new Uint8Array(binary.length);
     for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
     return bytes;
-  }
+  };
 
   /* Receive a chunk as columns, from its script. Its name is that of the file: nuclei/COLUMN_ROW. */
   muse.receive = (name, rayScale, text) => {
     const [column, row] = name.split("/")[1].split("_").map(Number);
     const { side_um: side, n_rays: nRays } = muse.slide.chunks;
-    const { buffer } = decode(text);
+    const { buffer } = muse.decode(text);
     const n = buffer.byteLength / (11 + nRays);
     const rows = new Uint32Array(buffer, 0, n);
     const shortX = new Uint16Array(buffer, 4 * n, n);
@@ -49,11 +51,11 @@ const muse = {};
 
   /* Receive the grid of counts and a sample of all nuclei, after the page has started. */
   muse.receiveOverview = (cells, counts, sample) => {
-    const bytes = decode(sample).buffer;
+    const bytes = muse.decode(sample).buffer;
     const n = muse.slide.overview.n_sample;
     muse.overview = {
-      cells: new Uint32Array(decode(cells).buffer),
-      counts: decode(counts),
+      cells: new Uint32Array(muse.decode(cells).buffer),
+      counts: muse.decode(counts),
       n,
       x: new Uint16Array(bytes, 0, n),
       y: new Uint16Array(bytes, 2 * n, n),

@@ -10,7 +10,7 @@
   let steps = [];
   let target = 0;
   let isOn = false;
-  let toggle, targets, summary, rubber, stale;
+  let toggle, targets, summary, stale;
 
   muse.marks = new Map(); // by row of the table: {row, x, y, label, ring}
   let added = [];
@@ -41,11 +41,8 @@
       button("download", "Download", download),
       button("discard", "Discard all", discard));
     document.getElementById("panel").append(muse.section("Corrections", toggle, tools, summary, actions, stale));
-    rubber = el("div", { id: "rubber", hidden: true });
-    document.getElementById("stage").append(rubber);
     muse.osd.addHandler("canvas-click", click);
-    muse.osd.addHandler("canvas-drag", drag);
-    muse.osd.addHandler("canvas-drag-end", endDrag);
+    muse.dragBoxes((event) => isOn && event.shift, check);
     addKeys();
     restore();
   };
@@ -191,27 +188,6 @@
   function checkView() {
     const view = muse.view();
     check([view.left, view.top, view.left + view.width / view.scale, view.top + view.height / view.scale]);
-  }
-
-  let from = null;
-
-  function drag(event) {
-    if (!isOn || !(event.shift || from)) return;
-    event.preventDefaultAction = true;
-    from = from || { x: event.position.x - event.delta.x, y: event.position.y - event.delta.y };
-    const [x, y] = [Math.min(from.x, event.position.x), Math.min(from.y, event.position.y)];
-    const [width, height] = [Math.abs(event.position.x - from.x), Math.abs(event.position.y - from.y)];
-    Object.assign(rubber.style, { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` });
-    rubber.hidden = false;
-  }
-
-  function endDrag(event) {
-    if (!from) return;
-    const [a, b] = [muse.toSlide(from), muse.toSlide(event.position)];
-    from = null;
-    rubber.hidden = true;
-    event.preventDefaultAction = true;
-    check([Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])]);
   }
 
   /* Drawing */

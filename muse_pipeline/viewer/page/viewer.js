@@ -11,8 +11,8 @@
     imageUm = image.size_px[0] * image.mpp;
     const glass = `rgb(${image.glass.join(",")})`;
     document.documentElement.style.setProperty("--glass", glass);
-    const deepest = image.tiles.length - 1;
-    const tiles = image.tiles.map((names) => new Set(names));
+    muse.isOpen = false;
+    if (osd) osd.destroy();
     osd = OpenSeadragon({
       element: document.getElementById("image"),
       drawer: "canvas", // WebGL cannot show images from file://
@@ -30,15 +30,7 @@
       visibilityRatio: 0.3,
       imageLoaderLimit: 6,
       placeholderFillStyle: glass,
-      tileSources: {
-        width: image.size_px[0],
-        height: image.size_px[1],
-        tileSize: image.tile_px,
-        minLevel: 0,
-        maxLevel: deepest,
-        tileExists: (level, x, y) => level >= 0 && level <= deepest && tiles[deepest - level].has(`${x}_${y}`),
-        getTileUrl: (level, x, y) => `${image.folder}/${deepest - level}/${x}_${y}.jpg`,
-      },
+      tileSources: image.source || tilesOf(image),
     });
     muse.osd = osd;
     muse.image = image;
@@ -58,6 +50,17 @@
     });
     window.addEventListener("hashchange", goToLink);
   };
+
+  /* The tiles in the folder of an image. */
+  function tilesOf({ size_px: [width, height], tile_px: tileSize, tiles: names, folder }) {
+    const maxLevel = names.length - 1;
+    const tiles = names.map((each) => new Set(each));
+    return {
+      width, height, tileSize, minLevel: 0, maxLevel,
+      tileExists: (level, x, y) => level >= 0 && level <= maxLevel && tiles[maxLevel - level].has(`${x}_${y}`),
+      getTileUrl: (level, x, y) => `${folder}/${maxLevel - level}/${x}_${y}.jpg`,
+    };
+  }
 
   /* A white image, for a slide whose store was removed. */
   function blankImage(slide) {
@@ -84,6 +87,32 @@
     osd.forceRedraw();
     muse.frame();
     noteLink();
+  };
+
+  /* Let boxes be dragged while `isStart(event)` holds at the first move; `done` receives each, in um. */
+  muse.dragBoxes = (isStart, done) => {
+    const rubber = document.createElement("div");
+    rubber.className = "rubber";
+    osd.canvas.append(rubber);
+    rubber.hidden = true;
+    let from = null;
+    osd.addHandler("canvas-drag", (event) => {
+      if (!from && !isStart(event)) return;
+      event.preventDefaultAction = true;
+      from = from || { x: event.position.x - event.delta.x, y: event.position.y - event.delta.y };
+      const [x, y] = [Math.min(from.x, event.position.x), Math.min(from.y, event.position.y)];
+      const [width, height] = [Math.abs(event.position.x - from.x), Math.abs(event.position.y - from.y)];
+      Object.assign(rubber.style, { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` });
+      rubber.hidden = false;
+    });
+    osd.addHandler("canvas-drag-end", (event) => {
+      if (!from) return;
+      const [a, b] = [muse.toSlide(from), muse.toSlide(event.position)];
+      from = null;
+      rubber.hidden = true;
+      event.preventDefaultAction = true;
+      done([Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])]);
+    });
   };
 
   /* Show a ring around a position in um, in place of an earlier ring. */

@@ -1,0 +1,156 @@
+"""The built page in Chromium: it finds the nuclei of ``muse run``, saves them, and needs no network."""
+
+import csv
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from browsers import launched_chromium
+from muse_page import WEB, Page, build_page, count_same
+from PIL import Image
+from qupath_check import check_geojson
+
+from muse_pipeline.cli.main import main
+from muse_pipeline.core.pictures import write_png
+from muse_pipeline.inference.model import BUILT_IN
+from muse_pipeline.labels.slide_source import is_from_viewer
+from muse_pipeline.nuclei.parquet import read_nuclei
+from muse_pipeline.slides.base import open_slide
+from muse_pipeline.slides.inspect import read_info
+from muse_pipeline.tissue.mask import TissueMask
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def html():
+    return build_page()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with launched_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(chromium, html):
+    page = Page(chromium, html)
+    yield page
+    page.context.close()
+    assert page.errors == []
+    assert [url for url in page.requests if not url.startswith(("file:", "blob:", "data:"))] == []
+
+
+@pytest.fixture(scope="module")
+def slide(tiled_slide, tmp_path_factory):
+    """A drawn slide and the results of ``muse run``."""
+    folder = tmp_path_factory.mktemp("run")
+    path = folder / "drawn.svs"
+    shutil.copy(tiled_slide.folder / "demo.svs", path)
+    assert main(["run", str(path), "--output", str(folder / "results"), "--no-quality"]) == 0
+    return path, folder / "results/drawn"
+
+
+@pytest.fixture(scope="module")
+def corner(slide):
+    """The corner (x, y) of the square of 1,000 px of the slide with most nuclei."""
+    squares = read_nuclei(slide[1] / "nuclei.parquet")[["x", "y"]].to_numpy() // 1000
+    places, counts = np.unique(squares, axis=0, return_counts=True)
+    return (places[counts.argmax()] * 1000).astype(int).tolist()
+
+
+def test_the_units_are_tested_by_node(html):
+    done = subprocess.run(["npm", "test"], cwd=WEB, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_nuclei_of_a_slide_are_those_of_muse_run(page, slide, tmp_path):
+    path, results = slide
+    assert page.open(path) == ""
+    page.find()
+    own, theirs, found, confirmed = count_same(
+        page.save("csv", tmp_path / "a.csv"), results / "nuclei.parquet"
+    )
+    assert theirs > 500
+    assert found >= 0.98 * own and confirmed >= 0.98 * theirs
+    assert page.page.inner_text("#counts tr:nth-child(2) td") == f"{own:,}"
+    area_mm2 = TissueMask.load(results / "tissue.npz").area_mm2
+    assert f"in {area_mm2:.2f} mm² of tissue" in page.page.inner_text("#panel")
+    assert check_geojson(page.save("geojson", tmp_path / "a.geojson")).n_by_type == {
+        "detection": own
+    }
+    assert check_geojson(tmp_path / "a.geojson").is_good
+
+
+def test_a_picture_without_a_pixel_size_is_asked_for_it(page, slide, corner, tmp_path):
+    with open_slide(slide[0]) as image:
+        pixels = image.read_region(corner, 0, (1000, 1000))
+    write_png(tmp_path / "crop.png", pixels)
+    assert page.open(tmp_path / "crop.png") == ""
+    assert page.page.is_disabled("#find")
+    assert "Choose the pixel size" in page.page.inner_text("#state")
+    page.page.select_option("#mpp", "0.25")
+    page.page.select_option("#organ", "this organ")
+    page.find()
+    assert "not validated in this organ" in page.page.inner_text("#panel")
+    assert (
+        main(
+            ["run", str(tmp_path / "crop.png"), "--mpp", "0.25", "--output", str(tmp_path / "run")]
+        )
+        == 0
+    )
+    table = page.save("csv", tmp_path / "a.csv")
+    own, theirs, found, confirmed = count_same(table, tmp_path / "run/crop/nuclei.parquet")
+    assert own > 20 and found >= own - 1 and confirmed >= theirs - 1
+    assert Image.open(page.save("png", tmp_path / "view.png")).size[0] > 1000
+
+
+def test_a_rectangle_and_its_corrections_for_muse_finetune(page, slide, corner, tmp_path):
+    path, results = slide
+    page.open(path)
+    page.until("muse.isOpen")
+    page.page.select_option("#area", "box")
+    assert "Drag a rectangle" in page.page.inner_text("#state")
+    page.page.evaluate("([x, y]) => muse.goTo(...muse.fromQuPath(x + 500, y + 500), 0.5)", corner)
+    stage = page.page.locator("#stage").bounding_box()
+    x, y = stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2
+    page.page.mouse.move(x - 200, y - 150)
+    page.page.mouse.down()
+    page.page.mouse.move(x + 200, y + 150, steps=4)
+    page.page.mouse.up()
+    box = page.page.evaluate("muse.slide.layers[0].rings[0]")
+    page.find()
+    with page.save("csv", tmp_path / "a.csv").open() as file:
+        xy = np.array([[float(row["x"]), float(row["y"])] for row in csv.DictReader(file)])
+    assert len(xy) > 10
+    assert (xy >= box[:2]).all() and (xy <= box[4:6]).all()
+    page.page.get_by_role("button", name="Correct nuclei").click()
+    page.page.keyboard.press("c")
+    with page.page.expect_download() as download:
+        page.page.click("#download")
+    download.value.save_as(tmp_path / "drawn.geojson")
+    assert check_geojson(tmp_path / "drawn.geojson").is_good
+    assert is_from_viewer(tmp_path / "drawn.geojson", read_info(results / "slide.json"), None)
+
+
+def test_a_model_that_was_dropped_is_used(page, slide):
+    path, _ = slide
+    page.page.set_input_files("#file", str(BUILT_IN / "label_free.onnx"))
+    page.until("document.getElementById('said').textContent.includes('label_free.onnx')")
+    page.open(path)
+    page.until("muse.isOpen")
+    page.page.select_option("#area", "view")
+    page.find()
+    assert page.page.locator("#counts tr").count() == 3
+
+
+def test_files_that_cannot_be_read_have_a_sentence(page, tmp_path):
+    (tmp_path / "noise.svs").write_bytes(bytes(range(256)) * 4)
+    assert "is neither a TIFF nor a picture" in page.open(tmp_path / "noise.svs")
+    Image.fromarray(np.full((300, 300, 3), 244, np.uint8)).save(tmp_path / "glass.png")
+    assert page.open(tmp_path / "glass.png", 0.5) == ""
+    assert "No tissue was found" in page.find()
+    page.page.select_option("#stain", "IHC")
+    assert "muse run --stain IHC" in page.page.inner_text("#state")
