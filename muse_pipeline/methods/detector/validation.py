@@ -25,7 +25,13 @@ from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.data import DetectorData
-from muse_pipeline.methods.detector.mixing import BLOCK_UM, SHARES, mix_weights, restrict
+from muse_pipeline.methods.detector.mixing import (
+    BLOCK_UM,
+    SHARES,
+    describe_falls,
+    mix_weights,
+    restrict,
+)
 from muse_pipeline.methods.detector.start import Start, load_trained
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
@@ -232,19 +238,20 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
     """Yield sentences that compare the initial and the trained detector, on labels and in the
     tissue around them.
     """
-    first, config, _ = load_trained(start.path)
-    first.to(next(network.parameters()).device)
-    before, now = Scorer(first, config, start.colour), Scorer(network, data.config, data.reference)
+    initial, config, _ = load_trained(start.path)
+    initial.to(next(network.parameters()).device)
+    before, now = (
+        Scorer(initial, config, start.colour),
+        Scorer(network, data.config, data.reference),
+    )
     labelled = [*_choose(data.held or data.images, config.mpp)]
     totals = [scorer.total(labelled) for scorer in (before, now)]
-    name = (
-        MEAN
-        if any(image.areas or (image.nuclei.label >= 0).any() for image in labelled)
-        else "detection"
+    first, last = (
+        scorer.scores(total) for scorer, total in zip((before, now), totals, strict=True)
     )
-    scores = [
-        scorer.scores(total)[name] for scorer, total in zip((before, now), totals, strict=True)
-    ]
+    counts = totals[0].values[1:, [0, 2]].sum(1)
+    classes = [name for name, n in zip(now.classes, counts, strict=True) if n]
+    name = MEAN if classes else "detection"
     old, new = (int(total.values[0, :2].sum()) for total in totals)
     n_true = int(totals[0].values[0, [0, 2]].sum())
     which = (
@@ -252,7 +259,8 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
         if data.held
         else "training labels, as there is no `validation`"
     )
-    yield f"{name} F1 on the {which}: {scores[0]:.1f} before, {scores[1]:.1f} now"
+    by_class = "".join(f"; {name} {first[name]:.1f} to {last[name]:.1f}" for name in classes)
+    yield f"{name} F1 on the {which}: {first[name]:.1f} before, {last[name]:.1f} now{by_class}"
     if n_true:
         yield (
             f"nuclei found on them: {old:,} before, {new:,} now ({new - old:+,}), of {n_true:,}"
@@ -264,6 +272,8 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
             f"outside the labelled regions: agrees with {start.path.name} on {agreement:.0f} % of"
             " nuclei"
         )
+    changes = {name: last[name] - first[name] for name in classes}
+    yield from describe_falls(changes, which.split(",", maxsplit=1)[0])
 
 
 def _choose(images: Sequence[LabelledImage], mpp: float) -> Iterator[LabelledImage]:
