@@ -80,6 +80,7 @@ CARD_ONLY = (
     "licence",
     "training_data",
     "limits",
+    "organ",
     "export",
     "metrics",
 )  # settings without effect on training
@@ -123,6 +124,8 @@ class DetectorConfig(ModelSettings):
         augmentation: strength of the augmentation.
         export: settings of the exported model; those not given are taken from ``checkpoint`` if it
             is a detector.
+        organ: organ of labels whose sheet states none; the model's card lists the organs of the
+            labels of each class.
         method: name of the method, "detector".
     """
 
@@ -147,6 +150,7 @@ class DetectorConfig(ModelSettings):
     precision: Precision = "32-true"
     augmentation: Augmentation = field(default_factory=Augmentation)
     export: ExportSettings = field(default_factory=ExportSettings)
+    organ: str = ""
     method: str = "detector"
 
     @property

@@ -37,7 +37,7 @@ N_SCORES = 8  # times that a training is scored on labels held out
 PATIENCE = 2  # scores in a row that are not above the best one before, after which it ends
 TOLERANCE = 0.5  # largest accepted decrease of any score on held-out labels, in points
 # minimum number of labels of a class, without any one part of the pictures, from which it is learnt
-LEAST_LABELS = 30
+LEAST_LABELS = 20
 
 
 @dataclass(frozen=True)

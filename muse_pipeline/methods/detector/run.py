@@ -64,6 +64,7 @@ from muse_pipeline.methods.detector.validation import (
     class_shift,
     compare_with_start,
     count_held,
+    find_unlabelled,
 )
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import (
@@ -205,7 +206,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             parts and is_first_process()
         ):  # before the first training, so that wrong labels are noticed early
             self.folder.mkdir(parents=True, exist_ok=True)
-            data.describe(self.run_folder, options.log)
+            self._describe_labels(data, options.log)
         if self._kept:
             options.log(describe_kept(self._kept, left, self.config.class_names))
         if self.config.minutes is not None and options.devices * options.nodes == 1:
@@ -223,7 +224,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         at_end = 4 * min(len(data.images), N_IMAGES)  # two detectors, inside and outside regions
         pictures.append(at_end + (n_validations + n_shares) * len(data.held))
         image = sorted(data.images, key=lambda image: image.pixels.size)[len(data.images) // 2]
-        search = partial(Scorer(self._network(), data.config, data.reference).find, image)
+        search = partial(self._scorer(data).find, image)
         return TimeLimit(self, data, self.config.minutes, pictures, search, begin)
 
     def _fit(
@@ -340,7 +341,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         """Print and write a summary of the labels, and save pictures for checking the export."""
         keep_pictures(data.images, self.run_folder)
         if self._choice is None:
-            data.describe(self.run_folder, log)
+            self._describe_labels(data, log)
         origin = self.start.describe() if self.start else "random weights"
         if teachers := find_teachers(self.config):
             origin += f", with {count_noun(len(teachers), 'teacher')}"
@@ -351,6 +352,16 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
                 "validation scores will be too high: the initial weights were trained on"
                 f" {some_of(shared)}"
             )
+
+    def _describe_labels(self, data: DetectorData, log: Log) -> None:
+        data.describe(self.run_folder, log)
+        if self.start and self.start.is_whole:
+            for warning in find_unlabelled(data.images, self._scorer(data)):
+                log(f"warning: {warning}")
+
+    def _scorer(self, data: DetectorData) -> Scorer:
+        """Scorer of the initial weights."""
+        return Scorer(self._network(), data.config, data.reference)
 
     def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
         """Validation, if the config has `validation` sources."""
@@ -432,6 +443,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         names = {image.name for image in data.images}
         return {
             **describe_detector(config, data.reference),
+            "organs": data.organs(self._kept),
             "origins": describe_origins(self.inputs().checkpoints, config, names),
             "appearance": appearance and dataclasses.asdict(appearance),
             **seen.extend(names, learnt, held),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from muse_pipeline.core.pictures import spread_evenly
+from muse_pipeline.core.text import count_noun
 from muse_pipeline.evaluation.detection import (
     RADIUS_UM,
     DetectionCounts,
@@ -227,6 +228,25 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
     return torch.from_numpy(0.5 * np.log(shares / expected)).float().clamp(-1, 1)
 
 
+def find_unlabelled(images: Sequence[LabelledImage], scorer: Scorer) -> Iterator[str]:
+    """Yield a warning for each of some images in whose annotated area the initial detector finds
+    many more nuclei than are labelled.
+    """
+    for image in (images[index] for index in spread_evenly(len(images), N_IMAGES)):
+        if image.areas:
+            continue
+        column, row = scorer.find(image).xy.astype(int).T
+        n = len(row) if image.region is None else int(image.region[row, column].sum())
+        n_labelled = len(image.nuclei)
+        if n >= LEAST_FOUND and n_labelled < SHARE_LABELLED * n:
+            yield (
+                f"{image.name}: only {count_noun(n_labelled, 'nucleus is', 'nuclei are')} labelled,"
+                f" but {n:,} are found; unlabelled nuclei count as background, so label all, or"
+                " draw a smaller region"
+            )
+
+
+LEAST_FOUND, SHARE_LABELLED = 20, 0.3
 PRIOR_NUCLEI = (
     4000  # number of labelled nuclei that have the same weight as the initial detector's shares
 )

@@ -29,7 +29,7 @@ from muse_pipeline.methods.detector.start import (
     load_trained,
     read_start,
 )
-from muse_pipeline.methods.detector.validation import compare_with_start
+from muse_pipeline.methods.detector.validation import Scorer, compare_with_start, find_unlabelled
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.colour import measure_colour
@@ -302,11 +302,12 @@ def test_masks_without_classes_cannot_do_everything(folder, masks, tmp_path, wor
 def test_the_card_keeps_data_and_limits_of_the_start(folder, tmp_path):
     draw_slide(tmp_path)
     start = f"checkpoint={folder / 'first/checkpoint.pt'}"
-    words = 'training_data="our slide"', 'limits="Research use only."'
+    words = 'training_data="our slide"', 'limits="Research use only."', "organ=Mamma"
     run(slide_config(tmp_path, folder / "tiny.yaml", start, *words), tmp_path / "run")
     _, card = load_detector(tmp_path / "run/checkpoint.pt")
     assert card.training_data == "our slide. It continues tiny, which was trained on: drawn discs"
     assert card.limits == "Research use only."
+    assert card.organs == {"Dark": ("breast",), "Pale": ("breast",)}
     config = slide_config(
         tmp_path, folder / "tiny.yaml", f"checkpoint={tmp_path / 'run/checkpoint.pt'}", *words
     )
@@ -324,6 +325,28 @@ def test_the_card_keeps_data_and_limits_of_the_start(folder, tmp_path):
         "training_data": "",
         "limits": "",
     }
+
+
+def test_the_organ_of_the_sheet_is_that_of_learnt_classes(folder, tmp_path):
+    draw_slide(tmp_path)
+    sheet = tmp_path / "sheet.tsv"
+    sheet.write_text(f"slide_id\tpath\torgan\nS\t{tmp_path / 'S.tif'}\tKolon\n")
+    config = slide_config(tmp_path, folder / "tiny.yaml", "organ=breast")
+    source = dataclasses.replace(config.sources[0], slides=sheet)
+    data = read_detector_data(dataclasses.replace(config, sources=(source,)))
+    assert data.organs([1]) == {"Dark": ["colon"]}
+
+
+def test_pictures_with_few_of_their_nuclei_labelled_are_named(folder):
+    config = continued(folder, "export.threshold=0.3")
+    start = read_start(config)
+    data = read_detector_data(config, start)
+    scorer = Scorer(load_trained(start.path)[0], config, start.colour)
+    assert not [*find_unlabelled(data.images, scorer)]
+    few = dataclasses.replace(data.images[0], nuclei=data.images[0].nuclei[:5])
+    (warning,) = find_unlabelled([few, *data.images[1:]], scorer)
+    pattern = r"P0: only 5 nuclei are labelled, but (\d+) are found; unlabelled nuclei count as .*"
+    assert int(re.fullmatch(pattern, warning)[1]) >= 30
 
 
 def test_the_placeholder_of_a_recipe_is_rejected(folder, tmp_path):
