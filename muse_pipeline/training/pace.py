@@ -55,11 +55,9 @@ class TimeLimit:
 
         ``steps`` are those of all trainings if they are not shortened.
         """
-        now = time.monotonic()
-        self.left -= (now - self.since) / 60
         folder = stage_folder(self.stage.folder, number - 1, "pace")
         pace = read_json(PaceStage(folder, self, number, steps, options).run(options) / PACE)
-        self.left, self.since = pace["minutes_left"], now
+        self.left, self.since = pace["minutes_left"], time.monotonic()
         return pace
 
 
@@ -84,11 +82,12 @@ class PaceStage(PreparedStage):
         torch.set_num_threads(threads)
         begin = time.monotonic()
         limit.search()
-        of_picture = time.monotonic() - begin
+        now = time.monotonic()
+        of_picture, left = now - begin, limit.left - (now - limit.since) / 60
         of_steps = OVERHEAD * seconds[threads] * sum(self._steps[begun:]) / 60
         of_scores = OVERHEAD * of_picture * sum(limit.pictures[begun:]) / 60
-        share = min(1.0, (limit.left - of_scores) / of_steps)
-        fixed = limit.minutes - limit.left + of_scores
+        share = min(1.0, (left - of_scores) / of_steps)
+        fixed = limit.minutes - left + of_scores
         if share < LEAST_SHARE:
             raise ConfigError(
                 f"--minutes {limit.minutes:g}: too short for the labels on this machine; give"
@@ -107,7 +106,7 @@ class PaceStage(PreparedStage):
                 f" {math.ceil(fixed + of_steps)} takes all"
             )
         pace = {"threads": threads, "share": share, "seconds_per_step": seconds[threads]}
-        pace |= {"seconds_per_picture": of_picture, "minutes_left": limit.left}
+        pace |= {"seconds_per_picture": of_picture, "minutes_left": left}
         write_json(folder / PACE, pace)
 
     def measure(self) -> dict[int, float]:
