@@ -168,7 +168,9 @@ def load_detector(
     scores = checkpoint.meta.get("scores", {})
     measured = {f"{SCORE}, which chose the weights": scores[SCORE]} if SCORE in scores else {}
     texts = complete_texts(config, checkpoint.meta)
-    card = dataclasses.replace(card, **texts, metrics={**measured, **config.metrics})
+    organs = {name: tuple(names) for name, names in checkpoint.meta.get("organs", {}).items()}
+    measured |= config.metrics
+    card = dataclasses.replace(card, **texts, metrics=measured, organs=organs)
     if seen := checkpoint.meta.get("appearance"):
         card = dataclasses.replace(
             card, appearance=parse_config(seen, AppearanceReference, str(path))

@@ -312,6 +312,7 @@ class LabelSource(ABC):
         facts = {
             "name": sample.name,
             "patient": self.patient_of(sample),
+            "organ": (sample.row and sample.row.organ) or "",
             "grow_outlines": grows,
             **settings,
             **facts,

@@ -46,6 +46,7 @@ class LabelledImage:
     # images; None if ``region`` includes them all
     annotated: np.ndarray | None = None
     patient: str = ""  # patient of the picture
+    organ: str = ""  # organ that the sheet of its slide states
     source: str = ""  # folder or sheet of the source
     stated_mpp: float | None = None  # um per pixel in the config; None if it was not given there
     # number of nuclei in the label file that were left out because they are outside all regions; 0

@@ -236,9 +236,7 @@ def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
     """
     counts = np.zeros(n_classes)
     for image in images:
-        counts += image.weight * (
-            image.nuclei.prob.sum(0) if image.areas else count_classes([image], n_classes)
-        )
+        counts += image.weight * count_labels([image], n_classes)
     weights = np.zeros(n_classes)
     weights[counts > 0] = counts[counts > 0] ** -0.5
     return (weights * counts.sum() / ((weights * counts).sum() or 1)).astype(np.float32)
@@ -254,6 +252,14 @@ def untaught_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> l
     return [
         name for name in missing_classes(images, classes) if classes.index(name) not in in_areas
     ]
+
+
+def count_labels(images: Sequence[LabelledImage], n_classes: int) -> np.ndarray:
+    """(C,) number of labels of each class; nuclei in class areas count by their expected shares."""
+    return sum(
+        image.nuclei.prob.sum(0) if image.areas else count_classes([image], n_classes)
+        for image in images
+    )
 
 
 def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:

@@ -46,7 +46,8 @@ void train(List images, File folder, String config) {
     new File(folder, "slides.tsv").setText(rows.join("\n") + "\n", "UTF-8")
     def muse = findMuse()
     def run = newFolder(folder, "run")
-    def lines = runMuse(trainCommand(muse, config, folder, run, corrected.size()), "Training", run.getName()) { doneSteps(it) }
+    def command = trainCommand(muse, config, folder, run, corrected.size()) + organSetting(choiceOf(folder.getParentFile(), "organ"))
+    def lines = runMuse(command, "Training", run.getName()) { doneSteps(it) }
     def model = new File(run, "corrected.onnx")
     runMuse([muse, "export", new File(run, "checkpoint.pt").getPath(), "--output", model.getPath()], "Exporting", run.getName()) { -1 }
     println("The model is " + model + "; give it to Run muse: options = ['--model', '" + model + "']")
@@ -67,6 +68,12 @@ double doneSteps(List lines) {
 List trainCommand(String muse, String config, File folder, File run, int slides) {
     def about = "training_data=" + slides + " slides corrected in QuPath"
     return [muse, "finetune", config, "--data", folder.getPath(), "--output", run.getPath(), "--set", "name=corrected", about]
+}
+
+/** The setting that states the organ of the project, which Run muse keeps in a file, for the model's card. */
+List organSetting(File file) {
+    def organ = file.isFile() ? file.getText("UTF-8").replace('"', "").trim() : ""
+    return organ ? ['organ="' + organ + '"'] : []
 }
 
 /** Unique names of slides: the name of the file without its ending, and a number if several files have the same. */

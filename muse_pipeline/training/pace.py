@@ -1,89 +1,122 @@
-"""The duration of steps, measured before the trainings of a run, and the threads and the share of
-steps that follow.
+"""The time limit of a run of several trainings: threads, and the share of the steps that fit.
+
+Before each training, the duration of steps and of scores is measured again, because other
+programs may use the processor by then.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from muse_pipeline.core.files import write_json
+from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.loop import Turn
-from muse_pipeline.training.recipe import PreparedStage, TrainingStage
+from muse_pipeline.training.recipe import PreparedStage, TrainingStage, stage_folder
 from muse_pipeline.training.run import Log, Options
 
 PACE = "pace.json"
 N_TIMED = 3  # timed steps with each number of threads, after one that is not timed
-OVERHEAD = 1.1  # duration of the trainings and their scores, relative to that of their steps
+OVERHEAD = 1.1  # duration of the trainings, relative to that of their steps and scores
+LEAST_SHARE = 0.1  # of the steps; fewer are not worth their scores
+
+
+@dataclass
+class TimeLimit:
+    """Fits the trainings of a run into ``minutes``.
+
+    Each decision is kept in a folder, which a continued run reads instead of measuring again.
+    ``stage`` trains on ``data``, ``pictures`` are numbers of pictures that are searched for the
+    scores of each training, and ``search`` searches a typical one. ``since`` is the monotonic time
+    at which the run began.
+    """
+
+    stage: TrainingStage
+    data: Any
+    minutes: float
+    pictures: Sequence[int]
+    search: Callable[[], object]
+    since: float
+
+    def __post_init__(self) -> None:
+        self.left = self.minutes
+
+    def begin(self, number: int, steps: Sequence[int], options: Options) -> dict[str, Any]:
+        """The "threads" of training ``number``, counted from 1, and the "share" of its steps.
+
+        ``steps`` are those of all trainings if they are not shortened.
+        """
+        folder = stage_folder(self.stage.folder, number - 1, "pace")
+        pace = read_json(PaceStage(folder, self, number, steps, options).run(options) / PACE)
+        self.left, self.since = pace["minutes_left"], time.monotonic()
+        return pace
 
 
 class PaceStage(PreparedStage):
-    """Writes ``pace.json``: the fastest number of ``threads``, and the ``share`` of the steps that
-    ``minutes`` allow.
-
-    A continued run reads the file and does not measure again. ``steps`` are the steps of each
-    training, which take as long as those of ``stage`` on ``data``.
-    """
+    """Measures, and writes ``pace.json``, before training ``number``."""
 
     def __init__(
-        self,
-        folder: Path,
-        stage: TrainingStage,
-        data: Any,
-        steps: Sequence[int],
-        minutes: float,
-        options: Options,
+        self, folder: Path, limit: TimeLimit, number: int, steps: Sequence[int], options: Options
     ):
         super().__init__(folder, "pace")
-        self._stage, self._data, self._steps, self._minutes, self._options = (
-            stage,
-            data,
-            [*steps],
-            minutes,
-            options,
-        )
+        self._limit, self._number, self._steps, self._options = limit, number, steps, options
 
     def made_from(self) -> dict[str, Any]:
         """The limit, and the steps of the trainings, which follow from the number of labels."""
-        return {"minutes": self._minutes, "steps for the labels": self._steps}
+        return {"minutes": self._limit.minutes, "steps for the labels": [*self._steps]}
 
     def write(self, folder: Path, log: Log) -> None:
-        """Measure, and print the expected duration."""
+        """Measure, print the expected duration, and reject a limit that is much too short."""
+        limit, begun = self._limit, self._number - 1
         seconds = self.measure()
         threads = min(seconds, key=seconds.__getitem__)
-        total = sum(self._steps) * seconds[threads] * OVERHEAD / 60
-        share = min(1.0, self._minutes / total)
-        trainings, on_threads = (
-            count_noun(len(self._steps), "training"),
-            count_noun(threads, "thread"),
+        torch.set_num_threads(threads)
+        begin = time.monotonic()
+        limit.search()
+        now = time.monotonic()
+        of_picture, left = now - begin, limit.left - (now - limit.since) / 60
+        of_steps = OVERHEAD * seconds[threads] * sum(self._steps[begun:]) / 60
+        of_scores = OVERHEAD * of_picture * sum(limit.pictures[begun:]) / 60
+        share = min(1.0, (left - of_scores) / of_steps)
+        fixed = limit.minutes - left + of_scores
+        if share < LEAST_SHARE:
+            raise ConfigError(
+                f"--minutes {limit.minutes:g}: too short for the labels on this machine; give"
+                f" --minutes {math.ceil(fixed + of_steps)}, or"
+                f" {math.ceil(fixed + LEAST_SHARE * of_steps)} for a tenth of the steps"
+                f"{', and --start-over' if begun else ''}"
+            )
+        trainings = count_noun(len(self._steps) - begun, "training")
+        log(
+            f"about {max(share * of_steps + of_scores, 1):.0f} min for {trainings}, with"
+            f" {count_noun(threads, 'thread')}"
         )
-        log(f"about {max(share * total, 1):.0f} min for {trainings}, with {on_threads}")
         if share < 1:
             log(
-                f"{share:.0%} of the steps are taken, in {self._minutes:g} min; --minutes"
-                f" {math.ceil(total)} takes all"
+                f"{share:.0%} of the steps are taken, in {limit.minutes:g} min; --minutes"
+                f" {math.ceil(fixed + of_steps)} takes all"
             )
-        write_json(
-            folder / PACE,
-            {"threads": threads, "share": share, "seconds_per_step": seconds[threads]},
-        )
+        pace = {"threads": threads, "share": share, "seconds_per_step": seconds[threads]}
+        pace |= {"seconds_per_picture": of_picture, "minutes_left": left}
+        write_json(folder / PACE, pace)
 
     def measure(self) -> dict[int, float]:
         """Median duration of a step, in seconds, by number of threads."""
-        config, options = self._stage.config, self._options
-        fabric = open_fabric(options.accelerator, 1, config.precision)
+        stage, options, data = self._limit.stage, self._options, self._limit.data
+        fabric = open_fabric(options.accelerator, 1, stage.config.precision)
         compares = options.compares_threads and fabric.device.type == "cpu"
-        method = self._stage.build(self._data).to(fabric.device).train()
-        batches = self._stage.batches(self._data, fabric.device)
-        turn = Turn(method, method.turns[0], config.schedule)
+        method = stage.build(data).to(fabric.device).train()
+        batches = stage.batches(data, fabric.device)
+        turn = Turn(method, method.turns[0], stage.config.schedule)
         seconds: dict[int, list[float]] = {
             n: [] for n in ({1, options.threads} if compares else {options.threads})
         }

@@ -80,6 +80,7 @@ CARD_ONLY = (
     "licence",
     "training_data",
     "limits",
+    "organ",
     "export",
     "metrics",
 )  # settings without effect on training
@@ -114,8 +115,8 @@ class DetectorConfig(ModelSettings):
         mixing: average of the trained weights and those of ``checkpoint``, in a proportion chosen
             on held-out labels; used only if the head is loaded too. Steps and learning rate then
             depend on the number of labelled nuclei.
-        minutes: longest duration of all trainings of a single process, which are shortened alike to
-            keep it.
+        minutes: longest duration of all trainings of a single process, each of which is shortened if
+            needed to keep it.
         batch: windows per batch and device.
         backbone_rate: learning rate of the backbone, relative to the schedule's.
         seed: seed of weights and windows.
@@ -123,6 +124,8 @@ class DetectorConfig(ModelSettings):
         augmentation: strength of the augmentation.
         export: settings of the exported model; those not given are taken from ``checkpoint`` if it
             is a detector.
+        organ: organ of labels whose sheet states none; the model's card lists the organs of the
+            labels of each class.
         method: name of the method, "detector".
     """
 
@@ -147,6 +150,7 @@ class DetectorConfig(ModelSettings):
     precision: Precision = "32-true"
     augmentation: Augmentation = field(default_factory=Augmentation)
     export: ExportSettings = field(default_factory=ExportSettings)
+    organ: str = ""
     method: str = "detector"
 
     @property

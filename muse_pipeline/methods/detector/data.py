@@ -12,6 +12,7 @@ import torch
 
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.pictures import spread_evenly
+from muse_pipeline.core.specimen import name_organ
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.windows import LabelledWindows, continue_mirrored
 from muse_pipeline.inference.card import ColourReference
@@ -21,6 +22,7 @@ from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.statistics import (
     LabelSummary,
     check_leaks,
+    count_labels,
     mean_stains,
     missing_classes,
     require_every_class,
@@ -56,6 +58,20 @@ class DetectorData:
             weak_view=distillation is not None,
             around=distillation is not None and distillation.where == "outside",
         )
+
+    def organs(self, kept: Sequence[int]) -> dict[str, list[str]]:
+        """The organs of the labels of each class, without classes in ``kept``, for the card."""
+        organs: dict[str, list[str]] = {}
+        for index, name in enumerate(self.config.class_names):
+            labelled = [
+                image
+                for image in (*self.images, *self.held)
+                if index not in kept and count_labels([image], len(self.config.classes))[index]
+            ]
+            stated = {name_organ(image.organ or self.config.organ) for image in labelled} - {""}
+            if stated:
+                organs[name] = sorted(stated)
+        return organs
 
     def describe(self, run: RunFolder, log: Log) -> None:
         """Print label counts by patient, write them by picture, and warn of pictures without fitted

@@ -28,6 +28,7 @@ from muse_pipeline.training.method import AveragedNetwork, Method, Schedule, bui
 AREAS = ("everywhere", "outside")
 # largest `share` with `where: outside` if no picture has tissue around its annotated regions
 WHOLE_SHARE = 0.5
+NO_LOGIT = -1e4  # of a class whose probability is 0
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,19 @@ class DistillationSettings:
 class DistillationTerm(nn.Module):
     """Distance of the student's maps from the mean of the teachers' maps; ``share`` and ``where``
     are settings.
+
+    The probabilities of the classes ``kept`` are taught everywhere, also inside annotated regions.
     """
 
     def __init__(
-        self, share: float, teachers: Sequence[NucleusDetector], where: str = "everywhere"
+        self,
+        share: float,
+        teachers: Sequence[NucleusDetector],
+        where: str = "everywhere",
+        kept: Sequence[int] = (),
     ):
         super().__init__()
-        self.share, self.where = share, where
+        self.share, self.where, self.kept = share, where, [*kept]
         self.teachers = nn.ModuleList(teachers).requires_grad_(False)
         self.register_state_dict_post_hook(
             _leave_out_teachers
@@ -118,12 +125,27 @@ class DistillationTerm(nn.Module):
             teacher_pred.centre, heat, reduction="none"
         )
         classes = (label.exp() * (label - student.label.log_softmax(1))).sum(1, keepdim=True)
+        classes = classes * taught + self._error_of_kept(label, student.label.log_softmax(1))
         offset = (student.offset - teacher_pred.offset).abs().mean(1, keepdim=True)
         rays = (student.rays - teacher_pred.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
-        at_nuclei = mean_over(classes * taught + offset + RAY_WEIGHT * rays, heat * known)
+        at_nuclei = mean_over(classes + offset + RAY_WEIGHT * rays, heat * known)
         # Divided by the sum of heat, the teachers' expected number of centres, as the focal loss is
         # by the true one.
         return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
+
+    def _error_of_kept(self, taught: Tensor, learnt: Tensor) -> Tensor | float:
+        """(B, 1, h, w) divergence of the log-probabilities (B, C, h, w) of the classes ``kept`` and
+        of all others together; 0 if no class is kept.
+        """
+        if not self.kept:
+            return 0.0
+        rest = [index for index in range(taught.shape[1]) if index not in self.kept]
+        groups = [[index] for index in self.kept] + [rest] * bool(rest)
+        taught, learnt = (
+            torch.cat([of[:, group].logsumexp(1, keepdim=True) for group in groups], 1)
+            for of in (taught, learnt)
+        )
+        return (taught.exp() * (taught - learnt)).sum(1, keepdim=True)
 
 
 def _leave_out_teachers(term: DistillationTerm, state: dict[str, Any], prefix: str, _: Any) -> None:
@@ -139,7 +161,8 @@ class DetectorTraining(Method):
     """Training with the head's criterion on labelled windows; the result is the averaged network.
 
     ``criterion`` is named as the head; ``class_shift`` (C,) is added to the class logits in it
-    (``validation.class_shift``).
+    (``validation.class_shift``). Of the classes ``kept``, labels are not learnt, and labels of all
+    other classes only divide what is of none of these.
     """
 
     def __init__(
@@ -151,12 +174,14 @@ class DetectorTraining(Method):
         distillation: DistillationTerm | None = None,
         backbone_rate: float = 1.0,
         class_shift: Tensor | None = None,
+        kept: Sequence[int] = (),
     ):
         super().__init__()
         self.network = network
         self.average = AveragedNetwork(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
         self.distillation, self.backbone_rate = distillation, backbone_rate
+        self.kept = [*kept]
         # Not saved with the state of the run, because ``build`` measures it again.
         self.register_buffer("class_shift", class_shift, persistent=False)
 
@@ -174,6 +199,8 @@ class DetectorTraining(Method):
         shifted = maps
         if self.class_shift is not None:
             shifted = maps._replace(label=maps.label + self.class_shift[:, None, None])
+        if self.kept:
+            shifted, batch = self._leave_out_kept(shifted, batch)
         terms = self.criterion(shifted, batch)
         if self.distillation is None:
             return terms
@@ -183,6 +210,19 @@ class DetectorTraining(Method):
             "distillation": distilled,
             "loss": terms["loss"].lerp(distilled, self.distillation.share),
         }
+
+    def _leave_out_kept(
+        self, maps: NucleusMaps, batch: LabelledBatch
+    ) -> tuple[NucleusMaps, LabelledBatch]:
+        """Maps without the classes ``kept``, and the batch in which such classes are unknown."""
+        label, shares, logits = batch.label.clone(), batch.shares, maps.label.clone()
+        for index in self.kept:
+            label[label == index] = -1
+        logits[:, self.kept] = NO_LOGIT
+        if shares is not None:
+            shares = shares.clone()
+            shares[..., self.kept] = 0
+        return maps._replace(label=logits), batch._replace(label=label, shares=shares)
 
     def after_step(self, progress: float) -> None:
         """Update the averaged network."""

@@ -8,7 +8,7 @@ depend on the number of labelled nuclei.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.labels.labelled_image import LabelledImage
+from muse_pipeline.labels.statistics import count_labels
 from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.method import Schedule
 
@@ -34,7 +35,9 @@ FULL_RATE, FULL_RATE_NUCLEI = (
 BLOCK_UM = 64.0  # side of the blocks of a picture that the bootstrap resamples
 N_SCORES = 8  # times that a training is scored on labels held out
 PATIENCE = 2  # scores in a row that are not above the best one before, after which it ends
-TOLERANCE = 0.5  # largest accepted decrease of either score on held-out labels, in points
+TOLERANCE = 0.5  # largest accepted decrease of any score on held-out labels, in points
+# minimum number of labels of a class, without any one part of the pictures, from which it is learnt
+LEAST_LABELS = 20
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,35 @@ def _halve(image: LabelledImage) -> list[LabelledImage]:
     return [restrict(image, mask) for mask in (is_first, ~is_first)]
 
 
+def count_left(parts: Sequence[Part], n_classes: int) -> np.ndarray:
+    """(C,) labels of each class that are left without the part that contains most of them.
+
+    They are few if the class has few labels, or has them in one picture alone.
+    """
+    if not parts:
+        return np.zeros(n_classes)
+    return np.min([count_labels(images, n_classes) for images, _ in parts], 0)
+
+
+def find_kept(left: np.ndarray) -> list[int]:
+    """The classes that labels do not change, by the result of ``count_left``; all of them if fewer
+    than two are left, because a class is learnt in contrast to another.
+    """
+    few = left < LEAST_LABELS
+    return np.flatnonzero(few | ((~few).sum() < 2)).tolist()
+
+
+def describe_kept(kept: Sequence[int], left: np.ndarray, classes: Sequence[str]) -> str:
+    """Describe a result of ``find_kept`` in one sentence."""
+    names = ", ".join(f"{classes[index]} ({left[index]:.0f})" for index in kept)
+    what = "no class is learnt" if len(kept) == len(classes) else "not learnt"
+    return (
+        f"{what}, but kept as in the initial weights: {names}; label more, in several pictures: at"
+        f" least {LEAST_LABELS} of two or more classes must be left (in brackets) without any one"
+        " part of the pictures"
+    )
+
+
 def restrict(image: LabelledImage, mask: np.ndarray) -> LabelledImage:
     """Restrict the nuclei and the region of an image to ``mask`` (h, w) bool."""
     whole = np.ones(mask.shape, bool) if image.region is None else image.region
@@ -142,33 +174,40 @@ def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpo
     )
 
 
-def choose_share(counts: np.ndarray) -> dict[str, Any]:
+def choose_share(
+    counts: np.ndarray, classes: Sequence[str], kept: Sequence[int] = ()
+) -> dict[str, Any]:
     """Choose the share of the trained weights by scores on held-out labels.
 
     The criterion is the gain in the sum of detection F1 and mean class F1, less one standard error
-    of this gain. Neither score may fall by more than ``TOLERANCE``. ``counts`` (1 + S, B, C + 1, 3)
-    are those in B blocks, with the initial weights and then with each of S ``SHARES``. The entry
-    "share" is 0 if the initial weights are kept, "scores" are named results of ``compare_scores``,
-    and "n_blocks" is B.
+    of this gain. Neither these scores nor the F1 of a class may fall by more than ``TOLERANCE``;
+    classes in ``kept``, which have too few labels to judge, have no influence. ``counts`` (1 + S,
+    B, C + 1, 3) are those in B blocks, with the initial weights and then with each of S ``SHARES``.
+    The entry "share" is 0 if the initial weights are kept, "scores" are named results of
+    ``compare_scores``, and "n_blocks" is B.
     """
     is_labelled = counts[0][..., [0, 2]].sum((0, 2)) > 0  # true positives or false negatives
-    rows_of = {
+    rows = is_labelled[1:].nonzero()[0] + 1
+    learnt = np.setdiff1d(rows, np.array(kept, int) + 1)
+    criteria = {
         "detection": is_labelled[:1].nonzero()[0],
-        "mean class": is_labelled[1:].nonzero()[0] + 1,
+        "mean class": learnt if len(learnt) else rows,
     }
-    rows_of = {name: rows for name, rows in rows_of.items() if len(rows)}
+    criteria = {name: of_name for name, of_name in criteria.items() if len(of_name)}
+    rows_of = criteria | {classes[row - 1]: np.array([row]) for row in rows}
+    judged = [*criteria, *(classes[row - 1] for row in learnt)]
     blocks = [str(index) for index in range(counts.shape[1])]
     best: dict[str, Any] = {"share": 0.0, "scores": {}, "n_blocks": len(blocks)}
-    if not rows_of:
+    if not criteria:
         return best
     least_gain = 0.0
     for share, after in zip(SHARES, counts[1:], strict=True):
         scores = {
-            name: compare_scores(counts[0], after, blocks, partial(_sum_of_scores, rows=[rows]))
-            for name, rows in rows_of.items()
+            name: compare_scores(counts[0], after, blocks, partial(_sum_of_scores, rows=[of_name]))
+            for name, of_name in rows_of.items()
         }
         together = compare_scores(
-            counts[0], after, blocks, partial(_sum_of_scores, rows=[*rows_of.values()])
+            counts[0], after, blocks, partial(_sum_of_scores, rows=[*criteria.values()])
         )
         best["scores"] = (
             best["scores"] or scores
@@ -177,9 +216,7 @@ def choose_share(counts: np.ndarray) -> dict[str, Any]:
         # share is chosen.
         low, high = together["interval"] or (-np.inf, np.inf)
         gain = together["difference"] - (high - low) / (2 * 1.96)
-        if gain > least_gain and all(
-            score["difference"] >= -TOLERANCE for score in scores.values()
-        ):
+        if gain > least_gain and all(scores[name]["difference"] >= -TOLERANCE for name in judged):
             least_gain, best = gain, {**best, "share": share, "scores": scores}
     return best
 
@@ -222,3 +259,9 @@ def describe_choice(choice: dict[str, Any], where: str) -> list[str]:
             f"({score['difference']:+.1f}, 95 % interval {low:+.1f} to {high:+.1f})"
         )
     return sentences
+
+
+def describe_falls(changes: Mapping[str, float], where: str) -> list[str]:
+    """Name the classes whose F1 falls by more than ``TOLERANCE``, for the end of a run."""
+    falls = [f"{name} {change:+.1f}" for name, change in changes.items() if change < -TOLERANCE]
+    return [f"warning: F1 on {where} falls: {', '.join(falls)}"] if falls else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from muse_pipeline.core.files import complete_file, read_json
+from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.data.windows import LabelledWindows
@@ -33,10 +34,15 @@ from muse_pipeline.methods.detector.method import DetectorTraining, Distillation
 from muse_pipeline.methods.detector.mixing import (
     N_SCORES,
     PATIENCE,
+    SHARES,
     Part,
     choose_share,
+    count_left,
     describe_choice,
+    describe_falls,
     describe_gains,
+    describe_kept,
+    find_kept,
     follow_labels,
     mix_weights,
     shorten,
@@ -58,6 +64,7 @@ from muse_pipeline.methods.detector.validation import (
     class_shift,
     compare_with_start,
     count_held,
+    find_unlabelled,
 )
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import (
@@ -70,7 +77,7 @@ from muse_pipeline.training.checkpoint import (
 from muse_pipeline.training.devices import is_first_process
 from muse_pipeline.training.loop import BestWeights, MetricsLog, Monitor
 from muse_pipeline.training.method import Schedule
-from muse_pipeline.training.pace import PACE, PaceStage
+from muse_pipeline.training.pace import TimeLimit
 from muse_pipeline.training.recipe import (
     RECIPES,
     Recipe,
@@ -139,6 +146,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         self._choice: dict[str, Any] | None = (
             None  # the result of ``choose_share``, by labels held out in turn
         )
+        self._kept: list[int] = []  # classes that labels do not change (``find_kept``)
+        self._limit: TimeLimit | None = None
 
     @property
     def is_mixed(self) -> bool:
@@ -175,6 +184,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         """
         if self.config.mixing is None and self.config.minutes is None:
             return super().run(options)
+        begin = time.monotonic()
         self.check()
         self.inputs().require_checkpoints()
         self.run_folder.require_own()
@@ -184,11 +194,10 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
                 " and mpp"
             )
         data = read_detector_data(self.config, self.start)
-        parts = (
-            split_images(data.images, self.config.mixing.folds)
-            if self.is_mixed and not data.held
-            else []
-        )
+        parts = split_images(data.images, self.config.mixing.folds) if self.is_mixed else []
+        left = count_left(parts, len(self.config.classes))
+        self._kept = find_kept(left) if self.config.distillation is not None else []
+        parts = [] if data.held else parts
         schedules = [
             self._schedule(images) for images in (*(images for images, _ in parts), data.images)
         ]
@@ -197,18 +206,40 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             parts and is_first_process()
         ):  # before the first training, so that wrong labels are noticed early
             self.folder.mkdir(parents=True, exist_ok=True)
-            data.describe(self.run_folder, options.log)
+            self._describe_labels(data, options.log)
+        if self._kept:
+            options.log(describe_kept(self._kept, left, self.config.class_names))
         if self.config.minutes is not None and options.devices * options.nodes == 1:
-            steps, folder = (
-                [schedule.steps for schedule in schedules],
-                stage_folder(self.folder, 0, "pace"),
-            )
-            stage = PaceStage(folder, self, self._data, steps, self.config.minutes, options)
-            pace = read_json(stage.run(options) / PACE)
-            options = dataclasses.replace(options, threads=pace["threads"])
-            schedules = [shorten(schedule, pace["share"]) for schedule in schedules]
-        self._use(data, self._hold_out(parts, schedules, options) if parts else schedules[-1])
+            self._limit = self._make_limit(parts, begin)
+        finish = partial(self._hold_out, parts) if parts else partial(self._fit, 1)
+        schedule, options = finish(schedules, options)
+        self._use(data, schedule)
         return super().run(options)
+
+    def _make_limit(self, parts: Sequence[Part], begin: float) -> TimeLimit:
+        """The time limit of a run that began at the monotonic time ``begin``."""
+        data, schedule, n_shares = self._data, self.config.schedule, 1 + len(SHARES)
+        pictures = [N_SCORES * min(len(held), N_IMAGES) + n_shares * len(held) for _, held in parts]
+        n_validations = -(-schedule.steps // schedule.validate_every)
+        at_end = 4 * min(len(data.images), N_IMAGES)  # two detectors, inside and outside regions
+        pictures.append(at_end + (n_validations + n_shares) * len(data.held))
+        image = sorted(data.images, key=lambda image: image.pixels.size)[len(data.images) // 2]
+        search = partial(self._scorer(data).find, image)
+        return TimeLimit(self, data, self.config.minutes, pictures, search, begin)
+
+    def _fit(
+        self, number: int, schedules: Sequence[Schedule], options: Options
+    ) -> tuple[Schedule, Options]:
+        """The schedule and the options of training ``number``, counted from 1, within the time
+        limit.
+        """
+        schedule = schedules[number - 1]
+        if self._limit is None:
+            return schedule, options
+        steps = [schedule.steps for schedule in schedules]
+        pace = self._limit.begin(number, steps, options)
+        threads = dataclasses.replace(options, threads=pace["threads"])
+        return shorten(schedule, pace["share"]), threads
 
     def _schedule(self, images: Sequence[LabelledImage]) -> Schedule:
         """The whole schedule for training on ``images``, also if the config is that of a shortened
@@ -229,37 +260,38 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
 
     def _hold_out(
         self, parts: Sequence[Part], schedules: Sequence[Schedule], options: Options
-    ) -> Schedule:
-        """Train without each part, and return the schedule of the training with all labels.
+    ) -> tuple[Schedule, Options]:
+        """Train without each part, and return schedule and options of the training with all labels.
 
         It is as long as the median of the trainings without a part, which end once their scores no
         longer rise.
         """
-        counts, ends = [], []
-        for number, ((images, held), schedule) in enumerate(
-            zip(parts, schedules[:-1], strict=True), 1
-        ):
-            own = dataclasses.replace(schedule, validate_every=-(-schedule.steps // N_SCORES))
-            config = dataclasses.replace(self.config, schedule=own, mixing=None, minutes=None)
+        counts, ends, names = [], [], self.config.class_names
+        for number, (images, held) in enumerate(parts, 1):
+            whole = schedules[number - 1]
+            schedule, own = self._fit(number, schedules, options)
+            schedule = dataclasses.replace(schedule, validate_every=-(-schedule.steps // N_SCORES))
+            config = dataclasses.replace(self.config, schedule=schedule, mixing=None, minutes=None)
             part = HeldOutStage(config, stage_folder(self.folder, number, "held-out"), "held-out")
             part._data = dataclasses.replace(self._data, config=config, images=images, held=held)
+            part._kept = self._kept
             options.log(
                 f"training {number} of {len(schedules)}, without"
                 f" {count_noun(len(held), 'held-out picture')}"
             )
-            meta = load_checkpoint(part.run(options)).meta
+            meta = load_checkpoint(part.run(own)).meta
             counts.append(np.array(meta["counts"]))
-            ends.append(meta["step"] / schedule.steps)
-            self._choice = choose_share(np.concatenate(counts, 1))
+            ends.append(meta["step"] / whole.steps)
+            self._choice = choose_share(np.concatenate(counts, 1), names, self._kept)
             options.log(describe_gains(self._choice))
         if not self._choice["share"]:
-            return shorten(schedules[-1], 0)  # of one step, because its weights are not kept
-        last = shorten(schedules[-1], median(ends))
-        options.log(
-            f"training {len(schedules)} of {len(schedules)}, with all labels, for {last.steps:,}"
-            " steps"
-        )
-        return last
+            # of one step, because its weights are not kept
+            return shorten(schedules[-1], 0), options
+        n = len(schedules)
+        schedules = [*schedules[:-1], shorten(schedules[-1], median(ends))]
+        last, options = self._fit(n, schedules, options)
+        options.log(f"training {n} of {n}, with all labels, for {last.steps:,} steps")
+        return last, options
 
     def read(self, log: Log) -> DetectorData:
         """Read the labelled images, unless they have been read already."""
@@ -269,11 +301,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         """Build the detector, with the weights of the checkpoint if there is one, and its
         teachers.
         """
-        config = self.config
-        network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
-        network.to(memory_format=torch.channels_last)  # saves a third of the time per step on a CPU
-        if self.start:
-            take_over(network, self.start)
+        config, network = self.config, self._network()
         weights = torch.from_numpy(class_weights(data.images, len(config.classes)))
         shift = None
         if self.is_mixed:
@@ -283,11 +311,27 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         if config.distillation is not None:
             teachers = [load_teacher(path, config) for path in find_teachers(config)]
             chosen = config.distillation.on(data.images)
-            distillation = DistillationTerm(chosen.share, teachers, chosen.where)
+            distillation = DistillationTerm(chosen.share, teachers, chosen.where, self._kept)
             distillation.to(memory_format=torch.channels_last)
         return DetectorTraining(
-            network, config.head, config.mpp, weights, distillation, config.backbone_rate, shift
+            network,
+            config.head,
+            config.mpp,
+            weights,
+            distillation,
+            config.backbone_rate,
+            shift,
+            self._kept,
         )
+
+    def _network(self) -> NucleusDetector:
+        """The detector, with the initial weights if there are any."""
+        config = self.config
+        network = NucleusDetector(config.backbone, config.head, len(config.classes), config.n_rays)
+        network.to(memory_format=torch.channels_last)  # saves a third of the time per step on a CPU
+        if self.start:
+            take_over(network, self.start)
+        return network
 
     def batches(self, data: DetectorData, device: torch.device) -> LabelledWindows:
         """Batches of augmented windows."""
@@ -297,7 +341,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         """Print and write a summary of the labels, and save pictures for checking the export."""
         keep_pictures(data.images, self.run_folder)
         if self._choice is None:
-            data.describe(self.run_folder, log)
+            self._describe_labels(data, log)
         origin = self.start.describe() if self.start else "random weights"
         if teachers := find_teachers(self.config):
             origin += f", with {count_noun(len(teachers), 'teacher')}"
@@ -308,6 +352,16 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
                 "validation scores will be too high: the initial weights were trained on"
                 f" {some_of(shared)}"
             )
+
+    def _describe_labels(self, data: DetectorData, log: Log) -> None:
+        data.describe(self.run_folder, log)
+        if self.start and self.start.is_whole:
+            for warning in find_unlabelled(data.images, self._scorer(data)):
+                log(f"warning: {warning}")
+
+    def _scorer(self, data: DetectorData) -> Scorer:
+        """Scorer of the initial weights."""
+        return Scorer(self._network(), data.config, data.reference)
 
     def monitors(self, data: DetectorData, method: DetectorTraining) -> Sequence[Monitor]:
         """Validation, if the config has `validation` sources."""
@@ -341,7 +395,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             )  # the card may have changed since
         choice = self._choice
         if self.is_mixed and data.held:
-            choice = choose_share(count_held(data, self.start, trained, data.held))
+            counts = count_held(data, self.start, trained, data.held)
+            choice = choose_share(counts, self.config.class_names, self._kept)
         if choice is None:
             return trained
         mixed = mix_weights(self.start.checkpoint, trained, choice["share"])
@@ -364,15 +419,19 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
             yield f"{SCORE} of the kept weights, from step {step:,}: {score:.1f}"
-        if choice := kept.meta.get("mixing"):
-            yield from describe_choice(
-                choice, "validation labels" if data.held else "labels held out in turn"
-            )
+        choice, where = kept.meta.get("mixing"), "labels held out in turn"
+        if choice:
+            where = "validation labels" if data.held else where
+            yield from describe_choice(choice, where)
             if not choice["share"]:
                 return
         if self.start and self.start.is_whole:
             load_detector_weights(method.trained(), kept, self.result)
             yield from compare_with_start(data, self.start, method.trained())
+        if choice:
+            names = [name for name in self.config.class_names if name in choice["scores"]]
+            changes = {name: choice["scores"][name]["difference"] for name in names}
+            yield from describe_falls(changes, where)
 
     def _describe(self, data: DetectorData) -> dict[str, Any]:
         config = self.config
@@ -384,6 +443,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         names = {image.name for image in data.images}
         return {
             **describe_detector(config, data.reference),
+            "organs": data.organs(self._kept),
             "origins": describe_origins(self.inputs().checkpoints, config, names),
             "appearance": appearance and dataclasses.asdict(appearance),
             **seen.extend(names, learnt, held),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from muse_pipeline.core.pictures import spread_evenly
+from muse_pipeline.core.text import count_noun
 from muse_pipeline.evaluation.detection import (
     RADIUS_UM,
     DetectionCounts,
@@ -25,7 +26,13 @@ from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.data import DetectorData
-from muse_pipeline.methods.detector.mixing import BLOCK_UM, SHARES, mix_weights, restrict
+from muse_pipeline.methods.detector.mixing import (
+    BLOCK_UM,
+    SHARES,
+    describe_falls,
+    mix_weights,
+    restrict,
+)
 from muse_pipeline.methods.detector.start import Start, load_trained
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
@@ -221,6 +228,25 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
     return torch.from_numpy(0.5 * np.log(shares / expected)).float().clamp(-1, 1)
 
 
+def find_unlabelled(images: Sequence[LabelledImage], scorer: Scorer) -> Iterator[str]:
+    """Yield a warning for each of some images in whose annotated area the initial detector finds
+    many more nuclei than are labelled.
+    """
+    for image in (images[index] for index in spread_evenly(len(images), N_IMAGES)):
+        if image.areas:
+            continue
+        column, row = scorer.find(image).xy.astype(int).T
+        n = len(row) if image.region is None else int(image.region[row, column].sum())
+        n_labelled = len(image.nuclei)
+        if n >= LEAST_FOUND and n_labelled < SHARE_LABELLED * n:
+            yield (
+                f"{image.name}: only {count_noun(n_labelled, 'nucleus is', 'nuclei are')} labelled,"
+                f" but {n:,} are found; unlabelled nuclei count as background, so label all, or"
+                " draw a smaller region"
+            )
+
+
+LEAST_FOUND, SHARE_LABELLED = 20, 0.3
 PRIOR_NUCLEI = (
     4000  # number of labelled nuclei that have the same weight as the initial detector's shares
 )
@@ -232,19 +258,20 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
     """Yield sentences that compare the initial and the trained detector, on labels and in the
     tissue around them.
     """
-    first, config, _ = load_trained(start.path)
-    first.to(next(network.parameters()).device)
-    before, now = Scorer(first, config, start.colour), Scorer(network, data.config, data.reference)
+    initial, config, _ = load_trained(start.path)
+    initial.to(next(network.parameters()).device)
+    before, now = (
+        Scorer(initial, config, start.colour),
+        Scorer(network, data.config, data.reference),
+    )
     labelled = [*_choose(data.held or data.images, config.mpp)]
     totals = [scorer.total(labelled) for scorer in (before, now)]
-    name = (
-        MEAN
-        if any(image.areas or (image.nuclei.label >= 0).any() for image in labelled)
-        else "detection"
+    first, last = (
+        scorer.scores(total) for scorer, total in zip((before, now), totals, strict=True)
     )
-    scores = [
-        scorer.scores(total)[name] for scorer, total in zip((before, now), totals, strict=True)
-    ]
+    counts = totals[0].values[1:, [0, 2]].sum(1)
+    classes = [name for name, n in zip(now.classes, counts, strict=True) if n]
+    name = MEAN if classes else "detection"
     old, new = (int(total.values[0, :2].sum()) for total in totals)
     n_true = int(totals[0].values[0, [0, 2]].sum())
     which = (
@@ -252,7 +279,8 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
         if data.held
         else "training labels, as there is no `validation`"
     )
-    yield f"{name} F1 on the {which}: {scores[0]:.1f} before, {scores[1]:.1f} now"
+    by_class = "".join(f"; {name} {first[name]:.1f} to {last[name]:.1f}" for name in classes)
+    yield f"{name} F1 on the {which}: {first[name]:.1f} before, {last[name]:.1f} now{by_class}"
     if n_true:
         yield (
             f"nuclei found on them: {old:,} before, {new:,} now ({new - old:+,}), of {n_true:,}"
@@ -264,6 +292,8 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
             f"outside the labelled regions: agrees with {start.path.name} on {agreement:.0f} % of"
             " nuclei"
         )
+    changes = {name: last[name] - first[name] for name in classes}
+    yield from describe_falls(changes, which.split(",", maxsplit=1)[0])
 
 
 def _choose(images: Sequence[LabelledImage], mpp: float) -> Iterator[LabelledImage]:

@@ -34,7 +34,7 @@ from muse_pipeline.methods.muse.validation import SCORE, PointSet, read_held, sc
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, seen_before
-from muse_pipeline.training.loop import IN_A_ROW, Alarm, BestWeights, Monitor
+from muse_pipeline.training.loop import GRACE, IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
 from muse_pipeline.training.run import Inputs, Log, plain_settings
@@ -151,7 +151,10 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
 
     def monitors(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
         """An alarm for collapse and, if labelled nuclei are held out, scores of the teacher."""
-        return (CollapseAlarm(self.config.schedule, self.folder), *self.validation(data, method))
+        config = self.config
+        warmup = max(GRACE, config.schedule.warmup, config.distillation.teacher_warmup)
+        alarm = CollapseAlarm(config.schedule, self.folder, warmup)
+        return (alarm, *self.validation(data, method))
 
     def validation(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
         """Scores of the backbone on held-out nuclei, if any; the best backbone is kept."""

@@ -19,7 +19,11 @@ from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.mixing import (
     SHARES,
     choose_share,
+    count_left,
     describe_choice,
+    describe_falls,
+    describe_kept,
+    find_kept,
     follow_labels,
     mix_weights,
     split_images,
@@ -110,6 +114,9 @@ def test_weights_are_averaged():
     )
 
 
+CLASSES = ("Dark", "Pale")
+
+
 def counts_of(*correct, n_blocks=40, n=20):
     """Counts for the start and each share; ``correct`` gives for each how many of ``n`` nuclei per
     block are right.
@@ -133,47 +140,90 @@ def counts_of(*correct, n_blocks=40, n=20):
     ],
 )
 def test_the_share_with_the_best_held_out_scores_is_kept(correct, share):
-    choice = choose_share(counts_of(*correct))
+    choice = choose_share(counts_of(*correct), CLASSES)
     assert choice["share"] == share and choice["n_blocks"] == 40
-    assert set(choice["scores"]) == {"detection", "mean class"}
+    assert [*choice["scores"]] == ["detection", "mean class", *CLASSES]
 
 
 def test_a_gain_within_its_error_is_not_kept():
     counts = counts_of(10, 10, 10, 10, 10)
     gain = np.random.default_rng(1).permutation(40) % 9 - 4  # -4 to 4 nuclei per block
     counts[1:, :, 0] += gain[:, None] * [1, -1, -1]
-    assert choose_share(counts)["share"] == 0.0
+    assert choose_share(counts, CLASSES)["share"] == 0.0
 
 
 def test_no_share_may_lower_one_score_for_the_other():
     counts = counts_of(10, 10, 10, 10, 10)
     counts[1:, :, 0] += [6, -6, -6]
     counts[1:, :, 1:, 0] -= 1
-    assert choose_share(counts)["share"] == 0.0
+    assert choose_share(counts, CLASSES)["share"] == 0.0
 
 
 def test_scores_of_areas_alone_are_of_classes():
     counts = counts_of(10, 11, 13, 15, 17)
     counts[:, :, 0] = 0
-    choice = choose_share(counts)
-    assert choice["share"] == 1.0 and set(choice["scores"]) == {"mean class"}
+    choice = choose_share(counts, CLASSES)
+    assert choice["share"] == 1.0 and [*choice["scores"]] == ["mean class", *CLASSES]
 
 
 def test_a_choice_is_described_with_its_interval():
-    kept, detection, classes = describe_choice(
-        choose_share(counts_of(10, 11, 13, 15, 17)), "held-out labels"
+    kept, detection, *classes = describe_choice(
+        choose_share(counts_of(10, 11, 13, 15, 17), CLASSES), "held-out labels"
     )
     assert kept == "100% of the change by training is kept, by held-out labels (40 blocks of 64 um)"
     pattern = (
         r"{} F1 on held-out labels: [\d.]+ before, [\d.]+ now \(\+[\d.]+, 95 % interval \+[\d.]+ to"
         r" \+[\d.]+\)"
     )
-    assert re.fullmatch(pattern.format("detection"), detection) and re.fullmatch(
-        pattern.format("mean class"), classes
-    )
-    assert describe_choice(choose_share(counts_of(10, 9, 8, 7, 6)), "x")[0].startswith(
-        "not enough labels: initial"
-    )
+    assert re.fullmatch(pattern.format("detection"), detection)
+    for name, sentence in zip(("mean class", *CLASSES), classes, strict=True):
+        assert re.fullmatch(pattern.format(name), sentence)
+    worse = choose_share(counts_of(10, 9, 8, 7, 6), CLASSES)
+    assert describe_choice(worse, "x")[0].startswith("not enough labels: initial")
+
+
+def test_a_class_that_falls_is_named_and_keeps_the_initial_weights():
+    """Dark gains more than Pale loses; but if labels do not judge Pale, the gain is kept."""
+    counts = counts_of(10, 12, 13, 14, 14)
+    counts[1:, :, 1] += [4, -4, -4]
+    counts[1:, :, 2] -= [3, -3, -3]
+    assert choose_share(counts, CLASSES)["share"] == 0.0
+    choice = choose_share(counts, CLASSES, kept=[1])
+    assert choice["share"] == 0.75 and choice["scores"]["Pale"]["difference"] < -5
+
+
+def test_classes_that_fall_are_named():
+    (sentence,) = describe_falls({"Dark": 2.0, "Pale": -4.54, "Other": -0.4}, "held-out labels")
+    assert sentence == "warning: F1 on held-out labels falls: Pale -4.5"
+    assert describe_falls({"Dark": 2.0}, "held-out labels") == []
+
+
+def with_classes(images, *labels):
+    """The images with ``labels`` of their nuclei: numbers of those of classes 0 and 1."""
+    return [
+        dataclasses.replace(
+            image,
+            nuclei=dataclasses.replace(image.nuclei[: sum(of)], label=np.repeat([0, 1], of)),
+        )
+        for image, of in zip(images, labels, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept"),
+    [
+        (((18, 18), (18, 18), (18, 18)), []),
+        (((18, 18), (36, 0), (36, 0)), [0, 1]),  # one class is learnt in contrast to another
+        (((18, 9), (18, 9), (18, 9)), [0, 1]),
+    ],
+)
+def test_few_labels_or_those_of_one_picture_do_not_change_a_class(folder, labels, kept):
+    images = with_classes(images_of(configured(folder)), *labels)
+    left = count_left(split_images(images, 3), 2)
+    assert find_kept(left) == kept
+    assert find_kept(np.array([400, 19, 20])) == [1]
+    sentence = describe_kept([1], np.array([400, 19, 20]), ("A", "B", "C"))
+    assert sentence.startswith("not learnt, but kept as in the initial weights: B (19); label more")
 
 
 def test_blocks_add_up_to_their_picture(folder, monkeypatch):
@@ -230,9 +280,9 @@ def run(config, folder):
 def test_a_run_keeps_the_share_that_was_chosen(folder, tmp_path, monkeypatch, share):
     counted = []
 
-    def choose(counts):
+    def choose(counts, *given):
         counted.append(counts)
-        return {**choose_share(counts), "share": share}
+        return {**choose_share(counts, *given), "share": share}
 
     monkeypatch.setattr(module, "choose_share", choose)
     config = configured(folder)
@@ -276,7 +326,7 @@ def test_the_last_training_ends_where_held_out_scores_no_longer_rise(folder, tmp
     scores = iter([*(5, 6, 9, 8, 9), *range(8)])
     monkeypatch.setattr(Scorer, "sum_up", lambda scorer, images: {SUM: next(scores)})
     monkeypatch.setattr(
-        module, "choose_share", lambda counts: {**choose_share(counts), "share": 0.5}
+        module, "choose_share", lambda *given: {**choose_share(*given), "share": 0.5}
     )
     checkpoint, output = run(configured(folder, "schedule.steps=8"), tmp_path)
     logs = (
@@ -300,7 +350,7 @@ def test_the_last_training_ends_where_held_out_scores_no_longer_rise(folder, tmp
 
 def test_a_run_that_keeps_the_initial_weights_trains_no_further(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        module, "choose_share", lambda counts: {**choose_share(counts), "share": 0.0}
+        module, "choose_share", lambda *given: {**choose_share(*given), "share": 0.0}
     )
     _, output = run(configured(folder, "schedule.steps=8"), tmp_path)
     assert steps_done(tmp_path / "resume.pt") == 1 and not any(

@@ -18,7 +18,7 @@ from experiments.common.training import load_muse_config, pretrain
 from muse_pipeline.core.errors import CheckpointError, CollapsedError, ConfigError, LabelError
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.methods.muse.data import read_pretrain_data
-from muse_pipeline.methods.muse.method import MusePretraining
+from muse_pipeline.methods.muse.method import MusePretraining, SelfDistillationSettings
 from muse_pipeline.methods.muse.run import CollapseAlarm, MuseStage, make_batches
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.weights import PREFIX
@@ -32,7 +32,7 @@ from muse_pipeline.training.checkpoint import (
     save_checkpoint,
 )
 from muse_pipeline.training.devices import share_batch_norms
-from muse_pipeline.training.loop import GRACE, IN_A_ROW, MetricsLog
+from muse_pipeline.training.loop import IN_A_ROW, MetricsLog
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import Options, source_files
 
@@ -346,7 +346,8 @@ def test_a_run_that_collapses_is_stopped(pictures, tmp_path, muse):
     )
     assert status == 2
     last = printed.splitlines()[-1]
-    stopped_at = round(GRACE * 40) + IN_A_ROW - 1
+    warmup = SelfDistillationSettings().teacher_warmup
+    stopped_at = round(warmup * 40) + IN_A_ROW - 1
     assert f"collapsed by step {stopped_at}: " in last and "balance: sinkhorn" in last
     assert len(rows(tmp_path / "run")) == stopped_at
     state = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)
