@@ -197,6 +197,9 @@ PAIRS = [  # one backbone per architecture; graphs do not depend on width and wi
     ("shallow_cnn", "dense"),
     ("vgg16_3_stages", "dense"),
     ("colour_cnn", "dense"),
+    ("efficientnet_lite0_16", "dense"),
+    ("efficientnet_lite1", "dense"),
+    ("efficientnet_lite2", "point"),
 ]
 
 
