@@ -49,18 +49,14 @@ class InvertedResidual(nn.Module):
         super().__init__()
         wide = expansion * in_channels
         if expansion > 1:
-            self._expand_conv, self._bn0 = (
-                nn.Conv2d(in_channels, wide, 1, bias=False),
-                BatchNorm(wide),
-            )
+            self._expand_conv = nn.Conv2d(in_channels, wide, 1, bias=False)
+            self._bn0 = BatchNorm(wide)
         self._depthwise_conv = nn.Conv2d(
             wide, wide, kernel, stride, kernel // 2, groups=wide, bias=False
         )
         self._bn1 = BatchNorm(wide)
-        self._project_conv, self._bn2 = (
-            nn.Conv2d(wide, out_channels, 1, bias=False),
-            BatchNorm(out_channels),
-        )
+        self._project_conv = nn.Conv2d(wide, out_channels, 1, bias=False)
+        self._bn2 = BatchNorm(out_channels)
         self.activation = nn.ReLU6(inplace=True)
         self.is_expanded, self.is_added = expansion > 1, stride == 1 and in_channels == out_channels
 
@@ -77,8 +73,8 @@ class LiteEncoder(nn.Module):
     """The stem and the blocks; the last block of each stride gives a map.
 
     Where the stride is 2, published weights were trained with one more row and column of zeros
-    after the picture than before it. Torch pads it the other way round, so this network, with mirrored
-    kernels, gives the mirrored maps of the mirrored picture.
+    after the picture than before it. Torch pads it the other way round, so this network, with
+    mirrored kernels, gives the mirrored maps of the mirrored picture.
     """
 
     def __init__(self, width: float, depth: float, last_stride_px: int):
