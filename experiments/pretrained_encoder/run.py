@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ from experiments.common.runs import by_arm_and_seed, run_arms, runs_of
 from experiments.common.sites import export_fold, score_site, split_sources
 from experiments.common.training import finetune
 from muse_pipeline.core.errors import MissingPackageError
-from muse_pipeline.evaluation.bootstrap import compare_scores, percentile_interval, resample_sums
+from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.training.run import Options
@@ -63,7 +63,7 @@ KINDS = {
     "lite1": Kind("efficientnet_lite1_16", 1),
     "lite2": Kind("efficientnet_lite2_16", 2),
 }
-STEPS = (500, 1900)
+STEPS, SEEDS = (500, 1900), (0, 1, 2)
 ARMS = [f"{kind}-{steps}-{site}" for steps in STEPS for kind in KINDS for site in SITES]
 MEASURES: dict[str, tuple[str, Callable]] = {  # the scored set, and a function of summed counts
     "site: detection F1": ("site", lambda counts: DetectionCounts(counts).f1[..., 0]),
@@ -125,32 +125,34 @@ def score(checkpoint: Path, site: str, data: Path, folder: Path) -> dict:
 
 
 def render(recorded: list[dict]) -> str:
-    """Scores of every arm, their means over sites, and their differences from "compact"."""
+    """Scores of every run, and differences of the runs of a network from those of "compact"."""
     runs = by_arm_and_seed(recorded)
-    header = f"{' | '.join(MEASURES)} |\n"
-    scores = [f"| steps | network | left out | seed | {header}{'|---' * (4 + len(MEASURES))}|"]
-    changes = [f"| steps | network | left out | runs | {header}{'|---' * (4 + len(MEASURES))}|"]
-    for steps in STEPS:
-        for name in KINDS:
-            keys = [(f"{name}-{steps}-{site}", seed) for site in SITES for seed in range(3)]
-            for arm, seed in (key for key in keys if key in runs):
-                cells = [render_score(runs[arm, seed], *measure) for measure in MEASURES.values()]
-                scores.append(f"| {steps} | {name} | {arm[-2:]} | {seed} | {' | '.join(cells)} |")
-            base = [(f"compact-{steps}-{arm[-2:]}", seed) for arm, seed in keys]
-            pairs = [pair for pair in zip(base, keys, strict=True) if runs.keys() >= {*pair}]
-            if pairs and name != "compact":
-                before, after = (
-                    pool([runs[key] for key in one]) for one in zip(*pairs, strict=True)
-                )
-                cells = [render_change(before, after, *measure) for measure in MEASURES.values()]
-                sites = ", ".join(dict.fromkeys(arm[-2:] for _, (arm, _) in pairs))
-                changes.append(
-                    f"| {steps} | {name} | {sites} | {len(pairs)} | {' | '.join(cells)} |"
-                )
+    columns = f"{' | '.join(MEASURES)} |\n{'|---' * (4 + len(MEASURES))}|"
+    scores = [f"| steps | network | left out | seed | {columns}"]
+    changes = [f"| steps | less compact | left out | runs | {columns}"]
+    for steps, name in product(STEPS, KINDS):
+        pairs = []
+        for site, seed in product(SITES, SEEDS):
+            key, base = ((f"{kind}-{steps}-{site}", seed) for kind in (name, "compact"))
+            if key in runs:
+                cells = [render_score(runs[key], *measure) for measure in MEASURES.values()]
+                scores.append(f"| {steps} | {name} | {site} | {seed} | {' | '.join(cells)} |")
+            if key != base and runs.keys() >= {key, base}:
+                pairs.append((site, runs[base], runs[key]))
+        if pairs:
+            sites, before, after = zip(*pairs, strict=True)
+            cells = [render_change(pool(before), pool(after), *one) for one in MEASURES.values()]
+            sites = ", ".join(dict.fromkeys(sites))
+            changes.append(f"| {steps} | {name} | {sites} | {len(pairs)} | {' | '.join(cells)} |")
     return "\n".join([*scores, "", *changes])
 
 
-def pool(runs: list[dict]) -> dict:
+def render_score(run: dict, part: str, measure: Callable) -> str:
+    """A score over all pictures of a set."""
+    return f"{measure(np.sum(run[part]['counts'], 0)):.1f}"
+
+
+def pool(runs: Sequence[dict]) -> dict:
     """One run with the pictures of all ``runs``."""
     parts = {part for part, _ in MEASURES.values()}
     return {
@@ -162,13 +164,6 @@ def pool(runs: list[dict]) -> dict:
     }
 
 
-def render_score(run: dict, part: str, measure: Callable) -> str:
-    """A score with its 95 % interval bootstrapped over patients."""
-    counts, patients = np.array(run[part]["counts"], float), run[part]["patients"]
-    low, high = percentile_interval(measure(resample_sums(counts, patients)), patients)
-    return f"{measure(counts.sum(0)):.1f} ({low:.1f} to {high:.1f})"
-
-
 def render_change(before: dict, after: dict, part: str, measure: Callable) -> str:
     """The difference of a measure with its 95 % interval bootstrapped over patients."""
     first, second = (np.array(run[part]["counts"], float) for run in (before, after))
@@ -178,4 +173,4 @@ def render_change(before: dict, after: dict, part: str, measure: Callable) -> st
 
 
 if __name__ == "__main__":
-    run_arms(__doc__, RUNS, ARMS, run_arm, render, reads_data=True)
+    run_arms(__doc__, RUNS, ARMS, run_arm, render, reads_data=True, seeds=SEEDS)
