@@ -25,7 +25,7 @@ from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.tissue.stain import fit_macenko
 
-QUANTISED = ("Conv", "Add", "Relu")
+QUANTISED = ("Conv", "Add", "Relu", "Clip")
 KEPT = ("Resize", "Transpose", "Reshape")  # operations that gain nothing from int8
 
 

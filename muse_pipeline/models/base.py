@@ -178,6 +178,10 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def complete(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add what a published file of the encoder lacks to ``weights``; return others as is."""
+        return weights
+
     def fix_size(self, height: int, width: int) -> None:
         """Prepare an export by fixing values that depend on the window's size (px); by default
         there are none.

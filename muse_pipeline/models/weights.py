@@ -110,7 +110,7 @@ def load_weights(
     equals the network's, as the MUSE authors' loader does; it is True for their files, False for
     files of this package.
     """
-    own = backbone.state_dict()
+    own, weights = backbone.state_dict(), backbone.complete(weights)
     if misfit := describe_misfit(weights, own):
         wanted = " or ".join(matching_backbones(own)) or type(backbone).__name__
         if names := matching_backbones(weights):

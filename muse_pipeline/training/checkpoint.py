@@ -24,6 +24,7 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import NucleusDetector, NucleusHead
+from muse_pipeline.models.efficientnet_lite import PUBLISHED_DATA, is_published
 from muse_pipeline.models.muse import PATCH_PX, square_grid
 from muse_pipeline.models.weights import (
     POSITIONS,
@@ -125,8 +126,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
-    """Read a checkpoint of this package, or the backbone of a released MUSE file, which has no
-    settings or images.
+    """Read a checkpoint of this package, or the backbone of a released MUSE or EfficientNet-Lite
+    file, which has no settings or images.
 
     ``trust_pickle`` unpickles all objects, not only tensors and plain values; this can run any
     code.
@@ -134,6 +135,10 @@ def read_weights(path: Path, trust_pickle: bool = False) -> Checkpoint:
     state = read_pickle(path, trust_pickle)
     if is_ours(state):
         return parse_checkpoint(state, path)
+    if is_published(state):
+        require_finite(state, path)
+        encoder = f"The encoder began with {path.name}, trained on {PUBLISHED_DATA}"
+        return Checkpoint(state, {}, {"kind": "encoder", "origins": {"encoder": encoder}})
     return Checkpoint(backbone_weights(state, path), {}, {"resample_positions": True})
 
 

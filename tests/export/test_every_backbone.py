@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -13,7 +14,7 @@ from muse_pipeline.export.cut import cut
 from muse_pipeline.export.onnx import trace
 from muse_pipeline.export.parity import COLOUR, compare
 from muse_pipeline.export.parity import TOLERANCES as EXPORT_TOLERANCES
-from muse_pipeline.export.quantise import halve
+from muse_pipeline.export.quantise import CalibrationWindow, halve, quantise
 from muse_pipeline.inference.card import ModelCard, NucleusClass
 from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
 from muse_pipeline.models import BACKBONES, HEADS
@@ -90,7 +91,6 @@ def export_and_compare(
     ``plant`` can put a mistake into the network before the export.
     """
     import cv2
-    import numpy as np
     import onnxruntime
 
     path = sorted((shared_data / "brca-m2c" / "images").glob("*.png"))[0]
@@ -129,20 +129,24 @@ def export_and_compare(
 def require_backbone(
     model: onnx.ModelProto, detector: NucleusDetector, pixels: torch.Tensor
 ) -> None:
-    """Require that the graph, cut after the densities, gives the map that the head reads."""
-    import numpy as np
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(
-        cut(model).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    density = np.log((pixels.numpy() + np.float32(1)) / 256)
-    (found,) = session.run(["dense"], {"density": density, "colour": COLOUR})
+    """Require that the cut graph gives the map that the head reads."""
+    found = dense_map(model, pixels.numpy())
     expected = detector.backbone.lattice.at_cells(
         detector.features(pixels, torch.from_numpy(COLOUR))
     ).numpy()
     assert found.shape == expected.shape
     assert abs(found - expected).max() <= 1e-3 * abs(expected).max()
+
+
+def dense_map(model: onnx.ModelProto, pixels: np.ndarray) -> np.ndarray:
+    """The map that the head reads, from the graph cut after the densities."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        cut(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    density = np.log((pixels + np.float32(1)) / 256)
+    return session.run(["dense"], {"density": density, "colour": COLOUR})[0]
 
 
 def card_of(detector: NucleusDetector, window_px: int, precision: str) -> ModelCard:
@@ -197,6 +201,9 @@ PAIRS = [  # one backbone per architecture; graphs do not depend on width and wi
     ("shallow_cnn", "dense"),
     ("vgg16_3_stages", "dense"),
     ("colour_cnn", "dense"),
+    ("efficientnet_lite0_16", "dense"),
+    ("efficientnet_lite1", "dense"),
+    ("efficientnet_lite2", "point"),
 ]
 
 
@@ -215,6 +222,24 @@ def test_every_architecture_with_either_head(backbone, head, shared_data):
     require_the_same(parity)
     if backbone.startswith("muse_compact"):
         assert resizes(model) == {(b"linear", b"half_pixel")}
+
+
+@pytest.mark.slow
+def test_efficientnet_lite_in_eight_bit_integers():
+    """Convolutions and their ReLU6 are integers; the map that the head reads hardly changes."""
+    detector = build("efficientnet_lite0_16", "dense")
+    graph = DetectionGraph(detector, THRESHOLD, 400, embed=True).eval()
+    model = trace(graph, card_of(detector, 96, "fp32"))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 96, 96), np.uint8)
+    expected = dense_map(model, pixels)  # before the next line, which moves the model's weights
+    small = quantise(model, [CalibrationWindow(pixels, COLOUR)], "efficientnet_lite0_16")
+    weights = {tensor.name for tensor in small.graph.initializer}
+    makers = {output: node.op_type for node in small.graph.node for output in node.output}
+    inputs = {(node.op_type, name) for node in small.graph.node for name in node.input}
+    assert not any(("Conv", name) in inputs for name in weights)
+    assert "Conv" not in {makers.get(name) for kind, name in inputs if kind == "Clip"}
+    found = dense_map(small, pixels)
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.99
 
 
 @pytest.mark.slow

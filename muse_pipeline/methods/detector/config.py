@@ -100,9 +100,9 @@ class DetectorConfig(ModelSettings):
         classes: classes, in order.
         sources: labelled images.
         schedule: length and learning rate.
-        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name
-            of a built-in model; random if not given. Its head is loaded too if its kind, classes,
-            rays and um per pixel match.
+        checkpoint: initial weights: a checkpoint of this package, a released MUSE or
+            EfficientNet-Lite file, or the name of a built-in model; random if not given. Its head
+            is loaded too if its kind, classes, rays and um per pixel match.
         trust_pickle: whether a checkpoint that contains more than plain tensors may run code while
             it is read.
         validation: labelled images of other patients; the run keeps the weights that score best on

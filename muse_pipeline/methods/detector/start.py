@@ -53,11 +53,14 @@ def describe_origins(
     of its model.
 
     Files without a detector, and detectors that were trained only on the run's own ``images``, are
-    omitted.
+    omitted, except for the published encoder that they began with.
     """
-    texts: dict[str, list[str]] = {"training_data": [], "limits": []}
+    texts: dict[str, list[str]] = {"training_data": [], "limits": [], "encoder": []}
     for path in dict.fromkeys(paths):
         checkpoint = read_weights(path, config.trust_pickle)
+        encoder = checkpoint.meta.get("origins", {}).get("encoder", "")
+        if encoder not in texts["encoder"]:
+            texts["encoder"].append(encoder)
         if not _holds_detector(checkpoint) or checkpoint.seen.images <= set(images):
             continue
         origin = parse_config(checkpoint.meta["config"], DetectorConfig, str(path))
@@ -80,9 +83,10 @@ def complete_texts(config: DetectorConfig, meta: Mapping[str, Any]) -> dict[str,
     ``describe_origins``.
     """
     origins = meta.get("origins", {})
-    limits = origins.get("limits", "")
+    limits, data = origins.get("limits", ""), origins.get("training_data", "")
+    encoder = origins.get("encoder", "")
     return {
-        "training_data": join_sentences(config.credits, origins.get("training_data", "")),
+        "training_data": join_sentences(config.credits, data, "" if encoder in data else encoder),
         "limits": limits if config.limits in limits else join_sentences(config.limits, limits),
     }
 

@@ -27,8 +27,8 @@ class MuseConfig:
         schedule: length and learning rate.
         held: labelled images of other patients, for evaluation. If each source here has a
             ``class_map``, the backbone is scored on them every ``schedule.validate_every`` steps.
-        checkpoint: initial weights: a checkpoint of this package, a released MUSE file, or the name
-            of a built-in model; random if not given.
+        checkpoint: initial weights: a checkpoint of this package, a released MUSE or
+            EfficientNet-Lite file, or the name of a built-in model; random if not given.
         trust_pickle: whether a checkpoint that contains more than plain tensors may run code while
             it is read.
         views: size, scale and number of the views.

@@ -324,6 +324,7 @@ def test_the_card_keeps_data_and_limits_of_the_start(folder, tmp_path):
     assert describe_origins([compact], config, load_checkpoint(compact).seen.images) == {
         "training_data": "",
         "limits": "",
+        "encoder": "",
     }
 
 
