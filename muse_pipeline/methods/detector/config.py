@@ -115,8 +115,8 @@ class DetectorConfig(ModelSettings):
         mixing: average of the trained weights and those of ``checkpoint``, in a proportion chosen
             on held-out labels; used only if the head is loaded too. Steps and learning rate then
             depend on the number of labelled nuclei.
-        minutes: longest duration of all trainings of a single process, each of which is shortened if
-            needed to keep it.
+        minutes: longest duration of all trainings of a single process, each of which is shortened
+            if needed to keep it.
         batch: windows per batch and device.
         backbone_rate: learning rate of the backbone, relative to the schedule's.
         seed: seed of weights and windows.
