@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -85,7 +84,6 @@ def measure(slide: Path, tree: Path, model: str, features: str, threads: int) ->
             "--threads",
             str(threads),
             "--no-viewer",
-            "--profile",
         ]
         command = [
             sys.executable,
@@ -99,19 +97,16 @@ def measure(slide: Path, tree: Path, model: str, features: str, threads: int) ->
         ]
         environment = {**os.environ, "PYTHONPATH": str(tree)}
         started, used = time.monotonic(), children_seconds()
-        ended = subprocess.run(
-            command, cwd=results, env=environment, check=True, capture_output=True, text=True
-        )
+        subprocess.run(command, cwd=results, env=environment, check=True, capture_output=True)
         seconds, processor_seconds = time.monotonic() - started, children_seconds() - used
         (mask,) = Path(results).glob("*/tissue.npz")
         area = TissueMask.load(mask).area_mm2
-    steps = re.findall(r"^(?!all)(\w+) +([\d.]+) s +([\d.]+) s", ended.stdout, re.MULTILINE)
-    by_step = {}
-    for name, by_clock, of_processor in steps:
-        by_step |= {
-            f"{name}_seconds": float(by_clock),
-            f"{name}_processor_seconds": float(of_processor),
-        }
+        ledgers = [json.loads(path.read_text()) for path in Path(results).glob("*/ledger/*.json")]
+    by_step = {
+        f"{ledger['step']}_{unit}": ledger[unit]
+        for ledger in ledgers
+        for unit in ("seconds", "processor_seconds")
+    }
     return {
         "tissue_mm2": area,
         "seconds": seconds,

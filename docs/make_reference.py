@@ -51,7 +51,7 @@ of a verb in `muse help VERB`.
 PROPOSERS_HEAD = """
 ## Settings of proposers
 
-`proposals: {method: NAME, ...}` in the workflow's config, or `muse propose --settings`:
+`proposals: {method: NAME, ...}` in the workflow's config, or `muse step propose --settings`:
 [label-free.md](guide/label-free.md)."""
 
 

@@ -86,7 +86,7 @@ def find_tissue(
     *,
     mpp: float | None = None,
 ) -> Tissue:
-    """Find the tissue of a slide and measure its stains, as `muse tissue` does.
+    """Find the tissue of a slide and measure its stains, as `muse step tissue` does.
 
     A slide without tissue gives an empty mask.
 
@@ -176,7 +176,7 @@ def find_nuclei(
 
 
 def _search_tissue(slide: SlideImage, roi: BaseGeometry | Path | str | None = None) -> Tissue:
-    """Find the tissue and measure its stains, as `muse tissue` does."""
+    """Find the tissue and measure its stains, as `muse step tissue` does."""
     area, roi_file = (None, None) if roi is None else _read_roi(roi, slide.info)
     with _opencv_threads_restored():
         search_result = search.find_tissue(slide, slide.info, area)

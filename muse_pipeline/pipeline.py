@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 
 from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.cohort.ledgers import record_step
-from muse_pipeline.cohort.records import Job
+from muse_pipeline.cohort.records import Job, Records
+from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.files import remove
 from muse_pipeline.core.process import return_large_arrays
 from muse_pipeline.outputs.artefacts import can_judge_focus, subtracted
 from muse_pipeline.outputs.base import FinishedSlide, Output, file_patterns, list_outputs
 from muse_pipeline.plan import Plan
+from muse_pipeline.settings import RunSettings, read_run_config
 from muse_pipeline.steps import Pixels, detect, fetch, inspect, regions, stitch, tile, tissue
 
 if TYPE_CHECKING:
-    from muse_pipeline.cohort.sheet import SheetRow
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
-    from muse_pipeline.settings import RunSettings
 
 Begin = Callable[
     [str], None
@@ -64,7 +64,7 @@ def plan_slides(rows: Sequence[SheetRow], models: Models, settings: RunSettings)
 
 
 def run_slide(
-    row: SheetRow, plan: Plan, models: Models, settings: RunSettings, begin: Begin = str
+    row: SheetRow, records: Records, models: Models, settings: RunSettings, begin: Begin = str
 ) -> list[Job]:
     """Run the jobs of a slide that are not current, write a ledger for each step, and return these
     jobs.
@@ -72,52 +72,122 @@ def run_slide(
     If mapping regions fails, the slide gets its nuclei but no regions, and ``regions.json`` states
     the reason.
     """
-    files = SlideFiles(Path(plan.folder(row.slide_id)))
+    files = SlideFiles(records.folder)
     slide = FinishedSlide(files, settings, row.patient, models.embedder, settings.threads)
-    outdated = plan.records(row.slide_id).begin()
+    run = SlideRun(row, slide, models, begin)
+    outdated = records.begin()
     for job in outdated:
-        _run_job(job.name, row, slide, models, begin)
+        getattr(run, job.rule)(**job.wildcards)
     for name in (name for job in outdated for name in job.temporary):
         remove(files.folder / name)
     return outdated
 
 
-def _run_job(name: str, row: SheetRow, slide: FinishedSlide, models: Models, begin: Begin) -> None:
-    from muse_pipeline.slides.remote import is_url
+def image(
+    slide: Path,
+    slide_id: str,
+    output: Path,
+    mpp: float | None = None,
+    source: str | None = None,
+    roi: Path | None = None,
+    config: Path | None = None,
+    threads: int = 1,
+) -> None:
+    """Read a slide's header, find its tissue and write its image: the steps `inspect`, `tissue` and
+    `tile`.
 
-    files, threads, mpp, is_remote = (
-        slide.files,
-        slide.threads,
-        models.predictor.card.mpp,
-        is_url(row.path),
-    )
-    shards = [files.shard(shard) for shard in shard_names(row.shards or slide.settings["shards"])]
-    areas = row.regions and Path(row.regions)
-    if slide.settings["regions"] and not areas:
-        areas = files.folder
-    if name == "image":
-        if is_remote:
-            with _step(files, "fetch", begin):
-                fetch(row.path, files.fetched)
-        make_image(
-            files.fetched if is_remote else Path(row.path), row, files, mpp, slide.settings, begin
-        )
-    elif name.startswith("detect-"):
-        shard = name.removeprefix("detect-")
-        with _step(files, "detect", begin, name) as warnings:
-            given = models.predictor, files.colour, shard, files.shard(shard), threads, row.stain
-            warnings.extend(detect(files.store(mpp), *given))
-    elif name == "regions":
+    Args:
+        slide: the slide, or a folder written by `fetch`.
+        slide_id: name in the cohort.
+        output: results of the slide, RESULTS/<slide_id>.
+        mpp: um per level-0 pixel, instead of the file's.
+        source: URL from which the slide must have been fetched.
+        roi: analyse only these areas, drawn in QuPath (GeoJSON).
+        config: config of the run (YAML).
+        threads: processor threads.
+    """
+    settings = RunSettings(read_run_config(config), threads)
+    row = SheetRow(slide_id, source or str(slide), mpp, roi=roi and str(roi))
+    make_image(slide, row, SlideFiles(output), settings.mpp, settings)
+
+
+def nuclei(
+    shards: Sequence[Path],
+    output: Path,
+    regions: Path | None = None,
+    config: Path | None = None,
+    patient: str | None = None,
+    embedder: Embedder | None = None,
+    threads: int = 1,
+) -> None:
+    """Join a slide's shards and write all outputs from its nuclei: `stitch`, `geojson`, `overlay`
+    and others.
+
+    Args:
+        shards: all shards of the slide.
+        output: results of the slide, RESULTS/<slide_id>.
+        regions: see `muse step stitch`.
+        config: config of the run (YAML).
+        patient: patient of the slide (default: from the name of the slide).
+        embedder: model whose features of every nucleus are written.
+        threads: processor threads.
+    """
+    settings = RunSettings(read_run_config(config), threads)
+    slide = FinishedSlide(SlideFiles(output), settings, patient, embedder, threads)
+    make_nuclei(shards, slide, regions)
+
+
+@dataclass(frozen=True)
+class SlideRun:
+    """A slide that is run; a method for each job is called like its rule of the workflow."""
+
+    row: SheetRow
+    slide: FinishedSlide
+    models: Models
+    begin: Begin
+
+    @property
+    def _store(self) -> Path:
+        return self.slide.files.store(self.models.predictor.card.mpp)
+
+    @property
+    def _shards(self) -> list[Path]:
+        names = shard_names(self.row.shards or self.slide.settings["shards"])
+        return [self.slide.files.shard(name) for name in names]
+
+    def image(self) -> None:
+        """Fetch the slide if it is at a URL, and write its image."""
+        from muse_pipeline.slides.remote import is_url
+
+        row, files, path = self.row, self.slide.files, Path(self.row.path)
+        if is_url(row.path):
+            path = files.fetched
+            with _step(files, "fetch", self.begin):
+                fetch(row.path, path)
+        mpp = self.models.predictor.card.mpp
+        make_image(path, row, files, mpp, self.slide.settings, self.begin)
+
+    def detect(self, shard: str) -> None:
+        """Find the nuclei of one shard."""
+        files = self.slide.files
+        given = self.models.predictor, files.colour, files.shard(shard), shard
+        with _step(files, "detect", self.begin, f"detect-{shard}") as warnings:
+            warnings.extend(detect(self._store, *given, self.slide.threads, self.row.stain))
+
+    def regions(self) -> None:
+        """Map the tissue regions, or record why that failed."""
+        files, mapper = self.slide.files, self.models.regions
+        source = (lambda: mapper) if mapper else self._shards
         # ``_step`` exits first, so the error is in its ledger before ``suppress`` discards it.
-        with suppress(Exception), _step(files, name, begin) as warnings:
-            source = (lambda: models.regions) if models.regions else shards
-            regions(files.store(mpp), source, files.info, files.colour, areas, threads, warnings)
-    elif name == "nuclei":
-        make_nuclei(shards, slide, areas, begin)
-    else:
-        write_outputs(
-            slide, [output for output in list_outputs(slide.settings) if output.job == name], begin
-        )
+        with suppress(Exception), _step(files, "regions", self.begin) as warnings:
+            given = self._store, source, files.info, files.colour, files.folder
+            regions(*given, self.slide.threads, warnings)
+
+    def nuclei(self) -> None:
+        """Join the shards, and write all outputs."""
+        drawn, slide = self.row.regions, self.slide
+        mapped = slide.files.folder if slide.settings["regions"] else None
+        make_nuclei(self._shards, slide, Path(drawn) if drawn else mapped, self.begin)
 
 
 def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin = str) -> None:
@@ -154,7 +224,7 @@ def make_image(
         inspect(slide, row.slide_id, row.mpp, source, files.info)
     with _step(files, "tissue", begin):
         outputs = files.mask, files.picture, files.outline, files.colour
-        tissue(slide, files.info, roi, *outputs, settings["third_stain"])
+        tissue(slide, files.info, *outputs, roi, settings["third_stain"])
     with _step(files, "tile", begin, f"tile-{store_name(mpp)}") as warnings:
         limits = settings.threads, settings.max_corrupt
         warnings.extend(tile(slide, files.info, files.mask, files.store(mpp), mpp, *limits))
@@ -179,7 +249,7 @@ def make_nuclei(
         warnings.extend(
             stitch(shards, *results, slide.threads, regions, pixels, settings["intensities"])
         )
-    outputs = [output for output in list_outputs(settings, "nuclei") if output.step != "stitch"]
+    outputs = [output for output in list_outputs(settings) if output.step != "stitch"]
     write_outputs(slide, outputs, begin)
 
 

@@ -53,7 +53,7 @@ class Plan:
     ]  # rows of the resolved sheet, with ``shards``, keyed by slide_id
     model: Mapping[str, Any] = field(
         default_factory=dict
-    )  # description of the model from `muse model`
+    )  # description of the model from `muse step model`
     # settings of the pretraining run that the model starts from, or {}
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     is_trained: bool = False  # True if the model is trained by this run
@@ -107,15 +107,6 @@ class Plan:
         pixels = sorted(path.with_suffix("").glob("*")) if path.suffix.lower() == ".mrxs" else []
         return state_of_files([path, *pixels])
 
-    @property
-    def embeddings(self) -> list[str]:
-        """Name of the file of the model's features; empty unless the config requests it."""
-        return (
-            [SlideFiles(Path()).embeddings(self.model["name"]).name]
-            if self.config["embedding"]
-            else []
-        )
-
     def image_settings(self, slide: str) -> dict[str, Any]:
         """All settings that affect the image of a slide."""
         row = self.row(slide)
@@ -126,9 +117,7 @@ class Plan:
             "roi": version_of_file(row.get("roi")),
             "image mpp": self.config["mpp"],
             "max_corrupt": self.config["max_corrupt"],
-            "third_stain": (
-                self.config["third_stain"] or None
-            ),  # None, as in records of versions without this setting
+            "third_stain": self.config["third_stain"],
         }
 
     def detection_settings(self, slide: str) -> dict[str, Any]:
@@ -154,12 +143,14 @@ class Plan:
         no shards, and Snakemake does not recreate missing inputs of a file that it considers up to
         date.
         """
-        drawn = self.row(slide).get("regions")
+        row = self.row(slide)
+        columns = {column for output in self.outputs for column in output.columns}
         return {
             **self.image_settings(slide),
             **self.detection_settings(slide),
-            "shards": self.row(slide)["shards"],
-            "regions": version_of_file(drawn or self.config["regions"]),
+            "shards": row["shards"],
+            "regions": version_of_file(row.get("regions") or self.config["regions"]),
+            **{column: row.get(column) for column in sorted(columns)},
             **{
                 name: self.config[name]
                 for name, setting in self.settings.items()
@@ -221,7 +212,8 @@ class Plan:
             "image", image, writes=written, steps=steps, removes=[*written, SlideFiles.fetched]
         )
         for store, codec in self.other_stores(slide).items():
-            yield Job(f"tile-{store}", {**image, "codec": codec}, header, [store])
+            settings = {**image, "codec": codec}
+            yield Job("tile", settings, header, [store], wildcards={"store": store})
         if slide in self.pretraining_data.get("partners", ()):
             store = f"partner/{store_name(self.pretraining_data['mpp'])}"
             yield Job(
@@ -234,7 +226,11 @@ class Plan:
             yield from self._proposals_jobs(slide, header, pixels, shards)
         for name in shards:
             yield Job(
-                f"detect-{name}", self.detection_settings(slide), pixels, [f"shards/{name}.parquet"]
+                "detect",
+                self.detection_settings(slide),
+                pixels,
+                [f"shards/{name}.parquet"],
+                wildcards={"shard": name},
             )
         if self.is_mapped(slide):
             of_nuclei = [f"shards/{name}.parquet" for name in shards] if self.maps_nuclei else []
@@ -248,11 +244,9 @@ class Plan:
                 [*header, *pixels, *of_nuclei],
                 [SlideFiles.regions],
                 removes=REGIONS,
+                outcome=SlideFiles.regions,
             )
         yield self._nuclei_job(slide, header, pixels, shards)
-        for output in self._requested:
-            if output.job != "nuclei":
-                yield self._output_job(slide, output)
 
     def is_mapped(self, slide: str) -> bool:
         """True if a job maps the tissue regions of a slide, for which the sheet names no areas."""
@@ -266,12 +260,13 @@ class Plan:
             [f"proposals/{name}.parquet" for name in shards],
         )
         for name, file in zip(shards, files, strict=True):
-            yield Job(f"propose-{name}", settings, [*pixels, SlideFiles.info], [file])
+            read = [*pixels, SlideFiles.info]
+            yield Job("propose", settings, read, [file], wildcards={"shard": name})
         table, removed = SlideFiles.proposals, [f"proposals.{kind}" for kind in TABLE_FILES]
-        yield Job("stitch-proposals", settings, [*files, *header], [table], removes=removed)
+        yield Job("stitch_proposals", settings, [*files, *header], [table], removes=removed)
         written = [SlideFiles.proposals_geojson, SlideFiles.proposals_provenance]
         yield Job(
-            "geojson-proposals", {"frame": self.config["frame"]}, [table, SlideFiles.info], written
+            "geojson_proposals", {"frame": self.config["frame"]}, [table, SlideFiles.info], written
         )
 
     def _nuclei_job(
@@ -280,60 +275,33 @@ class Plan:
         read = [*header, *(f"shards/{name}.parquet" for name in shards)]
         read += pixels if self.reads_pixels else [self.store]
         read += [SlideFiles.regions] if self.is_mapped(slide) else []
-        written = [NUCLEI, *self._paths(self.written_with_nuclei)]
-        steps = ["stitch", *(output.step for output in self.written_with_nuclei)]
+        written = [NUCLEI, *(name.rstrip("/") for name in self.output_names)]
+        steps = ["stitch", *(output.step for output in self.outputs)]
         removed = [*(f"nuclei.{kind}" for kind in TABLE_FILES), *file_patterns()]
         return Job(
             "nuclei", self.nuclei_settings(slide), read, written, steps=steps, removes=removed
         )
 
-    def _output_job(self, slide: str, output: Output) -> Job:
-        """The job of an output that is not written with the nuclei."""
-        is_embedding = output.job == "embed"
-        of_scverse = {"patient": self.row(slide).get("patient"), "embeddings": self.embeddings}
-        settings = self.detection_settings(slide) if is_embedding else of_scverse
-        read = [
-            NUCLEI,
-            *(self.store for needed in (is_embedding, output.job == "spatialdata") if needed),
-        ]
-        read += [] if is_embedding else self.embeddings
-        removed = output.removed_patterns()
-        return Job(
-            output.job, settings, read, self._paths([output]), steps=[output.step], removes=removed
-        )
-
     def unrequested_jobs(self, slide: str) -> list[Job]:
-        """Jobs that are not requested, with those of their settings that come from the sheet."""
-        others = [
-            output
-            for output in list_outputs()
-            if output.job != "nuclei" and output not in self._requested
-        ]
-        sheet = {"patient": self.row(slide).get("patient")}
-        jobs = [replace(self._output_job(slide, output), settings=sheet) for output in others]
+        """Jobs that are not requested, with settings that differ from those of any request."""
         unmapped = Job("regions", {"regions": None}, removes=REGIONS)
-        return jobs if self.is_mapped(slide) else [*jobs, unmapped]
+        return [] if self.is_mapped(slide) else [unmapped]
 
     @cached_property
-    def _requested(self) -> list[Output]:
+    def outputs(self) -> list[Output]:
+        """The outputs that the config requests."""
         return list_outputs(self.config)
 
-    @cached_property
-    def written_with_nuclei(self) -> list[Output]:
-        """The outputs that the job `nuclei` writes."""
-        return [output for output in self._requested if output.job == "nuclei"]
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the files of the outputs in a slide's folder; names of folders end in "/"."""
+        model = self.model["name"]
+        return [name for output in self.outputs for name in output.file_names(model)]
 
     @property
     def reads_pixels(self) -> bool:
         """True if the job `nuclei` measures the image."""
         return self.config["features"] != "none" or bool(self.config["quality"])
-
-    def names(self, outputs: Iterable[Output]) -> list[str]:
-        """Names of the files of outputs in a slide's folder; names of folders end in "/"."""
-        return [name for output in outputs for name in output.file_names(self.model["name"])]
-
-    def _paths(self, outputs: Iterable[Output]) -> list[str]:
-        return [name.rstrip("/") for name in self.names(outputs)]
 
     def other_stores(self, slide: str) -> dict[str, str]:
         """The codec of every image of the slide in addition to ``store``, keyed by the image's

@@ -7,11 +7,13 @@ command-line parser import this module.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.settings import explain_schema_error
+from muse_pipeline.core.config import read_settings
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.setting import Setting, schema_of
 from muse_pipeline.core.types import DOUBTS, FEATURE_SETS, FROM_NUCLEI, MODEL_OF_MODE, PROVIDERS
@@ -229,17 +231,19 @@ def list_run_settings() -> list[Setting]:
     """The settings that are options of ``muse run``."""
     of_name = list_settings()
     outputs = [setting for output in list_outputs() for setting in output.all_settings()]
-    names = (
-        "mode",
-        "model",
-        "provider",
-        "features",
-        "third_stain",
-        "max_corrupt",
-        "shards",
-        "keep_stores",
-    )
-    return [*map(of_name.__getitem__, names), *outputs]
+    typed = [setting for setting in outputs if not setting.in_file_only]
+    return [*map(of_name.__getitem__, ("mode", "model", "provider", "features")), *typed]
+
+
+def read_run_config(path: Path | None, of_workflow: Collection[str] = ()) -> dict[str, Any]:
+    """Read a config for a run without the workflow; the settings ``of_workflow`` must have their
+    defaults. Without a file, all settings have their defaults.
+    """
+    config = complete_config(read_settings(path)) if path else {}
+    for name in of_workflow:
+        if config.get(name):
+            raise ConfigError(f"{path}: only the workflow has the setting {name}; leave it out")
+    return config
 
 
 class RunSettings(Mapping[str, Any]):

@@ -1,5 +1,5 @@
-"""The steps of a slide: each is a function that reads and writes files, called by the verb of the
-same name.
+"""The steps of a slide: each is a function that reads and writes files, called by `muse step NAME`,
+whose options are the parameters of the function.
 
 A step imports its libraries when it is called, because importing those of all steps takes longer
 than running one step on a small slide.
@@ -16,6 +16,8 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.core.types import INTENSITIES_OD, LEFT_OUT
 
+Written = Path  # a path that a step writes
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -27,16 +29,34 @@ if TYPE_CHECKING:
     from muse_pipeline.inference.encoder import TileEncoder
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
     from muse_pipeline.nuclei.table import Nuclei
-    from muse_pipeline.slides.remote import SlideUrl
     from muse_pipeline.store.store import Store
     from muse_pipeline.tissue.find import FoundTissue
     from muse_pipeline.tissue.mask import TissueMask
 
 
-def fetch(url: SlideUrl, output: Path) -> None:
-    """Copy the slide at ``url`` to the folder ``output``."""
-    from muse_pipeline.slides.remote import fetch_slide
+def fetch(url: str, output: Written, slide_id: str | None = None) -> None:
+    """Copy a slide from its URL to a folder, which later steps accept as the slide.
 
+    Credentials in a URL (user:password@, a signed query) are neither written nor printed.
+
+    Args:
+        url: URL of the slide, or a sheet that contains it.
+        output: folder for the copy.
+        slide_id: slide of the sheet.
+    """
+    from muse_pipeline.cohort.sheet import read_row
+    from muse_pipeline.core.errors import SlideError
+    from muse_pipeline.slides.remote import SlideUrl, fetch_slide, is_url
+
+    if not is_url(url):
+        if slide_id is None:
+            raise SlideError(f"{url}: is not a URL; give a URL, or a sheet and --slide-id")
+        url = read_row(url, slide_id).path
+        if not is_url(url):
+            raise SlideError(
+                f"{url}: is a local file, so there is nothing to fetch for '{slide_id}'"
+            )
+    url = url if isinstance(url, SlideUrl) else SlideUrl(url)
     n_bytes = fetch_slide(url, output)
     print(f"{url}: {n_bytes:,} bytes")
 
@@ -73,18 +93,26 @@ _last_with_roi: dict[tuple[str, tuple[float, float], str], FoundTissue] = {}
 def tissue(
     slide: Path,
     info: Path,
-    roi: Path | None,
-    mask: Path,
-    picture: Path,
-    outline: Path,
-    colour: Path,
+    mask: Written,
+    picture: Written,
+    outline: Written,
+    colour: Written,
+    roi: Path | None = None,
     third_stain: bool = False,
 ) -> None:
-    """Find the tissue of a slide, within the annotations in ``roi`` if given, and measure its
-    stains.
+    """Find the tissue of a slide, its outline for QuPath and its stains.
 
-    Writes the mask, a picture of the outline, the outline for QuPath, and the stains, including a
-    third if requested.
+    A slide without tissue does not fail: its mask is empty, and a warning is printed.
+
+    Args:
+        slide: the slide, or a folder written by ``fetch``.
+        info: slide.json of `muse inspect`.
+        mask: tissue.npz, read by later steps.
+        picture: picture of the outline (PNG).
+        outline: outline for QuPath (GeoJSON).
+        colour: stain statistics (JSON).
+        roi: analyse only these areas, drawn in QuPath (GeoJSON).
+        third_stain: also find a stain other than haematoxylin and DAB.
     """
     from dataclasses import replace
 
@@ -139,16 +167,27 @@ def tissue(
 def tile(
     slide: Path,
     info: Path,
-    mask: Path,
-    output: Path,
-    mpp: float,
+    tissue: Path,
+    output: Written,
+    mpp: float = 0.5,
     threads: int = 1,
     max_corrupt: float = 0.01,
     codec: str = "zstd",
 ) -> list[str]:
-    """Write the tissue of a slide to an image store at ``mpp``, and return warnings.
+    """Write a slide's tissue as a sparse OME-Zarr image at one mpp, and return warnings.
 
-    A slide is rejected if more than the fraction ``max_corrupt`` of its tissue cannot be decoded.
+    Glass is left out. Areas that cannot be decoded are white, and are listed in the store. The
+    store appears under its name when it is complete.
+
+    Args:
+        slide: the slide, or a folder written by ``fetch``.
+        info: slide.json of the slide.
+        tissue: tissue.npz of the slide.
+        output: store to write, such as image-500nm.zarr for 0.5 um/px.
+        mpp: um per pixel of the image.
+        threads: processor threads.
+        max_corrupt: fraction of the tissue that may be undecodable.
+        codec: zstd is lossless; jpeg is smaller, for pretraining only.
     """
     from muse_pipeline.core.process import return_large_arrays
     from muse_pipeline.slides.base import open_slide
@@ -166,7 +205,7 @@ def tile(
         write_store(
             opened,
             header,
-            TissueMask.load(mask, header),
+            TissueMask.load(tissue, header),
             output,
             mpp=mpp,
             threads=threads,
@@ -225,15 +264,23 @@ def detect(
     store: Path,
     predictor: Predictor,
     colour: Path,
-    shard: str,
-    output: Path,
+    output: Written,
+    shard: str = "1-of-1",
     threads: int = 1,
     stain: str | None = None,
 ) -> list[str]:
-    """Find the nuclei in one shard of a store (``1-of-1`` is the whole store), and return warnings.
+    """Find the nuclei of one shard of a slide with an ONNX model, and return warnings.
 
-    ``stain`` is what the sheet states (``core.specimen``); if it is None or "unknown", the colours
-    decide.
+    The result does not depend on the number of shards or threads.
+
+    Args:
+        store: image store at the model's mpp.
+        predictor: built-in name or path of an .onnx file with a card.
+        colour: colour.json of the slide.
+        output: table of the shard (Parquet).
+        shard: part of the slide, such as 1-of-4.
+        threads: windows that run at the same time.
+        stain: what the sheet states; if it is missing or "unknown", the colours decide.
     """
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.detect import ModelFinder, detect_shard
@@ -284,8 +331,8 @@ class Pixels:
 def stitch(
     shards: Sequence[Path],
     info: Path,
-    mask: Path,
-    output: Path,
+    tissue: Path,
+    output: Written,
     threads: int = 1,
     regions: Path | None = None,
     pixels: Pixels | None = None,
@@ -293,9 +340,19 @@ def stitch(
 ) -> list[str]:
     """Join all shards of a slide into one table of nuclei, and return warnings.
 
-    The region of every nucleus comes from ``regions``: a folder written by ``muse regions``, or a
-    GeoJSON of areas with classes. Without ``pixels``, only outlines are measured. ``intensities``
-    are the minimum optical densities of DAB for nuclei that are 1+, 2+ and 3+.
+    Resolves the seams between windows, keeps nuclei in tissue (and in the ROI, if there is one),
+    and computes and measures their outlines.
+
+    Args:
+        shards: all shards of the slide.
+        info: slide.json of the slide.
+        tissue: tissue.npz of the slide.
+        output: table of nuclei (Parquet).
+        threads: processor threads.
+        regions: folder written by `muse regions`, or a GeoJSON of areas with classes: adds the
+            region of every nucleus.
+        pixels: the image and what is measured in it; without it, only outlines are measured.
+        intensities: minimum optical densities of DAB for nuclei that are 1+, 2+ and 3+.
     """
     import pyarrow as pa
 
@@ -309,7 +366,7 @@ def stitch(
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps freed memory
     header = read_info(info)
     image = _open_image(pixels.store, header) if pixels else None
-    tissue_mask = TissueMask.load(mask, header)
+    tissue_mask = TissueMask.load(tissue, header)
     flagged = (
         _find_artefacts(shards, image, tissue_mask, pixels, threads)
         if pixels and pixels.artefacts
@@ -347,6 +404,177 @@ def stitch(
     )
     unfocused = flagged.focus_doubt if flagged else None
     return [warning for warning in (*doubts, failed, unmeasured, unsought, unfocused) if warning]
+
+
+def geojson(
+    nuclei: Path,
+    info: Path,
+    output: Written,
+    frame: str = "qupath",
+    max_features: int | None = None,
+    measurements: Sequence[str] = (),
+    threads: int = 1,
+) -> None:
+    """Write a slide's nuclei as GeoJSON for QuPath, and their provenance as JSON next to it.
+
+    Args:
+        nuclei: table of nuclei (nuclei.parquet).
+        info: slide.json of the slide.
+        output: GeoJSON of the nuclei (nuclei.geojson.gz).
+        frame: origin of positions: the corner of the scanner's bounds, as in QuPath, or of level 0.
+        max_features: also write parts with at most this many nuclei each.
+        measurements: columns of the table to add to the nuclei in QuPath.
+        threads: processor threads.
+    """
+    from muse_pipeline.qupath.write import write_geojson
+    from muse_pipeline.slides.inspect import read_info
+
+    write_geojson(nuclei, read_info(info), output, frame, max_features, threads, measurements)
+
+
+def overlay(folder: Path, config: Path | None = None) -> list[str]:
+    """Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for
+    the report.
+
+    Args:
+        folder: results of one slide, RESULTS/<slide_id>.
+        config: config of the run (YAML).
+    """
+    from muse_pipeline.core.process import return_large_arrays
+    from muse_pipeline.outputs.base import FinishedSlide, list_outputs
+    from muse_pipeline.settings import RunSettings, read_run_config
+
+    return_large_arrays()
+    settings = RunSettings(read_run_config(config))
+    slide, warnings = FinishedSlide(SlideFiles(folder), settings), []
+    for output in list_outputs(settings):
+        if output.step == "overlay":
+            warnings += output.write(slide) or ()
+    return warnings
+
+
+def spatialdata(
+    nuclei: Path,
+    store: Path,
+    output: Written,
+    patient: str | None = None,
+    embeddings: Path | None = None,
+) -> None:
+    """Write a slide for SpatialData: its image, outlines and nuclei.
+
+    The image is a link to the store, not a copy, so the two folders must keep their relative
+    location. The coordinate system "global" is in um.
+
+    Args:
+        nuclei: table of nuclei (nuclei.parquet).
+        store: image of the slide.
+        output: folder to write, such as slide.spatialdata.zarr.
+        patient: patient of the slide (default: from the name of the slide).
+        embeddings: vectors of the nuclei, from `muse embed`.
+    """
+    from muse_pipeline.scverse.anndata import write_spatialdata
+
+    write_spatialdata(nuclei, store, output, patient, embeddings)
+
+
+def propose(
+    store: Path,
+    colour: Path,
+    info: Path,
+    output: Written,
+    method: str = "haematoxylin",
+    settings: str = "{}",
+    shard: str = "1-of-1",
+    threads: int = 1,
+) -> list[str]:
+    """Propose the nuclei of one shard of a slide without any label, and return warnings.
+
+    The slide's parameters are estimated from a fixed sample, so the result does not depend on the
+    number of shards or threads.
+
+    Args:
+        store: image store of the slide.
+        colour: colour.json of the slide.
+        info: slide.json of the slide.
+        output: table of the shard (Parquet), for ``stitch``.
+        method: name of a proposer.
+        settings: its settings as YAML, such as '{min_distance_um: 4}'.
+        shard: part of the slide, such as 1-of-4.
+        threads: windows that run at the same time.
+    """
+    import cv2
+
+    from muse_pipeline.core.config import parse_yaml
+    from muse_pipeline.core.process import show_progress
+    from muse_pipeline.inference.stains import read_colour
+    from muse_pipeline.proposals.base import fit_proposer, propose_shard
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.store.grid import Shard
+    from muse_pipeline.store.store import open_store
+
+    cv2.setNumThreads(1)  # windows run in parallel instead
+    part, image, header = Shard.parse(shard), open_store(store), read_info(info)
+    values = parse_yaml(settings, "--settings")
+    stains = read_colour(colour, image.fingerprint)
+    with show_progress("windows") as progress:
+        fitted = fit_proposer(image, method, values, stains, header)
+        return propose_shard(image, *fitted, part, output, threads=threads, progress=progress)
+
+
+def partner(
+    slide: Path,
+    partner: Path,
+    info: Path,
+    tissue: Path,
+    output: Written,
+    start: Path | None = None,
+    mpp: float = 0.5,
+    max_corrupt: float = 0.01,
+    threads: int = 1,
+) -> None:
+    """Register a slide's partner as `muse register` does, and write it as a store in the slide's
+    frame.
+
+    A partner that cannot be used is recorded in partner.json and does not fail the step.
+
+    Args:
+        slide: the H&E slide.
+        partner: a slide or picture of the same tissue.
+        info: slide.json of the H&E slide.
+        tissue: tissue.npz of the H&E slide.
+        output: store to write, in the folder RESULTS/<slide_id>/partner.
+        start: see `muse register`.
+        mpp: um per pixel of the store.
+        max_corrupt: fraction of the tissue that may be undecodable.
+        threads: processor threads.
+    """
+    from muse_pipeline.registration import record
+    from muse_pipeline.registration.partner import open_pair_of_files, write_partner_store
+    from muse_pipeline.registration.register import inspect_for_pair, register_partner
+    from muse_pipeline.registration.transform import read_given
+    from muse_pipeline.slides.inspect import read_info
+    from muse_pipeline.slides.isolation import call_isolated
+    from muse_pipeline.tissue.mask import TissueMask
+
+    header, folder = read_info(info), output.parent
+    with record.record_outcome(partner, output, header.slide_id) as facts:
+        is_known = start is not None and start.suffix.lower() == ".json"
+        partner_mpp = record.read_registered(start).partner["mpp"][0] if is_known else None
+        advice = (
+            "run `muse register` with --partner-mpp, and name its transform.json in the sheet's"
+            " partner_transform"
+        )
+        partner_info = call_isolated(inspect_for_pair, partner, partner.stem, partner_mpp, advice)
+        with open_pair_of_files(slide, header, partner, partner_info, threads) as pair:
+            given = read_given(start, header, partner_info) if start else None
+            content = record.write_registration(pair, register_partner(pair, given), folder)
+            print(record.summary_text(content))
+            registered = record.read_registered(folder / record.TRANSFORM)
+            mask = TissueMask.load(tissue, header)
+            write_partner_store(pair, registered, mask, output, mpp=mpp, max_corrupt=max_corrupt)
+        facts["residuals"] = content["residuals"]
+    if "residuals" not in facts:
+        print(f"cannot be used: {record.read_outcome(folder)['reason']}")
 
 
 def _find_artefacts(

@@ -23,18 +23,31 @@ from muse_pipeline.cohort.settings import (
 )
 from muse_pipeline.cohort.sheet import read_resolved, read_sheet
 from muse_pipeline.core.environment import count_cores
-from muse_pipeline.core.files import read_json
-from muse_pipeline.core.setting import Setting
+from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.inference.model import describe_model
 from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.plan import NUCLEI, Plan, find_replaced
-from muse_pipeline.settings import list_run_settings, require_available
+from muse_pipeline.settings import require_available
 
 LEAST_IN_BATCH, MOST_IN_BATCH = (
     10,
     50,
 )  # slides; a process starts in a second, and a job of a cluster in 15
 THREADS = 4
+
+
+# Options of Snakemake with which no job is executed, so that nothing is written.
+READING = {
+    *("--lint", "--list-rules", "--list", "-l", "--list-target-rules", "--lt", "--report"),
+    *("--dag", "--rulegraph", "--filegraph", "--d3dag", "--summary", "-S", "--unlock"),
+    *("--detailed-summary", "-D", "--list-changes", "--archive", "--containerize"),
+    *("--cleanup-metadata", "--delete-all-output", "--delete-temp-output"),
+}
+
+
+def only_reads(arguments: Iterable[str]) -> bool:
+    """True if these arguments of Snakemake execute no job, apart from those of a dry run."""
+    return not READING.isdisjoint(word.partition("=")[0] for word in arguments)
 
 
 class WorkflowPlan(Plan):
@@ -136,36 +149,6 @@ class WorkflowPlan(Plan):
         mapped = self.folder(slide) if self.config["regions"] else None
         return option("--regions", self.row(slide).get("regions") or mapped)
 
-    def options(self, job: str) -> list[str]:
-        """The settings of a job as options of its command; settings with default values are left
-        out.
-        """
-        return self.arguments(setting for setting in self.settings.values() if setting.job == job)
-
-    @property
-    def run_options(self) -> list[str]:
-        """The settings as options of `muse run`, apart from the model and the shards, which rows of
-        the sheet have.
-        """
-        of_model = {"mode", "model", "provider", "shards"}
-        return self.arguments(
-            setting for setting in list_run_settings() if setting.name not in of_model
-        )
-
-    def arguments(self, settings: Iterable[Setting]) -> list[str]:
-        """Settings as options of a command; settings with default values are left out."""
-        return [
-            word for setting in settings for word in setting.arguments(self.config[setting.name])
-        ]
-
-    def scverse_options(self, slide: str) -> list[Any]:
-        """The patient and the file of embeddings as options of `anndata` and `spatialdata`."""
-        embeddings = self.files(*self.embeddings, slides=[slide])
-        return [
-            *self.option(slide, "--patient", "patient"),
-            *option("--embeddings", *(embeddings or [None])),
-        ]
-
     def threads(self, slide: str) -> int:
         """Number of threads for a job of the slide; 1 for a small file, which is read before more
         threads can start.
@@ -242,6 +225,16 @@ class Unfinished:
             write_if_changed(
                 self.rows_of_batch(batch), json.dumps([self.plan.row(slide) for slide in slides])
             )
+
+    def announce(self, file: Path) -> None:
+        """Write what the logger plugin reads: the last job of every slide, and the batches."""
+        last = {slide: jobs[-1] for slide, jobs in self.outdated.items()}
+        plan = {
+            "results": self.plan.config["output"],
+            "last_jobs": {slide: [job.rule, job.wildcards] for slide, job in last.items()},
+            "batches": self.batches,
+        }
+        write_json(file, plan)
 
     def _write(self, records: Records) -> None:
         if self._placeholder:

@@ -10,9 +10,11 @@ too. At the end of a run, the plugin prints the summary that the report has writ
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,24 +30,19 @@ ABOUT_JOBS = {
 }
 
 
-class Announced:
-    """What the workflow announces before its jobs start."""
-
-    results: Path | None = None  # folder of the results; None if no workflow of this package is run
-    last_jobs: Mapping[
-        str, str
-    ] = {}  # the name of the last planned job of every slide, keyed by slide_id
-    # the slides of every batch, keyed by its name; a job of the rule `small_slides` runs a batch
-    batches: Mapping[str, Sequence[str]] = {}
+def plan_file() -> Path:
+    """The file in which the workflow of this process describes its plan."""
+    return Path(f".snakemake/muse-{os.getpid()}.json")
 
 
 class StartedJob(NamedTuple):
-    """A job that has started: its name, as in ``muse_pipeline.plan``, and its slide; "" if it is
-    not of one slide.
+    """A job that has started: its rule, its slide ("" if it is not of one slide), and its other
+    wildcards.
     """
 
-    name: str
+    rule: str
     slide: str
+    wildcards: dict[str, str]
 
 
 class LogHandler(LogHandlerBase):
@@ -62,6 +59,13 @@ class LogHandler(LogHandlerBase):
         self.jobs: dict[int, StartedJob] = {}
         self.ended: set[str] = set()
         self.has_planned = self.has_failed = False
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """What the workflow has planned (``muse_pipeline.workflow.Unfinished.announce``)."""
+        from muse_pipeline.core.files import find_json
+
+        return find_json(plan_file()) or {"results": None, "last_jobs": {}, "batches": {}}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message of Snakemake, or lines in its place, or nothing."""
@@ -101,12 +105,12 @@ class LogHandler(LogHandlerBase):
         """Yield a line for every slide whose last job has finished, and for every failure."""
         event = getattr(record, "event", None)
         if event == LogEvent.JOB_INFO:
-            others = [value for name, value in record.wildcards.items() if name != "slide"]
-            name = "-".join([record.rule_name.replace("_", "-"), *others])
-            self.jobs[record.jobid] = StartedJob(name, record.wildcards.get("slide", ""))
+            others = dict(record.wildcards)
+            slide = others.pop("slide", "")
+            self.jobs[record.jobid] = StartedJob(record.rule_name, slide, others)
         elif event == LogEvent.JOB_FINISHED and (job := self.jobs.get(record.job_id)):
-            if job.slide and Announced.last_jobs.get(job.slide) == job.name:
-                yield self.count(job.slide, self.describe_end(job.slide, job.name))
+            if self.plan["last_jobs"].get(job.slide) == [job.rule, job.wildcards]:
+                yield self.count(job.slide, self.describe_end(job.slide, job.rule))
             yield from self.describe_batch(job)
         elif event == LogEvent.JOB_ERROR and not record.indent:
             batch = list(self.describe_batch(self.jobs[record.jobid]))
@@ -126,25 +130,25 @@ class LogHandler(LogHandlerBase):
         self.ended.add(slide)
         return (
             f"{slide}: {text} ({len(self.ended)} of"
-            f" {max(len(Announced.last_jobs), len(self.ended))})"
+            f" {max(len(self.plan['last_jobs']), len(self.ended))})"
         )
 
     def describe_batch(self, job: StartedJob) -> Iterator[str]:
         """Yield a line for every slide of a batch that has ended; none if the job is of no
         batch.
         """
-        for slide in Announced.batches.get(job.name.removeprefix("small-slides-"), ()):
-            problem = find_problem(slide)
-            yield self.count(slide, problem or self.describe_end(slide, job.name))
+        for slide in self.plan["batches"].get(job.wildcards.get("batch"), ()):
+            problem = self.find_problem(slide)
+            yield self.count(slide, problem or self.describe_end(slide, job.rule))
 
-    def describe_end(self, slide: str, job: str) -> str:
+    def describe_end(self, slide: str, rule: str) -> str:
         """The number of a slide's nuclei, and the time of the steps that this run has repeated."""
         from muse_pipeline.cohort.layout import SlideFiles
         from muse_pipeline.cohort.ledgers import describe_nuclei
         from muse_pipeline.core.files import read_json
 
-        files = SlideFiles(Announced.results / slide)
-        if job.startswith("tile-"):
+        files = SlideFiles(Path(self.plan["results"], slide))
+        if rule == "tile":
             return "further images written"
         ledgers = [
             path
@@ -159,38 +163,32 @@ class LogHandler(LogHandlerBase):
         another job's log.
         """
         job = self.jobs[jobid]
-        if job.slide and (problem := find_problem(job.slide)):
+        if job.slide and (problem := self.find_problem(job.slide)):
             return self.count(job.slide, problem)
-        lines = (
-            Path(logs[0]).read_text(encoding="utf-8").splitlines()
-            if logs and Path(logs[0]).is_file()
-            else []
-        )
-        text = (
-            f"{job.name} failed: {lines[-1] if lines else 'no output'}; see"
-            f" {logs[0] if logs else '.snakemake/log'}"
-        )
+        log = Path(logs[0]) if logs else None
+        lines = log.read_text(encoding="utf-8").splitlines() if log and log.is_file() else []
+        name, reason = "-".join([job.rule, *job.wildcards.values()]), (lines or ["no output"])[-1]
+        text = f"{name} failed: {reason}; see {log or '.snakemake/log'}"
         return self.count(job.slide, text) if job.slide else text
 
     def close(self) -> None:
         """Print the last lines of a run: those of its report, if it has written one."""
-        log = Announced.results and Announced.results / "logs/report.log"
+        log = Path(self.plan["results"] or "", "logs/report.log")
+        plan_file().unlink(missing_ok=True)
         if self.jobs and not self.common_settings.dryrun:
-            if log and log.is_file() and log.stat().st_mtime >= self.started:
+            if log.is_file() and log.stat().st_mtime >= self.started:
                 self.print(log.read_text(encoding="utf-8").rstrip())
             elif not self.has_failed:
                 self.print("The requested part is done.")
         self.jobs = {}  # Python closes handlers again when it exits
         super().close()
 
+    def find_problem(self, slide: str) -> str:
+        """The step of a slide that has failed, with the reason in its ledger; "" if no step has
+        recorded a failure.
+        """
+        from muse_pipeline.cohort.ledgers import first_problem, read_progress
 
-def find_problem(slide: str) -> str:
-    """The step of a slide that has failed, with the reason in its ledger; "" if no step has
-    recorded a failure.
-    """
-    from muse_pipeline.cohort.ledgers import first_problem, read_progress
-
-    problem = first_problem(read_progress(Announced.results / slide))
-    return (
-        f"{problem.step} failed: {problem.reason}" if problem and problem.status == "failed" else ""
-    )
+        problem = first_problem(read_progress(Path(self.plan["results"] or "", slide)))
+        is_failed = problem and problem.status == "failed"
+        return f"{problem.step} failed: {problem.reason}" if is_failed else ""

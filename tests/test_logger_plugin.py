@@ -15,10 +15,12 @@ from nuclei_example import PROVENANCE
 
 SNAKEFILE = """
 from pathlib import Path
-from snakemake_logger_plugin_muse import Announced
+from muse_pipeline.core.files import write_json
+from snakemake_logger_plugin_muse import plan_file
 
 SLIDES = ["s0", "s1", "s2"]
-Announced.results, Announced.last_jobs = Path("results"), dict.fromkeys(SLIDES, "overlay-nuclei")
+last_jobs = dict.fromkeys(SLIDES, ["overlay_nuclei", {}])
+write_json(plan_file(), {"results": "results", "last_jobs": last_jobs, "batches": {}})
 
 rule all:
     input: expand("results/{slide}/summary.json", slide=SLIDES), "results/logs/numbers"

@@ -5,14 +5,13 @@ import time
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from muse_pipeline import workflow
-from muse_pipeline.cli.arguments import read_settings
-from muse_pipeline.cli.main import parse
 from muse_pipeline.core.errors import SheetError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.plan import Plan, state_of_files, version_of_file, without_patterns
-from muse_pipeline.settings import RunSettings, complete_config, list_run_settings, list_settings
+from muse_pipeline.settings import RunSettings, complete_config, list_settings, read_run_config
 from muse_pipeline.workflow import WorkflowPlan, option
 
 SETTINGS = list_settings()
@@ -58,13 +57,6 @@ def test_files_of_a_slide_and_of_all(plan):
         "results/far/shards/2-of-2.parquet",
     ]
     assert plan.shards("a", "proposals") == ["results/a/proposals/1-of-1.parquet"]
-
-
-def test_embeddings_are_an_input_where_they_are_asked_for(plan):
-    assert plan.embeddings == plan.scverse_options("a") == []
-    asked = WorkflowPlan({**CONFIG, "embedding": True}, plan.rows, {**MODEL, "name": "my model/2"})
-    assert asked.embeddings == ["embeddings-my-model-2.parquet"]
-    assert asked.scverse_options("a") == ["--embeddings", "results/a/embeddings-my-model-2.parquet"]
 
 
 def test_a_slide_at_a_url_is_opened_by_its_copy(plan, slide):
@@ -244,12 +236,11 @@ def test_a_slide_with_drawn_regions_is_not_mapped(plan):
         },
     ],
 )
-def test_a_batch_has_the_settings_of_the_rules(settings):
+def test_a_batch_has_the_settings_of_the_rules(settings, tmp_path):
     config = complete_config({"slides": "slides.tsv", **settings})
-    plan = WorkflowPlan(config, {}, MODEL)
-    args = parse(["run", "rows.json", "--output", "results", *map(str, plan.run_options)])
-    of_run = {"output": "results", "mpp": config["mpp"], "shards": 1}
-    of_batch = Plan(RunSettings(read_settings(args, list_run_settings()) | of_run, 1), {}, MODEL)
+    written = tmp_path / "run_config.yaml"
+    written.write_text(yaml.safe_dump(config))
+    of_batch = Plan(RunSettings(read_run_config(written)), {}, MODEL)
     assert {
         name: of_batch.config[name]
         for name, each in SETTINGS.items()

@@ -12,7 +12,7 @@ from muse_pipeline.cli.arguments import Parser, read_settings
 from muse_pipeline.core.errors import ConfigError, GeoJSONError
 from muse_pipeline.outputs.artefacts import subtracted
 from muse_pipeline.outputs.geojson import require_measurements
-from muse_pipeline.settings import RunSettings, list_settings
+from muse_pipeline.settings import RunSettings, list_run_settings, list_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,43 +32,46 @@ def test_the_config_its_schema_and_its_table_are_made_from_the_settings():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "words"),
     [
-        *[
-            ("csv", True),
-            ("viewer", False),
-            ("features", "none"),
-            ("max_features", 1000),
-            ("max_corrupt", 0.25),
-        ],
-        *[("measurements", ["h_mean", "area"]), ("quality", False), ("quality", {"subtract": []})],
-        *[
-            ("quality", {"subtract": ["blurred"]}),
-            ("frame", "openslide"),
-            ("shards", 3),
-            ("model", "compact-int8"),
-        ],
+        ("csv", True, ["--csv"]),
+        ("viewer", False, ["--no-viewer"]),
+        ("features", "none", ["--features", "none"]),
+        ("measurements", ["h_mean", "area"], ["--measurements", "h_mean", "area"]),
+        ("quality", False, ["--no-quality"]),
+        ("quality", {"subtract": []}, ["--subtract"]),
+        ("quality", {"subtract": ["blurred"]}, ["--subtract", "blurred"]),
+        ("model", "compact-int8", ["--model", "compact-int8"]),
     ],
 )
-def test_a_value_passes_the_command_line(name, value):
+def test_a_value_passes_the_command_line(name, value, words):
     setting = list_settings()[name]
     parser = Parser()
     parser.add_settings([setting])
-    assert read_settings(parser.parse_args(setting.arguments(value)), [setting]) == {name: value}
-    assert read_settings(parser.parse_args(setting.arguments(setting.default)), [setting]) == {
-        name: setting.default
-    }
+    assert read_settings(parser.parse_args(words), [setting]) == {name: value}
+    assert read_settings(parser.parse_args([]), [setting]) == {}
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--shards", "0"], ["--max-corrupt", "1.5"], ["--features", "some"]]
-)
-def test_a_value_out_of_its_range_is_rejected_on_the_command_line(arguments, capsys):
+def test_a_value_out_of_its_range_is_rejected_on_the_command_line(capsys):
     parser = Parser()
-    parser.add_settings(list_settings().values())
+    parser.add_settings(list_run_settings())
     with pytest.raises(SystemExit):
-        parser.parse_args(arguments)
-    assert arguments[0] in capsys.readouterr().err
+        parser.parse_args(["--features", "some"])
+    assert "--features" in capsys.readouterr().err
+
+
+def test_a_config_has_the_settings_that_no_option_has(muse, tmp_path):
+    (tmp_path / "a.svs").touch()
+    config = tmp_path / "run.yaml"
+    run = "run", tmp_path / "a.svs", "-o", tmp_path / "r", "--config", config
+    for text, reason in (
+        ("shard: 2", "unknown setting 'shard'; did you mean 'shards'?"),
+        ("shards: 0", "shards: 0 is less than the minimum of 1"),
+        ("proposals: {method: otsu}", "only the workflow has the setting proposals; leave it out"),
+    ):
+        config.write_text(text)
+        status, _, error = muse(*run)
+        assert status == 2 and reason in error and not (tmp_path / "r").exists()
 
 
 def test_settings_are_read_by_name_and_as_attributes():

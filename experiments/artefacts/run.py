@@ -9,8 +9,8 @@ An image at 0.5 um/px consists of a crop of BRCA-M2C and its mirror images (0.8 
 are recognised by being darker than the rest of their slide), or of 49 patches of CAMELYON16, whose
 patients are unknown, side by side (0.2 mm2). In at least a 32nd of the image, irregular areas are
 blurred by a Gaussian, or folds, bubbles or ink are synthesised (`draw.py`), and camera noise of 1.5
-grey levels is added. The image goes through the steps of a slide; what `muse tissue` leaves out
-counts as flagged.
+grey levels is added. The image goes through the steps of a slide; what `muse step tissue` leaves
+out counts as flagged.
 
 The model `artefacts` was not trained on patients of these pictures. Its colours, and all its
 thresholds except the lower one of folds, were chosen on these pictures, on synthetic slides, and on

@@ -102,7 +102,9 @@ def measure(path: Path, mpp: float | None, predictor: Predictor) -> dict[str, fl
         settings = RunSettings({"output": folder, "features": "none", "viewer": False})
         row, models = SheetRow("crop", str(path), mpp=mpp), Models(predictor)
         with redirect_stdout(None):
-            run_slide(row, plan_slides([row], models, settings), models, settings)
+            run_slide(
+                row, plan_slides([row], models, settings).records(row.slide_id), models, settings
+            )
         xy, store = read_nuclei(files.nuclei).xy, open_store(files.store(MPP))
         column, row = (xy * store.slide_mpp / CELL_UM).astype(int).T
         masks = find_masks(store, read_colour(files.colour).macenko)

@@ -57,7 +57,7 @@ def path_or_url(text: str) -> Path | str:
     return SlideUrl(text) if is_url(text) else Path(text)
 
 
-def _stain(text: str) -> str:
+def parse_stain(text: str) -> str:
     from muse_pipeline.core.specimen import STAINS, name_stain
 
     if stain := name_stain(text):
@@ -66,19 +66,19 @@ def _stain(text: str) -> str:
 
 
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
-    """Return the values, keyed by name, of the settings for which ``Parser.add_settings`` added
-    options.
+    """Return the values, keyed by name, of those settings that the command line has, of the ones
+    for which ``Parser.add_settings`` added options.
     """
-    values = {}
+    values, given = {}, vars(args)
     for setting in settings:
-        parts = {
-            name: value for name in setting.parts if (value := getattr(args, name)) is not None
-        }
-        values[setting.name] = parts or getattr(args, setting.name)
-        if parts and setting.default and not getattr(args, setting.name):
+        name = setting.name
+        parts = {part: given[part] for part in setting.parts if given[part] is not None}
+        if parts and setting.default and name in given:
             raise ConfigError(
                 f"{setting.option} and --{min(parts)} contradict each other; give one of them"
             )
+        if parts or name in given:
+            values[name] = parts or given[name]
     return values
 
 
@@ -265,7 +265,7 @@ class Parser(argparse.ArgumentParser):
         what = (
             "H&E, IHC (also a marker, such as Ki-67), or unknown: judged by the colours (default)"
         )
-        self.add_argument("--stain", type=_stain, metavar="NAME", help=what)
+        self.add_argument("--stain", type=parse_stain, metavar="NAME", help=what)
 
     def add_doubts(self) -> None:
         """Add ``--include-doubtful``, the kinds of doubt that do not exclude slides from totals and
@@ -297,36 +297,19 @@ class Parser(argparse.ArgumentParser):
                 )
 
     def _add_option(self, setting: Setting) -> None:
-        text, types = plain(setting.text), setting.types
+        text, types = plain(setting.text).replace("%", "%%"), setting.types
         if "boolean" in types:
             text = f"do not {text}" if setting.default else text
-            action = "store_false" if setting.default else "store_true"
-            self.add_argument(
-                setting.option, dest=setting.name, action=action, default=setting.default, help=text
-            )
+            how = {"action": "store_false" if setting.default else "store_true"}
         elif "array" in types:
-            self.add_argument(
-                setting.option,
-                nargs="*",
-                default=setting.default,
-                metavar=setting.metavar,
-                help=text,
-            )
+            how = {"nargs": "*"}
         else:
-            self.add_argument(
-                setting.option,
-                type=_NUMBERS.get(types[0]) if types else None,
-                choices=[choice for choice in setting.schema.get("enum", ()) if choice] or None,
-                default=setting.default,
-                metavar=setting.metavar,
-                help=text.replace("%", "%%"),
-            )
-
-    def add_shard(self) -> None:
-        """Add ``--shard`` of the slide, for verbs that write shards."""
-        self.add_argument(
-            "--shard", default="1-of-1", metavar="I-OF-N", help="part of the slide, such as 1-of-4"
-        )
+            choices = [choice for choice in setting.schema.get("enum", ()) if choice]
+            how = {"type": _NUMBERS.get(types[0]) if types else None, "choices": choices or None}
+            text += f" (default: {setting.default})" if setting.default else ""
+        how |= {} if "action" in how else {"metavar": setting.metavar}
+        hidden = {"dest": setting.name, "default": argparse.SUPPRESS}
+        self.add_argument(setting.option, **hidden, **how, help=text)
 
     def add_compute(self) -> None:
         """Add ``--threads`` (see ``share_of_cores``) and ``--accelerator`` to a verb that trains a

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from muse_pipeline.cli.arguments import Parser, at_least_one, fraction, positive, show_result
 from muse_pipeline.core.errors import ConfigError, LabelError, NucleiError
-from muse_pipeline.settings import list_settings
+from muse_pipeline.core.types import GEOJSON_FRAMES
 
 
 def add_arguments(parser: Parser) -> None:
@@ -49,7 +49,12 @@ def add_arguments(parser: Parser) -> None:
             " Immune=Lymphocyte,Stroma if either is right; Debris=null if the class does not count"
         ),
     )
-    parser.add_settings([list_settings()["frame"]])
+    parser.add_argument(
+        "--frame",
+        choices=GEOJSON_FRAMES,
+        default=GEOJSON_FRAMES[0],
+        help="origin of positions in GeoJSON: the corner of the scanner's bounds or of level 0",
+    )
     parser.add_argument(
         "--repeats", type=at_least_one, default=1000, help="number of bootstrap samples"
     )

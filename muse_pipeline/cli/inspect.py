@@ -12,7 +12,7 @@ from muse_pipeline.cli.arguments import Parser, positive
 
 def add_arguments(parser: Parser) -> None:
     parser.add_path(
-        "slide", "SLIDE", "a slide or a plain image, or a folder written by `muse fetch`"
+        "slide", "SLIDE", "a slide or a plain image, or a folder written by `muse step fetch`"
     )
     parser.add_argument(
         "--slide-id", metavar="ID", help="name in the cohort (default: the name of the file)"

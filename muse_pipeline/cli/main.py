@@ -22,23 +22,18 @@ from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputErro
 GROUPS = {
     "before a run": "doctor inspect sheet workflow preflight",
     "a run and its results": "run view statistics",
-    "further files of a slide": "embed anndata spatialdata bins",
+    "further files of a slide": "embed anndata bins",
     "a model of your own": "finetune pretrain train export evaluate",
 }
 MORE = {  # only in `muse help all`
-    "single steps of a run": (
-        "fetch tissue register tile image regions propose detect stitch geojson overlay report"
-    ),
-    "more about models": (
-        "pretrain-config import-checkpoint import-model psm synthesize card proposer"
-    ),
+    "single steps of a run": "step register regions report",
+    "more about models": "import-model psm synthesize card",
     "tools": "qupath-script demo-slide",
 }
 MODULES = dict.fromkeys(
     ("finetune", "pretrain", "psm"), "train"
 )  # module of each verb that has none of its own
-OF_THE_WORKFLOW = ("nuclei", "partner", "model")
-VERBS = (*" ".join([*GROUPS.values(), *MORE.values()]).split(), *OF_THE_WORKFLOW)
+VERBS = tuple(" ".join([*GROUPS.values(), *MORE.values()]).split())
 # Names of the arguments that are output files, for verbs that do not define WRITES.
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
@@ -57,13 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
     if interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    name = " ".join(["muse", *arguments[: 1 + (arguments[:1] == ["step"])]])
     write_any_text()
     try:
         return run_verb(arguments)
     except MuseError as error:
         if os.environ.get("MUSE_DEBUG"):
             raise
-        print(f"muse {arguments[0]}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(
@@ -71,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         )  # Python flushes the rest here at exit
         return BROKEN_PIPE
     except KeyboardInterrupt:
-        print(f"muse {arguments[0]}: interrupted; run it again to finish", file=sys.stderr)
+        print(f"{name}: interrupted; run it again to finish", file=sys.stderr)
         return 130
     except OSError as error:  # any first use of a path may raise these
         if error.errno == errno.ENAMETOOLONG:
@@ -82,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         else:
             raise
-        print(f"muse {arguments[0]}: {what}", file=sys.stderr)
+        print(f"{name}: {what}", file=sys.stderr)
         return 2
 
 
@@ -92,11 +88,12 @@ def run_verb(arguments: list[str]) -> int:
     A verb appends warnings for its ledger to ``args.warnings``.
     """
     args = parse(arguments)
-    if hasattr(args, "ledger") or args.verb in {"run", "image", *OF_THE_WORKFLOW}:
+    if hasattr(args, "ledger") or args.verb == "run":
         # These verbs use only small matrices, and starting NumPy's threads takes 40 ms.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_inputs_kept(args)
-    with record_step(getattr(args, "ledger", None), args.verb) as args.warnings:
+    step = getattr(args, "step", args.verb)
+    with record_step(getattr(args, "ledger", None), step) as args.warnings:
         try:
             return args.run(args) or 0
         except ModuleNotFoundError as error:
@@ -116,10 +113,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if arguments[:1] == ["help"]:
         topic = arguments[1:]
         if topic == ["all"]:
-            groups, topic = (
-                {**GROUPS, **MORE, "called by the workflow": " ".join(OF_THE_WORKFLOW)},
-                [],
-            )
+            groups, topic = {**GROUPS, **MORE}, []
         arguments = [*topic, "--help"]
     arguments = arguments or ["--help"]
     parser = build_parser(arguments, groups)

@@ -1,6 +1,6 @@
 """Write the config for pretraining on the slides of a cohort with `muse pretrain`.
 
-    muse pretrain-config config/train/muse_pretrain.yaml --sheet slides.tsv --results \
+    muse step pretrain-config config/train/muse_pretrain.yaml --sheet slides.tsv --results \
         results -o run.yaml
 
 Its sources are those of the given config, if it has any, and the sheet's slides: for each slide the

@@ -3,16 +3,20 @@
     muse regions results/S1/image-500nm.zarr --nuclei results/S1/shards/*.parquet -o results/S1
     muse regions results/S1/image-500nm.zarr --model tumour.onnx -o results/S1
 
-Reads the smaller levels of the store that `muse tile` wrote, and slide.json and colour.json next to
-it. Writes regions.geojson (annotations for QuPath), regions.png, regions.zarr and regions.json into
+Reads the smaller levels of the store that `muse step tile` wrote, and slide.json and colour.json
+next to it. Writes regions.geojson (annotations for QuPath), regions.png, regions.zarr and
+regions.json into
 the folder. If this fails, regions.json states why, so that the slide's nuclei can be written
 without regions.
 """
 
 import argparse
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import Parser
+
+WRITES = frozenset({"output", "outcome"})
 
 
 def add_arguments(parser: Parser) -> None:
@@ -30,17 +34,24 @@ def add_arguments(parser: Parser) -> None:
     parser.add_threads("windows run at the same time")
     parser.add_provider()
     parser.add_output("FOLDER", "folder for the files")
-    parser.add_ledger()
+    parser.add_path("--outcome", "JSON", "ledger of the step, which then ends well if it fails")
 
 
 def run(args: argparse.Namespace) -> None:
+    """Map the regions; in the workflow, a slide whose regions fail gets its nuclei all the same."""
     from muse_pipeline.cohort.layout import SlideFiles
+    from muse_pipeline.cohort.ledgers import record_step
+    from muse_pipeline.core.errors import MuseError
     from muse_pipeline.steps import regions
 
     files = SlideFiles(args.store.parent)
     inputs = args.info or files.info, args.colour or files.colour
     source = args.nuclei or (lambda: _load_predictor(args))
-    regions(args.store, source, *inputs, args.output, args.threads, args.warnings)
+    with (
+        suppress(MuseError) if args.outcome else nullcontext(),
+        record_step(args.outcome, "regions") as warnings,
+    ):
+        regions(args.store, source, *inputs, args.output, args.threads, warnings)
 
 
 def _load_predictor(args: argparse.Namespace):

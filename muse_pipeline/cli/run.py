@@ -9,7 +9,6 @@ runs into the same folder stay in its report.
 """
 
 import argparse
-import time
 
 from muse_pipeline.cli.arguments import Parser, at_least_one, path_or_url, positive
 from muse_pipeline.settings import list_run_settings
@@ -36,6 +35,7 @@ def add_arguments(parser: Parser) -> None:
         ),
     )
     parser.add_settings(list_run_settings())
+    parser.add_path("--config", "YAML", "file with these and further settings (config/README.md)")
     parser.add_number(
         "--threads",
         at_least_one,
@@ -43,15 +43,13 @@ def add_arguments(parser: Parser) -> None:
         "number of cores, which does not change results (default: all that this process may use)",
     )
     parser.add_flag("--no-report", "only run the slides, beside other runs into the same folder")
-    parser.add_flag("--profile", "also print the time of every step")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the unfinished slides, and raise an error that lists failed ones."""
-    started = time.monotonic()  # the time of a run includes these imports
     from muse_pipeline.slides.inspect import start_inspector
 
     start_inspector()  # before the imports, because pyarrow starts a thread
     from muse_pipeline.cli.run_slides import run_into_folder
 
-    run_into_folder(args, started)
+    run_into_folder(args)

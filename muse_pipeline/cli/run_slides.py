@@ -6,7 +6,7 @@ import argparse
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -20,12 +20,12 @@ from tqdm import tqdm
 from muse_pipeline.cli.arguments import read_settings
 from muse_pipeline.cohort.collect import find_rows
 from muse_pipeline.cohort.layout import OF_COHORT, CohortFiles, SlideFiles, remove_cohort_files
-from muse_pipeline.cohort.ledgers import cost_lines, describe_nuclei
+from muse_pipeline.cohort.ledgers import describe_nuclei
 from muse_pipeline.cohort.lock import lock_results
-from muse_pipeline.cohort.records import describe_changes
+from muse_pipeline.cohort.records import Records, describe_changes
 from muse_pipeline.cohort.settings import require_fitting_model
 from muse_pipeline.cohort.sheet import SheetRow, read_resolved
-from muse_pipeline.core.environment import all_processor_seconds, count_cores
+from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import (
     ConfigError,
     GeoJSONError,
@@ -49,13 +49,20 @@ from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.regions import read_areas, read_class_areas, read_roi
 from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide
 from muse_pipeline.report.page import load_page, write_report
-from muse_pipeline.settings import RunSettings, list_run_settings, require_available
+from muse_pipeline.settings import (
+    RunSettings,
+    list_run_settings,
+    read_run_config,
+    require_available,
+)
 from muse_pipeline.slides.inspect import inspect_slide, read_info
 from muse_pipeline.slides.isolation import call_isolated
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url
 from muse_pipeline.slides.signature import fingerprint_file, require_file
 
+OF_WORKFLOW = ("pretrain", "proposals", "extra_mpps")  # settings that only the workflow has
+OF_REPORT = ("statistics", "include_doubtful")
 LEAST_EACH = 4  # small slides for each process, which takes a second to start
 # what a slide needs, imported by each process while this one loads the model
 PRELOADED = (
@@ -68,7 +75,7 @@ PRELOADED = (
 )
 
 
-def run_into_folder(args: argparse.Namespace, started: float) -> None:
+def run_into_folder(args: argparse.Namespace) -> None:
     """Find the slides and the model, run the unfinished slides, and raise an error that lists
     failed ones.
     """
@@ -81,18 +88,16 @@ def run_into_folder(args: argparse.Namespace, started: float) -> None:
     models, settings = _load_models(args, None if drawn else args.regions)
     plan = plan_slides(rows, models, settings)
     output = Path(settings.output)  # in which ~ is expanded
-    _require_to_last(rows, plan)
+    records = {slide: plan.records(slide) for slide in plan.slides}
+    _require_to_last(rows, records.values())
     with nullcontext() if args.no_report else lock_results(output, "muse run"):
         if not args.no_report:
             merge_sheet(rows, plan)
             if settings.threads > 1:  # the first steps of a slide use one thread
                 Thread(target=load_page, daemon=True).start()
-        ran = run_slides(rows, plan, models, settings, in_processes=not args.profile)
+        ran = run_slides(rows, plan, records, models, settings)
         if not args.no_report:
             write_cohort_files(plan, settings)
-    if args.profile:
-        steps = [slide.steps for slide in ran]
-        print(*cost_lines(steps, time.monotonic() - started, all_processor_seconds()), sep="\n")
     failed = [slide.slide_id for slide in ran if slide.status == "failed"]
     without_regions = [slide.slide_id for slide in ran if slide.lacks_regions]
     for names, what in (
@@ -126,15 +131,19 @@ def _find_rows(args: argparse.Namespace, drawn: Path | None) -> list[SheetRow]:
 
 def _load_models(args: argparse.Namespace, regions: str | None) -> tuple[Models, RunSettings]:
     """Load the networks of the run, print the name of the model, and complete the settings."""
-    provider = choose_provider(args.provider)
-    path = find_model(args.model or MODEL_OF_MODE[args.mode], provider)
+    only_workflow = OF_WORKFLOW if args.no_report else (*OF_WORKFLOW, *OF_REPORT)
+    given = {
+        **read_run_config(args.config, only_workflow),
+        **read_settings(args, list_run_settings()),
+    }
+    provider = choose_provider(given.get("provider", "cpu"))
+    path = find_model(given.get("model") or MODEL_OF_MODE[given.get("mode")], provider)
     predictor = Predictor(path, provider)
     card = predictor.card
     classes = [kind.name for kind in card.classes]
-    of_run = {"output": str(args.output), "mpp": card.mpp, "regions": regions}
-    settings = RunSettings(
-        read_settings(args, list_run_settings()) | of_run, args.threads or count_cores()
-    )
+    of_run = {"output": str(args.output), "mpp": card.mpp}
+    of_run |= {"regions": regions} if regions else {}
+    settings = RunSettings(given | of_run, args.threads or count_cores())
     require_available(settings)
     require_fitting_model(settings, {"name": card.name, "mpp": card.mpp, "classes": classes})
     require_measurements(settings.measurements, settings.features, classes, settings.cells)
@@ -154,7 +163,7 @@ def _require_areas(
     """
     with warnings.catch_warnings(
         action="ignore", category=LeftOutWarning
-    ):  # `muse tissue` warns for each slide
+    ):  # `muse step tissue` warns for each slide
         try:
             read_areas(path)
         except GeoJSONError as error:
@@ -171,11 +180,10 @@ def _require_areas(
     raise GeoJSONError(f"{option} {beside}")
 
 
-def _require_to_last(rows: list[SheetRow], plan: Plan) -> None:
+def _require_to_last(rows: list[SheetRow], records: Collection[Records]) -> None:
     """Check that no input is a file that this run removes first, such as an earlier run's outline
     given as --roi.
     """
-    records = [plan.records(row.slide_id) for row in rows]
     homes = {of_slide.folder.resolve() for of_slide in records}
     read = sorted(
         {
@@ -203,18 +211,18 @@ def _require_to_last(rows: list[SheetRow], plan: Plan) -> None:
 def run_slides(
     rows: Sequence[SheetRow],
     plan: Plan,
+    records: Mapping[str, Records],
     models: Models,
     settings: RunSettings,
-    in_processes: bool = True,
 ) -> list[SlideResult]:
     """Run the jobs of slides that are not current, and print a line for each slide when it ends,
     even if some fail.
 
-    Small slides are run at the same time, if the caller may start processes.
+    Small slides are run at the same time.
 
     Returns the outcomes of the slides that were not finished.
     """
-    replaced = {slide: find_replaced(plan.records(slide)) for slide in plan.slides}
+    replaced = {slide: find_replaced(of_slide) for slide, of_slide in records.items()}
     for line in describe_changes(
         {slide: changes for slide, changes in replaced.items() if changes}
     ):
@@ -229,15 +237,15 @@ def run_slides(
             bar.write(f"{row.slide_id}: {end}{count}")
 
         for row in rows:
-            records = plan.records(row.slide_id)
-            records.remove_unrequested(plan.unrequested_jobs(row.slide_id))
-            if records.outdated:
+            of_slide = records[row.slide_id]
+            of_slide.remove_unrequested(plan.unrequested_jobs(row.slide_id))
+            if of_slide.outdated:
                 outdated.append(row)
                 continue
-            with open_nuclei(SlideFiles(records.folder).nuclei) as file:
+            with open_nuclei(SlideFiles(of_slide.folder).nuclei) as file:
                 n_nuclei = count_noun(file.metadata.num_rows, "nucleus", "nuclei")
             print_end(row, f"{n_nuclei}, unchanged, skipped")
-        ends = _run_outdated(outdated, plan, models, settings, bar, in_processes)
+        ends = _run_outdated(outdated, plan, records, models, settings, bar)
         for row, (problem, seconds) in ends:
             result = judge_slide(Path(settings.output), plan.row(row.slide_id))
             ran.append(replace(result, status="failed") if problem else result)
@@ -248,23 +256,23 @@ def run_slides(
 def _run_outdated(
     rows: Sequence[SheetRow],
     plan: Plan,
+    records: Mapping[str, Records],
     models: Models,
     settings: RunSettings,
     bar: tqdm,
-    in_processes: bool,
 ) -> Iterator[tuple[SheetRow, tuple[str, float]]]:
     """Run small slides in several processes, then the others one after another with all threads;
     yield each slide with its problem and seconds when it ends.
     """
     small = [row for row in rows if plan.is_small(row.slide_id)]
     n = min(settings.threads, len(small) // LEAST_EACH)
-    if not in_processes or n < 2 or models.predictor.provider != "cpu":
+    if n < 2 or models.predictor.provider != "cpu":
         small = []
     else:
         mapper = models.regions and models.regions.path
         names = models.predictor.path, "cpu", mapper, models.embedder is not None
         alone = RunSettings(dict(settings))
-        parts = [(row, replace(plan, rows={row.slide_id: plan.row(row.slide_id)})) for row in small]
+        parts = [(row, records[row.slide_id]) for row in small]
         with ProcessPool(n - 1, PRELOADED) as pool:
             ends = pool.map(
                 partial(_run_small, names, alone),
@@ -279,11 +287,13 @@ def _run_outdated(
             def begin(step: str, slide: str = row.slide_id) -> None:
                 bar.set_description(f"{slide}: {step}")
 
-            yield row, run_logged(row, plan, models, settings, begin)
+            yield row, run_logged(row, records[row.slide_id], models, settings, begin)
 
 
 def _run_small(
-    names: tuple[Path, str, Path | None, bool], settings: RunSettings, part: tuple[SheetRow, Plan]
+    names: tuple[Path, str, Path | None, bool],
+    settings: RunSettings,
+    part: tuple[SheetRow, Records],
 ) -> tuple[str, float]:
     return run_logged(*part, load_models(*names), settings)
 
@@ -333,14 +343,14 @@ def write_cohort_files(plan: Plan, settings: RunSettings) -> None:
 
 
 def run_logged(
-    row: SheetRow, plan: Plan, models: Models, settings: RunSettings, begin: Begin = str
+    row: SheetRow, records: Records, models: Models, settings: RunSettings, begin: Begin = str
 ) -> tuple[str, float]:
     """Run one slide, and write what its steps print to its log.
 
     Returns the reason if it failed, otherwise "", and the seconds that it took.
     """
     started, steps = time.monotonic(), ["start"]
-    files = SlideFiles(Path(plan.folder(row.slide_id)))
+    files = SlideFiles(records.folder)
     log_file, reason = files.log("run"), ""
 
     def begin_step(step: str) -> None:
@@ -349,7 +359,7 @@ def run_logged(
 
     try:
         with _open_log(log_file) as log, redirect_stdout(log):
-            run_slide(row, plan, models, settings, begin_step)
+            run_slide(row, records, models, settings, begin_step)
     except MuseError as error:
         reason = str(error)
     except Exception as error:  # a bug in this package

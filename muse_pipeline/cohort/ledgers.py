@@ -308,19 +308,3 @@ def _add_up(name: str, ran: Sequence[tuple[float, list[StepRecord]]]) -> Cost:
     )
     tissue_mm2 = sum(mm2 for mm2, records in ran if records)
     return Cost(name, seconds, used, tissue_mm2, max(end.peak_memory_mib or 0 for end in ends))
-
-
-def cost_lines(
-    slides: Iterable[SlideSteps], seconds: float, processor_seconds: float
-) -> Iterator[str]:
-    """The costs of a run as lines of text; wall-clock and processor time are those of the run from
-    start to end.
-    """
-    *steps, total = step_costs(slides) or [Cost(WHOLE, 0, 0, 0)]
-    rest = seconds - total.seconds, processor_seconds - total.processor_seconds
-    steps.append(Cost(OTHER, *rest, total.tissue_mm2))
-    steps.append(Cost(WHOLE, seconds, processor_seconds, total.tissue_mm2, total.peak_memory_mib))
-    table = [COST_COLUMNS, *(cost.texts for cost in steps)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for step, *cells in table:
-        yield "  ".join([step.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])

@@ -14,7 +14,7 @@ import json
 import math
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ PHRASES = {
 class Job:
     """A job of a slide; its files are named relative to the slide's folder."""
 
-    name: str  # name of the request
+    rule: str  # rule of the workflow that runs it
     settings: Mapping[str, Any]  # all settings on which the results depend, keyed by name
     reads: Sequence[str] = ()  # files of other jobs that it reads
     writes: Sequence[str] = ()  # files and folders that it writes
@@ -49,6 +49,14 @@ class Job:
     removes: Sequence[
         str
     ] = ()  # glob patterns of files that are removed before it runs; by default ``writes``
+    wildcards: Mapping[str, str] = field(default_factory=dict)  # of the rule, besides the slide
+    # file in ``writes`` with the status of the job, which is repeated if this is "failed"
+    outcome: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of its request."""
+        return "-".join([self.rule.replace("_", "-"), *self.wildcards.values()])
 
     @property
     def kept(self) -> list[str]:
@@ -81,6 +89,8 @@ class Records:
         none.
         """
         last, before = self.request(job), self._request_before(job)
+        if job.outcome and (find_json(self.folder / job.outcome) or {}).get("status") == "failed":
+            return None
         if compare(find_json(last), job.settings) == {}:
             return last
         is_again = compare(find_json(before), job.settings) == {} and self._is_untouched(job)
@@ -272,6 +282,7 @@ def compare(before: Any, now: Mapping[str, Any]) -> dict[str, str] | None:
         name: PHRASES.get(name) or f"{name} {_word(before.get(name))} -> {_word(value)}"
         for name, value in now.items()
         if before.get(name) != value
+        and (before.get(name) or value)  # a setting that earlier versions lack is off
         and not (name == "slide" and _is_same_file(before.get(name), value))
     }
 

@@ -90,7 +90,7 @@ def _explain(wrong: Any) -> str:
 
 
 def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Check that a model, as `muse model` describes it, suits the config."""
+    """Check that a model, as `muse step model` describes it, suits the config."""
     if model.get("kind") == "regions":
         raise ConfigError(
             f"config: model: '{model['name']}' maps regions, not nuclei; give it as `regions` and"
@@ -163,7 +163,7 @@ def pretraining_run(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pretraining_options(settings: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
-    """The arguments of `muse pretrain-config` for the setting ``pretrain``, except the sheet and
+    """The arguments of `pretrain-config` for the setting ``pretrain``, except the sheet and
     the folders.
     """
     given = pretraining_run(settings)
@@ -198,10 +198,10 @@ def require_fitting_pretraining(
     rows: Mapping[str, Any],
     model: Mapping[str, Any],
 ) -> None:
-    """Check that a pretraining run, as `muse pretrain-config` plans it, suits the slides and the
+    """Check that a pretraining run, as `pretrain-config` plans it, suits the slides and the
     model.
 
-    The ``rows`` of the sheet are keyed by slide_id, and `muse model` describes the model.
+    The ``rows`` of the sheet are keyed by slide_id, and `muse step model` describes the model.
     """
     has_model = settings["regions"] not in (
         None,
@@ -255,7 +255,7 @@ def slides_of_region_run(settings: Mapping[str, Any]) -> list[str]:
 
 
 def require_region_model(model: Mapping[str, Any]) -> None:
-    """Check that a model, as `muse model` describes it, maps regions."""
+    """Check that a model, as `muse step model` describes it, maps regions."""
     if model.get("kind") != "regions":
         raise ConfigError(
             f"config: regions: '{model['name']}' finds nuclei, not regions; give a training run of"

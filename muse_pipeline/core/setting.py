@@ -26,13 +26,12 @@ class Setting:
         job: job of the workflow that reruns if the setting changes; "" if none depends on it
             directly.
         metavar: placeholder of the option's value.
+        in_file_only: True if no command has an option for the setting.
 
     Example:
         >>> csv = Setting("csv", False, {"type": "boolean"}, "write `nuclei.csv.gz`, a table")
         >>> csv.yaml_line()
         'csv: false # write nuclei.csv.gz, a table'
-        >>> csv.arguments(True)
-        ['--csv']
     """
 
     name: str
@@ -42,6 +41,7 @@ class Setting:
     details: str = ""
     job: str = ""
     metavar: str | None = None
+    in_file_only: bool = False
 
     @property
     def types(self) -> list[str]:
@@ -53,7 +53,7 @@ class Setting:
 
     @property
     def option(self) -> str:
-        """Command-line option, such as ``--max-features``, or ``--no-viewer`` for a flag that
+        """Command-line option, such as ``--features``, or ``--no-viewer`` for a flag that
         is on by default.
         """
         return f"--{'no-' if self.default is True else ''}{self.name.replace('_', '-')}"
@@ -64,20 +64,6 @@ class Setting:
         its own option.
         """
         return self.schema.get("properties", {}) if "boolean" in self.types else {}
-
-    def arguments(self, value: Any) -> list[str]:
-        """Command-line arguments for a value of the setting; empty for the default."""
-        if value == self.default:
-            return []
-        if isinstance(value, bool):
-            return [self.option]
-        if isinstance(value, Mapping):
-            return [
-                word
-                for name, part in value.items()
-                for word in (f"--{name.replace('_', '-')}", *_words(part))
-            ]
-        return [self.option, *_words(value)]
 
     def yaml_line(self) -> str:
         """The setting with its default, as a line of a config file."""
@@ -91,10 +77,6 @@ class Setting:
     @property
     def _default_text(self) -> str:
         return self.default if isinstance(self.default, str) else json.dumps(self.default)
-
-
-def _words(value: Any) -> list[str]:
-    return [*map(str, value)] if isinstance(value, (list, tuple)) else [str(value)]
 
 
 def plain(text: str) -> str:

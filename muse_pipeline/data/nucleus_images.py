@@ -26,7 +26,7 @@ class NucleusSource:
     ``labelled`` pictures.
 
     Attributes:
-        store: image store of a slide, from ``muse tile``.
+        store: image store of a slide, from ``muse step tile``.
         proposals: ``proposals.parquet`` or ``nuclei.parquet`` of the same slide.
         colour: ``colour.json`` of the slide; by default the one next to the store.
         regions: GeoJSON of areas with classes, drawn in QuPath; by default the region map next to
@@ -65,7 +65,8 @@ class NucleusSource:
             )
         if self.store is not None and self.proposals is None:
             raise ConfigError(
-                f"{self.store}: `proposals` is missing; find the nuclei with `muse propose` and"
+                f"{self.store}: `proposals` is missing; find the nuclei with `muse step propose`"
+                f" and"
                 " name its file"
             )
         for name in ("exclude", "mpp", *(["patient"] if self.labelled else [])):

@@ -26,7 +26,7 @@ class UnlabelledSource:
 
     Attributes:
         images: folder of pictures.
-        store: image store, from ``muse tile``.
+        store: image store, from ``muse step tile``.
         mpp: um per pixel of the pictures.
     """
 

@@ -182,7 +182,7 @@ class ModelCard(Card):
     nuclei: dict[str, ClassReference] = field(default_factory=dict)
 
     does = "finds nuclei"
-    verb = "muse detect"
+    verb = "muse step detect"
     otherwise = ", and finds no nuclei; run it with `{verb}`"
     is_imported = False  # maps and probabilities of imported networks have a different meaning
 

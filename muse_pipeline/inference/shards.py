@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 METADATA_KEY = b"muse_shard"
 ROWS_PER_GROUP = 16_384
-MAKERS = "`muse detect` or `muse propose`"
+MAKERS = "`muse step detect` or `muse step propose`"
 
 
 class ShardWriter:

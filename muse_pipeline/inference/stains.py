@@ -61,11 +61,11 @@ def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour
             raise ValueError("numbers of the stains are impossible")
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot be read ({error.strerror}); make it with `muse tissue`"
+            f"{path}: cannot be read ({error.strerror}); make it with `muse step tissue`"
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise StoreError(
-            f"{path}: is not a colour.json of this version; make it with `muse tissue`"
+            f"{path}: is not a colour.json of this version; make it with `muse step tissue`"
         ) from error
     if fingerprint and colour.fingerprint not in {None, fingerprint}:
         raise StoreError(

@@ -123,7 +123,7 @@ def stitch_shards(
     if shards.common.get("tissue_sha256") not in {None, kept.tissue_sha256}:
         raise StoreError(
             f"{shards.paths[0]}: its nuclei were searched for in different tissue or ROIs; run"
-            f" `muse tile` and `muse {shards.verb}` for this slide again"
+            f" `muse step tile` and `muse step {shards.verb}` for this slide again"
         )
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
     grid = WindowGrid(
@@ -413,7 +413,8 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
     if common["slide_mpp"] != list(info.mpp):
         raise StoreError(
             f"{ordered[0]}: made for {common['slide_mpp']} um/px of slide '{info.slide_id}', which"
-            f" now has {list(info.mpp)} um/px; run `muse tile` and `muse {verb}` for it again"
+            f" now has {list(info.mpp)} um/px; run `muse step tile` and `muse step {verb}` for it"
+            f" again"
         )
     return gathered
 

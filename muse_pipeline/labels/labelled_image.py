@@ -38,7 +38,8 @@ class LabelledImage:
     )  # stains fitted to the picture or to the tissue of its slide; None if the fit failed
     weight: float  # relative frequency at which the image is sampled in training
     grow_outlines: bool = True  # True if nuclei labelled as points have grown outlines
-    # appearance of the slide, as `muse tissue` measures it; None for a picture that belongs to no
+    # appearance of the slide, as `muse step tissue` measures it; None for a picture that belongs
+    # to no
     # slide
     appearance: dict[str, float] | None = None
     region: np.ndarray | None = None  # (h, w) bool, the annotated pixels; None if all are

@@ -100,7 +100,7 @@ def cut_regions(
 class DrawnRegions:
     """An open slide whose regions are read at ``mpp``.
 
-    Its stains and appearance are measured as in ``muse tissue``, so that training and runs
+    Its stains and appearance are measured as in ``muse step tissue``, so that training and runs
     normalise alike.
     """
 

@@ -117,6 +117,6 @@ def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarr
 def _require(is_sound: bool, why: str) -> None:
     if not is_sound:
         raise NucleiError(
-            f"an outline in the table of nuclei is damaged ({why}); make it with `muse stitch`"
+            f"an outline in the table of nuclei is damaged ({why}); make it with `muse step stitch`"
             " again"
         )

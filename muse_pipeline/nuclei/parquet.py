@@ -359,12 +359,13 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
         raise NucleiError(f"{path}: no such file; correct the path") from error
     except (pa.ArrowException, OSError) as error:
         raise NucleiError(
-            f"{path}: not a readable Parquet file ({one_line(error)}); make it with `muse stitch`"
+            f"{path}: not a readable Parquet file ({one_line(error)}); make it with `muse step"
+            f" stitch`"
             " again"
         ) from error
     if PROVENANCE_KEY not in (file.metadata.metadata or {}):
         raise NucleiError(
-            f"{path}: has no 'muse' metadata; give a nuclei.parquet that 'muse stitch' wrote"
+            f"{path}: has no 'muse' metadata; give a nuclei.parquet that 'muse step stitch' wrote"
         )
     return file
 
@@ -380,7 +381,7 @@ def read_provenance(path: Path | str) -> Provenance:
     except (ValueError, RecursionError):
         pass
     raise NucleiError(
-        f"{path}: its 'muse' metadata are from a different version; make it with `muse stitch`"
+        f"{path}: its 'muse' metadata are from a different version; make it with `muse step stitch`"
         " again"
     )
 
@@ -489,7 +490,7 @@ def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[
         yield from batches
     except (pa.ArrowException, OSError) as error:
         raise NucleiError(
-            f"{path}: is damaged ({one_line(error)[:200]}); make it with `muse stitch` again"
+            f"{path}: is damaged ({one_line(error)[:200]}); make it with `muse step stitch` again"
         ) from error
 
 

@@ -70,7 +70,7 @@ class Output:
         rank: position among the outputs, which are written in ascending order of their ranks.
         step: step whose ledger records the output, by default the output's name. Outputs of the
             step `stitch` are written with the table of nuclei.
-        job: job of the workflow that writes the output and depends on its settings.
+        columns: columns of the sheet that the output depends on.
         requires: package that it needs in addition to those of every installation, and the extra of
             muse-pipeline that installs it; None if it needs none.
     """
@@ -81,14 +81,14 @@ class Output:
     settings: ClassVar[tuple[Setting, ...]] = ()
     rank: ClassVar[int] = 50
     step: ClassVar[str] = ""
-    job: ClassVar[str] = "nuclei"
+    columns: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[tuple[str, str] | None] = None
 
     def __init__(self, name: str):
         self.name, self.step = name, self.step or name
         if self.switch:
-            self.switch = replace(self.switch, job=self.job)
-        self.settings = tuple(replace(setting, job=self.job) for setting in self.settings)
+            self.switch = replace(self.switch, job="nuclei")
+        self.settings = tuple(replace(setting, job="nuclei") for setting in self.settings)
 
     def all_settings(self) -> tuple[Setting, ...]:
         """The switch and the other settings."""
@@ -120,16 +120,12 @@ class Output:
         raise NotImplementedError
 
 
-def list_outputs(settings: Mapping[str, Any] | None = None, job: str | None = None) -> list[Output]:
-    """Outputs that ``settings`` request and ``job`` writes (all by default), in the order in which
-    they are written.
+def list_outputs(settings: Mapping[str, Any] | None = None) -> list[Output]:
+    """Outputs that ``settings`` request (all by default), in the order in which they are
+    written.
     """
     outputs = sorted(map(_create, OUTPUTS.names()), key=lambda output: (output.rank, output.name))
-    return [
-        output
-        for output in outputs
-        if (settings is None or output.is_requested(settings)) and job in (None, output.job)
-    ]
+    return [output for output in outputs if settings is None or output.is_requested(settings)]
 
 
 @cache

@@ -44,6 +44,7 @@ class Dicom(Output):
         {"type": "boolean"},
         "also write `nuclei.dcm`, DICOM annotations of a DICOM slide for a PACS",
         "See [docs/guide/outputs.md](../docs/guide/outputs.md#dicom-annotations)",
+        in_file_only=True,
     )
     rank = 70
     requires = "highdicom", "dicom"

@@ -28,7 +28,7 @@ class Summary(Output):
             "lowest optical densities of DAB for nuclei and cells that are 1+, 2+ and 3+ in"
             " immunohistochemistry",
             "See [docs/guide/ihc.md](../docs/guide/ihc.md#scores)",
-            metavar="OD",
+            in_file_only=True,
         ),
     )
     rank = 40

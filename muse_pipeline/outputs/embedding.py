@@ -23,7 +23,7 @@ class Embedding(Output):
         "See [docs/guide/features.md](../docs/guide/features.md#features-of-a-network)",
     )
     rank = 60
-    step = job = "embed"
+    step = "embed"
 
     @override
     def file_names(self, model: str) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ class GeoJson(Output):
             "origin of positions in GeoJSON: the corner of the scanner's bounds, as in QuPath, or"
             " that of level 0",
             "`qupath` or `openslide`; they differ if the scanner declares bounds",
+            in_file_only=True,
         ),
         Setting(
             "max_features",
@@ -54,7 +55,7 @@ class GeoJson(Output):
             "also write parts with at most this many nuclei each, to be dropped onto QuPath one at"
             " a time",
             "The parts are called `nuclei.part-001.geojson.gz` and so on",
-            metavar="N",
+            in_file_only=True,
         ),
         Setting(
             "measurements",

@@ -15,7 +15,7 @@ from muse_pipeline.outputs.base import OUTPUTS, FinishedSlide, Output
 class AnnData(Output):
     """The nuclei as AnnData, ``nuclei.h5ad``."""
 
-    job = "anndata"
+    columns = ("patient",)
     files = (SlideFiles.anndata,)
     patterns = (SlideFiles.bins,)  # written by `muse bins`
     switch = Setting(
@@ -45,7 +45,7 @@ class AnnData(Output):
 class SpatialData(Output):
     """The nuclei and a link to the image, as SpatialData: ``slide.spatialdata.zarr``."""
 
-    job = "spatialdata"
+    columns = ("patient",)
     files = ("slide.spatialdata.zarr/",)
     switch = Setting(
         "spatialdata",

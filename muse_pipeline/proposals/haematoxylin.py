@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import cv2
 import numpy as np
 
-# loads its modules at first use, so that `muse proposer`, which only reads settings, loads none
+# loads its modules at first use, so that `muse step proposer`, which only reads settings, loads
+# none
 import scipy
 
 from muse_pipeline.core.config import Between

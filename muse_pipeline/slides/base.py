@@ -148,7 +148,7 @@ class SlideReader(ABC):
 
 
 def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
-    """Open a slide, or a folder written by `muse fetch`, with ``reader`` or the first reader that
+    """Open a slide, or a folder written by `step fetch`, with ``reader`` or the first reader that
     accepts it.
 
     Raises:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = (
     32 << 20
-)  # size of the cache of decoded tiles, as in OpenSlide; enough for a row of chunks of `muse tile`
+)  # size of the cache of decoded tiles, as in OpenSlide; enough for a row of chunks of `tile`
 MAX_DIRECTORIES = 100  # a slide has a dozen; in a damaged file, their chain may have no end
 CONTIGUOUS = 1  # PlanarConfiguration of interleaved channels
 

@@ -19,7 +19,7 @@ _PROBE_PX = 2048  # maximum side of the part of the coarsest level that is check
 def inspect_slide(
     path: Path | str, slide_id: str, mpp: float | None = None, source: str | None = None
 ) -> SlideInfo:
-    """Open a slide, an image or a folder written by `muse fetch`, and return its header.
+    """Open a slide, an image or a folder written by `muse step fetch`, and return its header.
 
     Args:
         path: path of the slide.
@@ -30,7 +30,8 @@ def inspect_slide(
     origin = slide_origin(Path(path))
     if source is not None and source != origin:
         raise SlideError(
-            f"{path}: comes from {origin}, not from {source}; fetch the latter with `muse fetch`"
+            f"{path}: comes from {origin}, not from {source}; fetch the latter with `muse step"
+            f" fetch`"
         )
     with open_slide(path) as slide:
         return describe_slide(slide, slide_id, mpp, origin, fingerprint_file(slide.path))

@@ -59,7 +59,7 @@ def require_file(path: Path) -> None:
         ):  # ``Path`` removes one of the slashes
             shown = SlideUrl(f"{url[1]}://{url[2]}")
             raise SlideError(
-                f"{shown}: is a URL, not a path; copy it here first with `muse fetch`"
+                f"{shown}: is a URL, not a path; copy it here first with `muse step fetch`"
             ) from error
         if isinstance(error, FileNotFoundError):
             raise SlideError(f"{path}: no such file; check the path") from error

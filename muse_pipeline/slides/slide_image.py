@@ -91,7 +91,7 @@ class SlideImage:
 
 
 def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
-    """Open a slide, a plain image, or a folder written by `muse fetch`.
+    """Open a slide, a plain image, or a folder written by `muse step fetch`.
 
     Args:
         path: path of the file.

@@ -160,7 +160,7 @@ def _read_area(path: Path) -> float:
         with np.load(path) as arrays:
             return float(arrays["area_mm2"])
     except (OSError, KeyError, ValueError) as error:
-        raise StoreError(f"{path}: is not a tissue mask; run `muse tissue` again") from error
+        raise StoreError(f"{path}: is not a tissue mask; run `muse step tissue` again") from error
 
 
 def _read_columns(

@@ -51,10 +51,10 @@ def chunk_px(factor: int) -> int:
 
 
 def open_store(path: Path | str) -> Store:
-    """Open a store written by ``muse tile``."""
+    """Open a store written by ``muse step tile``."""
     folder = Path(path)
     if not (folder / METADATA).exists():
-        raise StoreError(f"{path}: no such store; run `muse tile` first")
+        raise StoreError(f"{path}: no such store; run `muse step tile` first")
     try:
         attributes, image = (
             read_json(folder / METADATA)["attributes"]["muse"],
@@ -72,7 +72,7 @@ def open_store(path: Path | str) -> Store:
     except Exception as error:  # foreign metadata may raise any exception
         why = one_line(f"{type(error).__name__}: {error}")[:200]
         raise StoreError(
-            f"{path}: not a complete store of `muse tile` ({why}); run `muse tile` again"
+            f"{path}: not a complete store of `muse step tile` ({why}); run `muse step tile` again"
         ) from error
 
 
@@ -115,7 +115,7 @@ def list_files(path: Path) -> list[str]:
 
 
 def is_store(path: Path) -> bool:
-    """True if ``path`` is a store of ``muse tile``, complete or not."""
+    """True if ``path`` is a store of ``muse step tile``, complete or not."""
     try:
         return "muse" in read_json(path / METADATA)["attributes"]
     except ValueError:  # the metadata are damaged
@@ -273,7 +273,7 @@ class Store:
         if self.codec != LOSSLESS:
             raise StoreError(
                 f"{self.path}: has lossy compression ({self.codec}), for pretraining only; write a"
-                " lossless store with `muse tile`"
+                " lossless store with `muse step tile`"
             )
 
     def require_unchanged(self) -> None:
@@ -316,7 +316,7 @@ class Store:
             return self._tissue.read(*box) > 0
         except (ValueError, OSError, RuntimeError) as error:
             raise StoreError(
-                f"{self.path}: its tissue is damaged ({error}); run `muse tile` again"
+                f"{self.path}: its tissue is damaged ({error}); run `muse step tile` again"
             ) from error
 
     @property

@@ -38,7 +38,7 @@ ROI_ROWS = (
 
 @dataclass(frozen=True, eq=False)
 class FoundTissue:
-    """Result of ``muse tissue``: the mask, the picture that was searched, and warnings."""
+    """Result of ``muse step tissue``: the mask, the picture that was searched, and warnings."""
 
     tissue: TissueMask
     overview: Overview

@@ -201,20 +201,22 @@ class TissueMask:
             Exception
         ) as error:  # NumPy, zipfile and GEOS may raise any exception on foreign bytes
             raise StoreError(
-                f"{path}: not a readable tissue mask ({one_line(error)[:200]}); run `muse tissue`"
+                f"{path}: not a readable tissue mask ({one_line(error)[:200]}); run `muse step"
+                f" tissue`"
                 " again"
             ) from error
         if info is None:
             return tissue
         if tissue.fingerprint not in {None, info.fingerprint}:
             raise StoreError(
-                f"{path}: belongs to a slide other than '{info.slide_id}'; run `muse tissue` for"
+                f"{path}: belongs to a slide other than '{info.slide_id}'; run `muse step tissue`"
+                f" for"
                 " that slide"
             )
         if tissue.slide_mpp not in {None, tuple(info.mpp)}:
             raise StoreError(
                 f"{path}: made for {list(tissue.slide_mpp)} um/px of slide '{info.slide_id}', which"
-                f" now has {list(info.mpp)} um/px; run `muse tissue` again"
+                f" now has {list(info.mpp)} um/px; run `muse step tissue` again"
             )
         return tissue
 

@@ -13,19 +13,18 @@ from muse_pipeline.cli.main import VERBS, import_verb, main
 @pytest.mark.parametrize(
     ("verb", "option", "value"),
     [
-        *[(verb, "--threads", "0") for verb in ("tile", "detect", "run", "finetune", "demo-slide")],
-        ("detect", "--threads", "two"),
-        ("run", "--shards", "0"),
+        *[(verb, "--threads", "0") for verb in ("step tile", "run", "finetune", "demo-slide")],
+        ("step detect", "--threads", "two"),
         ("run", "--mpp", "0"),
-        ("tile", "--mpp", "nan"),
+        ("step tile", "--mpp", "nan"),
         *[(verb, "--mpp", "-0.25") for verb in ("inspect", "sheet", "demo-slide")],
-        ("tile", "--max-corrupt", "1.5"),
-        ("geojson", "--max-features", "0"),
+        ("step tile", "--max-corrupt", "1.5"),
+        ("step geojson", "--max-features", "0"),
     ],
 )
 def test_a_number_out_of_range_is_named(capsys, verb, option, value):
     with pytest.raises(SystemExit) as end:
-        main([verb, option, value])
+        main([*verb.split(), option, value])
     assert end.value.code == 2
     assert f"argument {option}: '{value}' is not a" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""`muse proposer` shows a proposer's settings, or what is wrong with them."""
+"""`muse step proposer` shows a proposer's settings, or what is wrong with them."""
 
 import pytest
 
@@ -6,7 +6,9 @@ from muse_pipeline.core.files import read_json
 
 
 def test_settings_left_out_have_their_defaults(muse, tmp_path):
-    status, out, _ = muse("proposer", "otsu", "--settings", "{}", "--resolved", tmp_path / "p.json")
+    status, out, _ = muse(
+        "step", "proposer", "otsu", "--settings", "{}", "--resolved", tmp_path / "p.json"
+    )
     assert (status, out) == (0, "otsu: strictness 1.0, max_nucleus_um2 400.0\n")
     settings = {"strictness": 1.0, "max_nucleus_um2": 400.0}
     assert read_json(tmp_path / "p.json") == {"method": "otsu", "settings": settings}
@@ -31,10 +33,10 @@ def test_settings_left_out_have_their_defaults(muse, tmp_path):
     ],
 )
 def test_what_is_wrong_is_one_sentence(muse, method, settings, message):
-    status, out, error = muse("proposer", method, "--settings", settings)
+    status, out, error = muse("step", "proposer", method, "--settings", settings)
     assert (
         (status, out) == (2, "")
-        and error.startswith(f"muse proposer: {message}")
+        and error.startswith(f"muse step proposer: {message}")
         and error.count("\n") == 1
     )
 
@@ -44,13 +46,19 @@ def test_a_method_whose_packages_only_the_jobs_have_is_not_rejected(muse, tmp_pa
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr("muse_pipeline.proposals.base.parse_settings", lacking)
-    status, out, _ = muse("proposer", "otsu", "--resolved", tmp_path / "p.json")
+    status, out, _ = muse("step", "proposer", "otsu", "--resolved", tmp_path / "p.json")
     assert (status, out) == (0, "otsu: not checked, as the package 'torch' is not installed here\n")
 
 
 def test_settings_that_are_files_are_resolved_too(muse, tmp_path):
     resolved = tmp_path / "resolved.json"
     status, *_ = muse(
-        "proposer", "imported", "--settings", "{file: '{slide}.csv'}", "--resolved", resolved
+        "step",
+        "proposer",
+        "imported",
+        "--settings",
+        "{file: '{slide}.csv'}",
+        "--resolved",
+        resolved,
     )
     assert (status, read_json(resolved)["settings"]["file"]) == (0, "{slide}.csv")

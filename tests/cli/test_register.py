@@ -1,4 +1,4 @@
-"""``muse register`` and ``muse partner`` on a synthetic pair of slides."""
+"""``muse register`` and ``muse step partner`` on a synthetic pair of slides."""
 
 import json
 
@@ -66,7 +66,14 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     ]
     assert (
         muse(
-            "tissue", folder / "he.tif", "--info", info, *outputs, "--colour", tmp_path / "c.json"
+            "step",
+            "tissue",
+            folder / "he.tif",
+            "--info",
+            info,
+            *outputs,
+            "--colour",
+            tmp_path / "c.json",
         )[0]
         == 0
     )
@@ -81,7 +88,7 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
         "--mpp",
         "0.6",
     ]
-    partner = ["partner", *made_from, "-o", of_workflow / "image-600nm.zarr"]
+    partner = ["step", "partner", *made_from, "-o", of_workflow / "image-600nm.zarr"]
     status, output, error = muse(*partner, "--start", tmp_path / "transform.json")
     assert status == 0 and "tiles" in output, error
     record = read_json(of_workflow / "partner.json")
@@ -148,5 +155,5 @@ def test_a_foreign_transform_is_recorded(muse, files, tmp_path):
     store = tmp_path / "partner" / "x.zarr"
     arguments = ["--info", tmp_path / "slide.json", "--tissue", tmp_path / "none.npz", "-o", store]
     pair = [files[0] / "he.tif", files[0] / "ihc.png"]
-    assert muse("partner", *pair, *arguments, "--start", tmp_path / "t.json")[0] == 0
+    assert muse("step", "partner", *pair, *arguments, "--start", tmp_path / "t.json")[0] == 0
     assert "is not a transform.json" in read_json(store.parent / "partner.json")["reason"]

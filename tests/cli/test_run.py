@@ -19,7 +19,6 @@ from workflow_runs import draw_stained_slide
 from muse_pipeline import pipeline
 from muse_pipeline.cli import run_slides
 from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files
-from muse_pipeline.cohort.ledgers import COST_COLUMNS
 from muse_pipeline.cohort.lock import lock_results
 from muse_pipeline.core.files import remove
 from muse_pipeline.nuclei.parquet import read_provenance
@@ -201,7 +200,9 @@ def test_a_killed_run_continues_with_the_job(muse, mixed, monkeypatch):
 
 
 def test_images_and_shards_are_not_kept_if_they_are_not_wanted(muse, mixed):
-    run = "run", mixed / "slides/a.tif", "-o", mixed / "results", "--no-keep-stores"
+    config = mixed / "config.yaml"
+    config.write_text("keep_stores: false\n")
+    run = "run", mixed / "slides/a.tif", "-o", mixed / "results", "--config", config
     assert muse(*run)[0] == 0
     folder = mixed / "results/a"
     assert not list(folder.glob("image-*.zarr")) and not list(folder.glob("shards/*"))
@@ -212,18 +213,6 @@ def test_images_and_shards_are_not_kept_if_they_are_not_wanted(muse, mixed):
         "slide.json",
         "nuclei.parquet",
     ]  # the slide is read again for the image
-
-
-def test_the_profile_has_a_row_for_every_step_that_ran(muse, mixed):
-    run = "run", mixed / "slides", "-o", mixed / "results", "--profile"
-    status, shown, _ = muse(*run)
-    rows = {line.split("  ")[0]: re.split("  +", line) for line in shown.splitlines()}
-    assert status == 2 and rows["Step"] == list(COST_COLUMNS)
-    steps = ["inspect", "tissue", "tile", "detect", "stitch", "geojson", "overlay", "other", "all"]
-    assert list(rows)[list(rows).index("Step") + 1 :] == steps
-    assert float(rows["detect"][4]) > 0 and rows["other"][5] == "–"
-    shown = muse(*run)[1]  # the finished slide is skipped; the other slide fails at its first step
-    assert re.search(r"^inspect ", shown, re.M) and not re.search(r"^(tissue|detect) ", shown, re.M)
 
 
 @pytest.mark.slow

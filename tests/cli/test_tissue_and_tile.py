@@ -1,4 +1,4 @@
-"""``muse tissue`` and ``muse tile`` on a JPEG pyramid that OpenSlide reads."""
+"""``muse step tissue`` and ``muse step tile`` on a JPEG pyramid that OpenSlide reads."""
 
 import hashlib
 import json
@@ -46,11 +46,20 @@ def run_steps(muse, slide, out, *tile_arguments, roi=None):
     outputs = ["--mask", out / "tissue.npz", "--picture", out / "tissue.png"]
     outputs += ["--outline", out / "tissue.geojson", "--colour", out / "colour.json"]
     status, _, printed = muse(
-        "tissue", slide, "--info", info, *limits, *outputs, "--ledger", out / "tissue-ledger.json"
+        "step",
+        "tissue",
+        slide,
+        "--info",
+        info,
+        *limits,
+        *outputs,
+        "--ledger",
+        out / "tissue-ledger.json",
     )
     assert status == 0, printed
     store = out / "image-500nm.zarr"
     return muse(
+        "step",
         "tile",
         slide,
         "--info",

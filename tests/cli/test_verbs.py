@@ -11,6 +11,7 @@ import time
 import pytest
 
 from muse_pipeline.cli.main import GROUPS, VERBS, main
+from muse_pipeline.cli.step import COMMANDS, STEPS
 
 HEAVY = {
     "numpy",
@@ -38,6 +39,7 @@ def test_nothing_that_is_read_is_written_over(muse, tmp_path):
     slide = tmp_path / "slide.png"
     slide.write_bytes(b"pixels")
     here = [
+        "step",
         "tissue",
         slide,
         "--info",
@@ -102,15 +104,15 @@ def _seconds(command: list[str]) -> float:
 BAD_INPUT = {
     "preflight": ["{noise}", "--model", "no-such-name"],
     "qupath-script": ["--config", "{missing}", "--output", "{out}"],
-    "fetch": ["{missing}", "--output", "{out}"],
+    "step fetch": ["{missing}", "--output", "{out}"],
     "inspect": ["{noise}", "--output", "{out}"],
-    "tissue": [
+    "step tissue": [
         *["{noise}", "--info", "{missing}", "--mask", "{out}"],
         *["--picture", "{out}", "--outline", "{out}", "--colour", "{out}"],
     ],
     "register": ["{noise}", "{missing}", "-o", "{out}"],
-    "tile": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
-    "import-checkpoint": ["{noise}", "-o", "{out}"],
+    "step tile": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
+    "step import-checkpoint": ["{noise}", "-o", "{out}"],
     "import-model": [
         "{noise}",
         "--kind",
@@ -122,7 +124,7 @@ BAD_INPUT = {
         "-o",
         "{out}",
     ],
-    "pretrain-config": [
+    "step pretrain-config": [
         "{missing}",
         "--sheet",
         "{missing}",
@@ -136,20 +138,28 @@ BAD_INPUT = {
     "train": ["{missing}", "-o", "{out}"],
     "psm": ["{missing}", "-o", "{out}"],
     "export": ["{missing}", "-o", "{out}"],
-    "model": ["{noise}", "--resolved", "{out}"],
-    "proposer": ["no-such-name", "--resolved", "{out}"],
+    "step model": ["{noise}", "--resolved", "{out}"],
+    "step proposer": ["no-such-name", "--resolved", "{out}"],
     "card": ["{noise}", "--temperature", "1.5", "-o", "{out}"],
     "regions": ["{missing}", "--model", "{noise}", "--output", "{out}"],
-    "propose": ["{missing}", "--colour", "{missing}", "--info", "{missing}", "--output", "{out}"],
-    "detect": ["{missing}", "--colour", "{missing}", "--output", "{out}"],
-    "stitch": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
+    "step propose": [
+        "{missing}",
+        "--colour",
+        "{missing}",
+        "--info",
+        "{missing}",
+        "--output",
+        "{out}",
+    ],
+    "step detect": ["{missing}", "--colour", "{missing}", "--output", "{out}"],
+    "step stitch": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
     "embed": ["{missing}", "--model", "{noise}"],
-    "geojson": ["{noise}", "--info", "{missing}", "--output", "{out}"],
+    "step geojson": ["{noise}", "--info", "{missing}", "--output", "{out}"],
     "anndata": ["{noise}", "-o", "{out}"],
     "bins": ["{missing}", "--visium-hd", "{missing}", "-o", "{out}"],
-    "spatialdata": ["{noise}", "--store", "{missing}", "-o", "{out}"],
+    "step spatialdata": ["{noise}", "--store", "{missing}", "-o", "{out}"],
     "statistics": ["{missing}", "--sheet", "{missing}", "--group", "label", "-o", "{out}"],
-    "overlay": ["{missing}"],
+    "step overlay": ["{missing}"],
     "report": ["{missing}", "--slides", "{missing}", "--output", "{out}", "--table", "{out}"],
     "view": ["{missing}"],
     "run": ["{noise}", "-o", "{out}", "--model", "no-such-name"],
@@ -159,12 +169,13 @@ BAD_INPUT = {
     "demo-slide": ["{out}", "--area-mm2", "-1"],
     "synthesize": ["pictures", "--generator", "{missing}", "--output", "{out}"],
 }
-JOINED = {"image", "nuclei", "partner"}  # verbs that run other verbs in one process
+JOINED = {"step image", "step nuclei", "step partner"}  # each runs several steps in one process
 JUDGES = {"doctor"}  # problems are their output, not an error
 
 
 def test_bad_input_is_given_to_every_verb():
-    assert set(BAD_INPUT) == set(VERBS) - JUDGES - JOINED
+    steps = {f"step {name}" for name in (*STEPS, *COMMANDS)}
+    assert set(BAD_INPUT) == (set(VERBS) | steps) - {"step"} - JUDGES - JOINED
 
 
 @pytest.mark.parametrize("verb", BAD_INPUT)
@@ -174,7 +185,7 @@ def test_a_name_that_no_file_can_have_costs_one_sentence(verb, muse, tmp_path):
         argument.format(noise=name, missing=name, out=tmp_path / "out")
         for argument in BAD_INPUT[verb]
     ]
-    status, _, errors = muse(verb, *words)
+    status, _, errors = muse(*verb.split(), *words)
     assert (status, errors.count("\n")) == (2, 1)
     assert errors.startswith(f"muse {verb}: ")
 
@@ -187,7 +198,9 @@ def test_bad_input_costs_one_sentence(verb, muse, tmp_path):
         "out": tmp_path / "out",
     }
     positions["noise"].write_bytes(bytes(range(256)) * 4)
-    status, _, errors = muse(verb, *(argument.format(**positions) for argument in BAD_INPUT[verb]))
+    status, _, errors = muse(
+        *verb.split(), *(argument.format(**positions) for argument in BAD_INPUT[verb])
+    )
     assert status == 2
     assert errors.startswith(f"muse {verb}: ")
     assert errors.count("\n") == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from muse_pipeline.cohort.ledgers import COST_COLUMNS, Cost, StepRecord, cost_lines, step_costs
+from muse_pipeline.cohort.ledgers import Cost, StepRecord, step_costs
 from muse_pipeline.report.cohort import SlideResult
 from muse_pipeline.report.page import write_page
 
@@ -49,25 +49,8 @@ def test_a_step_is_divided_by_the_tissue_in_which_it_ran(slides):
     ] == [11.0, 4.0, 11.0]
 
 
-def test_a_run_has_a_row_for_what_is_no_step(slides):
-    table = [
-        re.split("  +", line)
-        for line in cost_lines(
-            [slide.steps for slide in slides], seconds=10.0, processor_seconds=16.0
-        )
-    ]
-    assert table[0] == list(COST_COLUMNS)
-    assert table[2] == ["detect", "5.5 s", "10.0 s", "1.82", "2.500", "400 MiB"]
-    assert table[3:] == [
-        ["other", "1.5 s", "2.0 s", "1.33", "0.500", "–"],
-        ["all", "10.0 s", "16.0 s", "1.60", "4.000", "400 MiB"],
-    ]
-
-
-def test_without_a_step_or_tissue_there_is_nothing_to_divide():
+def test_without_a_step_there_is_nothing_to_divide():
     assert step_costs([slide(None).steps]) == []
-    *_, last = cost_lines([slide(None).steps], 2.0, 1.0)
-    assert re.split("  +", last) == ["all", "2.0 s", "1.0 s", "0.50", "–", "–"]
 
 
 def test_the_report_has_the_same_table(slides, tmp_path):

@@ -17,7 +17,7 @@ IMAGE = Job("image", {"mpp": 0.5}, writes=["slide.json", "image.zarr"], steps=["
 REGIONS = Job("regions", {"regions": "none"}, ["image.zarr"], ["regions.json"])
 DETECT = Job("detect-1-of-1", {"model": "compact"}, ["image.zarr"], ["shards/1-of-1.parquet"])
 NUCLEI = Job(
-    **{"name": "nuclei", "settings": {"mpp": 0.5, "model": "compact", "csv": False}},
+    **{"rule": "nuclei", "settings": {"mpp": 0.5, "model": "compact", "csv": False}},
     **{
         "reads": ["slide.json", "regions.json", "shards/1-of-1.parquet"],
         "writes": ["nuclei.parquet", "overlays"],

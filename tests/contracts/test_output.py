@@ -39,7 +39,7 @@ def slide(tmp_path_factory) -> FinishedSlide:
         SheetRow("a", str(folder / "a.tif")),
         Models(Predictor(path), embedder=Embedder(path)),
     )
-    run_slide(row, plan_slides([row], models, settings), models, settings)
+    run_slide(row, plan_slides([row], models, settings).records(row.slide_id), models, settings)
     return FinishedSlide(SlideFiles(folder / "results/a"), settings, embedder=models.embedder)
 
 
@@ -96,7 +96,7 @@ def test_files_that_are_not_requested_are_not_written(slide, tmp_path):
         RunSettings({"output": str(tmp_path)}),
     )
     models = Models(Predictor(find_model("compact")))
-    run_slide(row, plan_slides([row], models, settings), models, settings)
+    run_slide(row, plan_slides([row], models, settings).records(row.slide_id), models, settings)
     requested = [output for output in OUTPUTS if output.is_requested(settings)]
     written = {path.name for output in requested for path in files_of(output, slide)}
     others = {

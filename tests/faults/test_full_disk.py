@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from step_commands import step_commands
+from step_commands import step_commands, step_of
 from workflow_runs import draw_stained_slide
 
 from muse_pipeline.cli.main import main
@@ -49,7 +49,7 @@ def steps(tmp_path_factory) -> dict[str, list[str]]:
     commands.append(["report", str(folder / "results"), "--slides", str(sheet), *outputs])
     for command in commands:
         assert main(command) == 0, command
-    return {command[0]: command for command in commands}
+    return {step_of(command): command for command in commands}
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def disk(mount, tmp_path, steps) -> Path:
 
 
 def finished(steps) -> Path:
-    return Path(steps["overlay"][1]).parent
+    return Path(steps["overlay"][2]).parent
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ def shard(tiled_slide, once) -> Path:
 
 @pytest.fixture(scope="session")
 def stitch(tiled_slide):
-    """A function that stitches shards into a table with `muse stitch`."""
+    """A function that stitches shards into a table with `muse step stitch`."""
 
     def run(output: Path, shards: list[Path], *more: str) -> Path:
         folder = tiled_slide.folder
@@ -30,7 +30,7 @@ def stitch(tiled_slide):
             output,
         ]
         words += ["--store", folder / "image-500nm.zarr", "--colour", folder / "colour.json", *more]
-        assert main(list(map(str, ["stitch", *shards, *words]))) == 0
+        assert main(list(map(str, ["step", "stitch", *shards, *words]))) == 0
         return output
 
     return run

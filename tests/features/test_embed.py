@@ -181,6 +181,7 @@ def test_outlines_of_another_program_get_the_features_of_detected_nuclei(
 ):
     outlines = folder.parent / "cells.geojson"
     words = [
+        "step",
         "geojson",
         str(folder / "nuclei.parquet"),
         "--info",
@@ -265,6 +266,7 @@ def test_what_is_wrong_is_one_sentence(folder, tiled_slide, capsys):
     assert (
         main(
             [
+                "step",
                 "detect",
                 str(folder),
                 "--model",

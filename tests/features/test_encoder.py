@@ -133,7 +133,19 @@ def test_what_is_no_encoder_is_one_sentence(drawing, words, message, tmp_path, c
 def test_an_encoder_finds_no_nuclei(folder, tmp_path, capsys):
     model = str(folder.parent / "linear.onnx")
     assert (
-        main(["detect", str(folder), "--model", model, "--colour", "c", "-o", str(tmp_path / "o")])
+        main(
+            [
+                "step",
+                "detect",
+                str(folder),
+                "--model",
+                model,
+                "--colour",
+                "c",
+                "-o",
+                str(tmp_path / "o"),
+            ]
+        )
         == 2
     )
     assert (

@@ -75,6 +75,7 @@ def test_the_table_names_its_features_and_their_stains(table_file, tiled_slide):
 def test_features_without_an_image_are_refused(tiled_slide, shard, tmp_path, capsys):
     folder, output = tiled_slide.folder, tmp_path / "nuclei.parquet"
     words = [
+        "step",
         "stitch",
         shard,
         "--info",
@@ -102,7 +103,7 @@ def test_features_without_an_image_are_refused(tiled_slide, shard, tmp_path, cap
         )
         == 2
     )
-    assert "gone.zarr: no such store; run `muse tile` first" in capsys.readouterr().err
+    assert "gone.zarr: no such store; run `muse step tile` first" in capsys.readouterr().err
     assert not output.exists()
 
 

@@ -55,7 +55,7 @@ def folder(table_file, tiled_slide, tmp_path_factory):
     shutil.copytree(tiled_slide.folder / "image-500nm.zarr", folder / "image-500nm.zarr")
     shutil.copy(table_file, folder / "nuclei.parquet")
     store = str(folder / "image-500nm.zarr")
-    words = ["spatialdata", str(folder / "nuclei.parquet"), "--store", store]
+    words = ["step", "spatialdata", str(folder / "nuclei.parquet"), "--store", store]
     assert main([*words, "-o", str(folder / "slide.spatialdata.zarr")]) == 0
     return folder
 
@@ -100,7 +100,7 @@ def test_names_and_slides_that_spatialdata_would_reject(
         tmp_path / "slide.spatialdata.zarr",
         str(tiled_slide.folder / "image-500nm.zarr"),
     )
-    assert main(["spatialdata", table, "--store", store, "-o", str(output)]) == 0
+    assert main(["step", "spatialdata", table, "--store", store, "-o", str(output)]) == 0
     root = zarr.open_group(output, mode="r")
     frame = root["tables/table"]
     for group in (frame["obs"], frame["var"], frame["obsm"], frame["uns"]):
@@ -152,10 +152,20 @@ def test_a_folder_that_is_moved_with_its_store_keeps_its_image(folder, tiled_sli
 def test_a_deleted_store_is_one_sentence(folder, tmp_path, capsys):
     gone, output = str(tmp_path / "image-500nm.zarr"), tmp_path / "slide.spatialdata.zarr"
     assert (
-        main(["spatialdata", str(folder / "nuclei.parquet"), "--store", gone, "-o", str(output)])
+        main(
+            [
+                "step",
+                "spatialdata",
+                str(folder / "nuclei.parquet"),
+                "--store",
+                gone,
+                "-o",
+                str(output),
+            ]
+        )
         == 2
     )
-    assert "no such store; run `muse tile` first" in capsys.readouterr().err
+    assert "no such store; run `muse step tile` first" in capsys.readouterr().err
     assert not output.exists()
 
 

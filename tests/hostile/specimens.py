@@ -76,9 +76,10 @@ def at(name: str) -> str:
     return f"{{here}}/{name}"
 
 
-TISSUE_RUN = ("tissue", at(SLIDE), "--info", at(INFO), *TISSUE_OUT)
-TILE_RUN = ("tile", at(SLIDE), "--info", at(INFO), "--tissue", at(TISSUE), *TILE_OUT)
+TISSUE_RUN = ("step", "tissue", at(SLIDE), "--info", at(INFO), *TISSUE_OUT)
+TILE_RUN = ("step", "tile", at(SLIDE), "--info", at(INFO), "--tissue", at(TISSUE), *TILE_OUT)
 DETECT_RUN = (
+    "step",
     "detect",
     at(STORE),
     "--colour",
@@ -89,6 +90,7 @@ DETECT_RUN = (
     "{out}/l.json",
 )
 STITCH_RUN = (
+    "step",
     "stitch",
     at(SHARD),
     "--info",
@@ -98,7 +100,15 @@ STITCH_RUN = (
     "--output",
     "{out}/nuclei.parquet",
 )
-GEOJSON_RUN = ("geojson", at(NUCLEI), "--info", at(INFO), "--output", "{out}/nuclei.geojson.gz")
+GEOJSON_RUN = (
+    "step",
+    "geojson",
+    at(NUCLEI),
+    "--info",
+    at(INFO),
+    "--output",
+    "{out}/nuclei.geojson.gz",
+)
 EVALUATE = ("evaluate", at(NUCLEI), "--truth", "{file}", "--json", "{out}/scores.json")
 
 SPECIMENS = (
@@ -140,7 +150,10 @@ SPECIMENS = (
     Specimen(
         "ONNX",
         "model.onnx",
-        (("model", "{file}", "--resolved", "{out}/model.json"), (*DETECT_RUN, "--model", "{file}")),
+        (
+            ("step", "model", "{file}", "--resolved", "{out}/model.json"),
+            (*DETECT_RUN, "--model", "{file}"),
+        ),
         mutations.BINARY,
         (STORE, COLOUR),
     ),
@@ -149,7 +162,7 @@ SPECIMENS = (
     Specimen(
         "results of a slide",
         NUCLEI,
-        (("overlay", at("S"), "--ledger", "{out}/l.json"),),
+        (("step", "overlay", at("S"), "--ledger", "{out}/l.json"),),
         mutations.BINARY,
         ("S",),
     ),
@@ -184,14 +197,14 @@ SPECIMENS = (
     Specimen(
         "training run",
         "train/tiny.yaml",
-        (("model", "{file}", "--resolved", "{out}/model.json"),),
+        (("step", "model", "{file}", "--resolved", "{out}/model.json"),),
         mutations.YAML,
         ("train",),
     ),
     Specimen(
         "checkpoint",
         "model.pt",
-        (("import-checkpoint", "{file}", "-o", "{out}/c.pt"),),
+        (("step", "import-checkpoint", "{file}", "-o", "{out}/c.pt"),),
         mutations.ANY_BYTES,
     ),
 )
@@ -222,10 +235,10 @@ def make_specimens(folder: Path) -> Path:
         GEOJSON_RUN,
     ):
         arguments = [word.format(out=out, here=here, file=folder / SLIDE) for word in command]
-        if arguments[0] == "detect":
+        if arguments[1] == "detect":
             arguments[arguments.index("--output") + 1] = str(folder / SHARD)
         assert main(arguments) == 0, arguments
-    assert main(["overlay", out]) == 0
+    assert main(["step", "overlay", out]) == 0
     shutil.copy(find_model("compact"), folder / "model.onnx")
     shutil.copy(BUILT_IN / "compact.pt", folder / "model.pt")
     _write_labels(folder)

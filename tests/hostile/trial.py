@@ -137,15 +137,15 @@ def try_one(
         word.format(file=victim, here=here, out=out) for word in specimen.commands[command]
     ]
     before = {path for path in trial.parent.rglob("*") if out not in path.parents}
-    answer = worker.run(arguments)
+    answer, verb = worker.run(arguments), arguments[arguments[0] == "step"]
     changed = sorted(
         str(path)
         for path in {path for path in trial.parent.rglob("*") if out not in path.parents} ^ before
-        if arguments[0] not in {"overlay", "report"}
+        if verb not in {"overlay", "report"}
         or here not in path.parents  # these verbs write to the results
     )
     left = [path.name for path in out.rglob("*") if path.is_file()]
-    defect = judge(arguments[0], answer, left, changed)
+    defect = judge(verb, answer, left, changed)
     return Outcome(
         specimen.name,
         spoil.__name__,

@@ -410,9 +410,9 @@ def test_without_the_setting_there_is_no_column_and_no_file(results):
 
 def test_areas_of_an_earlier_table_are_removed(results, muse, tmp_path):
     folder = shutil.copytree(results / "flagged/drawn", tmp_path / "drawn")
-    status, _, errors = muse(
-        "nuclei", folder / "shards/1-of-1.parquet", "--no-quality", "-o", folder
-    )
+    (config := tmp_path / "config.yaml").write_text("quality: false")
+    given = "--config", config, "-o", folder
+    status, _, errors = muse("step", "nuclei", folder / "shards/1-of-1.parquet", *given)
     assert status == 0, errors
     assert "quality" not in pq.read_schema(folder / "nuclei.parquet").names
     assert not (folder / "artefacts.geojson").exists()
@@ -469,7 +469,7 @@ def test_an_image_of_another_slide_is_rejected(results, muse, tmp_path):
         "--artefacts",
         tmp_path / "a.geojson",
     ]
-    status, _, error = muse("stitch", *words, "--output", tmp_path / "n.parquet")
+    status, _, error = muse("step", "stitch", *words, "--output", tmp_path / "n.parquet")
     assert status == 2 and error.count("\n") == 1 and not (tmp_path / "a.geojson").exists()
     assert "is not the image of slide 'drawn'" in error
 

@@ -24,7 +24,7 @@ def test_a_name_means_what_suits_the_provider_and_a_name_with_its_precision_the_
 
 
 def test_the_workflow_is_given_which_it_is(muse, tmp_path):
-    status, out, _ = muse("model", "compact", "--resolved", tmp_path / "m.json")
+    status, out, _ = muse("step", "model", "compact", "--resolved", tmp_path / "m.json")
     resolved = read_json(tmp_path / "m.json")
     assert (status, resolved["model"], resolved["precision"], resolved["file"]) == (
         0,

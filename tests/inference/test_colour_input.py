@@ -123,5 +123,5 @@ def test_nuclei_in_violet_are_found(shared_data):
 def test_measures_that_are_no_numbers_are_rejected(tmp_path, appearance):
     path = tmp_path / "colour.json"
     path.write_text(json.dumps({"macenko": None, "appearance": appearance}), encoding="utf-8")
-    with pytest.raises(StoreError, match="muse tissue"):
+    with pytest.raises(StoreError, match="muse step tissue"):
         read_colour(path)

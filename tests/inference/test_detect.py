@@ -257,7 +257,7 @@ def test_a_shard_with_a_byte_that_is_another_is_rejected(tiled_slide, whole, tmp
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="run `muse detect`"):
+    with pytest.raises(StoreError, match="run `muse step detect`"):
         stitch_shards([path], tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     assert not (tmp_path / "n.parquet").exists()
 
@@ -283,7 +283,7 @@ def test_shards_of_another_cut_model_or_slide_are_rejected(tiled_slide, tmp_path
         )
     detect_shard(tiled_slide.store, finder, Shard(2, 2), mixed)
     other = replace(tiled_slide.info, fingerprint="another")
-    with pytest.raises(StoreError, match="run `muse detect`"):
+    with pytest.raises(StoreError, match="run `muse step detect`"):
         stitch_shards([first, mixed], other, tiled_slide.tissue.kept, tmp_path / "n.parquet")
     other = replace(tiled_slide.info, mpp=(0.26, 0.26))
     with pytest.raises(StoreError, match="um/px"):

@@ -47,6 +47,7 @@ def shards(drawn_slide, tmp_path_factory) -> Path:
     shard = tmp_path_factory.mktemp("shards") / "1-of-1.parquet"
     colour = str(drawn_slide.folder / "colour.json")
     detect = [
+        "step",
         "detect",
         str(drawn_slide.store),
         "--colour",
@@ -71,6 +72,7 @@ def shards(drawn_slide, tmp_path_factory) -> Path:
 def stitch(slide, shards: Path, output: Path, *more: str) -> Path:
     info, tissue = str(slide.folder / "slide.json"), str(slide.folder / "tissue.npz")
     words = [
+        "step",
         "stitch",
         str(shards),
         "--info",
@@ -109,7 +111,7 @@ def test_a_failed_model_costs_the_regions_alone(drawn_slide, shards, nuclei, tmp
     assert warning.startswith("no tissue regions: ")
     assert json.loads(pq.read_metadata(output).metadata[b"muse"])["regions"]["status"] == "failed"
     info, geojson = str(drawn_slide.folder / "slide.json"), str(tmp_path / "nuclei.geojson")
-    assert main(["geojson", str(output), "--info", info, "--output", geojson]) == 0
+    assert main(["step", "geojson", str(output), "--info", info, "--output", geojson]) == 0
 
 
 def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, tmp_path):
@@ -174,6 +176,7 @@ def test_regions_of_another_slide_are_rejected(drawn_slide, shards, found, tmp_p
     (tmp_path / "other/regions.json").write_text(json.dumps({**record, "fingerprint": "0" * 64}))
     info, tissue = str(drawn_slide.folder / "slide.json"), str(drawn_slide.folder / "tissue.npz")
     words = [
+        "step",
         "stitch",
         str(shards),
         "--info",
@@ -196,7 +199,17 @@ def results(drawn_slide, nuclei, found, tmp_path) -> Path:
     shutil.copy(nuclei, folder)
     info, output = folder / "slide.json", str(folder / "nuclei.geojson.gz")
     assert (
-        main(["geojson", str(folder / "nuclei.parquet"), "--info", str(info), "--output", output])
+        main(
+            [
+                "step",
+                "geojson",
+                str(folder / "nuclei.parquet"),
+                "--info",
+                str(info),
+                "--output",
+                output,
+            ]
+        )
         == 0
     )
     for step in ("inspect", "tissue", "tile", "regions", "detect", "stitch", "geojson"):
@@ -275,7 +288,7 @@ def test_nuclei_of_a_class_that_their_region_does_not_have(
     # The number of these nuclei is in the summary, the cohort table and the report; a measurement
     # marks each in QuPath.
     info, geojson = str(drawn_slide.folder / "slide.json"), str(folder / "nuclei.geojson.gz")
-    assert main(["geojson", str(output), "--info", info, "-o", geojson]) == 0
+    assert main(["step", "geojson", str(output), "--info", info, "-o", geojson]) == 0
     assert main(["overlay", str(folder)]) == 0 and main(["report", str(results)]) == 0
     assert (
         json.loads((folder / "summary.json").read_text())["regions"]["n_unlike_region"]
@@ -393,6 +406,16 @@ def test_ignored_areas_and_further_planes_are_no_part_of_drawn_areas(drawn_slide
 def test_areas_without_a_class_are_one_sentence(drawn_slide, shards, tmp_path, capsys):
     areas = draw_areas(tmp_path / "areas.geojson", {"Ignore*": shapely.box(0, 0, 4000, 4000)})
     info, tissue = str(drawn_slide.folder / "slide.json"), str(drawn_slide.folder / "tissue.npz")
-    words = ["stitch", str(shards), "--info", info, "--tissue", tissue, "--regions", str(areas)]
+    words = [
+        "step",
+        "stitch",
+        str(shards),
+        "--info",
+        info,
+        "--tissue",
+        tissue,
+        "--regions",
+        str(areas),
+    ]
     assert main([*words, "--output", str(tmp_path / "nuclei.parquet")]) == 2
     assert "has no area with a class" in capsys.readouterr().err

@@ -112,7 +112,18 @@ def nuclei(tiled_slide, shards, mapped, tmp_path_factory):
         str(tiled_slide.folder / "tissue.npz"),
     )
     assert (
-        main(["stitch", *map(str, shards), *files, "--regions", str(mapped), "-o", str(output)])
+        main(
+            [
+                "step",
+                "stitch",
+                *map(str, shards),
+                *files,
+                "--regions",
+                str(mapped),
+                "-o",
+                str(output),
+            ]
+        )
         == 0
     )
     return output

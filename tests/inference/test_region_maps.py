@@ -184,6 +184,7 @@ def test_a_model_whose_training_failed_is_no_wrong_path(drawn_slide, tmp_path, c
 def test_a_region_model_finds_no_nuclei(drawn_slide, region_model, tmp_path, capsys):
     colour, output = str(drawn_slide.folder / "colour.json"), str(tmp_path / "1-of-1.parquet")
     detect = [
+        "step",
         "detect",
         str(drawn_slide.store),
         "--model",

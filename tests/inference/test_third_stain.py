@@ -104,8 +104,9 @@ def test_scores_of_a_slide_do_not_change_with_a_third_stain(folder, muse, tmp_pa
     *_, density = drawn(0.5, SLIDE_UM, RED)
     level = np.searchsorted((0.2, 0.4, 0.6), density)
     true = {"h_score": 100 * level.mean(), "percent_positive": 100 * (level > 0).mean()}
-    slides, third = [folder / "two.tif", folder / "three.tif"], "--third-stain"
-    for name, more in (("plain", ()), ("third", [third])):
+    slides, config = [folder / "two.tif", folder / "three.tif"], tmp_path / "third.yaml"
+    config.write_text("third_stain: true")
+    for name, more in (("plain", ()), ("third", ["--config", config])):
         assert muse("run", *slides, "-o", tmp_path / name, "--threads", 1, "--cells", *more)[0] == 0
     plain, found = read_rows(tmp_path / "plain"), read_rows(tmp_path / "third")
     for score, tolerance in (("h_score", 1), ("percent_positive", 0.5)):
@@ -121,7 +122,7 @@ def test_scores_of_a_slide_do_not_change_with_a_third_stain(folder, muse, tmp_pa
     )
     assert angle(read_provenance(tmp_path / "third/three/nuclei.parquet").third_stain, RED) < 7
     # A slide without a third stain gets a warning, and the same nuclei as without
-    # ``--third-stain``.
+    # ``third_stain``.
     assert "no third stain distinct from haematoxylin and DAB was found" in found["two"]["warnings"]
     assert "third stain" not in found["three"]["warnings"] + plain["two"]["warnings"]
     before, after = (
@@ -130,5 +131,5 @@ def test_scores_of_a_slide_do_not_change_with_a_third_stain(folder, muse, tmp_pa
     assert np.array_equal(before.dab_od, after.dab_od) and np.array_equal(before.rays, after.rays)
     assert read_provenance(tmp_path / "third/two/nuclei.parquet").third_stain is None
     assert "third_stain" not in (tmp_path / "plain/three/colour.json").read_text()
-    _, printed, _ = muse("run", slides[1], "-o", tmp_path / "plain", "--cells", third)
-    assert "third_stain null -> true: 1 slide (three)" in printed
+    _, printed, _ = muse("run", slides[1], "-o", tmp_path / "plain", "--cells", "--config", config)
+    assert "third_stain false -> true: 1 slide (three)" in printed

@@ -179,8 +179,8 @@ def test_only_level0_positions(tmp_path):
 def test_foreign_files_are_named(tmp_path):
     (tmp_path / "text.parquet").write_text("no parquet")
     pd.DataFrame({"x": [1.0]}).to_parquet(tmp_path / "other.parquet")
-    again = r"not a readable Parquet file \(.+\); make it with `muse stitch` again"
-    for name, reason in (("none", "no such file"), ("text", again), ("other", "muse stitch")):
+    again = r"not a readable Parquet file \(.+\); make it with `muse step stitch` again"
+    for name, reason in (("none", "no such file"), ("text", again), ("other", "muse step stitch")):
         with pytest.raises(NucleiError, match=reason):
             read_nuclei(tmp_path / f"{name}.parquet")
 

@@ -1,4 +1,4 @@
-"""`muse propose` on a synthetic slide: proposals lie on nuclei, and the number of shards does not
+"""`muse step propose` on a synthetic slide: proposals lie on nuclei, and the number of shards does not
 matter.
 """
 
@@ -23,13 +23,21 @@ from muse_pipeline.slides.inspect import read_info
 def propose(slide: Path, output: Path, *arguments: str) -> int:
     about = ["--colour", str(slide / "colour.json"), "--info", str(slide / "slide.json")]
     return main(
-        ["propose", str(slide / "image-500nm.zarr"), *about, "--output", str(output), *arguments]
+        [
+            "step",
+            "propose",
+            str(slide / "image-500nm.zarr"),
+            *about,
+            "--output",
+            str(output),
+            *arguments,
+        ]
     )
 
 
 def stitch(slide: Path, shards: list[Path], output: Path) -> Path:
     about = ["--info", str(slide / "slide.json"), "--tissue", str(slide / "tissue.npz")]
-    assert main(["stitch", *map(str, shards), *about, "--output", str(output)]) == 0
+    assert main(["step", "stitch", *map(str, shards), *about, "--output", str(output)]) == 0
     return output
 
 
@@ -94,7 +102,7 @@ def test_points_that_others_found_all_come_through_however_near(coarse_slide, tm
 
 def test_a_shard_of_another_slide_sends_back_to_propose(coarse_slide, whole):
     info = replace(read_info(coarse_slide / "slide.json"), fingerprint="another")
-    with pytest.raises(StoreError, match="run `muse propose`"):
+    with pytest.raises(StoreError, match="run `muse step propose`"):
         gather_shards([whole.parent / "1-of-1.parquet"], info)
 
 

@@ -265,7 +265,7 @@ def test_the_command_sums_up_and_ends_well_although_slides_failed(cohort, muse, 
 
 
 def test_the_overlay_step_leaves_the_summary_and_its_record(slide_folder, muse, tmp_path):
-    assert muse("overlay", slide_folder, "--ledger", tmp_path / "overlay.json")[0] == 0
+    assert muse("step", "overlay", slide_folder, "--ledger", tmp_path / "overlay.json")[0] == 0
     assert json.loads((tmp_path / "overlay.json").read_text())["status"] == "ok"
     assert (slide_folder / "summary.json").is_file()
 

@@ -53,7 +53,7 @@ def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
     assert len(slide_bytes) > 60_000
     with serve({"/x/a%20b.tif": served}) as host:
         url = f"{host.replace('//', '//ann:geheim@')}/x/a%20b.tif?{KEY}"
-        status, printed, errors = muse("fetch", url, "--output", tmp_path / "copy")
+        status, printed, errors = muse("step", "fetch", url, "--output", tmp_path / "copy")
     shown = f"{host}/x/a%20b.tif"
     assert (status, printed, errors) == (0, f"{shown}: {len(slide_bytes):,} bytes\n", "")
     assert slide_file(tmp_path / "copy") == tmp_path / "copy/a b.tif"
@@ -95,6 +95,7 @@ def test_what_does_not_arrive_is_one_sentence_and_no_file(muse, tmp_path, kind):
     served, sentence = BAD[kind]
     with serve({"/a.tif": served}) as host:
         answer = muse(
+            "step",
             "fetch",
             f"{host}/a.tif?{KEY}",
             "--output",
@@ -110,7 +111,7 @@ def require_failure(answer, folder, url, sentence):
     assert (status, printed, errors.count("\n")) == (2, "", 1)
     with pytest.raises(SlideError, match=sentence):
         raise SlideError(errors)
-    assert errors.startswith(f"muse fetch: {url}: ")
+    assert errors.startswith(f"muse step fetch: {url}: ")
     assert "geheim" not in errors
     assert [path.name for path in folder.iterdir()] == ["ledger"]
     problem = first_problem(read_progress(folder))
@@ -132,7 +133,13 @@ def require_failure(answer, folder, url, sentence):
 )
 def test_urls_that_lead_nowhere(muse, tmp_path, url, sentence):
     answer = muse(
-        "fetch", url, "--output", tmp_path / "copy", "--ledger", tmp_path / "ledger/fetch.json"
+        "step",
+        "fetch",
+        url,
+        "--output",
+        tmp_path / "copy",
+        "--ledger",
+        tmp_path / "ledger/fetch.json",
     )
     require_failure(answer, tmp_path, SlideUrl(url), sentence)
 
@@ -146,7 +153,13 @@ def test_a_missing_package_is_named_with_its_extra(muse, tmp_path, monkeypatch, 
         import_module("fsspec.registry"), "_registry", {}
     )  # as if not loaded by earlier tests
     answer = muse(
-        "fetch", url, "--output", tmp_path / "copy", "--ledger", tmp_path / "ledger/fetch.json"
+        "step",
+        "fetch",
+        url,
+        "--output",
+        tmp_path / "copy",
+        "--ledger",
+        tmp_path / "ledger/fetch.json",
     )
     require_failure(answer, tmp_path, url, r"is not installed.*the extra `remote`")
 
@@ -233,7 +246,7 @@ def test_readers_state_how_a_url_is_opened(muse, tmp_path):
             2,
             (
                 "muse inspect: https://host/a.tif: is a URL, not a path; copy it here first with"
-                " `muse fetch`\n"
+                " `muse step fetch`\n"
             ),
         )
 
@@ -246,8 +259,8 @@ def test_without_snakemake_a_slide_is_fetched_and_its_copy_goes(tmp_path):
             Models(Predictor(find_model("compact"))),
         )
         settings = RunSettings({"output": str(tmp_path)})
-        plan = plan_slides([row], models, settings)
-        assert "is not a slide" in run_logged(row, plan, models, settings, steps.append)[0]
+        records = plan_slides([row], models, settings).records("S")
+        assert "is not a slide" in run_logged(row, records, models, settings, steps.append)[0]
     assert steps == ["fetch", "inspect"]
     assert not (tmp_path / "S/fetched").exists()
     assert read_progress(tmp_path / "S")[0].status == "ok"

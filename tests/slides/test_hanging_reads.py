@@ -94,7 +94,16 @@ def tissue(slide: Path, info: str = "slide.json", made: str = "") -> list[object
         "--colour",
         folder / f"{made}colour.json",
     ]
-    return ["tissue", slide, "--info", folder / info, *outputs, "--ledger", folder / "ledger.json"]
+    return [
+        "step",
+        "tissue",
+        slide,
+        "--info",
+        folder / info,
+        *outputs,
+        "--ledger",
+        folder / "ledger.json",
+    ]
 
 
 def tile(slide: Path, info: str, made: str) -> list[object]:
@@ -108,6 +117,7 @@ def tile(slide: Path, info: str, made: str) -> list[object]:
         folder / "ledger.json",
     ]
     return [
+        "step",
         "tile",
         slide,
         *inputs,

@@ -239,7 +239,7 @@ def test_a_damaged_label_of_tissue_is_reported(tmp_path, content):
     write(tmp_path / "a.zarr", noise_slide(600, 500), (0, 0, 100, 100))
     (tmp_path / "a.zarr/labels/tissue/0/c/0/0").write_bytes(content)
     store = open_store(tmp_path / "a.zarr")
-    with pytest.raises(StoreError, match="`muse tile` again"):
+    with pytest.raises(StoreError, match="`muse step tile` again"):
         store.tissue  # noqa: B018
     with pytest.raises(StoreError, match="its tissue is damaged"):
         store.in_tissue(np.array([[10.0, 10.0]]))
@@ -254,7 +254,8 @@ def test_a_lost_file_is_no_glass(tmp_path):
         copy = shutil.copytree(tmp_path / "a.zarr", tmp_path / name.replace("/", "-"))
         (copy / name).unlink()
         with pytest.raises(
-            StoreError, match=rf"1 of its 2 files are missing, .* {name}\); run `muse tile` again"
+            StoreError,
+            match=rf"1 of its 2 files are missing, .* {name}\); run `muse step tile` again",
         ):
             open_store(copy)
 

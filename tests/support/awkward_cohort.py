@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 from drawn import paint
 from nuclei_example import drawn_provenance
 from openslide import OpenSlide
@@ -57,21 +58,20 @@ def run_cohort(folder: Path, demo: Path) -> Path:
 
 def run_sheet(sheet: Path, output: Path, shards: int, threads: int) -> Path:
     """Run `muse run` on slides of the cohort, and return its folder."""
-    options = [
-        "--expand-um",
-        EXPAND_UM,
-        "--features",
-        "all",
-        "--anndata",
-        "--csv",
-        "--shards",
-        shards,
-    ]
-    options += ["--intensities", *INTENSITIES, "--subtract", *SUBTRACT, "--measurements", "h_mean"]
-    assert (
-        main(["run", str(sheet), "-o", str(output), "--threads", str(threads), *map(str, options)])
-        == 0
-    )
+    config = output.with_suffix(".yaml")
+    settings = {
+        "cells": {"expand_um": EXPAND_UM},
+        "features": "all",
+        "anndata": True,
+        "csv": True,
+        "shards": shards,
+        "intensities": list(INTENSITIES),
+        "quality": {"subtract": list(SUBTRACT)},
+        "measurements": ["h_mean"],
+    }
+    config.write_text(yaml.safe_dump(settings))
+    words = ["run", sheet, "-o", output, "--threads", threads, "--config", config]
+    assert main([*map(str, words)]) == 0
     return output
 
 

@@ -105,6 +105,7 @@ def tile_slide(folder: Path, path: Path) -> Path:
     assert (
         main(
             [
+                "step",
                 "tile",
                 slide,
                 *info,

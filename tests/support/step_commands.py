@@ -26,10 +26,22 @@ def step_commands(slide: Path, folder: Path, threads: int = 1) -> list[list[str]
     ]
     commands = [
         ["inspect", slide, "--slide-id", folder.name, "--output", info],
-        ["tissue", slide, "--info", info, *pictures, "--colour", colour],
-        ["tile", slide, "--info", info, "--tissue", tissue, *at_once, "--output", store],
-        ["detect", store, "--model", "compact", "--colour", colour, *at_once, "--output", shard],
+        ["step", "tissue", slide, "--info", info, *pictures, "--colour", colour],
+        ["step", "tile", slide, "--info", info, "--tissue", tissue, *at_once, "--output", store],
         [
+            "step",
+            "detect",
+            store,
+            "--model",
+            "compact",
+            "--colour",
+            colour,
+            *at_once,
+            "--output",
+            shard,
+        ],
+        [
+            "step",
             "stitch",
             shard,
             "--info",
@@ -41,10 +53,24 @@ def step_commands(slide: Path, folder: Path, threads: int = 1) -> list[list[str]
             "--output",
             nuclei,
         ],
-        ["geojson", nuclei, "--info", info, *at_once, "--output", folder / "nuclei.geojson.gz"],
-        ["overlay", folder],
+        [
+            "step",
+            "geojson",
+            nuclei,
+            "--info",
+            info,
+            *at_once,
+            "--output",
+            folder / "nuclei.geojson.gz",
+        ],
+        ["step", "overlay", folder],
     ]
     return [
-        [*map(str, command), "--ledger", str(folder / f"ledger/{command[0]}.json")]
+        [*map(str, command), "--ledger", str(folder / f"ledger/{step_of(command)}.json")]
         for command in commands
     ]
+
+
+def step_of(command: list[str]) -> str:
+    """The name of the step that a command runs."""
+    return command[command[0] == "step"]

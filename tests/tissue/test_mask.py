@@ -96,5 +96,5 @@ def test_a_mask_of_another_slide_or_mpp_is_rejected(tmp_path):
 def test_what_is_no_mask_is_reported(tmp_path, content):
     if content is not None:
         (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(StoreError, match="run `muse tissue` again"):
+    with pytest.raises(StoreError, match="run `muse step tissue` again"):
         TissueMask.load(tmp_path / "a.npz")

@@ -274,9 +274,11 @@ def test_no_file_names_another_machine(viewer):
 
 def test_overlay_leaves_the_viewer_out_when_asked(folder):
     shutil.rmtree(folder / "viewer")
-    assert main(["overlay", str(folder), "--no-viewer"]) == 0
+    (config := folder / "config.yaml").write_text("viewer: false")
+    assert main(["step", "overlay", str(folder), "--config", str(config)]) == 0
+    config.unlink()
     assert not (folder / "viewer").exists()
-    assert main(["overlay", str(folder)]) == 0
+    assert main(["step", "overlay", str(folder)]) == 0
     assert (folder / "viewer/index.html").is_file()
 
 

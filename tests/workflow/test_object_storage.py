@@ -246,9 +246,13 @@ def test_s3_that_does_not_give(bucket, tmp_path, muse, monkeypatch, url, environ
     for name, value in environment.items():
         monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
     fetch_system_anew()
-    status, _, errors = muse("fetch", url, "--output", tmp_path / "copy")
+    status, _, errors = muse("step", "fetch", url, "--output", tmp_path / "copy")
     fetch_system_anew()
-    assert (status, errors.count("\n"), errors.startswith(f"muse fetch: {url}: ")) == (2, 1, True)
+    assert (status, errors.count("\n"), errors.startswith(f"muse step fetch: {url}: ")) == (
+        2,
+        1,
+        True,
+    )
     assert sentence in errors
     assert SECRET not in errors
     assert not (tmp_path / "copy").exists()

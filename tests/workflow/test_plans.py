@@ -32,9 +32,9 @@ def cohort(tmp_path) -> Path:
 
 @pytest.fixture
 def planned(cohort) -> Path:
-    """The folder after its plan has been written."""
+    """The folder after a run whose jobs have failed, so that its plan has been written."""
     write_config(cohort)
-    assert run_snakemake(cohort, "--dry-run").returncode == 0
+    assert run_snakemake(cohort, "--until", "image").returncode == 1
     return cohort
 
 
@@ -54,8 +54,18 @@ def test_a_path_may_begin_at_home(cohort, monkeypatch):
     )
     run = run_snakemake(cohort, "--dry-run")
     assert f"{cohort}/backbone.yaml" in run.stdout, run.stdout  # the file does not exist
-    assert (cohort / "of mine/sheet.json").is_file()
     assert not (cohort / "~").exists()
+
+
+@pytest.mark.parametrize("reading", ["--dry-run", "--lint", "--list-rules", "--dag", "--summary"])
+def test_reading_writes_nothing(cohort, reading):
+    write_config(cohort)
+    names = {path.name for path in cohort.iterdir()}
+    cohort.chmod(0o500)
+    run = run_snakemake(cohort, reading)
+    cohort.chmod(0o700)
+    assert "rror" not in run.stdout, run.stdout
+    assert {path.name for path in cohort.iterdir()} - names <= {".snakemake"}
 
 
 def test_beside_a_run_under_way_nothing_that_its_jobs_read_is_written(planned):
@@ -84,7 +94,7 @@ def test_a_dry_run_leaves_what_the_last_run_used_and_plans_with_its_own(planned)
     write_config(planned, model="label_free", max_features=1e5, shards=2.0)
     run = run_snakemake(planned, "--dry-run", "--printshellcmds")
     assert planned_jobs(run.stdout)["detect"] == 2, run.stdout
-    assert "label_free" in run.stdout and "--max-features 100000 " in run.stdout
+    assert "label_free" in run.stdout and "--config results/run_config.yaml" in run.stdout
     assert plans_in(planned) == before
 
 

@@ -139,7 +139,7 @@ def test_a_training_run_begins_with_it(cohort):
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, sentence):
-    """Other mistakes are in tests/methods/muse (`muse pretrain-config`) and
+    """Other mistakes are in tests/methods/muse (`muse step pretrain-config`) and
     tests/cohort/test_settings.py.
     """
     write_config(cohort, **settings)

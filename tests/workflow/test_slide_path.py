@@ -40,7 +40,13 @@ def whole(slide) -> Path:
     folder = slide.parent / "whole/S"
     row, models = SheetRow("S", str(slide)), Models(Predictor(find_model("compact")))
     settings = RunSettings({"output": str(folder.parent), "shards": 2}, threads=2)
-    run_slide(row, plan_slides([row], models, settings), models, settings, begun.append)
+    run_slide(
+        row,
+        plan_slides([row], models, settings).records(row.slide_id),
+        models,
+        settings,
+        begun.append,
+    )
     assert begun == [
         "inspect",
         "tissue",
@@ -98,9 +104,10 @@ def test_step_by_step_the_bytes_are_the_same(slide, whole, tmp_path):
 
 def test_the_jobs_of_the_workflow_give_the_same_bytes_and_ledgers(slide, whole, tmp_path):
     folder = tmp_path / "S"
-    (detect,) = (command for command in step_commands(slide, folder) if command[0] == "detect")
-    image = ["image", str(slide), "--slide-id", "S", "--output", str(folder)]
+    (detect,) = (command for command in step_commands(slide, folder) if command[1] == "detect")
+    image = ["step", "image", str(slide), "--slide-id", "S", "--output", str(folder)]
     nuclei = [
+        "step",
         "nuclei",
         str(folder / "shards/1-of-1.parquet"),
         "--output",
@@ -130,15 +137,15 @@ def test_new_nuclei_replace_outdated_files_and_keep_proposals(whole, tmp_path):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     shards = [str(path) for path in sorted((whole / "shards").iterdir())]
+    (tmp_path / "config.yaml").write_text("{viewer: false, csv: true, features: none}")
     assert (
         main(
             [
+                "step",
                 "nuclei",
                 *shards,
-                "--no-viewer",
-                "--csv",
-                "--features",
-                "none",
+                "--config",
+                str(tmp_path / "config.yaml"),
                 "--output",
                 str(folder),
             ]

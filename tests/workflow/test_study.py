@@ -315,7 +315,7 @@ def test_jobs_run_in_an_image(tmp_path):
     calls = (tmp_path / "calls").read_text()
     assert (
         "muse-pipeline.sif" in calls
-        and "muse detect " in calls
+        and "muse step detect " in calls
         and (tmp_path / "results/report.html").is_file()
     )
 

@@ -27,13 +27,9 @@ SETTINGS = {"csv": True, "viewer": False, "shards": 1}
 
 
 def run_muse(folder: Path, settings: dict) -> int:
-    options = [
-        *(["--csv"] if settings["csv"] else []),
-        "--no-viewer",
-        "--shards",
-        str(settings["shards"]),
-    ]
-    return main(["run", str(folder / "slides.tsv"), "-o", str(folder / "results"), *options])
+    write_config(folder, **settings)
+    words = ["run", folder / "slides.tsv", "-o", folder / "results"]
+    return main([*map(str, [*words, "--config", folder / "config.yaml"])])
 
 
 def prepare(folder: Path) -> Path:

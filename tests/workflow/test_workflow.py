@@ -205,11 +205,12 @@ def test_where_snakemake_remembers_nothing_other_settings_run_again_and_the_same
 def test_results_of_muse_run_are_results_of_the_workflow(muse, tmp_path):
     draw_stained_slide(tmp_path / "a.tif", size_px=500, n_nuclei=60)
     enlarge(tmp_path / "a.tif")
-    options = "--frame", "openslide", "--csv", "--measurements", "h_mean", "--max-features", "40"
+    settings = {"frame": "openslide", "csv": True, "measurements": ["h_mean"], "max_features": 40}
+    write_config(tmp_path, **settings)
+    options = "--config", tmp_path / "config.yaml"
     assert muse("run", tmp_path / "a.tif", "-o", tmp_path / "results", *options)[0] == 0
     assert (tmp_path / "results/a/nuclei.part-001.geojson.gz").is_file()
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
-    write_config(tmp_path, frame="openslide", csv=True, measurements=["h_mean"], max_features=40)
     assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout) == {"report": 1, "all": 1}
     run = run_snakemake(tmp_path, "--dry-run", "--config", "mode=label-free")
     assert planned_jobs(run.stdout)["nuclei"] == 1
@@ -228,9 +229,9 @@ def test_the_geojson_is_what_qupath_reads(first_run):
 
 def test_without_snakemake_the_bytes_are_the_same(first_run, slides, tmp_path, muse):
     folder, _ = first_run
-    status, _, errors = muse(
-        "run", slides / f"{IDS[0]}.tif", slides / "broken.svs", "-o", tmp_path, "--shards", 3
-    )
+    (config := tmp_path / "config.yaml").write_text("shards: 3")
+    paths = slides / f"{IDS[0]}.tif", slides / "broken.svs"
+    status, _, errors = muse("run", *paths, "-o", tmp_path, "--config", config)
     assert (status, "1 of 2 slides failed (broken)" in errors) == (2, True)
     for name in (
         "nuclei.geojson.gz",
@@ -263,7 +264,7 @@ def test_an_edited_row_reruns_its_slide_alone(finished):
 
 
 def test_settings_are_checked_before_anything_runs(finished):
-    """`muse sheet` checks them here; tests/cli has the mistakes that `muse model` and `muse
+    """`muse sheet` checks them here; tests/cli has the mistakes that `muse step model` and `muse
     proposer` reject.
     """
     run = run_snakemake(finished, "--config", "slides=nowhere.tsv")

@@ -14,16 +14,14 @@ rule small_slides:
         temp(touch("<results>/logs/batches/{batch}.done")),
     log:
         "<results>/logs/batches/{batch}.log",
-    conda:
-        "../../envs/infer.yaml"
     params:
         results=OUTPUT,
+        config=CONFIG,
         model=model_options,
-        options=PLAN.run_options,
     shell:
         r"""
         muse run {input.rows:q} --no-report \
-            {params.model:q} {params.options:q} \
+            --config {params.config:q} {params.model:q} \
             --threads {threads} \
             --output {params.results:q} >{log:q} 2>&1
         """

@@ -27,11 +27,12 @@ from muse_pipeline.cohort.records import Job, describe_changes
 from muse_pipeline.core.errors import MuseError
 from muse_pipeline.plan import state_of_files, without_patterns
 from muse_pipeline.settings import complete_config
-from muse_pipeline.workflow import Unfinished, WorkflowPlan, option
-from snakemake_logger_plugin_muse import Announced
+from muse_pipeline.workflow import Unfinished, WorkflowPlan, only_reads, option
+from snakemake_logger_plugin_muse import plan_file
 
-# In a dry run, an empty file that stands for every file that a run would write.
-PLACEHOLDER = tempfile.NamedTemporaryFile() if workflow.output_settings.dryrun else None
+# If no job is executed, an empty file that stands for every file that a run would write.
+IS_READ = workflow.output_settings.dryrun or only_reads(sys.argv)
+PLACEHOLDER = tempfile.NamedTemporaryFile() if IS_READ else None
 # Jobs run the `muse` of this Snakemake's environment, even if that is not activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
@@ -45,9 +46,9 @@ def checked(function, *arguments):
 
 
 def record(path, text):
-    """Write an input of the run, and return its path, or that of a new file in a dry run."""
-    if PLACEHOLDER and settings.read_text(path) not in {None, text}:
-        return Path(PLACEHOLDER.name)
+    """Write an input of the run and return its path; without a run, that of a new file if it would change."""
+    if PLACEHOLDER:
+        return path if settings.read_text(path) == text else Path(PLACEHOLDER.name)
     checked(settings.write_if_changed, path, text)
     return path
 
@@ -62,11 +63,13 @@ def planned(path, plan):
 
 
 def resolve(*command):
-    """Run `muse COMMAND --resolved JSON` and return the JSON, because describing a training loads large libraries."""
+    """Run `muse step COMMAND --resolved JSON` and return the JSON, because describing a training loads large libraries."""
     with tempfile.TemporaryDirectory() as folder:
         resolved = Path(folder, "resolved.json")
         check = subprocess.run(
-            ["muse", *command, "--resolved", resolved], capture_output=True, encoding="utf-8"
+            ["muse", "step", *command, "--resolved", resolved],
+            capture_output=True,
+            encoding="utf-8",
         )
         if check.returncode:
             raise WorkflowError(check.stderr.strip())
@@ -95,7 +98,7 @@ def plan_run():
     if config["proposals"]:
         resolve("proposer", *PROPOSER)
     plan = checked(WorkflowPlan.from_config, config, resolve_model())
-    record(Path(OUTPUT, "run_config.yaml"), CONFIG_TEXT)
+    record(CONFIG, CONFIG_TEXT)
     record(RESOLVED_MODEL, json.dumps(plan.model, indent=1, ensure_ascii=False))
     return plan, record(SHEET, json.dumps(list(plan.rows.values()), indent=1, ensure_ascii=False))
 
@@ -115,12 +118,6 @@ def of_every_slide(*names, slides=None):
     return lambda wildcards: TODO.inputs(names, SLIDES if slides is None else slides, before_update)
 
 
-def as_outputs(outputs):
-    """The files of outputs of a slide, as outputs of a rule."""
-    paths = {name: f"<results>/{{slide}}/{name.rstrip('/')}" for name in PLAN.names(outputs)}
-    return [directory(path) if name.endswith("/") else path for name, path in paths.items()]
-
-
 def intermediate(path):
     """``path``, marked as temporary unless ``keep_stores`` is set."""
     return path if config["keep_stores"] else temp(path)
@@ -128,14 +125,16 @@ def intermediate(path):
 
 config.update(checked(complete_config, config))
 OUTPUT = config["output"]
-SHEET, RESOLVED_MODEL = Path(OUTPUT, "sheet.json"), Path(OUTPUT, "model.json")
+CONFIG, SHEET, RESOLVED_MODEL = (
+    Path(OUTPUT, name) for name in ("run_config.yaml", "sheet.json", "model.json")
+)
 CONFIG_TEXT = yaml.safe_dump(dict(config), allow_unicode=True)
 TRAINING = checked(settings.training_file, config)
 PROPOSALS = dict(config["proposals"] or {})
 PROPOSER = [PROPOSALS.pop("method", ""), "--settings", json.dumps(PROPOSALS, sort_keys=True)]
 if PLACEHOLDER:  # a run with the same settings may be under way
     other = find_other_run(Path(OUTPUT))
-    if other and settings.read_text(Path(OUTPUT, "run_config.yaml")) != CONFIG_TEXT:
+    if other and settings.read_text(CONFIG) != CONFIG_TEXT:
         raise WorkflowError(other)
 elif workflow.is_main_process:
     LOCK = lock_results(Path(OUTPUT), "snakemake")  # until this process ends

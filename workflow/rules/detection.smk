@@ -29,15 +29,13 @@ rule detect:
     log:
         text="<results>/{slide}/logs/detect-{shard}.log",
         ledger="<results>/{slide}/ledger/detect-{shard}.json",
-    conda:
-        "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
         model=model_options,
         stain=of_slide(PLAN.option, "--stain", "stain"),
     shell:
         r"""
-        muse detect {input.store:q} {params.model:q} \
+        muse step detect {input.store:q} {params.model:q} \
             --colour {input.colour:q} {params.stain:q} \
             --shard {wildcards.shard} \
             --threads {threads} \
@@ -55,22 +53,33 @@ rule nuclei:
         regions=of_slide(PLAN.regions),
         store=f"<results>/{{slide}}/{STORE}",
         colour="<results>/{slide}/colour.json" if PLAN.reads_pixels else [],
+        model=model_file if config["embedding"] else [],
         request=requested("nuclei"),
     output:
         nuclei="<results>/{slide}/nuclei.parquet",
-        outputs=as_outputs(PLAN.written_with_nuclei),
+        outputs=[
+            (
+                directory(f"<results>/{{slide}}/{name}")
+                if name.endswith("/")
+                else f"<results>/{{slide}}/{name}"
+            )
+            for name in PLAN.output_names
+        ],
     log:
         "<results>/{slide}/logs/nuclei.log",
-    conda:
-        "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
         folder=subpath(output.nuclei, parent=True),
         regions=of_slide(PLAN.regions_option),
-        options=PLAN.options("nuclei"),
+        config=CONFIG,
+        patient=of_slide(PLAN.option, "--patient", "patient"),
+        model=lambda wildcards, input: (
+            model_options(wildcards, input) if config["embedding"] else []
+        ),
     shell:
         r"""
-        muse nuclei {input.shards:q} {params.regions:q} {params.options:q} \
+        muse step nuclei {input.shards:q} {params.regions:q} {params.patient:q} {params.model:q} \
+            --config {params.config:q} \
             --threads {threads} \
             --output {params.folder:q} >{log:q} 2>&1
         """

@@ -49,8 +49,6 @@ rule partner:
         store=intermediate(directory(f"<results>/{{slide}}/{PARTNER_STORE}")),
     log:
         "<results>/{slide}/logs/partner.log",
-    conda:
-        "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
         slide=of_slide(PLAN.argument),
@@ -60,7 +58,7 @@ rule partner:
         max_corrupt=config["max_corrupt"],
     shell:
         r"""
-        muse partner {params.slide:q} {params.partner:q} {params.start:q} \
+        muse step partner {params.slide:q} {params.partner:q} {params.start:q} \
             --info {input.info:q} \
             --tissue {input.tissue:q} \
             --mpp {params.mpp} \
@@ -88,8 +86,6 @@ rule pretrain:
         checkpoint="<results>/pretraining/{run}/checkpoint.pt",
     log:
         "<results>/pretraining/{run}/logs/pretrain.log",
-    conda:
-        "../../envs/train.yaml"
     params:
         devices=training_devices,
         folder=subpath(output.checkpoint, parent=True),

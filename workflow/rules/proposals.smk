@@ -18,13 +18,11 @@ rule propose:
     log:
         text="<results>/{slide}/logs/propose-{shard}.log",
         ledger="<results>/{slide}/ledger/propose-{shard}.json",
-    conda:
-        "../../envs/infer.yaml"
     params:
         proposer=lambda wildcards: PROPOSER,  # braces in a text would be wildcards
     shell:
         r"""
-        muse propose {input.store:q} \
+        muse step propose {input.store:q} \
             --method {params.proposer:q} \
             --colour {input.colour:q} \
             --info {input.info:q} \
@@ -47,11 +45,9 @@ rule stitch_proposals:
     log:
         text="<results>/{slide}/logs/stitch-proposals.log",
         ledger="<results>/{slide}/ledger/stitch-proposals.json",
-    conda:
-        "../../envs/infer.yaml"
     shell:
         r"""
-        muse stitch {input.shards:q} \
+        muse step stitch {input.shards:q} \
             --info {input.info:q} \
             --tissue {input.tissue:q} \
             --threads {threads} \
@@ -72,13 +68,11 @@ rule geojson_proposals:
     log:
         text="<results>/{slide}/logs/geojson-proposals.log",
         ledger="<results>/{slide}/ledger/geojson-proposals.json",
-    conda:
-        "../../envs/infer.yaml"
     params:
         frame=config["frame"],
     shell:
         r"""
-        muse geojson {input.proposals:q} \
+        muse step geojson {input.proposals:q} \
             --info {input.info:q} \
             --frame {params.frame} \
             --threads {threads} \

@@ -12,7 +12,7 @@ REGION_FOLDER = (
 
 
 def plan_region_training():
-    """The description of the training run from `muse model`; its sheet and results are by default those of this run."""
+    """The description of the training run from `muse step model`; its sheet and results are by default those of this run."""
     changes = checked(settings.slides_of_region_run, config)
     model = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
     checked(settings.require_region_model, model)
@@ -34,13 +34,14 @@ REGION_TRAINING_JOB = Job(
     "train",
     {"files": state_of_files(REGION_INPUTS), "changes": REGION_CHANGES, "labels": REGION_LABELS},
     writes=["training.json"],
+    outcome="training.json",
 )
 
 
 rule train_regions:
     """Train a region model on labels of slides or pictures and export it, or record the failure."""
 
-    # The model is not an output, since a failed training makes none. The next run repeats it, because its request is gone.
+    # The model is not an output, since a failed training makes none. The next run repeats a failed training.
     input:
         run=lambda wildcards: REGION_RUN or [],
         read=REGION_INPUTS,
@@ -50,23 +51,18 @@ rule train_regions:
         state="<results>/region_training/{run}/training.json",
     log:
         "<results>/region_training/{run}/logs/train.log",
-    conda:
-        "../../envs/train.yaml"
     params:
         devices=training_devices,
         changes=REGION_CHANGES,
         folder=subpath(output.state, parent=True),
     shell:
         r"""
-        rm -f {params.folder:q}/model.onnx
-        status=ok
-        (muse train {input.run:q} {params.devices} \
+        if (muse train {input.run:q} {params.devices} \
             --start-over \
             --threads {threads} \
             --output {params.folder:q} {params.changes:q} \
             && muse export {params.folder:q}/checkpoint.pt \
-                --output {params.folder:q}/model.onnx) 2>&1 | tee {log:q} \
-            || {{ status=failed; rm {input.request:q}; }}
+                --output {params.folder:q}/model.onnx) 2>&1 | tee {log:q}; then status=ok; else status=failed; fi
         echo "{{\"status\": \"$status\"}}" >{output.state:q}
         """
 
@@ -86,8 +82,6 @@ rule regions:
     log:
         text="<results>/{slide}/logs/regions.log",
         ledger="<results>/{slide}/ledger/regions.json",
-    conda:
-        "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
         source=lambda wildcards, input: (
@@ -102,8 +96,7 @@ rule regions:
             --provider {params.provider} \
             --threads {threads} \
             --output {params.folder:q} \
-            --ledger {log.ledger:q} >{log.text:q} 2>&1 \
-            || grep -q '"status": "failed"' {output.state:q}
+            --outcome {log.ledger:q} >{log.text:q} 2>&1
         """
 
 

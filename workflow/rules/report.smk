@@ -47,7 +47,6 @@ rule report:
     input:
         sheet=str(SHEET),
         summaries=of_every_slide("summary.json"),
-        embeddings=of_every_slide(*PLAN.embeddings),
         pretrained=PRETRAINED,
         statistics=STATISTICS_FILE,
         request=TODO.request_of_cohort(
@@ -59,8 +58,6 @@ rule report:
         all_well=touch(ALL_WELL),
     log:
         REPORT_LOG,
-    conda:
-        "../../envs/infer.yaml"
     threads: 4
     params:
         command=REPORT_COMMAND,

@@ -18,13 +18,11 @@ rule fetch:
     log:
         text="<results>/{slide}/logs/fetch.log",
         ledger="<results>/{slide}/ledger/fetch.json",
-    conda:
-        "../../envs/fetch.yaml"
     params:
         sheet=config["slides"],  # has the URL, with its credentials
     shell:
         r"""
-        muse fetch {params.sheet:q} \
+        muse step fetch {params.sheet:q} \
             --slide-id {wildcards.slide:q} \
             --output {output.fetched:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
@@ -46,24 +44,19 @@ rule image:
         store=intermediate(directory(f"<results>/{{slide}}/{STORE}")),
     log:
         "<results>/{slide}/logs/image.log",
-    conda:
-        "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
         slide=of_slide(PLAN.argument_and_source),
         slide_mpp=of_slide(PLAN.option, "--mpp", "mpp"),
         roi=of_slide(PLAN.option, "--roi", "roi"),
-        mpp=config["mpp"],
-        max_corrupt=config["max_corrupt"],
-        third_stain=["--third-stain"] if config["third_stain"] else [],
+        config=CONFIG,
         folder=subpath(output.info, parent=True),
     shell:
         r"""
-        muse image {params.slide:q} {params.slide_mpp:q} {params.roi:q} \
+        muse step image {params.slide:q} {params.slide_mpp:q} {params.roi:q} \
             --slide-id {wildcards.slide:q} \
-            --image-mpp {params.mpp} \
+            --config {params.config:q} \
             --threads {threads} \
-            --max-corrupt {params.max_corrupt} {params.third_stain:q} \
             --output {params.folder:q} >{log:q} 2>&1
         """
 
@@ -82,8 +75,6 @@ rule tile:
         ledger="<results>/{slide}/ledger/tile-{store}.json",
     wildcard_constraints:
         store="|".join(map(re.escape, OTHER_STORES)) or "(?!)",
-    conda:
-        "../../envs/infer.yaml"
     threads: of_slide(PLAN.threads)
     params:
         slide=of_slide(PLAN.argument),
@@ -92,7 +83,7 @@ rule tile:
         codec=lambda wildcards: PLAN.other_stores(wildcards.slide).get(wildcards.store, "zstd"),
     shell:
         r"""
-        muse tile {params.slide:q} \
+        muse step tile {params.slide:q} \
             --info {input.info:q} \
             --tissue {input.tissue:q} \
             --mpp {params.mpp} \

@@ -30,8 +30,6 @@ rule statistics:
         patients="<results>/statistics.patients.tsv",
     log:
         "<results>/logs/statistics.log",
-    conda:
-        "../../envs/infer.yaml"
     threads: 4
     params:
         results=OUTPUT,
@@ -61,8 +59,6 @@ rule anndata_cohort:
         h5ad="<results>/cohort.h5ad",
     log:
         "<results>/logs/anndata.log",
-    conda:
-        "../../envs/infer.yaml"
     threads: 4
     params:
         results=OUTPUT,

@@ -48,8 +48,6 @@ rule finetune:
         checkpoint="<results>/training/{run}/checkpoint.pt",
     log:
         "<results>/training/{run}/logs/finetune.log",
-    conda:
-        "../../envs/train.yaml"
     params:
         devices=training_devices,
         options=[*TRAINING_DATA, *WEIGHTS],
@@ -71,8 +69,6 @@ rule export:
         model="<results>/training/{run}/model.onnx",
     log:
         "<results>/training/{run}/logs/export.log",
-    conda:
-        "../../envs/train.yaml"
     shell:
         r"""
         muse export {input.checkpoint:q} \

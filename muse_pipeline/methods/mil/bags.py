@@ -122,7 +122,7 @@ def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) ->
         f"has no store at {mpp:g} um/px or finer" if folder.is_dir() else "there is no such folder"
     )
     raise StoreError(
-        f"{folder}: {problem}; make it with `muse image`, or correct `slide_labels.stores`"
+        f"{folder}: {problem}; make it with `muse step image`, or correct `slide_labels.stores`"
     )
 
 

@@ -433,7 +433,7 @@ def test_bad_input_ends_with_one_sentence(tmp_path, muse, spoil, changes, senten
 
 
 def test_the_workflow_learns_what_a_run_reads(patches, muse, tmp_path):
-    status, out, _ = muse("model", patches / "mil.yaml", "--resolved", tmp_path / "m.json")
+    status, out, _ = muse("step", "model", patches / "mil.yaml", "--resolved", tmp_path / "m.json")
     assert (status, out) == (0, "drawn: 2 um/px; Stroma, Tumour\n")
     found = json.loads((tmp_path / "m.json").read_text())
     pictures = [
@@ -442,7 +442,9 @@ def test_the_workflow_learns_what_a_run_reads(patches, muse, tmp_path):
         for path in sorted((patches / split).rglob("*.png"))
     ]
     assert (found["kind"], found["inputs"], found["slides"]) == ("regions", pictures, {})
-    status, _, errors = muse("model", patches / "mil.yaml", "--set", "sources.0.folders=nowhere")
+    status, _, errors = muse(
+        "step", "model", patches / "mil.yaml", "--set", "sources.0.folders=nowhere"
+    )
     assert status == 2 and "nowhere: no such file or folder; correct `folders`" in errors
 
 

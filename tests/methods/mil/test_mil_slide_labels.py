@@ -101,11 +101,12 @@ def draw_cohort(
         ]
         info, tissue = str(results / "slide.json"), str(results / "tissue.npz")
         assert main(["inspect", str(slide), "--slide-id", name, "--output", info]) == 0
-        assert main(["tissue", str(slide), "--info", info, *files]) == 0
+        assert main(["step", "tissue", str(slide), "--info", info, *files]) == 0
         store = str(results / "image-500nm.zarr")
         assert (
             main(
                 [
+                    "step",
                     "tile",
                     str(slide),
                     "--info",

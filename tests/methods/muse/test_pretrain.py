@@ -547,7 +547,7 @@ WRONG_FILES = [
     (move_nuclei([[5e6, 5e6]] * 90), "no image has 20 nuclei (of 1 image)"),
     (
         lambda folder: shutil.rmtree(folder / "image-500nm.zarr"),
-        "no such store; run `muse tile` first",
+        "no such store; run `muse step tile` first",
     ),
     (lambda folder: (folder / "colour.json").unlink(), "colour.json: cannot be read"),
     (
