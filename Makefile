@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # because it makes every process compile the package again
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-spawn docs lint lock clean
+.PHONY: help demo test test-slow test-spawn test-workflow docs lint lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +33,9 @@ test-slow: $(VENV)/develop.stamp  ## run the tests that take longer
 
 test-spawn: $(VENV)/develop.stamp  ## run the tests without forking processes, as on macOS and Windows
 	MUSE_START_METHOD=spawn pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-workflow: $(VENV)/run.stamp  ## check the rules with snakemake --lint and run them on a small slide
+	.test/run --cores $(CORES)
 
 docs: $(VENV)/develop.stamp  ## build the documentation site in site/
 	mkdocs build --strict
@@ -59,7 +62,7 @@ $(VENV)/run.stamp: pyproject.toml $(CONSTRAINTS)
 	@echo "creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "installing the packages that run models into $(VENV)"
-	@$(PIP_INSTALL) -e ".[cpu]"
+	@$(PIP_INSTALL) -e ".[cpu,workflow]"
 	@touch $@
 
 $(VENV)/develop.stamp: pyproject.toml $(VENV)/run.stamp

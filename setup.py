@@ -9,7 +9,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 TOP = Path(__file__).parent
-PARTS = "workflow", "envs", "config"
+PARTS = "workflow", "config"
 WORKFLOW = (
     "workflow/Snakefile",
     "workflow/**/*.smk",

@@ -4,6 +4,6 @@ set -eu
 extra=$1
 folder=$(dirname "$0")
 for wheel in "$folder"/muse_pipeline-*.whl; do
-    python3 -m pip install --no-cache-dir --constraint "$folder/constraints.txt" "$wheel[$extra]"
+    python3 -m pip install --no-cache-dir --constraint "$folder/constraints.txt" "$wheel[$extra,workflow]"
 done
 muse doctor

@@ -30,7 +30,17 @@ __all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
 
 def __getattr__(name: str):
     if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+        try:
+            return getattr(importlib.import_module(_PUBLIC[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name not in ("geopandas", "pandas"):
+                raise
+            from muse_pipeline.core.errors import MissingPackageError
+
+            raise MissingPackageError(
+                f"muse_pipeline.{name}: needs the package '{error.name}', which is not installed;"
+                " install the extra `geo`"
+            ) from error
     raise AttributeError(f"module 'muse_pipeline' has no attribute '{name}'")
 
 

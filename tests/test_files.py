@@ -1,6 +1,7 @@
 """Files with their final names are complete, and existing outputs are not lost."""
 
 import errno
+import gzip
 import os
 import shutil
 import subprocess
@@ -9,8 +10,9 @@ import time
 
 import pytest
 
-from muse_pipeline.core.errors import OutputError
-from muse_pipeline.core.files import complete_file, write_json
+from muse_pipeline.core import files
+from muse_pipeline.core.errors import LabelError, OutputError
+from muse_pipeline.core.files import complete_file, read_lines, write_json
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("-inf")])
@@ -112,3 +114,13 @@ def test_an_older_folder_is_moved_aside_before_it_is_removed(tmp_path, monkeypat
         (partial / "new").write_text("")
         monkeypatch.setattr(shutil, "rmtree", stop)
     assert [path.name for path in (tmp_path / "image.zarr").iterdir()] == ["new"]
+
+
+def test_a_small_compressed_file_may_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MOST_TEXT_BYTES", 4 << 20)
+    path = tmp_path / "points.csv.gz"
+    path.write_bytes(gzip.compress(b"x,y\n" * (1 << 20)))
+    assert len(read_lines(path)) == 1 << 20
+    path.write_bytes(gzip.compress(b"x,y\n" * (1 << 20) + b"1"))
+    with pytest.raises(LabelError, match="has more than 4 MiB of text"):
+        read_lines(path)

@@ -163,5 +163,5 @@ def test_what_settings_need_must_be_there(tmp_path, monkeypatch):
         settings.require_available(RunSettings({"regions": "epithelium"}))
     settings.require_available(RunSettings({"regions": "nuclei"}))
     monkeypatch.setattr(settings, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="extra `anndata`"):
+    with pytest.raises(ConfigError, match="extra `spatial`"):
         settings.require_available(RunSettings({"anndata": True}))

@@ -6,7 +6,7 @@
 For a slide, X has the features, obs has the class, its probabilities and the slide, and obsm has
 the positions in um ("spatial") and in level-0 px. For a cohort, X has a row of numbers per slide
 (densities, percentages of the classes, medians of the features, mixing, infiltration), and obs has
-the columns of the sheet. Needs the extra `anndata` (h5py).
+the columns of the sheet. Needs the extra `spatial`.
 """
 
 import argparse

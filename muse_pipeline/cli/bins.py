@@ -6,7 +6,7 @@ transcripts.
 
 Writes `bins.h5ad` (AnnData): X has the counts of each nucleus, obs its class and probabilities,
 obsm its position and features. Positions outside nuclei count for the nearest nucleus within
---expand-um. Needs the extra `anndata` (h5py).
+--expand-um. Needs the extra `spatial`.
 """
 
 import argparse

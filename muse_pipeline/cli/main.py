@@ -37,14 +37,11 @@ VERBS = tuple(" ".join([*GROUPS.values(), *MORE.values()]).split())
 # Names of the arguments that are output files, for verbs that do not define WRITES.
 WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
-TRAINING_PACKAGES = (
-    "torch",
-    "lightning_fabric",
-    "onnx",
-    "onnxscript",
-    "matplotlib",
-    "skimage",
-)  # of the extra `train`
+EXTRAS = {  # the packages that each extra installs, by the names of their modules
+    "train": ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage"),
+    "geo": ("geopandas", "pandas"),
+    "spatial": ("anndata", "h5py", "zarr"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,11 +94,13 @@ def run_verb(arguments: list[str]) -> int:
         try:
             return args.run(args) or 0
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] not in TRAINING_PACKAGES:
+            package = (error.name or "").partition(".")[0]
+            extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+            if extra is None:
                 raise
             raise MissingPackageError(
                 f"needs the package '{error.name}', which is not installed; install the extra"
-                " `train` (see docs/guide/own-model.md)"
+                f" `{extra}` (docs/guide/systems.md)"
             ) from error
 
 

@@ -201,16 +201,26 @@ def _write_error(folder: Path) -> int | None:
     return None
 
 
+MOST_TEXT_BYTES = 1 << 30  # of a table; a small compressed file may have more
+
+
 def read_lines(path: Path) -> list[str]:
     """Read the lines of a text file, which may be compressed, in UTF-8 or in Windows-1252 of older
     programs.
     """
     try:
         content = path.read_bytes()
-        content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        if content.startswith(b"\x1f\x8b"):
+            with gzip.open(path) as file:
+                content = file.read(MOST_TEXT_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
         raise LabelError(f"{path}: not readable ({why}); correct the path or the file") from error
+    if len(content) > MOST_TEXT_BYTES:
+        raise LabelError(
+            f"{path}: has more than {MOST_TEXT_BYTES >> 20:,} MiB of text; divide it into several"
+            " files"
+        )
     try:
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

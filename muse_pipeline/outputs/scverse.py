@@ -24,11 +24,11 @@ class AnnData(Output):
         {"type": "boolean"},
         "also write AnnData for scanpy: `nuclei.h5ad` for every slide, and `cohort.h5ad` for the"
         " cohort",
-        "Implies `features: all` and needs the extra `anndata` "
+        "Implies `features: all` and needs the extra `spatial` "
         "([docs/guide/features.md](../docs/guide/features.md#anndata-and-spatialdata))",
     )
     rank = 70
-    requires = "h5py", "anndata"
+    requires = "h5py", "spatial"
 
     @override
     def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +56,7 @@ class SpatialData(Output):
         "Implies `features: all` and needs `keep_stores`",
     )
     rank = 80
+    requires = "zarr", "spatial"
 
     @override
     def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -399,7 +399,7 @@ def read_anndata(results: Path | str, embedding: str | None = None) -> anndata.A
         import anndata
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            "`read_anndata` needs the package 'anndata'; run `pip install anndata`"
+            "`read_anndata` needs the package 'anndata'; install the extra `spatial`"
         ) from error
     slides = []
     with TemporaryDirectory() as folder:

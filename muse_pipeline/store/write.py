@@ -209,7 +209,7 @@ class CorruptChunks:
             raise SlideError(
                 f"slide '{self._slide_id}': at least {share:.1%} of the tissue cannot be decoded,"
                 f" more than the {self._max_fraction:.1%} allowed (last error: {cause}); copy the"
-                " slide again or raise --max-corrupt"
+                " slide again or raise `max_corrupt`"
             ) from cause
 
 

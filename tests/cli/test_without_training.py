@@ -5,6 +5,8 @@ work.
 import subprocess
 import sys
 
+from workflow_runs import draw_stained_slide
+
 BLOCK = """
 import sys
 for name in ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage"):
@@ -47,3 +49,24 @@ def test_a_verb_that_trains_names_the_extra(tmp_path):
     lines = done.stderr.splitlines()
     assert [line.split(":")[0] for line in lines] == ["muse psm", "muse finetune", "muse export"]
     assert all("not installed; install the extra `train`" in line for line in lines)
+
+
+def test_a_run_needs_none_of_the_other_extras(tmp_path):
+    draw_stained_slide(tmp_path / "a.tif", size_px=500, n_nuclei=60)
+    words = ["run", str(tmp_path / "a.tif"), "-o", str(tmp_path / "r"), "--threads", "1"]
+    done = python(f"""
+for name in ("snakemake", "geopandas", "pandas", "anndata", "h5py", "zarr"):
+    sys.modules[name] = None
+from muse_pipeline.cli.main import main
+print(main({words!r}))
+import muse_pipeline
+try:
+    muse_pipeline.read_nuclei
+except muse_pipeline.MuseError as error:
+    print(error)
+""")
+    assert done.stdout.splitlines()[-2:] == [
+        "0",
+        "muse_pipeline.read_nuclei: needs the package 'geopandas', which is not installed; install"
+        " the extra `geo`",
+    ], done.stderr

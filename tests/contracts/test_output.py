@@ -30,7 +30,7 @@ OUTPUTS = [output for output in list_outputs() if output.name not in ELSEWHERE]
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory) -> FinishedSlide:
     """A slide for which every output was requested."""
-    pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
+    pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed")
     folder, path = tmp_path_factory.mktemp("outputs"), find_model("compact")
     draw_stained_slide(folder / "a.tif", size_px=500, n_nuclei=60)
     switches = {output.switch.name: True for output in OUTPUTS if output.switch}

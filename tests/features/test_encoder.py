@@ -169,6 +169,6 @@ def test_a_cohort_is_one_anndata_with_features_and_embedding(folder, vectors):
 @pytest.mark.skipif(find_spec("anndata") is not None, reason="anndata is installed")
 def test_a_missing_package_is_one_sentence(folder):
     with pytest.raises(
-        MissingPackageError, match="needs the package 'anndata'; run `pip install anndata`"
+        MissingPackageError, match="needs the package 'anndata'; install the extra `spatial`"
     ):
         read_anndata(folder.parent)

@@ -13,7 +13,7 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.statistics import cohort
 from muse_pipeline.statistics.cohort import measure_slide
 
-h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
+h5py = pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed")
 
 
 @pytest.fixture

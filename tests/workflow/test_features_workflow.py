@@ -57,7 +57,7 @@ def cohort(tmp_path_factory):
 def read_datasets(path):
     """Name -> value of every dataset in an HDF5 file, as text, because NaN does not equal NaN."""
     h5py, found = (
-        pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed"),
+        pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed"),
         {},
     )
     with h5py.File(path) as file:
@@ -80,7 +80,7 @@ def test_every_slide_has_a_job_for_its_embeddings(cohort):
 
 
 def test_a_finished_slide_gets_what_it_lacks(cohort, tmp_path):
-    h5py = pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
+    h5py = pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed")
     run = ["run", str(cohort / "s1.tif"), "-o", str(tmp_path), "--no-viewer", "--mpp", "0.5"]
     assert main([*run, "--features", "all"]) == 0
     shard = (tmp_path / "s1/shards/1-of-1.parquet").stat().st_mtime_ns
@@ -101,7 +101,7 @@ def test_a_finished_slide_gets_what_it_lacks(cohort, tmp_path):
 
 
 def test_files_of_earlier_nuclei_are_not_kept(cohort, tmp_path):
-    pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
+    pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed")
     run = [
         "run",
         str(cohort / "s1.tif"),
@@ -122,7 +122,7 @@ def test_files_of_earlier_nuclei_are_not_kept(cohort, tmp_path):
 
 
 def test_embeddings_of_other_nuclei_are_one_sentence(cohort, tmp_path, capsys):
-    pytest.importorskip("h5py", reason="h5py, the extra `anndata`, is not installed")
+    pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed")
     run = [
         "run",
         str(cohort / "s1.tif"),

@@ -11,11 +11,11 @@ rule small_slides:
         rows=lambda wildcards: TODO.rows_of_batch(wildcards.batch),
         model=model_file,
     output:
-        temp(touch("<results>/logs/batches/{batch}.done")),
+        done=temp(touch("<results>/logs/batches/{batch}.done")),
     log:
         "<results>/logs/batches/{batch}.log",
     params:
-        results=OUTPUT,
+        results=subpath(output.done, ancestor=3),
         config=CONFIG,
         model=model_options,
     shell:

@@ -34,7 +34,7 @@ from snakemake_logger_plugin_muse import plan_file
 IS_READ = workflow.output_settings.dryrun or only_reads(sys.argv)
 PLACEHOLDER = tempfile.NamedTemporaryFile() if IS_READ else None
 # Jobs run the `muse` of this Snakemake's environment, even if that is not activated.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", "")]))
 
 
 def checked(function, *arguments):
@@ -121,6 +121,62 @@ def of_every_slide(*names, slides=None):
 def intermediate(path):
     """``path``, marked as temporary unless ``keep_stores`` is set."""
     return path if config["keep_stores"] else temp(path)
+
+
+def plan_pretraining():
+    """Write the run's config with its slides, and return its plan."""
+    file, *options = checked(settings.pretraining_options, config, MODEL)
+    run = settings.slug(Path(file).stem)
+    folders = "--results", OUTPUT, "--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"
+    planned_run = {
+        **resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options),
+        "run": run,
+    }
+    checked(settings.require_fitting_pretraining, config, planned_run, ROWS, MODEL)
+    return {**planned_run, "codec": checked(settings.pretraining_codec, config, planned_run["mpp"])}
+
+
+def training_devices(wildcards, resources):
+    """Options for the GPUs that the profile assigns to a training; without any, the training chooses the device."""
+    n_gpus = int(resources.get("gpu", 0))
+    return ["--accelerator", "cuda", "--devices", n_gpus] if n_gpus else []
+
+
+def plan_region_training():
+    """The description of the training run from `muse step model`; its sheet and results are by default those of this run."""
+    changes = checked(settings.slides_of_region_run, config)
+    model = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
+    checked(settings.require_region_model, model)
+    return {**model, "changes": changes}
+
+
+def model_file(wildcards):
+    """The file of the model; none for a built-in model, which is found by its name."""
+    if TRAINING:
+        return f"{OUTPUT}/training/{RUN}/model.onnx"
+    return MODEL["file"] or []
+
+
+def model_options(wildcards, input):
+    """The model and what runs it, both resolved once for all jobs, as options of a command."""
+    return ["--model", input.model or MODEL["model"], "--provider", MODEL["provider"]]
+
+
+def report_failures():
+    """Write the report of a run with failures, and remove results that failed slides should have replaced."""
+    Path(ALL_WELL).unlink(missing_ok=True)
+    training = Path(OUTPUT, "training", RUN or "")
+    lacks_model = TRAINING and not (training / "model.onnx").exists()
+    why = ["--no-model", f"the model was not made; see {training}/logs"] if lacks_model else []
+    with open(REPORT_LOG, "w", encoding="utf-8") as log:
+        subprocess.run([*REPORT_COMMAND, *why], stdout=log, stderr=subprocess.STDOUT)
+        waits = [slide for slide in PRETRAIN_SLIDES if failed_steps(Path(PLAN.folder(slide)))]
+        if waits and not Path(PRETRAINED[0]).exists():
+            log.write(
+                f"pretraining waits for {', '.join(waits)}: fix these slides or list them in `pretrain.exclude`"
+            )
+    for slide in TODO.outdated:
+        PLAN.records(slide).withdraw_failed()
 
 
 config.update(checked(complete_config, config))

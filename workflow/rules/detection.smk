@@ -5,18 +5,6 @@ that are written with it (muse_pipeline/outputs): nuclei.geojson.gz with its pro
 """
 
 
-def model_file(wildcards):
-    """The file of the model; none for a built-in model, which is found by its name."""
-    if TRAINING:
-        return f"{OUTPUT}/training/{RUN}/model.onnx"
-    return MODEL["file"] or []
-
-
-def model_options(wildcards, input):
-    """The model and what runs it, both resolved once for all jobs, as options of a command."""
-    return ["--model", input.model or MODEL["model"], "--provider", MODEL["provider"]]
-
-
 rule detect:
     """Run the model over one shard of a slide's windows."""
     input:

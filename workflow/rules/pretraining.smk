@@ -5,20 +5,6 @@ Reads the stores and proposals of the training slides and, for TriDeNT, their pa
 If a partner cannot be registered, partner.json has the reason and its store is an empty folder.
 """
 
-
-def plan_pretraining():
-    """Write the run's config with its slides, and return its plan."""
-    file, *options = checked(settings.pretraining_options, config, MODEL)
-    run = settings.slug(Path(file).stem)
-    folders = "--results", OUTPUT, "--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"
-    planned_run = {
-        **resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options),
-        "run": run,
-    }
-    checked(settings.require_fitting_pretraining, config, planned_run, ROWS, MODEL)
-    return {**planned_run, "codec": checked(settings.pretraining_codec, config, planned_run["mpp"])}
-
-
 PRETRAINING = planned(f"{OUTPUT}/pretraining.json", plan_pretraining) if config["pretrain"] else {}
 PRETRAINING_FOLDER = f"{OUTPUT}/pretraining/{PRETRAINING['run']}" if PRETRAINING else None
 PRETRAINED = [f"{PRETRAINING_FOLDER}/checkpoint.pt"] if PRETRAINING else []
@@ -27,12 +13,6 @@ PRETRAIN_SLIDES = PRETRAINING.get("slides", [])
 PARTNER_STORE = f"partner/{PRETRAIN_STORE}"
 PLAN = replace(PLAN, pretraining_data=PRETRAINING)
 TODO = Unfinished(PLAN, not workflow.is_main_process, PLACEHOLDER and Path(PLACEHOLDER.name))
-
-
-def training_devices(wildcards, resources):
-    """Options for the GPUs that the profile assigns to a training; without any, the training chooses the device."""
-    n_gpus = int(resources.get("gpu", 0))
-    return ["--accelerator", "cuda", "--devices", n_gpus] if n_gpus else []
 
 
 rule partner:

@@ -11,14 +11,6 @@ REGION_FOLDER = (
 )
 
 
-def plan_region_training():
-    """The description of the training run from `muse step model`; its sheet and results are by default those of this run."""
-    changes = checked(settings.slides_of_region_run, config)
-    model = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
-    checked(settings.require_region_model, model)
-    return {**model, "changes": changes}
-
-
 REGION_TRAINING = planned(f"{OUTPUT}/region_model.json", plan_region_training) if REGION_RUN else {}
 REGION_INPUTS = without_patterns(REGION_TRAINING.get("inputs", []))  # labels, pictures and weights
 REGION_CHANGES = ["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else []

@@ -25,23 +25,6 @@ ALL_WELL = f"{OUTPUT}/logs/all_well"
 REPORT_LOG = f"{OUTPUT}/logs/report.log"  # printed at the end of a run
 
 
-def report_failures():
-    """Write the report of a run with failures, and remove results that failed slides should have replaced."""
-    Path(ALL_WELL).unlink(missing_ok=True)
-    training = Path(OUTPUT, "training", RUN or "")
-    lacks_model = TRAINING and not (training / "model.onnx").exists()
-    why = ["--no-model", f"the model was not made; see {training}/logs"] if lacks_model else []
-    with open(REPORT_LOG, "w", encoding="utf-8") as log:
-        subprocess.run([*REPORT_COMMAND, *why], stdout=log, stderr=subprocess.STDOUT)
-        waits = [slide for slide in PRETRAIN_SLIDES if failed_steps(Path(PLAN.folder(slide)))]
-        if waits and not Path(PRETRAINED[0]).exists():
-            log.write(
-                f"pretraining waits for {', '.join(waits)}: fix these slides or list them in `pretrain.exclude`"
-            )
-    for slide in TODO.outdated:
-        PLAN.records(slide).withdraw_failed()
-
-
 rule report:
     """Report the outcome of every slide, failures first."""
     input:

@@ -32,7 +32,7 @@ rule statistics:
         "<results>/logs/statistics.log",
     threads: 4
     params:
-        results=OUTPUT,
+        results=subpath(output.table, parent=True),
         sheet=config["slides"],
         options=[
             *option("--group", STATISTICS.get("group")),
@@ -61,7 +61,7 @@ rule anndata_cohort:
         "<results>/logs/anndata.log",
     threads: 4
     params:
-        results=OUTPUT,
+        results=subpath(output.h5ad, parent=True),
         sheet=config["slides"],
     shell:
         r"""
