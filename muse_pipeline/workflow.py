@@ -217,7 +217,7 @@ class Unfinished:
                 self.with_nuclei += [slide] if (records.folder / NUCLEI).exists() else []
                 self.replaced |= {slide: changes} if (changes := find_replaced(records)) else {}
                 self._write(records)
-        self.batches = self.plan.batches(self.outdated)
+        self.batches = {} if everything else self.plan.batches(self.outdated)
         self._batch_of = {
             slide: batch for batch, slides in self.batches.items() for slide in slides
         }

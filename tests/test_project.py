@@ -79,7 +79,11 @@ def test_every_column_of_the_sheet_is_described():
 @pytest.mark.parametrize("profile", ["default", "slurm", "slurm-gpu"])
 def test_profiles_name_rules_that_exist(profile):
     settings = load(f"workflow/profiles/{profile}/config.yaml")
-    named = {*settings["set-threads"], *settings["set-resources"], *settings.get("groups", ())}
+    named = {
+        rule
+        for part in ("set-threads", "set-resources", "groups")
+        for rule in settings.get(part, ())
+    }
     assert named <= set(re.findall(r"^ *rule (\w+):", RULES, re.M))
     assert settings["keep-going"]
 

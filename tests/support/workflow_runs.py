@@ -185,5 +185,5 @@ def verb(process: psutil.Process) -> str:
     with suppress(psutil.Error, IndexError):
         words = process.cmdline()
         if "python" in words[0] and Path(words[1]).name == "muse":
-            return words[2]
+            return words[3 if words[2] == "step" else 2]
     return ""

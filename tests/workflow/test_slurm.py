@@ -129,7 +129,11 @@ def running_step(slide: str, folder: Path, verb: str | None = None) -> psutil.Pr
         with suppress(psutil.Error):
             words = process.cmdline()
             at = next((i for i, word in enumerate(words) if word.endswith("/muse")), None)
-            if at is None or process.cwd() != str(folder) or verb not in (None, words[at + 1]):
+            if (
+                at is None
+                or process.cwd() != str(folder)
+                or verb not in (None, words[at + 1 + (words[at + 1] == "step")])
+            ):
                 continue
             if any(f"/{slide}/" in word or word == slide for word in words):
                 return process

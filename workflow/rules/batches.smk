@@ -14,6 +14,9 @@ rule small_slides:
         done=temp(touch("<results>/logs/batches/{batch}.done")),
     log:
         "<results>/logs/batches/{batch}.log",
+    resources:
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(120),
     params:
         results=subpath(output.done, ancestor=3),
         config=CONFIG,

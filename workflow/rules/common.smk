@@ -118,6 +118,15 @@ def of_every_slide(*names, slides=None):
     return lambda wildcards: TODO.inputs(names, SLIDES if slides is None else slides, before_update)
 
 
+def file_of_output(name):
+    """A file or folder of an output of a slide; Snakemake's own report shows the pictures."""
+    path = f"<results>/{{slide}}/{name}"
+    if name.endswith("/"):
+        return directory(path.rstrip("/"))
+    shown = {"category": "Slides", "subcategory": "{slide}"}
+    return report(path, **shown) if name.endswith(".png") else path
+
+
 def intermediate(path):
     """``path``, marked as temporary unless ``keep_stores`` is set."""
     return path if config["keep_stores"] else temp(path)
@@ -134,6 +143,11 @@ def plan_pretraining():
     }
     checked(settings.require_fitting_pretraining, config, planned_run, ROWS, MODEL)
     return {**planned_run, "codec": checked(settings.pretraining_codec, config, planned_run["mpp"])}
+
+
+def by_attempt(amount):
+    """A resource that grows with every retry of a job."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def training_devices(wildcards, resources):

@@ -18,6 +18,9 @@ rule detect:
         text="<results>/{slide}/logs/detect-{shard}.log",
         ledger="<results>/{slide}/ledger/detect-{shard}.json",
     threads: of_slide(PLAN.threads)
+    resources:
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(240),
     params:
         model=model_options,
         stain=of_slide(PLAN.option, "--stain", "stain"),
@@ -45,17 +48,13 @@ rule nuclei:
         request=requested("nuclei"),
     output:
         nuclei="<results>/{slide}/nuclei.parquet",
-        outputs=[
-            (
-                directory(f"<results>/{{slide}}/{name}")
-                if name.endswith("/")
-                else f"<results>/{{slide}}/{name}"
-            )
-            for name in PLAN.output_names
-        ],
+        outputs=[file_of_output(name) for name in PLAN.output_names],
     log:
         "<results>/{slide}/logs/nuclei.log",
     threads: of_slide(PLAN.threads)
+    resources:
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(40),
     params:
         folder=subpath(output.nuclei, parent=True),
         regions=of_slide(PLAN.regions_option),

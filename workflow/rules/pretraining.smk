@@ -66,6 +66,10 @@ rule pretrain:
         checkpoint="<results>/pretraining/{run}/checkpoint.pt",
     log:
         "<results>/pretraining/{run}/logs/pretrain.log",
+    threads: 16
+    resources:
+        mem_mb=by_attempt(12000),
+        runtime=by_attempt(2880),
     params:
         devices=training_devices,
         folder=subpath(output.checkpoint, parent=True),

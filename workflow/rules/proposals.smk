@@ -18,6 +18,10 @@ rule propose:
     log:
         text="<results>/{slide}/logs/propose-{shard}.log",
         ledger="<results>/{slide}/ledger/propose-{shard}.json",
+    threads: 4
+    resources:
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(120),
     params:
         proposer=lambda wildcards: PROPOSER,  # braces in a text would be wildcards
     shell:
@@ -45,6 +49,9 @@ rule stitch_proposals:
     log:
         text="<results>/{slide}/logs/stitch-proposals.log",
         ledger="<results>/{slide}/ledger/stitch-proposals.json",
+    threads: 4
+    resources:
+        mem_mb=by_attempt(3000),
     shell:
         r"""
         muse step stitch {input.shards:q} \

@@ -43,6 +43,10 @@ rule train_regions:
         state="<results>/region_training/{run}/training.json",
     log:
         "<results>/region_training/{run}/logs/train.log",
+    threads: 16
+    resources:
+        mem_mb=by_attempt(12000),
+        runtime=by_attempt(1440),
     params:
         devices=training_devices,
         changes=REGION_CHANGES,

@@ -37,7 +37,7 @@ rule report:
         ),
     output:
         page="<results>/report.html",
-        table="<results>/cohort.tsv",
+        table=report("<results>/cohort.tsv", category="Cohort"),
         all_well=touch(ALL_WELL),
     log:
         REPORT_LOG,

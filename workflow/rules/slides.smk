@@ -18,6 +18,9 @@ rule fetch:
     log:
         text="<results>/{slide}/logs/fetch.log",
         ledger="<results>/{slide}/ledger/fetch.json",
+    threads: 4
+    resources:
+        runtime=by_attempt(60),
     params:
         sheet=config["slides"],  # has the URL, with its credentials
     shell:
@@ -45,6 +48,9 @@ rule image:
     log:
         "<results>/{slide}/logs/image.log",
     threads: of_slide(PLAN.threads)
+    resources:
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(80),
     params:
         slide=of_slide(PLAN.argument_and_source),
         slide_mpp=of_slide(PLAN.option, "--mpp", "mpp"),
@@ -76,6 +82,9 @@ rule tile:
     wildcard_constraints:
         store="|".join(map(re.escape, OTHER_STORES)) or "(?!)",
     threads: of_slide(PLAN.threads)
+    resources:
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(60),
     params:
         slide=of_slide(PLAN.argument),
         mpp=lambda wildcards: MPP_OF_STORE[wildcards.store],

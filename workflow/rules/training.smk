@@ -48,6 +48,10 @@ rule finetune:
         checkpoint="<results>/training/{run}/checkpoint.pt",
     log:
         "<results>/training/{run}/logs/finetune.log",
+    threads: 16
+    resources:
+        mem_mb=by_attempt(12000),
+        runtime=by_attempt(1440),
     params:
         devices=training_devices,
         options=[*TRAINING_DATA, *WEIGHTS],
@@ -69,6 +73,8 @@ rule export:
         model="<results>/training/{run}/model.onnx",
     log:
         "<results>/training/{run}/logs/export.log",
+    resources:
+        mem_mb=by_attempt(4000),
     shell:
         r"""
         muse export {input.checkpoint:q} \
