@@ -80,6 +80,7 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     of_workflow = tmp_path / "S1" / "partner"
     made_from = [
         folder / "he.tif",
+        "--partner",
         folder / "ihc.png",
         "--info",
         info,
@@ -154,6 +155,6 @@ def test_a_foreign_transform_is_recorded(muse, files, tmp_path):
     muse("inspect", files[0] / "he.tif", "--output", tmp_path / "slide.json")
     store = tmp_path / "partner" / "x.zarr"
     arguments = ["--info", tmp_path / "slide.json", "--tissue", tmp_path / "none.npz", "-o", store]
-    pair = [files[0] / "he.tif", files[0] / "ihc.png"]
+    pair = [files[0] / "he.tif", "--partner", files[0] / "ihc.png"]
     assert muse("step", "partner", *pair, *arguments, "--start", tmp_path / "t.json")[0] == 0
     assert "is not a transform.json" in read_json(store.parent / "partner.json")["reason"]

@@ -38,7 +38,7 @@ rule partner:
         max_corrupt=config["max_corrupt"],
     shell:
         r"""
-        muse step partner {params.slide:q} {params.partner:q} {params.start:q} \
+        muse step partner {params.slide:q} --partner {params.partner:q} {params.start:q} \
             --info {input.info:q} \
             --tissue {input.tissue:q} \
             --mpp {params.mpp} \
