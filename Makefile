@@ -49,6 +49,8 @@ lock: $(VENV)/run.stamp  ## choose the newest versions of all packages for envs/
 	python -m pip install --quiet uv
 	echo "$(TORCH)" | uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --no-annotate \
 	    --no-header --quiet --constraint - --output-file $(CONSTRAINTS)
+	uv pip compile pyproject.toml --extra cpu --extra workflow --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
+	    --no-annotate --no-header --quiet --generate-hashes --constraint $(CONSTRAINTS) --output-file envs/hashes.txt
 
 clean:  ## remove what the demo wrote
 	rm -rf demo

@@ -3,6 +3,9 @@
 set -eu
 extra=$1
 folder=$(dirname "$0")
+if [ "$extra" = cpu ]; then # files whose checksums are in the repository
+    python3 -m pip install --no-cache-dir --require-hashes --requirement "$folder/hashes.txt"
+fi
 for wheel in "$folder"/muse_pipeline-*.whl; do
     python3 -m pip install --no-cache-dir --constraint "$folder/constraints.txt" "$wheel[$extra,workflow]"
 done

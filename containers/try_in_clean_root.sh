@@ -27,7 +27,7 @@ chroot "$ROOT" /bin/sh -eu -c '
     python3 -m venv /opt/venv
     PATH=/opt/venv/bin:$PATH
     python3 -m pip wheel --quiet --no-deps --wheel-dir /wheel /source
-    cp /source/containers/install.sh /source/envs/constraints.txt /wheel/
+    cp /source/containers/install.sh /source/envs/constraints.txt /source/envs/hashes.txt /wheel/
     sh /wheel/install.sh cpu
     rm -r /wheel /source'
 BUILD

@@ -58,6 +58,17 @@ def test_the_pinned_versions_are_within_the_ranges():
         ), needed
 
 
+def test_the_packages_of_the_images_have_the_pinned_versions():
+    pinned = (TOP / "envs/constraints.txt").read_text(encoding="utf-8")
+    hashed = (TOP / "envs/hashes.txt").read_text(encoding="utf-8")
+    versions = re.findall(r"^([\w.-]+==\S+) \\\n    --hash=sha256:", hashed, re.M)
+    names = {canonicalize_name(each.partition("==")[0]) for each in versions}
+    extras = PROJECT["optional-dependencies"]
+    needed = map(Requirement, [*PROJECT["dependencies"], *extras["cpu"], *extras["workflow"]])
+    assert {canonicalize_name(each.name) for each in needed} <= names
+    assert all(re.search(rf"^{re.escape(each)}( ;|$)", pinned, re.M) for each in versions)
+
+
 def test_the_config_shows_the_defaults():
     properties = load("workflow/schemas/config.schema.yaml")["properties"]
     assert load("config/config.yaml") == {
