@@ -41,14 +41,13 @@ def run(args: argparse.Namespace) -> None:
     """Map the regions; in the workflow, a slide whose regions fail gets its nuclei all the same."""
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.cohort.ledgers import record_step
-    from muse_pipeline.core.errors import MuseError
     from muse_pipeline.steps import regions
 
     files = SlideFiles(args.store.parent)
     inputs = args.info or files.info, args.colour or files.colour
     source = args.nuclei or (lambda: _load_predictor(args))
     with (
-        suppress(MuseError) if args.outcome else nullcontext(),
+        suppress(Exception) if args.outcome else nullcontext(),
         record_step(args.outcome, "regions") as warnings,
     ):
         regions(args.store, source, *inputs, args.output, args.threads, warnings)
