@@ -339,3 +339,18 @@ def test_lines_name_each_change_once_with_its_slides():
         "To keep them, stop the run and give another output folder.",
     ]
     assert describe_changes({}) == []
+
+
+def test_a_job_that_has_recorded_a_failure_is_repeated(finished):
+    jobs = [replace(job, outcome="regions.json") if job is REGIONS else job for job in JOBS]
+    assert outdated(finished, jobs) == []
+    path, time_ns = finished / "regions.json", (finished / "regions.json").stat().st_mtime_ns
+    path.write_text('{"status": "failed"}')
+    os.utime(path, ns=(time_ns, time_ns))
+    assert outdated(finished, jobs) == ["regions", "nuclei", "embed"]
+    Records(finished, jobs).begin()
+    (finished / "regions.json").write_text('{"status": "ok"}')
+    make_newest(finished, "regions.json")
+    for job in jobs[2:]:
+        write(finished, job)
+    assert outdated(finished, jobs) == []
