@@ -23,7 +23,7 @@ from muse_pipeline.cohort.sheet import read_sheet
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/support"))
 
-from step_commands import step_commands
+from step_commands import step_commands, step_of
 
 
 def main() -> None:
@@ -63,21 +63,22 @@ def measure(folder: Path, threads: int, chosen: list[str] | None) -> dict[str, d
         shutil.rmtree(results, ignore_errors=True)
     costs = {}
     for arguments in step_commands(row.path, results / row.slide_id, threads):
-        if chosen and arguments[0] not in chosen:
+        step = step_of(arguments)
+        if chosen and step not in chosen:
             continue
         started = time.monotonic()
         process = subprocess.Popen([sys.executable, "-m", "muse_pipeline.cli.main", *arguments])
         _, status, usage = os.wait4(process.pid, 0)
         if status:
-            raise SystemExit(f"{arguments[0]} of {folder} fails")
+            raise SystemExit(f"{step} of {folder} fails")
         processor = usage.ru_utime + usage.ru_stime
-        costs[arguments[0]] = {
+        costs[step] = {
             "processor_seconds": round(processor, 2),
             "seconds": round(time.monotonic() - started, 2),
             "MiB": round(usage.ru_maxrss / 1024),
         }
         print(
-            json.dumps({"slide": folder.name, "step": arguments[0], **costs[arguments[0]]}),
+            json.dumps({"slide": folder.name, "step": step, **costs[step]}),
             flush=True,
         )
     return costs
