@@ -126,7 +126,7 @@ def nuclei(
     Args:
         shards: all shards of the slide.
         output: results of the slide, RESULTS/<slide_id>.
-        regions: see `muse step stitch`.
+        regions: folder written by `muse regions`, or a GeoJSON of areas with classes.
         config: config of the run (YAML).
         patient: patient of the slide (default: from the name of the slide).
         embedder: model whose features of every nucleus are written.
@@ -135,6 +135,23 @@ def nuclei(
     settings = RunSettings(read_run_config(config), threads)
     slide = FinishedSlide(SlideFiles(output), settings, patient, embedder, threads)
     make_nuclei(shards, slide, regions)
+
+
+def overlay(folder: Path, config: Path | None = None) -> list[str]:
+    """Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for
+    the report.
+
+    Args:
+        folder: results of one slide, RESULTS/<slide_id>.
+        config: config of the run (YAML).
+    """
+    return_large_arrays()
+    settings = RunSettings(read_run_config(config))
+    slide, warnings = FinishedSlide(SlideFiles(folder), settings), []
+    for output in list_outputs(settings):
+        if output.step == "overlay":
+            warnings += output.write(slide) or ()
+    return warnings
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ def detect(
         output: table of the shard (Parquet).
         shard: part of the slide, such as 1-of-4.
         threads: windows that run at the same time.
-        stain: what the sheet states; if it is missing or "unknown", the colours decide.
+        stain: stain in the sheet; if it is missing or "unknown", the colours decide.
     """
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.inference.detect import ModelFinder, detect_shard
@@ -432,27 +432,6 @@ def geojson(
     write_geojson(nuclei, read_info(info), output, frame, max_features, threads, measurements)
 
 
-def overlay(folder: Path, config: Path | None = None) -> list[str]:
-    """Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for
-    the report.
-
-    Args:
-        folder: results of one slide, RESULTS/<slide_id>.
-        config: config of the run (YAML).
-    """
-    from muse_pipeline.core.process import return_large_arrays
-    from muse_pipeline.outputs.base import FinishedSlide, list_outputs
-    from muse_pipeline.settings import RunSettings, read_run_config
-
-    return_large_arrays()
-    settings = RunSettings(read_run_config(config))
-    slide, warnings = FinishedSlide(SlideFiles(folder), settings), []
-    for output in list_outputs(settings):
-        if output.step == "overlay":
-            warnings += output.write(slide) or ()
-    return warnings
-
-
 def spatialdata(
     nuclei: Path,
     store: Path,
@@ -543,7 +522,7 @@ def partner(
         info: slide.json of the H&E slide.
         tissue: tissue.npz of the H&E slide.
         output: store to write, in the folder RESULTS/<slide_id>/partner.
-        start: see `muse register`.
+        start: landmarks, matrix or transform.json from which registration starts.
         mpp: um per pixel of the store.
         max_corrupt: fraction of the tissue that may be undecodable.
         threads: processor threads.

@@ -117,7 +117,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     arguments = arguments or ["--help"]
     parser = build_parser(arguments, groups)
     if not arguments[0].startswith("-") and arguments[0] not in VERBS:
-        parser.reject(arguments[0], VERBS)
+        from muse_pipeline.cli.step import COMMANDS, STEPS
+
+        parser.reject(arguments[0], [*VERBS, *(f"step {name}" for name in (*STEPS, *COMMANDS))])
     return parser.parse_args(arguments)
 
 

@@ -3,7 +3,7 @@
     muse step tile SLIDE --info slide.json --tissue tissue.npz -o image-500nm.zarr
 
 The options of a step are the parameters of the function of that name in `muse_pipeline/steps.py`
-or, for the jobs `image` and `nuclei`, in `muse_pipeline/pipeline.py`.
+or, for those that read the config of a run, in `muse_pipeline/pipeline.py`.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from muse_pipeline.core.types import FEATURE_SETS, GEOJSON_FRAMES
 # Steps, each with the module that has its function.
 STEPS = {
     **dict.fromkeys(("fetch", "tissue", "tile", "detect", "stitch"), "steps"),
-    **dict.fromkeys(("geojson", "overlay", "spatialdata", "propose", "partner"), "steps"),
-    **dict.fromkeys(("image", "nuclei"), "pipeline"),
+    **dict.fromkeys(("geojson", "spatialdata", "propose", "partner"), "steps"),
+    **dict.fromkeys(("image", "nuclei", "overlay"), "pipeline"),
 }
 # Further commands of the workflow, which are modules of this folder.
 COMMANDS = ("model", "pretrain-config", "proposer", "import-checkpoint")

@@ -63,7 +63,8 @@ def test_json_writes_over_no_slide(muse, tmp_path, capsys):
     ("words", "sentence"),
     [
         (["help", "runn"], "muse: there is no 'runn'; did you mean 'run'?"),
-        (["dectect"], "muse: there is no 'dectect'; did you mean 'detect'?"),
+        (["evalute"], "muse: there is no 'evalute'; did you mean 'evaluate'?"),
+        (["detect"], "muse: there is no 'detect'; did you mean 'step detect'?"),
         (
             ["run", "a.svs", "-o", "out", "--modle", "x"],
             "muse run: there is no '--modle'; did you mean '--model'?",
