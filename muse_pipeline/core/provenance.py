@@ -269,7 +269,7 @@ class Provenance:
 
     @property
     def organs(self) -> dict[str, list[str]]:
-        """Organs in which each class of the model is validated."""
+        """Organs in which each class of the model was measured."""
         return organs_of(self.card)
 
     @property
@@ -310,7 +310,7 @@ class Provenance:
 
 
 def organs_of(card: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Organs in which each class of a card is validated; a card may also list the organs of all its
+    """Organs in which each class of a card was measured; a card may also list the organs of all its
     classes.
     """
     organs = card.get("organs") or {}
