@@ -191,7 +191,7 @@ def judge(
     if unmeasured and not name_organ(organ) and any(provenance.organs.values()):
         findings["no_organ"] = "organ not stated"
     elif unmeasured:
-        findings["organ"] = f"not measured in {name_organ(organ) or 'any organ'}"
+        findings["organ"] = f"accuracy not measured in {name_organ(organ) or 'any organ'}"
     findings = {kind: findings[kind] for kind in RULES if kind in findings}
     regions = provenance.regions if provenance.regions and provenance.regions.classes else None
     quantities = [NUCLEI, *([CLASSES] if names else []), *map(of_class, names)]
@@ -442,5 +442,5 @@ def describe_marks(slides: Iterable[Trust]) -> list[str]:
                     remedy = f"{model} was measured in {where}; {remedy}"
             n_slides[text, remedy] += 1
     return [
-        f"* {text} ({count_noun(n, 'slide')}); {remedy}" for (text, remedy), n in n_slides.items()
+        f"{text} ({count_noun(n, 'slide')}); {remedy}" for (text, remedy), n in n_slides.items()
     ]

@@ -154,7 +154,7 @@ def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
     for slide in slides:
         for kind, reason in find_reasons(slide).items():
             by_kind.setdefault(kind, {}).setdefault(reason, []).append(slide.slide_id)
-    of_cohort = describe_marks(slide.trust for slide in slides)
+    of_cohort = [f"* {line}" for line in describe_marks(slide.trust for slide in slides)]
     shown = {text.slides: by_kind[kind] for kind, text in KINDS.items() if kind in by_kind}
     return [*_listed(shown, most - len(of_cohort)), *of_cohort]
 

@@ -169,7 +169,9 @@ def test_statistics_test_what_is_used_or_marked(cohort, muse):
     results, _ = cohort
     words = ("--sheet", results / "slides.tsv", "--group", "group", "-o", results / "s.tsv")
     status, printed, _ = muse("statistics", results, *words)
-    assert status == 0 and "* Lymphocyte, Stromal: not measured in colon (1 slide)" in printed
+    assert (
+        status == 0 and "* Lymphocyte, Stromal: accuracy not measured in colon (1 slide)" in printed
+    )
     table = read_table(results / "s.patients.tsv", "patient")
     columns = {
         "nuclei": "nuclei_per_mm2",
