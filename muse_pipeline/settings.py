@@ -148,7 +148,7 @@ COHORT_FILES = (
         [],
         {"type": "array", "items": {"enum": list(DOUBTS)}},
         "findings despite which numbers stay in totals and statistics, marked: `stain`, `scale`,"
-        " `same`, `classes`, `regions`",
+        " `same`, `classes`, `regions`, `membranes`",
         "See [docs/guide/confidence.md](../docs/guide/confidence.md#what-totals-leave-out)",
         job="report",
     ),

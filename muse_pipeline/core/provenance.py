@@ -18,6 +18,7 @@ OK, FLAGGED, OTHER_STAIN, NOT_KNOWN = "ok", "flagged", "other stain", "not known
 DOUBTFUL = FLAGGED, OTHER_STAIN
 DARK = "dark background: not bright-field"
 STATED_IHC = "immunohistochemistry, as stated"
+OF_CELLS = "its marker stains membranes or cytoplasm"
 NO_BROWN = "few or no brown nuclei"  # of a slide that is stated to be immunohistochemistry
 
 

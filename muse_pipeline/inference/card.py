@@ -164,6 +164,7 @@ class ModelCard(Card):
         limits: limits of the model's use, in words.
         organs: class -> organs in which its accuracy was measured.
         nuclei: measures of the training nuclei of each class; empty if they were not measured.
+        unlike: class -> tissues in lower case in which its nuclei do not occur.
     """
 
     capacity: Count
@@ -180,6 +181,7 @@ class ModelCard(Card):
     limits: str = ""
     organs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     nuclei: dict[str, ClassReference] = field(default_factory=dict)
+    unlike: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     does = "finds nuclei"
     verb = "muse detect"

@@ -21,6 +21,7 @@ from muse_pipeline.core.provenance import (
     FLAGGED,
     NO_BROWN,
     NOT_KNOWN,
+    OF_CELLS,
     OTHER_STAIN,
     STATED_IHC,
     Provenance,
@@ -61,6 +62,7 @@ RULES = {
     "same": Rule("same picture twice", "remove one of the two from the sheet", *_WRONG),
     "classes": Rule("doubtful classes", "do not use the classes", USE, LEAVE_OUT, USE, LEAVE_OUT),
     "regions": Rule("doubtful regions", "check regions.png", regions=LEAVE_OUT),
+    "membranes": Rule("membrane marker", "score membranes with --cells", positive=LEAVE_OUT),
     "gaps": Rule("gaps", "run the slide again", *_UNPROVEN),
     "ihc": Rule("check stain", "state the stain", *_UNPROVEN),
     "unlike": Rule("unlike training", "check the overlays", *_UNPROVEN),
@@ -242,7 +244,8 @@ def find(
         "scale": "; ".join(of_scale),
         "classes": provenance.class_doubt if is_he else "",
         "regions": _find_in_regions(provenance),
-        "gaps": _find_gaps(provenance),
+        "membranes": OF_CELLS if OF_CELLS in verdict.reasons else "",
+        "gaps": "; ".join(_find_gaps(provenance)),
         "ihc": _find_in_ihc(provenance) if provenance.positive_od is not None else "",
         "unlike": "; ".join(verdict.reasons) if verdict.verdict == FLAGGED else "",
         "unknown": "; ".join(verdict.reasons) or "not compared" if is_unknown else "",
@@ -256,15 +259,14 @@ def find(
     return {kind: reason for kind, reason in reasons.items() if reason}
 
 
-def _find_gaps(provenance: Provenance) -> str:
-    n_full, lost = len(provenance.full_windows), provenance.corrupt_fraction
-    texts = [
-        f"{count_noun(n_full, 'window')} held more nuclei than the model can return"
-        if n_full
-        else "",
-        f"{lost:.2%} of the tissue could not be decoded" if lost else "",
-    ]
-    return "; ".join(filter(None, texts))
+def _find_gaps(provenance: Provenance) -> Iterator[str]:
+    """Yield what is missing because a part was not read, or the network returned nothing usable."""
+    if full := len(provenance.full_windows):
+        yield f"{count_noun(full, 'window')} held more nuclei than the model can return"
+    if provenance.corrupt_fraction:
+        yield f"{provenance.corrupt_fraction:.2%} of the tissue could not be decoded"
+    for fault, n in (provenance.guarded_windows or {}).items() if not provenance.proposer else ():
+        yield f"for {count_noun(n, 'window')} the network returned {fault}"
 
 
 def _find_in_regions(provenance: Provenance) -> str:
@@ -407,7 +409,7 @@ def join_marks(slides: Iterable[Trust]) -> dict[str, str]:
     }
 
 
-_OF = {NUCLEI: "", CLASSES: "classes of ", REGIONS: "regions of "}
+_OF = {NUCLEI: "", CLASSES: "classes of ", POSITIVE: "positive nuclei of ", REGIONS: "regions of "}
 
 
 def describe_slides(slides: Iterable[Trust], quantity: str, verdict: str = LEAVE_OUT) -> str:

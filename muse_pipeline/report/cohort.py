@@ -22,6 +22,7 @@ from muse_pipeline.inference.trust import (
     CLASSES,
     LEAVE_OUT,
     NUCLEI,
+    POSITIVE,
     Trust,
     describe_slides,
     find_repeats,
@@ -342,13 +343,17 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
 
 
 def counted(slides: Iterable[SlideResult], stain: str = HE) -> list[SlideResult]:
-    """The finished slides whose nuclei are in the totals of a stain, "H&E" or "IHC"."""
-    finished = [
+    """The finished slides in the totals of a stain: of H&E, those whose nuclei are not left out,
+    and of "IHC", those whose positive nuclei are not.
+    """
+    is_ihc, quantity = stain == IHC, POSITIVE if stain == IHC else NUCLEI
+    return [
         slide
         for slide in slides
-        if slide.summary and (slide.positive is not None) == (stain == IHC)
+        if slide.summary
+        and (slide.positive is not None) == is_ihc
+        and slide.trust.verdict(quantity) != LEAVE_OUT
     ]
-    return [slide for slide in finished if slide.trust.verdict(NUCLEI) != LEAVE_OUT]
 
 
 def score_total(slides: Iterable[SlideResult]) -> dict[str, Any] | None:
@@ -393,7 +398,8 @@ def describe_total(slides: Sequence[SlideResult]) -> str:
         )
         texts.append(f"{percent} positive among {of} of immunohistochemistry")
     texts.append(describe_slides((slide.trust for slide in slides), NUCLEI))
-    texts.append(describe_slides((slide.trust for slide in added), CLASSES))
+    kept = [slide.trust for slide in slides if slide.trust.verdict(NUCLEI) != LEAVE_OUT]
+    texts += [describe_slides(kept, quantity) for quantity in (CLASSES, POSITIVE)]
     return "; ".join(filter(None, texts))
 
 

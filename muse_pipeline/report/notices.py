@@ -11,6 +11,7 @@ from muse_pipeline.inference.trust import (
     CLASSES,
     LEAVE_OUT,
     NUCLEI,
+    POSITIVE,
     REGIONS,
     RULES,
     describe_marks,
@@ -32,6 +33,7 @@ _UNLIKE = "unlike the model's training pictures"
 KINDS = {
     "stain": Kind(f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
     "same": Kind("with the picture of another slide, which counts once"),
+    "membranes": Kind("with a marker of membranes, whose nuclei are not scored"),
     "ihc": Kind("scored as immunohistochemistry; check the stain"),
     "unlike": Kind(f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
     "scale": Kind("of doubtful scale; if the mpp is wrong, so are the results"),
@@ -56,6 +58,7 @@ KINDS = {
 # What becomes of a quantity that a finding leaves out.
 CONSEQUENCES = {
     NUCLEI: "its nuclei{} are in no total",
+    POSITIVE: "its positive nuclei are in no total",
     CLASSES: "the counts of its classes are in no total",
     REGIONS: "the numbers of its regions are in no total",
 }
