@@ -234,14 +234,10 @@ def find(
     is_scanners = is_of_scanner(provenance.mpp_source)
     implausible = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
     of_mpp = [text for text in warnings if text.startswith(MPP_DOUBT) and text != implausible]
-    of_mpp = [*([size] if size and is_scanners else []), *of_mpp]
-    of_scale = [text for text in (implausible, "" if is_scanners else size) if text]
-    if of_scale:
-        of_scale, of_mpp = [*of_scale, *of_mpp], []
     is_unknown = verdict.verdict == NOT_KNOWN and provenance.n_nuclei
     reasons = {
         "stain": "" if is_he or verdict.is_ihc else "; ".join(verdict.reasons),
-        "scale": "; ".join(of_scale),
+        "scale": implausible or ("" if is_scanners else size),
         "classes": provenance.class_doubt if is_he else "",
         "regions": _find_in_regions(provenance),
         "membranes": OF_CELLS if OF_CELLS in verdict.reasons else "",
@@ -249,7 +245,7 @@ def find(
         "ihc": _find_in_ihc(provenance) if provenance.positive_od is not None else "",
         "unlike": "; ".join(verdict.reasons) if verdict.verdict == FLAGGED else "",
         "unknown": "; ".join(verdict.reasons) or "not compared" if is_unknown else "",
-        "mpp": "; ".join(of_mpp),
+        "mpp": "; ".join(filter(None, [size if is_scanners else "", *of_mpp])),
         "tissue": "; ".join(_find_in_tissue(provenance, warnings, tissue_mm2)),
         "picture": next((text for text in warnings if SEVERAL in text), ""),
         "artefacts": "; ".join(_find_in_artefacts(provenance)),

@@ -286,21 +286,18 @@ def judge_slide(
     ]
     failed = SlideResult(
         slide_id=str(row["slide_id"]),
-        path=str(row.get("path", "")),
         folder=folder,
         status="failed",
         step="report",
         reason="",
         progress=progress,
-        patient=str(row.get("patient") or ""),
-        split=str(row.get("split") or ""),
+        **{name: str(row.get(name) or "") for name in ("path", "patient", "split", "organ")},
         group=group,
         own={name: cell for name, cell in row.items() if name not in COLUMNS},
         info=info,
         tissue_mm2=tissue.area_mm2 if tissue else None,
         warnings=warnings,
         partner=read_outcome(files.partner) if row.get("partner") else None,
-        organ=str(row.get("organ") or ""),
         included=included,
     )
     if problem := first_problem(progress):
