@@ -35,7 +35,7 @@ KINDS = {
     "same": Kind("with the picture of another slide, which counts once"),
     "membranes": Kind("with a marker of membranes, whose nuclei are not scored"),
     "ihc": Kind("scored as immunohistochemistry; check the stain"),
-    "unlike": Kind(f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
+    "unlike": Kind(f"{_UNLIKE}, check the result before use"),
     "scale": Kind("of doubtful scale; if the mpp is wrong, so are the results"),
     "mpp": Kind(
         "whose mpp is doubtful, check before use; if it is wrong, so are sizes and densities",
