@@ -122,8 +122,7 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
     ]
     assert '<ul class="warnings red"><li>check the pixel size' in text
     assert (
-        '<ul class="warnings amber"><li>unlike the model&#39;s training pictures: stains unlike'
-        in text
+        '<ul class="warnings amber"><li>stains unlike those of training: tissue paler' in text
     )
     back = dict(
         re.findall(
