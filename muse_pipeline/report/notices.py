@@ -149,6 +149,9 @@ MOST_FAILURES = 4  # maximum number of lines about failed slides at the end of a
 NAMED = 3  # maximum number of slides that a line names
 
 
+MOST_MARKS = 4  # maximum number of lines about what is marked for the whole run
+
+
 def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
     """At most ``most`` lines about slides whose results need a check, by kind, with reasons if
     there is room.
@@ -157,7 +160,10 @@ def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
     for slide in slides:
         for kind, reason in find_reasons(slide).items():
             by_kind.setdefault(kind, {}).setdefault(reason, []).append(slide.slide_id)
-    of_cohort = [f"* {line}" for line in describe_marks(slide.trust for slide in slides)]
+    marks = describe_marks(slide.trust for slide in slides)
+    if n_more := len(marks[MOST_MARKS:]):
+        marks = [*marks[:MOST_MARKS], f"{n_more} more, in the report"]
+    of_cohort = [f"* {line}" for line in marks]
     shown = {text.slides: by_kind[kind] for kind, text in KINDS.items() if kind in by_kind}
     return [*_listed(shown, most - len(of_cohort)), *of_cohort]
 

@@ -202,9 +202,6 @@ def _annotation_rows(slide: SlideResult) -> list[dict[str, Any]]:
             annotation.get("n_positive"),
             annotation["tissue_mm2"],
         )
-        positive = (
-            {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
-        )
         row = {
             **{name: COLUMNS[name](slide) for name in OF_SLIDE},
             "roi": one_line(annotation["name"]),
@@ -213,8 +210,10 @@ def _annotation_rows(slide: SlideResult) -> list[dict[str, Any]]:
             "tissue_mm2": tissue_mm2,
             "nuclei": n,
             "nuclei_per_mm2": per_mm2(n, tissue_mm2),
-            **positive,
-            **({"percent_positive": _percent(n_positive, n)} | score_values(counts)),
+            "n_positive": n_positive,
+            "n_negative": None if n_positive is None else n - n_positive,
+            "percent_positive": _percent(n_positive, n),
+            **score_values(counts),
             **_class_values(annotation["n_by_class"], n, tissue_mm2),
         }
         rows.append(row)

@@ -121,9 +121,7 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
         ["gaps", "bare", "small and given", "pale", "given", "brown", "pink", "pen"],
     ]
     assert '<ul class="warnings red"><li>check the pixel size' in text
-    assert (
-        '<ul class="warnings amber"><li>stains unlike those of training: tissue paler' in text
-    )
+    assert '<ul class="warnings amber"><li>stains unlike those of training: tissue paler' in text
     back = dict(
         re.findall(
             r"\.pill\.(\w+) { color: var\(--[\w-]+\); background: (var\(--[\w-]+\)); }", text
@@ -410,6 +408,8 @@ def test_the_last_lines_of_a_large_run_name_each_kind_of_warning_once(slides, tm
         f"* classes: accuracy not measured in colon (n {where}; check the classes on the overlays",
         f"* classes: organ not stated (n {where}; state it with --organ or in the sheet",
     ]
+    many_organs = [replace(slides["plain"], organ=f"organ {n}") for n in range(30)]
+    assert summarise_flags(many_organs)[-1] == "* 26 more, in the report"
     of_organs = [replace(slides["plain"], slide_id=f"S{n}", organ=organs[n % 2]) for n in range(50)]
     assert summarise_flags(of_organs) == [
         "* classes: accuracy not measured in kidney (50 slides); compact was measured in breast; check the"
