@@ -279,9 +279,10 @@ def _list_problems(nuclei: geopandas.GeoDataFrame, of_slide: Sequence[str]) -> I
     """
     provenance = Provenance.from_dict(nuclei.attrs["provenance"])
     yield from provenance.verdict.sentences()
+    reasons = find(provenance)
     for kind in ("scale", "classes", "regions", "gaps", "mpp"):
-        if (reason := find(provenance).get(kind)) and reason not in of_slide:
-            yield reason
+        if kind in reasons and reasons[kind] not in of_slide:
+            yield reasons[kind]
 
 
 @contextmanager

@@ -149,8 +149,8 @@ COHORT_FILES = (
         "include_doubtful",
         [],
         {"type": "array", "items": {"enum": list(DOUBTS)}},
-        "doubts despite which numbers stay in totals and statistics: `stain`, `scale`, `classes`,"
-        " `organ`",
+        "findings despite which numbers stay in totals and statistics, marked: `stain`, `scale`,"
+        " `same`, `classes`, `regions`, `membranes`",
         "See [docs/guide/confidence.md](../docs/guide/confidence.md#what-totals-leave-out)",
         job="report",
     ),

@@ -62,7 +62,7 @@ def add_arguments(parser: Parser) -> None:
         dest="organs",
         metavar="[CLASS=]NAME",
         help=(
-            "an organ in which this class, or every class, was validated; may be given several"
+            "an organ in which this class, or every class, was measured; may be given several"
             " times"
         ),
     )

@@ -72,7 +72,7 @@ class SheetRow:
     partner_transform: str | None = None
     label: str | None = None  # class of the slide, for training region models; or None
     organ: str | None = (
-        None  # organ, which decides whether a model's classes are validated for the slide; or None
+        None  # organ, which decides which classes were measured in it; or None
     )
     stain: str | None = (
         None  # "H&E", "IHC" or "unknown" (see ``core.specimen``); None means "unknown"

@@ -18,6 +18,7 @@ OK, FLAGGED, OTHER_STAIN, NOT_KNOWN = "ok", "flagged", "other stain", "not known
 DOUBTFUL = FLAGGED, OTHER_STAIN
 DARK = "dark background: not bright-field"
 STATED_IHC = "immunohistochemistry, as stated"
+OF_CELLS = "its marker stains membranes or cytoplasm"
 NO_BROWN = "few or no brown nuclei"  # of a slide that is stated to be immunohistochemistry
 
 
@@ -269,7 +270,7 @@ class Provenance:
 
     @property
     def organs(self) -> dict[str, list[str]]:
-        """Organs in which each class of the model is validated."""
+        """Organs in which each class of the model was measured."""
         return organs_of(self.card)
 
     @property
@@ -310,7 +311,7 @@ class Provenance:
 
 
 def organs_of(card: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Organs in which each class of a card is validated; a card may also list the organs of all its
+    """Organs in which each class of a card was measured; a card may also list the organs of all its
     classes.
     """
     organs = card.get("organs") or {}

@@ -30,7 +30,7 @@ SCALINGS = (
 )  # how the input of these networks is scaled
 FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
 # findings that leave numbers of a slide out of totals (see ``inference.trust``)
-DOUBTS = ("stain", "scale", "same", "classes", "regions")
+DOUBTS = ("stain", "scale", "same", "classes", "regions", "membranes")
 ARTEFACTS = (
     "blurred",
     "fold",

@@ -162,8 +162,9 @@ class ModelCard(Card):
             such output.
         metrics: measured figures by name; each name states the data split.
         limits: limits of the model's use, in words.
-        organs: class -> organs in which it was validated.
+        organs: class -> organs in which its accuracy was measured.
         nuclei: measures of the training nuclei of each class; empty if they were not measured.
+        unlike: class -> tissues in lower case in which its nuclei do not occur.
     """
 
     capacity: Count
@@ -180,6 +181,7 @@ class ModelCard(Card):
     limits: str = ""
     organs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     nuclei: dict[str, ClassReference] = field(default_factory=dict)
+    unlike: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     does = "finds nuclei"
     verb = "muse step detect"
@@ -373,7 +375,7 @@ def card_facts(card: Mapping[str, Any]) -> dict[str, str | list[str]]:
         )
     facts = {
         "Classes": [kind["name"] for kind in card.get("classes", [])],
-        "Validated in": [
+        "Measured in": [
             f"{name}: {', '.join(organs)}" for name, organs in organs_of(card).items() if organs
         ],
         "Works at": f"{card['mpp']:g} µm per pixel",

@@ -7,14 +7,13 @@ slide with a dark background, or of immunohistochemistry, has a different stain.
 because of a doubt. docs/guide/confidence.md states how often pictures of an unseen site are
 flagged, and the limits of the check.
 
-Totals of a cohort leave out doubtful slides, or only the classes of their nuclei or their regions.
-If the pixel size is wrong, the commonest mistake, nuclei have a different size and lower class
-probabilities. Both also occur at the right pixel size: nuclei of lymph nodes are small, and classes
-in an unfamiliar organ are uncertain. Hence the plausible range of the median area narrows as the
-mean class probability falls, unless the nuclei of a class are about as large as in training. A
-pixel size that the scanner wrote into the slide's file is rarely wrong, so the size of nuclei then
-leads to a warning only. The limits come from the breast tissue that `compact` was trained on, and
-from other tissue.
+``inference.trust`` states what doubts mean for numbers. If the pixel size is wrong, the commonest
+mistake, nuclei have a different size and lower class probabilities. Both also occur at the right
+pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ are uncertain. Hence
+the plausible range of the median area narrows as the mean class probability falls, unless the
+nuclei of a class are about as large as in training. A pixel size that the scanner wrote into the
+slide's file is rarely wrong, so the size of nuclei then leads to a warning only. The limits come
+from the breast tissue that `compact` was trained on, and from other tissue.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ or drawn areas.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -28,9 +28,6 @@ from muse_pipeline.tissue.mask import KeptArea
 
 BANDS_UM = (50, 100)  # widths of bands on either side of the border
 NO_REGION = -1
-# Tissues in lower case in which nuclei of a class do not occur; the first class of a model is like
-# stroma.
-UNLIKE = {"Epithelial": ("stroma", "lymphoid"), "Stroma": ("epithelium",)}
 MARGIN_UM = 16.0  # four cells of the map; closer to the border, the region is uncertain
 
 
@@ -160,22 +157,22 @@ class SlideRegions:
         border_um[owner] = distance
         return np.where(is_inside, -border_um, border_um)
 
-    def unlike(self, classes: Sequence[str]) -> np.ndarray | None:
+    def unlike(
+        self, classes: Sequence[str], tissues_of: Mapping[str, Sequence[str]]
+    ) -> np.ndarray | None:
         """(R + 1, C) bool: True if nuclei of a class do not occur in a region; the last row is for
         ``NO_REGION``.
 
-        None unless a model maps epithelium, and ``classes`` contains every class of ``UNLIKE``.
-        Regions that come from the classes of nuclei agree with most of them, right or wrong.
+        ``tissues_of`` are the tissues in which each class does not occur, from the model's card;
+        the first class of a region model is like stroma. None without such tissues, or unless a
+        model maps epithelium: regions that come from the classes of nuclei agree with most of them,
+        right or wrong.
         """
         tissues = ["stroma", *(region.name.lower() for region in self.classes[1:]), "none"]
-        if (
-            self.origin.source != "model"
-            or "epithelium" not in tissues
-            or not UNLIKE.keys() <= set(classes)
-        ):
+        if self.origin.source != "model" or "epithelium" not in tissues or not tissues_of:
             return None
         return np.array(
-            [[tissue in UNLIKE.get(name, ()) for name in classes] for tissue in tissues]
+            [[tissue in tissues_of.get(name, ()) for name in classes] for tissue in tissues]
         )
 
     @staticmethod

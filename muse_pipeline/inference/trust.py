@@ -21,6 +21,7 @@ from muse_pipeline.core.provenance import (
     FLAGGED,
     NO_BROWN,
     NOT_KNOWN,
+    OF_CELLS,
     OTHER_STAIN,
     STATED_IHC,
     Provenance,
@@ -61,6 +62,7 @@ RULES = {
     "same": Rule("same picture twice", "remove one of the two from the sheet", *_WRONG),
     "classes": Rule("doubtful classes", "do not use the classes", USE, LEAVE_OUT, USE, LEAVE_OUT),
     "regions": Rule("doubtful regions", "check regions.png", regions=LEAVE_OUT),
+    "membranes": Rule("membrane marker", "score membranes with --cells", positive=LEAVE_OUT),
     "gaps": Rule("gaps", "run the slide again", *_UNPROVEN),
     "ihc": Rule("check stain", "state the stain", *_UNPROVEN),
     "unlike": Rule("unlike training", "check the overlays", *_UNPROVEN),
@@ -191,7 +193,7 @@ def judge(
     if unmeasured and not name_organ(organ) and any(provenance.organs.values()):
         findings["no_organ"] = "organ not stated"
     elif unmeasured:
-        findings["organ"] = f"not measured in {name_organ(organ) or 'any organ'}"
+        findings["organ"] = f"accuracy not measured in {name_organ(organ) or 'any organ'}"
     findings = {kind: findings[kind] for kind in RULES if kind in findings}
     regions = provenance.regions if provenance.regions and provenance.regions.classes else None
     quantities = [NUCLEI, *([CLASSES] if names else []), *map(of_class, names)]
@@ -232,21 +234,18 @@ def find(
     is_scanners = is_of_scanner(provenance.mpp_source)
     implausible = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
     of_mpp = [text for text in warnings if text.startswith(MPP_DOUBT) and text != implausible]
-    of_mpp = [*([size] if size and is_scanners else []), *of_mpp]
-    of_scale = [text for text in (implausible, "" if is_scanners else size) if text]
-    if of_scale:
-        of_scale, of_mpp = [*of_scale, *of_mpp], []
     is_unknown = verdict.verdict == NOT_KNOWN and provenance.n_nuclei
     reasons = {
         "stain": "" if is_he or verdict.is_ihc else "; ".join(verdict.reasons),
-        "scale": "; ".join(of_scale),
+        "scale": implausible or ("" if is_scanners else size),
         "classes": provenance.class_doubt if is_he else "",
         "regions": _find_in_regions(provenance),
-        "gaps": _find_gaps(provenance),
+        "membranes": OF_CELLS if OF_CELLS in verdict.reasons else "",
+        "gaps": "; ".join(_find_gaps(provenance)),
         "ihc": _find_in_ihc(provenance) if provenance.positive_od is not None else "",
         "unlike": "; ".join(verdict.reasons) if verdict.verdict == FLAGGED else "",
         "unknown": "; ".join(verdict.reasons) or "not compared" if is_unknown else "",
-        "mpp": "; ".join(of_mpp),
+        "mpp": "; ".join(filter(None, [size if is_scanners else "", *of_mpp])),
         "tissue": "; ".join(_find_in_tissue(provenance, warnings, tissue_mm2)),
         "picture": next((text for text in warnings if SEVERAL in text), ""),
         "artefacts": "; ".join(_find_in_artefacts(provenance)),
@@ -256,15 +255,14 @@ def find(
     return {kind: reason for kind, reason in reasons.items() if reason}
 
 
-def _find_gaps(provenance: Provenance) -> str:
-    n_full, lost = len(provenance.full_windows), provenance.corrupt_fraction
-    texts = [
-        f"{count_noun(n_full, 'window')} held more nuclei than the model can return"
-        if n_full
-        else "",
-        f"{lost:.2%} of the tissue could not be decoded" if lost else "",
-    ]
-    return "; ".join(filter(None, texts))
+def _find_gaps(provenance: Provenance) -> Iterator[str]:
+    """Yield what is missing because a part was not read, or the network returned nothing usable."""
+    if full := len(provenance.full_windows):
+        yield f"{count_noun(full, 'window')} held more nuclei than the model can return"
+    if provenance.corrupt_fraction:
+        yield f"{provenance.corrupt_fraction:.2%} of the tissue could not be decoded"
+    for fault, n in (provenance.guarded_windows or {}).items() if not provenance.proposer else ():
+        yield f"for {count_noun(n, 'window')} the network returned {fault}"
 
 
 def _find_in_regions(provenance: Provenance) -> str:
@@ -407,7 +405,7 @@ def join_marks(slides: Iterable[Trust]) -> dict[str, str]:
     }
 
 
-_OF = {NUCLEI: "", CLASSES: "classes of ", REGIONS: "regions of "}
+_OF = {NUCLEI: "", CLASSES: "classes of ", POSITIVE: "positive nuclei of ", REGIONS: "regions of "}
 
 
 def describe_slides(slides: Iterable[Trust], quantity: str, verdict: str = LEAVE_OUT) -> str:
@@ -442,5 +440,5 @@ def describe_marks(slides: Iterable[Trust]) -> list[str]:
                     remedy = f"{model} was measured in {where}; {remedy}"
             n_slides[text, remedy] += 1
     return [
-        f"* {text} ({count_noun(n, 'slide')}); {remedy}" for (text, remedy), n in n_slides.items()
+        f"{text} ({count_noun(n, 'slide')}); {remedy}" for (text, remedy), n in n_slides.items()
     ]

@@ -1,8 +1,8 @@
 /*
  * Find the nuclei of the open image with `muse run`, and import them.
  *
- * In QuPath 0.4 to 0.7: Automate > User scripts > muse > Run muse. It asks once for the organ, which decides whether the model's
- * classes are validated, and keeps the answer for the project in muse-results/qupath/organ.txt. An image of the type
+ * In QuPath 0.4 to 0.7: Automate > User scripts > muse > Run muse. It asks once for the organ, which decides which of the model's
+ * classes were measured in it, and keeps the answer for the project in muse-results/qupath/organ.txt. An image of the type
  * Brightfield (H-DAB) in QuPath's Image tab is scored as immunohistochemistry; otherwise the colours decide.
  *
  * Selected annotations are the region of interest; if none is selected, it is the whole image. Annotations of a class other than

@@ -22,6 +22,7 @@ from muse_pipeline.inference.trust import (
     CLASSES,
     LEAVE_OUT,
     NUCLEI,
+    POSITIVE,
     Trust,
     describe_slides,
     find_repeats,
@@ -285,21 +286,18 @@ def judge_slide(
     ]
     failed = SlideResult(
         slide_id=str(row["slide_id"]),
-        path=str(row.get("path", "")),
         folder=folder,
         status="failed",
         step="report",
         reason="",
         progress=progress,
-        patient=str(row.get("patient") or ""),
-        split=str(row.get("split") or ""),
+        **{name: str(row.get(name) or "") for name in ("path", "patient", "split", "organ")},
         group=group,
         own={name: cell for name, cell in row.items() if name not in COLUMNS},
         info=info,
         tissue_mm2=tissue.area_mm2 if tissue else None,
         warnings=warnings,
         partner=read_outcome(files.partner) if row.get("partner") else None,
-        organ=str(row.get("organ") or ""),
         included=included,
     )
     if problem := first_problem(progress):
@@ -342,13 +340,17 @@ def summarise_cohort(slides: Sequence[SlideResult]) -> str:
 
 
 def counted(slides: Iterable[SlideResult], stain: str = HE) -> list[SlideResult]:
-    """The finished slides whose nuclei are in the totals of a stain, "H&E" or "IHC"."""
-    finished = [
+    """The finished slides in the totals of a stain: of H&E, those whose nuclei are not left out,
+    and of "IHC", those whose positive nuclei are not.
+    """
+    is_ihc, quantity = stain == IHC, POSITIVE if stain == IHC else NUCLEI
+    return [
         slide
         for slide in slides
-        if slide.summary and (slide.positive is not None) == (stain == IHC)
+        if slide.summary
+        and (slide.positive is not None) == is_ihc
+        and slide.trust.verdict(quantity) != LEAVE_OUT
     ]
-    return [slide for slide in finished if slide.trust.verdict(NUCLEI) != LEAVE_OUT]
 
 
 def score_total(slides: Iterable[SlideResult]) -> dict[str, Any] | None:
@@ -393,7 +395,8 @@ def describe_total(slides: Sequence[SlideResult]) -> str:
         )
         texts.append(f"{percent} positive among {of} of immunohistochemistry")
     texts.append(describe_slides((slide.trust for slide in slides), NUCLEI))
-    texts.append(describe_slides((slide.trust for slide in added), CLASSES))
+    kept = [slide.trust for slide in slides if slide.trust.verdict(NUCLEI) != LEAVE_OUT]
+    texts += [describe_slides(kept, quantity) for quantity in (CLASSES, POSITIVE)]
     return "; ".join(filter(None, texts))
 
 

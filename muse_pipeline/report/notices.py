@@ -11,6 +11,7 @@ from muse_pipeline.inference.trust import (
     CLASSES,
     LEAVE_OUT,
     NUCLEI,
+    POSITIVE,
     REGIONS,
     RULES,
     describe_marks,
@@ -32,8 +33,9 @@ _UNLIKE = "unlike the model's training pictures"
 KINDS = {
     "stain": Kind(f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
     "same": Kind("with the picture of another slide, which counts once"),
+    "membranes": Kind("with a marker of membranes, whose nuclei are not scored"),
     "ihc": Kind("scored as immunohistochemistry; check the stain"),
-    "unlike": Kind(f"{_UNLIKE}, check the result before use", f"{_UNLIKE}: {{}}"),
+    "unlike": Kind(f"{_UNLIKE}, check the result before use"),
     "scale": Kind("of doubtful scale; if the mpp is wrong, so are the results"),
     "mpp": Kind(
         "whose mpp is doubtful, check before use; if it is wrong, so are sizes and densities",
@@ -56,6 +58,7 @@ KINDS = {
 # What becomes of a quantity that a finding leaves out.
 CONSEQUENCES = {
     NUCLEI: "its nuclei{} are in no total",
+    POSITIVE: "its positive nuclei are in no total",
     CLASSES: "the counts of its classes are in no total",
     REGIONS: "the numbers of its regions are in no total",
 }
@@ -146,6 +149,9 @@ MOST_FAILURES = 4  # maximum number of lines about failed slides at the end of a
 NAMED = 3  # maximum number of slides that a line names
 
 
+MOST_MARKS = 4  # maximum number of lines about what is marked for the whole run
+
+
 def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
     """At most ``most`` lines about slides whose results need a check, by kind, with reasons if
     there is room.
@@ -154,7 +160,10 @@ def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
     for slide in slides:
         for kind, reason in find_reasons(slide).items():
             by_kind.setdefault(kind, {}).setdefault(reason, []).append(slide.slide_id)
-    of_cohort = describe_marks(slide.trust for slide in slides)
+    marks = describe_marks(slide.trust for slide in slides)
+    if n_more := len(marks[MOST_MARKS:]):
+        marks = [*marks[:MOST_MARKS], f"{n_more} more, in the report"]
+    of_cohort = [f"* {line}" for line in marks]
     shown = {text.slides: by_kind[kind] for kind, text in KINDS.items() if kind in by_kind}
     return [*_listed(shown, most - len(of_cohort)), *of_cohort]
 

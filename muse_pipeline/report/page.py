@@ -22,7 +22,14 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.inference.card import card_facts
-from muse_pipeline.inference.trust import LEAVE_OUT, MARK, describe_marks, join_marks
+from muse_pipeline.inference.trust import (
+    LEAVE_OUT,
+    MARK,
+    NUCLEI,
+    describe_marks,
+    describe_slides,
+    join_marks,
+)
 from muse_pipeline.qupath.write import copy_import_script
 from muse_pipeline.report import cohort, notices
 from muse_pipeline.report.album import EMBEDDED_SLIDES, Album
@@ -195,9 +202,6 @@ def _annotation_rows(slide: SlideResult) -> list[dict[str, Any]]:
             annotation.get("n_positive"),
             annotation["tissue_mm2"],
         )
-        positive = (
-            {} if n_positive is None else {"n_positive": n_positive, "n_negative": n - n_positive}
-        )
         row = {
             **{name: COLUMNS[name](slide) for name in OF_SLIDE},
             "roi": one_line(annotation["name"]),
@@ -206,8 +210,10 @@ def _annotation_rows(slide: SlideResult) -> list[dict[str, Any]]:
             "tissue_mm2": tissue_mm2,
             "nuclei": n,
             "nuclei_per_mm2": per_mm2(n, tissue_mm2),
-            **positive,
-            **({"percent_positive": _percent(n_positive, n)} | score_values(counts)),
+            "n_positive": n_positive,
+            "n_negative": None if n_positive is None else n - n_positive,
+            "percent_positive": _percent(n_positive, n),
+            **score_values(counts),
             **_class_values(annotation["n_by_class"], n, tissue_mm2),
         }
         rows.append(row)
@@ -313,6 +319,7 @@ def write_page(
     ranked = [entry.slide for entry in entries]
     finished = [slide for slide in ranked if slide.summary]
     models = cohort.by_model(finished)
+    trusts = [slide.trust for slide in finished]
     of_models = "; ".join(map(cohort.describe_model, models)) if len(models) > 1 else ""
     if of_models:
         of_models = (
@@ -326,7 +333,7 @@ def write_page(
         entries=entries,
         notices=[(entry, notice) for entry in entries for notice in entry.notices],
         of_cohort=[of_models] if of_models else [],
-        marks=describe_marks(slide.trust for slide in finished),
+        marks=[describe_slides(trusts, NUCLEI, MARK), *describe_marks(trusts)],
         n_finished=len(finished),
         has_failed=any(slide.status == "failed" for slide in slides),
         counted=_sum_models(cohort.counted(ranked)),

@@ -19,6 +19,7 @@ from muse_pipeline.inference.trust import (
     MARK,
     NUCLEI,
     OF_ORGAN,
+    POSITIVE,
     RULES,
     join_marks,
 )
@@ -39,6 +40,8 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
     names = class_names([slide])
     artefacts, left_out = _artefacts(slide)
     counts = slide.intensities["slide"] if slide.intensities else {}
+    if slide.trust.left_out(POSITIVE):
+        counts = {name: n for name, n in counts.items() if name != "nucleus"}
     scores = {name: score(counts[name]) for name in COMPARTMENTS if sum(counts.get(name, ()))}
     fields = slide.summary["fields"] if slide.summary else ()
     pictures = (

@@ -471,7 +471,7 @@ def compare_cohort(
         left_out,
         *(describe_slides(used, quantity) for quantity in (CLASSES, REGIONS)),
         describe_slides(used, NUCLEI, MARK),
-        *describe_marks(used),
+        *(f"* {line}" for line in describe_marks(used)),
     ]
     if n_without := len(rows_of(results)) - n_grouped:
         lines.append(

@@ -95,13 +95,14 @@ def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
     assert second.startswith("b: inspect: ") and "is not a slide" in second
     assert summary.startswith("3 slides: 2 ok, 1 failed; see ")
     doubled = [
-        "1 slide with the same content as another slide; all are in the totals:",
-        "  C: same as a",
+        "1 slide with the picture of another slide, which counts once:",
+        "  a: same picture as C; its nuclei are in no total",
     ]
-    *failures, of_organ = failures
+    total, *failures, of_organ = failures
+    assert total.endswith("nuclei of 1 slide; 1 slide left out: same picture twice")
     assert failures == ["1 slide failed:", f"  {second}", *doubled]
     assert of_organ.startswith(
-        "2 slides: classes not validated for an unknown organ; compact is validated in breast, "
+        "* classes: organ not stated (2 slides); compact was measured in breast, "
     )
     assert (mixed / "results/C/shards/2-of-2.parquet").is_file()
     with (mixed / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:

@@ -221,14 +221,14 @@ def test_classes_are_measured_in_the_organs_of_the_card_alone():
         assert trust.classes_with("no_organ") == known.class_names and not trust.left_out("classes")
     for organ in ("kidney", "brest", "lymph node, breast"):
         trust = judge(known, organ)
-        assert trust.findings["organ"].startswith("not measured in ")
+        assert trust.findings["organ"].startswith("accuracy not measured in ")
         assert trust.classes_with("organ") == known.class_names
     assert judge(known, "TCGA-COAD").classes_with("organ") == ["Lymphocyte", "Stroma"]
     no_organs, one_class = (
         Provenance.from_dict(facts | {"card": {**card, **changes}})
         for changes in ({"organs": {}}, {"classes": card["classes"][:1]})
     )
-    assert judge(no_organs, "").findings["organ"] == "not measured in any organ"
+    assert judge(no_organs, "").findings["organ"] == "accuracy not measured in any organ"
     assert not {"organ", "no_organ"} & judge(one_class, "kidney").findings.keys()
 
 

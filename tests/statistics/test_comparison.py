@@ -138,7 +138,7 @@ def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_aske
     assert "7 slides of 6 patients" in text and "1 slide left out: doubtful scale" in text
     assert "without a value" not in text
     assert "classes of 1 slide left out: doubtful classes" in text
-    assert "* classes: not measured in kidney (1 slide" in text
+    assert "* classes: accuracy not measured in kidney (1 slide" in text
     assert float(rows["median_area_um2"]["mean_second"]) < 100
     assert [n[name] for name in ("nuclei_per_mm2", "median_area_um2", "percent_Lymphocyte")] == [
         4,
@@ -224,7 +224,7 @@ def test_what_was_not_measured_in_an_organ_is_tested_and_marked(results, capsys)
     )
     assert tables[0] == tables[1]
     assert unstated.startswith("* classes: organ not stated (6 slides")
-    assert stated.startswith("* Lymphocyte: not measured in colon (6 slides")
+    assert stated.startswith("* Lymphocyte: accuracy not measured in colon (6 slides")
 
 
 def test_groups_without_sound_slides_are_rejected_with_the_reason(results, write_doubtful, capsys):
