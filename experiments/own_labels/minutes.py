@@ -261,9 +261,13 @@ def end_by(rule: Callable, counts: list[list[np.ndarray]]) -> dict:
     ends = [rule([float(sums_of(values)[-1]) for values in fold]) for fold in counts]
     part = round(float(np.median([best for best, _ in ends])))
     kept = [fold[best] for fold, (best, _) in zip(counts, ends, strict=True)]
-    choice = choose_share(np.concatenate(kept, 1))
+    choice = choose_share(np.concatenate(kept, 1), [f"class {n}" for n in range(kept[0].shape[2])])
     gains = (
-        {name: score["difference"] for name, score in choice["scores"].items()}
+        {
+            name: score["difference"]
+            for name, score in choice["scores"].items()
+            if name in ("detection", "mean class")
+        }
         if choice["share"]
         else {}
     )

@@ -125,20 +125,19 @@ class DistillationTerm(nn.Module):
             teacher_pred.centre, heat, reduction="none"
         )
         classes = (label.exp() * (label - student.label.log_softmax(1))).sum(1, keepdim=True)
-        classes = classes * taught + self._error_of_kept(label, student.label.log_softmax(1))
         offset = (student.offset - teacher_pred.offset).abs().mean(1, keepdim=True)
         rays = (student.rays - teacher_pred.rays).abs().mean(1, keepdim=True) / MEAN_RADIUS_UM
-        at_nuclei = mean_over(classes + offset + RAY_WEIGHT * rays, heat * known)
+        at_nuclei = mean_over(classes * taught + offset + RAY_WEIGHT * rays, heat * known)
+        if self.kept:
+            at_nuclei += mean_over(self._error_of_kept(label, student.label.log_softmax(1)), heat)
         # Divided by the sum of heat, the teachers' expected number of centres, as the focal loss is
         # by the true one.
         return (centre * known).sum() / (heat * known).sum().clamp(min=1) + at_nuclei
 
-    def _error_of_kept(self, taught: Tensor, learnt: Tensor) -> Tensor | float:
+    def _error_of_kept(self, taught: Tensor, learnt: Tensor) -> Tensor:
         """(B, 1, h, w) divergence of the log-probabilities (B, C, h, w) of the classes ``kept`` and
-        of all others together; 0 if no class is kept.
+        of all others together.
         """
-        if not self.kept:
-            return 0.0
         rest = [index for index in range(taught.shape[1]) if index not in self.kept]
         groups = [[index] for index in self.kept] + [rest] * bool(rest)
         taught, learnt = (

@@ -118,8 +118,6 @@ def count_left(parts: Sequence[Part], n_classes: int) -> np.ndarray:
 
     They are few if the class has few labels, or has them in one picture alone.
     """
-    if not parts:
-        return np.zeros(n_classes)
     return np.min([count_labels(images, n_classes) for images, _ in parts], 0)
 
 

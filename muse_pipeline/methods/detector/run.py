@@ -195,8 +195,9 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             )
         data = read_detector_data(self.config, self.start)
         parts = split_images(data.images, self.config.mixing.folds) if self.is_mixed else []
-        left = count_left(parts, len(self.config.classes))
-        self._kept = find_kept(left) if self.config.distillation is not None else []
+        if parts and self.config.distillation is not None:
+            left = count_left(parts, len(self.config.classes))
+            self._kept = find_kept(left)
         parts = [] if data.held else parts
         schedules = [
             self._schedule(images) for images in (*(images for images, _ in parts), data.images)

@@ -11,7 +11,7 @@ from labelled import CPU, draw_labelled_folder, write_config
 from torch import nn
 
 from experiments.common.training import finetune
-from muse_pipeline.data.augment import LabelledBatch
+from muse_pipeline.data.augment import LabelledBatch, WeakView
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.method import DetectorTraining, DistillationTerm
 from muse_pipeline.methods.detector.mixing import count_left, find_kept, split_images
@@ -66,6 +66,16 @@ def test_the_probability_of_a_kept_class_is_that_of_the_teacher(kept):
     assert term._error_of_kept(teacher, other).item() == pytest.approx(expected, abs=1e-6)
     third = torch.tensor([0.3, 0.3, 0.4]).log()[None, :, None, None]
     assert term._error_of_kept(teacher, third).item() > 0.05
+
+
+def test_a_kept_class_is_taught_inside_annotated_regions():
+    batch = batch_of(2)._replace(region=torch.full((1, 2, 2), 9.0))
+    batch = batch._replace(weak=WeakView(batch.pixels, batch.colour))
+    teacher, student = Maps(0.0, 1.0, 0.5), Maps(0.0, -1.0, 0.5)
+    for kept in ((), (1,)):
+        term = DistillationTerm(0.5, [teacher], "outside", kept)
+        assert (term(student(None, None), batch) > 0.1) == bool(kept)
+        assert term(teacher(None, None), batch).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
