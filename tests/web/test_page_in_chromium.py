@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from browsers import launched_chromium
 from muse_page import WEB, Page, build_page, count_same
@@ -15,7 +16,6 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.inference.model import BUILT_IN
 from muse_pipeline.labels.slide_source import is_from_viewer
-from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.mask import TissueMask
@@ -56,7 +56,8 @@ def slide(tiled_slide, tmp_path_factory):
 @pytest.fixture(scope="module")
 def corner(slide):
     """The corner (x, y) of the square of 1,000 px of the slide with most nuclei."""
-    squares = read_nuclei(slide[1] / "nuclei.parquet")[["x", "y"]].to_numpy() // 1000
+    table = pq.read_table(slide[1] / "nuclei.parquet", columns=["x", "y"])
+    squares = np.column_stack(table.columns) // 1000
     places, counts = np.unique(squares, axis=0, return_counts=True)
     return (places[counts.argmax()] * 1000).astype(int).tolist()
 
