@@ -2,9 +2,10 @@
 
     python -m benchmarks.browser SLIDE.svs CROP.png:0.5 ... [--rounds 3]
 
-A picture is followed by its um per pixel. The table has the share of the nuclei of each program that the other finds
-within a pixel with the same class. With ``--rounds``, the page with one and two workers and ``muse run`` with two
-threads search the first file in turn, and the table has the median seconds per mm2 of tissue.
+A picture is followed by its um per pixel. The table has the share of the nuclei of each program
+that the other finds within a pixel with the same class. With ``--rounds``, the page with one and
+two workers and ``muse run`` with two threads search the first file in turn, and the table has the
+median seconds per mm2 of tissue.
 """
 
 from __future__ import annotations
@@ -93,13 +94,12 @@ def run_muse(file: str, folder: Path) -> Path:
 def print_row(name: str, counts: list[int] | tuple[int, ...]) -> None:
     """Print a row of the table of nuclei."""
     own, theirs, found, confirmed = counts
-    print(
-        f"| {name} | {own} | {theirs} | {found / max(own, 1):.1%} | {confirmed / max(theirs, 1):.1%} |"
-    )
+    shares = found / max(own, 1), confirmed / max(theirs, 1)
+    print(f"| {name} | {own} | {theirs} | {shares[0]:.1%} | {shares[1]:.1%} |", flush=True)
 
 
 def print_speed(browser, html: Path, file: str, rounds: int, top: Path) -> None:
-    """Search a file with each program in turn, ``rounds`` times, and print the median seconds per mm2."""
+    """Search a file with each program in turn, and print the median seconds per mm2."""
     seconds = {"page, 1 worker": [], "page, 2 workers": [], "`muse run`, 2 threads": []}
     for number in range(rounds):
         folder = top / f"round{number}"
