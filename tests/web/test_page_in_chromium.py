@@ -11,6 +11,7 @@ from browsers import launched_chromium
 from muse_page import WEB, Page, build_page, count_same
 from PIL import Image
 from qupath_check import check_geojson
+from slide_files import write_pyramid
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.pictures import write_png
@@ -106,6 +107,11 @@ def test_a_picture_without_a_pixel_size_is_asked_for_it(page, slide, corner, tmp
     own, theirs, found, confirmed = count_same(table, tmp_path / "run/crop/nuclei.parquet")
     assert own > 20 and found >= own - 1 and confirmed >= theirs - 1
     assert Image.open(page.save("png", tmp_path / "view.png")).size[0] > 1000
+    write_pyramid(tmp_path / "crop.ome.tif", pixels, mpp=0.25, ome=True)
+    assert page.open(tmp_path / "crop.ome.tif") == ""
+    page.find()
+    counts = page.page.inner_text("#counts tr:nth-child(2) td")
+    assert int(counts) == pytest.approx(own, rel=0.05)
 
 
 def test_a_rectangle_and_its_corrections_for_muse_finetune(page, slide, corner, tmp_path):
