@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE  # because it makes every process compile the package again
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-spawn test-workflow docs lint lock clean
+.PHONY: help demo test test-slow test-spawn test-workflow page docs lint lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -36,6 +36,9 @@ test-spawn: $(VENV)/develop.stamp  ## run the tests without forking processes, a
 
 test-workflow: $(VENV)/run.stamp  ## check the rules with snakemake --lint and run them on a small slide
 	.test/run --cores $(CORES)
+
+page:  ## build web/muse.html, which finds nuclei in a browser (needs Node.js 20 or later)
+	cd web && npm ci --no-audit --no-fund && npm test && npm run build
 
 docs: $(VENV)/develop.stamp  ## build the documentation site in site/
 	mkdocs build --strict

@@ -22,6 +22,7 @@ FILES = (
     "workflow/profiles/*/config.yaml",
     "benchmarks/*.json",
     "contrib/kubernetes/*.yaml",
+    "web/muse.html",  # if `make page` built it
 )
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:)([^)#\s]+)")
 

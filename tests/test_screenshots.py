@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browsers import launched_chromium
+from muse_page import Page, build_page
 from PIL import Image
 from viewer_tab import Tab
 
@@ -103,6 +104,15 @@ def test_the_plots_of_a_report(slide, browser, keep, tmp_path):
     page.goto((tmp_path / "report.html").as_uri())
     page.locator("#plots").evaluate("(heading) => heading.scrollIntoView()")
     keep("report.jpg", page.screenshot())
+
+
+def test_the_page_in_a_browser(shared_data, browser, keep):
+    page = Page(browser, build_page())
+    page.open(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs")
+    page.find()
+    page.page.evaluate("muse.goTo(560, 420, 0.6)")
+    page.until("muse.isReady()")
+    keep("browser.jpg", page.page.screenshot())
 
 
 def vary(slide, number):

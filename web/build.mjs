@@ -24,6 +24,8 @@ async function bundle(entry) {
 const assets = {
   worker: Buffer.from(await bundle("src/worker.js")),
   wasm: readFileSync(`${RUNTIME}ort-wasm-simd-threaded.wasm`),
+  gpuWasm: readFileSync(`${RUNTIME}ort-wasm-simd-threaded.asyncify.wasm`),
+  gpuModel: readFileSync(`${BUILT_IN}compact-fp32.onnx`),
   model: readFileSync(`${BUILT_IN}compact-int8.onnx`),
   measured: readFileSync(`${BUILT_IN}compact.json`),
   refiner: readFileSync(`${BUILT_IN}outlines/refine.onnx`),

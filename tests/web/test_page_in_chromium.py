@@ -5,17 +5,18 @@ import shutil
 import subprocess
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from browsers import launched_chromium
 from muse_page import WEB, Page, build_page, count_same
 from PIL import Image
 from qupath_check import check_geojson
+from slide_files import write_pyramid
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.inference.model import BUILT_IN
 from muse_pipeline.labels.slide_source import is_from_viewer
-from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.mask import TissueMask
@@ -56,7 +57,8 @@ def slide(tiled_slide, tmp_path_factory):
 @pytest.fixture(scope="module")
 def corner(slide):
     """The corner (x, y) of the square of 1,000 px of the slide with most nuclei."""
-    squares = read_nuclei(slide[1] / "nuclei.parquet")[["x", "y"]].to_numpy() // 1000
+    table = pq.read_table(slide[1] / "nuclei.parquet", columns=["x", "y"])
+    squares = np.column_stack(table.columns) // 1000
     places, counts = np.unique(squares, axis=0, return_counts=True)
     return (places[counts.argmax()] * 1000).astype(int).tolist()
 
@@ -105,6 +107,11 @@ def test_a_picture_without_a_pixel_size_is_asked_for_it(page, slide, corner, tmp
     own, theirs, found, confirmed = count_same(table, tmp_path / "run/crop/nuclei.parquet")
     assert own > 20 and found >= own - 1 and confirmed >= theirs - 1
     assert Image.open(page.save("png", tmp_path / "view.png")).size[0] > 1000
+    write_pyramid(tmp_path / "crop.ome.tif", pixels, mpp=0.25, ome=True)
+    assert page.open(tmp_path / "crop.ome.tif") == ""
+    page.find()
+    counts = page.page.inner_text("#counts tr:nth-child(2) td")
+    assert int(counts) == pytest.approx(own, rel=0.05)
 
 
 def test_a_rectangle_and_its_corrections_for_muse_finetune(page, slide, corner, tmp_path):

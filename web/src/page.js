@@ -9,6 +9,7 @@ const MOST_BOX_MM2 = 25;
 const MOST_TISSUE_MM2 = 100;
 const COARSEST = 2; // largest enlargement of a slide
 const TILE_PX = 512;
+const WORTH_GPU = 8; // windows from which the time to try the GPU is worth it
 const POWERS = [["40x", 0.25], ["20x", 0.5], ["10x", 1]];
 const LOCAL = "Nothing leaves this computer: the page has no access to the network.";
 const TILES = "tiles"; // the worker that reads the image for the viewer
@@ -78,19 +79,28 @@ async function withModel(k) {
   const own = await helper(k);
   if (own.model !== model) {
     own.model = model;
-    await own.call("load", await filesOf(model));
+    own.onGpu = undefined;
+    const files = { wasm: await asset("wasm"), refiner: await asset("refiner") };
+    await own.call("load", { ...files, model: model.bytes, card: model.card });
   }
   return own;
 }
 
-async function filesOf({ bytes, card }) {
-  return { wasm: await asset("wasm"), model: bytes, refiner: await asset("refiner"), card };
+/* True if a worker uses the GPU, which is tried once for each model. */
+async function usesGpu(own) {
+  const adapter = await navigator.gpu?.requestAdapter();
+  if (!adapter || adapter.info?.isFallbackAdapter) return false;
+  const wasm = { wasm: await asset("wasm"), gpuWasm: await asset("gpuWasm") };
+  const bytes = model.isBuiltIn ? await asset("gpuModel") : model.bytes;
+  own.onGpu ??= own.call("tryGpu", { ...wasm, model: bytes });
+  return own.onGpu;
 }
 
 async function builtIn() {
   const bytes = await asset("model");
   const measured = JSON.parse(new TextDecoder().decode(await asset("measured")));
-  return { bytes, card: { ...readCard(bytes, "compact"), ...measured }, name: "compact (built in)" };
+  const card = { ...readCard(bytes, "compact"), ...measured };
+  return { bytes, card, name: "compact (built in)", isBuiltIn: true };
 }
 
 /* Opening */
@@ -332,7 +342,8 @@ async function findNuclei(found, progress) {
       tell(`${Math.round(share * 100)} %, about ${Math.ceil(left)} s left`);
     }
   };
-  const n = Math.min(howMany(), windows.length);
+  const onGpu = windows.length >= WORTH_GPU && await usesGpu(first);
+  const n = onGpu ? 1 : Math.min(howMany(), windows.length);
   await Promise.all(Array.from({ length: n }, (_, k) => work(k)));
   if (isCancelled) return null;
   return first.call("finish", { reports: windows.map((number) => reports.get(number)), windows });

@@ -87,6 +87,8 @@ const calls = {
     model = await Model.open(files);
   },
 
+  tryGpu: (files) => model.tryGpu(files),
+
   /* Prepare for windows; returns the numbers of those with tissue. */
   prepare({ found }) {
     const { card } = model;
