@@ -24,9 +24,9 @@ from muse_pipeline.core.pictures import write_png
 from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sums
 from muse_pipeline.export.region_models import load_region_model
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.labels.tissue import TissueSource, read_tissue_images
 from muse_pipeline.methods.mil.config import MilConfig, StudentSettings
 from muse_pipeline.methods.mil.data import SCORES, THRESHOLD, RegionScorer
+from muse_pipeline.methods.mil.tissue import TissueSource, read_tissue_images
 from muse_pipeline.training.loop import MetricsLog
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.recipe import RECIPES, train_run

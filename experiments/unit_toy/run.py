@@ -40,8 +40,8 @@ from muse_pipeline.methods.unit.synthesis_masks import (
     TissueSettings,
     synthesise_mask,
 )
+from muse_pipeline.methods.unit.translation import MaskReader
 from muse_pipeline.models.detector import DetectionGraph
-from muse_pipeline.models.translation import MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.training.checkpoint import load_checkpoint, load_detector_weights
 from muse_pipeline.training.method import Schedule

@@ -135,7 +135,7 @@ def _choose_stage(values: dict, changes: list[str], path: Path | str) -> dict:
         raise ConfigError(f"{path}: stages: expected settings for each name of a stage")
     named = [change.removeprefix("stage=") for change in changes if change.startswith("stage=")]
     changes[:] = [change for change in changes if not change.startswith("stage=")]
-    name = named[-1] if named else next(iter(stages))
+    name = named[-1].strip("\"'") if named else next(iter(stages))
     if name not in stages:
         raise ConfigError(f"{path}: stage '{name}' is unknown; choose one of {', '.join(stages)}")
     return values | stages[name]

@@ -23,10 +23,10 @@ from muse_pipeline.export.parity import COLOUR
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
 from muse_pipeline.inference.card import REGIONS, ColourReference, RegionCard
 from muse_pipeline.inference.predictor import MAP, RegionPredictor
-from muse_pipeline.methods.mil.config import RegionExport, RegionModel
 from muse_pipeline.models.region import RegionGraph, RegionNetwork
 from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.region_model import RegionExport, RegionModel
 
 # Limits of the largest and of the mean difference of probabilities between a network and its graph.
 TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (0.05, 0.005), "int8": (0.5, 0.03)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.inference.card import AppearanceReference, ColourReference
 from muse_pipeline.inference.doubts import describe_training
 from muse_pipeline.labels.labelled_image import LEAST_POINTS, LabelledImage
-from muse_pipeline.labels.tissue import TissueImage
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.tissue.stain import MacenkoFit
@@ -34,6 +34,12 @@ SHARE_MISPLACED = 0.15, 0.85
 AROUND_UM = 1.5  # distance from an outline to the pixels around it
 # patients with a row of their own in the table; a longer table would push the warnings out of sight
 LISTED = 24
+
+
+class HasPatient(Protocol):
+    """A labelled picture of a patient."""
+
+    patient: str
 
 
 class LabelSummary:
@@ -83,10 +89,7 @@ class LabelSummary:
             partial.write_text(text, encoding="utf-8")
 
 
-def check_leaks(
-    training: Sequence[LabelledImage | TissueImage],
-    validation: Sequence[LabelledImage | TissueImage],
-) -> None:
+def check_leaks(training: Sequence[HasPatient], validation: Sequence[HasPatient]) -> None:
     """Reject patients with pictures in both training and validation."""
     if shared := sorted(
         {image.patient for image in training} & {image.patient for image in validation}

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from muse_pipeline.inference.card import ColourReference, NucleusClass
-from muse_pipeline.methods.mil.config import RegionExport, RegionModel, region_checkpoint
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import save_checkpoint
+from muse_pipeline.training.region_model import RegionExport, RegionModel, region_checkpoint
 
 CLASSES = (NucleusClass("Stroma", (150, 200, 150)), NucleusClass("Tumour", (200, 0, 0)))
 MPP = 2.0

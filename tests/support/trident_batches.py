@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from muse_views import WIDE_PX, make_batch
 
-from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.methods.trident.method import AlignmentSettings, Trident
+from muse_pipeline.methods.trident.partners import PairBatch, PartnerBatch
 from muse_pipeline.models import BACKBONES
 
 

@@ -24,8 +24,8 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
-from muse_pipeline.labels.tissue import read_label_table
 from muse_pipeline.methods.mil.config import MilConfig, SlideLabelSettings
+from muse_pipeline.methods.mil.tissue import read_label_table
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.slides.signature import fingerprint_file

@@ -15,21 +15,21 @@ import torch
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.evaluation.bootstrap import area_under_curve
 from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, ColourReference
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.statistics import check_leaks, mean_stains
-from muse_pipeline.labels.tissue import (
+from muse_pipeline.methods.mil.attention import LABELS, TRAINING, VALIDATION
+from muse_pipeline.methods.mil.config import StageConfig
+from muse_pipeline.methods.mil.method import EXPONENT, THRESHOLD
+from muse_pipeline.methods.mil.tissue import (
     UNKNOWN,
     TissueImage,
     TissueSource,
     read_tissue_images,
     require_all_classes,
 )
-from muse_pipeline.methods.mil.attention import LABELS, TRAINING, VALIDATION
-from muse_pipeline.methods.mil.config import StageConfig
-from muse_pipeline.methods.mil.method import EXPONENT, THRESHOLD
+from muse_pipeline.methods.mil.windows import RegionWindows
 from muse_pipeline.models.region import RegionNetwork
 
 

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from muse_pipeline.data.windows import RegionBatch
 from muse_pipeline.methods.mil.config import StudentSettings
+from muse_pipeline.methods.mil.windows import RegionBatch
 from muse_pipeline.models.region import RegionMaps, RegionNetwork
 from muse_pipeline.training.method import AveragedNetwork, Method
 

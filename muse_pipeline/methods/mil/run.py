@@ -11,23 +11,21 @@ from typing import Any
 import torch
 
 from muse_pipeline.core.pictures import spread_evenly
-from muse_pipeline.data.windows import RegionWindows
 from muse_pipeline.inference.card import REGIONS, painting_warnings
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.labels.tissue import source_checksums, tissue_files
 from muse_pipeline.methods.mil.attention import slide_metrics, slide_stages
 from muse_pipeline.methods.mil.bags import list_labelled_slides
 from muse_pipeline.methods.mil.config import (
     MilConfig,
     NetworkSettings,
-    RegionModel,
     StageConfig,
     StudentSettings,
-    region_checkpoint,
     require_network,
 )
 from muse_pipeline.methods.mil.data import SCORES, RegionData, all_sources, read_region_data
 from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
+from muse_pipeline.methods.mil.tissue import source_checksums, tissue_files
+from muse_pipeline.methods.mil.windows import RegionWindows
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import (
@@ -46,6 +44,7 @@ from muse_pipeline.training.recipe import (
     require_training_data,
     stage_folder,
 )
+from muse_pipeline.training.region_model import RegionModel, region_checkpoint
 from muse_pipeline.training.run import Inputs, Log, plain_settings
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from muse_pipeline.cohort.layout import SlideFiles, store_name
 from muse_pipeline.cohort.patients import patient_in_name
@@ -17,19 +17,32 @@ from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.config import read_settings
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.data.unlabelled import UnlabelledSource, picture_files
+from muse_pipeline.data.unlabelled import picture_files
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.methods.detector.run import load_detector_config
-from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import require_apart
-from muse_pipeline.methods.unit.config import UnitConfig, require_sound_translation
-from muse_pipeline.training.recipe import Recipe, load_run
+from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
 from muse_pipeline.training.run import Inputs, plain_settings, source_files
 
 HELD_SPLITS = ("test",)
 PLACEHOLDER = (  # path of store and proposals until ``plan_cohort_run`` inserts the slides
     "a slide's"
 )
+
+
+class SlidesConfig(Protocol):
+    """Settings of a method that trains on the slides of a cohort, such as ``MuseConfig``."""
+
+    slide_files: tuple[str, ...]  # settings of a source that name a slide's files
+    name: str
+    backbone: str
+    sources: tuple[Any, ...]
+    checkpoint: Path | None
+    region_weights: dict[str, float]
+    store_mpp: float  # um per pixel of the stores that are read
+
+    def pair(self, source: NucleusSource, partner: Path | None) -> Any:
+        """The source for a slide and the store of its partner."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Cohort:
 class CohortRun:
     """A run that can start as soon as its slides have stores and proposals."""
 
-    config: MuseConfig | UnitConfig  # settings of the run; all its paths are absolute
+    config: SlidesConfig  # settings of the run; all its paths are absolute
     slides: list[str]  # ids of the training slides
     partners: list[str]  # ids of the training slides with a partner
     held: list[str]  # ids of the held-out slides
@@ -63,15 +76,13 @@ class CohortRun:
         config = self.config
         return {
             "name": config.name,
-            "backbone": (
-                config.reader.backbone if isinstance(config, UnitConfig) else config.backbone
-            ),
-            "mpp": store_mpp(config),
+            "backbone": config.backbone,
+            "mpp": config.store_mpp,
             "checkpoint": str(find_checkpoint(config.checkpoint)) if config.checkpoint else None,
             "slides": self.slides,
             "partners": self.partners,
             "held": self.held,
-            "reads_regions": isinstance(config, MuseConfig) and bool(config.region_weights),
+            "reads_regions": bool(config.region_weights),
             "inputs": [str(file) for file in files_of_pretraining(config)],
         }
 
@@ -99,17 +110,11 @@ def plan_cohort_run(
     slides = tuple(_source(row, cohort.results.resolve() / row.slide_id, config) for row in rows)
     judged = [source for judge in judged_by for source in load_detector_config(*judge).validation]
     # The slides replace the placeholder, which is the last source.
-    if isinstance(config, UnitConfig):
-        tissue = (UnlabelledSource(store=slide.store) for slide in slides)
-        config = dataclasses.replace(config, sources=(*config.sources[:-1], *tissue))
-        require_sound_translation(config)
-    else:
+    config = dataclasses.replace(config, sources=(*config.sources[:-1], *slides))
+    if hasattr(config, "held"):
         judged = [*config.held, *judged]
-        config = dataclasses.replace(
-            config, sources=(*config.sources[:-1], *slides), held=tuple(judged)
-        )
-        (stage,) = recipe.stages(config, cohort.results)
-        stage.check()
+        config = dataclasses.replace(config, held=tuple(judged))
+    recipe.stages(config, cohort.results)[-1].check()
     require_apart([_patient(row) for row in rows], judged)
     paired = [
         row.slide_id
@@ -121,30 +126,25 @@ def plan_cohort_run(
 
 def _load_for_slides(
     path: Path, data: Path | None, changes: list[str]
-) -> tuple[Recipe, MuseConfig | UnitConfig]:
+) -> tuple[Recipe, SlidesConfig]:
     """Read the recipe of a config and its settings, with a placeholder for the slides as the last
     source.
     """
     settings = read_settings(path, changes)
     if isinstance(settings, dict):  # other types are rejected later
-        names = ("store",) if settings.get("method") == "unit" else ("store", "proposals")
+        method = str(settings.get("method", "muse"))
+        names = getattr(RECIPES[method].Config, "slide_files", None)
+        if names is None:
+            raise ConfigError(
+                f"{path}: method '{method}' does not pretrain on slides; give a config for muse,"
+                " trident or unit"
+            )
         sources = [*(settings.get("sources") or []), dict.fromkeys(names, PLACEHOLDER)]
         changes = [*changes, f"sources={json.dumps(sources)}"]
-    recipe, config = load_run(path, data, changes, default="muse")
-    if not isinstance(config, MuseConfig | UnitConfig):
-        raise ConfigError(
-            f"{path}: method '{config.method}' does not pretrain on slides; give a config for muse,"
-            " trident or unit"
-        )
-    return recipe, config
+    return load_run(path, data, changes, default="muse")
 
 
-def store_mpp(config: MuseConfig | UnitConfig) -> float:
-    """Um per pixel of the stores that a run reads; for MUSE, that of its finest views."""
-    return config.mpp if isinstance(config, UnitConfig) else config.views.mpp[0]
-
-
-def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
+def files_of_pretraining(config: SlidesConfig) -> list[Path]:
     """The initial checkpoint of a run, and the files of its sources other than slides."""
     inputs = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
     inputs.require_checkpoints()
@@ -157,7 +157,7 @@ def files_of_pretraining(config: MuseConfig | UnitConfig) -> list[Path]:
     return [*inputs.checkpoints, *sorted(files)]
 
 
-def settings_of(config: MuseConfig | UnitConfig) -> dict[str, Any]:
+def settings_of(config: SlidesConfig) -> dict[str, Any]:
     """The settings of a run for a YAML file, without the default settings of its sources, which may
     be thousands.
     """
@@ -202,13 +202,11 @@ def _patient(row: SheetRow) -> str:
     return row.patient or patient_in_name(row.slide_id)
 
 
-def _source(row: SheetRow, folder: Path, config: MuseConfig | UnitConfig) -> NucleusSource:
-    store = store_name(store_mpp(config))
+def _source(row: SheetRow, folder: Path, config: SlidesConfig) -> Any:
+    store = store_name(config.store_mpp)
     source = NucleusSource(
         store=folder / store, proposals=SlideFiles(folder).proposals, patient_name=row.patient
     )
-    if isinstance(config, UnitConfig):
-        return source
     if row.regions and config.region_weights:
         source = dataclasses.replace(source, regions=Path(row.regions))
     return config.pair(source, SlideFiles(folder).partner / store if row.partner else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from muse_pipeline.core.config import Count, Fraction, Positive, Weights
 from muse_pipeline.core.errors import ConfigError
@@ -66,6 +67,7 @@ class MuseConfig:
     seed: Seed = 0
     precision: Precision = "32-true"
     method: str = "muse"
+    slide_files: ClassVar = ("store", "proposals")
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -76,6 +78,11 @@ class MuseConfig:
         slide, is ignored.
         """
         return source
+
+    @property
+    def store_mpp(self) -> float:
+        """Um per pixel of the stores of a cohort's slides: that of the finest views."""
+        return self.views.mpp[0]
 
     @property
     def middle_mpp(self) -> float:

@@ -17,11 +17,11 @@ from torch.nn import functional
 from muse_pipeline.core.config import Between, NotNegative, OneOf
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.data.partners import PairBatch, PairedSource, PartnerSource
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.methods.detector.config import require_windows
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
+from muse_pipeline.methods.trident.partners import PairBatch, PairedSource, PartnerSource
 from muse_pipeline.models.base import Backbone, Features, interpolate_at
 from muse_pipeline.training.devices import gather_rows
 from muse_pipeline.training.method import Method

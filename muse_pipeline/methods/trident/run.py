@@ -15,11 +15,17 @@ from muse_pipeline.core.errors import CollapsedError, ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.data.partners import PairBatch, PairBatches, Partner, failure_of, open_partner
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import INDEX, MuseStage, make_batches
 from muse_pipeline.methods.trident.method import Trident, TridentConfig, require_sound_pairs
+from muse_pipeline.methods.trident.partners import (
+    PairBatch,
+    PairBatches,
+    Partner,
+    failure_of,
+    open_partner,
+)
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method, WeightedSum

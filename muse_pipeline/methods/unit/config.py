@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf, Weights
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation, Seed
+from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.methods.detector.config import (
@@ -36,7 +37,7 @@ NUCLEUS = NucleusClass("Nucleus", (128, 64, 192))
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """Settings of the co-modulated generator (``models.translation``).
+    """Settings of the co-modulated generator (``translation``).
 
     Attributes:
         base: channels at stride 1.
@@ -65,7 +66,7 @@ class GeneratorSettings:
 
 @dataclass(frozen=True)
 class ReaderSettings:
-    """Settings of the reader S (``models.translation``).
+    """Settings of the reader S (``translation``).
 
     Attributes:
         backbone: registered name of the backbone.
@@ -80,7 +81,7 @@ class ReaderSettings:
 
 @dataclass(frozen=True)
 class DiscriminatorSettings:
-    """Settings of a discriminator (``models.translation``) and its loss.
+    """Settings of a discriminator (``translation``) and its loss.
 
     Attributes:
         widths: channels of the strided convolutions.
@@ -221,6 +222,22 @@ class UnitConfig(ModelSettings):
     calibrate: bool = True
     export: ExportSettings = field(default_factory=lambda: ExportSettings(threshold=0.2))
     method: str = "unit"
+    slide_files: ClassVar = ("store",)
+    region_weights: ClassVar = {}
+
+    @property
+    def backbone(self) -> str:
+        """The registered name of the reader's backbone."""
+        return self.reader.backbone
+
+    @property
+    def store_mpp(self) -> float:
+        """Um per pixel of the stores of a cohort's slides."""
+        return self.mpp
+
+    def pair(self, source: NucleusSource, partner: Path | None) -> UnlabelledSource:
+        """The tissue of a slide of a cohort, without its nuclei and its partner."""
+        return UnlabelledSource(store=source.store)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,12 @@ from muse_pipeline.methods.unit.losses import (
     r1_penalty,
     translation_objective,
 )
+from muse_pipeline.methods.unit.translation import (
+    CoModulatedGenerator,
+    MaskReader,
+    PatchDiscriminator,
+)
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.models.translation import CoModulatedGenerator, MaskReader, PatchDiscriminator
 from muse_pipeline.training.method import Method, Schedule
 
 LOSSES = {"least squares": LeastSquares, "logistic": Logistic}

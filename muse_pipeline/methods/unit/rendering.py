@@ -27,7 +27,7 @@ from muse_pipeline.methods.unit.synthesis_masks import (
     stylise,
     synthesise_mask,
 )
-from muse_pipeline.models.translation import CoModulatedGenerator
+from muse_pipeline.methods.unit.translation import CoModulatedGenerator
 from muse_pipeline.nuclei.masks import write_instances
 from muse_pipeline.training.checkpoint import load_checkpoint
 

@@ -74,7 +74,7 @@ def test_own_corrections_begin_with_the_whole_built_in_model():
     ("stages", "changes", "expected"),
     [
         ("{long: {schedule: {steps: 9}}, short: {name: brief}}", (), 9),
-        ("{long: {schedule: {steps: 9}}, short: {name: brief}}", ("stage=short",), 3),
+        ("{long: {schedule: {steps: 9}}, short: {name: brief}}", ('stage="short"',), 3),
         ("{long: {schedule: {steps: 9}}}", ("schedule.steps=5", "stage=long"), 5),
         ("{long: {}, short: {}}", ("stage=shrot",), "stage 'shrot' is unknown; .* long, short"),
         ("[long]", (), "stages: expected settings for each name of a stage"),

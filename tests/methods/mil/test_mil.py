@@ -27,18 +27,10 @@ from every_setting import (
 
 from experiments.mil_rungs import run as rungs
 from muse_pipeline.cli.main import main
-from muse_pipeline.data.windows import RegionBatch, RegionWindows
 from muse_pipeline.export.region_models import load_region_model
 from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, painting_warnings
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.stains import colour_of_fit
-from muse_pipeline.labels.tissue import (
-    UNKNOWN,
-    TissueImage,
-    TissueSource,
-    list_labelled,
-    read_tissue_images,
-)
 from muse_pipeline.methods.mil.config import StudentSettings
 from muse_pipeline.methods.mil.data import SCORES, dice_of_painting, read_region_data
 from muse_pipeline.methods.mil.method import (
@@ -48,6 +40,14 @@ from muse_pipeline.methods.mil.method import (
     fusion_dice,
     weighted_cross_entropy,
 )
+from muse_pipeline.methods.mil.tissue import (
+    UNKNOWN,
+    TissueImage,
+    TissueSource,
+    list_labelled,
+    read_tissue_images,
+)
+from muse_pipeline.methods.mil.windows import RegionBatch, RegionWindows
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 from muse_pipeline.training.recipe import load_run

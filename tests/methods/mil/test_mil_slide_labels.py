@@ -20,7 +20,6 @@ from muse_pipeline.evaluation.bootstrap import area_interval, area_under_curve
 from muse_pipeline.export.region_models import load_region_model
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
-from muse_pipeline.labels.tissue import UNKNOWN, TissueSource, read_tissue_images
 from muse_pipeline.methods.mil.attention import (
     AttentionStage,
     BagOutput,
@@ -30,6 +29,7 @@ from muse_pipeline.methods.mil.attention import (
     choose_tiles,
 )
 from muse_pipeline.methods.mil.bags import BagsStage, LabelledSlide, deal_folds
+from muse_pipeline.methods.mil.tissue import UNKNOWN, TissueSource, read_tissue_images
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.store.store import open_store
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

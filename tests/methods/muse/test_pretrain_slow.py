@@ -211,8 +211,8 @@ def test_the_smoke_recipe_ends_on_any_ten_pictures(shared_data, tmp_path, images
         (tmp_path / "images").mkdir(exist_ok=True)
         shutil.copyfile(path, tmp_path / "images" / path.name)
     source = f"sources=[{{images: {tmp_path / 'images'}, mpp: {mpp}}}]"
-    recipe = TOP / "config/train/muse_pretrain_smoke.yaml"
-    pretrain(load_muse_config(recipe, changes=[source]), tmp_path / "run", CPU)
+    recipe = TOP / "config/train/muse_pretrain.yaml"
+    pretrain(load_muse_config(recipe, changes=["stage=smoke", source]), tmp_path / "run", CPU)
     last = rows(tmp_path / "run")[-1]
     assert last["spread"] >= 0.3 and last["entropy_nucleus"] < 0.97
 

@@ -10,9 +10,9 @@ from literal_muse import read_bilinear
 from trident_batches import make_pairs, make_trident
 
 from muse_pipeline.core.errors import CollapsedError
-from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.data.views import Views
 from muse_pipeline.methods.trident.method import covariance, invariance, measure_spread, variance
+from muse_pipeline.methods.trident.partners import PairBatch, PartnerBatch
 from muse_pipeline.methods.trident.run import SpreadAlarm
 from muse_pipeline.models.base import ALIGNED_CORNERS, interpolate_at
 from muse_pipeline.training.loop import GRACE, IN_A_ROW

@@ -7,8 +7,8 @@ import torch
 from processes import run_in_two
 from trident_batches import make_pairs, make_trident
 
-from muse_pipeline.data.partners import PairBatch, PartnerBatch
 from muse_pipeline.data.views import ViewBatch, Views
+from muse_pipeline.methods.trident.partners import PairBatch, PartnerBatch
 from muse_pipeline.training.devices import average_gradients, gather_rows
 
 # tests/methods/muse/test_muse_processes.py is fast and tests the same functions that gather and

@@ -13,7 +13,7 @@ from muse_pipeline.methods.unit.synthesis_masks import (
     fills,
     synthesise_mask,
 )
-from muse_pipeline.models.translation import CoModulatedGenerator, MaskReader
+from muse_pipeline.methods.unit.translation import CoModulatedGenerator, MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 
 MPP, N_RAYS = 0.5, 16

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from muse_pipeline.models.translation import CoModulatedGenerator, ModulatedConv
+from muse_pipeline.methods.unit.translation import CoModulatedGenerator, ModulatedConv
 
 TINY = {
     "base": 4,

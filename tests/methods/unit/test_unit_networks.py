@@ -5,7 +5,7 @@ reader.
 import pytest
 import torch
 
-from muse_pipeline.models.translation import MaskReader, PatchDiscriminator
+from muse_pipeline.methods.unit.translation import MaskReader, PatchDiscriminator
 
 EYE = torch.eye(3, 4)
 

@@ -9,9 +9,9 @@ from paired import draw_paired_slide
 
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
-from muse_pipeline.data.partners import DrawnNuclei, PairBatches
 from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.data.views import View, ViewBatches, ViewSettings
+from muse_pipeline.methods.trident.partners import DrawnNuclei, PairBatches
 from muse_pipeline.store.store import open_store
 
 SIDE = 200
