@@ -62,8 +62,7 @@ def add_arguments(parser: Parser) -> None:
         dest="organs",
         metavar="[CLASS=]NAME",
         help=(
-            "an organ in which this class, or every class, was measured; may be given several"
-            " times"
+            "an organ in which this class, or every class, was measured; may be given several times"
         ),
     )
     parser.add_output("ONNX", "file to write, which may be the model's own", required=False)

@@ -71,9 +71,7 @@ class SheetRow:
     # None
     partner_transform: str | None = None
     label: str | None = None  # class of the slide, for training region models; or None
-    organ: str | None = (
-        None  # organ, which decides which classes were measured in it; or None
-    )
+    organ: str | None = None  # organ, which decides which classes were measured in it; or None
     stain: str | None = (
         None  # "H&E", "IHC" or "unknown" (see ``core.specimen``); None means "unknown"
     )

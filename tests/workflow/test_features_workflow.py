@@ -163,7 +163,10 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
     )
     differing = {name for name in of_cohort | of_run if of_cohort.get(name) != of_run.get(name)}
     # `muse run` was called without `include_doubtful`, so only these entries may differ.
-    assert {name.partition("/")[2].partition("/")[0] for name in differing} <= {"left_out", "marked"}
+    assert {name.partition("/")[2].partition("/")[0] for name in differing} <= {
+        "left_out",
+        "marked",
+    }
     for name in SLIDES:
         table = results / name / "nuclei.parquet"
         assert table.read_bytes() == (cohort / "by_run" / name / "nuclei.parquet").read_bytes()

@@ -152,7 +152,10 @@ def test_the_end_names_what_failed_and_why(first_run):
     _, bare = first_run
     lines = bare.stdout.splitlines()
     totals, heading, failure, *doubts, last = lines[lines.index("1 slide failed:") - 1 :]
-    assert (bare.returncode, heading) == (1, "1 slide failed:") and "nuclei of 1 slide; 1 slide left out: same picture twice" in totals
+    assert (bare.returncode, heading) == (
+        1,
+        "1 slide failed:",
+    ) and "nuclei of 1 slide; 1 slide left out: same picture twice" in totals
     assert failure.startswith("  broken: inspect: ") and WHY_BROKEN in failure
     assert "1 slide with the picture of another slide, which counts once:" in doubts
     assert "2 slides with artefacts, check before use:" in doubts  # drawn slides lack fine detail
