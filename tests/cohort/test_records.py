@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from muse_pipeline.cohort.records import Job, Records, compare, describe_changes
+from muse_pipeline.cohort.records import UNFINISHED, Job, Records, compare, describe_changes
+from muse_pipeline.plan import find_replaced
 
 IMAGE = Job("image", {"mpp": 0.5}, writes=["slide.json", "image.zarr"], steps=["inspect", "tile"])
 REGIONS = Job("regions", {"regions": "none"}, ["image.zarr"], ["regions.json"])
@@ -354,3 +355,13 @@ def test_a_job_that_has_recorded_a_failure_is_repeated(finished):
     for job in jobs[2:]:
         write(finished, job)
     assert outdated(finished, jobs) == []
+
+
+def test_a_run_continues_what_a_killed_one_began_and_replaces_what_it_finished(finished):
+    (finished / "overlays").rmdir()  # killed between the two files
+    assert find_replaced(Records(finished, JOBS)) == [UNFINISHED]
+    assert find_replaced(Records(finished, with_other_model())) == ["model compact -> label_free"]
+    assert describe_changes({"img64": [UNFINISHED]}) == ["This run continues img64."]
+    continued, replaced, *_ = describe_changes({"img64": [UNFINISHED], "b": ["roi none -> r"]})
+    assert continued == "This run continues img64."
+    assert replaced == "This run replaces the finished results of 1 slide:"
