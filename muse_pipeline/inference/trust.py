@@ -1,4 +1,4 @@
-"""Which numbers of a slide may be used: the only judgement, which all outputs read.
+"""The judgement of the numbers of a slide, which all outputs read.
 
 A finding that shows a number to be wrong leaves it out of totals, plots and tests; one that leaves
 it unproven marks it. ``find`` lists the findings about a slide, and ``RULES`` states what each of
@@ -95,7 +95,7 @@ def of_class(name: str) -> str:
 
 @dataclass(frozen=True)
 class Trust:
-    """What becomes of the numbers of a slide."""
+    """The verdicts on the numbers of a slide, and the findings behind them."""
 
     findings: Mapping[str, str]  # reason of each finding, in the order of ``RULES``
     # quantities that the slide has -> findings that mark them or leave them out
@@ -126,7 +126,7 @@ class Trust:
         return next(iter(self.words(quantity, LEAVE_OUT)), "")
 
     def marks(self, quantity: str) -> str:
-        """Why a quantity has a mark of its own, in a few words; "" if it has none."""
+        """The reasons for a mark of a quantity alone, in a few words; "" if it has none."""
         return ", ".join(self.own_words(quantity, MARK))
 
     def classes_with(self, kind: str) -> list[str]:
@@ -166,7 +166,7 @@ class Trust:
 
 
 def _rule(kind: str, quantity: str, included: Sequence[str]) -> str:
-    """What a finding does to a quantity: ``MARK``, ``LEAVE_OUT`` or ""."""
+    """The effect of a finding on a quantity: ``MARK``, ``LEAVE_OUT`` or ""."""
     verdict = getattr(RULES[kind], quantity if quantity in QUANTITIES else CLASSES)
     return "" if verdict == USE else MARK if kind in included else verdict
 
@@ -260,7 +260,7 @@ def _find_gaps(provenance: Provenance) -> Iterator[str]:
     if full := len(provenance.full_windows):
         yield f"{count_noun(full, 'window')} held more nuclei than the model can return"
     if provenance.corrupt_fraction:
-        yield f"{provenance.corrupt_fraction:.2%} of the tissue could not be decoded"
+        yield f"{provenance.corrupt_fraction:.2%} of the tissue cannot be decoded"
     for fault, n in (provenance.guarded_windows or {}).items() if not provenance.proposer else ():
         yield f"for {count_noun(n, 'window')} the network returned {fault}"
 

@@ -98,7 +98,7 @@ class SlideResult:
 
     @cached_property
     def trust(self) -> Trust:
-        """Which of the slide's numbers may be used."""
+        """The judgement of the slide's numbers."""
         if not self.summary:
             return Trust({}, {})
         warnings = dict.fromkeys([*(self.info.warnings if self.info else ()), *self.warnings])
