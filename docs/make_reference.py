@@ -31,7 +31,6 @@ METHODS = {
 }
 # Classes whose settings are listed without descriptions.
 INNER = {
-    "AdaSettings",
     "ClusterSettings",
     "DiscriminatorSettings",
     "GeneratorSettings",

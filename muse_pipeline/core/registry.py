@@ -21,17 +21,12 @@ class Registry(Generic[T]):
     Modules of ``package`` are imported when a plug-in is first looked up. If a module has the name
     of the plug-in, only that module is imported, so that a plug-in does not need the packages that
     others need. A plug-in whose packages are missing fails only when it is requested. If each
-    plug-in is a package, its module ``entry`` registers it. Other packages add plug-ins through
-    entry points of the ``group``, if there is one.
+    plug-in is a package, its module ``entry`` registers it. Other distributions add plug-ins
+    through entry points whose group is the name of the ``package``, and which load a module.
     """
 
-    def __init__(self, kind: str, package: str, entry: str = "", group: str = ""):
-        self.kind, self.package, self._entry, self._group = (
-            kind,
-            package,
-            f".{entry}" if entry else "",
-            group,
-        )
+    def __init__(self, kind: str, package: str, entry: str = ""):
+        self.kind, self.package, self._entry = kind, package, f".{entry}" if entry else ""
         self._entries: dict[str, T] = {}
         self._loaded = False
         self._lacking: dict[str, ModuleNotFoundError] = {}
@@ -73,11 +68,10 @@ class Registry(Generic[T]):
             folder = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(folder.__path__):
                 self._import(module.name)
-            if self._group:
-                from importlib.metadata import entry_points
+            from importlib.metadata import entry_points  # takes longer to load than this module
 
-                for point in entry_points(group=self._group):
-                    point.load()
+            for point in entry_points(group=self.package):
+                point.load()
 
     def _import(self, module: str) -> None:
         name = f"{self.package}.{module}{self._entry}"

@@ -20,9 +20,7 @@ from muse_pipeline.core.setting import Setting
 if TYPE_CHECKING:
     from muse_pipeline.inference.embed import Embedder
 
-OUTPUTS: Registry[type[Output]] = Registry(
-    "output", "muse_pipeline.outputs", group="muse_pipeline.outputs"
-)
+OUTPUTS: Registry[type[Output]] = Registry("output", "muse_pipeline.outputs")
 
 
 @dataclass(frozen=True)

@@ -102,20 +102,6 @@ class DiscriminatorSettings:
 
 
 @dataclass(frozen=True)
-class AdaSettings:
-    """Settings of the adaptive augmentation before the discriminator of pictures (``losses``).
-
-    Attributes:
-        target: mean sign of real pictures' scores above which the probability of augmentation
-            rises.
-        pictures: number of real pictures over which that probability can rise from 0 to 1.
-    """
-
-    target: Annotated[float, Between(-1, 1)] = 0.6  # ADA paper
-    pictures: Count = 500_000  # ADA paper
-
-
-@dataclass(frozen=True)
 class LossWeights:
     """Weights of the terms of the objective (``losses``).
 
@@ -180,7 +166,6 @@ class UnitConfig(ModelSettings):
         reader: reader of masks and nuclei.
         pictures: discriminator of tissue.
         mask_discriminator: discriminator of masks.
-        ada: adaptive augmentation before the discriminator of tissue; none by default.
         seed: seed of weights, masks and windows.
         precision: "32-true" or "bf16-mixed".
         calibrate: whether the score threshold of the export is chosen, without labels
@@ -214,9 +199,6 @@ class UnitConfig(ModelSettings):
         default_factory=lambda: DiscriminatorSettings(loss="logistic")
     )  # code
     mask_discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
-    ada: AdaSettings | None = (
-        None  # code: on; ours: off, as it is needed only below about 5,000 tiles
-    )
     seed: Seed = 0
     precision: Precision = "32-true"
     calibrate: bool = True

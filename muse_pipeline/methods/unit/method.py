@@ -15,7 +15,6 @@ from muse_pipeline.methods.detector.criterion import DenseCriterion
 from muse_pipeline.methods.unit.config import DiscriminatorSettings, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
 from muse_pipeline.methods.unit.losses import (
-    AdaptiveAugmentation,
     LeastSquares,
     Logistic,
     cycle_loss,
@@ -32,7 +31,6 @@ from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.method import Method, Schedule
 
 LOSSES = {"least squares": LeastSquares, "logistic": Logistic}
-MIDPOINT = {"least squares": 0.5, "logistic": 0.0}
 GAUGED, GAUGE_VARIATION = (
     2,
     Augmentation(),
@@ -74,10 +72,6 @@ class UnitTraining(Method):
         self.picture_discriminator = build_discriminator(config.pictures)
         self.mask_discriminator = build_discriminator(config.mask_discriminator)
         self.criterion = DenseCriterion(config.mpp, torch.ones(1))
-        ada = config.ada
-        self.augment = ada and AdaptiveAugmentation(
-            ada.target, ada.pictures, MIDPOINT[config.pictures.loss]
-        )
         self.prior_falls = True
         self.register_buffer("palette", to_unit(torch.from_numpy(palette)))
         self.register_buffer("stains", torch.from_numpy(stains).float())
@@ -169,7 +163,7 @@ class UnitTraining(Method):
         )
         terms = {
             # As in ADA, the discriminator gets augmented pictures in the generator's turn too.
-            "picture_gan": gan.of_generator(self.picture_discriminator(self._augmented(rendered))),
+            "picture_gan": gan.of_generator(self.picture_discriminator(rendered)),
             "mask_gan": mask_gan.of_generator(self.mask_discriminator(outputs.read)),
             "cycle": cycle_loss(
                 batch.masks,
@@ -197,8 +191,8 @@ class UnitTraining(Method):
         real, masks = to_unit(batch.pictures), batch.masks.clone()
         real.requires_grad_(self._is_penalised(self.config.pictures))
         masks.requires_grad_(self._is_penalised(self.config.mask_discriminator))
-        real_score = self.picture_discriminator(self._augmented(real))
-        score = self.picture_discriminator(self._augmented(to_unit(rendered)))
+        real_score = self.picture_discriminator(real)
+        score = self.picture_discriminator(to_unit(rendered))
         mask_scores = self.mask_discriminator(masks), self.mask_discriminator(read)
         pictures = LOSSES[self.config.pictures.loss].of_discriminator(real_score, score)
         of_masks = LOSSES[self.config.mask_discriminator.loss].of_discriminator(*mask_scores)
@@ -209,16 +203,11 @@ class UnitTraining(Method):
         ):
             if inputs.requires_grad:
                 loss = loss + settings.r1_every * r1_penalty(inputs, scores, settings.r1_gamma)
-        if self.augment:
-            self.augment.adapt(real_score.detach())
         scores = {"real_score": real_score.mean(), "rendered_score": score.mean()}
         return {"loss": loss, "pictures": pictures, "masks": of_masks, **scores}
 
     def _is_penalised(self, settings: DiscriminatorSettings) -> bool:
         return settings.loss == "logistic" and int(self.step) % settings.r1_every == 0
-
-    def _augmented(self, pictures: Tensor) -> Tensor:
-        return self.augment(pictures, torch.default_generator) if self.augment else pictures
 
     @torch.no_grad()
     def _gauges(self, batch: UnitBatch, outputs: Translation) -> dict[str, Tensor]:

@@ -23,7 +23,6 @@ from muse_pipeline.labels.label_sources import parse_source
 from muse_pipeline.methods.unit import method, monitors
 from muse_pipeline.methods.unit.config import LossWeights
 from muse_pipeline.methods.unit.data import UnitBatch, read_unit_data, read_usable_masks
-from muse_pipeline.methods.unit.losses import AdaptiveAugmentation
 from muse_pipeline.methods.unit.run import UnitStage
 from muse_pipeline.methods.unit.synthesis_folder import read_mask_folder, write_mask_folder
 from muse_pipeline.methods.unit.synthesis_masks import TissueSettings, synthesise_mask
@@ -50,7 +49,6 @@ generator: { base: 8, most: 16, levels: 4, noise_dim: 8, style_dim: 8, code_dim:
 reader: { backbone: muse_compact_16, n_rays: 8, widths: [16, 8] }
 pictures: { widths: [8, 16], loss: logistic, r1_every: 2 }
 mask_discriminator: { widths: [8, 16] }
-ada: { pictures: 20 }
 export: { input_px: 192, capacity: 200, threshold: 0.001 }
 licence: CC0-1.0
 training_data: drawn tissue
@@ -342,7 +340,6 @@ def make_training(folder, losses):
         "generator": generator,
         "augmentation": AS_IT_IS,
         "weights": weights,
-        "ada": None,
         **judges,
     }
     _, config = load_run(write_config(folder, **changes))
@@ -462,20 +459,6 @@ def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
         torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
 
 
-def test_real_and_rendered_pictures_are_augmented_alike(tmp_path):
-    """Otherwise the discriminator learns to recognise the augmentation."""
-    training, batch, _ = make_training(tmp_path, ("logistic", "least squares"))
-    training.augment = AdaptiveAugmentation(0.6, 100, 0.0)
-    training.augment.p.fill_(1.0)
-    training._outputs.append(
-        (batch.pictures.clone(), batch.masks)
-    )  # rendered pictures that equal the real ones
-    scores = training.losses(batch, "discriminator", 0.0)
-    plain = training.picture_discriminator(to_unit(batch.pictures)).mean()
-    for name in ("real_score", "rendered_score"):
-        assert abs(scores[name] - plain) > 1e-3
-
-
 def test_pictures_are_normalised_by_their_own_stains(tmp_path):
     folder = draw_tissue(tmp_path, 2)
     for name, factor in (("P0", 0.9), ("P1", 1.6)):
@@ -578,17 +561,15 @@ SETTINGS = Kind(
     {
         **yaml.safe_load(CONFIG),
         "schedule": SCHEDULE,
-        "ada": {"target": -0.9, "pictures": 20},
         "augmentation": {"blur": 1.0},
         "mask_discriminator": {"widths": [8, 16], "loss": "logistic", "r1_every": 2},
     },
     masks_and_translation,
-    "schedule second discriminator_rate betas eps weights generator pictures mask_discriminator ada"
+    "schedule second discriminator_rate betas eps weights generator pictures mask_discriminator"
     " augmentation",
     {
         "augmentation.blur": 0.0,
         "augmentation.blur_um": 0.3,
-        "ada.target": 0.9,
         "betas.0": 0.5,
         "colour": "identity",
         "eps": 0.1,

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from muse_pipeline.methods.unit.losses import (
-    AdaptiveAugmentation,
     LeastSquares,
     Logistic,
     cycle_loss,
@@ -74,29 +73,3 @@ def test_the_objective_is_the_weighted_sum():
     found = translation_objective({**terms, "instances": torch.tensor(1.0)}, weights)
     assert found["loss"] == 2 + 6 + 5 + 6
     assert found.keys() == {"loss", *terms, "instances"}
-
-
-def test_augmentation_does_nothing_at_first_and_more_while_the_discriminator_is_sure():
-    generator = torch.Generator().manual_seed(0)
-    augment = AdaptiveAugmentation(target=0.6, pictures=40, midpoint=0.5)
-    pictures = torch.rand(6, 3, 16, 16, generator=generator)
-    assert torch.equal(augment(pictures, generator), pictures)
-    for _ in range(5):
-        augment.adapt(torch.ones(4, 1, 2, 2))
-    assert augment.p.item() == pytest.approx(0.5)
-    augment.adapt(torch.zeros(4, 1, 2, 2))
-    assert augment.p.item() == pytest.approx(0.4)
-    first, second = (augment(pictures, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert torch.equal(first, second) and not torch.equal(first, pictures)
-
-
-def test_augmentation_has_gradients_and_keeps_what_is_grey():
-    augment = AdaptiveAugmentation(0.6, 1, 0.0)
-    augment.p.fill_(1.0)
-    pictures = torch.rand(4, 1, 16, 16).expand(4, 3, 16, 16).clone().requires_grad_()
-    out = augment(pictures, torch.Generator().manual_seed(0))
-    assert torch.allclose(out[:, 0], out[:, 1], atol=1e-5) and torch.allclose(
-        out[:, 0], out[:, 2], atol=1e-5
-    )
-    out.sum().backward()
-    assert (pictures.grad.flatten(1).abs().sum(1) > 0).all()
