@@ -132,11 +132,10 @@ def find_kept(left: np.ndarray) -> list[int]:
 def describe_kept(kept: Sequence[int], left: np.ndarray, classes: Sequence[str]) -> str:
     """Describe a result of ``find_kept`` in one sentence."""
     names = ", ".join(f"{classes[index]} ({left[index]:.0f})" for index in kept)
-    what = "no class is learnt" if len(kept) == len(classes) else "not learnt"
     return (
-        f"{what}, but kept as in the initial weights: {names}; label more, in several pictures: at"
-        f" least {LEAST_LABELS} of two or more classes must be left (in brackets) without any one"
-        " part of the pictures"
+        f"classes kept as in the initial weights: {names}; label more of them in other pictures,"
+        f" because a class is learnt if {LEAST_LABELS} labels of it, and of another class, are left"
+        " (in brackets) without any one part of the pictures"
     )
 
 

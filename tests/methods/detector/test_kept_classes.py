@@ -19,6 +19,8 @@ from muse_pipeline.methods.detector.run import HeldOutStage, load_detector_confi
 from muse_pipeline.methods.detector.start import load_trained, read_start
 from muse_pipeline.methods.detector.validation import Scorer
 from muse_pipeline.models.detector import NucleusMaps
+from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.run import Options
 
 
 class Maps(nn.Module):
@@ -114,3 +116,15 @@ def test_a_class_in_one_picture_alone_does_not_fall(folder, tmp_path):
         network, _, _ = load_trained(stage.run(CPU))
         after.append(Scorer(network, config, data.reference).total([judged]).f1[2])
     assert after[0] < before - 5 and after[1] > before - 1.5
+
+
+def test_a_run_states_what_it_keeps(folder, tmp_path):
+    """Without one of two pictures, 36 nuclei are left, of two classes."""
+    start, output = folder / "first/checkpoint.pt", []
+    changes = [f"checkpoint={start}", f"distillation.teachers=[{start}]", "schedule.steps=1"]
+    changes += ["mixing.folds=2", "sources.0.exclude=[P2, P3]", "organ=breast"]
+    config = load_detector_config(folder / "tiny.yaml", changes=changes)
+    checkpoint = finetune(config, tmp_path, Options(accelerator="cpu", log=output.append))
+    assert any(line.startswith("classes kept as in the initial weights: ") for line in output)
+    organs = load_checkpoint(checkpoint).meta["organs"]
+    assert set(organs) < {"Dark", "Pale"} and all(of == ["breast"] for of in organs.values())

@@ -223,7 +223,7 @@ def test_few_labels_or_those_of_one_picture_do_not_change_a_class(folder, labels
     assert find_kept(left) == kept
     assert find_kept(np.array([400, 19, 20])) == [1]
     sentence = describe_kept([1], np.array([400, 19, 20]), ("A", "B", "C"))
-    assert sentence.startswith("not learnt, but kept as in the initial weights: B (19); label more")
+    assert sentence.startswith("classes kept as in the initial weights: B (19); label more")
 
 
 def test_blocks_add_up_to_their_picture(folder, monkeypatch):
