@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from muse_pipeline.core.content import name_content
 from muse_pipeline.core.environment import Finding, reserve_gpu
 from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
 from muse_pipeline.core.files import read_json, sha256_of
@@ -32,11 +33,6 @@ _RUN = (
     "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the"
     " workflow's config"
 )
-NOT_YET_MODELS = {
-    ".pt": "is a checkpoint; `muse export` makes a model from it",
-    ".yaml": _RUN,
-    ".yml": _RUN,
-}
 
 
 def find_model(model: str, provider: str = "cpu") -> Path:
@@ -173,8 +169,9 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(str(find_graph(path)), options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no common base class
+        what = _RUN if path.suffix.lower() in {".yaml", ".yml"} else name_content(path)
         broken = f"not usable as an ONNX model ({_reason(error)}); export it again"
-        raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
+        raise ModelError(f"{path}: {what or broken}") from error
     # ONNX Runtime falls back to the CPU, without an error, if the libraries of a provider are
     # missing.
     if RUNTIMES[provider] not in session.get_providers():
