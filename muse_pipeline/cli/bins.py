@@ -18,7 +18,7 @@ from muse_pipeline.outputs.cells import EXPAND_UM
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_path("slide", "FOLDER", "folder of a slide's results")
+    parser.add_results("slide", "FOLDER", "folder of a slide's results")
     assay = parser.add_mutually_exclusive_group(required=True)
     assay.add_argument(
         "--visium-hd", type=Path, metavar="FOLDER", help="Space Ranger's binned_outputs"

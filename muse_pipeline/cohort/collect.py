@@ -182,7 +182,9 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
         folder
     ).resolve()  # links inside it are not resolved: a MIRAX slide needs the folder next to its link
     if not folder.is_dir():
-        raise SheetError(f"{folder}: is not a folder; give the folder of your slides")
+        raise SheetError(
+            f"{folder}: is not a folder; give the folder of your slides, not a pattern or a file"
+        )
     if is_zarr(folder):
         raise SheetError(f"{folder}: {ZARR}")
     suffixes = SLIDE_SUFFIXES | PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES

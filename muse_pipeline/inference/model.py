@@ -54,12 +54,17 @@ def find_model(model: str, provider: str = "cpu") -> Path:
 
 def find_region_model(model: str, provider: str = "cpu") -> Path:
     """Find the file of a region model."""
-    if path := _find_file(model, provider):
+    path = _find_file(model, provider)
+    if path and path.suffix.lower() in {".onnx", ".yaml", ".yml"}:
         return path
-    what = "the built-in model is withdrawn" if model == "epithelium" else "there is no such file"
+    what = "there is no such file"
+    if path:
+        what = name_content(path) or "is no model"
+    elif model == "epithelium":
+        what = "the built-in model is withdrawn"
     raise ConfigError(
         f"regions '{model}': {what}; give `{FROM_NUCLEI}`, which maps regions from the classes of"
-        " the nuclei, or the file of a region model (docs/guide/regions.md)"
+        " the nuclei, a GeoJSON file of areas with classes, or the .onnx file of a region model"
     )
 
 

@@ -357,7 +357,7 @@ def _parse_document(text: bytes, path: Path | str) -> list[Any]:
         reason = (
             f"a comma before '{before[-1]}'; remove it"
             if comma
-            else name_content(path) or f"not JSON ({error}); export it again"
+            else name_content(path) or f"not JSON ({error}); export it again as GeoJSON"
         )
         raise GeoJSONError(f"{path}: {reason}") from error
     return _split(document, path)

@@ -69,7 +69,12 @@ def require_file(path: Path) -> None:
                 f"{shown}: is a URL, not a path; copy it here first with `muse step fetch`"
             ) from error
         if isinstance(error, FileNotFoundError):
-            raise SlideError(f"{path}: no such file; check the path") from error
+            hint = (
+                "the shell expands a pattern only outside quotes; give it without, or the folder"
+                if set("*?[") & set(path.name)
+                else "check the path"
+            )
+            raise SlideError(f"{path}: no such file; {hint}") from error
         raise SlideError(
             f"{path}: cannot be read ({error.strerror}); check its permissions and its disk"
         ) from error
