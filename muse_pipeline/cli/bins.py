@@ -85,6 +85,6 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{output}: {n_nuclei:,} nuclei, {count_noun(n_genes, 'gene')}{of_bins}{others};"
             f" {counts.of_counts:.1%} of the counts and {counts.of_positions:.1%} of the positions"
-            " belong to nuclei"
+            f" belong to nuclei{counts.unjudged and '; '}{counts.unjudged}"
         )
     return int(bool(counts.doubt))

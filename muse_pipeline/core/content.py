@@ -1,4 +1,4 @@
-"""What a file is, from its first bytes, if it is one of those that users often give by mistake."""
+"""Recognise files that users often give by mistake, from their first bytes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _HEAD_BYTES = 512
 
 
 def name_content(path: Path | str) -> str:
-    """What a file is instead of what was expected, and what to do; "" if this is not recognised."""
+    """Describe a file of another kind than expected, and what to do; "" if it is not recognised."""
     with suppress(OSError, zipfile.BadZipFile):
         with Path(path).open("rb") as file:
             head = file.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf")

@@ -82,8 +82,8 @@ def test_json_writes_over_no_slide(muse, tmp_path, capsys):
             "muse run: there is no '--gpu'; give --provider cuda for a GPU",
         ),
         (
-            ["train", "a.yaml", "--device=0"],
-            "muse train: there is no '--device'; give --accelerator cuda for a GPU",
+            ["train", "a.yaml", "--cuda"],
+            "muse train: there is no '--cuda'; give --accelerator cuda for a GPU",
         ),
         (["sheet", "a", "b"], "muse sheet: there is no 'b'; see `muse sheet --help`"),
         (
