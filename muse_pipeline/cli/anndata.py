@@ -15,7 +15,7 @@ from muse_pipeline.cli.arguments import Parser
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_path("nuclei", "PATH", "nuclei.parquet, or the folder of a run's results")
+    parser.add_results("nuclei", "PATH", "nuclei.parquet, or the folder of a run's results")
     parser.add_argument(
         "--patient", help="patient of the slide (default: from the name of the slide)"
     )

@@ -14,11 +14,14 @@ from typing import Any, NoReturn
 
 from muse_pipeline.core.config import Between
 from muse_pipeline.core.environment import count_cores
-from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.errors import ConfigError, OutputError
 from muse_pipeline.core.files import json_text, write_json
 from muse_pipeline.core.setting import Setting, plain
 from muse_pipeline.core.types import ACCELERATORS, DOUBTS
 
+# Options of other programs for a GPU, and those of ours that choose one.
+OF_GPU = frozenset({"--gpu", "--gpus", "--cuda", "--device", "--use-gpu"})
+ON_GPU = ("--provider", "--accelerator")
 LEAST_COLUMNS = 60  # narrower text is unreadable
 
 
@@ -55,6 +58,13 @@ def path_or_url(text: str) -> Path | str:
     from muse_pipeline.slides.remote import SlideUrl, is_url
 
     return SlideUrl(text) if is_url(text) else Path(text)
+
+
+def _results(text: str) -> Path:
+    """Parse the path of results, a folder or a file, that must exist."""
+    if not Path(text).exists():
+        raise OutputError(f"{text}: does not exist; give the output folder of `muse run`")
+    return Path(text)
 
 
 def parse_stain(text: str) -> str:
@@ -223,6 +233,8 @@ class Parser(argparse.ArgumentParser):
         """
         from difflib import get_close_matches
 
+        if word in OF_GPU and (option := next((o for o in ON_GPU if o in vocabulary), None)):
+            self.exit(2, f"{self.prog}: there is no '{word}'; give {option} cuda for a GPU\n")
         if near := get_close_matches(word, vocabulary):
             nearest = max(
                 near, key=lambda name: sorted(name) == sorted(word)
@@ -232,7 +244,11 @@ class Parser(argparse.ArgumentParser):
 
     def add_path(self, name: str, metavar: str, what: str, **properties: Any) -> None:
         """Add a path; ``what`` describes the file or folder."""
-        self.add_argument(name, type=Path, metavar=metavar, help=what, **properties)
+        self.add_argument(name, **{"type": Path} | properties, metavar=metavar, help=what)
+
+    def add_results(self, name: str, metavar: str, what: str) -> None:
+        """Add a file or folder of results."""
+        self.add_path(name, metavar, what, type=_results)
 
     def add_number(
         self, name: str, kind: Callable[[str], float], metavar: str, what: str, **properties: Any

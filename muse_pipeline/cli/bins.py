@@ -18,7 +18,7 @@ from muse_pipeline.outputs.cells import EXPAND_UM
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_path("slide", "FOLDER", "folder of a slide's results")
+    parser.add_results("slide", "FOLDER", "folder of a slide's results")
     assay = parser.add_mutually_exclusive_group(required=True)
     assay.add_argument(
         "--visium-hd", type=Path, metavar="FOLDER", help="Space Ranger's binned_outputs"
@@ -85,6 +85,6 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{output}: {n_nuclei:,} nuclei, {count_noun(n_genes, 'gene')}{of_bins}{others};"
             f" {counts.of_counts:.1%} of the counts and {counts.of_positions:.1%} of the positions"
-            " belong to nuclei"
+            f" belong to nuclei{counts.unjudged and '; '}{counts.unjudged}"
         )
     return int(bool(counts.doubt))

@@ -19,7 +19,7 @@ WRITES = frozenset({"ledger", "model"})  # the model is written if --checkpoint 
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_path("results", "RESULTS_SLIDE", "folder of one slide in the output of a run")
+    parser.add_results("results", "RESULTS_SLIDE", "folder of one slide in the output of a run")
     parser.add_path(
         "--model", "ONNX", "feature model, encoder, or detector (file or built-in)", required=True
     )

@@ -20,7 +20,7 @@ from muse_pipeline.core.types import GEOJSON_FRAMES
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_path(
+    parser.add_results(
         "nuclei", "RESULT", "nuclei.parquet, the folder of a slide, or that of all slides"
     )
     parser.add_path("--truth", "PATH", "true nuclei, or a folder of <slide>.<suffix>")

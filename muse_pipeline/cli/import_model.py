@@ -127,5 +127,5 @@ def run(args: argparse.Namespace) -> None:
         card = import_model(*files, args.halo_um, args.outputs, **facts)
     print(
         f"{args.output}: {card.name}, {card.mpp:g} um/px, windows of {card.input_px} px with a halo"
-        f" of {card.halo_px} px, from {', '.join(card.maps)}"
+        f" of {card.halo_px} px, from {', '.join(card.maps)}; {card.source['trial']}"
     )

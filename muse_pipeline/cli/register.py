@@ -40,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from muse_pipeline.core.errors import MisfitError
+    from muse_pipeline.core.errors import MisfitError, MppError
     from muse_pipeline.registration.partner import open_pair_of_files
     from muse_pipeline.registration.record import summary_text, write_registration
     from muse_pipeline.registration.register import (
@@ -57,17 +57,21 @@ def run(args: argparse.Namespace) -> None:
     partner_info = call_isolated(
         inspect_for_pair, args.partner, args.partner.stem, args.partner_mpp, advice
     )
-    with open_pair_of_files(args.slide, info, args.partner, partner_info, args.threads) as pair:
-        start = read_given(args.start, info, partner_info, args.frame) if args.start else None
-        try:
+    start = read_given(args.start, info, partner_info, args.frame) if args.start else None
+    files = args.slide, info, args.partner, partner_info
+    try:
+        with open_pair_of_files(*files, args.threads) as pair:
             if args.outline:
                 registration = register_outline(pair, start)
             else:
                 registration = register_partner(pair, start, args.max_residual or LIMIT_UM)
-        except MisfitError as error:
-            raise MisfitError(
-                f"{error}; correct --mpp or --partner-mpp, give an initial transform with --start,"
-                " accept larger residuals with --max-residual, or fit the outline of the tissue"
-                " with --outline, which is enough for areas"
-            ) from error
-        print(summary_text(write_registration(registration, args.output)))
+            print(summary_text(write_registration(registration, args.output)))
+    except MppError as error:
+        what = str(error).partition("; ")[0]
+        raise MppError(f"{what}; correct --mpp or --partner-mpp") from error
+    except MisfitError as error:
+        raise MisfitError(
+            f"{error}; correct --mpp or --partner-mpp, give an initial transform with --start,"
+            " accept larger residuals with --max-residual, or fit the outline of the tissue with"
+            " --outline, which is enough for areas"
+        ) from error

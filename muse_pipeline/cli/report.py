@@ -13,7 +13,7 @@ from muse_pipeline.cli.arguments import Parser
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_path("results", "RESULTS", "folder with one folder per slide")
+    parser.add_results("results", "RESULTS", "folder with one folder per slide")
     parser.add_path("--slides", "JSON", "resolved sheet (default: RESULTS/sheet.json)")
     parser.add_path("--pretraining", "FOLDER", "folder of a pretraining run to show")
     parser.add_argument(

@@ -13,7 +13,7 @@ from muse_pipeline.cli.arguments import Parser
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_path("results", "RESULTS", "folder with one folder per slide")
+    parser.add_results("results", "RESULTS", "folder with one folder per slide")
     parser.add_path("--sheet", "TSV", "table with a row per slide", required=True)
     parser.add_argument(
         "--group", required=True, metavar="COLUMN", help="column with the group of each slide"

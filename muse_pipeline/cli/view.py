@@ -14,7 +14,7 @@ MOST_LISTED = 10
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_path("results", "RESULTS", "output folder of a run, or a slide's folder in it")
+    parser.add_results("results", "RESULTS", "output folder of a run, or a slide's folder in it")
     parser.add_argument("--port", type=zero_or_more, default=8080, help="0: any free port")
 
 

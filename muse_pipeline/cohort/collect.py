@@ -34,7 +34,13 @@ from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
-from muse_pipeline.slides.signature import PICTURE_SUFFIXES, TIFF_SUFFIXES, name_problem
+from muse_pipeline.slides.signature import (
+    PICTURE_SUFFIXES,
+    TIFF_SUFFIXES,
+    ZARR,
+    is_zarr,
+    name_problem,
+)
 
 SLIDE_SUFFIXES = TIFF_SUFFIXES | {
     ".svs",
@@ -176,7 +182,11 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
         folder
     ).resolve()  # links inside it are not resolved: a MIRAX slide needs the folder next to its link
     if not folder.is_dir():
-        raise SheetError(f"{folder}: is not a folder; give the folder of your slides")
+        raise SheetError(
+            f"{folder}: is not a folder; give the folder of your slides, not a pattern or a file"
+        )
+    if is_zarr(folder):
+        raise SheetError(f"{folder}: {ZARR}")
     suffixes = SLIDE_SUFFIXES | PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
     files = _walk(folder)
     slides = sorted(_one_per_series([path for path in files if path.suffix.lower() in suffixes]))
@@ -330,8 +340,8 @@ def _path_within(home: str, location: Path | SlideUrl) -> Path:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """List the files under ``folder``, following links; skip hidden files, results, and folders
-    listed already.
+    """List the files under ``folder``, following links, and Zarr folders as one file; skip hidden
+    files, results, and folders listed already.
     """
     paths: list[Path] = []
     entered: set[str] = set()
@@ -340,6 +350,10 @@ def _walk(folder: Path) -> list[Path]:
             folders.clear()
             continue
         entered.add(os.path.realpath(parent))
+        if is_zarr(Path(parent)):
+            folders.clear()
+            paths.append(Path(parent))
+            continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths += [Path(parent, name) for name in files if not name.startswith(".")]
     return paths

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.layout import BESIDE_SLIDES
+from muse_pipeline.core.content import name_content
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.specimen import STAINS, name_stain
@@ -238,6 +239,8 @@ def read_table(
     (``is_missing``) becomes an empty cell, with a warning. A warning also names patients that
     differ only in case. In tables with semicolons, ``mpp`` may have a decimal comma.
     """
+    if what := name_content(path):
+        raise SheetError(f"{path}: {what}")
     separator = find_separator(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -367,7 +367,10 @@ def _find_memory() -> Finding:
     import psutil
 
     total = psutil.virtual_memory().total
-    limit = _read_text("/sys/fs/cgroup/memory.max").strip()
+    limit = (
+        _read_text("/sys/fs/cgroup/memory.max")
+        or _read_text("/sys/fs/cgroup/memory/memory.limit_in_bytes")  # cgroup version 1
+    ).strip()
     usable = min(total, int(limit)) if limit.isdigit() else total
     return Finding("memory", True, f"{usable / 2**30:.1f} GiB usable of {total / 2**30:.1f}")
 

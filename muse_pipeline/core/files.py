@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from muse_pipeline.core.content import name_content
 from muse_pipeline.core.errors import LabelError, MuseError, OutputError
 
 DAY_S = 86_400
@@ -208,6 +209,8 @@ def read_lines(path: Path) -> list[str]:
     """Read the lines of a text file, which may be compressed, in UTF-8 or in Windows-1252 of older
     programs.
     """
+    if what := name_content(path):
+        raise LabelError(f"{path}: {what}")
     try:
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):

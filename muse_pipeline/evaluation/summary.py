@@ -12,7 +12,7 @@ import numpy as np
 
 from muse_pipeline.cohort.patients import match_patient
 from muse_pipeline.core.errors import NucleiError
-from muse_pipeline.core.text import count_noun
+from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.evaluation.bootstrap import (
     MIN_PATIENTS,
     REPEATS,
@@ -441,7 +441,9 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
         yield f"the slides were not detected by a single model: {', '.join(summary['models'])}"
     for key, why in NOT_SCORED.items():
         if missing[key]:
-            yield f"not scored, {why}: {', '.join(missing[key])}"
+            n_slides = count_noun(len(missing[key]), "slide")
+            names = f" ({some_of(missing[key])})" if key == "without_result" else ""
+            yield f"not scored, {why}: {n_slides}{names}"
 
 
 # Fractions that raise a doubt: fewer than FEW true nuclei are found, fewer than HALF of them lie in

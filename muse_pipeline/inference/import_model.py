@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+PLAUSIBLE_UM = 1.0, 30.0  # plausible range of the median ray of synthetic nuclei
 PERIOD_UM = 16.0  # spacing of the synthetic nuclei
 NUCLEI, TISSUE = (
     (96, 72, 140),
@@ -103,7 +104,11 @@ def import_model(
     card = _fit(network, card, maps, halo_um)
     if wrong := _find_fault(card, maps):
         raise ModelError(f"{network}: returns {wrong}, or export the network again")
-    _require_nuclei(network, session, card, maps)
+    n_drawn, n_right = int(_lattice(card).sum()), _count_right(card, maps)
+    if 2 * n_right < n_drawn:
+        _require_scaling(network, session, card, n_right)
+    trial = {"trial": f"finds {n_right} of {n_drawn} synthetic nuclei"}
+    card = replace(card, source=card.source | trial)
     with _with_card(graph or network, card, output) as unfinished:
         Predictor(unfinished)(field, IDENTITY)
     return card
@@ -193,31 +198,65 @@ def _with_card(network: Path, card: Card, output: Path) -> Iterator[Path]:
         yield unfinished
 
 
-def _find_fault(card: ImportedCard, maps: list[np.ndarray]) -> str:
+def _find_fault(card: ImportedCard, outputs: list[np.ndarray]) -> str:
     """Describe a fault in the maps of synthetic nuclei, and what to correct; "" if there is
     none.
     """
-    if not all((values < np.inf).all() for values in maps):
+    if not all((values < np.inf).all() for values in outputs):
         return "NaN or infinity for synthetic nuclei; correct --scaling"
-    maps, family = read_maps(maps, card), FAMILIES[card.kind]()
+    maps, family = read_maps(outputs, card), FAMILIES[card.kind]()
     names = card.maps * (len(maps) // len(card.maps))  # one output may have all maps
     for name, of_map, values in zip(names, family.list_maps(len(card.classes)), maps, strict=True):
         low, high = values.min(), values.max()
-        is_prob = of_map.content in PROBABILITIES and not card.logits
-        if is_prob and not -ROUNDING <= low <= high <= 1 + ROUNDING:
+        are_probs = -ROUNDING <= low <= high <= 1 + ROUNDING
+        if of_map.content in PROBABILITIES and are_probs == card.logits:
+            what, flag = ("logits", "leave out") if card.logits else ("probabilities", "give")
             return (
-                f"{low:.3g} to {high:.3g} as probabilities ('{name}'); give --logits, correct"
-                " --scaling or --outputs"
+                f"{low:.3g} to {high:.3g} as {what} ('{name}'); {flag} --logits, correct --scaling"
+                " or --outputs"
             )
-    return family.find_fault(maps, card)
+    return family.find_fault(maps, card) or _find_wrong_nuclei(card, outputs)
 
 
-def _require_nuclei(
-    network: Path, session: InferenceSession, card: ImportedCard, maps: list[np.ndarray]
+def _find_wrong_nuclei(card: ImportedCard, outputs: list[np.ndarray]) -> str:
+    """Describe nuclei that are found but are no synthetic ones; "" if most are."""
+    (nuclei, *_), n_right = nuclei_of_maps(outputs, card), _count_right(card, outputs)
+    if not len(nuclei):
+        return ""
+    radius_um = np.median(nuclei.rays)
+    if not PLAUSIBLE_UM[0] <= radius_um <= PLAUSIBLE_UM[1]:
+        return (
+            f"rays of {radius_um:,.1f} um for synthetic nuclei with a radius of {RADIUS_UM:g} um;"
+            " correct --kind, --mpp, --scaling or --outputs"
+        )
+    if 2 * n_right < len(nuclei):
+        return (
+            f"{len(nuclei)} nuclei, of which {n_right} are where synthetic ones are; correct"
+            " --kind, --scaling, --outputs or --logits"
+        )
+    return ""
+
+
+def _lattice(card: ImportedCard) -> np.ndarray:
+    """(n, n) bool: True for the synthetic nuclei of a window that its maps contain."""
+    middle_px = (np.arange(card.input_px * card.mpp // PERIOD_UM) + 0.5) * PERIOD_UM / card.mpp
+    is_in = (card.margin_px < middle_px) & (middle_px < card.input_px - card.margin_px)
+    return is_in & is_in[:, None]
+
+
+def _count_right(card: ImportedCard, outputs: list[np.ndarray]) -> int:
+    """Number of synthetic nuclei that the network finds in the first window."""
+    cell, offset = np.divmod(nuclei_of_maps(outputs, card)[0].xy * card.mpp, PERIOD_UM)
+    is_on = np.hypot(*(offset - PERIOD_UM / 2).T) < RADIUS_UM
+    return len(np.unique(cell[is_on], axis=0))
+
+
+def _require_scaling(
+    network: Path, session: InferenceSession, card: ImportedCard, n_right: int
 ) -> None:
-    """Check that the network finds synthetic nuclei if their scaling is ``card.scaling``."""
-    if len(nuclei_of_maps(maps, card)[0]):
-        return
+    """Reject ``card.scaling``, with which the network finds ``n_right`` synthetic nuclei, if it
+    finds over twice as many with another one.
+    """
     better = []
     for scaling in SCALINGS if card.dtype != "uint8" else ():
         other = replace(card, scaling=scaling)
@@ -227,14 +266,15 @@ def _require_nuclei(
             )
         }
         maps = run_session(session, network, list(card.maps), pixels)
-        if not _find_fault(other, maps) and len(nuclei_of_maps(maps, other)[0]):
+        if not _find_fault(other, maps) and _count_right(other, maps) > 2 * n_right:
             better.append(scaling)
-    if better or card.scaling == "none":
-        what = f"with --scaling {card.scaling}, the network finds none of the synthetic nuclei"
+    if better or (card.scaling == "none" and not n_right):
+        number = n_right or "none"
+        what = f"with --scaling {card.scaling}, the network finds {number} of the synthetic nuclei"
         remedy = "correct --mpp or --outputs, or lower --threshold"
         if better:
             remedy = (
-                f"it finds some with {' or '.join(better)}; give the scaling with which it was"
+                f"it finds more with {' or '.join(better)}; give the scaling with which it was"
                 " trained"
             )
         raise ModelError(f"{network}: {what}; {remedy}")

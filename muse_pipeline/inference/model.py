@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from muse_pipeline.core.content import name_content
 from muse_pipeline.core.environment import Finding, reserve_gpu
 from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
 from muse_pipeline.core.files import read_json, sha256_of
@@ -32,11 +33,6 @@ _RUN = (
     "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the"
     " workflow's config"
 )
-NOT_YET_MODELS = {
-    ".pt": "is a checkpoint; `muse export` makes a model from it",
-    ".yaml": _RUN,
-    ".yml": _RUN,
-}
 
 
 def find_model(model: str, provider: str = "cpu") -> Path:
@@ -58,12 +54,17 @@ def find_model(model: str, provider: str = "cpu") -> Path:
 
 def find_region_model(model: str, provider: str = "cpu") -> Path:
     """Find the file of a region model."""
-    if path := _find_file(model, provider):
+    path = _find_file(model, provider)
+    if path and path.suffix.lower() in {".onnx", ".yaml", ".yml"}:
         return path
-    what = "the built-in model is withdrawn" if model == "epithelium" else "there is no such file"
+    what = "there is no such file"
+    if path:
+        what = name_content(path) or "is no model"
+    elif model == "epithelium":
+        what = "the built-in model is withdrawn"
     raise ConfigError(
         f"regions '{model}': {what}; give `{FROM_NUCLEI}`, which maps regions from the classes of"
-        " the nuclei, or the file of a region model (docs/guide/regions.md)"
+        " the nuclei, a GeoJSON file of areas with classes, or the .onnx file of a region model"
     )
 
 
@@ -173,8 +174,9 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(str(find_graph(path)), options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no common base class
+        what = _RUN if path.suffix.lower() in {".yaml", ".yml"} else name_content(path)
         broken = f"not usable as an ONNX model ({_reason(error)}); export it again"
-        raise ModelError(f"{path}: {NOT_YET_MODELS.get(path.suffix.lower(), broken)}") from error
+        raise ModelError(f"{path}: {what or broken}") from error
     # ONNX Runtime falls back to the CPU, without an error, if the libraries of a provider are
     # missing.
     if RUNTIMES[provider] not in session.get_providers():

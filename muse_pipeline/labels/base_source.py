@@ -150,8 +150,8 @@ class LabelSource(ABC):
         mpp: um per pixel; required if pictures or slides lack it, otherwise it must agree with
             theirs.
         class_map: class name of the model for each word in the label files, or null to leave such
-            nuclei out; for "areas" also a list of possible classes. A missing word is an error. By
-            default, the words are the class names.
+            nuclei out; for "areas" also a list of possible classes. Class names of the model need
+            no entry; any other missing word is an error.
         region_class: class or name of the annotations around the annotated area ("Region" for
             QuPath's "Region*").
         outside: "refuse": nuclei outside all regions are an error; "leave out": they are counted

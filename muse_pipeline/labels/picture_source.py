@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ from muse_pipeline.labels.nuclei_files import (
 from muse_pipeline.labels.region_windows import fill_polygon
 from muse_pipeline.tissue.stain import fit_macenko
 
+CELLPOSE_MASK = re.compile(r"(_cp)?_masks$")
 MASK_READERS = {"instances": read_instances, "masks": read_masks}
 
 
@@ -49,7 +51,8 @@ class PictureSource(FolderSource):
     """Pictures with a label file each.
 
     Attributes:
-        images: folder of the pictures.
+        images: folder of the pictures. It may be that of the ``labels``, with masks named as by
+            Cellpose: ``a_masks.png`` or ``a_cp_masks.png`` for ``a.png``.
         diameter_um: median diameter of the nuclei in every picture, instead of ``mpp``, for
             "instances" of unknown pixel size.
         points: folder of "x y class" text files with the classes of "instances" and "masks".
@@ -85,15 +88,22 @@ class PictureSource(FolderSource):
     def list_all(self) -> list[Sample]:
         """List every picture in the folder, used or not."""
         require_folder(self.images, "images")
+        pictures = list_pictures(self.images)
+        names = {path.stem for path in pictures}
+        is_mask = {name for name in names if CELLPOSE_MASK.sub("", name) in names - {name}}
         return [
-            Sample(path.stem, "", (path,), alias=path.name) for path in list_pictures(self.images)
+            Sample(path.stem, "", (path,), alias=path.name)
+            for path in pictures
+            if path.stem not in is_mask
         ]
 
     def find_files(self) -> dict[str, LabelFiles]:
         """The label files of all pictures, by the setting that names their folder."""
-        files = super().find_files()
+        files, names = super().find_files(), [sample.name for sample in self.list_all()]
+        if self.format in MASK_READERS and self.labels.samefile(self.images):
+            suffixes = [f"_masks{suffix}" for suffix in MASK_SUFFIXES]
+            files["labels"] = LabelFiles(self.labels, names, suffixes, "labels")
         if self.points is not None and self.format in MASK_READERS:
-            names = [sample.name for sample in self.list_all()]
             files["points"] = LabelFiles(self.points, names, TEXT_SUFFIXES, "points")
         return files
 

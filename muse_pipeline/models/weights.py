@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from muse_pipeline.core.content import name_content
 from muse_pipeline.core.errors import CheckpointError
 from muse_pipeline.core.text import some_of
 from muse_pipeline.models import BACKBONES
@@ -53,8 +54,9 @@ def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
                 " import-checkpoint --trust-pickle`"
             ) from error
         reason = f" ({type(error).__name__}: {error})" if trust_pickle else ""
+        what = name_content(path)
         raise CheckpointError(
-            f"{path}: not readable as a PyTorch checkpoint{reason}; download or copy it again"
+            f"{path}: {what or f'not readable as a PyTorch checkpoint{reason}; copy it again'}"
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(

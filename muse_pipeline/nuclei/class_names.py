@@ -101,10 +101,12 @@ def map_class(
     """Indices of the classes that a class map gives for the class name ``word`` in a file, or else
     for its base class.
 
-    The map has a class of the model, several possible classes or None per word. The case of names
-    is ignored where no name is equal. An error begins with ``where``.
+    The map has a class of the model, several possible classes or None per word; classes of the
+    model that it lacks are themselves. The case of names is ignored where no name is equal. An
+    error begins with ``where``.
     """
-    key = find_name(word, class_map) or find_name(without_intensity(word), class_map)
+    own = {name: name for name in classes if not find_name(name, class_map)}
+    key = find_name(word, mapping := own | class_map) or find_name(without_intensity(word), mapping)
     if key is None:
         near = get_close_matches(word, class_map, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -114,7 +116,7 @@ def map_class(
             " correct it",
             [word],
         )
-    mapped = class_map[key]
+    mapped = mapping[key]
     names = [] if mapped is None else [mapped] if isinstance(mapped, str) else mapped
     if strange := [name for name in names if not find_name(name, classes)]:
         raise LabelError(

@@ -16,6 +16,7 @@ import scipy
 import shapely
 from PIL import Image
 
+from muse_pipeline.core.content import name_content
 from muse_pipeline.core.coords import row_column_index_to_xy
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.pictures import write_png
@@ -272,9 +273,8 @@ def read_mask(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise LabelError(f"{path}: no such file; correct its path") from error
     except Exception as error:  # decoders may raise any exception on foreign bytes
-        raise LabelError(
-            f"{path}: not readable as a mask ({one_line(error)}); make it again"
-        ) from error
+        broken = f"not readable as a mask ({one_line(error)}); make it again"
+        raise LabelError(f"{path}: {name_content(path) or broken}") from error
     if mask.ndim != 2 or mask.dtype.kind not in "iub":
         raise LabelError(
             f"{path}: expected one channel of whole numbers, found {mask.dtype} of shape"
@@ -287,7 +287,8 @@ def _decode(path: Path) -> np.ndarray:
     """Read the content of a file; pictures with more than ``MAX_PIXELS`` are rejected."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     if suffix in {".tif", ".tiff"}:
         import tifffile
 

@@ -21,6 +21,7 @@ import orjson
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from muse_pipeline.core.content import name_content
 from muse_pipeline.core.errors import GeoJSONError
 
 OBJECT_TYPES = ("detection", "cell", "annotation", "tile", "tmaCore", "root")
@@ -356,7 +357,7 @@ def _parse_document(text: bytes, path: Path | str) -> list[Any]:
         reason = (
             f"a comma before '{before[-1]}'; remove it"
             if comma
-            else f"not JSON ({error}); export it again"
+            else name_content(path) or f"not JSON ({error}); export it again as GeoJSON"
         )
         raise GeoJSONError(f"{path}: {reason}") from error
     return _split(document, path)

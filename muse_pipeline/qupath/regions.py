@@ -90,7 +90,7 @@ def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
     if not roi.intersects(shapely.box(0, 0, *info.size_px)):
         raise GeoJSONError(
             f"{path}: the region of interest is outside slide '{info.slide_id}'; give annotations"
-            " of this slide"
+            " of this slide, in its level-0 pixels, not in um"
         )
     return roi
 

@@ -39,7 +39,9 @@ void findNuclei(imageData, Collection selection, File folder, List options) {
     def started = System.currentTimeMillis()
     def lines = runMuse(command, "Finding nuclei", name) { finishedSteps(folder, started) / 7 }
     importNuclei(imageData, name, findResults(folder), "add", earlier)
-    if (showEnd(name, summaryOf(lines), "Open report"))
+    // "Run for project" has an image of its own for each run; a window would stop it until it is closed.
+    def isOpen = imageData == QuPathGUI.getInstance()?.getImageData()
+    if (isOpen && showEnd(name, summaryOf(lines), "Open report"))
         GuiTools.browseURI(new File(folder, "report.html").toURI())
 }
 

@@ -38,6 +38,7 @@ void train(List images, File folder, String config) {
     annotations.mkdirs()
     def ids = slideIds(corrected.collect { slideOf(it.uris) })
     def rows = ["slide_id\tpath\tmpp"]
+    def before = textsIn(folder)
     corrected.eachWithIndex { each, number ->
         def objects = each.hierarchy.getAnnotationObjects() + each.hierarchy.getDetectionObjects()
         exportObjectsToGeoJson(objects, new File(annotations, ids[number] + ".geojson").getPath(), "FEATURE_COLLECTION")
@@ -45,7 +46,7 @@ void train(List images, File folder, String config) {
     }
     new File(folder, "slides.tsv").setText(rows.join("\n") + "\n", "UTF-8")
     def muse = findMuse()
-    def run = newFolder(folder, "run")
+    def run = folderOfRun(folder, textsIn(folder) == before)
     def command = trainCommand(muse, config, folder, run, corrected.size()) + organSetting(choiceOf(folder.getParentFile(), "organ"))
     def lines = runMuse(command, "Training", run.getName()) { doneSteps(it) }
     def model = new File(run, "corrected.onnx")
@@ -85,10 +86,18 @@ List slideIds(List slides) {
     }
 }
 
-/** A folder that does not exist yet: run-1, run-2 and so on. */
-File newFolder(File folder, String name) {
+/** The texts of the exported files, keyed by path. */
+Map textsIn(File folder) {
+    def files = [new File(folder, "slides.tsv")] + ((new File(folder, "annotations").listFiles() ?: []) as List)
+    return files.findAll { it.isFile() }.collectEntries { [it.getPath(), it.getText("UTF-8")] }
+}
+
+/** The folder of the last run, if it was cancelled and its labels are the same; otherwise the next of run-1, run-2 and so on. */
+File folderOfRun(File folder, boolean isSame) {
     def number = 1
-    while (new File(folder, name + "-" + number).exists())
+    while (new File(folder, "run-" + number).exists())
         number++
-    return new File(folder, name + "-" + number)
+    def last = new File(folder, "run-" + (number - 1))
+    def isCancelled = last.exists() && !new File(last, "checkpoint.pt").exists()
+    return isSame && isCancelled ? last : new File(folder, "run-" + number)
 }

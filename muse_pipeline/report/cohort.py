@@ -491,8 +491,12 @@ def _name_blank(tissue_mm2: float | None, n_nuclei: int, provenance: Provenance)
     if DARK in provenance.verdict.reasons:
         return f"{DARK}; it was not analysed"
     if not tissue_mm2:
-        within = f" within the ROI {provenance.roi.name}" if provenance.roi else ""
-        return f"no tissue was found{within}; see tissue.png"
+        if not provenance.roi:
+            return "no tissue was found; see tissue.png"
+        return (
+            f"no tissue was found within the ROI {provenance.roi.name}; see tissue.png, and check"
+            " that its positions are level-0 pixels, not um"
+        )
     if n_nuclei:
         return ""
     return "all nuclei are in artefacts" if provenance.n_left_out else "no nuclei were found"

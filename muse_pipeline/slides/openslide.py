@@ -30,6 +30,7 @@ from muse_pipeline.slides.mpp import (
     mpp_from_resolution_tags,
     mpp_from_values,
 )
+from muse_pipeline.slides.signature import file_format
 from muse_pipeline.slides.tiff_pictures import why_unsuited
 
 TILED_VENDORS = frozenset(
@@ -78,6 +79,15 @@ class OpenSlideReader(SlideReader):
             if planes := FOCAL_PLANES.search(str(error)):
                 raise SlideError(
                     f"{self.path}: has {planes[1]} focal planes; export one of them as a slide"
+                ) from error
+            vendor = openslide.OpenSlide.detect_format(self.path)
+            if file_format(self.path) == "TIFF" and vendor not in TILED_VENDORS:
+                # Other readers would take it for a plain TIFF, without the overlaps of its tiles
+                # or the positions of its areas.
+                raise SlideError(
+                    f"{self.path}: is a {vendor} slide that OpenSlide cannot open"
+                    f" ({one_line(error)}); copy it again, or export it as OME-TIFF with the"
+                    " program of its scanner"
                 ) from error
             raise NearlyReadError(f"OpenSlide: {one_line(error)}") from error
 

@@ -10,6 +10,7 @@ import re
 import struct
 from pathlib import Path
 
+from muse_pipeline.core.content import name_content
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.slides.remote import SOURCE, SlideUrl
@@ -28,6 +29,10 @@ SIGNATURES: tuple[tuple[str, dict[int, bytes | tuple[bytes, ...]]], ...] = (
     ("BMP", {0: b"BM", 6: bytes(4)}),
     ("WebP", {0: b"RIFF", 8: b"WEBP"}),
 )
+# DICOM tag (0008,0008), its type, its length, and words separated by backslashes
+_IMAGE_TYPE = re.compile(rb"\x08\x00\x08\x00CS..([A-Z_\\]+)", re.DOTALL)
+_DICOM_HEAD_BYTES = 1 << 14
+ZARR = "is an OME-Zarr folder, which no reader here can open; convert it to OME-TIFF"
 _REMEDY = "copy it again from its source, or convert it to OME-TIFF"
 
 
@@ -45,8 +50,10 @@ def require_file(path: Path) -> None:
     try:
         if path.is_dir():
             raise SlideError(
-                f"{path}: is a folder, not a slide; give the slide file inside it, or make a sheet"
-                " (`muse sheet`)"
+                f"{path}: {ZARR}"
+                if is_zarr(path)
+                else f"{path}: is a folder, not a slide; give the slide file inside it, or make a"
+                " sheet (`muse sheet`)"
             )
         with path.open("rb") as file:
             if not file.read(1):
@@ -62,10 +69,20 @@ def require_file(path: Path) -> None:
                 f"{shown}: is a URL, not a path; copy it here first with `muse step fetch`"
             ) from error
         if isinstance(error, FileNotFoundError):
-            raise SlideError(f"{path}: no such file; check the path") from error
+            hint = (
+                "the shell expands a pattern only outside quotes; give it without, or the folder"
+                if set("*?[") & set(path.name)
+                else "check the path"
+            )
+            raise SlideError(f"{path}: no such file; {hint}") from error
         raise SlideError(
             f"{path}: cannot be read ({error.strerror}); check its permissions and its disk"
         ) from error
+
+
+def is_zarr(folder: Path) -> bool:
+    """True if a folder is a Zarr array or group, such as an OME-Zarr picture."""
+    return any((folder / name).is_file() for name in (".zgroup", ".zarray", "zarr.json"))
 
 
 def name_problem(path: Path) -> str:
@@ -98,36 +115,52 @@ def why_unreadable(path: Path, reason: str) -> str:
     """Message about a file that no reader can open; ``reason`` is the error of the reader that
     comes closest.
     """
-    if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
-        return (
-            f"{path}: is a MIRAX slide without its folder '{path.stem}'; copy the folder next to it"
-        )
-    if path.suffix.lower() == ".isyntax":
-        return (
-            f"{path}: is a Philips iSyntax slide, which no reader here can open; export it as"
-            " OME-TIFF"
-        )
-    kind = file_format(path)
-    if kind in PICTURES and path.suffix.lower() not in {
-        *PICTURE_SUFFIXES,
-        ".mrxs",
-    }:  # .mrxs files are JPEG
-        name = path.stem + PICTURES[kind]
-        return (
-            f"{path}: is a {kind} picture with the suffix of a slide; rename it to {name}, and give"
-            " --mpp"
-        )
-    if kind == "TIFF" and _first_directory_offset(path) >= path.stat().st_size:
-        return (
-            f"{path}: is truncated ({path.stat().st_size:,} bytes; its directory would lie beyond);"
-            f" {_REMEDY}"
-        )
-    if kind:
-        return (
-            f"{path}: begins like a {kind} file but cannot be opened ({reason}) and may be damaged;"
-            f" {_REMEDY}"
-        )
-    return f"{path}: is not a slide or image of a known format; {_REMEDY}"
+    suffix, kind, n_bytes = path.suffix.lower(), file_format(path), path.stat().st_size
+    is_renamed = kind in PICTURES and suffix not in {*PICTURE_SUFFIXES, ".mrxs"}  # those are JPEG
+    part = _picture_beside(path).lower() if kind == "DICOM" else ""
+    reasons = (
+        (
+            suffix == ".mrxs" and not path.with_suffix("").is_dir(),
+            f"is a MIRAX slide without its folder '{path.stem}'; copy the folder next to it",
+        ),
+        (
+            suffix == ".isyntax",
+            "is a Philips iSyntax slide, which no reader here can open; export it as OME-TIFF",
+        ),
+        (
+            is_renamed,
+            f"is a {kind} picture with the suffix of a slide; rename it to"
+            f" {path.stem}{PICTURES.get(kind)}, and give --mpp",
+        ),
+        (
+            part,
+            f"is the {part} of a DICOM slide; give a file of its series with ImageType VOLUME",
+        ),
+        (
+            kind == "TIFF" and _first_directory_offset(path) >= n_bytes,
+            f"is truncated ({n_bytes:,} bytes; its directory would lie beyond); {_REMEDY}",
+        ),
+        (
+            kind,
+            f"begins like a {kind} file but cannot be opened ({reason}) and may be damaged;"
+            f" {_REMEDY}",
+        ),
+        (
+            True,
+            name_content(path) or f"is not a slide or image of a known format; {_REMEDY}",
+        ),
+    )
+    return f"{path}: {next(text for applies, text in reasons if applies)}"
+
+
+def _picture_beside(path: Path) -> str:
+    """The kind of picture that a DICOM file contains beside the slide, such as its label; "" if it
+    contains the slide.
+    """
+    with path.open("rb") as file:
+        stated = _IMAGE_TYPE.search(file.read(_DICOM_HEAD_BYTES))
+    words = stated[1].decode("ascii", "replace").split("\\") if stated else []
+    return next((word for word in words if word in {"OVERVIEW", "LABEL", "THUMBNAIL"}), "")
 
 
 def _first_directory_offset(path: Path) -> int:

@@ -146,7 +146,8 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
     """Convert a dictionary from ``read_pickle`` to a checkpoint; ``path`` is named in errors."""
     if not is_ours(state):
         raise CheckpointError(
-            f"{path}: not a checkpoint of this package; give the checkpoint.pt of a training run"
+            f"{path}: not a checkpoint of this package; give the checkpoint.pt of a training run,"
+            " or write an ONNX file with `torch.onnx.export` for `muse import-model`"
         )
     if state["format"] != FORMAT:
         raise CheckpointError(

@@ -77,6 +77,14 @@ def test_json_writes_over_no_slide(muse, tmp_path, capsys):
             ["run", "a.svs", "-o", "out", "--modle=x"],
             "muse run: there is no '--modle'; did you mean '--model'?",
         ),
+        (
+            ["run", "a.svs", "--gpu"],
+            "muse run: there is no '--gpu'; give --provider cuda for a GPU",
+        ),
+        (
+            ["train", "a.yaml", "--cuda"],
+            "muse train: there is no '--cuda'; give --accelerator cuda for a GPU",
+        ),
         (["sheet", "a", "b"], "muse sheet: there is no 'b'; see `muse sheet --help`"),
         (
             ["run", "a.svs"],

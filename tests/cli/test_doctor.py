@@ -2,6 +2,7 @@ import json
 import os
 
 import openslide
+import pytest
 
 from muse_pipeline.core import environment
 from muse_pipeline.core.environment import count_cores, examine_environment
@@ -42,6 +43,14 @@ def test_cores_are_those_that_are_granted(monkeypatch):
         lambda path: "100000 100000\n" if path.endswith("cpu.max") else "",
     )
     assert count_cores() == 1
+
+
+@pytest.mark.parametrize("name", ["/memory.max", "/memory/memory.limit_in_bytes"])
+def test_memory_is_that_of_the_container(monkeypatch, name):
+    limits = {f"/sys/fs/cgroup{name}": f"{3 << 29}\n"}
+    monkeypatch.setattr(environment, "_read_text", lambda path: limits.get(path, ""))
+    (memory,) = (one for one in examine_environment() if one.topic == "memory")
+    assert memory.found.startswith("1.5 GiB usable of ")
 
 
 def test_what_is_missing_is_reported_with_its_remedy(monkeypatch, tmp_path):

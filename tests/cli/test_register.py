@@ -116,6 +116,7 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
         ("ihc.png", [], "--partner-mpp"),
         ("glass.png", ["--partner-mpp", "0.8"], "no tissue found"),
         ("none.png", [], "no such file"),
+        ("ihc.png", ["--partner-mpp", "50"], "at 4 um/px; correct --mpp or --partner-mpp\n"),
         ("ihc.png", ["--partner-mpp", "0.8", "--start", "none.csv"], "cannot be read"),
     ],
 )

@@ -305,6 +305,7 @@ AFAR = (
     [
         *[(option, None, "no such file") for option in ("--roi", "--regions")],
         ("--roi", AFAR, "is outside slide 'glass'"),
+        ("--roi", "x,y\n1,2\n", "not JSON"),
         ("--regions", AFAR, "has no area with a class on slide 'glass'"),
     ],
 )
@@ -360,7 +361,10 @@ def test_a_result_within_a_roi_is_recorded(muse, tmp_path):
     with (tmp_path / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file, dialect="excel-tab")
     assert row["roi"] == "roi.json"
-    assert row["reason"] == "no tissue was found within the ROI roi.json; see tissue.png"
+    assert row["reason"] == (
+        "no tissue was found within the ROI roi.json; see tissue.png, and check that its positions"
+        " are level-0 pixels, not um"
+    )
     assert "<dt>Region of interest</dt>" in (tmp_path / "results/report.html").read_text(
         encoding="utf-8"
     )
@@ -447,7 +451,8 @@ def test_what_cannot_be_a_slide_does_not_become_a_result(muse, tmp_path):
     for name, remedy in (
         ("folder", "no slide in it"),
         ("slides.tsv", "row 2: path"),
-        ("none.svs", "no such file"),
+        ("none.svs", "no such file; check the path"),
+        ("*.png", "no such file; the shell expands a pattern only outside quotes"),
     ):
         status, _, printed = muse("run", tmp_path / name, "-o", results)
         assert (status, printed.count("\n")) == (2, 1)

@@ -386,20 +386,25 @@ def test_files_that_are_left_out_are_named(tmp_path, muse):
         "M.mrxs",
         "M/Data0.dat",
         "n.txt",
+        "o.zarr/.zgroup",
+        "o.zarr/0/1.2",
     ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SheetError, match=r"o\.zarr: is an OME-Zarr folder"):
+        collect_slides(tmp_path / "o.zarr")
     _, shown, printed = muse("sheet", tmp_path, "-o", tmp_path / "s.tsv")
     assert shown == f"{tmp_path / 's.tsv'}: 4 slides\n"
     others = (
-        "4 files left out: d.kfb, e.isyntax, f.vsi, g.jp2; pictures are included only with --mpp"
+        "5 files left out: d.kfb, e.isyntax, f.vsi, g.jp2, o.zarr; pictures are included only"
+        " with --mpp"
     )
     assert printed == f"muse sheet: {tmp_path}: {others}\n"
-    with pytest.warns(LeftOutWarning, match="3 files left out: d.kfb, e.isyntax, f.vsi$"):
+    with pytest.warns(LeftOutWarning, match="4 files left out: d.kfb, e.isyntax, f.vsi, o.zarr$"):
         assert "g" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.5)}
     for path in tmp_path.glob("[a-cM].*"):
         path.unlink()
-    assert "4 files left out: d.kfb," in muse("sheet", tmp_path, "-o", tmp_path / "t.tsv")[2]
+    assert "5 files left out: d.kfb," in muse("sheet", tmp_path, "-o", tmp_path / "t.tsv")[2]
 
 
 def test_slides_behind_links_are_found_once(tmp_path, pyramid_path):

@@ -112,8 +112,8 @@ def test_a_folder_names_what_it_cannot_score(muse, cohort):
         "evaluate", cohort / "results", "--truth", cohort / "truth", "--json", cohort / "s.json"
     )
     assert status == 0
-    assert "not scored, no truth: c\n" in out
-    assert "not scored, no result: d\n" in out
+    assert "not scored, no truth: 1 slide\n" in out
+    assert "not scored, no result: 1 slide (d)\n" in out
     assert (
         "bootstrap over 2 patients, fewer than 6: too few to rely on "
         "(each slide counts as a patient, since no patients are given)" in out
@@ -168,7 +168,7 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
     )
     assert status == 0
     assert "bootstrap over 2 patients, fewer than 6: too few to rely on (as in the sheet)" in out
-    assert "not scored, not in the sheet: e" in out
+    assert "not scored, not in the sheet: 1 slide\n" in out
     assert (
         "1 slide scored within annotated regions (0.0025 mm2); outside them, 2 found nuclei and 2"
         " true nuclei are set" in out
@@ -413,6 +413,7 @@ def test_mistakes_are_one_sentence(muse, cohort):
     table, truth = cohort / "results" / "a" / "nuclei.parquet", cohort / "truth" / "a.csv"
     unknown = cohort / "unknown.csv"
     unknown.write_text("x,y,class\n1,2,Blue\n")
+    (cohort / "nuclei.geojson.gz").touch()
     (cohort / "s.tsv").write_text("slide_id\ttruth\na\ttruth/a.csv\n")
     mistakes = {
         (table,): "give --truth FILE",
@@ -433,6 +434,7 @@ def test_mistakes_are_one_sentence(muse, cohort):
         ): "is GeoJSON, but results are scored from nuclei.parquet",
         (cohort / "results",): "give --truth FOLDER, or --sheet",
         (cohort / "results", "--truth", truth): "no such folder",
+        (cohort / "nowhere", "--truth", truth): "does not exist; give the output folder of `muse",
         (cohort / "truth", "--truth", cohort / "truth"): "holds no <slide>/nuclei.parquet",
     }
     for arguments, message in mistakes.items():
@@ -544,6 +546,11 @@ def test_a_class_map_gives_classes_of_the_truth_those_of_the_model(muse, tmp_pat
         + "".join(f"{x:.0f},{y:.0f},{word}\n" for (x, y), word in zip(XY, words, strict=True))
     )
     call = "evaluate", path, "--truth", truth, "--json", tmp_path / "s.json", "--class-map"
+    mapped = truth.read_text()
+    truth.write_text(mapped.replace("tumour", "Dark"))  # a class of the model needs no entry
+    assert muse(*call, "round=Pale,Dark", "debris=null")[0] == 0
+    assert read_json(tmp_path / "s.json")["confusion"]["counts"] == [[2, 0, 0], [0, 1, 0], [0] * 3]
+    truth.write_text(mapped)
     assert muse(*call, "tumour=Dark", "round=Pale,Dark", "debris=null")[0] == 0
     scores = read_json(tmp_path / "s.json")
     assert [scores["by_class"][name]["f1"] for name in CLASSES] == [100, 100]

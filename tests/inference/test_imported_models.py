@@ -29,6 +29,7 @@ from scipy.spatial import cKDTree
 from slide_files import write_pyramid
 
 from muse_pipeline.core import types
+from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.families import FAMILIES
 from muse_pipeline.inference.maps import SCALINGS, nuclei_of_maps
@@ -80,6 +81,7 @@ def imported(muse, tmp_path):
         )
         status, out, errors = muse(*words)
         assert (status, errors) == (0, "") and str(model) in out
+        assert "finds 64 of 64 synthetic nuclei" in out
         return model
 
     return make
@@ -284,10 +286,19 @@ def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue
         ),
         ("distance", ["--classes", "A", "B", "--input-px", "512"], "with --input-px as side"),
         ("distance", ["--classes", "A", "B", "--halo-um", "70"], "nothing is left"),
+        (
+            "distance",
+            ["--classes", "A", "B", "--logits"],
+            " as logits ('classes'); leave out --log",
+        ),
+        ("boundary of cellpose", ["--logits"], "are where synthetic ones are; correct --kind"),
+        ("stardist of boundary", ["--scaling", "percentile"], "correct --kind"),
     ],
 )
 def test_bad_input_is_one_sentence(kind, words, complaint, muse, tmp_path):
-    network = (draw_hover if kind == "hover" else draw_distance)(tmp_path / "network.onnx")
+    kind, _, own = kind.partition(" of ")
+    draw = WORDS[own or kind][0] if own or kind == "hover" else draw_distance
+    network = draw(tmp_path / "network.onnx")
     status, _, errors = muse(
         "import-model", network, "--kind", kind, *COMMON, *words, "-o", tmp_path / "m.onnx"
     )
@@ -336,7 +347,7 @@ def test_a_scaling_with_which_nothing_is_found_is_rejected(kind, scaling, muse, 
     )
     assert (status, errors.count("\n")) == (2, 1) or scaling != "none"
     if "none of the synthetic nuclei" in errors:
-        assert "it finds some with unit" in errors
+        assert "it finds more with unit" in errors
     assert status == 2 or len(Predictor(tmp_path / "m.onnx")(draw_nuclei(), IDENTITY)[0])
 
 
@@ -366,10 +377,10 @@ def test_a_network_that_returns_its_input_is_rejected(scaling, logits, muse, tmp
     )
     status, _, errors = muse("import-model", net.save(tmp_path / "network.onnx"), *words)
     assert (status, errors.count("\n")) == (2, 1)
-    assert ("only boundaries for synthetic nuclei" in errors) == bool(
-        logits or scaling in ("unit", "percentile")
-    )
-    assert "as probabilities ('maps'); give --logits" in errors or "only boundaries" in errors
+    is_prob = scaling in ("unit", "percentile")
+    assert ("only boundaries for synthetic nuclei" in errors) == (is_prob != bool(logits))
+    how = "logits ('maps'); leave out" if logits else "probabilities ('maps'); give"
+    assert f"as {how} --logits" in errors or "only boundaries" in errors
     assert not (tmp_path / "m.onnx").exists()
 
 
@@ -524,14 +535,16 @@ def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data
     slide.
     """
     (draw, words), model = WORDS[kind], tmp_path / "model.onnx"
-    network, classes = tmp_path / "network", ("A", "B", "C")
+    words = ("--kind", kind, *COMMON, "--classes", *CLASSES, *words, "-o", model)
+    assert muse("import-model", draw(tmp_path / "network"), *words)[0] == 0
     if kind in OUTPUTS:
-        write_random_network(kind, network)
-        words = "--logits", "--input-px", "256"
-    else:
-        draw(network)
-    words = ("--kind", kind, *COMMON, "--classes", *classes, *words, "-o", model)
-    assert muse("import-model", network, *words)[0] == 0
+        card = read_card(model)
+        network = onnx.load(write_random_network(kind, tmp_path / "network"))
+        classes = tuple(replace(NUCLEUS, name=name) for name in "ABC")
+        sizes = {"stride_px": 1, "margin_px": 0, "n_rays": 32}
+        card = replace(card, classes=classes, logits=True, maps=tuple(OUTPUTS[kind]), **sizes)
+        network.metadata_props.add(key=METADATA_KEY, value=card.to_json())
+        onnx.save(network, model)
     pixels = tifffile.imread(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs")[
         900:1500, 700:1300
     ]

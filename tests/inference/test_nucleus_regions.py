@@ -163,8 +163,10 @@ def test_models_that_cannot_be_used_are_one_sentence(muse, shared_data, tmp_path
         shared_data / "camelyon16-patches" / NODE,
         "the built-in model is withdrawn; give `nuclei`, ",
     )
+    (tmp_path / "points.csv").write_text("x,y,class\n1,2,A\n")
     for words, sentence in (
         (["epithelium"], f"regions 'epithelium': {withdrawn}"),
+        ([str(tmp_path / "points.csv")], "points.csv': is no model; give `nuclei`, "),
         (["epithelum"], "regions 'epithelum': there is no such file; give `nuclei`, "),
         (
             ["nuclei", "--mode", "label-free"],

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 
 import numpy as np
 import onnx
@@ -109,18 +108,11 @@ def test_the_folder_of_a_run_is_given_what_makes_a_model_of_it(tmp_path):
         find_model(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("name", "remedy"),
-    [
-        ("a.pt", "is a checkpoint; `muse export` makes a model from it"),
-        ("a.yaml", "is a training run; `muse finetune` and"),
-    ],
-)
-def test_what_is_to_become_a_model_is_given_how(tmp_path, name, remedy):
-    (tmp_path / name).write_bytes(b"name: mine\n")
+def test_what_is_to_become_a_model_is_given_how(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"name: mine\n")
     for read in (Predictor, read_card):
-        with pytest.raises(ModelError, match=f"{re.escape(name)}: {remedy}"):
-            read(tmp_path / name)
+        with pytest.raises(ModelError, match=r"a\.yaml: is a training run; `muse finetune` and"):
+            read(tmp_path / "a.yaml")
 
 
 def test_a_window_that_does_not_suit_the_stride_is_rejected():

@@ -216,7 +216,7 @@ def test_masks_without_numbers(tmp_path, array, message):
     [
         (np.full((90, 120), -1), "has the number -1"),
         (np.full((90, 120), 0.5), "found float64"),
-        (np.array([None]), "not readable as a mask"),
+        (np.array([None]), "contains Python objects, like the `_seg.npy`"),
     ],
 )
 def test_masks_as_arrays(tmp_path, array, message):

@@ -31,6 +31,22 @@ from muse_pipeline.labels.statistics import LabelSummary, require_outlines
 XY = grid_xy((120, 90))[:3]  # (20.5, 20.5), (60.5, 20.5), (100.5, 20.5)
 
 
+@pytest.mark.parametrize("form", ["instances", "masks"])
+@pytest.mark.parametrize("end", ["_masks.png", "_cp_masks.tif"])
+def test_masks_beside_their_pictures_have_the_names_of_cellpose(tmp_path, end, form):
+    apart = make_source(tmp_path, "P.png", b"", form)
+    mask = np.zeros((90, 120), np.uint8)
+    mask[10:22, 10:22] = 7
+    for path in (apart.labels / "P.png", apart.images / f"P{end}"):
+        Image.fromarray(mask).save(path)
+    (expected,), (image,) = read(apart), read(replace(apart, labels=apart.images))
+    assert image.name == "P" and len(image.nuclei) == 1
+    assert np.array_equal(image.nuclei.rays, expected.nuclei.rays)
+    (apart.images / f"P{end}").unlink()
+    with pytest.raises(LabelError, match=r"no label file for 'P' \(_masks\.npy, _masks\.png,"):
+        read(replace(apart, labels=apart.images))
+
+
 @pytest.mark.parametrize(
     ("name", "form", "text"),
     [

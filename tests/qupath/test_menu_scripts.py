@@ -100,7 +100,16 @@ println(groovy.json.JsonOutput.toJson([
     ids: train.slideIds(["C:\\\\a\\\\S 1.svs", "/b/S 1.ome.tif", "T"]),
     train: train.trainCommand("muse", "c.yaml", new File("f"), new File("f/run-1"), 2),
     organs: askOnce(run, new File(args[2])),
+    runs: runAgain(train, new File(args[2])),
 ]))
+
+/** The folder of the next run after a cancelled run with the same labels, with other labels, and after a finished run. */
+def runAgain(train, folder) {
+    new File(folder, "run-1").mkdirs()
+    def runs = [true, false].collect { train.folderOfRun(folder, it).getName() }
+    new File(folder, "run-1/checkpoint.pt").setText("")
+    return runs + train.folderOfRun(folder, true).getName()
+}
 
 /** The options for an image without a window, then with one, twice, and with options of the user. */
 def askOnce(run, folder) {
@@ -145,6 +154,7 @@ def test_functions_of_the_scripts(groovy, tmp_path):
             [*organ, "--model", "my.onnx"],
             1,
         ],
+        "runs": ["run-1", "run-2", "run-2"],
     }
 
 
@@ -202,6 +212,10 @@ def test_an_open_image_gets_its_nuclei_again_and_again(groovy, tmp_path):
     (found,) = (tmp_path / "muse-results").glob("*/nuclei.geojson.gz")
     earlier = json.loads(gzip.decompress(found.read_bytes()))["features"]
     assert n_whole == len(earlier) > 30
+    of_project = groovy(
+        state | {"selected": []}, "-Dwindow=yes", "-Dbatch=yes", "-Dorgan=breast", script
+    )
+    assert "IMPORTED" in of_project.stdout and "ALERT" not in of_project.stdout
     foreign = square("detection", 70)
     part = groovy(
         state | {"selected": [objects[0]["id"]], "detections": [*earlier, foreign]}, script

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from imagecodecs import jpeg2k_encode
 from PIL import Image
-from slide_files import draw_gradient, shrink, write_pyramid
+from slide_files import draw_gradient, shrink, write_pyramid, write_ventana
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides import image
@@ -239,6 +239,9 @@ def sentence(path) -> str:
 def test_missing_folder_empty_noise(tmp_path):
     assert "no such file" in sentence(tmp_path / "nowhere.svs")
     assert "is a folder" in sentence(tmp_path)
+    (tmp_path / "a.zarr").mkdir()
+    spoilt(tmp_path, "a.zarr/zarr.json", b"{}")
+    assert "is an OME-Zarr folder, which no reader" in sentence(tmp_path / "a.zarr")
     assert "is empty" in sentence(spoilt(tmp_path, "empty.svs", b""))
     assert "not a slide" in sentence(spoilt(tmp_path, "noise.svs", bytes(range(256)) * 4))
     assert "not a slide" in sentence(spoilt(tmp_path, "notes.tif", b"these are only words\n"))
@@ -261,7 +264,16 @@ def test_names_that_do_not_suit_the_content(tmp_path):
     assert "is a Philips iSyntax slide, which no reader" in sentence(
         spoilt(tmp_path, "stub.isyntax", b"stub")
     )
+    overview = bytes(128) + b"DICM\x08\0\x08\0CS\x1e\0DERIVED\\PRIMARY\\OVERVIEW\\NONE"
+    assert "is the overview of a DICOM slide; give" in sentence(spoilt(tmp_path, "o.dcm", overview))
     assert "not a PNG" not in sentence(spoilt(tmp_path, "a.dcm", bytes(128) + b"DICM" + bytes(100)))
+
+
+def test_a_slide_that_the_reader_of_its_vendor_refuses_is_not_read_as_a_plain_tiff(tmp_path):
+    write_ventana(tmp_path / "a.bif", draw_gradient(640, 512))
+    assert "is a ventana slide that OpenSlide cannot open (Unexpected tile join: UP" in sentence(
+        tmp_path / "a.bif"
+    )
 
 
 def test_mirax_without_its_folder_is_not_taken_for_a_thumbnail(tmp_path):

@@ -66,6 +66,7 @@ _CLASSES = {
         """
     static getInstance() { System.getProperty("window") ? new QuPathGUI() : null }
     def getStage() { null }
+    def getImageData() { System.getProperty("batch") ? null : qupath.lib.gui.scripting.QPEx.image }
     """
     ),
     "qupath.lib.objects.classes.PathClass": (

@@ -117,6 +117,31 @@ def write_leica(
             )
 
 
+def write_ventana(path: Path, image: np.ndarray) -> None:
+    """Write a slide in Ventana's format whose tiles overlap, with a joint that OpenSlide refuses."""
+    side = 128
+    columns, rows = (-(-extent // side) for extent in image.shape[1::-1])
+    facts = f'NumRows="{rows}" NumCols="{columns}" Width="{side}" Height="{side}"'
+    joints = "".join(
+        f'<TileJointInfo FlagJoined="1" Confidence="98" Direction="{name}" Tile1="1" Tile2="2"'
+        f' OverlapX="{overlap}" OverlapY="0"/>'
+        for name, overlap in (("RIGHT", 20), ("UP", 0))
+    )
+    tables = (
+        '<iScan Magnification="20" ScanRes="0.5"/>',
+        f'<EncodeInfo Ver="2"><SlideStitchInfo><ImageInfo AOIScanned="1" {facts} Pos-X="0"'
+        f' Pos-Y="0">{joints}</ImageInfo>'
+        '</SlideStitchInfo><AoiOrigin><AOI0 OriginX="0" OriginY="0"/></AoiOrigin></EncodeInfo>',
+    )
+    pages = ((image, {}), (image, {"tile": (side, side)}))
+    with tifffile.TiffWriter(path) as tiff:
+        for number, (table, (pixels, how)) in enumerate(zip(tables, pages, strict=True)):
+            xml = table.encode()
+            names = {"description": f"level={number - 1} mag=20 quality=90" if number else "Label"}
+            tags = {"extratags": [(700, 1, len(xml), xml, True)], "metadata": None}
+            tiff.write(pixels, photometric="rgb", **how, **names, **tags)
+
+
 def spoil_tile(path: Path, page: int, tile: int) -> None:
     """Overwrite one compressed tile with bytes that no codec accepts."""
     with tifffile.TiffFile(path) as tiff:

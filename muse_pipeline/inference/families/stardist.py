@@ -7,13 +7,12 @@ import numpy as np
 
 from muse_pipeline.inference.card import ImportedCard
 from muse_pipeline.inference.families import FAMILIES
-from muse_pipeline.inference.maps import RADIUS_UM, Family, Map, nuclei_table, probabilities
+from muse_pipeline.inference.maps import Family, Map, nuclei_table, probabilities
 from muse_pipeline.nuclei.table import Nuclei
 
 PEAK_UM = (
     1.0  # half the side of the square around a peak in which no point has a higher probability
 )
-PLAUSIBLE_UM = 1.0, 30.0  # plausible range of the median ray
 
 
 @FAMILIES.register("stardist")
@@ -40,16 +39,6 @@ class StarDist(Family):
     def count_rays(self, maps: list[np.ndarray]) -> int:
         """See ``Family``."""
         return maps[1].shape[1]
-
-    def find_fault(self, maps: list[np.ndarray], card: ImportedCard) -> str:
-        """See ``Family``."""
-        rays_um = self.decode([values[0] for values in maps], card).rays
-        if not len(rays_um) or PLAUSIBLE_UM[0] <= np.median(rays_um) <= PLAUSIBLE_UM[1]:
-            return ""
-        return (
-            f"rays of {np.median(rays_um):,.1f} um for synthetic nuclei with a radius of"
-            f" {RADIUS_UM:g} um; correct --mpp, --scaling or --outputs"
-        )
 
     def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``."""
