@@ -22,7 +22,6 @@ from typing import NamedTuple
 from experiments.common.runs import add_run, is_recorded, read_runs, runs_of
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.sheet import SheetRow
-from muse_pipeline.core.provenance import OTHER_STAIN
 from muse_pipeline.inference.artefacts import CELL_UM, KINDS, MPP, find_masks
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
@@ -31,12 +30,10 @@ from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.pipeline import Models, plan_slides, run_slide
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.store.store import open_store
-from muse_pipeline.tissue.mask import TissueMask
 
 RUNS = runs_of(__file__)
 N_CROPS = 40
 COLUMNS = *KINDS, "left out"
-SLIDES = "other stain", "doubtful scale", "no tissue"  # crops whose numbers totals leave out
 
 
 class Crops(NamedTuple):
@@ -52,10 +49,10 @@ SETS = {
     "nucls-cc0": Crops("images/*.png", 0.25),
     "orion-crc-tiles": Crops("images/*.tif", 0.5),
     "camelyon16-patches": Crops("[nt]*/*.png", 0.25),
-    "ebhi-seg-colon": Crops("images/*.jpg", 0.9),
+    "ebhi-seg-colon": Crops("images/*.jpg", 0.5),
     "nuinsseg-oesophagus": Crops("images/*.jpg", 0.2),
     "oral-scc": Crops("images/*.jpg", 0.5),
-    "osteosarcoma-ut": Crops("images/*.jpg", 1.0),
+    "osteosarcoma-ut": Crops("images/*.jpg", 0.5),
     "oesophagus-tcga-unlabelled": Crops("images/*.jpg", 0.2485),
     "dsb2018-brightfield": Crops("images/*.png", 0.25),
     "wsi-cmu-small-region": Crops("*.svs", None),
@@ -111,35 +108,30 @@ def measure(path: Path, mpp: float | None, predictor: Predictor) -> dict[str, fl
         xy, store = read_nuclei(files.nuclei).xy, open_store(files.store(MPP))
         column, row = (xy * store.slide_mpp / CELL_UM).astype(int).T
         masks = find_masks(store, read_colour(files.colour).macenko)
-        provenance = read_provenance(files.nuclei)
         return {
             "nuclei": len(xy),
             **{kind: int(mask[row, column].sum()) for kind, mask in zip(KINDS, masks, strict=True)},
-            "left out": provenance.n_left_out,
-            "other stain": int(provenance.verdict.verdict == OTHER_STAIN),
-            "doubtful scale": int(bool(provenance.size_doubt)),
-            "no tissue": int(TissueMask.load(files.mask).is_empty),
+            "left out": read_provenance(files.nuclei).n_left_out,
         }
 
 
 def sum_up(crops: dict[str, dict[str, int]]) -> dict[str, int]:
     """Sums over the crops of a set."""
-    return {name: sum(each[name] for each in crops.values()) for name in ("nuclei", *COLUMNS, *SLIDES)}
+    return {name: sum(each[name] for each in crops.values()) for name in ("nuclei", *COLUMNS)}
 
 
 def table() -> str:
     """Markdown of all sets."""
     lines = [
-        f"| set | crops | nuclei | {' | '.join((*COLUMNS, *SLIDES))} |",
-        "|---|---|---|" + "---|" * len((*COLUMNS, *SLIDES)),
+        f"| set | crops | nuclei | {' | '.join(COLUMNS)} |",
+        "|---|---|---|" + "---|" * len(COLUMNS),
     ]
     recorded = {run["set"]: run["crops"] for run in read_runs(RUNS)}
     for name in SETS:
         crops = recorded[name]
         total = sum_up(crops)
         shares = " | ".join(f"{100 * total[kind] / total['nuclei']:.2f} %" for kind in COLUMNS)
-        n_slides = " | ".join(str(total[kind]) for kind in SLIDES)
-        lines.append(f"| {name} | {len(crops)} | {total['nuclei']:,} | {shares} | {n_slides} |")
+        lines.append(f"| {name} | {len(crops)} | {total['nuclei']:,} | {shares} |")
     return "\n".join(lines)
 
 
