@@ -16,6 +16,9 @@ ORGANS = {
     "adrenal gland": (
         "adrenal; adrenals; suprarenal gland; glandula suprarenalis; nebenniere; acc; pcpg"
     ),
+    "adipose tissue": "fat; fettgewebe",
+    "anus": "anal canal; anal; analkanal",
+    "appendix": "vermiform appendix; blinddarm",
     "bile duct": "biliary tract; cholangiocarcinoma; gallengang; chol",
     "blood vessel": "aorta; artery; vein; gefaess",
     "bladder": "urinary bladder; vesica urinaria; harnblase; blase; blca",

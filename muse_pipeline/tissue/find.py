@@ -131,6 +131,11 @@ def find_mask(
             "no tissue: the slide is black, as in fluorescence",
         )
     glass = estimate_glass(pixels)
+    if _is_grey(pixels, glass):
+        return np.zeros(pixels.shape[:2], bool), (
+            f"{DOUBT}the picture is grey, and tissue is found by the colours of its stains",
+            NO_TISSUE,
+        )
     pen = find_pen(pixels, glass, mpp)
     mask = tidy(find_stained(pixels, glass) & ~pen, mpp) & ~pen
     if unread is not None:
@@ -145,6 +150,13 @@ def find_mask(
     return mask, tuple(warnings)
 
 
+def _is_grey(pixels: np.ndarray, glass: np.ndarray) -> bool:
+    """True if a picture has no colour, and shows more than ``glass``."""
+    if not map_strips(lambda strip: spread(strip) <= GREY, pixels).all():
+        return False
+    return bool((absorbed(pixels, glass).max(-1) > DARKER).mean() > MUCH)
+
+
 def _describe_doubt(
     pixels: np.ndarray, glass: np.ndarray, mask: np.ndarray, pen: np.ndarray
 ) -> str:
@@ -157,8 +169,6 @@ def _describe_doubt(
         return ""
     if (pixels.min((0, 1)) == pixels.max((0, 1))).all():
         return "all of the slide has one colour"
-    if map_strips(lambda strip: spread(strip) <= GREY, pixels).all():
-        return "the picture is grey, and tissue is found by the colours of its stains"
     dark = map_strips(
         lambda strip: (highest(absorbed(strip, glass)) > DARKER) & (highest(strip) >= BLACK), pixels
     )

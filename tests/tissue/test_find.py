@@ -124,7 +124,7 @@ def test_little_tissue_is_doubted_where_much_else_is_dark():
     grey = np.repeat(paint(slide_of(), PINK, 20, 20, 280, 230)[..., 1:2], 3, -1)
     for wrong, words in (
         (ycbcr, "colour of a pen; are its colours right?"),
-        (grey, "of the slide is darker than glass and was left out, as grey or specks"),
+        (grey, "the picture is grey, and tissue is found by the colours of its stains"),
         (np.full_like(pixels, 255), "all of the slide has one colour"),
     ):
         (doubt,) = (one for one in find_mask(wrong, MPP)[1] if one.startswith(DOUBT))
