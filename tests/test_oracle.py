@@ -280,10 +280,17 @@ def test_cytoplasm_and_membranes(slides, name):
     if "dab_od" in slide.table:
         pixels = oracle.Pixels(slide, [oracle.HAEMATOXYLIN, oracle.DAB])
         columns["cytoplasm_dab_mean"] = [pixels.mean(cytoplasm[i], 1, 2) for i in some]
-        inner = {
-            i: oracle.ring(slide.xy[i], np.array(slide.table["cell_rays"][i]) - 1) for i in some
-        }
-        columns["membrane_dab_mean"] = [pixels.mean(cytoplasm[i] - inner[i], 1) for i in some]
+        densest = []
+        for i in some:
+            nucleus, cell = (np.array(slide.table[rays][i]) for rays in ("rays", "cell_rays"))
+            shares = []
+            for step in range(awkward_cohort.EXPAND_UM):
+                inner = np.maximum(np.minimum(nucleus + step, cell - 1), nucleus)
+                outer = np.minimum(inner + 1, cell)
+                zone = oracle.ring(slide.xy[i], outer) - oracle.ring(slide.xy[i], inner)
+                shares.append(pixels.mean(zone, 1, 2))
+            densest.append(np.nanmax(shares))
+        columns["membrane_dab_mean"] = densest
     for column, values in columns.items():
         assert_close(
             slide.table[column][some.start :: some.step], values, rtol=0.01, atol=0.003, most=0.05

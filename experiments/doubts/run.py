@@ -36,7 +36,7 @@ from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.stain import fit_macenko
 
-FACTORS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)  # ratios of given and true pixel size
+FACTORS = (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0)  # ratios of given and true pixel size
 LONGEST_PX = 7000  # longest side of a picture at the model's mpp
 APART, COLON, MOUTH = "DSB-2018", "colon", "mouth"
 EVERY = 6  # of the pictures of the colon

@@ -75,6 +75,15 @@ def parse_stain(text: str) -> str:
     raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(STAINS)}")
 
 
+def organ(text: str) -> str:
+    """Parse the name of an organ, in any form of ``core.specimen.ORGANS``."""
+    from muse_pipeline.core.specimen import describe_organ_fault
+
+    if fault := describe_organ_fault(text):
+        raise argparse.ArgumentTypeError(fault)
+    return text
+
+
 def read_settings(args: argparse.Namespace, settings: Iterable[Setting]) -> dict[str, Any]:
     """Return the values, keyed by name, of those settings that the command line has, of the ones
     for which ``Parser.add_settings`` added options.
@@ -272,9 +281,8 @@ class Parser(argparse.ArgumentParser):
         """Add ``--organ`` and ``--stain``, which apply to slides whose row in a sheet does not
         state them.
         """
-        self.add_argument(
-            "--organ", metavar="NAME", help="organ of the slides, such as breast, mamma or BRCA"
-        )
+        what = "organ of the slides, such as breast, mamma or BRCA"
+        self.add_argument("--organ", type=organ, metavar="NAME", help=what)
         self.add_stain()
 
     def add_stain(self) -> None:

@@ -115,6 +115,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _organs_by_class(words: list[str], card: Card) -> dict[str, list[str]]:
+    from muse_pipeline.core.specimen import describe_organ_fault
+
     classes = [one.name for one in getattr(card, "classes", ())]
     organs: dict[str, list[str]] = {}
     for word in words:
@@ -123,6 +125,8 @@ def _organs_by_class(words: list[str], card: Card) -> dict[str, list[str]]:
             raise ConfigError(
                 f"--organ {word}: the model has no class '{name}', but {', '.join(classes)}"
             )
+        if fault := describe_organ_fault(organ):
+            raise ConfigError(f"--organ {word}: {fault}")
         for one in [name] if name else classes:
             organs.setdefault(one, []).append(organ)
     return organs

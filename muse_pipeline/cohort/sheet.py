@@ -18,7 +18,7 @@ from muse_pipeline.cohort.layout import BESIDE_SLIDES
 from muse_pipeline.core.content import name_content
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
 from muse_pipeline.core.files import read_json
-from muse_pipeline.core.specimen import STAINS, name_stain
+from muse_pipeline.core.specimen import STAINS, describe_organ_fault, name_stain
 from muse_pipeline.core.text import decimal_point, most_frequent_separator, one_line, some_of
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
@@ -480,6 +480,7 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
             f"stain '{_show(cell)}' is none of {', '.join(STAINS)}; write unknown to let the"
             " colours decide"
         )
+    yield from filter(None, [describe_organ_fault(values.get("organ") or "")])
     if (cell := values.get("shards")) and not _parse_shards(cell):
         yield f"shards '{_show(cell)}' is not a whole number from 1 to {MAX_SHARDS:,}"
 

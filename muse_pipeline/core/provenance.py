@@ -19,7 +19,8 @@ DOUBTFUL = FLAGGED, OTHER_STAIN
 DARK = "dark background: not bright-field"
 STATED_IHC = "immunohistochemistry, as stated"
 OF_CELLS = "its marker stains membranes or cytoplasm"
-NO_BROWN = "few or no brown nuclei"  # of a slide that is stated to be immunohistochemistry
+# of a slide that is stated to be immunohistochemistry
+NO_BROWN, EOSIN = "few or no brown nuclei", "pink, as with eosin"
 
 
 @dataclass(frozen=True)
@@ -204,9 +205,9 @@ class Provenance:
     warnings: tuple[str, ...] | None = (
         None  # warnings of the guard that skips unsuitable windows for a proposer
     )
-    guarded_windows: dict[str, int] | None = (
-        None  # number of windows that the guard skipped, keyed by reason
-    )
+    # number of windows that the guard skipped, or whose output of the network is useless, keyed by
+    # reason
+    guarded_windows: dict[str, int] | None = None
     roi: Roi | None = None
     regions: Regions | None = None
     quality: Quality | None = None  # artefacts in the tissue

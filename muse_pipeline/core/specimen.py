@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from difflib import get_close_matches
 
-HE, IHC, UNKNOWN = "H&E", "IHC", "unknown"
-STAINS = HE, IHC, UNKNOWN
+# A marker of membranes or cytoplasm is scored in cells, not in nuclei.
+HE, IHC, CELL_IHC, UNKNOWN = "H&E", "IHC", "IHC of membranes", "unknown"
+STAINS = HE, IHC, CELL_IHC, UNKNOWN
 
 # Terms in English, Latin and German, diagnoses that occur in one organ only, and the project codes
 # of TCGA.
@@ -14,18 +16,24 @@ ORGANS = {
     "adrenal gland": (
         "adrenal; adrenals; suprarenal gland; glandula suprarenalis; nebenniere; acc; pcpg"
     ),
+    "adipose tissue": "fat; fettgewebe",
+    "anus": "anal canal; anal; analkanal",
+    "appendix": "vermiform appendix; blinddarm",
     "bile duct": "biliary tract; cholangiocarcinoma; gallengang; chol",
+    "blood vessel": "aorta; artery; vein; gefaess",
     "bladder": "urinary bladder; vesica urinaria; harnblase; blase; blca",
     "bone": "os; knochen; osteosarcoma",
     "bone marrow": "medulla ossium; knochenmark; laml",
     "brain": "cerebrum; cerebellum; gehirn; hirn; glioma; glioblastoma; gbm; lgg",
     "breast": "mamma; mammary gland; mammary; brust; brustdruese; dcis; tnbc; brca",
+    "cartilage": "knorpel",
     "cervix": "cervix uteri; uterine cervix; zervix; gebaermutterhals; cesc",
     "colon": (
         "rectum; colorectal; colorectum; colon rectum; large intestine; large bowel; sigmoid;"
         " sigma; caecum; cecum; kolon; rektum; dickdarm; enddarm; crc; coad; read; coadread"
     ),
     "eye": "uvea; uveal; retina; auge; uvm",
+    "fallopian tube": "tuba uterina; salpinx; eileiter",
     "gallbladder": "vesica biliaris; vesica fellea; gallenblase",
     "head and neck": (
         "head neck; oral cavity; mouth; tongue; larynx; pharynx; oropharynx; mund; mundhoehle;"
@@ -39,9 +47,14 @@ ORGANS = {
         "lymph nodes; lymphnode; nodus lymphaticus; nodus lymphoideus; lymphknoten; ln; sentinel"
         " node; sln; dlbc"
     ),
+    "muscle": "skeletal muscle; muskel",
+    "nerve": "peripheral nerve; nerv",
     "oesophagus": "esophagus; oesophageal; esophageal; speiseroehre; esca",
     "ovary": "ovarian; ovarium; ovar; eierstock; ov",
     "pancreas": "pancreatic; pankreas; bauchspeicheldruese; pdac; paad",
+    "parathyroid": "nebenschilddruese",
+    "penis": "penile",
+    "pituitary gland": "pituitary; hypophysis; hypophyse",
     "placenta": "plazenta",
     "pleura": "mesothelioma; rippenfell; meso",
     "prostate": "prostata; prostatic; prad",
@@ -55,7 +68,11 @@ ORGANS = {
     "thymus": "thymoma; thym",
     "thyroid": "thyroid gland; glandula thyreoidea; schilddruese; thca",
     "tonsil": "tonsilla; tonsille",
+    "ureter": "harnleiter",
     "uterus": "endometrium; endometrial; myometrium; corpus uteri; gebaermutter; ucec; ucs",
+    "vagina": "vaginal; scheide",
+    "vulva": "vulvar",
+    "other": "another; several; mixed; andere",
 }
 _ORGAN_OF = {term: organ for organ, terms in ORGANS.items() for term in (organ, *terms.split("; "))}
 # Longer terms come first, so that "bone marrow" is not "bone". German diagnoses are compounds, such
@@ -85,10 +102,15 @@ _STAIN_OF = {
         ("he", "h e", "h and e", "hes", "he stain", "haematoxylin eosin", "haematoxylin and eosin"),
         HE,
     ),
-    **dict.fromkeys(
-        ("ihc", "dab", "hdab", "brown", "ki67", "mib1", "er", "pr", "her2", "pdl1"), IHC
-    ),
+    **dict.fromkeys(("ihc", "dab", "hdab", "brown", "ki67", "mib1", "er", "pr", "ar"), IHC),
     **dict.fromkeys(("p16", "p40", "p53", "p63", "ttf1", "sox10", "s100"), IHC),
+    **dict.fromkeys(
+        (
+            *("ihc of membranes", "membranes", "membrane", "her2", "her2neu", "erbb2", "egfr"),
+            *("pdl1", "ecadherin", "cdh1", "epcam", "berep4", "ema", "claudin18", "cldn182"),
+        ),
+        CELL_IHC,
+    ),
 }
 
 
@@ -107,13 +129,33 @@ def name_organ(text: str) -> str:
     return organs.pop() if len(organs) == 1 and "metasta" not in words else words
 
 
+def describe_organ_fault(text: str) -> str:
+    """The reason why a text names no organ, and what to write; "" if it does, or if it states that
+    the organ is not known.
+
+    A text about a metastasis may name several organs.
+    """
+    words = _plain_words(text)
+    terms = {_ORGAN_OF[term] for term in _TERM.findall(words)}
+    if words in _NOT_KNOWN or len(terms) == 1 or (terms and "metasta" in words):
+        return ""
+    if terms:
+        names = " and ".join(sorted(terms))
+        return f"organ '{text}' names {names}; state the one that the slide shows"
+    near = get_close_matches(words, _ORGAN_OF, n=1)
+    hint = f"did you mean '{near[0]}'? The organs are" if near else "write one of"
+    return f"organ '{text}' is not known; {hint} {', '.join(ORGANS)}"
+
+
 def name_stain(text: str) -> str | None:
     """The stain in ``STAINS`` that a text means, such as "IHC" for "Ki-67" or "H&E" for "he"; None
     if it is another.
     """
     words = _plain_words(text).replace("hematoxylin", "haematoxylin")
     joined = words.replace(" ", "")
-    if words.startswith("immun") or re.fullmatch(r"(cd|ck)\d+[a-z]?", joined):
+    if re.fullmatch(r"(cd|ck)\d+[a-z]?", joined):
+        return CELL_IHC
+    if words.startswith("immun"):
         return IHC
     return _STAIN_OF.get(words) or _STAIN_OF.get(joined)
 

@@ -92,7 +92,7 @@ CELL = (  # columns of tables with cells
 DAB_OF_CELL = (  # columns of tables with cells, for immunohistochemistry
     Feature("cytoplasm_dab_mean", "OD", "DAB: mean over the cell without its nucleus"),
     Feature(
-        "membrane_dab_mean", "OD", "DAB: mean over the outer 1 um of the cell without its nucleus"
+        "membrane_dab_mean", "OD", "DAB: mean over the 1 um wide ring of the cell that has most"
     ),
 )
 

@@ -102,17 +102,7 @@ class FeatureMeter:
         )
         self._stains = TEXTBOOK if settings.fit is None else settings.fit.stains
         self._tables = stain_tables(self._stains)
-        stains = {
-            f"cytoplasm_{name}_mean": share
-            for name, share in zip("he", _shares(self._stains), strict=True)
-        }
-        if brown is not None:
-            stains |= {f"{zone}_dab_mean": _shares(brown)[1] for zone in ("cytoplasm", "membrane")}
-        self._stains_of_cells, self._third = stains, None
-        if brown is not None and not np.allclose(
-            brown[:2] @ brown[2], 0
-        ):  # a third stain, not the residual of two
-            self._third = _shares(brown)[2], _shares(brown[:2])[1]
+        self._brown = brown
 
     def describe(self) -> FeatureRecord:
         """The record of the features for the provenance of the table."""
@@ -234,29 +224,36 @@ class FeatureMeter:
         to measure.
         """
         xy, rays, cells = own
-        outer, inner = (
-            cross_rows(xy, cells, *image),
-            {"cytoplasm": thin_rows(outline, rows.shape[2])},
-        )
-        if len(self._stains_of_cells) > 2:
-            inner["membrane"] = cross_rows(xy, np.maximum(cells - RIM_UM, rays), *image)
-        means = {
-            zone: mean_densities(fill(outer, crossings), rows) for zone, crossings in inner.items()
+        outer, nucleus = cross_rows(xy, cells, *image), thin_rows(outline, rows.shape[2])
+        cytoplasm = mean_densities(fill(outer, nucleus), rows)
+        amounts = {
+            f"cytoplasm_{name}_mean": cytoplasm @ share
+            for name, share in zip("he", _shares(self._stains), strict=True)
         }
-        densities = {
-            name: means[name.partition("_")[0]] @ share
-            for name, share in self._stains_of_cells.items()
+        if self._brown is None:
+            return amounts
+        # where in the cell its membrane runs is not known: the ring with most DAB is taken
+        rings = []
+        for distance in np.arange(0, self.settings.expand_um, RIM_UM):
+            inner = np.maximum(np.minimum(rays + distance, cells - RIM_UM), rays)
+            edges = np.minimum(inner + RIM_UM, cells), inner
+            ring = fill(*(cross_rows(xy, edge, *image) for edge in edges))
+            rings.append(_measure_dab(mean_densities(ring, rows), self._brown))
+        dab = _measure_dab(cytoplasm, self._brown), np.fmax.reduce(rings)
+        return amounts | {
+            feature.name: amount for feature, amount in zip(DAB_OF_CELL, dab, strict=True)
         }
-        if (
-            self._third is not None
-        ):  # where the third stain is negative, only two are separated, as in nuclei
-            of_third, dab_of_two = self._third
-            for zone, density in means.items():
-                name = f"{zone}_dab_mean"
-                densities[name] = np.where(
-                    density @ of_third < 0, density @ dab_of_two, densities[name]
-                )
-        return densities
+
+
+def _measure_dab(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
+    """Amounts (N,) of the second of three ``stains`` (3, 3) in densities (N, 3).
+
+    Where the third stain is negative, only two are separated, as in nuclei; a third at right angles
+    to the others is a residual.
+    """
+    _, dab, third = (density @ share for share in _shares(stains))
+    two = density @ _shares(stains[:2])[1]
+    return np.where((third < 0) | np.allclose(stains[:2] @ stains[2], 0), two, dab)
 
 
 def _shares(stains: np.ndarray) -> np.ndarray:

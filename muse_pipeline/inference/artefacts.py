@@ -67,6 +67,8 @@ MAX_PALE = (
     0.4  # maximum fraction of the cells around a fold that have less than ``PALE`` of its density
 )
 PALE = 0.25
+# minimum density of the middle of a fold, at least so many cells from its edge, relative to its rim
+MIDDLE_CELLS, MIN_MIDDLE = 2.5, 0.9
 _AROUND = 5  # width in cells of the border in which a fold is compared with the tissue around it
 _SQUARE = np.ones((3, 3), np.uint8)
 _SEARCHED_MM2 = (
@@ -329,13 +331,24 @@ def find_folds(
         area = number[box] == index
         _, sides, _ = cv2.minAreaRect(np.argwhere(area).astype(np.float32))
         core = area & (prob[box] > MIN_PROBABILITY)
-        if (max(sides) + 1) * CELL_UM >= MIN_FOLD_UM and density[box][
-            core
-        ].mean() >= DARKER * usual:
+        is_long = (max(sides) + 1) * CELL_UM >= MIN_FOLD_UM
+        is_dark = density[box][core].mean() >= DARKER * usual
+        if is_long and is_dark and not has_lumen(area, density[box]):
             folds[box] |= area & _stands_out(area, core, density[box], stains[box], is_tissue[box])
     _, dark_area = cv2.connectedComponents(dark.view(np.uint8), connectivity=8)
     beside = (number > 0) & dark & np.isin(dark_area, dark_area[folds & dark])
     return folds | np.isin(number, number[beside])
+
+
+def has_lumen(area: np.ndarray, density: np.ndarray) -> bool:
+    """True if the middle of an area (rows, columns) is paler than its rim, as in a crypt; folds are
+    densest in the middle.
+    """
+    _, outside = cv2.connectedComponents(np.pad(~area, 1, constant_values=True).view(np.uint8), 4)
+    filled = (outside != outside[0, 0])[1:-1, 1:-1]
+    depth = cv2.distanceTransform(np.pad(filled, 1).view(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    middle, rim = depth >= MIDDLE_CELLS, filled & (depth < MIDDLE_CELLS)
+    return bool(middle.any() and density[middle].mean() < MIN_MIDDLE * density[rim].mean())
 
 
 def _stands_out(
@@ -414,6 +427,8 @@ def measure_focus(
         part[:] = block[: part.shape[0], : part.shape[1]]
     fine, coarse, tissue = np.moveaxis(measures, -1, 0)
     is_tissue = tissue > MIN_TISSUE
+    width, height = np.array(image.size_px) // _CELL_PX
+    is_tissue[height:], is_tissue[:, width:] = False, False  # not wholly inside the image
     share, fine, coarse = (
         cv2.blur(values * is_tissue, (3, 3), borderType=cv2.BORDER_REPLICATE)
         for values in (np.ones_like(fine), fine, coarse)
@@ -463,10 +478,11 @@ def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
     """Energies of fine and coarse detail, and fraction of tissue, in the cells of a block: (n, n,
     3).
     """
-    row, column = corner
-    box = (column * _CELL_PX, row * _CELL_PX), (_BLOCK_CELLS * _CELL_PX,) * 2
-    (green,) = image.read_planes(*box, channels=slice(1, 2))
-    sharp = green.astype(np.uint16)
+    corner_px, side_px = np.array(corner[::-1]) * _CELL_PX, _BLOCK_CELLS * _CELL_PX
+    width, height = np.minimum(image.size_px - corner_px, side_px).tolist()
+    (green,) = image.read_planes(tuple(corner_px.tolist()), (width, height), slice(1, 2))
+    beyond = 0, side_px - height, 0, side_px - width  # the edge of the image is no detail
+    sharp = cv2.copyMakeBorder(green, *beyond, cv2.BORDER_REPLICATE).astype(np.uint16)
     sharp *= _STEPS  # in place, which is twice as fast
     soft = cv2.pyrDown(sharp)  # blurred, at half the size; exact in integers, like the blurs below
     softer = cv2.GaussianBlur(soft, (3, 3), 0)

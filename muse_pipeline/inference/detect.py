@@ -31,9 +31,11 @@ from muse_pipeline.inference.stains import (
     LN_10,
     POSITIVE_OD,
     colour_of_fit,
+    is_brown_inside,
     mean_within,
     recolour_brown,
     split_stains,
+    stop_at_brown,
 )
 from muse_pipeline.nuclei.pairs import SeamResolver, cut_apart, report_window, suppress_overlaps
 from muse_pipeline.nuclei.table import Nuclei
@@ -161,7 +163,7 @@ def detect_shard(
             "shard": str(shard),
             "n_windows": sum(map(len, batches)),
             "full_windows": full,
-            **({"guarded_windows": guarded} if guard else {}),
+            **({"guarded_windows": guarded} if guard or guarded else {}),
             "common": _describe_common(store, grid, finder, guard),
         }
         writer.finish(facts)
@@ -218,9 +220,10 @@ def _run_batch(
     reasons = [guard.judge(pixels[slot]) if guard else "" for slot in range(len(corners))]
     in_windows = finder(pixels, corners) if not all(reasons) else [no_nuclei(card)] * len(corners)
     batch = []
-    for window, corner, unguarded, reason in zip(
+    for window, corner, unguarded, guarded in zip(
         windows.tolist(), corners, in_windows, reasons, strict=False
     ):
+        reason = guarded or unguarded.fault
         nuclei = no_nuclei(card) if reason else unguarded
         is_full = len(nuclei) >= card.capacity  # counted before nuclei are dropped
         xy = window_to_work(nuclei.xy, corner)
@@ -311,16 +314,22 @@ class ModelFinder(Detector):
         """Nuclei of one window with ``dab_od``: brown ones from ``recoloured``, and ``as_stained``
         elsewhere.
         """
-        dab = np.ascontiguousarray(stains[..., 1])
+        dab, mpp = np.ascontiguousarray(stains[..., 1]), self.card.mpp
+        fault = as_stained.fault or recoloured.fault
+        is_brown = is_brown_inside(dab, as_stained, mpp)
+        blue = stop_at_brown(dab, as_stained[~is_brown], mpp)
         as_stained, recoloured = (
-            replace(nuclei, dab_od=mean_within(dab, nuclei, self.card.mpp)[:, None] / LN_10)
-            for nuclei in (as_stained, recoloured)
+            replace(nuclei, dab_od=mean_within(dab, nuclei, mpp)[:, None] / LN_10)
+            for nuclei in (Nuclei.concatenate([as_stained[is_brown], blue]), recoloured)
         )
-        brown = recoloured[recoloured.dab_od[:, 0] >= POSITIVE_OD]
+        # around a blue nucleus with a brown membrane, the recoloured one includes the membrane
+        brown = recoloured[
+            (recoloured.dab_od[:, 0] >= POSITIVE_OD) & is_brown_inside(dab, recoloured, mpp)
+        ]
         both = suppress_overlaps(
             Nuclei.concatenate([brown, as_stained]), self.card.mpp
         )  # keeps the first of two
-        return both[np.argsort(-both.score, kind="stable")]
+        return replace(both[np.argsort(-both.score, kind="stable")], fault=fault)
 
     def facts(self) -> dict[str, Any]:
         """Checksums, provider, colour map, comparison with training, positivity threshold, third

@@ -26,15 +26,17 @@ import numpy as np
 
 from muse_pipeline.core.provenance import (
     DARK,
+    EOSIN,
     FLAGGED,
     NO_BROWN,
     NOT_KNOWN,
+    OF_CELLS,
     OK,
     OTHER_STAIN,
     STATED_IHC,
     Verdict,
 )
-from muse_pipeline.core.specimen import HE, IHC
+from muse_pipeline.core.specimen import CELL_IHC, HE, IHC
 from muse_pipeline.inference.card import AppearanceReference, ClassReference
 from muse_pipeline.tissue.colour import SlideColour
 
@@ -48,7 +50,7 @@ SMALLEST = (
 )  # mean class probabilities, and the minimum median areas in um2 for them
 LARGEST = (
     (0.85, 0.92),
-    (48.0, 75.0),
+    (54.0, 75.0),
 )  # mean class probabilities, and the maximum median areas in um2 for them
 # At half the true pixel size nuclei are both small and four times as dense; in frozen sections they
 # are only small.
@@ -62,6 +64,7 @@ SMALLEST_SPARSE, DENSE_PER_MM2 = (
 USUAL_SHARE, USUAL_AREA = 0.2, 0.68
 # minimum for models of one class, without a maximum: a doubled pixel size hardly enlarges nuclei
 SMALLEST_ALONE = 14.0
+ENLARGED_MPP = 0.525  # in coarser slides, which are enlarged, parts of nuclei are found: not judged
 CHECK = "check the pixel size"  # beginning of the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
 _STEPS = 1_000_000  # integer steps per unit of probability
@@ -171,8 +174,10 @@ def _name_other_stain(colour: SlideColour, stain: str | None) -> tuple[str, ...]
     """The reasons why a slide is not H&E; empty if it is."""
     if colour.dark_background:
         return (DARK,)
-    if stain == IHC:
-        return (STATED_IHC,) if colour.is_ihc else (STATED_IHC, NO_BROWN)
+    if stain in (IHC, CELL_IHC):
+        of_cells = [OF_CELLS] if stain == CELL_IHC else []
+        brown = [] if colour.is_ihc else [EOSIN if colour.has_eosin else NO_BROWN]
+        return STATED_IHC, *of_cells, *brown
     return (BROWN_NUCLEI,) if colour.is_ihc and stain != HE else ()
 
 
@@ -249,8 +254,8 @@ class NuclearSize:
         """A warning if nuclei of this size are implausible at ``mpp`` = (x, y) um per level-0
         pixel; "" otherwise.
 
-        Small nuclei are plausible if they lie far apart in the tissue, or if their classes explain
-        them (``have_usual_sizes``).
+        Small nuclei are plausible in enlarged slides, if they lie far apart in the tissue, or if
+        their classes explain them (``have_usual_sizes``).
         """
         if self.n_nuclei < MIN_NUCLEI:
             return ""
@@ -259,6 +264,8 @@ class NuclearSize:
             least, most, unsure = SMALLEST_ALONE, np.inf, ""
         else:
             least, most = (np.interp(probability, *limit) for limit in (SMALLEST, LARGEST))
+            if max(mpp) > ENLARGED_MPP:
+                least = 0.0
             if are_usual or self.n_nuclei < DENSE_PER_MM2 * tissue_mm2:
                 least = min(least, SMALLEST_SPARSE)
             unsure = (

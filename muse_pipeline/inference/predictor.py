@@ -38,13 +38,38 @@ PIXELS, DENSITY = (
 )  # input: RGB in uint8, or its negative optical density in float32
 
 
+# reasons why a network's output for a window is useless
+NOT_FINITE, CONSTANT = "no numbers (NaN or infinity)", "one value everywhere"
+STRUCTURED = 10.0  # standard deviation of grey levels of a window with something to see
+
+
+def find_faults(outputs: Sequence[np.ndarray], pixels: np.ndarray | None = None) -> list[str]:
+    """The fault of a network's ``outputs`` (B, ...) for each window, or "".
+
+    Maps are also compared with the windows' ``pixels`` (B, H, W, 3): they must not be constant
+    unless the window is.
+    """
+    faults = []
+    for window in range(len(outputs[0])):
+        of_window = [values[window] for values in outputs]
+        if not all(np.isfinite(values).all() for values in of_window):
+            faults.append(NOT_FINITE)
+        elif pixels is None or pixels[window].std() < STRUCTURED:
+            faults.append("")
+        else:
+            faults.append("" if any(np.ptp(values) for values in of_window) else CONSTANT)
+    return faults
+
+
 def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -> list[Nuclei]:
     """The nuclei in each window (frame: window), by descending score, from xy, score, prob, rays
     and any embedding.
 
     For ``temperature``, see ``inference.card.ModelCard``.
     """
+    faults = find_faults(outputs)
     xy, score, prob, rays, *embedding = outputs
+    score = np.where(np.array(faults, bool)[:, None], 0, score)
     if temperature != 1:
         prob = temper(prob, temperature)
     return [
@@ -56,6 +81,7 @@ def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -
             score=score[b, :n],
             prob=prob[b, :n],
             embedding=embedding[0][b, :n] if embedding else None,
+            fault=faults[b],
         )
         for b, n in enumerate((score > 0).sum(1))
     ]
@@ -209,10 +235,16 @@ class Predictor(GraphRunner):
         card = self.card
         (port,) = self.session.get_inputs()
         inputs = {port.name: scale_pixels(pixels, card)}
-        windows = nuclei_of_maps(
-            run_session(self.session, self.path, list(card.maps), inputs), card
-        )
-        return [replace(nuclei, prob=temper(nuclei.prob, card.temperature)) for nuclei in windows]
+        maps = run_session(self.session, self.path, list(card.maps), inputs)
+        faults = find_faults(maps, pixels)
+        useless = np.array(faults, bool)
+        maps = [np.where(useless.reshape(-1, *[1] * (m.ndim - 1)), 0, m) for m in maps]
+        windows = []
+        for nuclei, fault in zip(nuclei_of_maps(maps, card), faults, strict=True):
+            sound = nuclei[:0] if fault else nuclei
+            prob = temper(sound.prob, card.temperature)
+            windows.append(replace(sound, prob=prob, fault=fault))
+        return windows
 
 
 class RegionPredictor(GraphRunner):
@@ -233,4 +265,7 @@ class RegionPredictor(GraphRunner):
         """Probabilities (B, C, H / cell_px, W / cell_px) float32 of the classes; arguments as for
         ``Predictor``.
         """
-        return self.run([MAP], pixels, colour)[0]
+        (maps,) = self.run([MAP], pixels, colour)
+        if any(find_faults([maps])):
+            raise ModelError(f"{self.path}: returns {NOT_FINITE}; export it again in float32")
+        return maps

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from muse_pipeline.core.errors import ModelError, StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import INTENSITIES_OD
 from muse_pipeline.inference.card import ColourReference, NucleusClass
-from muse_pipeline.nuclei.rays import ray_directions
+from muse_pipeline.nuclei.rays import points_along_rays, ray_directions
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import (
@@ -42,6 +43,8 @@ FAINT = (
 DARKEST = 1.3  # largest density of recoloured pixels; brown nuclei may be ten times as dense
 # points on each ray from which the mean over a nucleus is computed; each represents the same area
 N_RINGS = 4
+CORE = 0.3  # part of the rays within which a brown nucleus is brown
+N_STEPS = 16  # samples along a ray, to find where brown begins
 
 STAINS = np.array(
     [stain / np.linalg.norm(stain) for stain in (TEXTBOOK[0], DAB, np.cross(TEXTBOOK[0], DAB))]
@@ -174,3 +177,28 @@ def mean_within(values: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
     return (samples.reshape(n, n_rays, N_RINGS).mean(-1, dtype=float) * sector).sum(
         -1
     ) / sector.sum(-1)
+
+
+def is_brown_inside(dab: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
+    """(N,) bool: nuclei whose inner part is positive; a brown membrane lies outside it."""
+    inner = replace(nuclei, rays=nuclei.rays * np.float32(CORE))
+    return mean_within(dab, inner, mpp) >= ABSOLUTE
+
+
+def stop_at_brown(dab: np.ndarray, nuclei: Nuclei, mpp: float) -> Nuclei:
+    """Blue nuclei (frame: window) with rays that end where the density ``dab`` (h, w) of a brown
+    membrane begins.
+    """
+    if not len(nuclei):
+        return nuclei
+    steps = (np.arange(N_STEPS, dtype=np.float32) + np.float32(0.5)) / N_STEPS
+    along = nuclei.rays * steps[:, None, None]
+    points = [
+        np.ascontiguousarray(axis.reshape(along.shape).transpose(1, 0, 2)).reshape(len(nuclei), -1)
+        for axis in points_along_rays(nuclei.xy, along, mpp)
+    ]  # a row per nucleus, since OpenCV limits the length of rows
+    samples = cv2.remap(dab, *points, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    is_brown = samples.reshape(len(nuclei), N_STEPS, -1) >= ABSOLUTE
+    n_blue = np.where(is_brown.any(1), is_brown.argmax(1), N_STEPS)
+    share = np.maximum(n_blue, N_STEPS * CORE).astype(np.float32) / N_STEPS
+    return replace(nuclei, rays=nuclei.rays * share)

@@ -17,7 +17,7 @@ import numpy as np
 
 from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.environment import find_versions
-from muse_pipeline.core.errors import StoreError
+from muse_pipeline.core.errors import ModelError, StoreError
 from muse_pipeline.core.process import MapInOrder
 from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, SizeRecord
 from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
@@ -72,6 +72,7 @@ PACKAGES = (
     "zarr",
     *READERS,
 )
+MOST_USELESS = 0.001  # largest share of windows with a useless output of the network
 OF_EVERY_PIXEL = "h_mean"  # a feature that every nucleus has unless it contains no pixel centre
 AT_ONCE = 2048  # number of nuclei whose outlines a thread holds at once
 AHEAD = (
@@ -466,6 +467,13 @@ def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea)
         n_guarded.update(
             {reason: len(windows) for reason, windows in facts.get("guarded_windows", {}).items()}
         )
+    n_windows = sum(facts["n_windows"] for facts in shards.facts)
+    if shards.verb == "detect" and n_guarded.total() > MOST_USELESS * n_windows:
+        raise ModelError(
+            f"{info.slide_id}: for {n_guarded.total():,} of {n_windows:,} windows of tissue, model"
+            f" '{card.name}' returns {' or '.join(n_guarded)}, so nuclei are missing there; export"
+            " the network again in float32, and check its input scaling"
+        )
     described = {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
@@ -477,13 +485,13 @@ def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea)
         "card": json.loads(common["card"]),
         "provider": common["provider"],
         "colour": common["colour"],
-        "n_windows": sum(facts["n_windows"] for facts in shards.facts),
+        "n_windows": n_windows,
         "full_windows": sorted(
             window for facts in shards.facts for window in facts["full_windows"]
         ),
         "corrupt_fraction": common["corrupt_fraction"],
         **{name: common[name] for name in KEPT_FACTS if name in common},
-        **({"guarded_windows": dict(n_guarded)} if "warnings" in common else {}),
+        **({"guarded_windows": dict(n_guarded)} if n_guarded or "warnings" in common else {}),
         "versions": find_versions(PACKAGES) | common["versions"],
         "tissue_sha256": kept.tissue_sha256,
         **({"roi": kept.roi_file} if kept.roi_file is not None else {}),

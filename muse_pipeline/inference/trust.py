@@ -18,6 +18,7 @@ import numpy as np
 from muse_pipeline.cohort.layout import CohortFiles, SlideFiles
 from muse_pipeline.core.files import find_json
 from muse_pipeline.core.provenance import (
+    EOSIN,
     FLAGGED,
     NO_BROWN,
     NOT_KNOWN,
@@ -292,6 +293,8 @@ def _find_in_ihc(provenance: Provenance) -> str:
             " the stain in the sheet"
         )
     percent = 100 * (provenance.n_positive or 0) / max(provenance.n_nuclei or 0, 1)
+    if EOSIN in reasons:
+        return f"stated as immunohistochemistry, but not brown and {EOSIN}; is it H&E?"
     if NO_BROWN in reasons and percent >= MUCH_POSITIVE:
         return (
             f"stated as immunohistochemistry, but the {percent:.0f} % positive nuclei are not"

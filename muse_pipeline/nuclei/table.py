@@ -29,6 +29,7 @@ class Nuclei:
     dab_od: np.ndarray = (
         None  # (N, 1) float32 mean optical density (base 10) of DAB; (N, 0) if not measured
     )
+    fault: str = ""  # reason why a network's output for this window is useless; "" if it is not
 
     def __post_init__(self) -> None:
         self.xy = np.asarray(self.xy, np.float64).reshape(-1, 2)

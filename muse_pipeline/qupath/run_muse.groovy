@@ -37,7 +37,14 @@ void findNuclei(imageData, Collection selection, File folder, List options) {
     command += chosenOptions("${imageData.getImageType()}", folder, options) + options
     def earlier = idsOf(resultsOf(name, server.getURIs(), findResults(folder)))
     def started = System.currentTimeMillis()
-    def lines = runMuse(command, "Finding nuclei", name) { finishedSteps(folder, started) / 7 }
+    def lines
+    try {
+        lines = runMuse(command, "Finding nuclei", name) { finishedSteps(folder, started) / 7 }
+    } catch (IOException error) {
+        if (error.getMessage().contains("organ '"))
+            choiceOf(folder, "organ").delete()  // ask again
+        throw error
+    }
     importNuclei(imageData, name, findResults(folder), "add", earlier)
     // "Run for project" has an image of its own for each run; a window would stop it until it is closed.
     def isOpen = imageData == QuPathGUI.getInstance()?.getImageData()
@@ -81,9 +88,11 @@ String askForOrgan() {
         def dialog = new TextInputDialog()
         dialog.setTitle("muse")
         dialog.setHeaderText("Which organ do the images show, such as breast or colon? Leave this empty if it is unknown or differs.")
-        dialog.showAndWait().orElse("")
+        dialog.showAndWait().orElse(null)
     })
     Platform.runLater(ask)
+    if (ask.get() == null)
+        throw new CancellationException("Nothing was run: the question for the organ was cancelled")
     return ask.get()
 }
 

@@ -70,65 +70,124 @@ MIN_ADDED = 0.08  # minimum density of red that a spot adds to the tissue around
 MIN_BLUE = 0.2
 # minimum ratio of red to green in what a brown spot adds, and in brown areas; blood has less
 MIN_RED = 0.3
-# docs/guide/confidence.md states how often H&E and Ki-67 are recognised.
-MIN_SPOTS, MIN_SHARE = (
-    3,
-    0.025,
-)  # minimum number of brown spots, and their share of all spots; at most 0.015 in H&E
-MIN_AREA = 0.01  # minimum brown share of the stained area, for stains of cytoplasm and membranes
+# docs/guide/confidence.md states how often H&E and immunohistochemistry are recognised.
+# minimum number of brown spots, or of cells with brown around a spot, and their share of all
+MIN_SPOTS, MIN_SHARE = 5, 0.025
+CELL_UM = 8.0  # distance from a spot within which tissue belongs to its cell
+# minimum brown share of the tissue within a distance (um) of the spot of a brown cell
+MIN_AROUND, AROUND_SPOT_UM = 0.1, 6.0
+# minimum ratio of the brown share of cells to that of the tissue between them
+MIN_RATIO = 3.0
+# minimum share of strong brown in cells, as in cytoplasm, and its ratio to that between them
+MIN_STRONG, MIN_STRONG_RATIO = 0.01, 1.25
+MIN_BETWEEN = 0.05  # minimum share of tissue between cells, with which cells are compared
+# The share of pink in stained tissue from which eosin is present: mixtures of haematoxylin and DAB
+# are not pink. Pink absorbs green most, by these ratios.
+MAX_PINK, PINK_TO_RED, PINK_TO_BLUE, PINK_DENSITY = 0.01, 1.5, 1.15, 0.2
+SMALL_PX = 2  # side of the averaged blocks in which brown and pink are looked for
 
 
 class BrownSample:
-    """Sums up fields of tissue to decide whether they show immunohistochemistry, by brown (DAB)
-    anywhere in the cells.
+    """Sums up fields of tissue to decide whether they show immunohistochemistry, by brown (DAB) in
+    or around nuclei.
 
     The colour of a nucleus alone does not separate the stains: with blood, much eosin or a yellow
     tint, nuclei of H&E absorb as much blue as nuclei with DAB over haematoxylin. What differs is
     what a nucleus adds to the tissue around it: haematoxylin absorbs blue least, and more red than
-    the pink around it; DAB absorbs blue most, and less red than the pale blue around it. Pigments
-    in H&E, such as melanin, also absorb more red than the tissue around them.
+    the pink around it; DAB absorbs blue most, and less red than the pale blue around it. In H&E,
+    brown is pigment, ink or collagen: there is eosin too, or the brown lies between the cells.
     """
 
     def __init__(self) -> None:
-        self._n_spots = self._n_brown_spots = 0
-        self._n_blocks = self._n_brown_blocks = 0
-        self._brown, self._other = np.zeros(3), np.zeros(3)  # summed densities
+        self._n_spots = self._n_brown_spots = self._n_brown_cells = 0
+        self._n_stained = self._n_brown = 0  # numbers of coarse blocks
+        # numbers of stained small blocks in cells and between them: all, strong brown, brown, pink
+        self._n_blocks = np.zeros((2, 4), int)
 
-    def add_spots(self, pixels: np.ndarray, usable: np.ndarray, mpp: float) -> None:
-        """Count the spots of a field (h, w, 3) uint8 whose centres are ``usable`` (h, w) bool."""
-        n, n_brown = count_spots(pixels, usable, mpp)
-        self._n_spots += n
-        self._n_brown_spots += n_brown
-
-    def add_blocks(self, density: np.ndarray, is_brown: np.ndarray) -> None:
-        """Add blocks of stained tissue by their densities (N, 3) and whether they are brown
-        (N,).
-        """
-        self._n_blocks += len(density)
-        self._n_brown_blocks += np.count_nonzero(is_brown)
-        self._brown += density[is_brown].sum(0)
-        self._other += density[~is_brown].sum(0)
+    def add(self, pixels: np.ndarray, usable: np.ndarray, mpp: float) -> None:
+        """Add a field (h, w, 3) uint8 of which the part ``usable`` (h, w) bool counts."""
+        if not usable.any():
+            return
+        spots, brown_spots = find_spots(pixels, usable, mpp)
+        self._n_spots += np.count_nonzero(spots)
+        self._n_brown_spots += np.count_nonzero(brown_spots)
+        density, stained = _average_blocks(pixels, usable, BLOCK_PX)
+        self._n_stained += np.count_nonzero(stained)
+        self._n_brown += np.count_nonzero(is_brown(density) & stained)
+        density, stained = _average_blocks(pixels, usable, SMALL_PX)
+        red, green, blue = np.moveaxis(density, -1, 0)
+        brown = (blue > MIN_BLUE) & (blue > green) & (blue > red)
+        pink = (green > PINK_DENSITY) & (green > PINK_TO_RED * red) & (green > PINK_TO_BLUE * blue)
+        kinds = np.ones_like(stained), is_brown(density), brown, pink
+        row, column = (
+            np.minimum(at // SMALL_PX, n - 1)
+            for at, n in zip(np.nonzero(spots), stained.shape, strict=True)
+        )
+        block_um = SMALL_PX * mpp
+        around = _disc(AROUND_SPOT_UM / block_um).astype(np.float32)
+        share = cv2.filter2D(brown.astype(np.float32), -1, around / around.sum())
+        self._n_brown_cells += np.count_nonzero(share[row, column] > MIN_AROUND)
+        cells = np.zeros_like(stained, np.uint8)
+        cells[row, column] = 1
+        cells = cv2.dilate(cells, _disc(CELL_UM / block_um)) > 0
+        self._n_blocks += [
+            [np.count_nonzero(kind & stained & there) for kind in kinds]
+            for there in (cells, ~cells)
+        ]
 
     @property
     def area_share(self) -> float | None:
         """Brown share of the stained area; None if nothing is stained."""
-        return self._n_brown_blocks / self._n_blocks if self._n_blocks else None
+        return self._n_brown / self._n_stained if self._n_stained else None
+
+    @property
+    def has_eosin(self) -> bool:
+        """True if the fields are pink, as mixtures of haematoxylin and DAB are not."""
+        n, *_, n_pink = self._n_blocks.sum(0)
+        return bool(n_pink > MAX_PINK * n)
 
     @property
     def is_ihc(self) -> bool:
         """True if the fields show immunohistochemistry."""
-        has_nuclei = self._n_brown_spots >= max(MIN_SPOTS, MIN_SHARE * self._n_spots)
-        is_dab = (
-            _is_less_red(self._brown, self._other) and self._brown[0] > MIN_RED * self._brown[1]
-        )
-        return bool(has_nuclei or (is_dab and (self.area_share or 0) >= MIN_AREA))
+        n = self._n_blocks[:, 0].sum()
+        if not n or self.has_eosin:
+            return False
+        (n_in, *of_cells, _), (n_between, *between, _) = self._n_blocks.tolist()
+        strong, brown = (part / max(n_in, 1) for part in of_cells)
+        # where cells are crowded, the few blocks between them prove little
+        strong_between, brown_between = (part / max(n_between, MIN_BETWEEN * n) for part in between)
+        least = max(MIN_SPOTS, MIN_SHARE * self._n_spots)
+        if self._n_brown_spots >= max(least, brown_between * self._n_spots):
+            return True
+        stands_out = n_between >= MIN_BETWEEN * n and brown >= MIN_RATIO * brown_between
+        is_strong = strong >= max(MIN_STRONG, MIN_STRONG_RATIO * strong_between)
+        return bool(self._n_brown_cells >= least and (stands_out or is_strong))
 
 
-def count_spots(pixels: np.ndarray, usable: np.ndarray, mpp: float) -> tuple[int, int]:
-    """The numbers of dark spots of the size of nuclei, and of brown ones among them, in a field (h,
-    w, 3) uint8.
+def _average_blocks(
+    pixels: np.ndarray, usable: np.ndarray, side_px: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Densities (h', w', 3) of a field averaged in blocks, without a tint, and which blocks are
+    stained tissue (h', w') bool.
+    """
+    size = max(1, pixels.shape[1] // side_px), max(1, pixels.shape[0] // side_px)
+    density = optical_density(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    inside = cv2.resize(usable.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    if inside.any():
+        density[inside] = _without_tint(density[inside])
+    return density, inside & (highest(density) > STAINED_DENSITY)
 
-    Only spots whose centres are ``usable`` (h, w) bool are counted.
+
+def _disc(radius_px: float) -> np.ndarray:
+    side = 2 * round(radius_px) + 1
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+
+
+def find_spots(pixels: np.ndarray, usable: np.ndarray, mpp: float) -> tuple[np.ndarray, np.ndarray]:
+    """The centres of dark spots of the size of nuclei, and of the brown ones among them, in a field
+    (h, w, 3) uint8: two masks (h, w) bool.
+
+    Only spots whose centres are ``usable`` (h, w) bool are found.
     """
     density = cv2.LUT(np.ascontiguousarray(pixels), DENSITY)
     side, reach = (2 * max(round(um / mpp), 1) + 1 for um in (AROUND_UM / 2, APART_UM))
@@ -142,15 +201,11 @@ def count_spots(pixels: np.ndarray, usable: np.ndarray, mpp: float) -> tuple[int
     spot, around = spot[is_spot], around[is_spot]
     red, green, blue = (spot - around).T
     is_brown = (blue > MIN_BLUE) & (blue > green) & (spot[:, 2] > spot[:, 0])
-    is_brown &= (red > MIN_RED * green) & _is_less_red(spot - around, around)
-    return len(spot), int(np.count_nonzero(is_brown))
-
-
-def _is_less_red(density: np.ndarray, than: np.ndarray) -> np.ndarray:
-    """(...) bool: densities (..., 3) whose ratio of red to green is below that of other densities
-    (..., 3).
-    """
-    return density[..., 0] * than[..., 1] < than[..., 0] * density[..., 1]
+    # a brown spot has a lower ratio of red to green than its surroundings
+    is_brown &= (red > MIN_RED * green) & (red * around[:, 1] < around[:, 0] * green)
+    brown_spots = np.zeros_like(is_spot)
+    brown_spots[is_spot] = is_brown
+    return is_spot, brown_spots
 
 
 class AppearanceSample:
@@ -167,12 +222,17 @@ class AppearanceSample:
         """Add a field, (h, w, 3) uint8, of which only the part in ``tissue`` (h, w) bool counts."""
         usable = tissue & usable_pixels(pixels)
         self._pixels.append(pixels[usable])
-        self._add_brown(pixels, usable)
+        self._brown.add(pixels, usable, self.mpp)
         if usable.mean() >= MIN_TISSUE:
             fine, contrast = _detail(pixels, usable, self.mpp)
             self._contrast.append(contrast)
             if contrast > MIN_CONTRAST:
                 self._sharpness.append(fine / contrast)
+
+    @property
+    def stain(self) -> dict[str, bool]:
+        """The facts about the stain in ``SlideColour``."""
+        return {"is_ihc": self._brown.is_ihc, "has_eosin": self._brown.has_eosin}
 
     @property
     def is_ihc(self) -> bool:
@@ -208,17 +268,6 @@ class AppearanceSample:
                 }
         # rounded, so that results do not depend on the order of summation
         return {name: round(float(value), 4) for name, value in sorted(measures.items())}
-
-    def _add_brown(self, pixels: np.ndarray, usable: np.ndarray) -> None:
-        size = max(1, pixels.shape[1] // BLOCK_PX), max(1, pixels.shape[0] // BLOCK_PX)
-        density = optical_density(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
-        density = density[
-            cv2.resize(usable.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        ]
-        if len(density):
-            untinted, stained = _without_tint(density), highest(density) > STAINED_DENSITY
-            self._brown.add_blocks(untinted[stained], is_brown(untinted[stained]))
-        self._brown.add_spots(pixels, usable, self.mpp)
 
 
 def _without_tint(density: np.ndarray) -> np.ndarray:
@@ -318,6 +367,7 @@ class SlideColour:
         None  # unit vector of a stain besides haematoxylin and DAB, if found
     )
     is_ihc: bool = False  # True if the tissue has the brown of immunohistochemistry
+    has_eosin: bool = False  # True if the tissue is pink as with eosin; False in older files
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
@@ -381,7 +431,7 @@ def measure_colour(
             info.fingerprint,
             third,
         ),
-        is_ihc=sample.is_ihc,
+        **sample.stain,
     )
 
 

@@ -25,12 +25,20 @@ from muse_pipeline.tissue.background import (
 from muse_pipeline.tissue.components import Components, drop_small
 from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask, dilate
 from muse_pipeline.tissue.overview import Overview, map_strips, read_overview, strips
+from muse_pipeline.tissue.stain import DENSITY
 
 DOUBT = "the tissue is doubtful: "  # beginning of a warning
 MOST, MUCH, LITTLE = 0.5, 0.05, 0.1  # fractions of the slide, or of the area darker than glass
 DARKER = (
     0.3  # a pixel is darker than glass if the density of a channel, relative to glass, exceeds this
 )
+NO_TISSUE = "no tissue found"
+# A picture of at most this area is searched for detail if this share of it or less is tissue.
+FIELD_MM2, COVERED = 1.0, 0.75
+FINE_UM, DETAIL_UM, CELL_UM = 0.5, (1.0, 4.0), 16.0
+# minimum deviation of the density of green in cells, in this share of them; glass has up to 0.004
+MIN_DETAIL, STRUCTURED = 0.005, 0.8
+MAX_BLUE = 0.75  # maximum ratio of the deviation of blue to that of green; dust has 1
 ROI_ROWS = (
     16  # rows of mask pixels processed at a time; each pixel becomes a polygon of some 300 bytes
 )
@@ -57,6 +65,8 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
         warnings.append(f"{unscanned.mean():.0%} of the slide is black and was not scanned")
         overview = read_overview(ScannedSlide(slide, info, unscanned, overview.mpp), info)
     mask, of_mask = find_mask(overview.pixels, overview.mpp, overview.unread)
+    if mask.mean() < COVERED and {NO_TISSUE}.issuperset(of_mask) and _is_pale_field(slide, info):
+        mask, of_mask = np.ones_like(mask), ()
     size = np.array(info.size_px) / (overview.mpp / np.array(info.mpp))
     # The last row and column of the mask may extend beyond the slide, and count in part.
     across, down = (
@@ -69,6 +79,30 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
     tissue = TissueMask(mask, overview.mpp, None, area_mm2, **of_slide, unscanned=unscanned)
     on_slide = FoundTissue(tissue, overview, (*overview.warnings, *warnings, *of_mask))
     return on_slide if roi is None else limit_tissue(on_slide, info, roi)
+
+
+def _is_pale_field(slide: Slide, info: SlideInfo) -> bool:
+    """True for a small picture without glass, whose own pale tissue may be mistaken for it."""
+    if np.prod(np.multiply(info.size_px, info.mpp)) > FIELD_MM2 * 1e6:
+        return False
+    overview = read_overview(slide, info, FINE_UM)
+    return overview.unread is None and is_structured(overview.pixels, overview.mpp)
+
+
+def is_structured(pixels: np.ndarray, mpp: np.ndarray) -> bool:
+    """True if a picture (h, w, 3) uint8 at about 0.5 um per pixel has the detail of stained tissue
+    nearly everywhere.
+
+    Glass has hardly any detail from 1 to 4 um, and that of dust is grey. That of haematoxylin and
+    eosin is stronger in green than in blue.
+    """
+    density, pixel_um = cv2.LUT(np.ascontiguousarray(pixels), DENSITY), float(np.mean(mpp))
+    fine, coarse = (cv2.GaussianBlur(density, (0, 0), um / pixel_um) for um in DETAIL_UM)
+    size = [max(int(side * pixel_um / CELL_UM), 1) for side in pixels.shape[1::-1]]
+    energy = cv2.resize((fine - coarse) ** 2, size, interpolation=cv2.INTER_AREA)
+    _, green, blue = np.sqrt(energy.mean((0, 1)))
+    is_detailed = np.sqrt(energy[..., 1]) > MIN_DETAIL
+    return bool(blue < MAX_BLUE * green and is_detailed.mean() > STRUCTURED)
 
 
 def limit_tissue(on_slide: FoundTissue, info: SlideInfo, roi: BaseGeometry) -> FoundTissue:
@@ -97,6 +131,11 @@ def find_mask(
             "no tissue: the slide is black, as in fluorescence",
         )
     glass = estimate_glass(pixels)
+    if _is_grey(pixels, glass):
+        return np.zeros(pixels.shape[:2], bool), (
+            f"{DOUBT}the picture is grey, and tissue is found by the colours of its stains",
+            NO_TISSUE,
+        )
     pen = find_pen(pixels, glass, mpp)
     mask = tidy(find_stained(pixels, glass) & ~pen, mpp) & ~pen
     if unread is not None:
@@ -107,8 +146,15 @@ def find_mask(
     if doubt := _describe_doubt(pixels, glass, mask, pen):
         warnings.append(f"{DOUBT}{doubt}")
     if not mask.any():
-        warnings.append("no tissue found")
+        warnings.append(NO_TISSUE)
     return mask, tuple(warnings)
+
+
+def _is_grey(pixels: np.ndarray, glass: np.ndarray) -> bool:
+    """True if a picture has no colour, and shows more than ``glass``."""
+    if not map_strips(lambda strip: spread(strip) <= GREY, pixels).all():
+        return False
+    return bool((absorbed(pixels, glass).max(-1) > DARKER).mean() > MUCH)
 
 
 def _describe_doubt(
@@ -225,6 +271,7 @@ def find_pen(pixels: np.ndarray, glass: np.ndarray, mpp: np.ndarray) -> np.ndarr
 # difference between the channels' densities; clean glass stays below 0.02 at 8 um per pixel
 FAINT = 0.03
 CERTAIN = 0.09  # a region of faint colour counts if a part of it is this strong
+GREY = 3  # largest difference between the channels of a grey picture
 BLACK = 70  # darker pixels are not stained: they lie outside the scan, or show fluorescence
 
 

@@ -4,7 +4,7 @@ TCGA.
 
 import pytest
 
-from muse_pipeline.core.specimen import ORGANS, name_organ, name_stain
+from muse_pipeline.core.specimen import ORGANS, describe_organ_fault, name_organ, name_stain
 
 SYNONYMS = {
     "breast": (
@@ -55,6 +55,23 @@ def test_an_organ_is_known_by_its_synonyms(organ):
     )
 
 
+@pytest.mark.parametrize("organ", SYNONYMS)
+def test_a_word_that_is_no_organ_is_a_fault(organ):
+    is_organ = organ in ORGANS or not organ or "metasta" in organ
+    for word in SYNONYMS[organ]:
+        assert bool(describe_organ_fault(word)) != is_organ
+
+
+def test_a_fault_of_an_organ_says_what_to_write():
+    fault = describe_organ_fault("brest")
+    assert fault.startswith("organ 'brest' is not known; did you mean 'breast'?")
+    assert all(organ in fault for organ in ORGANS)
+    assert describe_organ_fault("xyz").startswith("organ 'xyz' is not known; write one of ")
+    assert describe_organ_fault("colon, breast").startswith(
+        "organ 'colon, breast' names breast and colon; state the one"
+    )
+
+
 def test_every_term_names_one_organ():
     terms = [
         (term, organ) for organ, terms in ORGANS.items() for term in (organ, *terms.split("; "))
@@ -82,13 +99,11 @@ def test_every_project_of_tcga_has_an_organ():
                 "Ki-67",
                 "KI67",
                 "MIB-1",
-                "CD3",
-                "CK5/6",
-                "PD-L1",
                 "H-DAB",
                 "Immunohistochemistry",
             ),
         ),
+        ("IHC of membranes", ("HER2", "Her-2/neu", "CD3", "CK5/6", "PD-L1", "E-cadherin", "EGFR")),
         ("unknown", ("unknown", "", "?", "n/a")),
         (None, ("PAS", "Masson", "trichrome", "Giemsa")),
     ],

@@ -4,7 +4,15 @@ never "ok".
 
 import pytest
 
-from muse_pipeline.core.provenance import DARK, NO_BROWN, STATED_IHC, Verdict, to_json
+from muse_pipeline.core.provenance import (
+    DARK,
+    EOSIN,
+    NO_BROWN,
+    OF_CELLS,
+    STATED_IHC,
+    Verdict,
+    to_json,
+)
 from muse_pipeline.inference.doubts import (
     BROWN,
     BROWN_NUCLEI,
@@ -60,6 +68,7 @@ def test_reasons_are_plain(reference):
         (True, None, "other stain", (BROWN_NUCLEI,)),
         (True, "unknown", "other stain", (BROWN_NUCLEI,)),
         (True, "IHC", "other stain", (STATED_IHC,)),
+        (True, "IHC of membranes", "other stain", (STATED_IHC, OF_CELLS)),
         (False, "IHC", "other stain", (STATED_IHC, NO_BROWN)),
         (True, "H&E", "flagged", (f"{BROWN_NUCLEI}, but stated as H&E",)),
         (False, "H&E", "ok", ()),
@@ -74,6 +83,8 @@ def test_a_stated_stain_is_believed_and_an_unstated_one_is_judged_by_the_colours
     assert judge_appearance(None, colour, stated).is_ihc == (
         verdict == "other stain"
     )  # whatever the card contains
+    pink = SlideColour(appearance=SEEN, has_eosin=True)
+    assert judge_appearance(reference, pink, "IHC").reasons == (STATED_IHC, EOSIN)
     dark = SlideColour(dark_background=True, is_ihc=is_ihc)
     assert judge_appearance(reference, dark, stated).reasons == (DARK,)
 

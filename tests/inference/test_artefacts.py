@@ -43,6 +43,7 @@ from muse_pipeline.inference.artefacts import (
     find_artefacts,
     find_blurred,
     find_folds,
+    has_lumen,
     keep_areas,
     measure_focus,
     settle_areas,
@@ -55,6 +56,7 @@ from muse_pipeline.report.cohort import gather_cohort
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.statistics.cohort import measure_slide
 from muse_pipeline.store.store import open_store
+from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import IDENTITY
 
@@ -280,6 +282,35 @@ def test_the_map_of_a_part_is_that_of_the_whole(coarse_slide):
         :, 60:80, 40:70
     ].any()
     assert not part.prob[:, 160:].any() and whole.prob[:, 160:].any()
+
+
+@pytest.mark.parametrize("lumen", [0.3, 1.0])
+def test_a_ring_with_a_lumen_is_no_fold(lumen):
+    """A crypt: its wall is as dark as a fold, and its middle is pale."""
+    area, density = np.zeros((30, 40), bool), np.ones((30, 40), np.float32)
+    area[10:20, 8:32] = True
+    density[area] = 2.5
+    density[13:17, 11:29] = 2.5 * lumen
+    assert has_lumen(area, density) == (lumen < 1)
+    area[14:16, 12:28] = False  # the lumen may be outside the area that the model finds
+    assert has_lumen(area, density) == (lumen < 1)
+
+
+def test_cells_that_are_not_wholly_in_the_picture_take_no_part(tmp_path):
+    """The picture has 15 whole cells and 25 px of another; its copy is cut to whole cells."""
+    random = np.random.default_rng(0)
+    grain = cv2.GaussianBlur(random.normal(0, 60, (505, 505)), (0, 0), 0.8)[..., None]
+    pixels = np.clip(np.array([170, 110, 160]) + grain, 0, 255).astype(np.uint8)
+    found = []
+    for name, part in (("whole", pixels), ("cut", pixels[:480, :480])):
+        slide = ArraySlide([part])
+        tissue = TissueMask(np.ones((32, 32), bool), np.array([8.0, 8.0]), None, 0.0)
+        write_store(slide, slide.info((0.5, 0.5)), tissue, tmp_path / name)
+        found.append(measure_focus(open_store(tmp_path / name), (16, 16)))
+    for whole, cut in zip(*found, strict=True):
+        assert np.array_equal(whole[:13, :13], cut[:13, :13])
+        assert not whole[15:].any() and not whole[:, 15:].any() and whole[:15, :15].all()
+    assert not find_blurred(*found[0]).any()
 
 
 def test_a_slide_that_is_dark_in_most_places_has_no_fold():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from drawn_ihc import draw_ihc, store_ihc
+from PIL import Image
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.provenance import DARK, OTHER_STAIN, Verdict
@@ -87,6 +88,35 @@ def test_recoloured_pixels_are_not_normalised_to_the_model_s_stains_again(predic
         sorted(nuclei.xy[nuclei.dab_od[:, 0] >= POSITIVE_OD].tolist()) for nuclei in windows
     )
     assert plain == pale and len(plain) > 20
+
+
+def test_outlines_do_not_grow_over_a_brown_membrane(predictor):
+    """Every third nucleus has a brown ring of 1.5 um around it."""
+    side_um = predictor.card.input_px * predictor.card.mpp
+    pixels, centres, has_ring = draw_ihc(
+        predictor.card.mpp, (side_um, side_um), 0.33, is_membrane=True
+    )
+    finder = ModelFinder(predictor, IDENTITY, IHC)
+    nuclei = finder(pixels[None].repeat(predictor.card.batch, 0), None)[0]
+    distance, nearest = cKDTree(centres).query(nuclei.xy)
+    radius = nuclei.rays.mean(1)
+    assert len(nuclei) > 0.9 * len(centres) and distance.max() < 4
+    assert nuclei.dab_od.max() < POSITIVE_OD
+    assert radius[has_ring[nearest]].mean() < 1.05 * radius[~has_ring[nearest]].mean()
+
+
+def test_membranes_are_scored_and_nuclei_are_not_positive(muse, tmp_path):
+    pixels, _, has_ring = draw_ihc(0.5, (400, 400), 0.33, is_membrane=True)
+    Image.fromarray(pixels).save(tmp_path / "her2.png")
+    run = ["run", tmp_path / "her2.png", "--mpp", 0.5, "--no-viewer", "--stain"]
+    assert muse(*run, "HER2", "--cells", "-o", tmp_path / "cells")[0] == 0
+    row = scores_of(tmp_path / "cells")["her2"]
+    assert float(row["percent_positive"]) < 1
+    assert abs(float(row["membrane_percent_positive"]) - 100 * has_ring.mean()) < 5
+    assert muse(*run, "PD-L1", "-o", tmp_path / "nuclei")[0] == 0
+    assert (
+        "score membranes with `cells: true`" in scores_of(tmp_path / "nuclei")["her2"]["warnings"]
+    )
 
 
 def test_a_dark_slide_is_no_immunohistochemistry():

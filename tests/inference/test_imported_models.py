@@ -2,6 +2,7 @@
 into nuclei.
 """
 
+import re
 import sys
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ import onnx
 import pytest
 import tifffile
 from drawn_networks import (
+    GAUSS,
+    RADIUS_PX,
     Drawing,
     draw_boundary,
     draw_cellpose,
@@ -34,7 +37,7 @@ from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.families import FAMILIES
 from muse_pipeline.inference.maps import SCALINGS, nuclei_of_maps
 from muse_pipeline.inference.model import find_model, read_card
-from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.inference.predictor import CONSTANT, NOT_FINITE, Predictor, find_faults
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.base import NUCLEUS
@@ -587,3 +590,44 @@ def test_a_run_has_all_its_files(kind, imported, muse, tmp_path, tissue):
     assert (
         read_provenance(tmp_path / "out/slide/nuclei.parquet").size_doubt == ""
     )  # not judged for foreign models
+
+
+@pytest.mark.parametrize(("pixel", "fault"), [(0, NOT_FINITE), (255, "")])
+def test_windows_for_which_a_network_returns_no_numbers_fail_the_slide(
+    imported, muse, tissue, tmp_path, pixel, fault
+):
+    """A logarithm of the least red of a window stands for an overflow in half precision."""
+
+    def draw(path):
+        net = Drawing(True, "side")
+        dark = net.filter(GAUSS)
+        red = net.add("Conv", [net.pixels, np.reshape([1, 0, 0], (1, 3, 1, 1)), [0]])
+        least = net.add("ReduceMin", [red], axes=[1, 2, 3], keepdims=1)
+        zero = net.linear(net.add("Log", [least]), 0, 0)  # 0 x -infinity is NaN
+        prob = net.add("Sigmoid", [net.add("Add", [net.linear(dark, 40, -16.8), zero])])
+        net.give("prob", prob)
+        rays = net.add("Conv", [prob, np.zeros((32, 1, 1, 1)), np.full(32, RADIUS_PX)])
+        net.give("dist", rays)
+        return net.save(path)
+
+    words = "--classes", "Nucleus", "--input-px", "128"
+    model = imported("stardist", *words, network=draw(tmp_path / "log.onnx"))
+    pixels = tissue.pixels.copy()
+    pixels[200, 200] = pixel, 0, 0
+    cv2.imwrite(str(tmp_path / "speck.png"), np.ascontiguousarray(pixels[..., ::-1]))
+    run = muse(
+        *("run", tmp_path / "speck.png", "--mpp", 0.5, "--model", model, "--no-viewer"),
+        *("-o", tmp_path / "out"),
+    )
+    assert (run[0] != 0) == bool(fault)
+    if fault:
+        assert re.search(rf"for 1 of \d+ windows? of tissue, .*{re.escape(fault)}", str(run))
+
+
+def test_faults_of_outputs():
+    varied = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), np.uint8)
+    maps = [np.zeros((3, 1, 8, 8), np.float32), np.ones((3, 2, 8, 8), np.float32)]
+    assert find_faults(maps, varied) == [CONSTANT] * 3
+    assert find_faults(maps, np.full_like(varied, 200)) == find_faults(maps) == [""] * 3
+    maps[1][0, 1, 2, 3], maps[0][2, 0, 0, 0] = np.inf, 1
+    assert find_faults(maps, varied) == [NOT_FINITE, CONSTANT, ""]

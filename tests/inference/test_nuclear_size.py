@@ -60,6 +60,12 @@ def test_the_plausible_range_narrows_as_the_class_probability_falls(
         assert doubt.endswith(known) == (probability is not None)
 
 
+def test_small_nuclei_are_not_judged_in_enlarged_slides():
+    small, large = (NuclearSize(1000, area, 0.8) for area in (10.0, 60.0))
+    assert small.describe_doubt((0.5, 0.5), 0.1) and not small.describe_doubt((0.9, 0.9), 0.1)
+    assert large.describe_doubt((0.9, 0.9), 0.1)
+
+
 @pytest.mark.parametrize(
     ("lymphocytes", "epithelium", "is_explained"),
     [

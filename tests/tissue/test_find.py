@@ -4,6 +4,7 @@ are not.
 
 import re
 
+import cv2
 import numpy as np
 import pytest
 from drawn import ArraySlide
@@ -123,7 +124,7 @@ def test_little_tissue_is_doubted_where_much_else_is_dark():
     grey = np.repeat(paint(slide_of(), PINK, 20, 20, 280, 230)[..., 1:2], 3, -1)
     for wrong, words in (
         (ycbcr, "colour of a pen; are its colours right?"),
-        (grey, "of the slide is darker than glass and was left out, as grey or specks"),
+        (grey, "the picture is grey, and tissue is found by the colours of its stains"),
         (np.full_like(pixels, 255), "all of the slide has one colour"),
     ):
         (doubt,) = (one for one in find_mask(wrong, MPP)[1] if one.startswith(DOUBT))
@@ -294,3 +295,40 @@ def test_real_fields_of_a_camera_have_no_pen(shared_data):
         slide = ArraySlide([np.asarray(Image.open(path).convert("RGB"))])
         found = find_tissue(slide, slide.info((0.9, 0.9)))
         assert not any("pen" in warning for warning in found.warnings), path
+
+
+def pale_field(share, density=0.3):
+    """A field of 0.2 x 0.2 mm at 0.5 um/px whose left ``share`` is pale tissue; the rest is glass."""
+    random = np.random.default_rng(0)
+    nuclei = np.zeros((400, 400), np.float32)
+    for xy in random.integers(0, 400, (300, 2)).tolist():
+        cv2.circle(nuclei, xy, 7, 1.0, -1)
+    nuclei[:, int(400 * share) :] = 0
+    tissue = (np.arange(400) < 400 * share)[:, None] * np.array([0.03, 0.22, 0.06])
+    haematoxylin = cv2.GaussianBlur(nuclei, (0, 0), 1)[..., None] * np.array([0.65, 0.7, 0.29])
+    texture = cv2.GaussianBlur(random.normal(0, 1, (400, 400)).astype(np.float32), (0, 0), 3)
+    pixels = 245 * np.exp(-density * (tissue * (1 + texture[..., None]) + haematoxylin))
+    return (pixels + random.normal(0, 1, pixels.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("density", [0.3, 0.6])
+def test_a_pale_field_without_glass_is_all_tissue(density):
+    found = find_field(pale_field(1, density))
+    assert found.tissue.mask.all() and found.warnings == ()
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_glass_of_a_pale_field_is_no_tissue(share):
+    assert find_field(pale_field(share)).tissue.mask.mean() <= share + 0.03
+
+
+def find_field(pixels):
+    slide = ArraySlide([pixels])
+    return find_tissue(slide, slide.info((0.5, 0.5)))
+
+
+def test_a_grey_picture_is_named():
+    grey = pale_field(1, 2)[..., 1:2].repeat(3, 2)
+    found = find_field(grey)
+    assert found.tissue.is_empty
+    assert any("the picture is grey" in warning for warning in found.warnings)
