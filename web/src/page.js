@@ -18,6 +18,7 @@ const panel = document.getElementById("panel");
 const assets = new Map();
 const helpers = {};
 let file, info, model, box, run, isCancelled;
+let isSearching = false;
 
 /* Bytes that the build put into the page. */
 function asset(id) {
@@ -106,7 +107,7 @@ async function builtIn() {
 /* Opening */
 
 async function open(chosen) {
-  if (!chosen) return;
+  if (!chosen || isSearching) return;
   try {
     model ??= await builtIn();
     if (/\.onnx$/i.test(chosen.name)) {
@@ -182,7 +183,7 @@ function show() {
   const place = muse.isOpen && muse.slide.fingerprint === info.fingerprint
     && muse.slide.mpp[0] === info.mpp[0] && [...muse.middle(), 1 / muse.view().scale];
   muse.slide = describe({ file, info, card: model.card, image: imageOf(info), run });
-  muse.slide.layers = layersOf(AREA, box ?? run?.found.box);
+  muse.slide.layers = layersOf(AREA, run ? run.found.box : box);
   const none = { n: 0, nRays: 1, xy: [], score: [], prob: new Float32Array() };
   const overview = sendOverview(muse.slide, run?.nuclei ?? none);
   if (run) sendNuclei(muse.slide, run.nuclei);
@@ -301,6 +302,7 @@ async function find() {
   cancel.hidden = progress.hidden = false;
   progress.removeAttribute("value");
   isCancelled = false;
+  isSearching = true;
   const started = performance.now();
   try {
     tell("Looking for tissue ...");
@@ -319,6 +321,7 @@ async function find() {
     update();
     fail(error);
   }
+  isSearching = false;
   for (const node of document.querySelectorAll("#setup select")) node.disabled = false;
   for (const node of [document.getElementById("cancel"), document.getElementById("progress")]) node.hidden = true;
 }
