@@ -130,5 +130,8 @@ def test_files_that_cannot_be_read_have_a_sentence(page, tmp_path):
     Image.fromarray(np.full((300, 300, 3), 244, np.uint8)).save(tmp_path / "glass.png")
     assert page.open(tmp_path / "glass.png", 0.5) == ""
     assert "No tissue was found" in page.find()
+    page.page.set_input_files("#file", str(tmp_path / "noise.svs"))  # the picture stays open
+    page.until("document.getElementById('state').textContent.startsWith('noise.svs: is neither')")
+    assert page.page.is_enabled("#find")
     page.page.select_option("#stain", "IHC")
     assert "muse run --stain IHC" in page.page.inner_text("#state")

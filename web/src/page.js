@@ -118,22 +118,17 @@ async function open(chosen) {
       return;
     }
     tell(`Opening ${chosen.name} ...`);
-    file = chosen;
-    info = undefined;
-    const first = await helpers[0] ?? await (helpers[0] = Helper.start());
-    first.file = undefined;
-    info = await first.call("open", { file });
-    first.file = file;
+    const first = await (helpers[0] ??= Helper.start());
+    info = await first.call("open", { file: chosen }); // if it fails, the file before stays open
+    file = first.file = chosen;
     first.mpp = info.mpp;
-    info.isStated = Boolean(info.mpp);
-    info.isChosen = info.isStated;
+    info.isStated = info.isChosen = Boolean(info.mpp);
     info.mpp ??= [0.5, 0.5];
     box = run = null;
     document.getElementById("welcome").hidden = true;
     show();
     withModel(0).catch(fail);
   } catch (error) {
-    file = undefined;
     fail(error);
   }
 }
