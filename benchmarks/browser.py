@@ -109,9 +109,9 @@ def print_speed(browser, html: Path, file: str, rounds: int, top: Path) -> None:
         folder = top / f"round{number}"
         for workers, name in enumerate(list(seconds)[:2], 1):
             seconds[name].append(search_with_page(browser, html, file, workers, folder))
-        start = clocks()
+        start = ended_clocks()
         results = run_muse(file, folder)
-        seconds["`muse run`, 2 threads"].append(clocks() - start)
+        seconds["`muse run`, 2 threads"].append(ended_clocks() - start)
     area_mm2 = TissueMask.load(results / "tissue.npz").area_mm2
     print(f"\n| {file}, {area_mm2:.2f} mm2 | s per mm2 | processor s |\n|---|---|---|")
     for name, values in seconds.items():
@@ -120,11 +120,15 @@ def print_speed(browser, html: Path, file: str, rounds: int, top: Path) -> None:
 
 
 def clocks() -> np.ndarray:
-    """(2,) seconds by the clock, and of the processors in all processes started from here."""
+    """(2,) seconds by the clock, and of the processors in all processes that run from here."""
     living = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
-    ended = os.times()
-    processors = sum(each.user + each.system for each in living)
-    return np.array([time.perf_counter(), processors + ended.children_user + ended.children_system])
+    return np.array([time.perf_counter(), sum(each.user + each.system for each in living)])
+
+
+def ended_clocks() -> np.ndarray:
+    """(2,) seconds by the clock, and of the processors in processes that have ended."""
+    times = os.times()
+    return np.array([time.perf_counter(), times.children_user + times.children_system])
 
 
 if __name__ == "__main__":

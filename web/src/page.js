@@ -298,7 +298,6 @@ async function find() {
   progress.removeAttribute("value");
   isCancelled = false;
   isSearching = true;
-  const started = performance.now();
   try {
     tell("Looking for tissue ...");
     const first = await helper(0);
@@ -308,8 +307,7 @@ async function find() {
       throw new Error(`${found.areaMm2.toFixed(0)} mm² of tissue are too many for a browser; draw a rectangle, or use \`muse run\`.`);
     }
     const nuclei = await findNuclei(found, progress);
-    const seconds = (performance.now() - started) / 1000;
-    if (nuclei) run = { nuclei, found, organ, area, card: model.card, seconds };
+    if (nuclei) run = { nuclei, found, organ, area, card: model.card };
     show();
     if (!nuclei) tell("Cancelled.");
   } catch (error) {
@@ -362,7 +360,7 @@ function results() {
     el("table", { id: "counts" },
       el("tr", {}, ...["", "nuclei", "per mm²"].map((text) => el("th", {}, text))),
       ...counts.map(({ name, n, perMm2 }) => el("tr", {}, el("th", {}, el("bdi", {}, name)), cell(whole(n)), cell(whole(perMm2))))),
-    el("p", { className: "note" }, `in ${run.found.areaMm2.toFixed(2)} mm² of tissue, ${run.seconds.toFixed(1)} s`),
+    el("p", { className: "note" }, `in ${run.found.areaMm2.toFixed(2)} mm² of tissue`),
     ...doubts.map((doubt) => el("p", { className: "warning" }, doubt)),
     el("p", { className: "buttons" },
       save("GeoJSON for QuPath", ".geojson", "application/geo+json", () => toGeoJson(run, info)),
