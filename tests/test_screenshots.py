@@ -109,6 +109,7 @@ def test_the_plots_of_a_report(slide, browser, keep, tmp_path):
 def test_the_page_in_a_browser(shared_data, browser, keep):
     page = Page(browser, build_page())
     page.open(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs")
+    page.page.select_option("#organ", "this organ")
     page.find()
     page.page.evaluate("muse.goTo(560, 420, 0.6)")
     page.until("muse.isReady()")

@@ -1,7 +1,7 @@
 /* Builds muse.html: the viewer's page with its scripts, our script, WebAssembly and the model in it. */
 
 import { createHash } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
@@ -13,12 +13,25 @@ const LEFT_OUT = ["slide.js", "gallery.js", "start.js", "overview.js"]; // files
 process.chdir(import.meta.dirname);
 const read = (path) => readFileSync(path, "utf8");
 
+const packages = new Set();
+
 async function bundle(entry) {
-  const { outputFiles } = await build({
-    entryPoints: [entry], bundle: true, minify: true, format: "iife", write: false,
+  const { outputFiles, metafile } = await build({
+    entryPoints: [entry], bundle: true, minify: true, format: "iife", write: false, metafile: true,
     target: ["chrome110", "firefox115", "safari16.4"], legalComments: "eof",
   });
+  for (const input of Object.keys(metafile.inputs)) {
+    const found = /^node_modules\/(@[^/]+\/)?[^/]+/.exec(input);
+    if (found) packages.add(found[0]);
+  }
   return outputFiles[0].text;
+}
+
+/* The licence of a package that is part of the page. */
+function licenceOf(folder) {
+  const file = readdirSync(folder).find((name) => /^licen[cs]e/i.test(name));
+  const { name, license } = JSON.parse(read(`${folder}/package.json`));
+  return `${name} (${license})\n${file ? read(`${folder}/${file}`) : ""}`;
 }
 
 const assets = {
@@ -31,6 +44,8 @@ const assets = {
   refiner: readFileSync(`${BUILT_IN}outlines/refine.onnx`),
 };
 const own = await bundle("src/page.js");
+const licences = [...packages].sort().map(licenceOf);
+licences.push(read(`${VIEWER}vendor/OPENSEADRAGON-LICENSE.txt`));
 const hashes = [];
 
 /* A script in the page, which the policy allows by its checksum. */
@@ -49,7 +64,7 @@ const page = read(`${VIEWER}page/index.html`)
     if (LEFT_OUT.includes(name)) return "";
     return `${inline(read(name.startsWith("open") ? `${VIEWER}vendor/${name}` : `${VIEWER}page/${name}`))}\n`;
   })
-  .replace("</body>", () => `${Object.entries(assets).map(block).join("\n")}\n${inline(own)}\n</body>`)
+  .replace("</body>", () => `<script type="text/plain" id="licences">${licences.join("\n")}</script>\n${Object.entries(assets).map(block).join("\n")}\n${inline(own)}\n</body>`)
   .replace(/(Content-Security-Policy" content=")[^"]*/, (_, start) => `${start}default-src 'none'; `
     + `script-src ${hashes.join(" ")} 'wasm-unsafe-eval'; worker-src blob:; img-src data: blob:; style-src 'unsafe-inline'`);
 writeFileSync("muse.html", page);

@@ -1,32 +1,24 @@
 """The built page in Chromium: it finds the nuclei of ``muse run``, saves them, and needs no network."""
 
 import csv
-import shutil
 import subprocess
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from browsers import launched_chromium
-from muse_page import WEB, Page, build_page, count_same
+from muse_page import WEB, Page, count_same
 from PIL import Image
 from qupath_check import check_geojson
 from slide_files import write_pyramid
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.core.pictures import write_png
+from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.inference.model import BUILT_IN
 from muse_pipeline.labels.slide_source import is_from_viewer
-from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.mask import TissueMask
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def html():
-    return build_page()
 
 
 @pytest.fixture(scope="module")
@@ -42,25 +34,6 @@ def page(chromium, html):
     page.context.close()
     assert page.errors == []
     assert [url for url in page.requests if not url.startswith(("file:", "blob:", "data:"))] == []
-
-
-@pytest.fixture(scope="module")
-def slide(tiled_slide, tmp_path_factory):
-    """A drawn slide and the results of ``muse run``."""
-    folder = tmp_path_factory.mktemp("run")
-    path = folder / "drawn.svs"
-    shutil.copy(tiled_slide.folder / "demo.svs", path)
-    assert main(["run", str(path), "--output", str(folder / "results"), "--no-quality"]) == 0
-    return path, folder / "results/drawn"
-
-
-@pytest.fixture(scope="module")
-def corner(slide):
-    """The corner (x, y) of the square of 1,000 px of the slide with most nuclei."""
-    table = pq.read_table(slide[1] / "nuclei.parquet", columns=["x", "y"])
-    squares = np.column_stack(table.columns) // 1000
-    places, counts = np.unique(squares, axis=0, return_counts=True)
-    return (places[counts.argmax()] * 1000).astype(int).tolist()
 
 
 def test_the_units_are_tested_by_node(html):
@@ -86,10 +59,8 @@ def test_nuclei_of_a_slide_are_those_of_muse_run(page, slide, tmp_path):
     assert check_geojson(tmp_path / "a.geojson").is_good
 
 
-def test_a_picture_without_a_pixel_size_is_asked_for_it(page, slide, corner, tmp_path):
-    with open_slide(slide[0]) as image:
-        pixels = image.read_region(corner, 0, (1000, 1000))
-    write_png(tmp_path / "crop.png", pixels)
+def test_a_picture_without_a_pixel_size_is_asked_for_it(page, crop, tmp_path):
+    (tmp_path / "crop.png").write_bytes(crop.read_bytes())
     assert page.open(tmp_path / "crop.png") == ""
     assert page.page.is_disabled("#find")
     assert "Choose the pixel size" in page.page.inner_text("#state")
@@ -107,7 +78,7 @@ def test_a_picture_without_a_pixel_size_is_asked_for_it(page, slide, corner, tmp
     own, theirs, found, confirmed = count_same(table, tmp_path / "run/crop/nuclei.parquet")
     assert own > 20 and found >= own - 1 and confirmed >= theirs - 1
     assert Image.open(page.save("png", tmp_path / "view.png")).size[0] > 1000
-    write_pyramid(tmp_path / "crop.ome.tif", pixels, mpp=0.25, ome=True)
+    write_pyramid(tmp_path / "crop.ome.tif", read_rgb(crop), mpp=0.25, ome=True)
     assert page.open(tmp_path / "crop.ome.tif") == ""
     page.find()
     counts = page.page.inner_text("#counts tr:nth-child(2) td")
@@ -159,5 +130,8 @@ def test_files_that_cannot_be_read_have_a_sentence(page, tmp_path):
     Image.fromarray(np.full((300, 300, 3), 244, np.uint8)).save(tmp_path / "glass.png")
     assert page.open(tmp_path / "glass.png", 0.5) == ""
     assert "No tissue was found" in page.find()
+    page.page.set_input_files("#file", str(tmp_path / "noise.svs"))  # the picture stays open
+    page.until("document.getElementById('state').textContent.startsWith('noise.svs: is neither')")
+    assert page.page.is_enabled("#find")
     page.page.select_option("#stain", "IHC")
     assert "muse run --stain IHC" in page.page.inner_text("#state")

@@ -18,6 +18,7 @@ const panel = document.getElementById("panel");
 const assets = new Map();
 const helpers = {};
 let file, info, model, box, run, isCancelled;
+let isSearching = false;
 
 /* Bytes that the build put into the page. */
 function asset(id) {
@@ -106,7 +107,7 @@ async function builtIn() {
 /* Opening */
 
 async function open(chosen) {
-  if (!chosen) return;
+  if (!chosen || isSearching) return;
   try {
     model ??= await builtIn();
     if (/\.onnx$/i.test(chosen.name)) {
@@ -117,22 +118,17 @@ async function open(chosen) {
       return;
     }
     tell(`Opening ${chosen.name} ...`);
-    file = chosen;
-    info = undefined;
-    const first = await helpers[0] ?? await (helpers[0] = Helper.start());
-    first.file = undefined;
-    info = await first.call("open", { file });
-    first.file = file;
+    const first = await (helpers[0] ??= Helper.start());
+    info = await first.call("open", { file: chosen }); // if it fails, the file before stays open
+    file = first.file = chosen;
     first.mpp = info.mpp;
-    info.isStated = Boolean(info.mpp);
-    info.isChosen = info.isStated;
+    info.isStated = info.isChosen = Boolean(info.mpp);
     info.mpp ??= [0.5, 0.5];
     box = run = null;
     document.getElementById("welcome").hidden = true;
     show();
     withModel(0).catch(fail);
   } catch (error) {
-    file = undefined;
     fail(error);
   }
 }
@@ -182,7 +178,7 @@ function show() {
   const place = muse.isOpen && muse.slide.fingerprint === info.fingerprint
     && muse.slide.mpp[0] === info.mpp[0] && [...muse.middle(), 1 / muse.view().scale];
   muse.slide = describe({ file, info, card: model.card, image: imageOf(info), run });
-  muse.slide.layers = layersOf(AREA, box ?? run?.found.box);
+  muse.slide.layers = layersOf(AREA, run ? run.found.box : box);
   const none = { n: 0, nRays: 1, xy: [], score: [], prob: new Float32Array() };
   const overview = sendOverview(muse.slide, run?.nuclei ?? none);
   if (run) sendNuclei(muse.slide, run.nuclei);
@@ -301,7 +297,7 @@ async function find() {
   cancel.hidden = progress.hidden = false;
   progress.removeAttribute("value");
   isCancelled = false;
-  const started = performance.now();
+  isSearching = true;
   try {
     tell("Looking for tissue ...");
     const first = await helper(0);
@@ -311,14 +307,14 @@ async function find() {
       throw new Error(`${found.areaMm2.toFixed(0)} mm² of tissue are too many for a browser; draw a rectangle, or use \`muse run\`.`);
     }
     const nuclei = await findNuclei(found, progress);
-    const seconds = (performance.now() - started) / 1000;
-    if (nuclei) run = { nuclei, found, organ, area, card: model.card, seconds };
+    if (nuclei) run = { nuclei, found, organ, area, card: model.card };
     show();
     if (!nuclei) tell("Cancelled.");
   } catch (error) {
     update();
     fail(error);
   }
+  isSearching = false;
   for (const node of document.querySelectorAll("#setup select")) node.disabled = false;
   for (const node of [document.getElementById("cancel"), document.getElementById("progress")]) node.hidden = true;
 }
@@ -364,7 +360,7 @@ function results() {
     el("table", { id: "counts" },
       el("tr", {}, ...["", "nuclei", "per mm²"].map((text) => el("th", {}, text))),
       ...counts.map(({ name, n, perMm2 }) => el("tr", {}, el("th", {}, el("bdi", {}, name)), cell(whole(n)), cell(whole(perMm2))))),
-    el("p", { className: "note" }, `in ${run.found.areaMm2.toFixed(2)} mm² of tissue, ${run.seconds.toFixed(1)} s`),
+    el("p", { className: "note" }, `in ${run.found.areaMm2.toFixed(2)} mm² of tissue`),
     ...doubts.map((doubt) => el("p", { className: "warning" }, doubt)),
     el("p", { className: "buttons" },
       save("GeoJSON for QuPath", ".geojson", "application/geo+json", () => toGeoJson(run, info)),
