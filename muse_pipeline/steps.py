@@ -546,7 +546,7 @@ def partner(
         partner_info = call_isolated(inspect_for_pair, partner, partner.stem, partner_mpp, advice)
         with open_pair_of_files(slide, header, partner, partner_info, threads) as pair:
             given = read_given(start, header, partner_info) if start else None
-            content = record.write_registration(pair, register_partner(pair, given), folder)
+            content = record.write_registration(register_partner(pair, given), folder)
             print(record.summary_text(content))
             registered = record.read_registered(folder / record.TRANSFORM)
             mask = TissueMask.load(tissue, header)
