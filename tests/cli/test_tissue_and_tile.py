@@ -171,7 +171,7 @@ def test_a_slide_that_took_the_position_of_another_is_rejected(muse, tmp_path, v
         "tissue": made,
         "tile": ("--tissue", out / "tissue.npz", "--mpp", 0.5, "-o", out / "new.zarr"),
     }
-    status, _, printed = muse(verb, slide, "--info", out / "slide.json", *arguments[verb])
+    status, _, printed = muse("step", verb, slide, "--info", out / "slide.json", *arguments[verb])
     assert status == 2
     assert f"{slide}: is not the file that `muse inspect` read (discs); run it again" in printed
     assert not list(out.glob("new*"))

@@ -289,7 +289,7 @@ def test_nuclei_of_a_class_that_their_region_does_not_have(
     # marks each in QuPath.
     info, geojson = str(drawn_slide.folder / "slide.json"), str(folder / "nuclei.geojson.gz")
     assert main(["step", "geojson", str(output), "--info", info, "-o", geojson]) == 0
-    assert main(["overlay", str(folder)]) == 0 and main(["report", str(results)]) == 0
+    assert main(["step", "overlay", str(folder)]) == 0 and main(["report", str(results)]) == 0
     assert (
         json.loads((folder / "summary.json").read_text())["regions"]["n_unlike_region"]
         == expected.sum()

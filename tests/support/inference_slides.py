@@ -100,7 +100,7 @@ def tile_slide(folder: Path, path: Path) -> Path:
     assert (
         main(["inspect", slide, "--slide-id", "drawn", "--output", str(folder / "slide.json")]) == 0
     )
-    assert main(["tissue", slide, *info, *tissue]) == 0
+    assert main(["step", "tissue", slide, *info, *tissue]) == 0
     store = str(folder / "image-500nm.zarr")
     assert (
         main(
