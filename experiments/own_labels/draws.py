@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import torch
 
-from experiments.common.areas import narrow_config
+from experiments.common.areas import COMPACT, NARROW, narrow_config
 from experiments.common.runs import TOP, run_arms
 from experiments.common.sites import SITES, draw_pictures, excluding, split_sources
 from experiments.common.training import finetune
@@ -69,7 +69,7 @@ def run_arm(site: str, seed: int, args: argparse.Namespace) -> dict:
 
 def half_of(data: Path, site: str, odd: bool) -> LabelSource:
     """The crops of one half of the site's patients."""
-    whole = load_detector_config(TOP / "config/train/compact_narrow.yaml", data, ())
+    whole = load_detector_config(COMPACT, data, [NARROW])
     _, (source,) = split_sources(whole, site)
     patients = {sample.name[:12] for sample in source.choose()}
     others = [name for name in sorted(patients) if zlib.crc32(name.encode()) % 2 != odd]
