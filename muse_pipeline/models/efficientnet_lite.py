@@ -82,25 +82,20 @@ class LiteEncoder(nn.Module):
         self._conv_stem = nn.Conv2d(3, STEM_CHANNELS, 3, 2, 1, bias=False)
         self._bn0, self.activation = BatchNorm(STEM_CHANNELS), nn.ReLU6(inplace=True)
         self._blocks = nn.ModuleList()
-        self.ends: list[int] = []  # index of the last block of each stride
-        sizes, channels, stride_px = [], STEM_CHANNELS, 2
+        ends, sizes, channels, stride_px = {}, {}, STEM_CHANNELS, 2
         for index, (kernel, stride, expansion, base, n_blocks) in enumerate(STAGES):
-            if stride > 1:
-                if stride_px == last_stride_px:
-                    break
-                self.ends.append(len(self._blocks) - 1)
-                sizes.append(StageSize(stride_px, channels))
-                stride_px *= stride
+            stride_px *= stride
+            if stride_px > last_stride_px:
+                break
             is_fixed = index in (0, len(STAGES) - 1)
             for block in range(n_blocks if is_fixed else math.ceil(depth * n_blocks)):
-                out_channels = scale_channels(base, width)
+                sides = channels, scale_channels(base, width)
                 step = stride if block == 0 else 1
-                self._blocks.append(
-                    InvertedResidual(channels, out_channels, kernel, step, expansion)
-                )
-                channels = out_channels
-        self.ends.append(len(self._blocks) - 1)
-        self.sizes = (*sizes, StageSize(stride_px, channels))
+                self._blocks.append(InvertedResidual(*sides, kernel, step, expansion))
+                channels = sides[1]
+            ends[stride_px], sizes[stride_px] = len(self._blocks) - 1, channels
+        self.ends = (*ends.values(),)  # index of the last block of each stride
+        self.sizes = tuple(StageSize(*size) for size in sizes.items())
 
     def forward(self, image: Tensor) -> Iterator[Tensor]:
         """Yield the maps at strides 2, 4, 8, ..."""
