@@ -284,7 +284,7 @@ def test_cytoplasm_and_membranes(slides, name):
         for i in some:
             nucleus, cell = (np.array(slide.table[rays][i]) for rays in ("rays", "cell_rays"))
             shares = []
-            for step in range(awkward_cohort.EXPAND_UM):
+            for step in np.arange(0, awkward_cohort.EXPAND_UM):
                 inner = np.maximum(np.minimum(nucleus + step, cell - 1), nucleus)
                 outer = np.minimum(inner + 1, cell)
                 zone = oracle.ring(slide.xy[i], outer) - oracle.ring(slide.xy[i], inner)

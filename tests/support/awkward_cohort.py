@@ -232,6 +232,7 @@ def write_patient(folder: Path, rng: np.random.Generator, case: int, doubt: dict
     }
     columns = {**measure_shapes(rings, mpp), **features}
     facts = {"slide_id": folder.name, "slide_mpp": mpp, **doubt}
+    facts["fingerprint"] = f"of {folder.name}"
     facts["card"] = {"classes": [{"name": name, "color": [1, 2, 3]} for name in classes]}
     optional = OptionalColumns(features=list(features))
     with NucleiWriter(
