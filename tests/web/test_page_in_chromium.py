@@ -67,7 +67,7 @@ def test_a_picture_without_a_pixel_size_is_asked_for_it(page, crop, tmp_path):
     page.page.select_option("#mpp", "0.25")
     page.page.select_option("#organ", "this organ")
     page.find()
-    assert "not validated in this organ" in page.page.inner_text("#panel")
+    assert "not measured in this organ" in page.page.inner_text("#panel")
     assert (
         main(
             ["run", str(tmp_path / "crop.png"), "--mpp", "0.25", "--output", str(tmp_path / "run")]

@@ -81,7 +81,7 @@ function interpolate(x, xs, ys) {
 
 const LEAST = 100; // nuclei; fewer are not judged
 
-/* Reasons not to trust the numbers: pixel size, classes too large, and an organ not validated. */
+/* Reasons not to trust the numbers: pixel size, classes too large, and an organ without measured accuracy. */
 export function findDoubts(run, info, organ) {
   const [all, ...classes] = summarise(run);
   const references = run.card.nuclei ?? {};
@@ -99,8 +99,8 @@ export function findDoubts(run, info, organ) {
   const unlisted = run.card.classes.map(({ name }) => name)
     .filter((name) => organ && !(run.card.organs?.[name] ?? []).includes(organ));
   if (unlisted.length && run.card.classes.length > 1) {
-    const names = unlisted.length === run.card.classes.length ? "The classes" : unlisted.join(" and ");
-    doubts.push(`${names} are not validated in ${organ}.`);
+    const names = unlisted.length === run.card.classes.length ? "the classes" : unlisted.join(" and ");
+    doubts.push(`The accuracy of ${names} was not measured in ${organ}.`);
   }
   return doubts;
 }

@@ -144,9 +144,9 @@ test("GeoJSON has a closed outline per nucleus, and CSV a row", () => {
 });
 
 test("doubts are stated as by muse run", () => {
-  assert.deepEqual(findDoubts(runOf(500, 2.8), INFO, "breast"), ["C are not validated in breast."]);
+  assert.deepEqual(findDoubts(runOf(500, 2.8), INFO, "breast"), ["The accuracy of C was not measured in breast."]);
   assert.deepEqual(findDoubts(runOf(500, 2.8), INFO, ""), []);
-  assert.match(findDoubts(runOf(500, 2.8), INFO, "this organ")[0], /The classes are not validated in this organ/);
+  assert.match(findDoubts(runOf(500, 2.8), INFO, "this organ")[0], /The accuracy of the classes was not measured in this organ/);
   assert.match(findDoubts(runOf(500, 8), INFO, "")[0], /too large for it/);
   assert.match(findDoubts(runOf(500, 3.5), INFO, "").join(), /class "A, or "B"" are too large/);
   assert.deepEqual(findDoubts(runOf(50, 8), INFO, ""), []);
