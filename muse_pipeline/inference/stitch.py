@@ -403,13 +403,13 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
         if facts[path]["common"] != common:
             raise StoreError(
                 f"{path}: made from a different store or model, or by a different version, than"
-                f" {ordered[0].name}; delete the shards, and run `muse {verb}` for this slide or"
-                " the workflow again"
+                f" {ordered[0].name}; delete the shards, and run `muse step {verb}` for this"
+                " slide or the workflow again"
             )
     if common["fingerprint"] != info.fingerprint:
         raise StoreError(
             f"{ordered[0]}: made from a different file of slide '{info.slide_id}'; run `muse"
-            f" {verb}` for it again"
+            f" step {verb}` for it again"
         )
     if common["slide_mpp"] != list(info.mpp):
         raise StoreError(

@@ -307,7 +307,7 @@ def judge_slide(
     if not files.geojson.is_file():
         return replace(failed, step="geojson", reason=_missing(files.geojson))
     try:
-        summary = summarise_slide(folder, organ=failed.organ)
+        summary = summarise_slide(folder)
         provenance = Provenance.from_dict(summary["provenance"])
     except _UNREADABLE as error:
         return replace(

@@ -45,9 +45,9 @@ FORMAT = 5  # format of a summary; summaries of other formats are made again
 OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # entries of a summary that need the store
 
 
-def summarise_slide(folder: Path, threads: int = 1, organ: str | None = None) -> dict[str, Any]:
+def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     """Write the summary of the finished slide in ``folder`` unless an up-to-date one exists, and
-    return it. The organ is that in the sheet, None if it is not looked up yet.
+    return it. Its entry ``trust`` leaves the organ out of account, which the sheet may change.
 
     With several ``threads``, pictures are drawn at the same time, and so are nuclei counted.
 
@@ -63,7 +63,7 @@ def summarise_slide(folder: Path, threads: int = 1, organ: str | None = None) ->
     info = read_info(files.info)
     if files.tma.exists():
         made_from["tma"] = sha256_of(files.tma)
-    trust, earlier = judge_files(files, organ).to_json(), find_json(files.summary)
+    earlier = find_json(files.summary)
     pictures = (
         [SlideFiles.density, *(field["picture"] for field in earlier["fields"])] if earlier else []
     )
@@ -74,16 +74,12 @@ def summarise_slide(folder: Path, threads: int = 1, organ: str | None = None) ->
         and earlier["made_from"] == made_from
         and (earlier["has_pixels"] or not store_path.exists())
     ):
-        if organ is None or earlier.get("trust") == trust:
-            return earlier
-        summary = {**earlier, "trust": trust}
-        write_json(files.summary, summary)
-        return summary
+        return earlier
     store = open_store(store_path) if store_path.exists() else None
     of_same_nuclei = earlier and earlier["made_from"]["nuclei"] == made_from["nuclei"]
     kept = earlier if of_same_nuclei and earlier["has_pixels"] and store is None else None
     parts = _describe(folder, info, provenance, store, kept, threads)
-    summary = {"made_from": made_from, "trust": trust, **parts}
+    summary = {"made_from": made_from, "trust": judge_files(files, None).to_json(), **parts}
     write_json(files.summary, summary)
     return summary
 

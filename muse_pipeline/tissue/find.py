@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.tiff_pictures import DIM
 from muse_pipeline.tissue.background import (
@@ -85,7 +86,10 @@ def _is_pale_field(slide: Slide, info: SlideInfo) -> bool:
     """True for a small picture without glass, whose own pale tissue may be mistaken for it."""
     if np.prod(np.multiply(info.size_px, info.mpp)) > FIELD_MM2 * 1e6:
         return False
-    overview = read_overview(slide, info, FINE_UM)
+    try:
+        overview = read_overview(slide, info, FINE_UM)
+    except SlideError:  # a damaged part, which tiling reports
+        return False
     return overview.unread is None and is_structured(overview.pixels, overview.mpp)
 
 

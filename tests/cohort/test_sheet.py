@@ -82,7 +82,7 @@ def test_a_stain_is_read_in_any_of_its_forms(folder):
     assert (given.organ, given.stain) == ("kidney", "IHC")
     assert given.complete("breast", "H&E") == given  # a row that states them keeps them
     (problem,) = problems(write(folder / "slides.tsv", "slide_id\tpath\tstain\nA\ta.svs\tPAS\n"))
-    assert "stain 'PAS' is none of H&E, IHC, unknown" in problem
+    assert "stain 'PAS' is none of H&E, IHC, IHC of membranes, unknown" in problem
 
 
 def test_a_partner_and_where_its_registration_starts(folder):

@@ -16,7 +16,7 @@ import pytest
 from step_commands import step_commands, step_of
 from workflow_runs import draw_stained_slide
 
-from muse_pipeline.cli.main import main
+from muse_pipeline.cli.main import VERBS, main
 from muse_pipeline.core.errors import OutputError
 from muse_pipeline.core.files import complete_file, write_json
 
@@ -102,7 +102,8 @@ def test_a_full_disk_is_one_sentence_and_costs_no_byte(muse, disk, steps, step):
         status, _, printed = muse(*command)
         ballast.unlink()
         assert status == 2, n_free
-        assert printed.startswith(f"muse {step}: {disk}/") and printed.count("\n") == 1
+        verb = step if step in VERBS else f"step {step}"
+        assert printed.startswith(f"muse {verb}: {disk}/") and printed.count("\n") == 1
         assert re.search(
             rf"\(No space left on device\): {disk} has \d+\.\d MB free; make room and run the same"
             r" command",

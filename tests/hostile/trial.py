@@ -168,7 +168,7 @@ def judge(verb: str, answer: dict, left: list[str], changed: list[str]) -> str:
         return f"left {left}"
     if answer["status"] == 0:
         return ""
-    if answer["status"] != 2 or not output.startswith(f"muse {verb}: "):
+    if answer["status"] != 2 or not output.startswith((f"muse {verb}: ", f"muse step {verb}: ")):
         return f"exit {answer['status']}, printed {output!r}"
     if (
         "\n" in output and " problems:" not in output.splitlines()[0]

@@ -418,7 +418,7 @@ def test_overlays_do_not_count_nuclei_in_artefacts(results):
 def test_a_slide_that_is_mostly_out_of_focus_is_listed_for_a_check(results):
     (slide,) = gather_cohort(results / "flagged", read_json(results / "flagged/sheet.json"))
     slide.summary["provenance"]["quality"] |= {"asked": ["blurred", "ink"], "subtract": ["ink"]}
-    assert slide.artefact_doubt.startswith(
+    assert slide.trust.findings["artefacts"].startswith(
         "most of the tissue is out of focus, so nothing is left out for it; "
     )
 

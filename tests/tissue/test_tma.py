@@ -234,7 +234,7 @@ def test_tissue_of_a_file_is_found_once_for_its_cores(microarray, write_map, mus
             tmp_path / row.slide_id / name
             for name in ("mask.npz", "tissue.png", "t.geojson", "colour.json")
         ]
-        steps.tissue(slide, info, Path(row.roi), *outputs)
+        steps.tissue(slide, info, *outputs, Path(row.roi))
         with open_slide(slide) as opened:
             alone = find_tissue(opened, read_info(info), read_roi(row.roi, read_info(info))).tissue
         found = TissueMask.load(outputs[0])

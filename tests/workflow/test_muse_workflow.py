@@ -46,12 +46,9 @@ def test_a_run_named_by_its_file_is_trained_exported_and_used(cohort):
     assert {name: planned[name] for name in ("finetune", "export", "detect")} == dict.fromkeys(
         ("finetune", "export", "detect"), 1
     ), run.stdout
-    read = json.loads((cohort / "results/model.json").read_text())["inputs"]
-    assert {Path(path).name for path in read} == {
-        name for k in range(3) for name in (f"P{k}.png", f"P{k}_points.txt")
-    }
-    for path in read:  # inputs of the job, which runs again if one changes
-        assert Path(path).name in run.stdout
+    # inputs of the job, which runs again if one changes
+    read = {name for k in range(3) for name in (f"P{k}.png", f"P{k}_points.txt")}
+    assert all(name in run.stdout for name in read)
     assert "results/training/tiny/model.onnx" in run.stdout
 
 
