@@ -620,7 +620,7 @@ def _require_image(files: SlideFiles, info: SlideInfo, card: EmbedderCard) -> No
     ]
     raise StoreError(
         f"{files.folder}: has no image at {card.mpp:g} um/px, which model '{card.name}' reads;"
-        f" write it with `{join(['muse', 'tile', *map(str, words)])}`, or `extra_mpps:"
+        f" write it with `{join(['muse', 'step', 'tile', *map(str, words)])}`, or `extra_mpps:"
         f" [{card.mpp:g}]` in the workflow's config"
     )
 
