@@ -13,8 +13,6 @@ from pathlib import Path
 
 from muse_pipeline.cli.arguments import Parser
 
-WRITES = frozenset({"output", "resolved"})
-
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument(

@@ -5,9 +5,8 @@
 
 Reads the smaller levels of the store that `muse step tile` wrote, and slide.json and colour.json
 next to it. Writes regions.geojson (annotations for QuPath), regions.png, regions.zarr and
-regions.json into
-the folder. If this fails, regions.json states why, so that the slide's nuclei can be written
-without regions.
+regions.json into the folder. If this fails, regions.json states why, so that the slide's nuclei can
+be written without regions.
 """
 
 import argparse

@@ -14,7 +14,14 @@ from inspect import Parameter, getdoc, signature
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.cli.arguments import Parser, at_least_one, fraction, parse_stain, positive
+from muse_pipeline.cli.arguments import (
+    Parser,
+    at_least_one,
+    fraction,
+    not_negative,
+    parse_stain,
+    positive,
+)
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.types import FEATURE_SETS, GEOJSON_FRAMES
 
@@ -39,6 +46,7 @@ TYPES: dict[str, dict[str, Any]] = {  # of options, keyed by the name or the ann
     "Written": {"type": Path, "metavar": "PATH"},
     "Sequence[Path]": {"type": Path, "nargs": "+", "metavar": "PATH"},
     "Sequence[str]": {"nargs": "*"},
+    "Sequence[float]": {"type": not_negative, "nargs": "+", "metavar": "OD"},
 }
 MODELS = ("Predictor", "Embedder")
 PIXELS = {
@@ -97,6 +105,7 @@ def _add_parameters(parser: Parser, function: Callable[..., Any]) -> set[str]:
         if kind == "Pixels":
             for field in ("store", "colour", "artefacts"):
                 parser.add_path(f"--{field}", "PATH", PIXELS[field])
+            writes.add("artefacts")
             parser.add_argument("--features", choices=FEATURE_SETS, default="none", help=PIXELS[""])
             continue
         writes |= {name} if kind == "Written" else set()

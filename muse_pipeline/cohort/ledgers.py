@@ -252,10 +252,7 @@ def show_warnings(step: str, noted: list[str]) -> Iterator[None]:
 
 
 COST_COLUMNS = ("Step", "Time", "Processor", "Busy cores", "Processor s/mm²", "Peak memory")
-OTHER, WHOLE = (
-    "other",
-    "all",
-)  # rows besides the steps: the rest of a run, such as its start, and the whole run
+WHOLE = "all"  # row besides the steps: the sum of all of them
 SlideSteps = tuple[
     Sequence[StepRecord], float
 ]  # the records of a slide, and the area of tissue processed, in mm2
@@ -265,13 +262,11 @@ SlideSteps = tuple[
 class Cost:
     """The cost of a step."""
 
-    step: str  # name of the step, ``OTHER`` or ``WHOLE``
+    step: str  # name of the step, or ``WHOLE``
     seconds: float  # wall-clock time, added up over shards even if they ran at the same time
     processor_seconds: float  # processor time of all threads
     tissue_mm2: float  # area of tissue of the slides on which the step ran
-    peak_memory_mib: int | None = (
-        None  # highest peak memory on any slide; None for the row ``OTHER``
-    )
+    peak_memory_mib: int  # highest peak memory on any slide
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -163,8 +163,8 @@ def pretraining_run(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pretraining_options(settings: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
-    """The arguments of `pretrain-config` for the setting ``pretrain``, except the sheet and
-    the folders.
+    """The arguments of `muse step pretrain-config` for the setting ``pretrain``, except the
+    sheet and the folders.
     """
     given = pretraining_run(settings)
     own = {
@@ -198,8 +198,8 @@ def require_fitting_pretraining(
     rows: Mapping[str, Any],
     model: Mapping[str, Any],
 ) -> None:
-    """Check that a pretraining run, as `pretrain-config` plans it, suits the slides and the
-    model.
+    """Check that a pretraining run, as `muse step pretrain-config` plans it, suits the slides and
+    the model.
 
     The ``rows`` of the sheet are keyed by slide_id, and `muse step model` describes the model.
     """

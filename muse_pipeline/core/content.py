@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,7 +46,7 @@ _HEAD_BYTES = 512
 
 def name_content(path: Path | str) -> str:
     """Describe a file of another kind than expected, and what to do; "" if it is not recognised."""
-    with suppress(OSError, zipfile.BadZipFile):
+    with suppress(OSError, zipfile.BadZipFile, RuntimeError, zlib.error):  # also encrypted archives
         with Path(path).open("rb") as file:
             head = file.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf")
         if head.startswith(b"PK"):

@@ -109,6 +109,14 @@ def forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
+_apart: set[int] = set()  # ids of child processes that run steps themselves
+
+
+def set_apart(pids: Iterable[int]) -> None:
+    """Leave these child processes out of the costs of the steps of this process."""
+    _apart.update(pids)
+
+
 def _children() -> Iterator[tuple[float, int]]:
     """Processor seconds and resident bytes of each child process of a step; a single one only opens
     slides.
@@ -117,6 +125,7 @@ def _children() -> Iterator[tuple[float, int]]:
         "multiprocessing"
     )  # loaded by the first that starts a process
     children = multiprocessing.active_children() if multiprocessing else []
+    children = [child for child in children if child.pid not in _apart]
     if len(children) > 1:
         import psutil
 

@@ -12,6 +12,8 @@ from importlib import import_module
 from threading import Thread
 from typing import Any, Self, TypeVar
 
+from muse_pipeline.core.environment import set_apart
+
 T, R = TypeVar("T"), TypeVar("R")
 
 
@@ -36,7 +38,9 @@ class ProcessPool:
         This process calls ``here``, which gives the same results as ``function``. If another
         process is killed, for example because memory is short, this one makes its calls.
         """
+        before = {child.pid for child in multiprocessing.active_children()}
         calls = {self._executor.submit(function, item): item for item in items}
+        set_apart({child.pid for child in multiprocessing.active_children()} - before)
         for call in reversed(list(calls)):
             if call.cancel():
                 item = calls.pop(call)

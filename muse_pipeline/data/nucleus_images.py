@@ -66,8 +66,7 @@ class NucleusSource:
         if self.store is not None and self.proposals is None:
             raise ConfigError(
                 f"{self.store}: `proposals` is missing; find the nuclei with `muse step propose`"
-                f" and"
-                " name its file"
+                " and name its file"
             )
         for name in ("exclude", "mpp", *(["patient"] if self.labelled else [])):
             if self.images is None and getattr(self, name) not in (None, ()):

@@ -326,6 +326,6 @@ def _window(backbone: Backbone, name: str, meta: dict[str, Any], path: Path) -> 
     if not side:
         raise CheckpointError(
             f"{path}: does not state its training window; use `muse step import-checkpoint"
-            f" --backbone`"
+            " --backbone`"
         )
     return side, embedding_halo(side, backbone.stride_px, any_size=False)

@@ -130,7 +130,7 @@ def is_nucleus(prob: np.ndarray) -> np.ndarray:
 
 
 def probabilities(values: np.ndarray, card: ImportedCard) -> np.ndarray:
-    """(C, h, w) probabilities from a map of probabilities, or of logits if the card says so."""
+    """(C, h, w) probabilities from a map of probabilities, or of logits if the card states so."""
     if not card.logits:
         return values
     return expit(values) if len(values) == 1 else softmax(values, axis=0)

@@ -415,7 +415,7 @@ def gather_shards(paths: list[Path], info: SlideInfo) -> ShardSet:
         raise StoreError(
             f"{ordered[0]}: made for {common['slide_mpp']} um/px of slide '{info.slide_id}', which"
             f" now has {list(info.mpp)} um/px; run `muse step tile` and `muse step {verb}` for it"
-            f" again"
+            " again"
         )
     return gathered
 

@@ -186,7 +186,7 @@ def judge(
         organ: its organ in the sheet, "" if not stated; None to leave the organ out of account.
         warnings: warnings about its file and its tissue.
         tissue_mm2: area of its tissue.
-        included: findings that only mark what they would leave out, because the user says so.
+        included: findings that only mark what they would leave out, because the user includes them.
     """
     findings = find(provenance, warnings, tissue_mm2)
     names = provenance.class_names if has_classes(provenance) else []

@@ -39,8 +39,7 @@ class LabelledImage:
     weight: float  # relative frequency at which the image is sampled in training
     grow_outlines: bool = True  # True if nuclei labelled as points have grown outlines
     # appearance of the slide, as `muse step tissue` measures it; None for a picture that belongs
-    # to no
-    # slide
+    # to no slide
     appearance: dict[str, float] | None = None
     region: np.ndarray | None = None  # (h, w) bool, the annotated pixels; None if all are
     # (h, w) bool, pixels in any region of the slide, including regions whose nuclei are in other

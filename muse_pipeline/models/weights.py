@@ -51,7 +51,7 @@ def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
             raise CheckpointError(
                 f"{path}: contains {code[1]}, which is code, not weights, and reading it could run"
                 " anything; if you trust its source, convert the file once with `muse"
-                " import-checkpoint --trust-pickle`"
+                " step import-checkpoint --trust-pickle`"
             ) from error
         reason = f" ({type(error).__name__}: {error})" if trust_pickle else ""
         what = name_content(path)

@@ -360,8 +360,7 @@ def open_nuclei(path: Path | str) -> pq.ParquetFile:
     except (pa.ArrowException, OSError) as error:
         raise NucleiError(
             f"{path}: not a readable Parquet file ({one_line(error)}); make it with `muse step"
-            f" stitch`"
-            " again"
+            " stitch` again"
         ) from error
     if PROVENANCE_KEY not in (file.metadata.metadata or {}):
         raise NucleiError(
@@ -501,7 +500,7 @@ def parse_outlines(geometry: np.ndarray) -> np.ndarray:
     except (shapely.errors.GEOSException, TypeError) as error:
         raise NucleiError(
             f"an outline in the table of nuclei is damaged ({one_line(error)}); make it with `muse"
-            " stitch` again"
+            " step stitch` again"
         ) from error
 
 

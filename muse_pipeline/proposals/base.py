@@ -250,7 +250,7 @@ def propose_shard(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Find nuclei without labels in one shard and write them to ``output``, an input of ``muse
-    stitch``.
+    step stitch``.
 
     The result does not depend on ``threads``. Returns warnings for the ledger: those of the guard,
     and one if no nuclei were found.

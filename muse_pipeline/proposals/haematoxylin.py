@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 # loads its modules at first use, so that `muse step proposer`, which only reads settings, loads
-# none
+# none of them
 import scipy
 
 from muse_pipeline.core.config import Between

@@ -84,13 +84,16 @@ def describe_use(slide: SlideResult) -> str:
         return f"No number may be used: {trust.left_out(NUCLEI)}; {RULES[kinds[0]].remedy}."
     if not slide.n_nuclei:
         return "No nucleus was found; look at the picture of the tissue before you rely on that."
-    numbers = "Counts of positive and negative nuclei" if slide.positive else "Counts and outlines"
+    is_scored = slide.positive and not trust.left_out(POSITIVE)
+    numbers = "Counts of positive and negative nuclei" if is_scored else "Counts and outlines"
     if slide.status == "partial":
         numbers = "Densities and percentages, but no counts,"
     kinds = [kind for kind in trust.kinds(NUCLEI, MARK) if kind != "gaps"]
     checks = " and ".join(dict.fromkeys(RULES[kind].remedy for kind in kinds))
     after = f"; first {checks}" if checks else ""
-    classes = "; classes may not" if slide.positive or trust.left_out(CLASSES) else ""
+    unused = ["positive nuclei"] if trust.left_out(POSITIVE) else []
+    unused += ["classes"] if slide.positive or trust.left_out(CLASSES) else []
+    classes = f"; {' and '.join(unused)} may not" if unused else ""
     for kind in OF_ORGAN:
         if names := trust.classes_with(kind):
             classes += f"; {', '.join(names)}: {trust.findings[kind]}"

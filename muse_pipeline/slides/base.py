@@ -148,8 +148,8 @@ class SlideReader(ABC):
 
 
 def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
-    """Open a slide, or a folder written by `step fetch`, with ``reader`` or the first reader that
-    accepts it.
+    """Open a slide, or a folder written by `muse step fetch`, with ``reader`` or the first reader
+    that accepts it.
 
     Raises:
         SlideError: the file is missing, empty, truncated or not a slide, or the path is any other

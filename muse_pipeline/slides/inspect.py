@@ -31,7 +31,7 @@ def inspect_slide(
     if source is not None and source != origin:
         raise SlideError(
             f"{path}: comes from {origin}, not from {source}; fetch the latter with `muse step"
-            f" fetch`"
+            " fetch`"
         )
     with open_slide(path) as slide:
         return describe_slide(slide, slide_id, mpp, origin, fingerprint_file(slide.path))

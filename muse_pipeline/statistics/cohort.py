@@ -469,7 +469,7 @@ def compare_cohort(
             " represented by the mean of its slides"
         ),
         left_out,
-        *(describe_slides(used, quantity) for quantity in (CLASSES, REGIONS)),
+        *(describe_slides(used, quantity) for quantity in (CLASSES, POSITIVE, REGIONS)),
         describe_slides(used, NUCLEI, MARK),
         *(f"* {line}" for line in describe_marks(used)),
     ]

@@ -258,7 +258,7 @@ class Store:
                 except (ValueError, OSError, RuntimeError) as error:
                     raise StoreError(
                         f"{self.path}: chunk ({row}, {column}) is damaged ({error}); run `muse"
-                        " tile` again"
+                        " step tile` again"
                     ) from error
                 if planes is None:
                     continue

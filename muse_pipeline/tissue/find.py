@@ -57,7 +57,7 @@ class FoundTissue:
 def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) -> FoundTissue:
     """Find the tissue of ``slide`` within ``roi`` (absolute level-0 px), or on the whole slide.
 
-    If there is no tissue, the mask is empty and a warning says so.
+    If there is no tissue, the mask is empty, with a warning.
     """
     cv2.setNumThreads(1)
     overview, warnings = read_overview(slide, info), []

@@ -202,16 +202,14 @@ class TissueMask:
         ) as error:  # NumPy, zipfile and GEOS may raise any exception on foreign bytes
             raise StoreError(
                 f"{path}: not a readable tissue mask ({one_line(error)[:200]}); run `muse step"
-                f" tissue`"
-                " again"
+                " tissue` again"
             ) from error
         if info is None:
             return tissue
         if tissue.fingerprint not in {None, info.fingerprint}:
             raise StoreError(
                 f"{path}: belongs to a slide other than '{info.slide_id}'; run `muse step tissue`"
-                f" for"
-                " that slide"
+                " for that slide"
             )
         if tissue.slide_mpp not in {None, tuple(info.mpp)}:
             raise StoreError(

@@ -21,6 +21,7 @@ from muse_pipeline.cli.main import VERBS, import_verb, main
         *[(verb, "--mpp", "-0.25") for verb in ("inspect", "sheet", "demo-slide")],
         ("step tile", "--max-corrupt", "1.5"),
         ("step geojson", "--max-features", "0"),
+        ("step stitch", "--intensities", "-0.1"),
     ],
 )
 def test_a_number_out_of_range_is_named(capsys, verb, option, value):

@@ -1,5 +1,6 @@
 """Processes that make calls at the same time."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from functools import partial
 
 import psutil
 
+from muse_pipeline.core.environment import _children
 from muse_pipeline.core.pool import ProcessPool
 
 
@@ -30,6 +32,17 @@ def test_calls_are_shared_and_those_of_a_killed_process_are_made_here():
         assert {n: square for n, (square, _) in ends.items()} == {n: n**2 for n in range(6)}
         if kills_itself_at == 0:
             assert ends[0][1] == os.getpid()
+
+
+def count_costly(_):
+    return len(multiprocessing.active_children()), len([*_children()])
+
+
+def test_costs_of_steps_here_leave_out_the_processes_of_a_pool():
+    n_before, n_costly = count_costly(0)
+    with ProcessPool(2, ()) as pool:
+        ends = [end for _, end in pool.map(abs, range(9), count_costly) if isinstance(end, tuple)]
+    assert ends and set(ends) == {(n_before + 2, n_costly)}
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path):

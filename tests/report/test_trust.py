@@ -16,6 +16,7 @@ from muse_pipeline.inference.doubts import BROWN_NUCLEI
 from muse_pipeline.inference.trust import LEAVE_OUT, RULES, judge_results
 from muse_pipeline.report.cohort import gather_cohort
 from muse_pipeline.report.page import write_report
+from muse_pipeline.report.slide_card import describe_use
 from muse_pipeline.slides.tiff_pictures import SEVERAL
 from muse_pipeline.statistics.cohort import read_cohort
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
@@ -142,6 +143,12 @@ def test_results_and_report_judge_as_the_table_states(cohort):
         if finding != "same":  # which concerns two slides
             summary = read_json(results / name / "summary.json")["trust"]
             assert summary["verdicts"].items() >= expected(finding).items()
+
+
+def test_a_card_does_not_recommend_positive_nuclei_that_are_left_out(cohort):
+    _, slides = cohort
+    use = "Counts and outlines may be used; positive nuclei and classes may not."
+    assert describe_use(slides["membranes"]) == use
 
 
 def test_tables_and_datasets_state_the_verdicts(cohort, muse):

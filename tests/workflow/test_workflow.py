@@ -268,7 +268,7 @@ def test_an_edited_row_reruns_its_slide_alone(finished):
 
 def test_settings_are_checked_before_anything_runs(finished):
     """`muse sheet` checks them here; tests/cli has the mistakes that `muse step model` and `muse
-    proposer` reject.
+    step proposer` reject.
     """
     run = run_snakemake(finished, "--config", "slides=nowhere.tsv")
     assert run.returncode == 1

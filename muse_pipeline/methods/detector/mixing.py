@@ -123,10 +123,11 @@ def count_left(parts: Sequence[Part], n_classes: int) -> np.ndarray:
 
 def find_kept(left: np.ndarray) -> list[int]:
     """The classes that labels do not change, by the result of ``count_left``; all of them if fewer
-    than two are left, because a class is learnt in contrast to another.
+    than two are left, because a class is learnt in contrast to another. None for a single class,
+    whose probability is always 1.
     """
     few = left < LEAST_LABELS
-    return np.flatnonzero(few | ((~few).sum() < 2)).tolist()
+    return np.flatnonzero(few | ((~few).sum() < 2)).tolist() if len(left) > 1 else []
 
 
 def describe_kept(kept: Sequence[int], left: np.ndarray, classes: Sequence[str]) -> str:

@@ -59,9 +59,8 @@ class SlideLabelSettings:
 
     Attributes:
         slides: sheet of slides, with the labels in its column ``label``.
-        stores: folder of results, with the files written by `muse step tile` and `muse step tissue`
-        in
-            ``<slide_id>/``.
+        stores: folder of results, with the files written by `muse step tile` and `muse step
+            tissue` in ``<slide_id>/``.
         table: TSV or CSV with the columns ``slide``, ``label`` and optionally ``patient``; replaces
             the sheet's labels.
         class_map: label -> class name of the model, for labels that are not class names.

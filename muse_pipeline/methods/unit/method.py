@@ -162,7 +162,6 @@ class UnitTraining(Method):
             LOSSES[self.config.mask_discriminator.loss],
         )
         terms = {
-            # As in ADA, the discriminator gets augmented pictures in the generator's turn too.
             "picture_gan": gan.of_generator(self.picture_discriminator(rendered)),
             "mask_gan": mask_gan.of_generator(self.mask_discriminator(outputs.read)),
             "cycle": cycle_loss(

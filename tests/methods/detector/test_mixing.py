@@ -222,6 +222,7 @@ def test_few_labels_or_those_of_one_picture_do_not_change_a_class(folder, labels
     left = count_left(split_images(images, 3), 2)
     assert find_kept(left) == kept
     assert find_kept(np.array([400, 19, 20])) == [1]
+    assert find_kept(np.array([5])) == []  # a single class always has the probability 1
     sentence = describe_kept([1], np.array([400, 19, 20]), ("A", "B", "C"))
     assert sentence.startswith("classes kept as in the initial weights: B (19); label more")
 
