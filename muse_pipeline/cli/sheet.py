@@ -1,9 +1,11 @@
 """Write a sheet from a folder of slides, or check a sheet.
 
-muse sheet FOLDER --output slides.tsv           one row per slide under FOLDER muse sheet FOLDER
---output slides.tsv --add     append slides that are not in the sheet yet, and keep its other rows
-muse sheet FOLDER --output cores.tsv --tma      one row per core of tissue microarrays, each with
-its ROI muse sheet --check slides.tsv                   list all mistakes with their rows
+    muse sheet FOLDER -o slides.tsv        one row per slide under FOLDER
+    muse sheet FOLDER -o slides.tsv --add  append new slides, and keep the other rows
+    muse sheet FOLDER -o cores.tsv --tma   one row per core of tissue microarrays, with its ROI
+    muse sheet --check slides.tsv          list all mistakes with their rows
+
+config/README.md describes the columns.
 """
 
 from __future__ import annotations

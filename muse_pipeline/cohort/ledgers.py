@@ -111,15 +111,15 @@ def first_problem(records: Iterable[StepRecord]) -> StepRecord | None:
 
 
 def describe_nuclei(summary: dict[str, Any]) -> str:
-    """Text with the number of nuclei in a slide's summary, the positive share, and how many more
-    lie in artefacts.
+    """Text with the number of nuclei in a slide's summary, the positive share if it is not left
+    out, and how many more lie in artefacts.
     """
     n = Provenance.from_dict(summary["provenance"]).n_left_out
     flagged = f", {n:,} more in artefacts" if n else ""
-    scored = summary.get("immunohistochemistry") or {}
-    positive = (
-        f", {share:.1f} % positive" if (share := scored.get("percent_positive")) is not None else ""
-    )
+    is_left_out = summary["trust"]["verdicts"].get("positive") == "leave out"
+    scored = {} if is_left_out else summary["immunohistochemistry"] or {}
+    share = scored.get("percent_positive")
+    positive = "" if share is None else f", {share:.1f} % positive"
     return f"{count_noun(summary['n_nuclei'], 'nucleus', 'nuclei')}{positive}{flagged}"
 
 

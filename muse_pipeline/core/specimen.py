@@ -142,7 +142,7 @@ def describe_organ_fault(text: str) -> str:
     if terms:
         names = " and ".join(sorted(terms))
         return f"organ '{text}' names {names}; state the one that the slide shows"
-    near = get_close_matches(words, _ORGAN_OF, n=1)
+    near = get_close_matches(words, _ORGAN_OF, n=1, cutoff=0.8)
     hint = f"did you mean '{near[0]}'? The organs are" if near else "write one of"
     return f"organ '{text}' is not known; {hint} {', '.join(ORGANS)}"
 

@@ -73,7 +73,7 @@ RULES = {
     "picture": Rule("check picture", "check that the right picture was read", *_UNPROVEN),
     "artefacts": Rule("artefacts", "check the outlined artefacts", *_UNPROVEN),
     "organ": Rule("", "check the classes on the overlays", USE, MARK, USE, MARK),
-    "no_organ": Rule("", "state it with --organ or in the sheet", USE, MARK, USE, MARK),
+    "no_organ": Rule("", "state the organ with --organ or in the sheet", USE, MARK, USE, MARK),
     "third_stain": Rule("no third stain", "check the positive nuclei", positive=MARK),
     "unmapped": Rule("no regions", "run the slide again"),
     "partner": Rule("no partner", "correct the partner in the sheet"),
@@ -294,7 +294,7 @@ def _find_in_ihc(provenance: Provenance) -> str:
         )
     percent = 100 * (provenance.n_positive or 0) / max(provenance.n_nuclei or 0, 1)
     if EOSIN in reasons:
-        return f"stated as immunohistochemistry, but not brown and {EOSIN}; is it H&E?"
+        return f"stated as immunohistochemistry, but {EOSIN}, and not brown; is it H&E?"
     if NO_BROWN in reasons and percent >= MUCH_POSITIVE:
         return (
             f"stated as immunohistochemistry, but the {percent:.0f} % positive nuclei are not"
@@ -440,7 +440,7 @@ def describe_marks(slides: Iterable[Trust]) -> list[str]:
                 what = "classes" if names == trust.provenance.class_names else ", ".join(names)
                 text = f"{what}: {text}"
                 if where := describe_organs(trust.provenance.organs):
-                    remedy = f"{model} was measured in {where}; {remedy}"
+                    remedy = f"the accuracy of {model} was measured in {where}; {remedy}"
             n_slides[text, remedy] += 1
     return [
         f"{text} ({count_noun(n, 'slide')}); {remedy}" for (text, remedy), n in n_slides.items()

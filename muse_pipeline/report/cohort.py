@@ -381,11 +381,12 @@ def describe_total(slides: Sequence[SlideResult]) -> str:
     slides; ...".
     """
     added, scored = counted(slides), score_total(slides)
+    has_ihc = any(slide.positive for slide in slides)
     texts = []
     if added or not scored:
         n_nuclei = count_noun(sum(slide.n_nuclei for slide in added), "nucleus", "nuclei")
         texts.append(
-            f"{n_nuclei} of {count_noun(len(added), 'slide')}{' of H&E' if scored else ''}"
+            f"{n_nuclei} of {count_noun(len(added), 'slide')}{' of H&E' if has_ihc else ''}"
         )
     if scored:
         percent = f"{scored['percent_positive']:.1f} %" if scored["n_nuclei"] else "none"

@@ -102,7 +102,7 @@ def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
     assert total.endswith("nuclei of 1 slide; 1 slide left out: same picture twice")
     assert failures == ["1 slide failed:", f"  {second}", *doubled]
     assert of_organ.startswith(
-        "* classes: organ not stated (2 slides); compact was measured in breast, "
+        "* classes: organ not stated (2 slides); the accuracy of compact was measured in breast, "
     )
     assert (mixed / "results/C/shards/2-of-2.parquet").is_file()
     with (mixed / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:

@@ -401,19 +401,19 @@ def test_the_last_lines_of_a_large_run_name_each_kind_of_warning_once(slides, tm
     assert any(line.endswith("more kinds of warnings, in the report") for line in lines)
     assert lines[-1].startswith("76 slides: ")
     marks = [line for line in lines if line.startswith("* ")]
-    where = "slides); compact was measured in breast"
+    where = "slides); the accuracy of compact was measured in breast"
     assert [re.sub(r"\d+", "n", line) for line in marks] == [
         f"* classes: accuracy not measured in kidney (n {where}; check the classes on the overlays",
         f"* classes: accuracy not measured in lymph node (n {where}; check the classes on the overlays",
         f"* classes: accuracy not measured in colon (n {where}; check the classes on the overlays",
-        f"* classes: organ not stated (n {where}; state it with --organ or in the sheet",
+        f"* classes: organ not stated (n {where}; state the organ with --organ or in the sheet",
     ]
     many_organs = [replace(slides["plain"], organ=f"organ {n}") for n in range(30)]
     assert summarise_flags(many_organs)[-1] == "* 26 more, in the report"
     of_organs = [replace(slides["plain"], slide_id=f"S{n}", organ=organs[n % 2]) for n in range(50)]
     assert summarise_flags(of_organs) == [
-        "* classes: accuracy not measured in kidney (50 slides); compact was measured in breast; check the"
-        " classes on the overlays"
+        "* classes: accuracy not measured in kidney (50 slides); the accuracy of compact was"
+        " measured in breast; check the classes on the overlays"
     ]
 
 
@@ -426,7 +426,7 @@ def test_an_organ_that_is_not_stated_marks_what_an_unmeasured_one_marks(slides, 
     assert nodes[0].class_counts == slides["plain"].class_counts
     write_page(nodes, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    line = "* classes: organ not stated (2 slides); compact was measured in breast;"
+    line = "* classes: organ not stated (2 slides); the accuracy of compact was measured in breast;"
     assert text.count(line) == 1 and '<section class="attention' not in text
     assert text.index("<dt>Nuclei</dt>") < text.index(line) < text.index("All slides")
     assert describe_marks([slides["brown"].trust, slides["plain"].trust]) == []
@@ -450,8 +450,8 @@ def test_classes_are_measured_one_by_one(slides, tmp_path):
         "used; Lymphocyte, Stromal: accuracy not measured in colon."
     )
     assert summarise_flags([colon]) == [
-        "* Lymphocyte, Stromal: accuracy not measured in colon (1 slide); compact was measured in breast,"
-        " colon (only Epithelial); check the classes on the overlays"
+        "* Lymphocyte, Stromal: accuracy not measured in colon (1 slide); the accuracy of compact was"
+        " measured in breast, colon (only Epithelial); check the classes on the overlays"
     ]
     write_table([colon], tmp_path / "cohort.tsv")
     with (tmp_path / "cohort.tsv").open(encoding="utf-8", newline="") as file:

@@ -9,6 +9,7 @@ import pytest
 from finished_slide import CARD, draw_tissue, row, slide_path, write_slide
 
 from muse_pipeline.cohort.layout import CohortFiles
+from muse_pipeline.cohort.ledgers import describe_nuclei
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.core.provenance import DARK, OF_CELLS, STATED_IHC
 from muse_pipeline.core.types import DOUBTS
@@ -213,12 +214,17 @@ def test_the_page_marks_or_withholds_numbers_where_they_stand(cohort):
                 assert ("<abbr" in cell) == (quantity == "nuclei"), finding  # one mark is enough
             elif quantity in verdicts:
                 assert ("<abbr" in cell) == (verdicts[quantity] == MARK), (finding, quantity)
-            if quantity not in ("nuclei", "positive") and quantity in verdicts:
+            if quantity != "nuclei" and quantity in verdicts:
                 assert ("number share" in cell) == (verdicts[quantity] != OUT), (finding, quantity)
         if verdicts["nuclei"] == OUT:
             assert f'<span class="pill red">{RULES[finding].word}</span>' in row_of[name]
         card = text.split(f"<h3><bdi>{name}</bdi></h3>")[1].split("</article>")[0]
         assert ("Numbers of regions, in no total" in card) == (verdicts.get("regions") == OUT)
+        is_scored = verdicts["nuclei"] != OUT and verdicts.get("positive") in (USE, MARK)
+        assert ("Counts of positive and negative nuclei may be used" in card) == is_scored
+        if verdicts["nuclei"] != OUT:
+            summary = read_json(results / name / "summary.json")
+            assert ("% positive" in describe_nuclei(summary)) == is_scored
 
 
 def test_the_last_lines_which_qupath_shows_name_every_finding(cohort, tmp_path):
