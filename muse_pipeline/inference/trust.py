@@ -63,7 +63,9 @@ RULES = {
     "same": Rule("same picture twice", "remove one of the two from the sheet", *_WRONG),
     "classes": Rule("doubtful classes", "do not use the classes", USE, LEAVE_OUT, USE, LEAVE_OUT),
     "regions": Rule("doubtful regions", "check regions.png", regions=LEAVE_OUT),
-    "membranes": Rule("membrane marker", "score membranes with --cells", positive=LEAVE_OUT),
+    "membranes": Rule(
+        "membrane marker", "use the scores of membranes, from --cells", positive=LEAVE_OUT
+    ),
     "gaps": Rule("gaps", "run the slide again", *_UNPROVEN),
     "ihc": Rule("check stain", "state the stain", *_UNPROVEN),
     "unlike": Rule("unlike training", "check the overlays", *_UNPROVEN),

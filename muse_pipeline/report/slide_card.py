@@ -58,7 +58,8 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
             " × ".join(f"{mpp:.4g}" for mpp in dict.fromkeys(slide.info.mpp)) if slide.info else ""
         ),
         "scores": "; ".join(
-            f"H-score {s['h_score']:.0f}, Allred {s['allred']} ({name})"
+            f"{name} {s['percent_positive']:.0f} % positive, H-score {s['h_score']:.0f}, Allred"
+            f" {s['allred']}"
             for name, s in scores.items()
         ),
         "tma": slide.summary.get("tma") if slide.summary else None,
