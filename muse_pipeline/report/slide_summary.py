@@ -41,7 +41,7 @@ from muse_pipeline.store.store import CHUNK_PX, PYRAMID, Store, open_store
 from muse_pipeline.tissue.find import measure_annotation
 from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask
 
-FORMAT = 5  # format of a summary; summaries of other formats are made again
+FORMAT = 6  # format of a summary; summaries of other formats are made again
 OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # entries of a summary that need the store
 
 
