@@ -84,7 +84,7 @@ def test_a_restained_slide_is_paired_and_a_bad_partner_costs_its_pairs_alone(tmp
     assert "1 of 2 images have partners" in log and "b: trained without its partner" in log
     assert (results / "b/nuclei.geojson.gz").is_file()
     page = (results / "report.html").read_text(encoding="utf-8")
-    assert "Registered partner: residual" in page and "partner not registered" in page
+    assert "partner not registered" in page
     assert "1 slide whose partner was not registered" in run.stdout and "b: " in run.stdout
 
     (tmp_path / "glass.tif").write_bytes(
