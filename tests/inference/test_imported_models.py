@@ -545,7 +545,9 @@ def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data
         card = read_card(model)
         network = onnx.load(write_random_network(kind, tmp_path / "network"))
         classes = tuple(replace(NUCLEUS, name=name) for name in "ABC")
+        shape = [size.dim_value for size in network.graph.input[0].type.tensor_type.shape.dim]
         sizes = {"stride_px": 1, "margin_px": 0, "n_rays": 32}
+        sizes["channels_first"] = shape[1] == 3
         card = replace(card, classes=classes, logits=True, maps=tuple(OUTPUTS[kind]), **sizes)
         network.metadata_props.add(key=METADATA_KEY, value=card.to_json())
         onnx.save(network, model)
@@ -563,7 +565,8 @@ def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data
         "-o",
         tmp_path / "out",
     )
-    assert muse("run", tmp_path / "skin.png", *words)[0] == 0
+    status, shown, errors = muse("run", tmp_path / "skin.png", *words)
+    assert status == 0, shown + errors
     verdict = check_geojson(tmp_path / "out/skin/nuclei.geojson.gz")
     assert verdict.is_good and verdict.n_by_type["detection"] > 10
 
