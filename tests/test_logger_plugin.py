@@ -52,7 +52,9 @@ def folder(tmp_path_factory) -> Path:
     """A folder with a workflow whose slide s1 fails without a ledger, and s2 with one."""
     folder = tmp_path_factory.mktemp("logged")
     (folder / "Snakefile").write_text(SNAKEFILE, encoding="utf-8")
-    (folder / "summary.json").write_text(json.dumps({"n_nuclei": 1200, "provenance": PROVENANCE}))
+    summary = {"n_nuclei": 1200, "immunohistochemistry": None, "trust": {"verdicts": {}}}
+    summary["provenance"] = PROVENANCE
+    (folder / "summary.json").write_text(json.dumps(summary))
     for slide, status in (("s0", "ok"), ("s2", "failed")):
         entry = {"step": "inspect", "status": status, "reason": "is not a slide", "seconds": 1.25}
         (folder / f"{slide}.json").write_text(json.dumps(entry))

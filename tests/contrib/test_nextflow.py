@@ -2,6 +2,7 @@
 the same ports.
 """
 
+import csv
 import re
 import subprocess
 from pathlib import Path
@@ -35,7 +36,9 @@ def test_the_script_writes_what_the_process_outputs(tmp_path):
     subprocess.run(
         ["bash", "-ec", script_of(values)], cwd=tmp_path, check=True, capture_output=True
     )
-    assert "\tleft breast\tall\tH&E\t" in (tmp_path / "out/cohort.tsv").read_text()
+    with (tmp_path / "out/cohort.tsv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file, delimiter="\t")
+    assert (row["organ"], row["stain"]) == ("left breast", "H&E")
     patterns = re.findall(r"path\(?\s*\"(\S+?)\"\)?,\s+emit", TEXT)
     assert len(patterns) == 6
     assert all(list(tmp_path.glob(pattern.replace("${prefix}", "out"))) for pattern in patterns)
