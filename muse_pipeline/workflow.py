@@ -137,13 +137,6 @@ class WorkflowPlan(Plan):
             else self.file(slide, "regions")
         )
 
-    def regions_of(self, slides: Sequence[str]) -> list[str]:
-        """The tissue regions of slides and the files that locate them in images, as inputs of a
-        rule.
-        """
-        located = self.files(SlideFiles.info, SlideFiles.mask, slides=slides)
-        return [*located, *(file for slide in slides for file in self.regions(slide))]
-
     def regions_option(self, slide: str) -> list[Any]:
         """``regions`` as an option of `stitch`."""
         mapped = self.folder(slide) if self.config["regions"] else None

@@ -192,27 +192,10 @@ def pretraining_options(settings: Mapping[str, Any], model: Mapping[str, Any]) -
     ]
 
 
-def require_fitting_pretraining(
-    settings: Mapping[str, Any],
-    run: Mapping[str, Any],
-    rows: Mapping[str, Any],
-    model: Mapping[str, Any],
-) -> None:
-    """Check that a pretraining run, as `muse step pretrain-config` plans it, suits the slides and
-    the model.
-
-    The ``rows`` of the sheet are keyed by slide_id, and `muse step model` describes the model.
+def require_fitting_pretraining(run: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Check that a pretraining run, as `muse step pretrain-config` plans it, suits the model, as
+    `muse step model` describes it.
     """
-    has_model = settings["regions"] not in (
-        None,
-        FROM_NUCLEI,
-    )  # nuclei are found with the pretrained backbone
-    missing = [slide for slide in run["slides"] if not (has_model or rows[slide].get("regions"))]
-    if run["reads_regions"] and missing:
-        raise ConfigError(
-            f"config: `pretrain` weights tissue regions, but slide '{missing[0]}' has none; set"
-            " `regions` to a region model or a run that trains one"
-        )
     if model.get("backbone", run["backbone"]) != run["backbone"]:
         raise ConfigError(
             f"config: `pretrain` trains {run['backbone']}, but the training run '{model['name']}'"

@@ -4,7 +4,6 @@ slides, or pictures.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +28,6 @@ class NucleusSource:
         store: image store of a slide, from ``muse step tile``.
         proposals: ``proposals.parquet`` or ``nuclei.parquet`` of the same slide.
         colour: ``colour.json`` of the slide; by default the one next to the store.
-        regions: GeoJSON of areas with classes, drawn in QuPath; by default the region map next to
-            the store. Only used with ``region_weights``.
         patient_name: patient of the slide; by default derived from its id, as for labels.
         images: folder of pictures; ``detector`` finds their nuclei.
         mpp: um per pixel of the pictures, if their files do not state it.
@@ -44,7 +41,6 @@ class NucleusSource:
     store: Path | None = None
     proposals: Path | None = None
     colour: Path | None = None
-    regions: Path | None = None
     patient_name: str | None = None
     images: Path | None = None
     mpp: Mpp | None = None
@@ -55,25 +51,21 @@ class NucleusSource:
     weight: Positive = 1.0
 
     def __post_init__(self) -> None:
-        given = [
-            name for name in ("store", "images", "labelled") if getattr(self, name) is not None
-        ]
-        if len(given) != 1:
+        if [self.store, self.images, self.labelled].count(None) != 2:
             raise ConfigError(
-                "a pretraining source must have exactly one of `store`, `images` and `labelled`,"
-                f" but has {' and '.join(f'`{name}`' for name in given) or 'none'}"
+                "a pretraining source must have exactly one of `store`, `images` and `labelled`"
             )
         if self.store is not None and self.proposals is None:
             raise ConfigError(
                 f"{self.store}: `proposals` is missing; find the nuclei with `muse step propose`"
                 " and name its file"
             )
-        for name in ("exclude", "mpp", *(["patient"] if self.labelled else [])):
-            if self.images is None and getattr(self, name) not in (None, ()):
-                raise ConfigError(
-                    f"{self.location}: `{name}` is a setting of `images`; remove it from this"
-                    " source, or move it into `labelled`"
-                )
+        if self.images is None and (self.exclude or self.mpp is not None):
+            name = "exclude" if self.exclude else "mpp"
+            raise ConfigError(
+                f"{self.location}: `{name}` is a setting of `images`; remove it from this source,"
+                " or move it into `labelled`"
+            )
         if self.labelled is not None and self.labelled.weight != 1:
             raise ConfigError(
                 f"{self.location}: `weight` is set inside `labelled`; set it next to `labelled`"
@@ -141,7 +133,6 @@ class NucleusSlide(NucleusImage):
 
 CELL_UM = 64.0
 FILES = ("xy", "occupied", "start")
-WEIGHTS = "cumulated.npy"  # only written for an index with weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,13 +148,6 @@ class NucleusIndex:
     # (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell; the last entry is
     # N
     start: np.ndarray
-    # (C,) running sum of the weights of the occupied cells; None if all weights are 1
-    cumulated: np.ndarray | None = None
-
-    @property
-    def extent(self) -> float:
-        """Sum of the weights of the occupied cells."""
-        return float(len(self.occupied) if self.cumulated is None else self.cumulated[-1])
 
     @classmethod
     def build(
@@ -189,13 +173,6 @@ class NucleusIndex:
         )
         return index, inside[order]
 
-    def with_weights(self, weight: np.ndarray) -> NucleusIndex:
-        """The index with each cell weighted by the mean ``weight`` of its nuclei, (N,) in the order
-        of ``self.xy``.
-        """
-        mean = np.add.reduceat(weight, self.start[:-1]) / np.diff(self.start)
-        return dataclasses.replace(self, cumulated=mean.cumsum())
-
     @classmethod
     def open(
         cls, folder: Path, size_px: tuple[int, int], mpp: float, mapped: bool = True
@@ -205,12 +182,7 @@ class NucleusIndex:
         """
         how = "r" if mapped else None
         arrays = [np.load(folder / f"{name}.npy", mmap_mode=how) for name in FILES]
-        weights = folder / WEIGHTS
-        return cls(
-            *_cells(size_px, mpp),
-            *arrays,
-            np.load(weights, mmap_mode=how) if weights.is_file() else None,
-        )
+        return cls(*_cells(size_px, mpp), *arrays)
 
     def save(self, folder: Path) -> None:
         """Write the index to a new folder, atomically."""
@@ -222,8 +194,6 @@ class NucleusIndex:
         """Write the files of the index into an existing folder."""
         for name in FILES:
             np.save(folder / f"{name}.npy", getattr(self, name))
-        if self.cumulated is not None:
-            np.save(folder / WEIGHTS, self.cumulated)
 
     def inside(
         self, left: float, top: float, right: float, bottom: float
@@ -245,15 +215,10 @@ class NucleusIndex:
         return numbers[kept], xy[kept]
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """Sample the position (2,) of a nucleus: first a cell in proportion to its weight, then one
-        of its nuclei.
+        """Sample the position (2,) of a nucleus: first one of the occupied cells, then one of its
+        nuclei.
         """
-        if self.cumulated is None:
-            cell = generator.integers(len(self.occupied))
-        else:
-            cell = np.searchsorted(
-                self.cumulated, generator.random() * self.cumulated[-1], side="right"
-            )
+        cell = generator.integers(len(self.occupied))
         return self.xy[generator.integers(self.start[cell], self.start[cell + 1])].astype(
             np.float64
         )

@@ -9,7 +9,6 @@ image, and positions are not matched by distance.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -170,7 +169,9 @@ class ViewSampler:
         self, images: Sequence[NucleusImage], settings: ViewSettings, balance: float = 0.5
     ):
         self.images, self.settings = images, settings
-        share = np.array([image.weight * image.nuclei.extent**balance for image in images], float)
+        share = np.array(
+            [image.weight * len(image.nuclei.occupied) ** balance for image in images], float
+        )
         self._share = share / share.sum()
 
     def __call__(self, generator: np.random.Generator) -> ViewSet:
@@ -326,7 +327,6 @@ class ViewBatch(NamedTuple):
     teacher_xy: Tensor  # (P, B, M, 2) positions of shared nuclei in the teacher's view, in its px
     student_xy: Tensor  # (P, B, M, 2) positions of the same nuclei in the student's view
     shared: Tensor  # (P, B, M) bool, True for entries that contain a nucleus, False for padding
-    octaves: Tensor  # (P, B) |log2| of the ratio of the two views' mpps
     windows: Tensor | None = (
         None  # (N, 3) uint8 pixels of the sets' windows, one after the other, until views are cut
     )
@@ -478,23 +478,20 @@ class ViewBatches:
         )
 
     def _match(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, ...]:
-        """``teacher_xy``, ``student_xy``, ``shared`` and ``octaves`` of a ``ViewBatch``."""
+        """``teacher_xy``, ``student_xy`` and ``shared`` of a ``ViewBatch``."""
         pairs, most = ordered_pairs(self.settings.n_local), self.settings.max_matches
         chosen = [
             [_draw(view_set.shared(*pair), most, generator) for view_set in sets] for pair in pairs
         ]
         width = max(1, *(len(numbers) for row in chosen for numbers in row))
         xy = np.zeros((2, len(pairs), len(sets), width, 2), np.float32)
-        shared, octaves = np.zeros(xy.shape[1:4], bool), np.zeros(xy.shape[1:3], np.float32)
+        shared = np.zeros(xy.shape[1:4], bool)
         for p, (teacher, student) in enumerate(pairs):
             for b, (view_set, numbers) in enumerate(zip(sets, chosen[p], strict=True)):
                 n = len(numbers)
                 xy[:, p, b, :n] = view_set.placed[[teacher, student]][:, numbers]
                 shared[p, b, :n] = True
-                octaves[p, b] = abs(
-                    math.log2(view_set.views[teacher].mpp / view_set.views[student].mpp)
-                )
-        return tuple(torch.from_numpy(part) for part in (*xy, shared, octaves))
+        return tuple(torch.from_numpy(part) for part in (*xy, shared))
 
 
 def _draw(numbers: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:

@@ -268,7 +268,7 @@ def train(
         torch.manual_seed(seed_of_step(seed, step * fabric.world_size + fabric.global_rank))
         broadcast_buffers(method)
         losses: dict[str, Tensor] = {}
-        method.set_gauges(schedule.is_logged(step))
+        method.gauges = schedule.is_logged(step)
         for turn in turns:
             numbers = range(step * schedule.accumulate, (step + 1) * schedule.accumulate)
             own = (batches(number * fabric.world_size + fabric.global_rank) for number in numbers)

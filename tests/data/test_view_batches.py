@@ -4,7 +4,6 @@ show.
 
 import dataclasses
 import itertools
-import math
 from functools import partial
 
 import numpy as np
@@ -85,8 +84,6 @@ def test_shapes():
         == batch.shared.shape[:2]
         == (n_pairs, B)
     )
-    assert batch.octaves.shape == (n_pairs, B)
-    assert ((batch.octaves >= 0) & (batch.octaves <= 1.05)).all()
     assert (batch.global_views.pixels >= 0).all() and (batch.global_views.pixels <= 255).all()
     assert batch.shared.any((1, 2)).all()
     assert make(n_local=0)(0).local_views is None
@@ -178,19 +175,13 @@ def test_shared_nuclei_lie_in_both_views_and_are_no_more_than_asked_for():
 
 
 def test_a_random_part_of_the_nuclei_that_both_views_show_is_compared():
-    """At most three nuclei per pair, each with its positions in both views; octaves are |log2| of
-    the ratio of mpps.
-    """
+    """At most three nuclei per pair, each with its positions in both views."""
     batches, ranks = make(max_matches=3), []
     for number in range(4):
         batch, sets = batches.draw(number)
         for p, (teacher, student) in enumerate([(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)]):
             for b, one in enumerate(sets):
                 ours, others = one.views[teacher], one.views[student]
-                octaves = abs(
-                    math.log2(ours.side_px / ours.size_px / (others.side_px / others.size_px))
-                )
-                assert batch.octaves[p, b].item() == pytest.approx(octaves, abs=1e-6)
                 both = []
                 for n in range(one.placed.shape[1]):
                     at = (

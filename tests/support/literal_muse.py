@@ -43,14 +43,12 @@ class SharedNucleus(NamedTuple):
 
     Attributes:
         pair: index of the pair of views.
-        octaves: |log2| of the ratio of the two views' mpp.
         vector: the teacher's feature vector, before its projector.
         target: (K,) probabilities of the prototypes, from the teacher.
         loss: cross-entropy of the student against ``target``.
     """
 
     pair: int
-    octaves: float
     vector: Tensor
     target: Tensor
     loss: Tensor
@@ -81,7 +79,7 @@ def literal_nuclei(
                 students[pairs[n][1]][b].dense[0], batch.student_xy[n, b, m]
             )
             loss = literal_cross_entropy(level, target, from_student)
-            found.append(SharedNucleus(n, batch.octaves[n, b].item(), vector, target, loss))
+            found.append(SharedNucleus(n, vector, target, loss))
     return found
 
 
@@ -104,16 +102,12 @@ def literal_gauges(
     )
     nuclei = literal_nuclei(method.nucleus, teachers, students, batch, temperature)
     entropies = [-sum(p * math.log(p) for p in one.target.tolist() if p > 0) for one in nuclei]
-    of_two_scales = [one.loss.item() for one in nuclei if one.octaves > 0.5]
-    of_one_scale = [one.loss.item() for one in nuclei if one.octaves <= 0.5]
     unit = torch.stack([one.vector / one.vector.norm() for one in nuclei])
     deviations = [column.std().item() for column in unit.T]
     return {
         "shared_nuclei": len(nuclei) / (batch.shared.shape[0] * batch.shared.shape[1]),
         "entropy_nucleus": sum(entropies) / len(entropies) / math.log(method.settings.n_prototypes),
         "spread": sum(deviations) / len(deviations) * math.sqrt(unit.shape[1]),
-        "scale_gap": sum(of_two_scales) / len(of_two_scales)
-        - sum(of_one_scale) / len(of_one_scale),
     }
 
 
@@ -182,7 +176,7 @@ def view_pairs(n_views: int) -> list[tuple[int, int]]:
 
 def features_of_views(backbone: Backbone, batch: ViewBatch) -> list[list[Features]]:
     """Features, indexed ``[view][set]``; each image goes through the network by itself."""
-    n_sets, found = batch.octaves.shape[1], []
+    n_sets, found = batch.shared.shape[1], []
     for views in (batch.global_views, batch.local_views):
         if views is not None:
             images = zip(views.pixels.double(), views.colour.double(), strict=True)

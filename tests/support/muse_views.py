@@ -57,7 +57,4 @@ def make_batch(n_local: int = 2, seed: int = 0, batch: int = B) -> ViewBatch:
     counts = torch.randint(0, N_NUCLEI + 1, (len(pairs), batch, 1), generator=generator)
     counts[0, 0], counts[1, 0] = 0, N_NUCLEI
     shared = torch.arange(N_NUCLEI) < counts
-    octaves = torch.rand(len(pairs), batch, generator=generator)
-    return ViewBatch(
-        views(2, WIDE_PX), views(n_local, NEAR_PX) if n_local else None, *xy, shared, octaves
-    )
+    return ViewBatch(views(2, WIDE_PX), views(n_local, NEAR_PX) if n_local else None, *xy, shared)

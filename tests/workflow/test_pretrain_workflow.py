@@ -72,32 +72,6 @@ def test_the_slides_become_a_backbone_beside_a_model_that_is_there(cohort):
 
 
 @pytest.mark.slow
-def test_slides_are_mapped_first_where_regions_are_weighted(cohort):
-    weighted = {**PRETRAIN, "region_weights": {"Tumour": 3}}
-    (cohort / "tumour.onnx").touch()
-    (cohort / "areas.geojson").touch()
-    write_sheet(
-        cohort / "slides.tsv", [{**ROWS[0], "regions": "areas.geojson"}, {**ROWS[1], "regions": ""}]
-    )
-    write_config(cohort, pretrain={**weighted, "held_splits": []}, regions="tumour.onnx")
-    run = run_snakemake(cohort, "--dry-run", "--printshellcmds")
-    read = inputs_of(run.stdout, "pretrain")
-    assert {str(cohort / "areas.geojson"), "results/b/regions.json", "results/a/tissue.npz"} <= set(
-        read
-    ), run.stdout
-    written = yaml.safe_load((cohort / RUN / "cohort.yaml").read_text())
-    assert [source.get("regions") for source in written["sources"]] == [
-        str(cohort / "areas.geojson"),
-        None,
-    ]
-
-    write_config(cohort, pretrain=PRETRAIN, regions="tumour.onnx")
-    assert "results/b/regions.json" not in inputs_of(
-        run_snakemake(cohort, "--dry-run", "--printshellcmds").stdout, "pretrain"
-    )
-
-
-@pytest.mark.slow
 def test_a_training_run_begins_with_it(cohort):
     """The run starts from the pretrained backbone whatever checkpoint it names itself, even if that
     does not exist.
@@ -130,10 +104,6 @@ def test_a_training_run_begins_with_it(cohort):
         (
             {"pretrain": {**PRETRAIN, "backbone": "muse_compact_48"}, "model": "tiny.yaml"},
             "`pretrain` trains muse_compact_48, but the training run 'tiny' has muse_compact_16",
-        ),
-        (
-            {"pretrain": {**PRETRAIN, "region_weights": {"Tumour": 3}}},
-            "`pretrain` weights tissue regions, but slide 'a' has none; set `regions`",
         ),
     ],
 )

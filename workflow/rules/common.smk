@@ -141,7 +141,7 @@ def plan_pretraining():
         **resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options),
         "run": run,
     }
-    checked(settings.require_fitting_pretraining, config, planned_run, ROWS, MODEL)
+    checked(settings.require_fitting_pretraining, planned_run, MODEL)
     return {**planned_run, "codec": checked(settings.pretraining_codec, config, planned_run["mpp"])}
 
 

@@ -58,9 +58,6 @@ rule pretrain:
         partners=of_every_slide(
             "partner/partner.json", PARTNER_STORE, slides=PRETRAINING.get("partners", [])
         ),
-        regions=lambda wildcards: (
-            PLAN.regions_of(PRETRAIN_SLIDES) if PRETRAINING["reads_regions"] else []
-        ),
         read=lambda wildcards: without_patterns(PRETRAINING["inputs"]),
     output:
         checkpoint="<results>/pretraining/{run}/checkpoint.pt",

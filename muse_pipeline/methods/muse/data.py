@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work
-from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError
-from muse_pipeline.core.files import cache_name, sha256_of
-from muse_pipeline.core.text import count_noun, some_of
+from muse_pipeline.core.errors import ConfigError, MppError, NucleiError
+from muse_pipeline.core.files import cache_name
+from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.nucleus_images import (
     NucleusImage,
     NucleusIndex,
@@ -26,16 +25,13 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.inference.region_lookup import load_regions, read_record
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
-from muse_pipeline.labels.base_source import LabelSource, read_picture
+from muse_pipeline.labels.base_source import read_picture
 from muse_pipeline.labels.label_sources import read_labelled_images, require_in_names, require_words
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
-from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.resample import MAX_COARSER
 from muse_pipeline.store.store import Store, open_store
-from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.run import Log
 
@@ -64,13 +60,11 @@ def read_pretrain_data(
     min_nuclei: int,
     folder: Path,
     log: Log = lambda sentence: None,
-    region_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> PretrainData:
     """Open every source without reading pixels of stores; positions of nuclei are indexed once in
     ``folder``.
 
-    Images with fewer than ``min_nuclei`` nuclei are left out. ``region_weights`` are those of
-    ``MuseConfig``, and apply to slides only.
+    Images with fewer than ``min_nuclei`` nuclei are left out.
     """
     require_words([source.labelled for source in sources if source.labelled is not None])
     folders = [source for source in sources if source.images is not None]
@@ -78,12 +72,7 @@ def read_pretrain_data(
     require_in_names(
         location_of, [path.name for source in folders for path in picture_files(source.images)]
     )
-    regions = RegionWeights(region_weights, log)
-    opened = [
-        (image, source)
-        for source in sources
-        for image in _open(source, finest_mpp, folder, regions)
-    ]
+    opened = [(image, source) for source in sources for image in _open(source, finest_mpp, folder)]
     kept = [(image, source) for image, source in opened if len(image.nuclei.xy) >= min_nuclei]
     if not kept:
         raise ConfigError(
@@ -95,7 +84,6 @@ def read_pretrain_data(
         n = count_noun(len(opened) - len(kept), "image was", "images were")
         log(f"{n} left out, first {few}, with fewer than {min_nuclei} nuclei")
     images, of_images = map(list, zip(*kept, strict=True))
-    regions.require_use(images)
     fits = [image.stain for image in images]
     reference = (
         mean_stains(fits, "macenko") if any(fit is not None for fit in fits) else ColourReference()
@@ -105,22 +93,9 @@ def read_pretrain_data(
     )
 
 
-def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
-    """Require that no patient is in both pretraining and evaluation."""
-    judged = {patient for source in held for patient in map(source.patient_of, source.choose())}
-    if shared := sorted(judged & set(patients)):
-        raise LabelError(
-            f"{some_of(shared)}: in `held`, and also in `sources` or in the training data of the"
-            " initial weights, so the backbone would be evaluated on its training data; `exclude`"
-            " them from `held` or from `sources`"
-        )
-
-
-def _open(
-    source: NucleusSource, finest_mpp: float, folder: Path, regions: RegionWeights
-) -> Iterator[NucleusImage]:
+def _open(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusImage]:
     if source.store is not None:
-        yield _open_slide(source, finest_mpp, folder, regions)
+        yield _open_slide(source, finest_mpp, folder)
     elif source.images is not None:
         yield from _read_pictures(source, finest_mpp, folder)
     else:
@@ -136,9 +111,7 @@ def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
         )
 
 
-def _open_slide(
-    source: NucleusSource, finest_mpp: float, folder: Path, regions: RegionWeights
-) -> NucleusSlide:
+def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> NucleusSlide:
     store = open_store(source.store)
     # The views of a set overlap, so they read the same few chunks.
     store.share_chunks()
@@ -155,21 +128,18 @@ def _open_slide(
         stain=read_colour(source.colour or SlideFiles(source.store.parent).colour).macenko,
         weight=source.weight,
         store=store,
-        folder=_index(source, store, folder, regions),
+        folder=_index(source.proposals, store, folder),
     )
 
 
-def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWeights) -> Path:
+def _index(proposals: Path, store: Store, folder: Path) -> Path:
     """Return the folder with the index of a slide's proposals, after writing it if necessary."""
-    proposals = source.proposals
     if read_provenance(proposals).fingerprint != store.fingerprint:
         raise NucleiError(
             f"{proposals}: contains nuclei of a different slide than {store.path}; correct either"
             " path"
         )
-    location = folder / cache_name(
-        proposals, f"{store.mpp} {store.size_px}{regions.describe(source)}"
-    )
+    location = folder / cache_name(proposals, f"{store.mpp} {store.size_px}")
     if not location.is_dir():
         tables = iterate_rows(proposals, 1 << 18, ["x", "y"])
         parts = [np.stack([table["x"].to_numpy(), table["y"].to_numpy()], -1) for table in tables]
@@ -180,85 +150,8 @@ def _index(source: NucleusSource, store: Store, folder: Path, regions: RegionWei
                 " again"
             )
         work_xy = level0_to_work(xy, store.slide_mpp, store.mpp)
-        index, order = NucleusIndex.build(work_xy, store.size_px, store.mpp)
-        if regions.weights:
-            index = index.with_weights(regions.weigh(source, xy[order]))
-        index.save(location)
+        NucleusIndex.build(work_xy, store.size_px, store.mpp)[0].save(location)
     return location
-
-
-@dataclass(frozen=True)
-class RegionWeights:
-    """Weights of nuclei that depend on the class of their tissue region."""
-
-    weights: Mapping[
-        str, float
-    ]  # class -> weight of its nuclei; all other nuclei have the weight 1
-    log: Log  # callback for lines about slides on which the region model failed
-
-    def describe(self, source: NucleusSource) -> str:
-        """String that identifies the weights of a slide's nuclei; empty if no weights are set."""
-        if not self.weights:
-            return ""
-        return f" {sorted(self.weights.items())} {cache_name(_file_of_regions(source), '')}"
-
-    def weigh(self, source: NucleusSource, xy: np.ndarray) -> np.ndarray:
-        """(N,) weights of a slide's nuclei at (N, 2) level-0 px."""
-        files = SlideFiles(source.store.parent)
-        info = read_info(files.info)
-        regions = load_regions(
-            source.regions or files.folder, info, TissueMask.load(files.mask, info).kept
-        )
-        if regions.failure:
-            reason = f"because it has no regions ({regions.failure})"
-            self.log(f"{info.slide_id}: all its nuclei have the weight 1, {reason}")
-            return np.ones(len(xy))
-        names = [region_class.name for region_class in regions.classes]
-        unknown = [name for name in self.weights if name not in names]
-        if unknown and source.regions is None:
-            raise ConfigError(
-                f"region_weights: the region map of slide '{info.slide_id}' has no class"
-                f" {some_of(unknown)}; its classes are {', '.join(names)}"
-            )
-        weights = np.array(
-            [*(self.weights.get(name, 1.0) for name in names), 1.0]
-        )  # last: outside regions
-        return weights[regions.columns(xy).region]
-
-    def require_use(self, images: Sequence[NucleusImage]) -> None:
-        """Reject region weights that affect no nucleus of any slide."""
-        # The extent is the sum of the cells' weights, which is the number of cells if every nucleus
-        # has the weight 1.
-        if self.weights and all(
-            image.nuclei.extent == len(image.nuclei.occupied) for image in images
-        ):
-            raise ConfigError(
-                f"region_weights: no slide has nuclei in {' or '.join(self.weights)}; correct the"
-                " names of the classes or leave `region_weights` out"
-            )
-
-
-def _file_of_regions(source: NucleusSource) -> Path:
-    """The file with a slide's drawn areas, or the record of its region map."""
-    if source.regions is None:
-        read_record(source.store.parent)
-        return SlideFiles(source.store.parent).regions
-    if not source.regions.is_file():
-        raise ConfigError(
-            f"{source.regions}: the file of areas does not exist; correct `regions` in the config"
-        )
-    return source.regions
-
-
-def checksums_of_regions(sources: Sequence[NucleusSource]) -> dict[str, str]:
-    """Checksums of the region maps next to the stores of ``sources``, keyed by name ("source 0:
-    regions.json").
-    """
-    return {
-        f"source {number}: regions.json": sha256_of(_file_of_regions(source))
-        for number, source in enumerate(sources)
-        if source.store is not None and source.regions is None
-    }
 
 
 def _read_pictures(
@@ -278,12 +171,19 @@ def _read_pictures(
         pixels, mpp = read_picture(path, source.mpp)
         require_fine(path.stem, mpp, finest_mpp)
         location = folder / cache_name(path, f"{mpp} {predictor.sha256}")
-        size_px = pixels.shape[1], pixels.shape[0]
+        size_px, stain = pixels.shape[1::-1], fit_macenko(pixels.reshape(-1, 3))
         if not location.is_dir():
-            nuclei = detect_picture(predictor, pixels, mpp, fit_macenko(pixels.reshape(-1, 3)))
+            nuclei = detect_picture(predictor, pixels, mpp, stain)
             NucleusIndex.build(nuclei.xy, size_px, mpp)[0].save(location)
-        yield _picture(
-            path.stem, source, pixels, mpp, NucleusIndex.open(location, size_px, mpp, mapped=False)
+        yield NucleusPicture(
+            name=path.stem,
+            patient=source.patient_of(path.stem),
+            mpp=mpp,
+            size_px=size_px,
+            stain=stain,
+            weight=source.weight,
+            pixels=pixels,
+            nuclei=NucleusIndex.open(location, size_px, mpp, mapped=False),
         )
 
 
@@ -292,25 +192,15 @@ def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[Nucleus
     mpp = labels.mpp or finest_mpp
     require_fine(str(labels.location), mpp, finest_mpp)
     for image in read_labelled_images([labels], (), mpp, n_rays=3):
-        nuclei, _ = NucleusIndex.build(image.nuclei.xy, image.pixels.shape[1::-1], mpp)
-        yield _picture(image.name, source, image.pixels, mpp, nuclei, image.patient)
-
-
-def _picture(
-    name: str,
-    source: NucleusSource,
-    pixels: np.ndarray,
-    mpp: float,
-    nuclei: NucleusIndex,
-    patient: str | None = None,
-) -> NucleusPicture:
-    return NucleusPicture(
-        name=name,
-        patient=patient or source.patient_of(name),
-        mpp=mpp,
-        size_px=(pixels.shape[1], pixels.shape[0]),
-        stain=fit_macenko(pixels.reshape(-1, 3)),
-        weight=source.weight,
-        pixels=pixels,
-        nuclei=nuclei,
-    )
+        pixels = image.pixels
+        size_px = pixels.shape[1::-1]
+        yield NucleusPicture(
+            name=image.name,
+            patient=image.patient,
+            mpp=mpp,
+            size_px=size_px,
+            stain=fit_macenko(pixels.reshape(-1, 3)),
+            weight=source.weight,
+            pixels=pixels,
+            nuclei=NucleusIndex.build(image.nuclei.xy, size_px, mpp)[0],
+        )

@@ -69,9 +69,6 @@ N_ITERATIONS = 3  # of Sinkhorn-Knopp
 MAX_WIDTH = 1 << 18  # four times the number of prototypes in DINO
 Width = Annotated[int, Between(2, MAX_WIDTH)]
 Temperature = Annotated[float, Between(1e-3, 10)]
-HALF_OCTAVE = (
-    0.5  # views whose mpps differ by a factor of more than 2 ** 0.5 are at different scales
-)
 
 
 @dataclass(frozen=True)
@@ -211,8 +208,7 @@ class MusePretraining(Method):
         The diagnostics (at logged steps) are ``shared_nuclei``, the mean number of nuclei that a
         pair of views shares; ``entropy_*``, the entropy of the teacher's output as a share of the
         largest possible; ``spread``, the scatter of the teacher's nucleus vectors, 1 if they point
-        in all directions; ``prototypes_*``, the share of prototypes in use; and ``scale_gap``, the
-        mean loss of nuclei seen at two different scales minus that at similar scales.
+        in all directions; and ``prototypes_*``, the share of prototypes in use.
         """
         with torch.no_grad():
             teachers = _encode_views(self.teacher, batch.global_views, 2)
@@ -261,19 +257,13 @@ class MusePretraining(Method):
         term = {"nucleus": torch.stack(totals).sum() / (n_rows > 0).sum().clamp(min=1)}
         if not self.gauges:
             return term
-        n_pairs = all_sum(n_rows.new_full((), batch.octaves.numel()))
-        most = batch.shared.shape[2]
-        # Rows are flat indices into (B, M), so the quotient is the index of the set.
-        octaves = [
-            batch.octaves[n].index_select(0, chosen // most) for n, chosen in enumerate(rows)
-        ]
+        n_pairs = all_sum(n_rows.new_full((), batch.shared[..., 0].numel()))
         return {
             **term,
             "shared_nuclei": n_rows.sum() / n_pairs.clamp(min=1),
             "entropy_nucleus": self._relative_entropy(targets),
             "spread": _spread(torch.cat(vectors)),
             "prototypes_nucleus": level.prototype_usage(),
-            "scale_gap": _difference(torch.cat(losses).detach(), torch.cat(octaves) > HALF_OCTAVE),
         }
 
     def _compare_images(
@@ -367,16 +357,6 @@ def _spread(vectors: Tensor) -> Tensor:
     mean = all_sum(unit.sum(0)) / n_rows.clamp(min=1)
     squares = all_sum((unit - mean).square().sum(0))
     return (squares / (n_rows - 1).clamp(min=1)).sqrt().mean() * math.sqrt(vectors.shape[1])
-
-
-def _difference(values: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the values (N,) with ``chosen`` minus the mean of all other values; 0 if either group
-    is empty.
-    """
-    of_either = torch.stack([chosen, ~chosen]).to(values)
-    n_rows, totals = all_sum(torch.stack([of_either.sum(1), of_either @ values]))
-    of_chosen, of_others = totals / n_rows.clamp(min=1)
-    return (of_chosen - of_others) * (n_rows > 0).all()
 
 
 def cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> Tensor:

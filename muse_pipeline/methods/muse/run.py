@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -19,22 +19,15 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSampler, ViewSet
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.inference.stains import colour_of_fit, reference_stains
-from muse_pipeline.labels.labelled_image import LabelledImage
+from muse_pipeline.inference.stains import reference_stains
 from muse_pipeline.methods.detector.config import require_windows
 from muse_pipeline.methods.muse.config import MuseConfig
-from muse_pipeline.methods.muse.data import (
-    PretrainData,
-    checksums_of_regions,
-    read_pretrain_data,
-    require_apart,
-)
+from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
-from muse_pipeline.methods.muse.validation import SCORE, PointSet, read_held, score_held
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, seen_before
-from muse_pipeline.training.loop import GRACE, IN_A_ROW, Alarm, BestWeights, Monitor
+from muse_pipeline.training.loop import GRACE, IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
 from muse_pipeline.training.run import Inputs, Log, plain_settings
@@ -70,10 +63,6 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return find_checkpoint(self.config.checkpoint) if self.config.checkpoint else None
 
     @cached_property
-    def _held(self) -> list[LabelledImage]:
-        return read_held(self.config.held, self.config.middle_mpp)
-
-    @cached_property
     def _seen(self) -> Seen:
         return seen_before(self.inputs().checkpoints, self.config.trust_pickle)
 
@@ -82,36 +71,17 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         require_windows(self.config.backbone, *self.config.sides_px)
 
     def inputs(self) -> Inputs:
-        """Sources of tissue and nucleus positions, region maps and the initial checkpoint."""
-        config = self.config
-        regions = checksums_of_regions(config.sources) if config.region_weights else {}
-        return Inputs(
-            tuple(source.labelled or source for source in config.sources),
-            self._start,
-            checksums=regions,
-        )
+        """Sources of tissue and nucleus positions, and the initial checkpoint."""
+        sources = tuple(source.labelled or source for source in self.config.sources)
+        return Inputs(sources, self._start)
 
     def read(self, log: Log) -> PretrainData:
-        """Open the images; stores are read during the run."""
-        data = self.open_data(log)
-        require_apart([*data.patients, *self._seen.learnt_patients], self.config.held)
-        if self.config.held and not self._held:
-            log(
-                "no scores during training: `held` needs a `class_map` per source, and nuclei of 2"
-                " classes, 2 patients"
-            )
-        return data
-
-    def open_data(self, log: Log) -> PretrainData:
-        """Open the images and their nuclei (``data.read_pretrain_data``)."""
+        """Open the images and their nuclei (``data.read_pretrain_data``); stores are read during
+        the run.
+        """
         config = self.config
         return read_pretrain_data(
-            config.sources,
-            config.views.mpp[0],
-            config.min_nuclei,
-            self.folder / INDEX,
-            log,
-            config.region_weights,
+            config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, log
         )
 
     def build(self, data: PretrainData) -> Method:
@@ -150,32 +120,10 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         draw_views(make_batches(config, data).sample, config.seed, run.path / "views.png")
 
     def monitors(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
-        """An alarm for collapse and, if labelled nuclei are held out, scores of the teacher."""
+        """An alarm for collapse."""
         config = self.config
-        warmup = max(GRACE, config.schedule.warmup, config.distillation.teacher_warmup)
-        alarm = CollapseAlarm(config.schedule, self.folder, warmup)
-        return (alarm, *self.validation(data, method))
-
-    def validation(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
-        """Scores of the backbone on held-out nuclei, if any; the best backbone is kept."""
-        if not self._held:
-            return ()
-
-        def describe(done: int, scores: dict[str, float]) -> Checkpoint:
-            trained = self.checkpoint(data, method)
-            # Held-out patients are included, because weights are chosen on them.
-            patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})
-            return dataclasses.replace(
-                trained, meta={**trained.meta, "step": done, "patients": patients, **scores}
-            )
-
-        colours = np.stack([colour_of_fit(data.reference, image.stain) for image in self._held])
-        points = PointSet(self._held, colours, self.config.views.global_px)
-        return (
-            BestWeights(
-                SCORE, partial(score_held, method.trained(), points), self.run_folder.best, describe
-            ),
-        )
+        grace = max(GRACE, config.schedule.warmup, config.distillation.teacher_warmup)
+        return (CollapseAlarm(config.schedule, self.folder, grace),)
 
     def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
         """The trained backbone."""

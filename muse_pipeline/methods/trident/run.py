@@ -16,7 +16,6 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
-from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import INDEX, MuseStage, make_batches
 from muse_pipeline.methods.trident.method import Trident, TridentConfig, require_sound_pairs
 from muse_pipeline.methods.trident.partners import (
@@ -28,7 +27,7 @@ from muse_pipeline.methods.trident.partners import (
 )
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
-from muse_pipeline.training.method import Method, WeightedSum
+from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage
 from muse_pipeline.training.run import Inputs, Log
 
@@ -44,9 +43,7 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
     """Open every source and the partners of its images (``muse.data.read_pretrain_data`` and
     ``open_partner``).
     """
-    data = read_pretrain_data(
-        config.sources, config.views.mpp[0], config.min_nuclei, folder, log, config.region_weights
-    )
+    data = read_pretrain_data(config.sources, config.views.mpp[0], config.min_nuclei, folder, log)
     wanted = [source.partner if config.alignment.branches > 1 else None for source in data.sources]
     partners = [
         None if source is None else open_partner(source, image, folder)
@@ -89,13 +86,9 @@ class TridentRecipe(Recipe):
     Config = TridentConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """If MUSE's losses are not used, turn off local views unless the config sets their
-        number.
-        """
+        """Turn off local views."""
         views = values.get("views") or {}
-        if values.get("distillation") is None and isinstance(views, dict):
-            values = {**values, "views": {"n_local": 0, **views}}
-        return values
+        return values | {"views": {"n_local": 0, **views}} if isinstance(views, dict) else values
 
     def stages(self, config: TridentConfig, folder: Path) -> Sequence[Stage]:
         """Return the only stage, the training."""
@@ -119,11 +112,11 @@ class TridentStage(MuseStage):
         partners = [source.partner for source in self.config.sources if source.partner is not None]
         return dataclasses.replace(of_muse, sources=(*of_muse.sources, *partners))
 
-    def open_data(self, log: Log) -> PairedData:
+    def read(self, log: Log) -> PairedData:
         """Open the images and their partners (``read_paired_data``)."""
         return read_paired_data(self.config, self.folder / INDEX, log)
 
-    def build(self, data: PairedData) -> Method:
+    def build(self, data: PairedData) -> Trident:
         """Build the H&E backbone, with the weights of the checkpoint if any, and a random network
         for the partner.
         """
@@ -132,26 +125,15 @@ class TridentStage(MuseStage):
         partner = None
         if settings.branches > 1:
             partner = BACKBONES[config.partner_backbone or config.backbone]()
-        trident = Trident(backbone, partner, settings)
-        if config.distillation is None:
-            return trident
-        muse = MusePretraining(backbone, config.distillation, config.views.n_local)
-        return WeightedSum(
-            {"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight}
-        )
+        return Trident(backbone, partner, settings)
 
     def batches(self, data: PairedData, device: torch.device) -> PairBatches:
         """Batches of views with their partners."""
         return PairBatches(super().batches(data, device), data.images, data.partners)
 
-    def finish_batch(self, batch: PairBatch) -> PairBatch | dict[str, Any]:
-        """Cut the views on the device; with MUSE's losses, return the batches of both methods,
-        keyed by name.
-        """
-        batch = batch._replace(views=super().finish_batch(batch.views))
-        return (
-            batch if self.config.distillation is None else {"muse": batch.views, "trident": batch}
-        )
+    def finish_batch(self, batch: PairBatch) -> PairBatch:
+        """Cut the views on the device."""
+        return batch._replace(views=super().finish_batch(batch.views))
 
     def describe(self, data: PairedData, log: Log) -> None:
         """Print a summary of the training data, and draw some views and pairs."""
@@ -164,10 +146,8 @@ class TridentStage(MuseStage):
         draw_pairs(batch, self.run_folder.path / "pairs.png")
 
     def monitors(self, data: PairedData, method: Method) -> Sequence[Monitor]:
-        """An alarm for collapse and, if labelled nuclei are held out, scores of the H&E
-        backbone.
-        """
-        return (SpreadAlarm(self.config.schedule, self.folder), *self.validation(data, method))
+        """An alarm for collapse."""
+        return (SpreadAlarm(self.config.schedule, self.folder),)
 
 
 LEAST_SPREAD = 0.05  # minimum spread (``method.measure_spread``) in a run that still learns

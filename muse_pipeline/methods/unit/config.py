@@ -205,7 +205,6 @@ class UnitConfig(ModelSettings):
     export: ExportSettings = field(default_factory=lambda: ExportSettings(threshold=0.2))
     method: str = "unit"
     slide_files: ClassVar = ("store",)
-    region_weights: ClassVar = {}
 
     @property
     def backbone(self) -> str:

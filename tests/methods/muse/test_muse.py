@@ -20,7 +20,7 @@ from muse_pipeline.methods.muse.method import (
     _spread,
 )
 from muse_pipeline.training.loop import Turn, _require_finite
-from muse_pipeline.training.method import Schedule, WeightedSum
+from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import RunFolder
 
 
@@ -64,7 +64,6 @@ def test_losses_and_gauges_are_their_definitions(balance):
     method = make_method(2, balance=balance, n_prototypes=6).eval()
     randomise(method)
     batch = make_batch(2, seed=1, batch=2)
-    batch.octaves.copy_(torch.tensor([0.0, 0.9, 0.45, 0.55, 0.55, 0.45]).repeat(2).view(6, 2))
     exact = copy.deepcopy(method).double()
     expected = literal_losses(exact, batch, temperature=0.055) | literal_gauges(
         exact, batch, temperature=0.055
@@ -125,7 +124,7 @@ class WaitCounter(TorchDispatchMode):
 def test_the_host_rarely_waits_for_the_device_in_a_step(tmp_path, gauges):
     """The test covers a whole step except for the optimiser, which counts its steps on the CPU."""
     method, batch = make_method(n_local=8), make_batch(n_local=8)
-    method.set_gauges(gauges)
+    method.gauges = gauges
     turn, counter = Turn(method, "model", Schedule(steps=10)), WaitCounter()
     with counter:
         found = turn.update(5, [batch], Fabric(accelerator="cpu", devices=1))
@@ -140,7 +139,7 @@ def test_the_host_rarely_waits_for_the_device_in_a_step(tmp_path, gauges):
 def test_what_is_only_logged_is_left_out_on_demand():
     method, batch = make_method().eval(), make_batch()
     everything = method.losses(batch, "model", 0.5)
-    WeightedSum({"muse": method}, {"muse": 1.0}).set_gauges(False)
+    method.gauges = False
     found = method.losses(batch, "model", 0.5)
     assert set(found) == {"loss", "nucleus", "image"} < set(everything)
     assert all(torch.equal(value, everything[name]) for name, value in found.items())
