@@ -30,10 +30,6 @@ def add_arguments(parser: Parser) -> None:
         help="origin of --start: the corner of the scanner's bounds, as in QuPath, or of level 0",
     )
     parser.add_number("--max-residual", positive, "UM", "largest residual of a tile (default: 5)")
-    parser.add_flag(
-        "--outline",
-        "fit only the outline of the tissue: for neighbouring sections, whose nuclei differ",
-    )
     parser.add_threads()
     parser.add_output("FOLDER", "for transform.json")
     parser.add_ledger()
@@ -43,12 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.core.errors import MisfitError, MppError
     from muse_pipeline.registration.partner import open_pair_of_files
     from muse_pipeline.registration.record import summary_text, write_registration
-    from muse_pipeline.registration.register import (
-        LIMIT_UM,
-        inspect_for_pair,
-        register_outline,
-        register_partner,
-    )
+    from muse_pipeline.registration.register import LIMIT_UM, inspect_for_pair, register_partner
     from muse_pipeline.registration.transform import read_given
     from muse_pipeline.slides.isolation import call_isolated
 
@@ -61,17 +52,13 @@ def run(args: argparse.Namespace) -> None:
     files = args.slide, info, args.partner, partner_info
     try:
         with open_pair_of_files(*files, args.threads) as pair:
-            if args.outline:
-                registration = register_outline(pair, start)
-            else:
-                registration = register_partner(pair, start, args.max_residual or LIMIT_UM)
+            registration = register_partner(pair, start, args.max_residual or LIMIT_UM)
             print(summary_text(write_registration(registration, args.output)))
     except MppError as error:
         what = str(error).partition("; ")[0]
         raise MppError(f"{what}; correct --mpp or --partner-mpp") from error
     except MisfitError as error:
         raise MisfitError(
-            f"{error}; correct --mpp or --partner-mpp, give an initial transform with --start,"
-            " accept larger residuals with --max-residual, or fit the outline of the tissue with"
-            " --outline, which is enough for areas"
+            f"{error}; correct --mpp or --partner-mpp, give an initial transform with --start, or"
+            " accept larger residuals with --max-residual"
         ) from error

@@ -47,10 +47,7 @@ class OtsuMask:
         """(h, w) int32: the mask of (h, w, 3) uint8 ``pixels`` cut into nuclei 1..N; 0 is
         background.
         """
-        return self.cut(self.density(pixels))
-
-    def cut(self, density: np.ndarray) -> np.ndarray:
-        """``instances`` of a picture, from its ``density``."""
+        density = self.density(pixels)
         return cut_mask(self.mask(density), density, self.mpp, self.spread)
 
     def density(self, pixels: np.ndarray) -> np.ndarray:

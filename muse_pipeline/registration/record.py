@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,6 @@ def describe(registration: Registration) -> dict[str, Any]:
         "degrees": round(transform.degrees, 3),
         "scale": round(transform.scale, 5),
         "compared_at_um": registration.power.um,
-        "outline": registration.outline and asdict(registration.outline),
         "residuals": summarise_residuals(tiles),
         "tile_um": tiles.side_um,
         "kept_tiles": ["".join("01"[int(kept)] for kept in row) for row in kept_grid],
@@ -117,38 +116,18 @@ def summarise_residuals(tiles: TileResiduals) -> dict[str, Any]:
 
 def summary_text(content: dict[str, Any]) -> str:
     """Summarise the content of transform.json in a few lines of text."""
-    residuals, outline = content["residuals"], content["outline"]
+    residuals = content["residuals"]
     side = "mirrored, " if content["mirrored"] else ""
-    lines = [
-        f"{content['partner']['path']} on slide '{content['slide']['slide_id']}'",
-        (
-            f"  placement   {side}turned by {content['degrees']:.2f} degrees, scale"
-            f" {content['scale']:.4f}"
-        ),
-    ]
-    if outline:
-        return "\n".join(
-            [
-                *lines,
-                (
-                    f"  outlines    overlap {outline['dice']:.0%} (Dice), {outline['median_um']:g}"
-                    f" um apart in the median, 95 % below {outline['p95_um']:g} um"
-                ),
-                "  tiles       none kept: nuclei were not compared, so use this map for areas only",
-            ]
-        )
-    lines += [
-        (
-            f"  residuals   median {residuals['median_um']:.2f} um, 95 % below"
-            f" {residuals['p95_um']:.2f} um"
-        ),
-        (
-            f"  tiles       {residuals['kept']} of {residuals['tiles']} kept;"
-            f" {residuals['above_limit']} above {residuals['limit_um']:g} um,"
-            f" {residuals['no_match']} without a match, {residuals['outside']} outside the partner"
-        ),
-    ]
-    return "\n".join(lines)
+    return (
+        f"{content['partner']['path']} on slide '{content['slide']['slide_id']}'\n"
+        f"  placement   {side}turned by {content['degrees']:.2f} degrees, scale"
+        f" {content['scale']:.4f}\n"
+        f"  residuals   median {residuals['median_um']:.2f} um, 95 % below"
+        f" {residuals['p95_um']:.2f} um\n"
+        f"  tiles       {residuals['kept']} of {residuals['tiles']} kept;"
+        f" {residuals['above_limit']} above {residuals['limit_um']:g} um,"
+        f" {residuals['no_match']} without a match, {residuals['outside']} outside the partner"
+    )
 
 
 @dataclass(frozen=True, eq=False)

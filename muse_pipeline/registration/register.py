@@ -15,9 +15,6 @@ from muse_pipeline.core.errors import MisfitError, MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.registration.match import SlidePicture, tiles_on_tissue
 from muse_pipeline.registration.placement import (
-    FINEST_UM,
-    GLASS,
-    HIGH_POWERS,
     MIN_FITTING,
     LowPower,
     Pair,
@@ -26,7 +23,7 @@ from muse_pipeline.registration.placement import (
     find_placements,
     refine,
 )
-from muse_pipeline.registration.transform import Transform, matrix_in_um
+from muse_pipeline.registration.transform import Transform
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.find import find_tissue
 
@@ -78,15 +75,6 @@ class TileResiduals:
         return kept
 
 
-@dataclass(frozen=True)
-class OutlineFit:
-    """The agreement of the outlines of the tissue."""
-
-    dice: float  # Dice coefficient of both tissues
-    median_um: float  # median distance from the outline on the slide to that on the partner
-    p95_um: float  # 95th percentile of these distances
-
-
 @dataclass(frozen=True, eq=False)
 class Registration:
     """The result of a registration."""
@@ -96,7 +84,6 @@ class Registration:
     transform: Transform  # the best transform
     power: Power  # power at which tiles were compared
     tiles: TileResiduals  # residuals of ``transform``
-    outline: OutlineFit | None = None  # agreement of the outlines, if these alone were registered
 
 
 def register_partner(
@@ -194,73 +181,3 @@ def _misfit(pair: Pair, start: Transform | None, part: float) -> str:
         f" {areas_mm2[1]:.3g}), and the um per pixel (slide {pair.info.mpp[0]:.4g}, partner"
         f" {pair.partner_info.mpp[0]:.4g}) must be right within 6 %"
     )
-
-
-SIDE_PX = 512  # longer side of a slide in the fit
-BLUR_PX = 11
-STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 200, 1e-6)
-MIN_DICE = 0.5
-
-
-def register_outline(pair: Pair, start: Transform | None = None) -> Registration:
-    """Find the affine map under which tissue and density of both slides agree best; no tile of it
-    is kept.
-
-    It is a coarse map for areas, where nuclei cannot be matched. Without ``start``, the map is
-    searched for.
-    """
-    starts = [start] if start else find_placements(pair.low, pair.partner_low, pair.threads)
-    um = max(
-        FINEST_UM, *(np.max(low.picture.size_um) / SIDE_PX for low in (pair.low, pair.partner_low))
-    )
-    (slide, slide_mpp), (partner, partner_mpp) = (
-        low.maps(um) for low in (pair.low, pair.partner_low)
-    )
-    fits = []
-    for initial in starts:
-        matrix = initial.matrix_px(slide_mpp, partner_mpp)
-        matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5  # from corners to centres of pixels
-        images = slide.sum(-1), partner.sum(-1)
-        try:
-            rough = matrix.astype(np.float32)
-            score, matrix = cv2.findTransformECC(
-                *images, rough, cv2.MOTION_AFFINE, STEPS, None, BLUR_PX
-            )
-        except cv2.error:  # the pictures do not overlap
-            continue
-        fits.append((score, matrix.astype(float)))
-    matrix = max(fits, key=lambda fit: fit[0])[1] if fits else np.zeros((2, 3))
-    outline = _compare(slide[..., 0], partner[..., 0], matrix, slide_mpp.mean())
-    if outline.dice < MIN_DICE:
-        raise RegistrationError(
-            f"{pair.partner_info.path}: its tissue does not have the outline of slide"
-            f" '{pair.info.slide_id}': they overlap by {outline.dice:.0%} (Dice), and"
-            f" {MIN_DICE:.0%} are needed; check both um per pixel, or give an initial transform"
-        )
-    matrix[:, 2] += 0.5 - matrix[:, :2] @ [0.5, 0.5]
-    power = HIGH_POWERS[-1]
-    centre = tiles_on_tissue(
-        pair.low.mask, pair.low.picture.mpp, power.tile_um, power.tile_um, MIN_COVERED
-    )
-    unknown, none = np.full(len(centre), np.nan), np.zeros(len(centre), bool)
-    tiles = TileResiduals(power.tile_um, centre, unknown, none, ~none, LIMIT_UM)
-    transform = Transform(matrix_in_um(matrix, slide_mpp, partner_mpp))
-    return Registration(pair.info, pair.partner_info, transform, power, tiles, outline)
-
-
-def _compare(slide: np.ndarray, partner: np.ndarray, matrix: np.ndarray, um: float) -> OutlineFit:
-    """Compare maps of tissue (h, w) at ``um`` per pixel; ``matrix`` maps pixels of the slide to the
-    partner.
-    """
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpAffine(partner, matrix, slide.shape[::-1], flags=flags, borderValue=GLASS)
-    tissues = [(density > (1 + GLASS) / 2).astype(np.uint8) for density in (slide, warped)]
-    dice = (
-        2
-        * float((tissues[0] & tissues[1]).sum())
-        / max(sum(float(mask.sum()) for mask in tissues), 1.0)
-    )
-    edges = [mask - cv2.erode(mask, np.ones((3, 3), np.uint8)) for mask in tissues]
-    distance_um = cv2.distanceTransform(1 - edges[1], cv2.DIST_L2, 5)[edges[0] > 0] * um
-    middle, high = np.percentile(distance_um, [50, 95]) if len(distance_um) else (0.0, 0.0)
-    return OutlineFit(round(dice, 3), round(float(middle), 1), round(float(high), 1))

@@ -7,21 +7,22 @@ from muse_pipeline.core.files import read_json
 
 def test_settings_left_out_have_their_defaults(muse, tmp_path):
     status, out, _ = muse(
-        "step", "proposer", "otsu", "--settings", "{}", "--resolved", tmp_path / "p.json"
+        "step", "proposer", "haematoxylin", "--settings", "{}", "--resolved", tmp_path / "p.json"
     )
-    assert (status, out) == (0, "otsu: strictness 1.0, max_nucleus_um2 400.0\n")
-    settings = {"strictness": 1.0, "max_nucleus_um2": 400.0}
-    assert read_json(tmp_path / "p.json") == {"method": "otsu", "settings": settings}
+    assert status == 0 and "strictness 0.7, max_radius_um 10.0\n" in out
+    settings = {"radii_um": [3.0, 4.0, 5.0], "min_distance_um": 3.0}
+    settings |= {"strictness": 0.7, "max_radius_um": 10.0}
+    assert read_json(tmp_path / "p.json") == {"method": "haematoxylin", "settings": settings}
 
 
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        ("otso", "{}", "unknown proposer 'otso'; did you mean 'otsu'?"),
+        ("haematoxilin", "{}", "unknown proposer 'haematoxilin'; did you mean 'haematoxylin'?"),
         (
-            "otsu",
+            "haematoxylin",
             "{strictnes: 2}",
-            "proposals: otsu: unknown setting 'strictnes'; did you mean 'strictness'?",
+            "proposals: haematoxylin: unknown setting 'strictnes'; did you mean 'strictness'?",
         ),
         ("imported", "{}", "proposals: imported: setting 'file' is missing; add it"),
         (
@@ -29,7 +30,7 @@ def test_settings_left_out_have_their_defaults(muse, tmp_path):
             "{file: '{slide_id}.csv'}",
             "imported: unknown field {slide_id} in 'file'; write {slide} for",
         ),
-        ("otsu", "[1]", "proposals: otsu: "),
+        ("haematoxylin", "[1]", "proposals: haematoxylin: "),
     ],
 )
 def test_what_is_wrong_is_one_sentence(muse, method, settings, message):
@@ -46,8 +47,9 @@ def test_a_method_whose_packages_only_the_jobs_have_is_not_rejected(muse, tmp_pa
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr("muse_pipeline.proposals.base.parse_settings", lacking)
-    status, out, _ = muse("step", "proposer", "otsu", "--resolved", tmp_path / "p.json")
-    assert (status, out) == (0, "otsu: not checked, as the package 'torch' is not installed here\n")
+    status, out, _ = muse("step", "proposer", "haematoxylin", "--resolved", tmp_path / "p.json")
+    assert status == 0
+    assert out == "haematoxylin: not checked, as the package 'torch' is not installed here\n"
 
 
 def test_settings_that_are_files_are_resolved_too(muse, tmp_path):

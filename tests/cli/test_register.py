@@ -137,17 +137,7 @@ def test_advice_is_for_the_verb(muse, files, tmp_path):
         status, _, error = muse("register", *pair, "-o", tmp_path / "out")
         assert status == 2 and error.endswith(f"give it with {option}\n") and "sheet" not in error
     status, _, error = muse("register", he, ihc, "--partner-mpp", "1.6", "-o", tmp_path / "out")
-    assert status == 2 and "(slide 0.6, partner 1.6)" in error and "--outline" in error
-
-
-@pytest.mark.slow
-def test_an_outline_is_registered(muse, files, tmp_path):
-    folder, _ = files
-    pair = [folder / "he.tif", folder / "ihc.png", "--partner-mpp", "0.8", "--outline"]
-    status, printed, error = muse("register", *pair, "-o", tmp_path)
-    assert status == 0 and "outlines    overlap 9" in printed, error
-    content = read_json(tmp_path / "transform.json")
-    assert content["outline"]["dice"] > 0.9 and not any("1" in row for row in content["kept_tiles"])
+    assert status == 2 and "(slide 0.6, partner 1.6)" in error and "--max-residual" in error
 
 
 def test_a_foreign_transform_is_recorded(muse, files, tmp_path):

@@ -28,7 +28,7 @@ def test_a_config_without_mistakes_has_every_default():
     [
         ({"modle": "compact"}, "config: unknown setting 'modle'; did you mean 'model'?"),
         (
-            {"proposals": {"methd": "otsu"}},
+            {"proposals": {"methd": "haematoxylin"}},
             "config: proposals: unknown setting 'methd'; did you mean 'method'?",
         ),
         ({"colour": "red"}, f"config: unknown setting 'colour'; {README}"),

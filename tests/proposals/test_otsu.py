@@ -4,8 +4,6 @@ import pytest
 
 from experiments.common.crops import overlap_labels
 from muse_pipeline.evaluation.detection import jaccard_areas, jaccard_ratio
-from muse_pipeline.proposals.base import SlideSample
-from muse_pipeline.proposals.otsu import OtsuFinder, OtsuSettings
 from muse_pipeline.proposals.otsu_mask import cut_mask, fit_otsu, otsu_threshold
 from muse_pipeline.tissue.stain import TEXTBOOK
 
@@ -85,15 +83,3 @@ def test_cut_masks_beat_whole_ones_on_real_nuclei(shared_data):
     assert np.mean(cut) > np.mean(whole) + 0.05
 
 
-def test_the_proposer_finds_real_nuclei_and_none_in_plain_stroma(shared_data):
-    pixels, true = read_nucls(shared_data, "train_4")
-    found = OtsuFinder.fit(SlideSample(MPP, (pixels,)), OtsuSettings()).find(pixels)
-    n_true = len(np.unique(true)) - 1
-    assert 0.6 * n_true < len(found) < 1.3 * n_true
-    assert (found.rays > 0).all() and ((found.score > 0.5) & (found.score < 1)).all()
-    grain = cv2.GaussianBlur(
-        np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32), (0, 0), 8
-    )
-    plain = stain(0.15 + grain, np.full(grain.shape, 0.5))
-    assert not len(OtsuFinder.fit(SlideSample(0.5, (plain,)), OtsuSettings()).find(plain))
-    assert not len(OtsuFinder.fit(SlideSample(0.5, ()), OtsuSettings()).find(plain))

@@ -2,8 +2,6 @@
 fit.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from drawn_pair import Warp, draw_partner, draw_section, errors_um, open_drawn, stain_he, stain_ihc
@@ -18,7 +16,6 @@ from muse_pipeline.registration.register import (
     NO_MATCH,
     OUTSIDE,
     open_pair,
-    register_outline,
     register_partner,
 )
 from muse_pipeline.registration.transform import Transform
@@ -196,16 +193,3 @@ def test_a_serial_section_is_not_taken_for_the_same_one(section, he):
     amounts[..., :2] = other.amounts[..., :2]  # the outline of this section, but other nuclei
     with pytest.raises(MisfitError, match="nuclei agree in"):
         register_partner(pair_of(he, stain_ihc(amounts), MPP))
-
-
-def test_the_outline_of_a_serial_section_is_registered_for_areas(section, he):
-    other = draw_section(SIZE_UM, MPP, seed=3)
-    serial = replace(section, amounts=np.dstack([other.amounts[..., :2], section.amounts[..., 2]]))
-    found = register_outline(pair_of(he, draw_partner(serial, TURNED, PARTNER_MPP)))
-    errors = errors_um(found.transform, section, TURNED)
-    assert np.median(errors) < 30 and np.percentile(errors, 95) < 60
-    assert found.outline.dice > 0.9 and found.outline.median_um < 20
-    assert not found.tiles.is_kept.any()
-    small = draw_section((400.0, 400.0), MPP, seed=3)
-    with pytest.raises(RegistrationError, match="slide 'he'"):
-        register_outline(pair_of(he, stain_he(small.amounts), MPP))

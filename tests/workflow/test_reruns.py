@@ -89,7 +89,7 @@ CHANGED_SETTINGS = [
     ("train_data", ".", {}),  # only a training run reads it
     ("provider", "openvino", DETECTION),
     ("proposals", None, {}),
-    ("proposals", {"method": "otsu"}, PROPOSALS),
+    ("proposals", {"method": "haematoxylin", "strictness": 0.8}, PROPOSALS),
     ("proposals", {"method": "haematoxylin", "min_distance_um": 3.5}, PROPOSALS),
     ("regions", "tumour.onnx", {"regions": 2, "check_regions": 1, **NUCLEI}),
     ("third_stain", True, EVERYTHING),
