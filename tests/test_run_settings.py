@@ -67,7 +67,10 @@ def test_a_config_has_the_settings_that_no_option_has(muse, tmp_path):
     for text, reason in (
         ("shard: 2", "unknown setting 'shard'; did you mean 'shards'?"),
         ("shards: 0", "shards: 0 is less than the minimum of 1"),
-        ("proposals: {method: haematoxylin}", "only the workflow has the setting proposals; leave it out"),
+        (
+            "proposals: {method: haematoxylin}",
+            "only the workflow has the setting proposals; leave it out",
+        ),
     ):
         config.write_text(text)
         status, _, error = muse(*run)

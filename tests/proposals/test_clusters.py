@@ -12,7 +12,6 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.methods.psm.activation_map import (
     Clusters,
     ClusterSettings,
-    MaskSettings,
     jet,
     mini_batch_k_means,
     nearest,
@@ -49,7 +48,7 @@ def activation_of(truth, levels):
 
 
 @pytest.mark.parametrize("levels", [(0.9, 0.5, 0.1), (0.1, 0.5, 0.9), (0.0, 0.0, 0.0)])
-@pytest.mark.parametrize("features", ["stain", "colour", "jet"])
+@pytest.mark.parametrize("features", ["stain", "jet"])
 def test_the_stain_rule_finds_nuclei_whatever_the_sign_of_the_map(toy, features, levels):
     truth, pixels, stains = toy
     activation = activation_of(truth, levels)
@@ -112,5 +111,5 @@ def test_an_unknown_choice_is_reported():
 def test_the_presets_can_be_written_as_the_docs_state():
     text = (Path(__file__).parents[2] / "docs/guide/label-free.md").read_text(encoding="utf-8")
     output = [yaml.safe_load(each) for each in re.findall(r"`(clusters: {.+?})`", text)]
-    settings = [parse_config(each, MaskSettings, "masks").clusters for each in output]
+    settings = [parse_config(each["clusters"], ClusterSettings, "clusters") for each in output]
     assert settings == list(PRESETS.values())

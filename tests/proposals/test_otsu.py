@@ -81,5 +81,3 @@ def test_cut_masks_beat_whole_ones_on_real_nuclei(shared_data):
             scores.append(jaccard_ratio(jaccard_areas(overlap_labels(labels, true))))
     assert hits / n_pixels > 0.75
     assert np.mean(cut) > np.mean(whole) + 0.05
-
-

@@ -9,7 +9,6 @@ from PIL import Image
 
 from muse_pipeline.methods.psm.activation_map import (
     ActivationNetwork,
-    MaskSettings,
     PseudoMasker,
     clean,
 )
@@ -49,26 +48,21 @@ def test_cleaning_is_in_square_micrometres():
     mask[20:50, 20:50] = True
     mask[30:33, 30:35] = False  # 15 px: 3.75 um2
     mask[40:45, 40:45] = False  # 25 px: 6.25 um2
-    settings = MaskSettings()
-    cleaned = clean(mask, 0.5, settings)
+    cleaned = clean(mask, 0.5)
     assert not cleaned[8, 8] and cleaned[31, 31] and not cleaned[42, 42] and cleaned[22, 22]
-    assert (clean(mask, 1.0, settings) == mask).all()
+    assert (clean(mask, 1.0) == mask).all()
 
 
 def test_background_in_one_crop_is_no_hole():
-    assert not clean(np.zeros((10, 10), bool), 0.01, MaskSettings()).any()
+    assert not clean(np.zeros((10, 10), bool), 0.01).any()
 
 
 def test_masks_that_cannot_be_nuclei_are_rejected():
     discs, full = draw_discs()[0], np.full((64, 64, 3), (95, 60, 140), np.uint8)
     assert not PseudoMasker(None, [discs], 0.5)(full).any()
-    assert PseudoMasker(None, [discs], 0.5, settings=MaskSettings(max_share=1.0))(full).all()
-    # The nuclei have a mean density of 1.5, and the whole picture one of 0.4.
-    assert PseudoMasker(None, [discs], 0.5, settings=MaskSettings(min_density=1.0))(discs).any()
+    assert PseudoMasker(None, [discs], 0.5)(discs).any()
     pale = np.random.default_rng(0).normal(235, 4, (128, 128, 3)).clip(0, 255).astype(np.uint8)
-    for min_density, is_found in ((0.3, False), (0.0, True)):
-        settings = MaskSettings(min_area_um2=0, min_density=min_density, max_share=1.0)
-        assert PseudoMasker(None, [pale], 0.5, settings=settings)(pale).any() == is_found
+    assert not PseudoMasker(None, [pale], 0.5)(pale).any()
 
 
 def test_real_nuclei_without_a_label(shared_data):

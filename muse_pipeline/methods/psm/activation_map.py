@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import cv2
@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from muse_pipeline.core.config import Between, Fraction, NotNegative, OneOf
+from muse_pipeline.core.config import Between, OneOf
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.data.augment import Seed
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.muse import MuseBackbone, ResNet50
@@ -167,10 +166,11 @@ def _rescale(values: Tensor, limits: tuple[float, float]) -> Tensor:
     return (values - low) / max(high - low, 1e-12)
 
 
-FEATURES = ("stain", "jet", "colour")
+FEATURES = ("stain", "jet")
 FOREGROUNDS = ("haematoxylin", "green", "dark")
 SAMPLE = 40_000  # number of pixels that the clusters are fitted to
 BATCH, ROUNDS, RESTARTS = 2_000, 60, 5
+MAP_WEIGHT = 0.5  # optical density that weighs as much as the map's whole range in "stain"
 
 
 @dataclass(frozen=True)
@@ -180,25 +180,19 @@ class ClusterSettings:
     Attributes:
         features: "stain": the map and the optical densities of both stains, not standardised
             (otherwise eosin would weigh as much as haematoxylin and split nuclei by the tissue
-            above them); "jet": the map in the release's colours plus ``beta`` times RGB; "colour":
-            only RGB, as a control.
+            above them); "jet": the map in the release's colours plus ``beta`` times RGB.
         beta: weight of RGB in "jet".
-        map_weight: optical density that weighs as much as the map's whole range in "stain"; with 0
-            only the stains are clustered.
         n_clusters: number of clusters; with "stain", 3 clusters leave only the darkest nuclei in
             the foreground.
         foreground: "haematoxylin": the cluster with the most haematoxylin; "green": the greenest
             cluster in the map's colours (2022 release); "dark": the cluster with the smallest sum
             of the first two features (2023 release).
-        seed: seed of the sample and of the starting centres.
     """
 
     features: Annotated[str, OneOf(FEATURES)] = "stain"
     beta: Annotated[float, Between(0, 1e3)] = 1.0
-    map_weight: Annotated[float, Between(0, 1e3)] = 0.5
     n_clusters: Annotated[int, Between(2, 20)] = 2
     foreground: Annotated[str, OneOf(FOREGROUNDS)] = "haematoxylin"
-    seed: Seed = 0
 
 
 class Clusters:
@@ -217,7 +211,7 @@ class Clusters:
         stains: np.ndarray,
         settings: ClusterSettings,
     ):
-        self.settings, generator = settings, np.random.default_rng(settings.seed)
+        self.settings, generator = settings, np.random.default_rng(0)
         drawn = generator.permutation(len(activation))[:SAMPLE]
         activation, pixels, stains = activation[drawn], pixels[drawn], stains[drawn]
         values = features(settings, activation, pixels, stains)
@@ -245,11 +239,7 @@ def features(
 ) -> np.ndarray:
     """(..., D) float32 features of pixels; arguments as in ``Clusters``."""
     if settings.features == "stain":
-        return np.concatenate([settings.map_weight * activation[..., None], stains], -1).astype(
-            np.float32
-        )
-    if settings.features == "colour":
-        return pixels.astype(np.float32)
+        return np.concatenate([MAP_WEIGHT * activation[..., None], stains], -1).astype(np.float32)
     return jet(activation) + np.float32(settings.beta) * pixels
 
 
@@ -313,25 +303,10 @@ def _means(label: np.ndarray, values: np.ndarray, k: int) -> np.ndarray:
     return np.where(n > 0, np.bincount(label, values, minlength=k) / np.maximum(n, 1), -np.inf)
 
 
-@dataclass(frozen=True)
-class MaskSettings:
-    """Settings of a slide's pseudo-masks.
-
-    Attributes:
-        clusters: settings of the clustering; docs/guide/label-free.md lists those of the two
-            releases.
-        min_area_um2: minimum area of an object; 200 px at 40x in the release.
-        max_hole_um2: size below which holes are filled; 64 px at 40x in the release.
-        min_density: minimum mean optical density of haematoxylin in the mask; a paler mask is
-            emptied.
-        max_share: largest share of a picture that nuclei can cover; a larger mask is emptied.
-    """
-
-    clusters: ClusterSettings = field(default_factory=ClusterSettings)
-    min_area_um2: NotNegative = 12.5
-    max_hole_um2: NotNegative = 4.0
-    min_density: Annotated[float, Between(0, 10)] = 0.3
-    max_share: Fraction = 0.6
+MIN_AREA_UM2 = 12.5  # of an object; 200 px at 40x in the release
+MAX_HOLE_UM2 = 4.0  # smaller holes are filled; 64 px at 40x in the release
+MIN_DENSITY = 0.3  # mean optical density of haematoxylin in a mask; a paler mask is emptied
+MAX_SHARE = 0.6  # of a picture that nuclei can cover; a larger mask is emptied
 
 
 class PseudoMasker:
@@ -347,16 +322,16 @@ class PseudoMasker:
         sample: Sequence[np.ndarray],
         mpp: float,
         stains: np.ndarray | None = None,
-        settings: MaskSettings | None = None,
+        settings: ClusterSettings = ClusterSettings(),
     ):
-        self.settings, self.mpp, self.stains = settings or MaskSettings(), mpp, blend_stains(stains)
+        self.mpp, self.stains = mpp, blend_stains(stains)
         self.activation = network and ActivationMap(network, sample)
         maps = np.concatenate([_activation(self.activation, pixels).ravel() for pixels in sample])
         pixels = np.concatenate([pixels.reshape(-1, 3) for pixels in sample])
         densities = np.concatenate(
             [stain_densities(pixels, self.stains).reshape(-1, 2) for pixels in sample]
         )
-        self.clusters = Clusters(maps, pixels, densities, self.settings.clusters)
+        self.clusters = Clusters(maps, pixels, densities, settings)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``; none if the mask is too pale or
@@ -365,9 +340,9 @@ class PseudoMasker:
         densities = stain_densities(pixels, self.stains)
         activation = _activation(self.activation, pixels)
         mask = self.clusters(activation, pixels, densities) == self.clusters.foreground
-        mask = clean(mask, self.mpp, self.settings)
-        is_pale = mask.any() and densities[..., 0][mask].mean() < self.settings.min_density
-        return np.zeros_like(mask) if is_pale or mask.mean() > self.settings.max_share else mask
+        mask = clean(mask, self.mpp)
+        is_pale = mask.any() and densities[..., 0][mask].mean() < MIN_DENSITY
+        return np.zeros_like(mask) if is_pale or mask.mean() > MAX_SHARE else mask
 
 
 def stain_densities(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
@@ -375,12 +350,10 @@ def stain_densities(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
     return np.stack([haematoxylin(pixels, order) for order in (stains, stains[::-1])], -1)
 
 
-def clean(mask: np.ndarray, mpp: float, settings: MaskSettings) -> np.ndarray:
-    """``mask`` without holes and objects smaller than the settings allow; only pixels that share an
-    edge touch.
-    """
-    filled = ~drop_small(~mask, settings.max_hole_um2 / mpp**2, connectivity=4)
-    return drop_small(filled, settings.min_area_um2 / mpp**2, connectivity=4)
+def clean(mask: np.ndarray, mpp: float) -> np.ndarray:
+    """``mask`` without small holes and small objects; only pixels that share an edge touch."""
+    filled = ~drop_small(~mask, MAX_HOLE_UM2 / mpp**2, connectivity=4)
+    return drop_small(filled, MIN_AREA_UM2 / mpp**2, connectivity=4)
 
 
 def _activation(activation: ActivationMap | None, pixels: np.ndarray) -> np.ndarray:

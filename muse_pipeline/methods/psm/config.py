@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf
+from muse_pipeline.core.config import Between, Count, Fraction, Mpp, OneOf
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.detector.config import ColourMethod, ExportSettings
-from muse_pipeline.methods.psm.activation_map import MaskSettings
+from muse_pipeline.methods.psm.activation_map import ClusterSettings
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.recipe import ModelSettings
@@ -35,17 +35,6 @@ class ActivationSettings:
     )
     window_px: Count = 128
     batch: Annotated[int, Between(2)] = 8
-
-
-@dataclass(frozen=True)
-class LabelSettings:
-    """Conversion of masks to instances; masks are cut at necks and pale lines.
-
-    Attributes:
-        min_area_um2: minimum area of an instance; smaller ones are dropped.
-    """
-
-    min_area_um2: NotNegative = 12.0
 
 
 @dataclass(frozen=True)
@@ -101,12 +90,11 @@ class PsmConfig(ModelSettings):
         sources: unlabelled tissue.
         mpp: um per pixel of all networks.
         masks: "otsu": a threshold on haematoxylin; "activation": PSM's own activation maps.
-        mask_settings: settings of the masks; "otsu" uses only ``max_share``.
+        clusters: settings of the masks with ``masks: activation``; docs/guide/label-free.md lists
+            those of the two releases.
         windows_per_store: windows drawn at random from each store; pictures are used whole.
-        store_window_px: side of the windows drawn from stores.
         seed: seed of weights and windows.
         activation: first stage, for ``masks: activation`` only.
-        labels: settings of the conversion of masks to instances.
         detector: the instance network.
         self_training: last stage, which trains on the detector's own detections.
         method: name of the method, "psm".
@@ -115,25 +103,16 @@ class PsmConfig(ModelSettings):
     sources: tuple[UnlabelledSource, ...]
     mpp: Mpp = 0.5
     masks: Annotated[str, OneOf(MASKS)] = "otsu"
-    mask_settings: MaskSettings = field(default_factory=MaskSettings)
+    clusters: ClusterSettings = field(default_factory=ClusterSettings)
     windows_per_store: Count = 64
-    store_window_px: Annotated[int, Between(64, 4096)] = 512
     seed: Seed = 0
     activation: ActivationSettings = field(default_factory=ActivationSettings)
-    labels: LabelSettings = field(default_factory=LabelSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)
     method: str = "psm"
 
     def __post_init__(self) -> None:
-        unread = {
-            **vars(self.mask_settings),
-            "max_share": MaskSettings().max_share,
-        }  # max_share applies to all masks
-        if self.masks != "activation" and (
-            changed := dict(unread.items() - vars(MaskSettings()).items())
-        ):
+        if self.masks != "activation" and self.clusters != ClusterSettings():
             raise ConfigError(
-                f"mask_settings.{min(changed)} is a setting of `masks: activation`, but `masks` is"
-                f" '{self.masks}'"
+                f"clusters is a setting of `masks: activation`, but `masks` is '{self.masks}'"
             )

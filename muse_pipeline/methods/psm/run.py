@@ -41,7 +41,7 @@ from muse_pipeline.methods.detector.config import DetectorConfig, require_window
 from muse_pipeline.methods.detector.run import DetectorStage
 from muse_pipeline.methods.detector.start import load_trained
 from muse_pipeline.methods.detector.validation import NetworkPredictor
-from muse_pipeline.methods.psm.activation_map import ActivationNetwork, PseudoMasker
+from muse_pipeline.methods.psm.activation_map import MAX_SHARE, ActivationNetwork, PseudoMasker
 from muse_pipeline.methods.psm.config import ActivationSettings, PsmConfig
 from muse_pipeline.nuclei.masks import (
     IMAGES,
@@ -168,6 +168,7 @@ def load_activation(path: Path) -> ActivationNetwork:
 
 
 PICTURES, MASKS = "pictures", "masks"
+STORE_WINDOW_PX = 512
 COLOUR = (128, 64, 192)
 
 
@@ -186,7 +187,7 @@ class PseudoMaskStage(PreparedStage):
     def made_from(self) -> dict[str, Any]:
         """Settings of the masks, the tissue, and the activation network."""
         settings = plain_settings(self.config, portable=True)
-        names = ("mpp", "masks", "mask_settings", "windows_per_store", "store_window_px")
+        names = ("mpp", "masks", "clusters", "windows_per_store")
         return {
             **{name: settings[name] for name in names},
             "tissue": Inputs(self.config.sources).describe(),
@@ -200,14 +201,14 @@ class PseudoMaskStage(PreparedStage):
             (folder / name).mkdir()
         n_kept, rejected = 0, []
         for number, image in enumerate(open_unlabelled(config.sources, config.mpp)):
-            crops = cut_crops(image, number, config.store_window_px, config.windows_per_store)
+            crops = cut_crops(image, number, STORE_WINDOW_PX, config.windows_per_store)
             if not crops:
                 continue
             masker = self._fit([*crops.values()])
             for name, pixels in crops.items():
                 mask = masker(pixels)
                 share = mask.mean()
-                if not 0 < share <= config.mask_settings.max_share:
+                if not 0 < share <= MAX_SHARE:
                     rejected.append(f"{name} (nuclei on {share:.0%})")
                     continue
                 write_png(folder / PICTURES / f"{name}.png", pixels)
@@ -231,7 +232,7 @@ class PseudoMaskStage(PreparedStage):
         stains, mpp = fit and fit.stains, self.config.mpp
         if self._network is None:
             return fit_otsu(sample, mpp, stains)
-        return PseudoMasker(self._network, sample, mpp, stains, self.config.mask_settings)
+        return PseudoMasker(self._network, sample, mpp, stains, self.config.clusters)
 
     @cached_property
     def _network(self) -> ActivationNetwork | None:
@@ -256,6 +257,7 @@ CLASS = "Nucleus"
 # sigma of the blur of haematoxylin before masks are cut; half of ``BLUR_UM`` in
 # ``proposals.otsu_mask``
 BLUR_UM = 0.25
+MIN_AREA_UM2 = 12.0  # smaller instances are dropped
 MOST = 65535  # largest number of instances in a 16-bit picture
 
 
@@ -294,7 +296,7 @@ def split_instances(mask: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> 
     fit = fit_macenko(pixels.reshape(-1, 3))
     density = haematoxylin(pixels, blend_stains(fit and fit.stains))
     instances = cut_mask(mask, cv2.GaussianBlur(density, (0, 0), BLUR_UM / config.mpp), config.mpp)
-    return drop_small_labels(instances, config.labels.min_area_um2 / config.mpp**2)
+    return drop_small_labels(instances, MIN_AREA_UM2 / config.mpp**2)
 
 
 FRAGMENT_UM2 = (
@@ -331,11 +333,8 @@ class LabelsStage(PreparedStage):
         self.config, self.masks = config, masks
 
     def made_from(self) -> dict[str, Any]:
-        """Settings of the labels, and the masks."""
-        return {
-            "labels": plain_settings(self.config.labels),
-            "masks": sha256_of(self.masks / MADE_FROM),
-        }
+        """The masks."""
+        return {"masks": sha256_of(self.masks / MADE_FROM)}
 
     def write(self, folder: Path, log: Log) -> None:
         """Write the instances of every mask."""

@@ -119,7 +119,7 @@ def test_a_second_start_makes_nothing_again(config_path, finished):
 
 def test_other_settings_are_rejected_or_begin_anew(config_path, finished):
     folder, _ = finished
-    changed = load_psm_config(config_path, changes=["labels.min_area_um2=20"])
+    changed = load_psm_config(config_path, changes=["mpp=0.45"])
     with pytest.raises(CheckpointError, match="different inputs"):
         train_run(PsmRecipe(), changed, folder, CPU, until="labels")
     anew = Options(accelerator="cpu", start_over=True)
@@ -196,14 +196,9 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
             "detector: precision 'bf16' is unknown; choose 32-true or bf16-mixed",
         ),
         ("detector.colour=reinhard", "detector: colour 'reinhard' is unknown"),
-        ("labels.min_area_um2=-1", "labels: min_area_um2 is -1.0; give a number of 0 or more"),
         (
-            "mask_settings={clusters: {features: jet}}",
-            "mask_settings.clusters is a setting of `masks: activation`, but `masks` is 'otsu'",
-        ),
-        (
-            "mask_settings.min_area_um2=30",
-            "mask_settings.min_area_um2 is a setting of `masks: activation`",
+            "clusters={features: jet}",
+            "clusters is a setting of `masks: activation`, but `masks` is 'otsu'",
         ),
         ("mpp=0", "mpp is 0.0"),
         (

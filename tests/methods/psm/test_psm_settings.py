@@ -22,6 +22,7 @@ from test_psm_stages import stained
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.unlabelled import UnlabelledSource
+from muse_pipeline.methods.psm import run as psm_run
 from muse_pipeline.methods.psm.activation_map import ActivationNetwork
 from muse_pipeline.methods.psm.config import DetectorSettings
 from muse_pipeline.methods.psm.run import (
@@ -29,23 +30,16 @@ from muse_pipeline.methods.psm.run import (
     PsmRecipe,
     configure_detector,
     read_pictures_and_masks,
-    split_instances,
 )
 from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 
-OTSU = {"mpp": 0.45, "windows_per_store": 2, "store_window_px": 96, "mask_settings.max_share": 0.05}
+OTSU = {"mpp": 0.45, "windows_per_store": 2}
 ACTIVATION = {
-    "mask_settings.clusters.beta": 0.1,
-    "mask_settings.clusters.map_weight": 20.0,
-    "mask_settings.clusters.n_clusters": 6,
-    "mask_settings.clusters.seed": 1,
-    "mask_settings.min_area_um2": 400.0,
-    "mask_settings.max_hole_um2": 400.0,
-    "mask_settings.min_density": 5.0,
+    "clusters.beta": 0.1,
+    "clusters.n_clusters": 6,
 }
-MIN_AREA_UM2 = 45.0
 STAGES = {"self_training.rounds": 2, "self_training.threshold": 0.2}
-TRIED = {*OTSU, *ACTIVATION, "labels.min_area_um2", *STAGES, "seed"}
+TRIED = {*OTSU, *ACTIVATION, *STAGES, "seed"}
 NETWORKS = ("activation.", "detector.")  # sections of which every setting is tried
 NO_EFFECT = {"sources.0.mpp": "the scale that pictures are read at: tests/data"}
 
@@ -112,14 +106,15 @@ def masks_of(config, activation, folder):
 
 
 @pytest.mark.parametrize("name", [*OTSU, *ACTIVATION])
-def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name):
+def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name, monkeypatch):
     """Each setting is tested on a picture or on a slide's store; its change also makes the stage
     run again.
     """
     sources = (UnlabelledSource(images=folder / "images", mpp=0.5),)
-    if name in ("windows_per_store", "store_window_px"):
+    monkeypatch.setattr(psm_run, "STORE_WINDOW_PX", 64)  # the store is smaller than 512 px
+    if name == "windows_per_store":
         sources = (UnlabelledSource(store=folder / "S1/image-500nm.zarr"),)
-    config = dataclasses.replace(config, sources=sources, windows_per_store=1, store_window_px=64)
+    config = dataclasses.replace(config, sources=sources, windows_per_store=1)
     activation = None
     if name in ACTIVATION:
         torch.manual_seed(0)
@@ -136,9 +131,7 @@ def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name):
         )
         config = dataclasses.replace(config, masks="activation")
         if name.endswith("beta"):
-            config = with_setting(config, "mask_settings.clusters.features", "jet")
-        if name.endswith("seed"):
-            config = with_setting(config, "mask_settings.clusters.n_clusters", 6)
+            config = with_setting(config, "clusters.features", "jet")
     changed = with_setting(config, name, {**OTSU, **ACTIVATION}[name])
     assert masks_of(changed, activation, tmp_path / "b") != masks_of(
         config, activation, tmp_path / "a"
@@ -147,14 +140,6 @@ def test_a_numeric_setting_changes_the_masks(config, folder, tmp_path, name):
         PseudoMaskStage(each, activation, tmp_path).made_from() for each in (config, changed)
     )
     assert one != other
-
-
-def test_the_smallest_area_changes_the_labels(config):
-    pixels = stained(np.random.default_rng(0))
-    changed = with_setting(config, "labels.min_area_um2", MIN_AREA_UM2)
-    assert not np.array_equal(
-        *(split_instances(pixels[..., 1] < 110, pixels, one) for one in (config, changed))
-    )
 
 
 @pytest.mark.parametrize("name", STAGES)
