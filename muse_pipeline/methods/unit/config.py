@@ -159,8 +159,6 @@ class UnitConfig(ModelSettings):
         augmentation: variation of appearance of the reader's input; geometric settings and
             ``partial_colour`` have no effect.
         discriminator_rate: learning rate of the discriminators, relative to the schedule's.
-        betas: betas of Adam.
-        eps: epsilon of Adam.
         weights: weights of the losses.
         generator: generator of tissue.
         reader: reader of masks and nuclei.
@@ -190,8 +188,6 @@ class UnitConfig(ModelSettings):
     colour: ColourMethod = "macenko"  # ours; the paper has none
     augmentation: Augmentation = field(default_factory=Augmentation)  # ours; the paper has none
     discriminator_rate: Annotated[float, Between(0, 100)] = 1.0  # code
-    betas: tuple[float, float] = (0.0, 0.99)  # secondary; older code: (0.9, 0.999)
-    eps: Fraction = 1e-8  # secondary
     weights: LossWeights = field(default_factory=LossWeights)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     reader: ReaderSettings = field(default_factory=ReaderSettings)

@@ -36,6 +36,7 @@ GAUGED, GAUGE_VARIATION = (
     Augmentation(),
 )  # number of windows used for diagnostics, and their colour variation
 INSIDE = -0.5  # pixels of predicted masks that exceed this in any channel belong to nuclei
+BETAS = 0.0, 0.99  # of Adam, in a re-implementation; older code: (0.9, 0.999)
 PRIOR_FALLS = 0.25  # share of the first stage over which the weight of the colour prior changes
 
 
@@ -96,7 +97,7 @@ class UnitTraining(Method):
             "params": [parameter for _, parameter in self.turn_parameters(turn)],
             "factor": factor,
         }
-        return torch.optim.Adam([group], schedule.learning_rate, self.config.betas, self.config.eps)
+        return torch.optim.Adam([group], schedule.learning_rate, BETAS)
 
     def losses(self, batch: UnitBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute losses as in ``Method``; the discriminators score outputs of the same step's

@@ -74,47 +74,29 @@ class TissueSettings:
     Attributes:
         epithelial: nuclei side by side on the rims of glands, with long axes across the rim.
         stroma: nuclei between glands, at least 0.8 mean diameters apart, with random angles.
-        glands_per_mm2: number of closed curves tried per mm2; curves that would cross an earlier
-            one are left out.
-        gland_radius_um: range of a gland's mean radius, chosen uniformly.
-        gland_wobble: standard deviation of the rim's k-th amplitude (k = 2 to 4), in units of mean
-            radius / k.
-        rim_spacing: range of the distance between neighbours on a rim, in short axes, chosen
-            uniformly.
-        rim_jitter_um: standard deviation of positions across the rim.
-        rim_tilt_deg: standard deviation of the angle between long axes and the rim's normal.
-        clear_band: probability that a band around a gland is free of nuclei.
-        clear_band_um: range of the width of that band, chosen uniformly.
         stroma_per_mm2: nuclei outside glands per mm2.
         sparsest: minimum factor of ``stroma_per_mm2``; each mask gets a factor chosen uniformly
             between this and 1.
-        roughness: range of the amplitude of an outline's Fourier series, relative to its radius,
-            chosen uniformly.
-        max_overlap: largest fraction of its area that a nucleus may lose to earlier ones without
-            being left out.
-        min_area_um2: minimum area of an instance, or of its part inside the mask; smaller ones are
-            left out.
         magnification: m; the scale of each mask is chosen log-uniformly between 1 / m and m.
     """
 
     epithelial: Population = field(default_factory=lambda: Population(9.6, 0.21, (2.7, 2.2), 0.04))
     stroma: Population = field(default_factory=lambda: Population(7.8, 0.28, (2.5, 1.5), 0.03))
-    glands_per_mm2: Annotated[float, Between(0, 1000)] = 110.0
-    gland_radius_um: tuple[float, float] = (22.5, 55.0)
-    gland_wobble: float = 0.15
-    rim_spacing: tuple[float, float] = (0.9, 1.3)
-    rim_jitter_um: float = 0.75
-    rim_tilt_deg: float = 20.0
-    clear_band: float = 0.5
-    clear_band_um: tuple[float, float] = (3.75, 15.0)
     stroma_per_mm2: Annotated[float, Between(1, 30_000)] = 3800.0
     sparsest: Annotated[float, Between(0.01, 1)] = 1.0
-    roughness: tuple[float, float] = (0.04, 0.08)
-    max_overlap: Annotated[float, Between(0, 0.5)] = 0.1
-    min_area_um2: float = 10.0
     magnification: Annotated[float, Between(1, 3)] = 1.0
 
 
+GLANDS_PER_MM2 = 110.0  # closed curves that are tried; those that cross an earlier one are left out
+GLAND_RADIUS_UM = 22.5, 55.0  # range of the mean radius, which is chosen uniformly
+GLAND_WOBBLE = 0.15  # standard deviation of the rim's k-th amplitude, in units of mean radius / k
+RIM_SPACING = 0.9, 1.3  # range of the distance between neighbours on a rim, in short axes
+RIM_JITTER_UM = 0.75  # standard deviation of positions across the rim
+RIM_TILT_DEG = 20.0  # standard deviation of the angle between long axes and the rim's normal
+CLEAR_BAND, CLEAR_BAND_UM = 0.5, (3.75, 15.0)  # share of glands with an empty band; its width
+ROUGHNESS = 0.04, 0.08  # range of the amplitude of an outline's Fourier series, in radii
+MAX_OVERLAP = 0.1  # largest share of its area that a nucleus may lose to earlier ones
+MIN_AREA_UM2 = 10.0  # of an instance, or of its part inside the mask; smaller ones are left out
 MARGIN_UM = (
     8.0  # nuclei are planned up to this far outside the field, because they may reach into it
 )
@@ -167,26 +149,26 @@ def plan_nuclei(size_um: float, tissue: TissueSettings, rng: np.random.Generator
     """Plan the nuclei of a field of ``size_um`` x ``size_um``, including those that reach into it
     from outside.
     """
-    glands = _sample_glands(size_um, tissue, rng)
-    parts = [_line_rim(gland, tissue, rng) for gland in glands]
+    glands = _sample_glands(size_um, tissue.epithelial.major_um, rng)
+    parts = [_line_rim(gland, tissue.epithelial, rng) for gland in glands]
     parts.append(_scatter(size_um, glands, tissue, rng))
     plan = NucleusPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     return plan.where(((plan.xy > -MARGIN_UM) & (plan.xy < size_um + MARGIN_UM)).all(1))
 
 
-def _sample_glands(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> list[Gland]:
-    reach = tissue.gland_radius_um[1] + MARGIN_UM
+def _sample_glands(size_um: float, gap: float, rng: np.random.Generator) -> list[Gland]:
+    """Glands at least ``gap`` um apart."""
+    reach = GLAND_RADIUS_UM[1] + MARGIN_UM
     side = size_um + 2 * reach
     glands: list[Gland] = []
-    for _ in range(rng.poisson(tissue.glands_per_mm2 * side**2 / 1e6)):
+    for _ in range(rng.poisson(GLANDS_PER_MM2 * side**2 / 1e6)):
         gland = Gland(
             centre=rng.uniform(-reach, size_um + reach, 2),
-            radius=rng.uniform(*tissue.gland_radius_um),
-            amplitude=rng.normal(0, tissue.gland_wobble / RIM_HARMONICS),
+            radius=rng.uniform(*GLAND_RADIUS_UM),
+            amplitude=rng.normal(0, GLAND_WOBBLE / RIM_HARMONICS),
             phase=rng.uniform(0, 2 * np.pi, len(RIM_HARMONICS)),
-            band=rng.uniform(*tissue.clear_band_um) * (rng.random() < tissue.clear_band),
+            band=rng.uniform(*CLEAR_BAND_UM) * (rng.random() < CLEAR_BAND),
         )
-        gap = tissue.epithelial.major_um
         if all(
             math.dist(gland.centre, other.centre) > gland.radius + other.radius + gap
             for other in glands
@@ -195,7 +177,7 @@ def _sample_glands(size_um: float, tissue: TissueSettings, rng: np.random.Genera
     return glands
 
 
-def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) -> NucleusPlan:
+def _line_rim(gland: Gland, nuclei: Population, rng: np.random.Generator) -> NucleusPlan:
     """Place nuclei side by side along the rim, at distances given by their short axes, with long
     axes across it.
     """
@@ -203,19 +185,19 @@ def _line_rim(gland: Gland, tissue: TissueSettings, rng: np.random.Generator) ->
     rim = gland.centre + gland.distance(t)[:, None] * np.stack([np.cos(t), np.sin(t)], 1)
     edge = np.diff(rim, axis=0)
     along = np.append(0, np.cumsum(np.hypot(*edge.T)))
-    axes = tissue.epithelial.draw_axes(int(along[-1]), rng)  # one per um, more than fit on the rim
+    axes = nuclei.draw_axes(int(along[-1]), rng)  # one per um, more than fit on the rim
     minor = axes[:, 1]
-    step = (minor + np.roll(minor, 1)) / 2 * rng.uniform(*tissue.rim_spacing, len(minor))
+    step = (minor + np.roll(minor, 1)) / 2 * rng.uniform(*RIM_SPACING, len(minor))
     at = np.cumsum(step)
     n = np.searchsorted(at, along[-1] - minor[0] / 2)  # the last nucleus leaves room for the first
     at, axes = at[:n], axes[:n]
     segment = np.searchsorted(along, at, side="right") - 1
     # The rim runs from +x towards +y, so that (dy, -dx) points outwards.
     normal = np.arctan2(-edge[segment, 0], edge[segment, 1])
-    across = rng.normal(0, tissue.rim_jitter_um, n)
+    across = rng.normal(0, RIM_JITTER_UM, n)
     xy = np.stack([np.interp(at, along, rim[:, axis]) for axis in (0, 1)], 1)
     xy += across[:, None] * np.stack([np.cos(normal), np.sin(normal)], 1)
-    angle = normal + np.radians(rng.normal(0, tissue.rim_tilt_deg, n))
+    angle = normal + np.radians(rng.normal(0, RIM_TILT_DEG, n))
     return NucleusPlan(xy, axes, angle, np.full(n, EPITHELIAL, np.uint8))
 
 
@@ -290,7 +272,7 @@ def synthesise_mask(
             tissue, stroma_per_mm2=tissue.stroma_per_mm2 * rng.uniform(tissue.sparsest, 1)
         )
     while True:
-        mask = paint(plan_nuclei(size_px * mpp, tissue, rng), size_px, mpp, tissue, rng)
+        mask = paint(plan_nuclei(size_px * mpp, tissue, rng), size_px, mpp, rng)
         if len(mask.kinds) and (mask.instances == 0).any():
             return mask
 
@@ -310,33 +292,31 @@ def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
         )
 
 
-def paint(
-    plan: NucleusPlan, size_px: int, mpp: float, tissue: TissueSettings, rng: np.random.Generator
-) -> InstanceMask:
+def paint(plan: NucleusPlan, size_px: int, mpp: float, rng: np.random.Generator) -> InstanceMask:
     """Draw planned nuclei; each gets only pixels that no earlier nucleus covers.
 
     A nucleus is left out if it loses too much of its area, is split, would enclose an earlier one
     or is too small.
     """
     instances = np.zeros((size_px, size_px), np.uint16)
-    rings = draw_rings(plan, mpp, tissue, rng)
+    rings = draw_rings(plan, mpp, rng)
     low = np.floor(rings.min(1)).astype(int).clip(0, size_px)
     high = (np.ceil(rings.max(1)).astype(int) + 2).clip(0, size_px)
     points = np.round((rings - low[:, None]) * (1 << _BITS)).astype(np.int32)
-    least_px = max(tissue.min_area_um2 / mpp**2, LEAST_AREA_PX)
+    least_px = max(MIN_AREA_UM2 / mpp**2, LEAST_AREA_PX)
     kept: list[int] = []
     for index in np.flatnonzero((high > low).all(1)).tolist():
         (left, top), (right, bottom) = low[index], high[index]
         patch = instances[top:bottom, left:right]
         stamp = np.zeros(patch.shape, np.uint8)
         cv2.fillPoly(stamp, points[index : index + 1], 1, cv2.LINE_4, _BITS)
-        if _fits(stamp, patch, tissue.max_overlap, least_px):
+        if _fits(stamp, patch, least_px):
             kept.append(index)
             patch[stamp > 0] = len(kept)
     return InstanceMask(instances, plan.kind[kept])
 
 
-def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: float) -> bool:
+def _fits(stamp: np.ndarray, patch: np.ndarray, least_px: float) -> bool:
     """Remove occupied pixels from the stamp of a nucleus; return True if the remaining pixels can
     be an instance.
     """
@@ -347,7 +327,7 @@ def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: fl
     free = cv2.countNonZero(stamp)
     if free == whole:
         return True
-    if free < max((1 - max_overlap) * whole, least_px):
+    if free < max((1 - MAX_OVERLAP) * whole, least_px):
         return False
     # A single component without holes: OpenCV counts zeros as a component too, so a hole would make
     # 3 of them.
@@ -359,9 +339,7 @@ def _fits(stamp: np.ndarray, patch: np.ndarray, max_overlap: float, least_px: fl
     )
 
 
-def draw_rings(
-    plan: NucleusPlan, mpp: float, tissue: TissueSettings, rng: np.random.Generator
-) -> np.ndarray:
+def draw_rings(plan: NucleusPlan, mpp: float, rng: np.random.Generator) -> np.ndarray:
     """Outlines (N, V, 2) for ``cv2.fillPoly``: an ellipse whose radius is varied by harmonics 2 to
     7.
 
@@ -370,7 +348,7 @@ def draw_rings(
     subtracted from both axes.
     """
     n = len(plan.xy)
-    amplitude = rng.uniform(*tissue.roughness, (n, 1))
+    amplitude = rng.uniform(*ROUGHNESS, (n, 1))
     radius = 1 + amplitude * (rng.standard_normal((n, len(_WAVES))) @ _WAVES)  # (N, V)
     semi_px = np.maximum(plan.axes / mpp - _EXCESS_PX, 1) / 2
     along, across = (semi_px[:, axis, None] * radius * _CIRCLE[axis] for axis in (0, 1))

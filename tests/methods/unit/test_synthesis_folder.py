@@ -64,7 +64,7 @@ def test_the_record_has_the_settings(tmp_path):
     write_mask_folder(tmp_path / "masks", 4, TissueSettings(), seed=1, mpp=0.5, size_px=128)
     found = read_json(tmp_path / "masks" / "masks.json")
     assert (found["seed"], found["mpp"], found["size_px"], found["n"]) == (1, 0.5, 128, 4)
-    assert found["tissue"]["max_overlap"] == 0.1
+    assert found["tissue"]["magnification"] == 1.0
 
 
 def test_an_earlier_set_is_replaced_and_another_folder_is_not(muse, tmp_path):

@@ -11,11 +11,14 @@ from scipy.spatial import cKDTree
 from skimage.measure import regionprops
 
 from muse_pipeline.core.errors import ArgumentError
+from muse_pipeline.methods.unit import synthesis_masks
 from muse_pipeline.methods.unit.synthesis_masks import (
     CONTOUR,
     EPITHELIAL,
     FILL_RANGE,
     KINDS,
+    MIN_AREA_UM2,
+    ROUGHNESS,
     STROMA,
     NucleusPlan,
     TissueSettings,
@@ -69,7 +72,7 @@ def test_instances_are_contiguous_connected_without_holes_and_large_enough(mpp):
             one = mask.instances == number
             assert ndimage.label(one, CROSS)[1] == 1
             assert (ndimage.binary_fill_holes(one) == one).all()
-            assert one.sum() >= max(TISSUE.min_area_um2 / mpp**2, 9)
+            assert one.sum() >= max(MIN_AREA_UM2 / mpp**2, 9)
 
 
 def test_every_contour_is_closed(masks):
@@ -144,7 +147,7 @@ def test_epithelial_nuclei_line_rims_and_stroma_stays_outside():
     assert distance[:, 1].min() >= 0.8 * TISSUE.stroma.mean_diameter_um
 
 
-def test_nuclei_are_as_large_as_planned():
+def test_nuclei_are_as_large_as_planned(monkeypatch):
     """OpenCV paints every pixel that an outline touches; ``paint`` corrects for that."""
     n = 100
     rng = np.random.default_rng(0)
@@ -152,8 +155,8 @@ def test_nuclei_are_as_large_as_planned():
     axes = np.stack([rng.uniform(6, 12, n), rng.uniform(3, 6, n)], 1)
     centre = np.stack([column, row], 1) * 14.0 + 8.3
     plan = NucleusPlan(centre, axes, rng.uniform(0, np.pi, n), np.zeros(n, np.uint8))
-    smooth = replace(TISSUE, roughness=(0.0, 0.0))
-    mask = paint(plan, 296, 0.5, smooth, rng)
+    monkeypatch.setattr(synthesis_masks, "ROUGHNESS", (0.0, 0.0))
+    mask = paint(plan, 296, 0.5, rng)
     found = regionprops(mask.instances)
     area = np.array([each.area for each in found]) / 4
     major, minor = (
@@ -192,7 +195,7 @@ def test_a_nucleus_that_loses_too_much_or_encloses_another_is_left_out():
     def painted(*nuclei):
         xy, axes = (np.array([nucleus[i] for nucleus in nuclei], float) for i in (0, 1))
         plan = NucleusPlan(xy, axes, np.zeros(len(xy)), np.arange(len(xy)) % len(KINDS))
-        return paint(plan, 128, 0.25, TISSUE, np.random.default_rng(0)).kinds.tolist()
+        return paint(plan, 128, 0.25, np.random.default_rng(0)).kinds.tolist()
 
     assert painted(((10, 16), (10, 8)), ((19, 16), (10, 8))) == [0, 1]
     assert painted(((10, 16), (10, 8)), ((13, 16), (10, 8))) == [0]
@@ -236,8 +239,8 @@ def test_outlines_are_rough_and_of_the_planned_size():
         np.zeros(200),
         np.zeros(200, np.uint8),
     )
-    rings = draw_rings(plan, 0.25, TISSUE, np.random.default_rng(0)) * 0.25
+    rings = draw_rings(plan, 0.25, np.random.default_rng(0)) * 0.25
     offset = (rings + 0.125 - 50) / (np.array([12.0, 8.0]) - 0.3) * 2
     radius = np.hypot(*np.moveaxis(offset, -1, 0))
     assert radius.mean() == pytest.approx(1, abs=0.01)
-    assert TISSUE.roughness[0] < radius.std() < TISSUE.roughness[1]
+    assert ROUGHNESS[0] < radius.std() < ROUGHNESS[1]

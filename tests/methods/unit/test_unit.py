@@ -565,14 +565,11 @@ SETTINGS = Kind(
         "mask_discriminator": {"widths": [8, 16], "loss": "logistic", "r1_every": 2},
     },
     masks_and_translation,
-    "schedule second discriminator_rate betas eps weights generator pictures mask_discriminator"
-    " augmentation",
+    "schedule second discriminator_rate weights generator pictures mask_discriminator augmentation",
     {
         "augmentation.blur": 0.0,
         "augmentation.blur_um": 0.3,
-        "betas.0": 0.5,
         "colour": "identity",
-        "eps": 0.1,
         "generator.base": 4,
         "generator.most": 12,
         "generator.skip_stride": 16,
@@ -581,11 +578,7 @@ SETTINGS = Kind(
         "mpp": 0.6,
         "pictures.loss": "least squares",
         "reader.n_rays": 12,
-        "tissue.clear_band_um.0": ({"tissue.glands_per_mm2": 600.0}, 15.0),
-        "tissue.max_overlap": 0.5,
         "tissue.magnification": 1.5,
-        "tissue.min_area_um2": 40.0,
-        "tissue.rim_spacing.1": 1.1,
         "window_px": 80,
     },
     {
