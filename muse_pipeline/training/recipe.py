@@ -91,11 +91,11 @@ class TrainingStage(Stage, Generic[C, D]):
     def check(self) -> None:
         """Reject unusable settings, before any file is read."""
 
-    @abstractmethod
     def inputs(self) -> Inputs:
         """Files that determine the result; a folder that contains a run with different files is
         rejected.
         """
+        return Inputs.of(self.config)
 
     @abstractmethod
     def read(self, log: Log) -> D:
@@ -123,10 +123,10 @@ class TrainingStage(Stage, Generic[C, D]):
         """The checkpoint of the finished training."""
 
     def free_settings(self) -> tuple[str, ...]:
-        """Settings that may change when a run is continued; ``a.b`` is the setting ``b`` of
-        ``a``.
+        """Settings that may change when a run is continued, by default those that only the model's
+        card shows; ``a.b`` is the setting ``b`` of ``a``.
         """
-        return ("name",)
+        return CARD
 
     def monitors(self, data: D, method: Method) -> Sequence[Monitor]:
         """Monitors of the run: validation, alarms, previews."""
@@ -267,9 +267,7 @@ class Recipe(ABC):
         return values
 
     def describe(self, config: Any) -> dict[str, Any]:
-        """Describe a future run to the workflow: ``name``, ``mpp``, ``classes`` and ``inputs``
-        (files).
-        """
+        """Describe a future run to the workflow (``describe_model_run``)."""
         raise ConfigError(
             f"{config.name}: the workflow cannot train models with method '{config.method}'; run"
             " `muse train`"
@@ -297,6 +295,21 @@ class ModelSettings:
     def of_model(self) -> dict[str, Any]:
         """The settings of ``ModelSettings`` alone, by name, for the config of a stage."""
         return {field.name: getattr(self, field.name) for field in fields(ModelSettings)}
+
+
+CARD = tuple(field.name for field in fields(ModelSettings))
+
+
+def describe_model_run(config: ModelSettings) -> dict[str, Any]:
+    """Facts about a future run that ends in a model, for the workflow."""
+    return {
+        "name": config.name,
+        "mpp": config.mpp,
+        "backbone": config.backbone,
+        "is_validated": bool(getattr(config, "validation", ())),
+        "classes": [one.name for one in config.classes],
+        "inputs": [str(file) for file in Inputs.of(config).files()],
+    }
 
 
 PLACEHOLDERS = ("what you trained on", "...")  # in the recipes of config/train

@@ -24,7 +24,7 @@ from muse_pipeline.core.errors import CheckpointError, OutputError
 from muse_pipeline.core.files import complete_file, read_json, sha256_of, write_json
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import some_of
-from muse_pipeline.inference.model import find_model, list_checkpoints
+from muse_pipeline.inference.model import find_checkpoint, find_model, list_checkpoints
 from muse_pipeline.labels.dataset_source import DatasetSource
 from muse_pipeline.slides.signature import fingerprint_file
 from muse_pipeline.training.checkpoint import load_checkpoint, steps_done
@@ -237,6 +237,20 @@ class Inputs:
         default_factory=dict
     )  # checksums of all other inputs, by name
 
+    @classmethod
+    def of(cls, config: Any, **checksums: str) -> Inputs:
+        """The sources and weights that settings name; ``checksums`` are those of other inputs."""
+        sources = (*config.sources, *getattr(config, "validation", ()))
+        start = getattr(config, "checkpoint", None)
+        teachers = getattr(getattr(config, "distillation", None), "teachers", ())
+        return cls(
+            tuple(getattr(source, "labelled", None) or source for source in sources),
+            start and find_checkpoint(start),
+            tuple(map(find_checkpoint, teachers)),
+            getattr(config, "previous", None),
+            checksums,
+        )
+
     @property
     def checkpoints(self) -> list[Path]:
         """The initial checkpoint and the checkpoints of the teachers."""
@@ -249,6 +263,12 @@ class Inputs:
                 built_in = ", ".join(list_checkpoints())
                 hint = f"correct `checkpoint` or `teachers` in the config (built in: {built_in})"
                 raise CheckpointError(f"{path}: no such checkpoint; {hint}")
+
+    def files(self) -> list[Path]:
+        """The checkpoints, which must exist, and the files of the sources."""
+        self.require_checkpoints()
+        files = {file for source in self.sources for _, file in source_files(source)}
+        return [*self.checkpoints, *sorted(files)]
 
     def describe(self) -> dict[str, str]:
         """Checksums of the inputs by names that do not depend on the machine."""
@@ -318,7 +338,9 @@ def _checksums(number: int, source: Any) -> Iterator[tuple[str, str]]:
     others.
     """
     for setting, file in source_files(source):
-        large = setting in {"images", "slides", "proposals"} or isinstance(source, DatasetSource)
+        large = setting in {"folders", "images", "slides", "proposals"} or isinstance(
+            source, DatasetSource
+        )
         checksum = fingerprint_file(file) if large else sha256_of(file)
         folder = getattr(source, setting)
         name = file.relative_to(folder).as_posix() if folder.is_dir() else file.name
@@ -340,7 +362,8 @@ def source_files(source: Any) -> Iterator[tuple[str, Path]]:
                 getattr(source, "format", "") == "areas"
             )
         elif isinstance(path, Path):
-            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+            everything = path.rglob("*") if setting in {"folders", "masks"} else path.glob("*")
+            inside = sorted(everything) if path.is_dir() else [path]
             unused = getattr(source, "exclude", ()) if setting == "images" else ()
             files = (file for file in inside if file.is_file())
             yield from (

@@ -31,7 +31,7 @@ from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import read_weights
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
-from muse_pipeline.training.recipe import ModelSettings, require_training_data
+from muse_pipeline.training.recipe import CARD, ModelSettings, require_training_data
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,7 @@ class ExportSettings:
 
 
 ColourMethod = Annotated[str, OneOf(("macenko", "identity"))]
-CARD_ONLY = (
-    "name",
-    "licence",
-    "training_data",
-    "limits",
-    "organ",
-    "export",
-    "metrics",
-)  # settings without effect on training
+CARD_ONLY = (*CARD, "organ")  # settings without effect on training
 # Settings of the export that do not affect validation scores.
 UNSCORED = ("export.batch", "export.precision", "export.embedding", "export.any_window")
 

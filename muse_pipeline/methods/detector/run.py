@@ -19,7 +19,6 @@ from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.data.windows import LabelledWindows
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.doubts import merge_references
-from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.labels.statistics import appearance_reference, class_weights
 from muse_pipeline.methods.detector.config import (
@@ -83,10 +82,11 @@ from muse_pipeline.training.recipe import (
     Recipe,
     Stage,
     TrainingStage,
+    describe_model_run,
     load_run,
     stage_folder,
 )
-from muse_pipeline.training.run import Inputs, Log, Options, plain_settings, source_files
+from muse_pipeline.training.run import Log, Options, plain_settings
 
 
 def load_detector_config(
@@ -107,34 +107,16 @@ class DetectorRecipe(Recipe):
         return inherit_export(values, folder)
 
     def describe(self, config: DetectorConfig) -> dict[str, Any]:
-        """Describe the run for the workflow; its inputs are the checkpoints and every file of the
-        label sources.
-        """
+        """Describe the run for the workflow."""
         require_sound_detector(config)
-        inputs = read_inputs(config)
-        inputs.require_checkpoints()
-        files = set()
-        for source in inputs.sources:
+        facts = describe_model_run(config)
+        for source in (*config.sources, *config.validation):
             source.choose()
-            files |= {file for _, file in source_files(source)}
-        return {
-            "name": config.name,
-            "mpp": config.mpp,
-            "backbone": config.backbone,
-            "is_validated": bool(config.validation),
-            "classes": list(config.class_names),
-            "inputs": [str(file) for file in (*inputs.checkpoints, *sorted(files))],
-        }
+        return facts
 
     def stages(self, config: DetectorConfig, folder: Path) -> Sequence[Stage]:
         """Return the only stage, the training."""
         return (DetectorStage(config, folder),)
-
-
-def read_inputs(config: DetectorConfig) -> Inputs:
-    """Label sources, initial checkpoint and teachers of a run."""
-    start = config.checkpoint and find_checkpoint(config.checkpoint)
-    return Inputs((*config.sources, *config.validation), start, tuple(find_teachers(config)))
 
 
 class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
@@ -163,10 +145,6 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         """Reject wrong settings (``config.require_sound_detector``)."""
         require_sound_detector(self.config)
 
-    def inputs(self) -> Inputs:
-        """Label sources, initial checkpoint and teachers (``read_inputs``)."""
-        return read_inputs(self.config)
-
     def free_settings(self) -> tuple[str, ...]:
         """Settings of card and export; those that affect validation scores may change only after
         the last step.
@@ -175,8 +153,8 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             not self.config.validation
             or steps_done(self.run_folder.resume) == self.config.schedule.steps
         ):
-            return CARD_ONLY
-        return (*(name for name in CARD_ONLY if name != "export"), *UNSCORED)
+            return (*CARD_ONLY, "export")
+        return (*CARD_ONLY, *UNSCORED)
 
     def run(self, options: Options) -> Path:
         """Train, or resume; for ``mixing`` without `validation`, first train without each part of

@@ -24,7 +24,7 @@ from muse_pipeline.methods.mil.config import (
 )
 from muse_pipeline.methods.mil.data import SCORES, RegionData, all_sources, read_region_data
 from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
-from muse_pipeline.methods.mil.tissue import source_checksums, tissue_files
+from muse_pipeline.methods.mil.tissue import require_locations
 from muse_pipeline.methods.mil.windows import RegionWindows
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.models.weights import load_weights
@@ -37,10 +37,12 @@ from muse_pipeline.training.checkpoint import (
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import (
+    CARD,
     RECIPES,
     Recipe,
     Stage,
     TrainingStage,
+    describe_model_run,
     require_training_data,
     stage_folder,
 )
@@ -59,27 +61,18 @@ class MilRecipe(Recipe):
         slide.
         """
         require_network(config)
-        labels = config.slide_labels
-        starts = [config.checkpoint, labels and labels.checkpoint]
-        files = [find_checkpoint(start) for start in starts if start]
-        files += [
-            file
-            for source in (*config.sources, *config.validation)
-            for _, _, file in tissue_files(source)
-        ]
-        if labels and labels.table:
-            files.append(labels.table)
+        require_locations((*config.sources, *config.validation))
+        facts, labels = describe_model_run(config) | {"kind": REGIONS}, config.slide_labels
         slides = list_labelled_slides(labels, config.class_names) if labels else []
-        return {
-            "kind": REGIONS,
-            "name": config.name,
-            "mpp": config.mpp,
-            "classes": list(config.class_names),
-            "inputs": list(dict.fromkeys(map(str, files))),
-            "slides": {
-                slide.slide_id: [config.class_names[slide.label], slide.patient] for slide in slides
-            },
-        }
+        of_labels = (
+            [labels.table, labels.checkpoint and find_checkpoint(labels.checkpoint)]
+            if labels
+            else []
+        )
+        facts["inputs"] += [str(file) for file in of_labels if file]
+        names = config.class_names
+        facts["slides"] = {slide.slide_id: [names[slide.label], slide.patient] for slide in slides}
+        return facts
 
     def stages(self, config: MilConfig, folder: Path) -> Sequence[Stage]:
         """Return the stages for these settings."""
@@ -120,13 +113,9 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         """The labelled images, the checkpoint with the initial backbone, and that of the previous
         stage.
         """
-        sources = [source for some in all_sources(self.config) for source in some]
-        checksums = {
-            f"source {number}: {name}": checksum
-            for number, source in enumerate(sources)
-            for name, checksum in source_checksums(source).items()
-        }
-        return Inputs(checkpoint=self._start, previous=self.config.previous, checksums=checksums)
+        sources, validation = all_sources(self.config)
+        require_locations((*sources, *validation))
+        return Inputs.of(dataclasses.replace(self.config, sources=sources, validation=validation))
 
     @cached_property
     def _start(self) -> Path | None:
@@ -134,7 +123,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
 
     def free_settings(self) -> tuple[str, ...]:
         """Settings of the card."""
-        return ("name", "licence", "training_data", "limits", "metrics", "export")
+        return (*CARD, "export")
 
     def read(self, log: Log) -> RegionData:
         """Read the labelled images."""

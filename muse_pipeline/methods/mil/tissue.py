@@ -17,7 +17,7 @@ from muse_pipeline.cohort.sheet import is_missing, read_sheet
 from muse_pipeline.core.config import Mpp
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
-from muse_pipeline.core.files import read_rows, sha256_of
+from muse_pipeline.core.files import read_rows
 from muse_pipeline.core.pictures import list_pictures, read_grey, read_rgb, resize_picture
 from muse_pipeline.labels.base_source import require_folder
 from muse_pipeline.labels.nuclei_files import require_size
@@ -143,25 +143,15 @@ def read_tissue_images(
     return images
 
 
-def tissue_files(source: TissueSource) -> Iterator[tuple[str, str, Path]]:
-    """Yield the files of a source, which must exist, as (setting, name in the source, path)."""
-    for kind in (*KINDS, "table", "areas", "masks"):
-        location = getattr(source, kind)
-        if location is None:
-            continue
-        if not location.exists():
-            raise LabelError(f"{location}: no such file or folder; correct `{kind}` in the config")
-        for path in sorted(location.rglob("*")) if location.is_dir() else [location]:
-            if path.is_file():
-                yield kind, f"{kind}/{path.relative_to(location.parent).as_posix()}", path
-
-
-def source_checksums(source: TissueSource) -> dict[str, str]:
-    """Checksums of a source's files, keyed by the names that ``tissue_files`` gives them."""
-    return {
-        name: fingerprint_file(path) if kind in ("folders", "images") else sha256_of(path)
-        for kind, name, path in tissue_files(source)
-    }
+def require_locations(sources: Sequence[TissueSource]) -> None:
+    """Require that the files and folders of sources exist."""
+    for source in sources:
+        for kind in (*KINDS, "table", "areas", "masks"):
+            location = getattr(source, kind)
+            if location is not None and not location.exists():
+                raise LabelError(
+                    f"{location}: no such file or folder; correct `{kind}` in the config"
+                )
 
 
 def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[LabelledPath]:

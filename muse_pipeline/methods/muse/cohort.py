@@ -23,7 +23,7 @@ from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
-from muse_pipeline.training.run import Inputs, plain_settings, source_files
+from muse_pipeline.training.run import Inputs, plain_settings
 
 HELD_SPLITS = ("test",)
 PLACEHOLDER = (  # path of store and proposals until ``plan_cohort_run`` inserts the slides
@@ -142,15 +142,13 @@ def _load_for_slides(
 
 def files_of_pretraining(config: SlidesConfig) -> list[Path]:
     """The initial checkpoint of a run, and the files of its sources other than slides."""
-    inputs = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
+    inputs = Inputs.of(config)
     inputs.require_checkpoints()
-    files = set()
     for source in config.sources:
         if source.images is not None:
             picture_files(source.images)
-        if source.store is None:
-            files |= {file for _, file in source_files(getattr(source, "labelled", None) or source)}
-    return [*inputs.checkpoints, *sorted(files)]
+    sources = [source for source in inputs.sources if getattr(source, "store", None) is None]
+    return dataclasses.replace(inputs, sources=tuple(sources)).files()
 
 
 def settings_of(config: SlidesConfig) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, s
 from muse_pipeline.training.loop import GRACE, IN_A_ROW, Alarm, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
-from muse_pipeline.training.run import Inputs, Log, plain_settings
+from muse_pipeline.training.run import Log, plain_settings
 
 INDEX = "nuclei"
 
@@ -69,11 +69,6 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
     def check(self) -> None:
         """Reject an unknown backbone, and views that it does not accept."""
         require_windows(self.config.backbone, *self.config.sides_px)
-
-    def inputs(self) -> Inputs:
-        """Sources of tissue and nucleus positions, and the initial checkpoint."""
-        sources = tuple(source.labelled or source for source in self.config.sources)
-        return Inputs(sources, self._start)
 
     def read(self, log: Log) -> PretrainData:
         """Open the images and their nuclei (``data.read_pretrain_data``); stores are read during

@@ -118,14 +118,6 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
             network = ActivationNetwork(self.config.backbone)
         require_window(self.config.window_px, network.backbone, self.config.backbone)
 
-    def inputs(self) -> Inputs:
-        """The sources of tissue."""
-        return Inputs(self.config.sources)
-
-    def free_settings(self) -> tuple[str, ...]:
-        """Return no settings: none may change."""
-        return ()
-
     def read(self, log: Log) -> list[Image]:
         """Open the tissue."""
         return open_unlabelled(self.config.sources, self.config.mpp)

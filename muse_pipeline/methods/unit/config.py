@@ -17,7 +17,7 @@ from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.data.unlabelled import UnlabelledSource
+from muse_pipeline.data.unlabelled import UnlabelledSource, picture_files
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.methods.detector.config import (
     ColourMethod,
@@ -201,6 +201,7 @@ class UnitConfig(ModelSettings):
     export: ExportSettings = field(default_factory=lambda: ExportSettings(threshold=0.2))
     method: str = "unit"
     slide_files: ClassVar = ("store",)
+    classes: ClassVar = (NUCLEUS,)
 
     @property
     def backbone(self) -> str:
@@ -253,7 +254,7 @@ def detector_config(
         **config.of_model(),
         backbone=config.reader.backbone,
         mpp=config.mpp,
-        classes=(NUCLEUS,),
+        classes=config.classes,
         sources=(),
         schedule=config.schedule,
         n_rays=config.reader.n_rays,
@@ -269,7 +270,10 @@ def detector_config(
 
 
 def require_sound_translation(config: UnitConfig) -> None:
-    """Check names, windows and the size of nuclei before any data is read."""
+    """Check names, windows, the size of nuclei and folders before any data is read."""
+    for source in config.sources:
+        if source.images is not None:
+            picture_files(source.images)
     if config.mask_px < config.window_px:
         raise ConfigError(
             f"mask_px is {config.mask_px}; give {config.window_px} or more, the side of windows"

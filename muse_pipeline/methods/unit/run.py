@@ -15,12 +15,10 @@ import torch
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.data.unlabelled import picture_files
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import reference_stains
 from muse_pipeline.methods.detector.run import describe_detector
 from muse_pipeline.methods.unit.config import (
-    NUCLEUS,
     UnitConfig,
     UnitStageConfig,
     detector_config,
@@ -50,7 +48,15 @@ from muse_pipeline.training.checkpoint import (
     steps_done,
 )
 from muse_pipeline.training.loop import BestWeights, Monitor
-from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage, stage_folder
+from muse_pipeline.training.recipe import (
+    CARD,
+    RECIPES,
+    Recipe,
+    Stage,
+    TrainingStage,
+    describe_model_run,
+    stage_folder,
+)
 from muse_pipeline.training.run import Inputs, Log, plain_settings
 
 TRANSLATION, READER = "translation", "reader"
@@ -69,18 +75,7 @@ class UnitRecipe(Recipe):
         ``sources``.
         """
         require_sound_translation(config)
-        checkpoints = Inputs(checkpoint=config.checkpoint and find_checkpoint(config.checkpoint))
-        checkpoints.require_checkpoints()
-        files = list_pictures_of(config)
-        return {
-            "name": config.name,
-            "mpp": config.mpp,
-            "backbone": config.reader.backbone,
-            "is_validated": False,
-            "classes": [NUCLEUS.name],
-            "inputs": [str(file) for file in (*checkpoints.checkpoints, *sorted(files))],
-            "trains_on_slides": not config.sources,
-        }
+        return {**describe_model_run(config), "trains_on_slides": not config.sources}
 
     def stages(self, config: UnitConfig, folder: Path) -> Sequence[Stage]:
         """Return the stages; settings and sources are checked here, before masks are
@@ -92,7 +87,6 @@ class UnitRecipe(Recipe):
                 "sources: the list is empty; name folders of H&E pictures (`images`) or stores"
                 " (`store`)"
             )
-        list_pictures_of(config)
         stages: list[Stage] = []
         masks = config.masks
         if masks is None:
@@ -111,13 +105,6 @@ class UnitRecipe(Recipe):
         )
 
 
-def list_pictures_of(config: UnitConfig) -> set[Path]:
-    """The pictures in all sources that are folders of pictures."""
-    return {
-        file for source in config.sources if source.images for file in picture_files(source.images)
-    }
-
-
 class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
     """Trains the generator, the reader and both discriminators."""
 
@@ -129,21 +116,14 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         """Tissue, masks, the checkpoint of the previous stage, and the checkpoint with the initial
         backbone.
         """
-        config = self.config
-        backbone = find_checkpoint(config.checkpoint) if config.checkpoint else None
-        checksums = {"masks": checksum_of_masks(config.masks)}
-        return Inputs(config.sources, backbone, previous=config.previous, checksums=checksums)
+        return Inputs.of(self.config, masks=checksum_of_masks(self.config.masks))
 
     def free_settings(self) -> tuple[str, ...]:
         """Settings of the card and, after the last step, of the export, which affect the choice of
         the snapshot.
         """
-        card = ("name", "licence", "training_data", "limits", "metrics")
-        return (
-            (*card, "export")
-            if steps_done(self.run_folder.resume) == self.config.schedule.steps
-            else card
-        )
+        has_ended = steps_done(self.run_folder.resume) == self.config.schedule.steps
+        return (*CARD, "export") if has_ended else CARD
 
     def read(self, log: Log) -> UnitData:
         """Read masks and tissue (``data.read_unit_data``)."""
