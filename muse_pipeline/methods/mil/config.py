@@ -19,7 +19,6 @@ from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.region_model import RegionModel
 
 TEACHERS = ("dice", "gm")
-SELECTIONS = ("labels", "masks")
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,6 @@ class NetworkSettings(RegionModel):
     validation: tuple[TissueSource, ...] = ()
     checkpoint: Weights | None = None
     trust_pickle: bool = False
-    selection: Annotated[str, OneOf(SELECTIONS)] = "labels"
     teacher: Annotated[str, OneOf(TEACHERS)] = "dice"
     student: StudentSettings = field(default_factory=StudentSettings)
     colour: ColourMethod = "macenko"
@@ -115,11 +113,6 @@ class NetworkSettings(RegionModel):
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        if self.selection == "masks" and not any(source.masks for source in self.validation):
-            raise ConfigError(
-                "selection 'masks' needs `validation` sources with `masks`; add some, or choose"
-                " 'labels'"
-            )
         names = self.class_names
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(
@@ -150,9 +143,7 @@ class MilConfig(NetworkSettings):
         trust_pickle: whether a checkpoint that contains more than plain tensors may run code while
             it is read.
         validation: labelled images of other patients; if given, every stage keeps the weights that
-            score best on them.
-        selection: score that selects the best weights. "labels": the area under the ROC curve of
-            images; "masks": the Dice of pixels, which needs drawn ``masks``.
+            score best on them, by the area under the ROC curve of images.
         fusion: weights of the three side maps, from fine to coarse.
         teacher: "dice": Dice losses with the image's label at every pixel; "gm": cross-entropy of
             generalised means.

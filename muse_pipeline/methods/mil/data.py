@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from muse_pipeline.core.coords import CELL_PX
-from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.evaluation.bootstrap import area_under_curve
 from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, ColourReference
@@ -97,19 +96,12 @@ def read_region_data(config: StageConfig) -> RegionData:
         require_all_classes(
             [image for image in held if image.label >= 0], config.class_names, "validation"
         )
-    if config.selection == "masks" and not any(
-        image.mask is not None and image.label > 0 for image in held
-    ):
-        raise LabelError(
-            "selection 'masks': no validation image of a class other than the first has a mask; add"
-            " masks"
-        )
     return RegionData(
         config, images, held, mean_stains([image.stain for image in images], config.colour)
     )
 
 
-SCORES = {"labels": "validation AUC of images", "masks": DICE}
+AUC = "validation AUC of images"
 
 
 class RegionScorer:
@@ -165,13 +157,11 @@ class RegionScorer:
         return whole[:, :height, :width].cpu().numpy()
 
     def score(self) -> dict[str, float]:
-        """Scores keyed by their names in ``SCORES``, and that of painting everything; without masks
-        only the AUC.
-        """
+        """``AUC`` and, with masks, the Dice of the maps and that of painting everything."""
         maps = self.maps()
-        scores = {SCORES["labels"]: image_auc(maps, self.images)}
+        scores = {AUC: image_auc(maps, self.images)}
         if any(image.mask is not None for image in self.images):
-            scores[SCORES["masks"]] = pixel_dice(maps, self.images)
+            scores[DICE] = pixel_dice(maps, self.images)
             scores[DICE_OF_PAINTING] = dice_of_painting(maps, self.images)
         return {name: round(value, 5) for name, value in scores.items()}
 

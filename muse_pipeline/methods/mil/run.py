@@ -22,7 +22,7 @@ from muse_pipeline.methods.mil.config import (
     StudentSettings,
     require_network,
 )
-from muse_pipeline.methods.mil.data import SCORES, RegionData, all_sources, read_region_data
+from muse_pipeline.methods.mil.data import AUC, RegionData, all_sources, read_region_data
 from muse_pipeline.methods.mil.method import StudentTraining, TeacherTraining
 from muse_pipeline.methods.mil.tissue import require_locations
 from muse_pipeline.methods.mil.windows import RegionWindows
@@ -63,14 +63,12 @@ class MilRecipe(Recipe):
         require_network(config)
         require_locations((*config.sources, *config.validation))
         facts, labels = describe_model_run(config) | {"kind": REGIONS}, config.slide_labels
-        slides = list_labelled_slides(labels, config.class_names) if labels else []
-        of_labels = (
-            [labels.table, labels.checkpoint and find_checkpoint(labels.checkpoint)]
-            if labels
-            else []
-        )
-        facts["inputs"] += [str(file) for file in of_labels if file]
+        if labels is None:
+            return {**facts, "slides": {}}
+        files = labels.table, labels.checkpoint and find_checkpoint(labels.checkpoint)
+        facts["inputs"] += [str(file) for file in files if file]
         names = config.class_names
+        slides = list_labelled_slides(labels, names)
         facts["slides"] = {slide.slide_id: [names[slide.label], slide.patient] for slide in slides}
         return facts
 
@@ -163,7 +161,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         # trained longer.
         return (
             BestWeights(
-                SCORES[self.config.selection],
+                AUC,
                 score,
                 self.run_folder.best,
                 describe,
@@ -184,18 +182,10 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
     def finish(self, data: RegionData, method: Method, log: Log) -> None:
         """Print the scores of the weights in the checkpoint."""
         meta = load_checkpoint(self.result).meta
-        for name, value in self._name_selection(meta["scores"]).items():
+        for name, value in meta["scores"].items():
             log(f"{self.name}: {name} {value:.3f} at step {meta['step']}")
         for warning in painting_warnings(self.config.name, meta["scores"]):
             log(f"{self.name}: {warning}")
-
-    def _name_selection(self, scores: dict[str, float]) -> dict[str, float]:
-        """Add a note to the names of the scores if the weights were chosen by masks."""
-        chosen = "; weights chosen by masks" if self.config.selection == "masks" else ""
-        return {
-            f"{name}{chosen if name in SCORES.values() else ''}": value
-            for name, value in scores.items()
-        }
 
     def _describe(
         self, data: RegionData, method: Method, step: int, scores: dict[str, float]
@@ -206,7 +196,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         model = RegionModel(
             **{field.name: getattr(config, field.name) for field in dataclasses.fields(RegionModel)}
         )
-        measured = {**slide_metrics(config.tiles), **self._name_selection(scores)}
+        measured = {**slide_metrics(config.tiles), **scores}
         model = dataclasses.replace(model, metrics={**config.metrics, **measured})
         meta: dict[str, Any] = {
             "backbone": config.backbone,
@@ -217,7 +207,6 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
             **seen.extend((image.name for image in data.images), learnt, held),
             "step": step,
             "scores": scores,
-            "selection": SCORES[config.selection] if data.held else None,
         }
         return region_checkpoint(method.trained(), model, data.reference, meta)
 

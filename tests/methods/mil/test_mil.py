@@ -32,7 +32,7 @@ from muse_pipeline.inference.card import DICE, DICE_OF_PAINTING, painting_warnin
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.methods.mil.config import StudentSettings
-from muse_pipeline.methods.mil.data import SCORES, dice_of_painting, read_region_data
+from muse_pipeline.methods.mil.data import AUC, dice_of_painting, read_region_data
 from muse_pipeline.methods.mil.method import (
     EXPONENT,
     StudentTraining,
@@ -100,7 +100,7 @@ def test_patches_become_a_region_model(run):
     assert (run / "checkpoint.pt").read_bytes() == last.read_bytes()
     network, card = load_region_model(run / "checkpoint.pt")
     assert [one.name for one in card.classes] == list(CLASSES)
-    assert SCORES["labels"] in card.metrics and SCORES["masks"] not in card.metrics
+    assert AUC in card.metrics and DICE not in card.metrics
     with torch.no_grad():
         maps = network(torch.full((1, 3, 192, 192), 200.0), COLOUR)
     assert maps.fused.shape == (1, 1, 48, 48)
@@ -124,11 +124,10 @@ def test_a_stopped_run_continues_to_the_same_bytes(run, patches, tmp_path, muse)
     ).read_bytes()
 
 
-def test_validation_keeps_the_best_weights_and_names_what_selected_them(run):
+def test_validation_keeps_the_best_weights(run):
     meta = load_checkpoint(run / "checkpoint.pt").meta
     rows = (run / "stages" / "2-student" / "metrics.jsonl").read_text().splitlines()
-    scores = [row[SCORES["labels"]] for row in map(json.loads, rows) if SCORES["labels"] in row]
-    assert meta["selection"] == SCORES["labels"] and meta["scores"][SCORES["labels"]] == max(scores)
+    assert meta["scores"][AUC] == max(row[AUC] for row in map(json.loads, rows) if AUC in row)
 
 
 @pytest.mark.parametrize("stage", [0, 1])
@@ -267,25 +266,20 @@ def test_validation_maps_a_picture_in_the_colours_of_training(patches):
         assert np.allclose(found, scorer.network(pixels, colour).fused[0].detach(), atol=1e-5)
 
 
-def test_masks_select_only_where_the_config_says_so(patches, tmp_path, muse):
-    masks = ["student.rounds=0", "selection=masks", "validation.0.masks=masks"]
+def test_masks_are_scored(patches, tmp_path, muse):
+    masks = ["student.rounds=0", "validation.0.masks=masks"]
     status, _, errors = muse(*train_arguments(patches, tmp_path / "run", *masks))
     assert status == 0, errors
-    for score in SCORES.values():
-        assert f"{score}; weights chosen by masks " in errors
     meta = load_checkpoint(tmp_path / "run" / "checkpoint.pt").meta
-    assert meta["selection"] == SCORES["masks"]
     _, card = load_region_model(tmp_path / "run" / "checkpoint.pt")
     assert card.metrics[DICE_OF_PAINTING] == meta["scores"][DICE_OF_PAINTING]
-    is_doubted = meta["scores"][SCORES["masks"]] <= meta["scores"][DICE_OF_PAINTING]
+    is_doubted = meta["scores"][DICE] <= meta["scores"][DICE_OF_PAINTING]
     assert ("is not better than painting everything" in errors) == is_doubted
 
 
 @pytest.mark.parametrize(("own", "warns"), [(0.7, False), (0.6, True), (None, False)])
 def test_a_model_that_is_not_better_than_painting_everything_is_warned_of(own, warns):
-    metrics = {DICE_OF_PAINTING: 0.63} | (
-        {} if own is None else {f"{DICE}; weights chosen by masks": own}
-    )
+    metrics = {DICE_OF_PAINTING: 0.63} | ({} if own is None else {DICE: own})
     found = painting_warnings("tumour", metrics)
     assert ["(Dice 0.600 and 0.630 on its validation images)" in each for each in found] == (
         [True] if warns else []
@@ -415,7 +409,6 @@ TABLE = "sources=[{images: training/Tumour, table: labels.tsv, mpp: 2}]"
         (unknown_class, [], "label 'Necrosis' is not a class of the model (Stroma, Tumour)"),
         (label_for_no_image, [TABLE], "labels 'nowhere', but there is no such picture in"),
         (two_labels, [TABLE], "both Tumour and Stroma; keep one label"),
-        (None, ["selection=masks"], "selection 'masks' needs `validation` sources with `masks`"),
         (None, ["sources=[]"], "sources: the list is empty"),
         (None, ["sources=[{folders: training}]"], "`mpp` is missing"),
         (None, ["classes=[{name: Stroma, color: [0, 0, 0]}]"], "needs at least two classes"),
