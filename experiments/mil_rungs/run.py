@@ -23,9 +23,9 @@ from experiments.common.runs import run_arms, runs_of
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sums
 from muse_pipeline.export.region_models import load_region_model
-from muse_pipeline.inference.card import NucleusClass
+from muse_pipeline.inference.card import DICE, NucleusClass
 from muse_pipeline.methods.mil.config import MilConfig, StudentSettings
-from muse_pipeline.methods.mil.data import SCORES, THRESHOLD, RegionScorer
+from muse_pipeline.methods.mil.data import AUC, THRESHOLD, RegionScorer
 from muse_pipeline.methods.mil.tissue import TissueSource, read_tissue_images
 from muse_pipeline.training.loop import MetricsLog
 from muse_pipeline.training.method import Schedule
@@ -177,7 +177,7 @@ def run_arm(arm: str, seed: int, data: Path, work: Path) -> dict:
     )
     stages = sorted((folder / "stages").iterdir())
     rows = MetricsLog(RunFolder(stages[-1]).metrics).read()
-    curve = [row[SCORES["masks"]] for row in rows if SCORES["masks"] in row]
+    curve = [row[DICE] for row in rows if DICE in row]
     return {"curve": curve, **score_test(checkpoint, data)}
 
 
@@ -198,7 +198,7 @@ def score_test(checkpoint: Path, data: Path) -> dict:
         truth = image.mask == 1
         if image.label:
             counts.append([int((found & truth).sum()), int((found ^ truth).sum())])
-    return {"auc": scorer.score()[SCORES["labels"]], "counts": counts}
+    return {"auc": scorer.score()[AUC], "counts": counts}
 
 
 def f1(counts: np.ndarray) -> np.ndarray:

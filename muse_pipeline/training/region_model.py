@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative
@@ -52,7 +52,7 @@ class RegionModel(ModelSettings):
     mpp: Mpp
     classes: tuple[NucleusClass, ...]
     fusion: tuple[float, float, float] = FUSION
-    export: RegionExport = field(default_factory=RegionExport)
+    export: RegionExport = RegionExport()
 
 
 def region_checkpoint(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -140,8 +140,8 @@ class DetectorConfig(ModelSettings):
     backbone_rate: NotNegative = 1.0
     seed: Seed = 0
     precision: Precision = "32-true"
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    export: ExportSettings = field(default_factory=ExportSettings)
+    augmentation: Augmentation = Augmentation()
+    export: ExportSettings = ExportSettings()
     organ: str = ""
     method: str = "detector"
 

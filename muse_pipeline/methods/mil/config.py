@@ -85,9 +85,7 @@ class SlideLabelSettings:
     checkpoint: Weights | None = Path("compact")
     trust_pickle: bool = False
     folds: Annotated[int, Between(2, 20)] = 3
-    schedule: Schedule = field(
-        default_factory=lambda: Schedule(steps=300, learning_rate=1e-3, save_every=100)
-    )
+    schedule: Schedule = Schedule(steps=300, learning_rate=1e-3, save_every=100)
     bags: Count = 4
     hidden: Count = 64
     tiles_per_slide: Count = 64
@@ -104,13 +102,13 @@ class NetworkSettings(RegionModel):
     checkpoint: Weights | None = None
     trust_pickle: bool = False
     teacher: Annotated[str, OneOf(TEACHERS)] = "dice"
-    student: StudentSettings = field(default_factory=StudentSettings)
+    student: StudentSettings = StudentSettings()
     colour: ColourMethod = "macenko"
     window_px: Count = 256
     batch: Count = 16
     seed: Seed = 0
     precision: Precision = "32-true"
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
         names = self.class_names

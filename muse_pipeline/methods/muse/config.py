@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -46,10 +46,8 @@ class PretrainConfig:
     schedule: Schedule
     checkpoint: Weights | None = None
     trust_pickle: bool = False
-    views: ViewSettings = field(default_factory=ViewSettings)
-    augmentation: Augmentation = field(
-        default_factory=lambda: Augmentation(stain_gain=0.3, stain_mix=0.08, shift=0.05)
-    )
+    views: ViewSettings = ViewSettings()
+    augmentation: Augmentation = Augmentation(stain_gain=0.3, stain_mix=0.08, shift=0.05)
     grey: Fraction = 0.1
     balance: Fraction = 0.5
     min_nuclei: Count = 50
@@ -93,5 +91,5 @@ class MuseConfig(PretrainConfig):
         method: name of the method, "muse".
     """
 
-    distillation: SelfDistillationSettings = field(default_factory=SelfDistillationSettings)
+    distillation: SelfDistillationSettings = SelfDistillationSettings()
     method: str = "muse"

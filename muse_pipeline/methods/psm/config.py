@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 from muse_pipeline.core.config import Between, Count, Fraction, Mpp, OneOf
@@ -30,9 +30,7 @@ class ActivationSettings:
     """
 
     backbone: str = "shallow_cnn"
-    schedule: Schedule = field(
-        default_factory=lambda: Schedule(steps=100, learning_rate=1e-3, save_every=50)
-    )
+    schedule: Schedule = Schedule(steps=100, learning_rate=1e-3, save_every=50)
     window_px: Count = 128
     batch: Annotated[int, Between(2)] = 8
 
@@ -61,9 +59,9 @@ class DetectorSettings:
     window_px: int = 256
     batch: int = 4
     precision: Precision = "bf16-mixed"
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=1500, save_every=250))
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    export: ExportSettings = field(default_factory=ExportSettings)
+    schedule: Schedule = Schedule(steps=1500, save_every=250)
+    augmentation: Augmentation = Augmentation()
+    export: ExportSettings = ExportSettings()
 
 
 @dataclass(frozen=True)
@@ -103,12 +101,12 @@ class PsmConfig(ModelSettings):
     sources: tuple[UnlabelledSource, ...]
     mpp: Mpp = 0.5
     masks: Annotated[str, OneOf(MASKS)] = "otsu"
-    clusters: ClusterSettings = field(default_factory=ClusterSettings)
+    clusters: ClusterSettings = ClusterSettings()
     windows_per_store: Count = 64
     seed: Seed = 0
-    activation: ActivationSettings = field(default_factory=ActivationSettings)
-    detector: DetectorSettings = field(default_factory=DetectorSettings)
-    self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)
+    activation: ActivationSettings = ActivationSettings()
+    detector: DetectorSettings = DetectorSettings()
+    self_training: SelfTrainingSettings = SelfTrainingSettings()
     method: str = "psm"
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Annotated
@@ -86,9 +86,9 @@ class TridentConfig(PretrainConfig):
     """
 
     sources: tuple[PairedSource, ...]
-    alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
+    alignment: AlignmentSettings = AlignmentSettings()
     partner_backbone: str | None = None
-    views: ViewSettings = field(default_factory=lambda: ViewSettings(n_local=0))
+    views: ViewSettings = ViewSettings(n_local=0)
     batch: Annotated[int, Between(2)] = 16
     method: str = "trident"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar
@@ -174,31 +174,29 @@ class UnitConfig(ModelSettings):
 
     schedule: Schedule
     sources: tuple[UnlabelledSource, ...] = ()
-    second: SecondStageSettings = field(default_factory=SecondStageSettings)
+    second: SecondStageSettings = SecondStageSettings()
     mpp: Mpp = 0.5  # ours; code: 0.25
     window_px: Annotated[int, Between(16, 4096)] = 256  # code
     batch: Count = 12  # code; secondary: 24
     masks: Path | None = None
     n_masks: Annotated[int, Between(1, 1_000_000)] = 10_800  # code
     mask_px: Annotated[int, Between(16, 4096)] = 320  # code: windows are 0.8 of a tile
-    tissue: TissueSettings = field(default_factory=TissueSettings)
+    tissue: TissueSettings = TissueSettings()
     checkpoint: Weights | None = (
         None  # uncertain: the authors' runs start from an unnamed weight file
     )
     colour: ColourMethod = "macenko"  # ours; the paper has none
-    augmentation: Augmentation = field(default_factory=Augmentation)  # ours; the paper has none
+    augmentation: Augmentation = Augmentation()  # ours; the paper has none
     discriminator_rate: Annotated[float, Between(0, 100)] = 1.0  # code
-    weights: LossWeights = field(default_factory=LossWeights)
-    generator: GeneratorSettings = field(default_factory=GeneratorSettings)
-    reader: ReaderSettings = field(default_factory=ReaderSettings)
-    pictures: DiscriminatorSettings = field(
-        default_factory=lambda: DiscriminatorSettings(loss="logistic")
-    )  # code
-    mask_discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
+    weights: LossWeights = LossWeights()
+    generator: GeneratorSettings = GeneratorSettings()
+    reader: ReaderSettings = ReaderSettings()
+    pictures: DiscriminatorSettings = DiscriminatorSettings(loss="logistic")  # code
+    mask_discriminator: DiscriminatorSettings = DiscriminatorSettings()
     seed: Seed = 0
     precision: Precision = "32-true"
     calibrate: bool = True
-    export: ExportSettings = field(default_factory=lambda: ExportSettings(threshold=0.2))
+    export: ExportSettings = ExportSettings(threshold=0.2)
     method: str = "unit"
     slide_files: ClassVar = ("store",)
     classes: ClassVar = (NUCLEUS,)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple
 
 import cv2
@@ -80,8 +80,8 @@ class TissueSettings:
         magnification: m; the scale of each mask is chosen log-uniformly between 1 / m and m.
     """
 
-    epithelial: Population = field(default_factory=lambda: Population(9.6, 0.21, (2.7, 2.2), 0.04))
-    stroma: Population = field(default_factory=lambda: Population(7.8, 0.28, (2.5, 1.5), 0.03))
+    epithelial: Population = Population(9.6, 0.21, (2.7, 2.2), 0.04)
+    stroma: Population = Population(7.8, 0.28, (2.5, 1.5), 0.03)
     stroma_per_mm2: Annotated[float, Between(1, 30_000)] = 3800.0
     sparsest: Annotated[float, Between(0.01, 1)] = 1.0
     magnification: Annotated[float, Between(1, 3)] = 1.0
