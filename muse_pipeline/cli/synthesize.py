@@ -36,10 +36,7 @@ def add_arguments(parser: Parser) -> None:
     pictures.add_number("--n", at_least_one, "N", "number", default=200)
     pictures.add_number("--seed", zero_or_more, "S", "seed", default=0)
     pictures.add_number("--size-px", at_least_one, "P", "side of a picture", default=256)
-    pictures.add_path(
-        "--masks", "FOLDER", "masks to render, made at the same mpp (default: synthesised)"
-    )
-    pictures.add_threads("threads of the generator")
+    pictures.add_threads("number of pictures made at the same time")
     pictures.set_defaults(synthesize=write_pictures)
 
 
@@ -72,20 +69,23 @@ def write_pictures(args: argparse.Namespace) -> None:
     """Render synthesised masks as tissue."""
     from muse_pipeline.core.process import show_progress
     from muse_pipeline.core.text import count_noun
-    from muse_pipeline.methods.unit import rendering
+    from muse_pipeline.methods.unit import synthesis_folder as folder
+    from muse_pipeline.methods.unit.rendering import Renderer
 
-    renderer = rendering.Renderer(args.generator, args.threads)
+    renderer = Renderer(args.generator)
     with show_progress("pictures") as progress:
-        rendering.render_pictures(
-            renderer,
+        folder.write_mask_folder(
             args.output,
             args.n,
+            renderer.tissue,
             seed=args.seed,
+            mpp=renderer.mpp,
             size_px=args.size_px,
-            masks=args.masks,
+            threads=args.threads,
+            render=renderer,
             progress=progress,
         )
     print(
         f"{args.output}: {count_noun(args.n, 'picture')} at {renderer.mpp:g} um/px; see"
-        f" {rendering.PAGE}"
+        f" {folder.PAGE}"
     )

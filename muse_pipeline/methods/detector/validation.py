@@ -4,7 +4,7 @@ started from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -255,9 +255,7 @@ AROUND_UM = 128.0  # width of the tissue that is kept around an annotated region
 
 
 def compare_with_start(data: DetectorData, start: Start, network: NucleusDetector) -> Iterator[str]:
-    """Yield sentences that compare the initial and the trained detector, on labels and in the
-    tissue around them.
-    """
+    """Yield sentences that compare the initial and the trained detector on labels."""
     initial, config, _ = load_trained(start.path)
     initial.to(next(network.parameters()).device)
     before, now = (
@@ -286,12 +284,6 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
             f"nuclei found on them: {old:,} before, {new:,} now ({new - old:+,}), of {n_true:,}"
             " labelled"
         )
-    agreement = _agreement(before, now, _choose(data.images, config.mpp))
-    if agreement is not None:
-        yield (
-            f"outside the labelled regions: agrees with {start.path.name} on {agreement:.0f} % of"
-            " nuclei"
-        )
     changes = {name: last[name] - first[name] for name in classes}
     yield from describe_falls(changes, which.split(",", maxsplit=1)[0])
 
@@ -312,19 +304,3 @@ def _choose(images: Sequence[LabelledImage], mpp: float) -> Iterator[LabelledIma
         yield replace(
             image, pixels=image.pixels[part], region=region, annotated=annotated, nuclei=nuclei
         )
-
-
-def _agreement(before: Scorer, now: Scorer, images: Iterable[LabelledImage]) -> float | None:
-    """F1 in percent between the classified nuclei of both detectors outside annotated regions; None
-    without nuclei.
-    """
-    hits = misses = 0
-    for image in images:
-        outside = image.unannotated
-        if not outside.any():
-            continue
-        old, new = before.find(image), now.find(image)
-        column, row = old.xy.astype(int).T
-        counts = now.count(new, old[outside[row, column]], outside).values[1:].sum(0)
-        hits, misses = hits + 2 * counts[0], misses + counts[1] + counts[2]
-    return 100 * hits / (hits + misses) if hits + misses else None

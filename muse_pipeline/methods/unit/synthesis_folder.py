@@ -1,5 +1,5 @@
-"""A folder of synthesised masks: instances and points, laid out like a label source without
-pictures.
+"""A folder of synthesised masks: instances and points, laid out like a label source, with or
+without pictures.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import complete_file, read_json, require_own_folder, write_json
 from muse_pipeline.core.pictures import list_pictures, write_png
 from muse_pipeline.core.process import map_in_order
+from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.methods.unit.synthesis_masks import (
     KINDS,
     InstanceMask,
     TissueSettings,
     draw_page,
+    fills,
     require_drawable,
     stylise,
     synthesise_mask,
@@ -28,6 +30,7 @@ from muse_pipeline.nuclei.masks import INSTANCES, POINTS, read_label_image, writ
 
 SETTINGS, PAGE = "masks.json", "page.png"
 PAGE_COLUMNS, PAGE_PX = 6, 1600  # the page has 4 rows of at most 6 masks and about 1,600 px
+Render = Callable[[InstanceMask, int], np.ndarray]  # a mask and a seed -> (h, w, 3) uint8
 
 
 def write_mask_folder(
@@ -39,29 +42,35 @@ def write_mask_folder(
     mpp: float,
     size_px: int,
     threads: int = 1,
+    render: Render | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write masks 0 to n - 1 of a seed, ``masks.json`` and ``page.png``; the bytes do not depend on
     ``threads``.
 
-    An earlier set of masks in the folder is replaced.
+    An earlier set of masks in the folder is replaced. With ``render``, the tissue that it renders
+    from the masks is written too, and the nuclei are without their contours.
     """
     require_drawable(size_px, mpp, tissue)
     require_own_folder(folder, is_ours=(folder / SETTINGS).is_file())
+    name = "mask" if render is None else "picture"
+    columns = max(1, min(PAGE_COLUMNS, PAGE_PX // size_px))
     with complete_file(folder) as unfinished:
 
-        def draw(index: int) -> InstanceMask:
-            mask = synthesise_mask(index, seed, size_px, mpp, tissue)
-            words = [KINDS[kind] for kind in mask.kinds]
-            write_instances(unfinished, f"mask-{index:06}", None, mask.instances, words)
-            return mask
+        def draw(index: int) -> np.ndarray | None:
+            mask, pixels = synthesise_mask(index, seed, size_px, mpp, tissue), None
+            instances, words = mask.instances, [KINDS[kind] for kind in mask.kinds]
+            if render is not None:
+                pixels, instances = render(mask, seed_of_step(seed, index)), fills(instances)
+            write_instances(unfinished, f"{name}-{index:06}", pixels, instances, words)
+            if index >= 4 * columns:
+                return None
+            return stylise(mask, mpp, np.random.default_rng(index)) if pixels is None else pixels
 
         unfinished.mkdir()
-        columns = max(1, min(PAGE_COLUMNS, PAGE_PX // size_px))
-        first: list[np.ndarray] = []
-        for index, mask in enumerate(map_in_order(draw, range(n), threads)):
-            if index < 4 * columns:
-                first.append(stylise(mask, mpp, np.random.default_rng(index)))
+        shown: list[np.ndarray] = []
+        for index, picture in enumerate(map_in_order(draw, range(n), threads)):
+            shown += [] if picture is None else [picture]
             progress(index + 1, n)
         facts = {
             "n": n,
@@ -72,7 +81,7 @@ def write_mask_folder(
             "versions": find_versions(("muse-pipeline", "numpy", "opencv-python-headless")),
         }
         write_json(unfinished / SETTINGS, facts)
-        write_png(unfinished / PAGE, draw_page(first, columns))
+        write_png(unfinished / PAGE, draw_page(shown, columns))
 
 
 def read_mask_folder(folder: Path) -> tuple[list[InstanceMask], float]:

@@ -197,11 +197,10 @@ REPORT = (
         r" ([\d.]+) now; Dark [\d.]+ to [\d.]+; Pale [\d.]+ to [\d.]+"
     ),
     r"nuclei found on them: (\d+) before, (\d+) now \(([-+]\d+)\), of 77 labelled",
-    r"outside the labelled regions: agrees with checkpoint\.pt on (\d+) % of nuclei",
 )
 
 
-def test_the_end_of_a_run_compares_the_labels_and_what_is_around_them(folder, tmp_path):
+def test_the_end_of_a_run_compares_the_labels(folder, tmp_path):
     draw_slide(tmp_path)
     start = f"checkpoint={folder / 'first/checkpoint.pt'}"
     config = slide_config(tmp_path, folder / "tiny.yaml", start)
@@ -210,7 +209,7 @@ def test_the_end_of_a_run_compares_the_labels_and_what_is_around_them(folder, tm
         re.fullmatch(pattern, sentence)
         for pattern, sentence in zip(
             REPORT,
-            [line for line in output if not line.startswith("warning: F1 on")][-3:],
+            [line for line in output if not line.startswith("warning: F1 on")][-2:],
             strict=True,
         )
     )
