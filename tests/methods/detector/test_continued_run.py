@@ -216,9 +216,7 @@ def test_the_end_of_a_run_compares_the_labels(folder, tmp_path):
 
 
 def test_what_changed_is_measured(folder, tmp_path):
-    """A network with the same weights agrees everywhere, and a network with swapped classes agrees
-    nowhere.
-    """
+    """A network with the same weights has the same scores, and one with swapped classes has not."""
     draw_slide(tmp_path)
     config = slide_config(
         tmp_path, folder / "tiny.yaml", f"checkpoint={folder / 'first/checkpoint.pt'}"
@@ -231,13 +229,12 @@ def test_what_changed_is_measured(folder, tmp_path):
             with torch.no_grad():
                 network.head.out.weight[3:5] = network.head.out.weight[3:5].flip(0)
                 network.head.out.bias[3:5] = network.head.out.bias[3:5].flip(0)
-        labels, number, around, *falls = compare_with_start(data, start, network)
+        labels, number, *falls = compare_with_start(data, start, network)
         assert same_classes or "warning: F1 on training labels falls: Dark -" in falls[0]
         before, now = re.fullmatch(REPORT[0], labels).groups()
         assert (before == now) == same_classes
         n_before, n_now, more = map(int, re.fullmatch(REPORT[1], number).groups())
         assert n_before == n_now > 0 and more == 0
-        assert int(re.fullmatch(REPORT[2], around)[1]) == 100 * same_classes
 
 
 def test_labels_without_any_class_are_rejected(folder, tmp_path):
