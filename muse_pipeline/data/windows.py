@@ -4,8 +4,10 @@ in memory.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -43,13 +45,72 @@ class WindowSettings(Protocol):
     seed: int  # seed of the run
 
 
-class LabelledWindows:
-    """Samples batches that, on a CPU, depend only on their ``step``, so that a resumed run gets the
+class DrawnWindows(NamedTuple):
+    """B random windows of pictures."""
+
+    chosen: Tensor  # (B,) index of each picture
+    centre: Tensor  # (B, 2) picture px
+    linear: Tensor  # (B, 2, 2) map from picture to window
+    sharp: Tensor  # (B, 3, S, S) float, 0 to 255, without variation
+    pixels: Tensor  # the same with varied sharpness
+    own_colour: Tensor  # (B, 3, 4) colour maps of the pictures
+    colour: Tensor  # the same, varied
+
+
+class PictureWindows:
+    """Samples windows that, on a CPU, depend only on their ``step``, so that a resumed run gets the
     same ones.
 
-    Images (N, all at the same mpp) have the colour maps ``colours`` (N, 3, 4); colour is varied
-    along ``stains`` (2, 3). With ``weak_view``, batches contain windows for a teacher too;
-    ``around`` is that of ``draw_centres``.
+    Pictures (N, all at the same mpp) have annotated ``boxes`` (N, 4), sampling ``weights`` (N,) and
+    colour maps ``colours`` (N, 3, 4); colour is varied along ``stains`` (2, 3).
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[np.ndarray],
+        boxes: Sequence[tuple[int, ...]],
+        weights: Tensor,
+        colours: np.ndarray,
+        stains: np.ndarray,
+        settings: WindowSettings,
+        device: torch.device,
+    ):
+        self.settings, self.weights, self.device = settings, weights, device
+        self.sizes = torch.tensor([one.shape[1::-1] for one in pictures], dtype=torch.float32)
+        self.boxes = torch.tensor(boxes, dtype=torch.float32)
+        self.pictures = [
+            torch.from_numpy(one).permute(2, 0, 1).contiguous().to(device) for one in pictures
+        ]
+        self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
+        self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
+
+    def draw(self, step: int, around: bool = False, most_reach: float = math.inf) -> DrawnWindows:
+        """Draw the windows of ``step``, with centres as ``draw_centres`` places ``around`` them and
+        with a reach of ``most_reach`` at most.
+        """
+        settings = self.settings
+        generator = torch.Generator().manual_seed(seed_of_step(settings.seed, step))
+        chosen = torch.multinomial(
+            self.weights, settings.batch, replacement=True, generator=generator
+        )
+        linear = random_linear(settings.batch, settings.augmentation, generator)
+        reach = settings.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
+        centre = draw_centres(
+            self.sizes[chosen], self.boxes[chosen], reach.clamp(max=most_reach), generator, around
+        )
+        sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, settings.window_px)
+        own_colour = self.colours[chosen.to(self.device)]
+        pixels, colour = vary_appearance(
+            sharp, own_colour, self.stains, settings.mpp, settings.augmentation, generator
+        )
+        return DrawnWindows(chosen, centre, linear, sharp, pixels, own_colour, colour)
+
+
+class LabelledWindows(PictureWindows):
+    """Batches of windows of labelled images.
+
+    With ``weak_view``, batches contain windows for a teacher too; ``around`` is that of
+    ``draw_centres``.
     """
 
     def __init__(
@@ -62,18 +123,16 @@ class LabelledWindows:
         weak_view: bool = False,
         around: bool = False,
     ):
-        self.mpp, self.window_px, self.batch = settings.mpp, settings.window_px, settings.batch
-        self.augmentation, self.seed, self.device = settings.augmentation, settings.seed, device
-        self.weak_view, self.around = weak_view, around
-        self.sizes = torch.tensor(
-            [image.pixels.shape[1::-1] for image in images], dtype=torch.float32
+        super().__init__(
+            [image.pixels for image in images],
+            [image.annotated_box for image in images],
+            torch.tensor([image.weight for image in images]),
+            colours,
+            stains,
+            settings,
+            device,
         )
-        self.regions = torch.tensor([image.annotated_box for image in images], dtype=torch.float32)
-        self.weights = torch.tensor([image.weight for image in images])
-        self.pictures = [
-            torch.from_numpy(image.pixels).permute(2, 0, 1).contiguous().to(device)
-            for image in images
-        ]
+        self.weak_view, self.around = weak_view, around
         has_regions = any(image.region is not None for image in images)
         self.depths = (
             [torch.from_numpy(_depth(image)).to(device) for image in images]
@@ -81,36 +140,29 @@ class LabelledWindows:
             else None
         )
         self.nuclei = NucleiStack([image.nuclei for image in images], device)
-        self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
-        self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
 
     def __call__(self, step: int) -> LabelledBatch:
         """The batch of ``step``."""
-        generator = torch.Generator().manual_seed(seed_of_step(self.seed, step))
-        chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator)
-        linear = random_linear(self.batch, self.augmentation, generator)
-        reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
-        centre = draw_centres(
-            self.sizes[chosen], self.regions[chosen], reach, generator, self.around
-        )
-        sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, self.window_px)
-        own_colour = self.colours[chosen.to(self.device)]
-        pixels, colour = vary_appearance(
-            sharp, own_colour, self.stains, self.mpp, self.augmentation, generator
-        )
-        view = chosen.to(self.device), centre.to(self.device), linear.to(self.device)
-        xy, label, rays, shares = self.nuclei.move(*view, self.window_px)
+        drawn, settings = self.draw(step, self.around), self.settings
+        view = (part.to(self.device) for part in drawn[:3])
+        xy, label, rays, shares = self.nuclei.move(*view, settings.window_px)
         batch = LabelledBatch(
-            pixels, colour, xy, label, rays, shares=shares if shares.shape[2] else None
+            drawn.pixels,
+            drawn.colour,
+            xy,
+            label,
+            rays,
+            shares=shares if shares.shape[2] else None,
         )
         if self.depths is not None:
-            depths = [self.depths[i] for i in chosen]
-            depth = read_window_cells(depths, centre, linear, self.window_px // CELL_PX, CELL_PX)
+            depths = [self.depths[i] for i in drawn.chosen]
+            n_cells = settings.window_px // CELL_PX
+            depth = read_window_cells(depths, drawn.centre, drawn.linear, n_cells, CELL_PX)
             # Values below 0 are codes, not depths, and are kept.
-            batch = batch._replace(region=torch.where(depth > 0, depth * self.mpp, depth))
+            batch = batch._replace(region=torch.where(depth > 0, depth * settings.mpp, depth))
         if self.weak_view:
-            middle = torch.full((self.batch,), (1 + self.augmentation.partial_colour) / 2)
-            batch = batch._replace(weak=WeakView(sharp, part_way(own_colour, middle)))
+            middle = torch.full((settings.batch,), (1 + settings.augmentation.partial_colour) / 2)
+            batch = batch._replace(weak=WeakView(drawn.sharp, part_way(drawn.own_colour, middle)))
         return batch
 
 

@@ -251,9 +251,8 @@ def train(
     schedule = schedule.for_batches(n_batches)
     turns = [Turn(method, name, schedule) for name in method.turns]
     if len(turns) > 1:
-        batches = lru_cache(maxsize=schedule.accumulate)(
-            batches
-        )  # all turns of a step use the same batches
+        # All turns of a step use the same batches.
+        batches = lru_cache(maxsize=schedule.accumulate)(batches)
     optimisers = {turn.name: turn.optimiser for turn in turns}
     start = load_resume_point(folder.resume, n_batches, method, optimisers)
     log, leads = MetricsLog(folder.metrics), fabric.is_global_zero
@@ -265,20 +264,8 @@ def train(
         # generator's state.
         torch.manual_seed(seed_of_step(seed, step * fabric.world_size + fabric.global_rank))
         broadcast_buffers(method)
-        losses: dict[str, Tensor] = {}
         method.gauges = schedule.is_logged(step)
-        for turn in turns:
-            numbers = range(step * schedule.accumulate, (step + 1) * schedule.accumulate)
-            own = (batches(number * fabric.world_size + fabric.global_rank) for number in numbers)
-            with only_trainable(turn, turns):
-                of_turn = turn.update(step, own, fabric)
-            _require_finite(of_turn, step, folder)
-            turn.apply(step)
-            losses |= (
-                of_turn
-                if len(turns) == 1
-                else {f"{turn.name} {name}": of_turn[name] for name in of_turn}
-            )
+        losses = _take_turns(turns, batches, step, folder, fabric)
         method.after_step(step / schedule.steps)
         if schedule.is_logged(step):
             values = _to_numbers(losses)
@@ -293,15 +280,35 @@ def train(
         if has_ended or schedule.is_due(step + 1, schedule.save_every):
             _require_finite(method.state_dict(), step, folder)
             if leads:
-                done = (
-                    schedule.steps if has_ended else step + 1
-                )  # so that a run that has ended is not continued
+                # A run that has ended is not continued.
+                done = schedule.steps if has_ended else step + 1
                 save_resume_point(folder.resume, done, n_batches, method, optimisers)
                 draw_curves(log.read(), folder.curves)
                 for monitor in monitors:
                     monitor.on_save(step + 1)
         if has_ended:
             break
+
+
+def _take_turns(
+    turns: Sequence[Turn],
+    batches: Callable[[int], Any],
+    step: int,
+    folder: RunFolder,
+    fabric: Fabric,
+) -> dict[str, Tensor]:
+    """Update the parameters of each turn, and return the losses of all turns."""
+    losses, n = {}, turns[0].schedule.accumulate
+    for turn in turns:
+        numbers = range(step * n, (step + 1) * n)
+        own = (batches(number * fabric.world_size + fabric.global_rank) for number in numbers)
+        with only_trainable(turn, turns):
+            of_turn = turn.update(step, own, fabric)
+        _require_finite(of_turn, step, folder)
+        turn.apply(step)
+        prefix = f"{turn.name} " if len(turns) > 1 else ""
+        losses |= {prefix + name: value for name, value in of_turn.items()}
+    return losses
 
 
 def _validate(done: int, monitors: Sequence[Monitor], log: MetricsLog, fabric: Fabric) -> bool:

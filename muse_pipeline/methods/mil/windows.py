@@ -12,13 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from muse_pipeline.core.coords import CELL_PX
-from muse_pipeline.data.augment import random_linear, seed_of_step, vary_appearance
-from muse_pipeline.data.windows import (
-    WindowSettings,
-    cut_windows,
-    draw_centres,
-    read_window_cells,
-)
+from muse_pipeline.data.windows import PictureWindows, WindowSettings, read_window_cells
 from muse_pipeline.methods.mil.tissue import UNKNOWN, TissueImage
 
 
@@ -33,9 +27,8 @@ class RegionBatch(NamedTuple):
     known: Tensor  # (B, K, S / 4, S / 4) 1 where the target is known, 0 elsewhere
 
 
-class RegionWindows:
-    """Samples batches that, on a CPU, depend only on their ``step``; arguments are those of
-    ``LabelledWindows``.
+class RegionWindows(PictureWindows):
+    """Batches of windows; arguments are those of ``LabelledWindows``.
 
     All classes are sampled equally often, as are all images of a class. Images with labelled pixels
     form another class. The first of ``n_classes`` classes has no target.
@@ -50,72 +43,50 @@ class RegionWindows:
         settings: WindowSettings,
         device: torch.device,
     ):
-        self.n_classes, self.device = n_classes, device
-        self.mpp, self.window_px, self.batch = settings.mpp, settings.window_px, settings.batch
-        self.augmentation, self.seed = settings.augmentation, settings.seed
-        margin = self.window_px // 2  # rotated windows reach beyond pictures of the same size
+        margin = settings.window_px // 2  # rotated windows reach beyond pictures of the same size
         pictures = [
             cv2.copyMakeBorder(image.pixels, *[margin] * 4, cv2.BORDER_REFLECT_101)
             for image in images
         ]
-        self.pictures = [
-            torch.from_numpy(picture).permute(2, 0, 1).contiguous().to(device)
-            for picture in pictures
-        ]
-        self.sizes = torch.tensor(
-            [picture.shape[1::-1] for picture in pictures], dtype=torch.float32
-        )
         boxes = [
             (margin, margin, picture.shape[1] - margin, picture.shape[0] - margin)
             for picture in pictures
         ]
-        self.boxes = torch.tensor(boxes, dtype=torch.float32)
-        self.labels = torch.tensor([image.label for image in images])
+        self.n_classes, self.labels = n_classes, torch.tensor([image.label for image in images])
+        # ``bincount`` counts from 0, but images with labelled pixels have the label -1.
+        weights = 1.0 / torch.bincount(self.labels + 1)[self.labels + 1]
+        super().__init__(pictures, boxes, weights, colours, stains, settings, device)
         self.maps = [
             None if image.target is None else _shifted(image.target, margin, device)
             for image in images
         ]
-        self.colours = torch.as_tensor(colours, dtype=torch.float32, device=device)
-        self.stains = torch.as_tensor(stains, dtype=torch.float32, device=device)
-        # ``bincount`` counts from 0, but images with labelled pixels have the label -1.
-        self.weights = 1.0 / torch.bincount(self.labels + 1)[self.labels + 1]
 
     def __call__(self, step: int) -> RegionBatch:
         """The batch of ``step``."""
-        generator = torch.Generator().manual_seed(seed_of_step(self.seed, step))
-        chosen = torch.multinomial(self.weights, self.batch, replacement=True, generator=generator)
-        linear = random_linear(self.batch, self.augmentation, generator)
-        reach = self.window_px / 2 / torch.linalg.det(linear).abs().sqrt()[:, None]
-        centre = draw_centres(
-            self.sizes[chosen], self.boxes[chosen], reach.clamp(max=self.window_px / 2), generator
-        )
-        sharp = cut_windows([self.pictures[i] for i in chosen], centre, linear, self.window_px)
-        own_colour = self.colours[chosen.to(self.device)]
-        pixels, colour = vary_appearance(
-            sharp, own_colour, self.stains, self.mpp, self.augmentation, generator
-        )
+        drawn = self.draw(step, most_reach=self.settings.window_px / 2)
         classes = torch.stack(
-            [self._classes(int(i), *view) for i, *view in zip(chosen, centre, linear, strict=True)]
+            [self._classes(int(i), *view) for i, *view in zip(*drawn[:3], strict=True)]
         )
         is_known = (classes >= 0)[:, None].expand(-1, self.n_classes - 1, -1, -1)
         target = functional.one_hot(classes.clamp(min=0), self.n_classes).permute(0, 3, 1, 2)[:, 1:]
-        label = functional.one_hot(self.labels[chosen].clamp(min=0), self.n_classes)[:, 1:]
-        label = torch.where(self.labels[chosen][:, None] < 0, -1, label).to(self.device)
+        labels = self.labels[drawn.chosen]
+        label = functional.one_hot(labels.clamp(min=0), self.n_classes)[:, 1:]
+        label = torch.where(labels[:, None] < 0, -1, label).to(self.device)
         return RegionBatch(
-            pixels, colour, label.float(), (target * is_known).float(), is_known.float()
+            drawn.pixels,
+            drawn.colour,
+            label.float(),
+            (target * is_known).float(),
+            is_known.float(),
         )
 
     def _classes(self, index: int, centre: Tensor, linear: Tensor) -> Tensor:
         """(S / 4, S / 4) class index of each cell of a window; -1 where unknown."""
-        cells = self.window_px // CELL_PX
+        cells = self.settings.window_px // CELL_PX
         if self.maps[index] is None:
             return torch.full((cells, cells), int(self.labels[index]), device=self.device)
-        return (
-            read_window_cells([self.maps[index]], centre[None], linear[None], cells, CELL_PX)[
-                0
-            ].long()
-            - 1
-        )
+        read = read_window_cells([self.maps[index]], centre[None], linear[None], cells, CELL_PX)
+        return read[0].long() - 1
 
 
 def _shifted(target: np.ndarray, margin: int, device: torch.device) -> Tensor:
