@@ -22,7 +22,7 @@ from muse_pipeline.inference.doubts import judge_appearance
 from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.slides.isolation import LIMITS, Limits, map_isolated
+from muse_pipeline.slides.isolation import map_isolated
 from muse_pipeline.slides.remote import SlideUrl, ask_size
 from muse_pipeline.store.resample import AreaReader, warn_enlarged
 from muse_pipeline.store.write import Chunk, chunks_with_tissue
@@ -60,7 +60,6 @@ def check_slides(
     card: ModelCard,
     max_corrupt: float = 0.01,
     threads: int = 1,
-    limits: Limits = LIMITS,
 ) -> Iterator[tuple[int, SlideCheck]]:
     """Check each slide in a separate process; yield its index in ``rows`` and the result as soon as
     the check ends.
@@ -70,7 +69,7 @@ def check_slides(
     """
     rows = list(rows)
     calls = [(row.path, row, card, max_corrupt) for row in rows]
-    for number, result in map_isolated(_check, calls, threads, limits):
+    for number, result in map_isolated(_check, calls, threads):
         if isinstance(result, SlideCheck):
             yield number, result
         elif isinstance(result, (SlideError, MissingPackageError)):

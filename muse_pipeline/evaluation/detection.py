@@ -25,12 +25,11 @@ def match_points(
     """By descending score, match each prediction with the nearest unmatched true point within
     ``radius``.
 
-    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). It is computed for
-    all predictions at once by deferred acceptance: every unmatched prediction proposes to its
-    nearest point that has not rejected it, and every point keeps the best-scored prediction. The
-    result is the same, because all points rank predictions by score; for ties the lower index is
-    first. Points (P, 2) and (T, 2) and ``radius`` have the same unit. The result (P,) is the index
-    of the matched true point, or -1.
+    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). Of the pairs
+    within the radius, sorted by rank and distance, those are matched that come first for both of
+    their points, and pairs with a matched point are dropped, until no pair is left. For ties the
+    lower index is first. Points (P, 2) and (T, 2) and ``radius`` have the same unit. The result
+    (P,) is the index of the matched true point, or -1.
     """
     taken = np.full(len(predicted_xy), -1)
     if not len(predicted_xy) or not len(true_xy):
@@ -38,32 +37,17 @@ def match_points(
     pairs = cKDTree(predicted_xy).sparse_distance_matrix(
         cKDTree(true_xy), radius, output_type="ndarray"
     )
-    order = np.lexsort((pairs["j"], pairs["v"], pairs["i"]))
-    asker, point = pairs["i"][order], pairs["j"][order]
-    start = np.searchsorted(asker, np.arange(len(predicted_xy) + 1))
     rank = np.empty(len(score), int)
-    rank[np.lexsort((np.arange(len(score)), -np.asarray(score)))] = np.arange(len(score))
-    following = start[:-1].copy()  # position of the next proposal of each prediction
-    holder = np.full(len(true_xy), -1)
-    free = np.flatnonzero(following < start[1:])
-    while len(free):
-        wish = point[following[free]]
-        following[free] += 1
-        # A point keeps the best-ranked of its current prediction and those that propose to it in
-        # this round.
-        best = np.full(len(true_xy), len(score))
-        held = np.flatnonzero(holder >= 0)
-        best[held] = rank[holder[held]]
-        np.minimum.at(best, wish, rank[free])
-        rejected = free[best[wish] < rank[free]]
-        accepted = free[best[wish] == rank[free]]
-        accepted_wish = wish[best[wish] == rank[free]]
-        ousted = holder[accepted_wish]
-        holder[accepted_wish] = accepted
-        free = np.concatenate([rejected, ousted[ousted >= 0]])
-        free = free[following[free] < start[free + 1]]
-    placed = np.flatnonzero(holder >= 0)
-    taken[holder[placed]] = placed
+    rank[np.argsort(-np.asarray(score), kind="stable")] = np.arange(len(score))
+    order = np.lexsort((pairs["j"], pairs["v"], rank[pairs["i"]]))
+    sides = np.stack([pairs["i"], pairs["j"]])[:, order]
+    while sides.size:
+        is_first = np.zeros(sides.shape, bool)
+        for first, side in zip(is_first, sides, strict=True):
+            first[np.unique(side, return_index=True)[1]] = True
+        predicted, true = sides[:, is_first.all(0)]
+        taken[predicted] = true
+        sides = sides[:, ~np.isin(sides[0], predicted) & ~np.isin(sides[1], true)]
     return taken
 
 

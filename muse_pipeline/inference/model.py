@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +14,7 @@ from muse_pipeline.core.content import name_content
 from muse_pipeline.core.environment import Finding, reserve_gpu
 from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
 from muse_pipeline.core.files import read_json, sha256_of
+from muse_pipeline.core.text import suggest
 from muse_pipeline.core.types import FROM_NUCLEI, PROVIDERS
 from muse_pipeline.inference.card import METADATA_KEY, REGIONS, Card, RegionCard, read_any_card
 
@@ -45,8 +45,7 @@ def find_model(model: str, provider: str = "cpu") -> Path:
         return path
     files = [file.stem for file in BUILT_IN.glob("*.onnx")]
     names = sorted({*files, *(name.partition("-")[0] for name in files)})
-    near = get_close_matches(model, names, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "correct the name or path"
+    hint = suggest(model, names, "correct the name or path")
     raise ModelError(
         f"model '{model}': neither a file nor a built-in model ({', '.join(names)}); {hint}"
     )
