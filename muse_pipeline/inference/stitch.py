@@ -142,7 +142,11 @@ def stitch_shards(
     clusters = _fit_clusters(nuclei_apart(), info) if len(names) == 1 else None
     is_brown = shards.common.get("positive_od") is not None
     brown = stains_with(shards.common.get("third_stain")) if is_brown else None
-    meter = None if sources.features is None else sources.features.meter(info, kept, names, brown)
+    meter = None
+    if sources.features is not None:
+        from muse_pipeline.features.measure import FeatureMeter
+
+        meter = FeatureMeter(sources.features, info, kept, names, brown)
     unlike = None if sources.regions is None else sources.regions.unlike(names, card.unlike)
     measures = Measures(clusters, sources.regions, meter, sources.artefacts, unlike)
     provenance = replace(describe(shards, card, info, kept), **measures.describe())

@@ -57,11 +57,13 @@ def url_problem(text: str) -> str | None:
     try:
         scheme = _split(text).scheme.lower()
     except ValueError:
-        return "is not a URL; a password in it must have %2F for /, %40 for @ and so on"
+        scheme = ""
     name = SlideUrl(text).file_name
     suffix = PurePosixPath(name).suffix.lower()
     if "::" in text:
         return "is a chain of URLs; give the URL of the slide itself"
+    if not scheme:
+        return "is not a URL; a password in it must have %2F for /, %40 for @ and so on"
     if scheme in {"file", "local"}:
         return "is a local file; give its path"
     if name in {"", ".", ".."} or not name.isprintable() or len(name.encode()) > 255:

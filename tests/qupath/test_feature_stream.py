@@ -81,5 +81,5 @@ def test_missing_and_damaged_files(tmp_path):
     (tmp_path / "cut.geojson.gz").write_bytes(
         gzip.compress(FORMS["a feature a line"].encode())[:-12]
     )
-    with pytest.raises(GeoJSONError, match="cannot be read .Compressed file ended"):
+    with pytest.raises(GeoJSONError, match="cannot be read"):
         list(iterate_features(tmp_path / "cut.geojson.gz"))
