@@ -68,29 +68,24 @@ class DetectionCounts:
     @property
     def precision(self) -> np.ndarray:
         """(..., C + 1) precision in percent; NaN if nothing was found."""
-        tp, fp, _ = np.moveaxis(self.values.astype(float), -1, 0)
-        return _percent(tp, tp + fp)
+        return ratio(100 * self.values[..., 0], self.values[..., :2].sum(-1))
 
     @property
     def recall(self) -> np.ndarray:
         """(..., C + 1) recall in percent; NaN if there are no true nuclei."""
-        tp, _, fn = np.moveaxis(self.values.astype(float), -1, 0)
-        return _percent(tp, tp + fn)
+        return ratio(100 * self.values[..., 0], self.values[..., ::2].sum(-1))
 
     @property
     def f1(self) -> np.ndarray:
         """(..., C + 1) F1 in percent; NaN if a class is neither present nor predicted."""
-        tp, fp, fn = np.moveaxis(self.values.astype(float), -1, 0)
-        return _percent(2 * tp, 2 * tp + fp + fn)
+        return ratio(200 * self.values[..., 0], self.values @ (2, 1, 1))
 
     @property
     def mean_class_f1(self) -> np.ndarray:
         """(...) unweighted mean F1 of the classes that are present or predicted; NaN if there are
         none.
         """
-        by_class = self.f1[..., 1:]
-        has_f1 = np.isfinite(by_class)
-        return _percent(np.where(has_f1, by_class, 0).sum(-1), has_f1.sum(-1)) / 100
+        return _mean_of_classes(self.f1)
 
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
         """F1 by name: "detection", each class, and "mean class" for the mean of the classes."""
@@ -102,9 +97,16 @@ class DetectionCounts:
         }
 
 
-def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """``above`` / ``below`` (...), NaN where both are 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return 100 * np.asarray(part) / whole
+        return np.asarray(above, float) / below
+
+
+def _mean_of_classes(scores: np.ndarray) -> np.ndarray:
+    """(...) mean of the scores (..., C + 1) of the classes, without NaN."""
+    of_classes = scores[..., 1:]
+    return ratio(np.nansum(of_classes, -1), np.isfinite(of_classes).sum(-1))
 
 
 @dataclass(frozen=True)
@@ -294,27 +296,17 @@ class PanopticCounts:
     @property
     def detection_quality(self) -> np.ndarray:
         """(..., C + 1) F1 of the matching; NaN if there are neither true nor detected outlines."""
-        _, tp, fp, fn = np.moveaxis(self.values, -1, 0)
-        return ratio(2 * tp, 2 * tp + fp + fn)
+        return ratio(2 * self.values[..., 1], self.values @ (0, 2, 1, 1))
 
     @property
     def quality(self) -> np.ndarray:
         """(..., C + 1) PQ; NaN if there are neither true nor detected outlines."""
-        iou, tp, fp, fn = np.moveaxis(self.values, -1, 0)
-        return ratio(2 * iou, 2 * tp + fp + fn)
+        return ratio(2 * self.values[..., 0], self.values @ (0, 2, 1, 1))
 
     @property
     def mean_class_quality(self) -> np.ndarray:
         """(...) mPQ: unweighted mean PQ of the classes that are present or detected."""
-        by_class = self.quality[..., 1:]
-        has_quality = np.isfinite(by_class)
-        return ratio(np.where(has_quality, by_class, 0).sum(-1), has_quality.sum(-1))
-
-
-def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """``above`` / ``below`` (...), NaN where both are 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(above, float) / below
+        return _mean_of_classes(self.quality)
 
 
 def count_panoptic(

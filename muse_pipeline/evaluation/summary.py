@@ -192,7 +192,6 @@ def _slide(score: SlideScore) -> dict[str, Any]:
         "true_in_tissue": score.true_in_tissue,
         "roi": score.run.roi.name if score.run.roi else None,
         "region_mm2": score.region_mm2,
-        "checked_against_slide": score.checked_against_slide,
         "found_far_from_true": score.found_far,
         "f1": counts.scores(score.run.class_names),
         "counts": counts.values.tolist(),
@@ -293,14 +292,10 @@ def _heading(summary: dict[str, Any]) -> str:
 def _f1_table(summary: dict[str, Any]) -> str:
     named = {"detection": summary["detection"], **(summary["by_class"] or {})}
     counts = "true_positives", "false_positives", "false_negatives"
-    rates = {
-        name: [format_number(row[key]) for key in ("precision", "recall")]
-        for name, row in named.items()
-    }
-    rows = [
-        [name, *_score(row, "f1"), *rates[name], *(f"{row[key]:,}" for key in counts)]
-        for name, row in named.items()
-    ]
+    rows = []
+    for name, row in named.items():
+        rates = [format_number(row[key]) for key in ("precision", "recall")]
+        rows.append([name, *_score(row, "f1"), *rates, *(f"{row[key]:,}" for key in counts)])
     if mean := summary["mean_class"]:
         rows.append(["mean class", *_score(mean, "f1"), *[""] * 5])
     title = f"at {summary['rules']['radius_um']:g} um, %"
@@ -343,10 +338,10 @@ def _outline_table(summary: dict[str, Any]) -> str | None:
     if outlines is None:
         return None
     named = {"any class (bPQ)": outlines["any_class"], **(outlines["by_class"] or {})}
-    parts = {
-        name: [format_number(row[key], 100) for key in ("sq", "dq")] for name, row in named.items()
-    }
-    rows = [[name, *_score(row, "pq", 100), *parts[name]] for name, row in named.items()]
+    rows = []
+    for name, row in named.items():
+        parts = [format_number(row[key], 100) for key in ("sq", "dq")]
+        rows.append([name, *_score(row, "pq", 100), *parts])
     if mean := outlines["mean_class"]:
         rows.append(["mean class (mPQ)", *_score(mean, "pq", 100), "", ""])
     rows.append(["AJI", *_score(outlines, "aji", 100), "", ""])
@@ -407,13 +402,6 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
                 f" slide (first at x {x:.0f}, y {y:.0f}) and not counted: is the truth in level-0"
                 " pixels of this slide?"
             )
-    if unchecked := [
-        slide["slide_id"] for slide in summary["slides"] if not slide["checked_against_slide"]
-    ]:
-        yield (
-            "no slide.json next to the nuclei, so truth outside the slide is not detected:"
-            f" {', '.join(unchecked)}"
-        )
     if len(summary["models"]) > 1:
         yield f"the slides were not detected by a single model: {', '.join(summary['models'])}"
     for key, why in NOT_SCORED.items():

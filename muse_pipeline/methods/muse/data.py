@@ -31,7 +31,7 @@ from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.labels.base_source import LabelSource, read_picture
 from muse_pipeline.labels.label_sources import read_labelled_images, require_in_names, require_words
 from muse_pipeline.labels.statistics import mean_stains
-from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
+from muse_pipeline.nuclei.parquet import REGION, iterate_rows, read_provenance
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.resample import MAX_COARSER
 from muse_pipeline.store.store import Store, open_store
@@ -223,7 +223,7 @@ class RegionWeights:
         weights = np.array(
             [*(self.weights.get(name, 1.0) for name in names), 1.0]
         )  # last: outside regions
-        return weights[regions.columns(xy).region]
+        return weights[regions.columns(xy)[REGION]]
 
     def require_use(self, images: Sequence[NucleusImage]) -> None:
         """Reject region weights that affect no nucleus of any slide."""
