@@ -209,33 +209,6 @@ def start_isolated() -> None:
         _idle_workers.append(_Worker())
 
 
-def map_isolated(
-    function: Callable[..., Any], calls: Iterable[tuple], n_processes: int
-) -> Iterator[tuple[int, Any]]:
-    """Make calls with ``call_isolated``, ``n_processes`` at a time, and yield the results in the
-    order of completion.
-
-    Each of ``calls`` has the arguments of a call, the first of which is the file to open. Yields
-    the index of the call, and its result or the exception that it ended in (``SlideError`` for a
-    crash or timeout).
-    """
-
-    def outcome(arguments: tuple) -> Any:
-        try:
-            return call_isolated(function, *arguments)
-        except Exception as error:
-            return error
-
-    with TimedThreads(n_processes) as threads:
-        submitted = {
-            threads.submit(outcome, arguments): number for number, arguments in enumerate(calls)
-        }
-        for call in futures.as_completed(submitted):
-            yield submitted[call], call.result()
-    while len(_idle_workers) > 1:
-        _idle_workers.pop().stop()
-
-
 class _CrashError(SlideError):
     """The process of a call crashed."""
 

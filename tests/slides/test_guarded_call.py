@@ -22,7 +22,6 @@ from muse_pipeline.slides.isolation import (
     _serve,
     call_isolated,
     map_in_processes,
-    map_isolated,
 )
 
 
@@ -206,16 +205,3 @@ def test_a_process_ends_with_its_caller(n_threads):
     )
     with suppress(psutil.NoSuchProcess):
         psutil.Process(int(run.stdout)).wait(timeout=60)
-
-
-def test_one_that_hangs_does_not_hold_up_the_others(hasty):
-    started = time.monotonic()
-    calls = [("slow.svs", None), *((f"{n}.svs", n) for n in range(5))]
-    results = dict(map_isolated(double_unless_slow, calls, n_processes=2))
-    assert isinstance(results.pop(0), SlideError)
-    assert results == {number + 1: 2 * number for number in range(5)}
-    assert time.monotonic() - started < 60
-
-
-def double_unless_slow(path, number):
-    return hang(path) if number is None else 2 * number
