@@ -11,9 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from muse_pipeline.nuclei.table import Nuclei
@@ -25,9 +22,7 @@ def match_points(
     """By descending score, match each prediction with the nearest unmatched true point within
     ``radius``.
 
-    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). Of the pairs
-    within the radius, sorted by rank and distance, those are matched that come first for both of
-    their points, and pairs with a matched point are dropped, until no pair is left. For ties the
+    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). For ties the
     lower index is first. Points (P, 2) and (T, 2) and ``radius`` have the same unit. The result
     (P,) is the index of the matched true point, or -1.
     """
@@ -40,15 +35,22 @@ def match_points(
     rank = np.empty(len(score), int)
     rank[np.argsort(-np.asarray(score), kind="stable")] = np.arange(len(score))
     order = np.lexsort((pairs["j"], pairs["v"], rank[pairs["i"]]))
-    sides = np.stack([pairs["i"], pairs["j"]])[:, order]
-    while sides.size:
-        is_first = np.zeros(sides.shape, bool)
-        for first, side in zip(is_first, sides, strict=True):
-            first[np.unique(side, return_index=True)[1]] = True
-        predicted, true = sides[:, is_first.all(0)]
-        taken[predicted] = true
-        sides = sides[:, ~np.isin(sides[0], predicted) & ~np.isin(sides[1], true)]
+    matched = order[_match_in_order(pairs["i"][order], pairs["j"][order])]
+    taken[pairs["i"][matched]] = pairs["j"][matched]
     return taken
+
+
+def _match_in_order(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Indices of the matched pairs among (``one``, ``other``), (E,) each: those whose members are
+    both in no earlier matched pair.
+    """
+    matched, ones, others = [], set(), set()
+    for index, (mine, its) in enumerate(zip(one.tolist(), other.tolist(), strict=True)):
+        if mine not in ones and its not in others:
+            matched.append(index)
+            ones.add(mine)
+            others.add(its)
+    return np.array(matched, int)
 
 
 RADIUS_UM = 3.0
@@ -225,38 +227,14 @@ class Overlaps:
             self, detected=self.detected[pair], true=self.true[pair], shared=self.shared[pair]
         )
 
-    def match(self, above: float = 0.0) -> np.ndarray:
-        """Indices (M,) of the pairs with IoU > ``above`` in the one-to-one matching with the
-        largest total IoU.
+    def match(self) -> np.ndarray:
+        """Indices (M,) of the pairs with IoU > ``MIN_IOU``, each outline in one pair at most.
 
-        If ``above`` is at least 0.5, the matching is unique unless detected outlines overlap each
-        other.
+        They are unique unless outlines overlap others of their kind; then larger IoU come first.
         """
-        kept = np.flatnonzero(self.iou > above)
-        # Outlines in different clusters do not compete, so each cluster is a small assignment
-        # problem.
-        n_detected, n_nodes = len(self.detected_area), len(self.detected_area) + len(self.true_area)
-        edges = coo_array(
-            (np.ones(len(kept)), (self.detected[kept], n_detected + self.true[kept])),
-            (n_nodes, n_nodes),
-        )
-        cluster = connected_components(edges, directed=False)[1][self.detected[kept]]
-        order = np.argsort(cluster, kind="stable")
-        groups = np.split(kept[order], np.flatnonzero(np.diff(cluster[order])) + 1)
-        return np.sort(
-            np.concatenate([group if len(group) < 2 else self._assign(group) for group in groups])
-        )
-
-    def _assign(self, pairs: np.ndarray) -> np.ndarray:
-        """The best one-to-one matching among pairs (G,) of one cluster of outlines."""
-        (rows, row), (columns, column) = (
-            np.unique(side[pairs], return_inverse=True) for side in (self.detected, self.true)
-        )
-        pair_at = np.full((len(rows), len(columns)), -1)
-        pair_at[row, column] = pairs
-        weight = np.where(pair_at >= 0, self.iou[pair_at], 0)
-        chosen = pair_at[linear_sum_assignment(weight, maximize=True)]
-        return chosen[chosen >= 0]
+        order = np.argsort(-self.iou, kind="stable")
+        order = order[self.iou[order] > MIN_IOU]
+        return np.sort(order[_match_in_order(self.detected[order], self.true[order])])
 
 
 def overlap_polygons(detected: np.ndarray, true: np.ndarray, mpp: tuple[float, float]) -> Overlaps:
@@ -326,12 +304,12 @@ def count_panoptic(
     agreeing = np.flatnonzero(overlaps.iou > MIN_IOU)
     excused = np.zeros(len(detected_label), bool)
     excused[overlaps.detected[agreeing][true_label[overlaps.true[agreeing]] < 0]] = True
-    pairs = overlaps.match(MIN_IOU)
+    pairs = overlaps.match()
     rows = [_sums(overlaps, pairs, len(true_label), judged)]
     for label in range(n_classes):
         within = overlaps.keep(detected_label == label, true_label == label)
         may_be_false = judged & ~excused & (detected_label == label)
-        rows.append(_sums(within, within.match(MIN_IOU), (true_label == label).sum(), may_be_false))
+        rows.append(_sums(within, within.match(), (true_label == label).sum(), may_be_false))
     return PanopticCounts(np.array(rows))
 
 

@@ -20,13 +20,11 @@ from muse_pipeline.features.densities import (
     ROW_STEP,
     cross_rows,
     fill,
-    find_nuclei,
     find_zones,
     mean_densities,
     measure_densities,
     measure_texture,
     stain_tables,
-    thin_rows,
 )
 from muse_pipeline.features.neighbours import (
     REACH_UM,
@@ -189,10 +187,8 @@ class FeatureMeter:
         groups = [slice(start, start + at_once) for start in range(0, len(xy), at_once)]
         zones = [find_zones(xy[group], rays[group], *image) for group in groups]
         taken = np.zeros(height * width, bool)
-        for nuclei in (
-            *(group.nucleus for group in zones),
-            find_nuclei(others_xy, others_rays, *image),
-        ):
+        others = fill(cross_rows(others_xy, others_rays, *image))
+        for nuclei in (*(group.nucleus for group in zones), others):
             taken[nuclei.pixel] = True
         planes = self.store.read_planes(tuple(low), (width, height))
         rows = None if cells is None else np.ascontiguousarray(planes[:, ::ROW_STEP])
@@ -201,9 +197,7 @@ class FeatureMeter:
             free = group.ring.where(~taken.take(group.ring.pixel))
             parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
             if cells is not None:  # without ``taken``, because cells do not contain other nuclei
-                parts[-1] |= self._measure_cells(
-                    [values[nuclei] for values in own], image, group.outline, rows
-                )
+                parts[-1] |= self._measure_cells([values[nuclei] for values in own], image, rows)
             if "texture" in self.groups:
                 parts[-1] |= measure_texture(group.nucleus, planes, self._tables[0], self.store.mpp)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -212,15 +206,16 @@ class FeatureMeter:
         self,
         own: Sequence[np.ndarray],
         image: tuple[float, np.ndarray, tuple[int, int]],
-        outline: np.ndarray,
         rows: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Stains of cells, from arguments as in ``_measure_field``, ``Zones.outline`` and the rows
-        to measure.
-        """
+        """Stains of cells, from arguments as in ``_measure_field`` and the rows to measure."""
         xy, rays, cells = own
-        outer, nucleus = cross_rows(xy, cells, *image), thin_rows(outline, rows.shape[2])
-        cytoplasm = mean_densities(fill(outer, nucleus), rows)
+
+        def measure_between(*edges: np.ndarray) -> np.ndarray:
+            crossings = (cross_rows(xy, edge, *image, ROW_STEP) for edge in edges)
+            return mean_densities(fill(*crossings), rows)
+
+        cytoplasm = measure_between(cells, rays)
         amounts = {
             f"cytoplasm_{name}_mean": cytoplasm @ share
             for name, share in zip("he", _shares(self._stains), strict=True)
@@ -231,9 +226,8 @@ class FeatureMeter:
         rings = []
         for distance in np.arange(0, self.settings.expand_um, RIM_UM):
             inner = np.maximum(np.minimum(rays + distance, cells - RIM_UM), rays)
-            edges = np.minimum(inner + RIM_UM, cells), inner
-            ring = fill(*(cross_rows(xy, edge, *image) for edge in edges))
-            rings.append(_measure_dab(mean_densities(ring, rows), self._brown))
+            ring = measure_between(np.minimum(inner + RIM_UM, cells), inner)
+            rings.append(_measure_dab(ring, self._brown))
         dab = _measure_dab(cytoplasm, self._brown), np.fmax.reduce(rings)
         return amounts | {
             feature.name: amount for feature, amount in zip(DAB_OF_CELL, dab, strict=True)
