@@ -43,7 +43,7 @@ import torch
 from graph_time import compare, draw_windows
 
 from muse_pipeline.core.files import write_json
-from muse_pipeline.inference.model import find_model, starts
+from muse_pipeline.inference.model import find_fault, find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.run import INDEX, MuseStage
@@ -166,7 +166,7 @@ def forward(args: argparse.Namespace) -> Iterator[dict]:
         reference, windows[0], owned, 3
     )
     for provider in (TORCH_PROVIDER, "cuda"):
-        if not starts(provider):
+        if find_fault(provider):
             yield {"runtime": provider, "error": "does not start"}
             continue
         for batch in (1, 8, 32) if ON_GPU else (1,):

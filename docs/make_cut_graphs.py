@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
 from muse_pipeline.export.cut import cut
+from muse_pipeline.inference.card import DENSITY, PIXELS
 from muse_pipeline.inference.model import BUILT_IN, DENSITIES
-from muse_pipeline.inference.predictor import DENSITY, PIXELS
 
 LEAST_BYTES = 1024  # smaller arrays are copied
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.errors import LeftOutWarning, MissingPackageError, MuseError, SlideError
+from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import OTHER_STAIN
 from muse_pipeline.core.specimen import IHC
 from muse_pipeline.core.text import one_line
@@ -22,7 +23,7 @@ from muse_pipeline.inference.doubts import judge_appearance
 from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.slides.isolation import LIMITS, Limits, map_isolated
+from muse_pipeline.slides.isolation import call_isolated
 from muse_pipeline.slides.remote import SlideUrl, ask_size
 from muse_pipeline.store.resample import AreaReader, warn_enlarged
 from muse_pipeline.store.write import Chunk, chunks_with_tissue
@@ -56,27 +57,21 @@ class SlideCheck:
 
 
 def check_slides(
-    rows: Iterable[SheetRow],
-    card: ModelCard,
-    max_corrupt: float = 0.01,
-    threads: int = 1,
-    limits: Limits = LIMITS,
-) -> Iterator[tuple[int, SlideCheck]]:
-    """Check each slide in a separate process; yield its index in ``rows`` and the result as soon as
-    the check ends.
+    rows: Iterable[SheetRow], card: ModelCard, max_corrupt: float = 0.01, threads: int = 1
+) -> Iterator[SlideCheck]:
+    """Check each slide in a separate process, and yield the results in the order of ``rows``.
 
     The card is that of the model that will run; at most ``max_corrupt`` of the tissue may be
     unreadable.
     """
-    rows = list(rows)
-    calls = [(row.path, row, card, max_corrupt) for row in rows]
-    for number, result in map_isolated(_check, calls, threads, limits):
-        if isinstance(result, SlideCheck):
-            yield number, result
-        elif isinstance(result, (SlideError, MissingPackageError)):
-            yield number, SlideCheck(rows[number].slide_id, rows[number].path, str(result))
-        else:
-            raise result
+
+    def check(row: SheetRow) -> SlideCheck:
+        try:
+            return call_isolated(_check, row.path, row, card, max_corrupt)
+        except (SlideError, MissingPackageError) as error:
+            return SlideCheck(row.slide_id, row.path, str(error))
+
+    yield from map_in_order(check, rows, threads)
 
 
 def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> SlideCheck:

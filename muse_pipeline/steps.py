@@ -659,7 +659,7 @@ def embed(
     from muse_pipeline.core.coords import level0_to_work
     from muse_pipeline.core.process import print_load, show_progress
     from muse_pipeline.core.provenance import run_name, to_json
-    from muse_pipeline.features.measure import FeatureSettings, measure_slide
+    from muse_pipeline.features.measure import FeatureMeter, FeatureSettings, measure_slide
     from muse_pipeline.inference.embed import embed_nuclei, write_embeddings
     from muse_pipeline.inference.stains import colour_of_fit, read_colour
     from muse_pipeline.inference.stitch import clip_to_slide
@@ -681,9 +681,8 @@ def embed(
         )
     columns = {}
     if features:
-        meter = FeatureSettings("all", image, fit).meter(
-            info, TissueMask.load(files.mask, info).kept, classes
-        )
+        kept = TissueMask.load(files.mask, info).kept
+        meter = FeatureMeter(FeatureSettings("all", image, fit), info, kept, classes)
         origin["features"] = to_json(meter.describe())
         columns = measure_slide(meter, clip_to_slide(nuclei, info))
     output = files.embeddings(card.name, foreign[0].name if foreign else "")

@@ -232,7 +232,6 @@ def test_a_slide_with_drawn_regions_is_not_mapped(plan):
             "third_stain": True,
             "max_corrupt": 0.3,
             "tma": True,
-            "dicom": True,
         },
     ],
 )

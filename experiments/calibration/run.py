@@ -32,11 +32,7 @@ from experiments.common.areas import EBHI_MPP, EPITHELIAL, ebhi_pictures, nuclei
 from experiments.common.sites import split_sources
 from muse_pipeline.core.files import write_json
 from muse_pipeline.evaluation.detection import match_nuclei
-from muse_pipeline.evaluation.reliability import (
-    CalibrationCounts,
-    count_calibration,
-    draw_reliability,
-)
+from muse_pipeline.evaluation.reliability import CalibrationCounts, count_calibration
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.predictor import Predictor, temper
 from muse_pipeline.inference.stains import colour_of_fit
@@ -86,7 +82,7 @@ def main() -> None:
         predict_colon(args.data, folder) if folder.name == COLON else predict(config, folder)
         for folder in args.folds
     ]
-    scores, panels = {}, {}
+    scores = {}
     for site in sites:
         others = [one for one in sites if one is not site and COLON not in (one.site, site.site)]
         after, temperatures = cross_fitted(site, others)
@@ -94,7 +90,6 @@ def main() -> None:
             when: describe(site, prob) for when, prob in (("before", site.prob), ("after", after))
         }
         scores[site.site] = {"temperatures": temperatures, **by_time}
-        panels |= {f"{site.site}, {when}": scores[site.site][when] for when in ("before", "after")}
         before, later = scores[site.site]["before"], scores[site.site]["after"]
         print(
             f"{site.site}: {before['n']} nuclei, right {100 * before['accuracy']:.1f}, given"
@@ -108,7 +103,6 @@ def main() -> None:
         temperature = fit_temperature(*pooled(of_points))
         print(f"all left-out predictions together: temperature {temperature:.2f}")
     write_json(args.output / "calibration.json", {"temperature": temperature, "sites": scores})
-    draw_reliability(panels, args.output / "reliability.png")
 
 
 def predict(config: DetectorConfig, folder: Path) -> LeftOut:

@@ -11,8 +11,6 @@ in papers on point detection; counts are summed over slides. See docs/guide/eval
 """
 
 import argparse
-from importlib import import_module
-from pathlib import Path
 
 from muse_pipeline.cli.arguments import Parser, at_least_one, fraction, positive, show_result
 from muse_pipeline.core.errors import ConfigError, LabelError, NucleiError
@@ -30,9 +28,6 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--patient", metavar="PATTERN", help="regular expression for the patient in a slide's name"
-    )
-    parser.add_argument(
-        "--site", metavar="PATTERN", help="regular expression for the site, for calibration by site"
     )
     parser.add_argument(
         "--radius-um", type=positive, default=3.0, help="largest distance of a match"
@@ -59,7 +54,6 @@ def add_arguments(parser: Parser) -> None:
         "--repeats", type=at_least_one, default=1000, help="number of bootstrap samples"
     )
     parser.add_json("all scores and counts")
-    parser.add_path("--reliability", "PNG", "also draw a reliability diagram")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,8 +61,6 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.evaluation.summary import render_summary, summarise_scores
     from muse_pipeline.nuclei.class_names import resolve_all
 
-    if args.reliability:
-        import_module("matplotlib")  # so that a missing package is reported first
     pairing = _pair(args)
     rules = Rules(args.radius_um, args.score, args.frame, _class_map(args.class_map))
     scores = resolve_all(pairing.pairs, lambda pair: score_slide(pair, rules))
@@ -86,22 +78,8 @@ def run(args: argparse.Namespace) -> None:
             f"{args.region}: has no region of slide '{whole[0]}', nor does its truth; add a region"
             " with that name, or score fully annotated slides separately, without --region"
         )
-    summary = summarise_scores(scores, pairing, rules, args.repeats, args.site)
+    summary = summarise_scores(scores, pairing, rules, args.repeats)
     show_result(render_summary(summary), summary, args.json)
-    if args.reliability:
-        _draw(summary, args.reliability)
-
-
-def _draw(summary: dict, output: Path) -> None:
-    from muse_pipeline.evaluation.reliability import draw_reliability
-
-    calibration = summary["calibration"]
-    if calibration is None:
-        raise ConfigError(
-            "--reliability: no match has a true class, or the model has only one class; leave"
-            " it out"
-        )
-    draw_reliability({"all": calibration, **(calibration["by_site"] or {})}, output)
 
 
 def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:

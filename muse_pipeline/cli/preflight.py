@@ -42,13 +42,11 @@ def run(args: argparse.Namespace) -> None:
 
     rows = find_rows(args.slides, args.mpp, args.roi)
     card = read_card(find_model(args.model), ModelCard)
-    checks = [None] * len(rows)
+    checks = []
     with show_progress("slides") as progress:
-        for done, (number, check) in enumerate(
-            check_slides(rows, card, args.max_corrupt, args.threads), 1
-        ):
-            checks[number] = check
-            progress(done, len(rows))
+        for check in check_slides(rows, card, args.max_corrupt, args.threads):
+            checks.append(check)
+            progress(len(checks), len(rows))
     cohort = sum_up(checks)
     show_result(render_preflight(cohort), cohort, args.json)
     if names := [check.slide_id for check in checks if check.problem]:

@@ -10,14 +10,13 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar
 
 from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.core.text import one_line
+from muse_pipeline.core.text import one_line, suggest
 
 C = TypeVar("C")
 _EXPONENT = re.compile(
@@ -206,8 +205,7 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in values:
         if key not in fields:
-            near = get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(fields)}"
+            hint = suggest(str(key), fields, f"known: {', '.join(fields)}")
             raise ConfigError(f"{where}: unknown setting '{key}'; {hint}")
     for name, field in fields.items():
         required = (

@@ -47,7 +47,6 @@ def examine_environment() -> list[Finding]:
         _find_package("reader tiffslide", "tiffslide"),
         _find_package("reader image", "pillow"),
         _find_package("JPEG tiles", "simplejpeg"),
-        _find_package("JPEG 2000 tiles", "imagecodecs"),
         *_find_runtimes(),
         _find_gpus(),
         _find_package(

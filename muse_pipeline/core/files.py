@@ -53,8 +53,11 @@ def complete_file(path: Path | str) -> Iterator[Path]:
         except MuseError:
             raise
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError
-            if disk := _find_full_disk(error, path.parent):
-                raise OutputError(f"{path}: cannot be written {disk}") from error
+            if (number := getattr(error, "errno", None) or _write_error(path.parent)) in FULL:
+                raise OutputError(
+                    f"{path}: cannot be written ({os.strerror(number)}); make room there or for"
+                    " temporary files, and run the same command again (finished results are kept)"
+                ) from error
             if not _concerns_output(error, path.absolute(), hidden):
                 raise
             raise OutputError(
@@ -154,51 +157,19 @@ def find_json(path: Path | str) -> Any:
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-PLENTY_BYTES = (
-    1 << 30
-)  # a disk with more free space was not full, even before an unfinished output was removed
-
-
-def _find_full_disk(error: OSError | RuntimeError, folder: Path) -> str | None:
-    """The end of a message about the full disk that caused ``error``; None if the cause was not a
-    full disk.
-
-    The error of a failed write does not name the disk, and errors of torch and tifffile do not even
-    state the reason. Therefore this function tests the disks of ``folder`` and of temporary files,
-    and must be called before the unfinished output is removed.
-    """
-    number = getattr(error, "errno", None) or _write_error(folder)
-    if number not in FULL:
-        return None
-    folders = [folder.resolve()]
-    with suppress(FileNotFoundError):  # no disk has room for temporary files
-        folders.append(Path(tempfile.gettempdir()).resolve())
-    disks = [
-        next(parent for parent in (path, *path.parents) if os.path.ismount(parent))
-        for path in folders
-    ]
-    n_free, fullest = min((shutil.disk_usage(disk).free, disk) for disk in disks)
-    if number == errno.EDQUOT:
-        where = f"your quota on {disks[0]} is exceeded, in bytes or in files"
-    elif n_free > PLENTY_BYTES:  # the full disk is a different one, for example that of a log
-        where = "a disk that it writes or logs to is full"
-    else:
-        where = f"{fullest} has {n_free / 1e6:,.1f} MB free"
-    return (
-        f"({os.strerror(number)}): {where}; make room and run the same command again (finished"
-        " results are kept)"
-    )
 
 
 def _write_error(folder: Path) -> int | None:
-    """Try to write 64 KiB to ``folder``, and return the error number if its disk is full; otherwise
-    None.
+    """Try to write 64 KiB to ``folder``, and return the error number if its disk is full.
+
+    Errors of torch and tifffile do not state this reason. The unfinished output must still be
+    there.
     """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 16))
     except OSError as error:
-        return error.errno if error.errno in FULL else None
+        return error.errno
     return None
 
 

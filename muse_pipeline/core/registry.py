@@ -7,10 +7,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Generic, TypeVar
 
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.text import suggest
 
 T = TypeVar("T")
 
@@ -57,8 +57,7 @@ class Registry(Generic[T]):
                 name, None if self._entries else next(iter(self._lacking.values()), None)
             ):
                 raise lacking
-            near = get_close_matches(name, self._entries, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(self.names())}"
+            hint = suggest(name, self._entries, f"known: {', '.join(self.names())}")
             raise ConfigError(f"unknown {self.kind} '{name}'; {hint}")
         return self._entries[name]
 

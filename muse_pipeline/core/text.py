@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 
 def one_line(value: object) -> str:
@@ -31,6 +32,12 @@ def join_sentences(*texts: str) -> str:
 def some_of(names: Sequence[str], n: int = 5) -> str:
     """The first ``n`` names, and how many more there are."""
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
+
+
+def suggest(word: str, names: Iterable[str], otherwise: str) -> str:
+    """A question about the one of ``names`` that is most like ``word``, or ``otherwise``."""
+    near = get_close_matches(word, list(names), n=1)
+    return f"did you mean '{near[0]}'?" if near else otherwise
 
 
 def count_text(n: int | None) -> str:

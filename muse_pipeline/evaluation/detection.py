@@ -11,9 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from muse_pipeline.nuclei.table import Nuclei
@@ -25,12 +22,9 @@ def match_points(
     """By descending score, match each prediction with the nearest unmatched true point within
     ``radius``.
 
-    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). It is computed for
-    all predictions at once by deferred acceptance: every unmatched prediction proposes to its
-    nearest point that has not rejected it, and every point keeps the best-scored prediction. The
-    result is the same, because all points rank predictions by score; for ties the lower index is
-    first. Points (P, 2) and (T, 2) and ``radius`` have the same unit. The result (P,) is the index
-    of the matched true point, or -1.
+    This is the protocol of the point-detection papers (DPA-P2PNet, DeNuC; 3 um). For ties the
+    lower index is first. Points (P, 2) and (T, 2) and ``radius`` have the same unit. The result
+    (P,) is the index of the matched true point, or -1.
     """
     taken = np.full(len(predicted_xy), -1)
     if not len(predicted_xy) or not len(true_xy):
@@ -38,33 +32,25 @@ def match_points(
     pairs = cKDTree(predicted_xy).sparse_distance_matrix(
         cKDTree(true_xy), radius, output_type="ndarray"
     )
-    order = np.lexsort((pairs["j"], pairs["v"], pairs["i"]))
-    asker, point = pairs["i"][order], pairs["j"][order]
-    start = np.searchsorted(asker, np.arange(len(predicted_xy) + 1))
     rank = np.empty(len(score), int)
-    rank[np.lexsort((np.arange(len(score)), -np.asarray(score)))] = np.arange(len(score))
-    following = start[:-1].copy()  # position of the next proposal of each prediction
-    holder = np.full(len(true_xy), -1)
-    free = np.flatnonzero(following < start[1:])
-    while len(free):
-        wish = point[following[free]]
-        following[free] += 1
-        # A point keeps the best-ranked of its current prediction and those that propose to it in
-        # this round.
-        best = np.full(len(true_xy), len(score))
-        held = np.flatnonzero(holder >= 0)
-        best[held] = rank[holder[held]]
-        np.minimum.at(best, wish, rank[free])
-        rejected = free[best[wish] < rank[free]]
-        accepted = free[best[wish] == rank[free]]
-        accepted_wish = wish[best[wish] == rank[free]]
-        ousted = holder[accepted_wish]
-        holder[accepted_wish] = accepted
-        free = np.concatenate([rejected, ousted[ousted >= 0]])
-        free = free[following[free] < start[free + 1]]
-    placed = np.flatnonzero(holder >= 0)
-    taken[holder[placed]] = placed
+    rank[np.argsort(-np.asarray(score), kind="stable")] = np.arange(len(score))
+    order = np.lexsort((pairs["j"], pairs["v"], rank[pairs["i"]]))
+    matched = order[_match_in_order(pairs["i"][order], pairs["j"][order])]
+    taken[pairs["i"][matched]] = pairs["j"][matched]
     return taken
+
+
+def _match_in_order(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Indices of the matched pairs among (``one``, ``other``), (E,) each: those whose members are
+    both in no earlier matched pair.
+    """
+    matched, ones, others = [], set(), set()
+    for index, (mine, its) in enumerate(zip(one.tolist(), other.tolist(), strict=True)):
+        if mine not in ones and its not in others:
+            matched.append(index)
+            ones.add(mine)
+            others.add(its)
+    return np.array(matched, int)
 
 
 RADIUS_UM = 3.0
@@ -84,29 +70,24 @@ class DetectionCounts:
     @property
     def precision(self) -> np.ndarray:
         """(..., C + 1) precision in percent; NaN if nothing was found."""
-        tp, fp, _ = np.moveaxis(self.values.astype(float), -1, 0)
-        return _percent(tp, tp + fp)
+        return ratio(100 * self.values[..., 0], self.values[..., :2].sum(-1))
 
     @property
     def recall(self) -> np.ndarray:
         """(..., C + 1) recall in percent; NaN if there are no true nuclei."""
-        tp, _, fn = np.moveaxis(self.values.astype(float), -1, 0)
-        return _percent(tp, tp + fn)
+        return ratio(100 * self.values[..., 0], self.values[..., ::2].sum(-1))
 
     @property
     def f1(self) -> np.ndarray:
         """(..., C + 1) F1 in percent; NaN if a class is neither present nor predicted."""
-        tp, fp, fn = np.moveaxis(self.values.astype(float), -1, 0)
-        return _percent(2 * tp, 2 * tp + fp + fn)
+        return ratio(200 * self.values[..., 0], self.values @ (2, 1, 1))
 
     @property
     def mean_class_f1(self) -> np.ndarray:
         """(...) unweighted mean F1 of the classes that are present or predicted; NaN if there are
         none.
         """
-        by_class = self.f1[..., 1:]
-        has_f1 = np.isfinite(by_class)
-        return _percent(np.where(has_f1, by_class, 0).sum(-1), has_f1.sum(-1)) / 100
+        return _mean_of_classes(self.f1)
 
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
         """F1 by name: "detection", each class, and "mean class" for the mean of the classes."""
@@ -118,9 +99,16 @@ class DetectionCounts:
         }
 
 
-def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """``above`` / ``below`` (...), NaN where both are 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return 100 * np.asarray(part) / whole
+        return np.asarray(above, float) / below
+
+
+def _mean_of_classes(scores: np.ndarray) -> np.ndarray:
+    """(...) mean of the scores (..., C + 1) of the classes, without NaN."""
+    of_classes = scores[..., 1:]
+    return ratio(np.nansum(of_classes, -1), np.isfinite(of_classes).sum(-1))
 
 
 @dataclass(frozen=True)
@@ -239,38 +227,14 @@ class Overlaps:
             self, detected=self.detected[pair], true=self.true[pair], shared=self.shared[pair]
         )
 
-    def match(self, above: float = 0.0) -> np.ndarray:
-        """Indices (M,) of the pairs with IoU > ``above`` in the one-to-one matching with the
-        largest total IoU.
+    def match(self) -> np.ndarray:
+        """Indices (M,) of the pairs with IoU > ``MIN_IOU``, each outline in one pair at most.
 
-        If ``above`` is at least 0.5, the matching is unique unless detected outlines overlap each
-        other.
+        They are unique unless outlines overlap others of their kind; then larger IoU come first.
         """
-        kept = np.flatnonzero(self.iou > above)
-        # Outlines in different clusters do not compete, so each cluster is a small assignment
-        # problem.
-        n_detected, n_nodes = len(self.detected_area), len(self.detected_area) + len(self.true_area)
-        edges = coo_array(
-            (np.ones(len(kept)), (self.detected[kept], n_detected + self.true[kept])),
-            (n_nodes, n_nodes),
-        )
-        cluster = connected_components(edges, directed=False)[1][self.detected[kept]]
-        order = np.argsort(cluster, kind="stable")
-        groups = np.split(kept[order], np.flatnonzero(np.diff(cluster[order])) + 1)
-        return np.sort(
-            np.concatenate([group if len(group) < 2 else self._assign(group) for group in groups])
-        )
-
-    def _assign(self, pairs: np.ndarray) -> np.ndarray:
-        """The best one-to-one matching among pairs (G,) of one cluster of outlines."""
-        (rows, row), (columns, column) = (
-            np.unique(side[pairs], return_inverse=True) for side in (self.detected, self.true)
-        )
-        pair_at = np.full((len(rows), len(columns)), -1)
-        pair_at[row, column] = pairs
-        weight = np.where(pair_at >= 0, self.iou[pair_at], 0)
-        chosen = pair_at[linear_sum_assignment(weight, maximize=True)]
-        return chosen[chosen >= 0]
+        order = np.argsort(-self.iou, kind="stable")
+        order = order[self.iou[order] > MIN_IOU]
+        return np.sort(order[_match_in_order(self.detected[order], self.true[order])])
 
 
 def overlap_polygons(detected: np.ndarray, true: np.ndarray, mpp: tuple[float, float]) -> Overlaps:
@@ -310,27 +274,17 @@ class PanopticCounts:
     @property
     def detection_quality(self) -> np.ndarray:
         """(..., C + 1) F1 of the matching; NaN if there are neither true nor detected outlines."""
-        _, tp, fp, fn = np.moveaxis(self.values, -1, 0)
-        return ratio(2 * tp, 2 * tp + fp + fn)
+        return ratio(2 * self.values[..., 1], self.values @ (0, 2, 1, 1))
 
     @property
     def quality(self) -> np.ndarray:
         """(..., C + 1) PQ; NaN if there are neither true nor detected outlines."""
-        iou, tp, fp, fn = np.moveaxis(self.values, -1, 0)
-        return ratio(2 * iou, 2 * tp + fp + fn)
+        return ratio(2 * self.values[..., 0], self.values @ (0, 2, 1, 1))
 
     @property
     def mean_class_quality(self) -> np.ndarray:
         """(...) mPQ: unweighted mean PQ of the classes that are present or detected."""
-        by_class = self.quality[..., 1:]
-        has_quality = np.isfinite(by_class)
-        return ratio(np.where(has_quality, by_class, 0).sum(-1), has_quality.sum(-1))
-
-
-def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """``above`` / ``below`` (...), NaN where both are 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(above, float) / below
+        return _mean_of_classes(self.quality)
 
 
 def count_panoptic(
@@ -350,12 +304,12 @@ def count_panoptic(
     agreeing = np.flatnonzero(overlaps.iou > MIN_IOU)
     excused = np.zeros(len(detected_label), bool)
     excused[overlaps.detected[agreeing][true_label[overlaps.true[agreeing]] < 0]] = True
-    pairs = overlaps.match(MIN_IOU)
+    pairs = overlaps.match()
     rows = [_sums(overlaps, pairs, len(true_label), judged)]
     for label in range(n_classes):
         within = overlaps.keep(detected_label == label, true_label == label)
         may_be_false = judged & ~excused & (detected_label == label)
-        rows.append(_sums(within, within.match(MIN_IOU), (true_label == label).sum(), may_be_false))
+        rows.append(_sums(within, within.match(), (true_label == label).sum(), may_be_false))
     return PanopticCounts(np.array(rows))
 
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from muse_pipeline.core.files import complete_file
 from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval, resample_sums
 from muse_pipeline.evaluation.detection import ratio
 
@@ -90,40 +88,3 @@ def count_calibration(prob: np.ndarray, true_label: np.ndarray) -> CalibrationCo
         right = prob.argmax(1) == true_label
         np.add.at(values, row, np.stack([np.ones(len(row)), confidence, right], 1))
     return CalibrationCounts(values)
-
-
-def draw_reliability(panels: dict[str, dict[str, Any]], output: Path) -> None:
-    """Draw a PNG with a panel per entry of ``panels``, each a result of
-    ``CalibrationCounts.describe``.
-
-    The area of a dot is proportional to its number of nuclei; dots on the diagonal are calibrated.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot, whose state is global
-
-    figure = Figure(figsize=(3.2 * len(panels), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for index, (title, panel) in enumerate(panels.items(), 1):
-        axis = figure.add_subplot(1, len(panels), index)
-        bins = [row for row in panel["bins"] if row["n"]]
-        x, y = ([row[name] for row in bins] for name in ("confidence", "accuracy"))
-        axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
-        axis.plot(x, y, color="tab:blue", linewidth=1)
-        axis.scatter(
-            x,
-            y,
-            [600 * row["n"] / panel["n"] for row in bins],
-            color="tab:blue",
-            alpha=0.5,
-            linewidths=0,
-        )
-        error = "-" if panel["error"] is None else f"{100 * panel['error']:.1f} %"
-        axis.set(
-            title=f"{title}\n{panel['n']:,} nuclei, error {error}",
-            xlim=(0, 1),
-            ylim=(0, 1),
-            aspect="equal",
-        )
-        axis.set(xlabel="probability given", ylabel="share right" if index == 1 else "")
-    with complete_file(output) as partial:
-        figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})

@@ -75,7 +75,6 @@ class SlideScore:
     outside_slide: (
         np.ndarray
     )  # (n, 2) positions of true nuclei outside the slide, which are ignored
-    checked_against_slide: bool  # True if the size of the slide was known
     true_in_tissue: (
         int | None
     )  # number of true nuclei that count and lie in the searched tissue; None if unknown
@@ -144,7 +143,6 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         region_mm2=None if region is None else region.area * mpp[0] * mpp[1] / 1e6,
         outside_region=int((on_slide & ~in_region).sum()),
         outside_slide=truth.nuclei.xy[~on_slide],
-        checked_against_slide=size_px is not None,
         true_in_tissue=_count_in_tissue(
             SlideFiles(pair.nuclei.parent).mask, counted.nuclei.xy, mpp
         ),

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from muse_pipeline.cohort.patients import match_patient
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.evaluation.bootstrap import (
@@ -41,12 +40,8 @@ def summarise_scores(
     pairing: Pairing,
     rules: Rules,
     repeats: int = REPEATS,
-    site: str | None = None,
 ) -> dict[str, Any]:
-    """The result of ``muse evaluate``, as a dictionary for JSON.
-
-    ``site`` is a regular expression that finds a slide's site in its name, for calibration by site.
-    """
+    """The result of ``muse evaluate``, as a dictionary for JSON."""
     classes = scores[0].run.class_names
     for score in scores:
         if (others := score.run.class_names) != classes:
@@ -79,7 +74,7 @@ def summarise_scores(
         "n_true_of_unknown_class": sum(score.n_unknown for score in scores),
         "truth_names_classes": any(score.names_classes for score in scores),
         **_detection(scores, patients, repeats),
-        "calibration": _calibration(scores, repeats, site),
+        "calibration": _calibration(scores, repeats),
         "outlines": _outlines(scores, repeats),
         "set_aside": {
             "found_outside_region": sum(score.matches.n_set_aside for score in scores),
@@ -133,30 +128,14 @@ def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) 
     }
 
 
-def _calibration(
-    scores: Sequence[SlideScore], repeats: int, site: str | None
-) -> dict[str, Any] | None:
-    """Reliability of class probabilities, over all slides and by site; None if no match has a known
-    class.
-    """
+def _calibration(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | None:
+    """Reliability of class probabilities; None if no match has a known class."""
     counted = [score for score in scores if score.calibration is not None and score.calibration.n]
     if not counted:
         return None
-
-    def row(chosen: Sequence[SlideScore]) -> dict[str, Any]:
-        by_slide = np.stack([score.calibration.values for score in chosen])
-        return CalibrationCounts(by_slide.sum(0)).describe(
-            by_slide, [score.pair.patient for score in chosen], repeats
-        )
-
-    sites = (
-        [match_patient(score.pair.slide_id, site, "--site") for score in counted] if site else []
-    )
-    by_site = {
-        name: row([score for score, its in zip(counted, sites, strict=True) if its == name])
-        for name in sorted(set(sites))
-    }
-    return {**row(counted), "by_site": by_site or None}
+    by_slide = np.stack([score.calibration.values for score in counted])
+    patients = [score.pair.patient for score in counted]
+    return CalibrationCounts(by_slide.sum(0)).describe(by_slide, patients, repeats)
 
 
 def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | None:
@@ -213,7 +192,6 @@ def _slide(score: SlideScore) -> dict[str, Any]:
         "true_in_tissue": score.true_in_tissue,
         "roi": score.run.roi.name if score.run.roi else None,
         "region_mm2": score.region_mm2,
-        "checked_against_slide": score.checked_against_slide,
         "found_far_from_true": score.found_far,
         "f1": counts.scores(score.run.class_names),
         "counts": counts.values.tolist(),
@@ -314,14 +292,10 @@ def _heading(summary: dict[str, Any]) -> str:
 def _f1_table(summary: dict[str, Any]) -> str:
     named = {"detection": summary["detection"], **(summary["by_class"] or {})}
     counts = "true_positives", "false_positives", "false_negatives"
-    rates = {
-        name: [format_number(row[key]) for key in ("precision", "recall")]
-        for name, row in named.items()
-    }
-    rows = [
-        [name, *_score(row, "f1"), *rates[name], *(f"{row[key]:,}" for key in counts)]
-        for name, row in named.items()
-    ]
+    rows = []
+    for name, row in named.items():
+        rates = [format_number(row[key]) for key in ("precision", "recall")]
+        rows.append([name, *_score(row, "f1"), *rates, *(f"{row[key]:,}" for key in counts)])
     if mean := summary["mean_class"]:
         rows.append(["mean class", *_score(mean, "f1"), *[""] * 5])
     title = f"at {summary['rules']['radius_um']:g} um, %"
@@ -346,10 +320,8 @@ def _calibration_table(summary: dict[str, Any]) -> str | None:
     calibration = summary["calibration"]
     if calibration is None:
         return None
-    rows = []
-    for name, row in {"all": calibration, **(calibration["by_site"] or {})}.items():
-        given = [format_number(row[key], 100) for key in ("confidence", "accuracy")]
-        rows.append([name, *given, *_score(row, "error", 100), f"{row['n']:,}"])
+    given = [format_number(calibration[key], 100) for key in ("confidence", "accuracy")]
+    row = ["all", *given, *_score(calibration, "error", 100), f"{calibration['n']:,}"]
     header = [
         "class probability, %",
         "given",
@@ -358,7 +330,7 @@ def _calibration_table(summary: dict[str, Any]) -> str | None:
         "interval",
         "matched nuclei",
     ]
-    return render_table(header, rows)
+    return render_table(header, [row])
 
 
 def _outline_table(summary: dict[str, Any]) -> str | None:
@@ -366,10 +338,10 @@ def _outline_table(summary: dict[str, Any]) -> str | None:
     if outlines is None:
         return None
     named = {"any class (bPQ)": outlines["any_class"], **(outlines["by_class"] or {})}
-    parts = {
-        name: [format_number(row[key], 100) for key in ("sq", "dq")] for name, row in named.items()
-    }
-    rows = [[name, *_score(row, "pq", 100), *parts[name]] for name, row in named.items()]
+    rows = []
+    for name, row in named.items():
+        parts = [format_number(row[key], 100) for key in ("sq", "dq")]
+        rows.append([name, *_score(row, "pq", 100), *parts])
     if mean := outlines["mean_class"]:
         rows.append(["mean class (mPQ)", *_score(mean, "pq", 100), "", ""])
     rows.append(["AJI", *_score(outlines, "aji", 100), "", ""])
@@ -430,13 +402,6 @@ def _remarks(summary: dict[str, Any]) -> Iterator[str]:
                 f" slide (first at x {x:.0f}, y {y:.0f}) and not counted: is the truth in level-0"
                 " pixels of this slide?"
             )
-    if unchecked := [
-        slide["slide_id"] for slide in summary["slides"] if not slide["checked_against_slide"]
-    ]:
-        yield (
-            "no slide.json next to the nuclei, so truth outside the slide is not detected:"
-            f" {', '.join(unchecked)}"
-        )
     if len(summary["models"]) > 1:
         yield f"the slides were not detected by a single model: {', '.join(summary['models'])}"
     for key, why in NOT_SCORED.items():

@@ -17,6 +17,7 @@ from muse_pipeline.cohort.layout import CohortFiles
 from muse_pipeline.cohort.patients import find_patients
 from muse_pipeline.cohort.sheet import read_table
 from muse_pipeline.core.errors import GeoJSONError, LabelError, NucleiError, SheetError
+from muse_pipeline.core.text import some_of
 from muse_pipeline.core.types import Frame
 from muse_pipeline.labels.nuclei_files import (
     MASK_SUFFIXES,
@@ -215,9 +216,9 @@ def pair_folder(
     paired = [name for name in sorted(wanted) if name in tables and name in truths]
     if not paired:
         raise LabelError(
-            f"no slide has both a result and a truth: results of {_some(tables)}, truths of"
-            f" {_some(truths)}; name truths as their slides, as in <slide>.csv, or give a --sheet"
-            " with the columns slide_id and truth"
+            f"no slide has both a result and a truth: results of {some_of(sorted(tables), 3)},"
+            f" truths of {some_of(sorted(truths), 3) or 'none'}; name truths as their slides, as in"
+            " <slide>.csv, or give a --sheet with the columns slide_id and truth"
         )
     patients, grouping = find_patients(paired, rows, patient)
     return Pairing(
@@ -292,8 +293,3 @@ def _named_files(
                 f"{sheet}: {column} of slide '{name}' is not a file ({path}); correct it"
             )
     return files
-
-
-def _some(names: dict[str, Path]) -> str:
-    shown = sorted(names)[:3]
-    return f"{', '.join(shown) or 'none'}{' ...' * (len(names) > 3)}"

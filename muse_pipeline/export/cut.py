@@ -8,7 +8,7 @@ import copy
 
 import onnx
 
-from muse_pipeline.inference.predictor import DENSE, DENSITY, PIXELS
+from muse_pipeline.inference.card import DENSE, DENSITY, PIXELS
 
 HEAD = "detector.head."  # prefix of the head's weights, see ``models.detector.DetectionGraph``
 

@@ -33,7 +33,10 @@ from muse_pipeline.export.quantise import (
     quantise,
 )
 from muse_pipeline.inference.card import (
+    DENSE,
+    EMBEDDING,
     METADATA_KEY,
+    OUTPUTS,
     AppearanceReference,
     Card,
     ColourReference,
@@ -44,7 +47,6 @@ from muse_pipeline.inference.card import (
 from muse_pipeline.inference.doubts import describe_training
 from muse_pipeline.inference.embed import embedding_halo
 from muse_pipeline.inference.model import find_checkpoint, find_graph, read_card
-from muse_pipeline.inference.predictor import DENSE, EMBEDDING, OUTPUTS
 from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.start import complete_texts, load_trained
 from muse_pipeline.methods.detector.validation import SCORE

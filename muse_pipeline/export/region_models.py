@@ -21,8 +21,8 @@ from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.export.onnx import trace_windows, write_model
 from muse_pipeline.export.parity import COLOUR
 from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
-from muse_pipeline.inference.card import REGIONS, ColourReference, RegionCard
-from muse_pipeline.inference.predictor import MAP, RegionPredictor
+from muse_pipeline.inference.card import MAP, REGIONS, ColourReference, RegionCard
+from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.models.region import RegionGraph, RegionNetwork
 from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import load_checkpoint

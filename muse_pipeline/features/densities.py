@@ -74,9 +74,6 @@ class Zones:
     nucleus: Pixels  # pixels whose centres lie within the outline
     rim: Pixels  # pixels of the nucleus that are lost if every ray is shortened by ``RIM_UM``
     ring: Pixels  # pixels that are gained if every ray is lengthened by ``RING_UM``
-    outline: (
-        np.ndarray
-    )  # (N, C) int32 crossings of the outline, as from ``cross_rows``, but with all rows
 
 
 def find_zones(
@@ -89,45 +86,8 @@ def find_zones(
     """
     rays = np.asarray(rays_um, float)
     outlines = rays, np.maximum(rays - RIM_UM, 0), rays + RING_UM
-    own, core, outer = (_crossings(xy, outline, mpp, corner, shape) for outline in outlines)
-    return Zones(fill(own), fill(own, core), fill(own, outer), own)
-
-
-def cross_rows(
-    xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
-    """Crossings of outlines with every ``ROW_STEP``-th row of the image, for ``fill``.
-
-    Arguments are the same as for ``find_zones``; the y of ``corner`` must be a multiple of
-    ``ROW_STEP``.
-    """
-    step, size = np.array([1, ROW_STEP]), (-(-shape[0] // ROW_STEP), shape[1])
-    at = xy / step + [
-        0,
-        0.5 - 0.5 / ROW_STEP,
-    ]  # so that the centres of measured rows are at 0.5, 1.5, ...
-    return _crossings(at, np.asarray(rays_um, float), mpp * step, corner // step, size)
-
-
-def thin_rows(outline: np.ndarray, width: int) -> np.ndarray:
-    """The result of ``cross_rows``, computed from ``Zones.outline`` (N, C) in an image of this
-    width.
-    """
-    runs = np.sort(outline, axis=1).reshape(len(outline), -1, 2)
-    row = (
-        runs[..., :1] // width
-    )  # from the start of a run, because its end may be the start of the next row
-    counts = (row % ROW_STEP == 0) & (runs[..., :1] < _LAST)
-    return np.where(counts, runs - (row - row // ROW_STEP) * np.int32(width), _LAST).reshape(
-        outline.shape
-    )
-
-
-def find_nuclei(
-    xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]
-) -> Pixels:
-    """The pixels within the outlines of nuclei, as in the ``nucleus`` of ``find_zones``."""
-    return fill(_crossings(xy, np.asarray(rays_um, float), mpp, corner, shape))
+    own, core, outer = (cross_rows(xy, outline, mpp, corner, shape) for outline in outlines)
+    return Zones(fill(own), fill(own, core), fill(own, outer))
 
 
 def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -153,22 +113,27 @@ def count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
     return np.cumsum(steps, out=steps)
 
 
-def _crossings(
+def cross_rows(
     xy: np.ndarray,
-    rays: np.ndarray,
-    mpp: float | np.ndarray,
+    rays_um: np.ndarray,
+    mpp: float,
     corner: np.ndarray,
     shape: tuple[int, int],
+    step: int = 1,
 ) -> np.ndarray:
-    """(N, C) int32: indices of the pixels to the right of the points where outlines cross rows,
-    padded by ``to_rows``.
+    """(N, C) int32: indices of the pixels to the right of the points where outlines cross every
+    ``step``-th row of an image, for ``fill``; padded by ``to_rows``.
 
-    Outlines beyond a side of the image cross at that side. Vertices are computed relative to the
-    pixel of the centre, so that rounding does not depend on the image.
+    Arguments are the same as for ``find_zones``; the y of ``corner`` must be a multiple of
+    ``step``. Outlines beyond a side of the image cross at that side. Vertices are computed relative
+    to the pixel of the centre, so that rounding does not depend on the image.
     """
-    height, width = shape
+    rays, steps = np.asarray(rays_um, float), np.array([1, step])
+    # so that the centres of measured rows are at 0.5, 1.5, ...
+    xy, corner = xy / steps + [0, 0.5 - 0.5 / step], corner // steps
+    height, width = -(-shape[0] // step), shape[1]
     whole = np.floor(xy)
-    directions = ray_directions(rays.shape[1]) / mpp
+    directions = ray_directions(rays.shape[1]) / (mpp * steps)
     x, y = (
         rays * directions[:, axis] + (xy[:, axis] - whole[:, axis] - 0.5)[:, None]
         for axis in (0, 1)

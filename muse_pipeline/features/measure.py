@@ -4,7 +4,7 @@ part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,15 +20,18 @@ from muse_pipeline.features.densities import (
     ROW_STEP,
     cross_rows,
     fill,
-    find_nuclei,
     find_zones,
     mean_densities,
     measure_densities,
     measure_texture,
     stain_tables,
-    thin_rows,
 )
-from muse_pipeline.features.neighbours import REACH_UM, measure_edge_distance, measure_neighbours
+from muse_pipeline.features.neighbours import (
+    REACH_UM,
+    measure_edge_distance,
+    measure_neighbours,
+    with_surroundings,
+)
 from muse_pipeline.nuclei.parquet import CELL_RAYS
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.nuclei.shape import SHAPE_COLUMNS, area_and_moments, measure_shapes
@@ -55,16 +58,6 @@ class FeatureSettings:
     store: Store  # image in which the nuclei were detected
     fit: MacenkoFit | None  # Macenko's fit of the slide's stains; None for textbook stains
     expand_um: float | None = None  # distance by which nuclei grow into cells; None for no cells
-
-    def meter(
-        self,
-        info: SlideInfo,
-        kept: KeptArea,
-        classes: Sequence[str],
-        brown: np.ndarray | None = None,
-    ) -> FeatureMeter:
-        """A ``FeatureMeter`` with these settings."""
-        return FeatureMeter(self, info, kept, classes, brown)
 
 
 class FeatureMeter:
@@ -194,10 +187,8 @@ class FeatureMeter:
         groups = [slice(start, start + at_once) for start in range(0, len(xy), at_once)]
         zones = [find_zones(xy[group], rays[group], *image) for group in groups]
         taken = np.zeros(height * width, bool)
-        for nuclei in (
-            *(group.nucleus for group in zones),
-            find_nuclei(others_xy, others_rays, *image),
-        ):
+        others = fill(cross_rows(others_xy, others_rays, *image))
+        for nuclei in (*(group.nucleus for group in zones), others):
             taken[nuclei.pixel] = True
         planes = self.store.read_planes(tuple(low), (width, height))
         rows = None if cells is None else np.ascontiguousarray(planes[:, ::ROW_STEP])
@@ -206,9 +197,7 @@ class FeatureMeter:
             free = group.ring.where(~taken.take(group.ring.pixel))
             parts.append(measure_densities(replace(group, ring=free), planes, self._tables))
             if cells is not None:  # without ``taken``, because cells do not contain other nuclei
-                parts[-1] |= self._measure_cells(
-                    [values[nuclei] for values in own], image, group.outline, rows
-                )
+                parts[-1] |= self._measure_cells([values[nuclei] for values in own], image, rows)
             if "texture" in self.groups:
                 parts[-1] |= measure_texture(group.nucleus, planes, self._tables[0], self.store.mpp)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -217,15 +206,16 @@ class FeatureMeter:
         self,
         own: Sequence[np.ndarray],
         image: tuple[float, np.ndarray, tuple[int, int]],
-        outline: np.ndarray,
         rows: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Stains of cells, from arguments as in ``_measure_field``, ``Zones.outline`` and the rows
-        to measure.
-        """
+        """Stains of cells, from arguments as in ``_measure_field`` and the rows to measure."""
         xy, rays, cells = own
-        outer, nucleus = cross_rows(xy, cells, *image), thin_rows(outline, rows.shape[2])
-        cytoplasm = mean_densities(fill(outer, nucleus), rows)
+
+        def measure_between(*edges: np.ndarray) -> np.ndarray:
+            crossings = (cross_rows(xy, edge, *image, ROW_STEP) for edge in edges)
+            return mean_densities(fill(*crossings), rows)
+
+        cytoplasm = measure_between(cells, rays)
         amounts = {
             f"cytoplasm_{name}_mean": cytoplasm @ share
             for name, share in zip("he", _shares(self._stains), strict=True)
@@ -236,9 +226,8 @@ class FeatureMeter:
         rings = []
         for distance in np.arange(0, self.settings.expand_um, RIM_UM):
             inner = np.maximum(np.minimum(rays + distance, cells - RIM_UM), rays)
-            edges = np.minimum(inner + RIM_UM, cells), inner
-            ring = fill(*(cross_rows(xy, edge, *image) for edge in edges))
-            rings.append(_measure_dab(mean_densities(ring, rows), self._brown))
+            ring = measure_between(np.minimum(inner + RIM_UM, cells), inner)
+            rings.append(_measure_dab(ring, self._brown))
         dab = _measure_dab(cytoplasm, self._brown), np.fmax.reduce(rings)
         return amounts | {
             feature.name: amount for feature, amount in zip(DAB_OF_CELL, dab, strict=True)
@@ -267,38 +256,19 @@ def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
     """``SHAPE_COLUMNS`` and the meter's columns for all nuclei of a slide (frame: level0), in the
     nuclei's order.
     """
-    xy, reach = nuclei.xy, meter.reach_um / np.asarray(meter.info.mpp)
-    columns = {name: np.full(len(xy), np.nan) for name in (*SHAPE_COLUMNS, *meter.names)}
-    work_xy = level0_to_work(xy, meter.info.mpp, meter.store.mpp)
-    fields = _fields(work_xy, nuclei.rays.max(1, initial=0)) if len(xy) else []
-    for field, near in with_near(xy, fields, reach):
-        rings = rays_to_rings(xy[field], nuclei.rays[field], meter.info.mpp)
+    columns = {name: np.full(len(nuclei), np.nan) for name in (*SHAPE_COLUMNS, *meter.names)}
+    by_y = np.argsort(nuclei.xy[:, 1], kind="stable")
+    y = level0_to_work(nuclei.xy, meter.info.mpp, meter.store.mpp)[by_y, 1]
+    ends = np.flatnonzero(np.diff(y // FIELD_PX)) + 1
+    parts = np.split(by_y, ends) if len(by_y) else []
+    reach = meter.reach_um / np.asarray(meter.info.mpp)
+    with_others = with_surroundings((nuclei[part] for part in parts), reach, back_px=0)
+    for part, (own, others) in zip(parts, with_others, strict=True):
+        rings = rays_to_rings(own.xy, own.rays, meter.info.mpp)
         shapes = measure_shapes(rings, meter.info.mpp)
-        for name, values in (
-            shapes | meter.measure(nuclei[field], nuclei[near], rings, shapes)
-        ).items():
-            columns[name][field] = values
+        for name, values in (shapes | meter.measure(own, others, rings, shapes)).items():
+            columns[name][part] = values
     return columns
-
-
-def with_near(
-    xy: np.ndarray, fields: Sequence[np.ndarray], reach: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each field, with ascending indices of the other positions within ``reach`` (2,) of the
-    box around it.
-
-    Positions are sorted by y, because large slides have hundreds of fields; only the rows of each
-    box are searched.
-    """
-    by_y = np.argsort(xy[:, 1], kind="stable")
-    y, is_own = xy[by_y, 1], np.zeros(len(xy), bool)
-    for field in fields:
-        low, high = xy[field].min(0) - reach, xy[field].max(0) + reach
-        rows = by_y[np.searchsorted(y, low[1]) : np.searchsorted(y, high[1], "right")]
-        is_own[field] = True
-        near = rows[(xy[rows, 0] >= low[0]) & (xy[rows, 0] <= high[0]) & ~is_own[rows]]
-        is_own[field] = False
-        yield field, np.sort(near)
 
 
 def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:

@@ -14,6 +14,12 @@ from muse_pipeline.core.provenance import organs_of
 from muse_pipeline.core.types import ENCODER, NucleusClass
 
 METADATA_KEY = "muse_card"
+# Names in the graphs: outputs of every detector, and an optional one; the output of region models;
+# the map that the head of a detector reads, or that of an embedding model; and the input, RGB in
+# uint8 or its negative optical density in float32.
+OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"
+MAP, DENSE = "map", "dense"
+PIXELS, DENSITY = "pixels", "density"
 REFINER_DATA = (  # training data of `refine`
     "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"
 )
@@ -98,8 +104,6 @@ class Card:
             windows' checksum.
         does: predicate of a sentence about models of this kind, such as "finds nuclei".
         verb: command that runs a model of this kind.
-        otherwise: end of the error if a model of another kind is given instead; ``{verb}`` is the
-            command that runs it.
     """
 
     name: str
@@ -116,7 +120,6 @@ class Card:
 
     does: ClassVar[str]
     verb: ClassVar[str]
-    otherwise: ClassVar[str]
 
     def to_json(self) -> str:
         """The card as JSON with sorted keys."""
@@ -127,7 +130,9 @@ class Card:
         """Read a card; ``where`` names the file in errors."""
         card = read_any_card(text, where)
         if not isinstance(card, cls):
-            raise ModelError(f"{where}: {card.does}{cls.otherwise.format(verb=card.verb)}")
+            raise ModelError(
+                f"{where}: {card.does}, for `{card.verb}`; give a model that {cls.does}"
+            )
         return card
 
 
@@ -185,7 +190,6 @@ class ModelCard(Card):
 
     does = "finds nuclei"
     verb = "muse step detect"
-    otherwise = ", and finds no nuclei; run it with `{verb}`"
     is_imported = False  # maps and probabilities of imported networks have a different meaning
 
     def __post_init__(self) -> None:
@@ -267,7 +271,6 @@ class RegionCard(Card):
 
     does = "maps regions"
     verb = "muse regions"
-    otherwise = " and maps no regions; give a region model (docs/guide/regions.md)"
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len({one.name for one in self.classes}) < len(self.classes):
@@ -315,10 +318,6 @@ class EmbedderCard(Card):
 
     does = "computes features of nuclei"
     verb = "muse embed"
-    otherwise = (
-        " and computes no features at given positions; give --checkpoint with the checkpoint that"
-        " it was exported from"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,21 +188,9 @@ def _describe_common(
     }
 
 
-class WindowedImage(Protocol):
-    """An image in which nuclei are detected: a store, or a picture in memory."""
-
-    size_px: tuple[int, int]
-    tissue: tuple[
-        np.ndarray, float
-    ]  # mask (h, w) bool, and the side of its pixels in pixels of the image
-
-    def read_continued(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-        """Read a box as ``Store.read_continued`` does."""
-
-
 def _run_batch(
     windows: np.ndarray,
-    image: WindowedImage,
+    image: Store | PictureInMemory,
     finder: Detector,
     grid: WindowGrid,
     guard: Guard | None = None,
@@ -393,7 +381,7 @@ def detect_overlapping(predictor: Predictor, pixels: np.ndarray, colour: np.ndar
     return nuclei[np.concatenate(kept)]
 
 
-class PictureInMemory(WindowedImage):
+class PictureInMemory:
     """A picture (h, w, 3) uint8 in memory, all of which is tissue."""
 
     def __init__(self, pixels: np.ndarray, stride_px: int):

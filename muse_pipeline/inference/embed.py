@@ -19,10 +19,10 @@ from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.inference.card import EmbedderCard, ModelCard
+from muse_pipeline.inference.card import DENSE, EmbedderCard, ModelCard
 from muse_pipeline.inference.detect import require_mpp
 from muse_pipeline.inference.model import card_text, read_card
-from muse_pipeline.inference.predictor import DENSE, GraphRunner
+from muse_pipeline.inference.predictor import GraphRunner
 from muse_pipeline.nuclei.arrow import bytes_to_arrow, to_arrow
 from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, ROW_GROUP
 from muse_pipeline.store.grid import WindowGrid

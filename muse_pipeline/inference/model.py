@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +14,7 @@ from muse_pipeline.core.content import name_content
 from muse_pipeline.core.environment import Finding, reserve_gpu
 from muse_pipeline.core.errors import ConfigError, ModelError, ProviderError
 from muse_pipeline.core.files import read_json, sha256_of
+from muse_pipeline.core.text import suggest
 from muse_pipeline.core.types import FROM_NUCLEI, PROVIDERS
 from muse_pipeline.inference.card import METADATA_KEY, REGIONS, Card, RegionCard, read_any_card
 
@@ -45,8 +45,7 @@ def find_model(model: str, provider: str = "cpu") -> Path:
         return path
     files = [file.stem for file in BUILT_IN.glob("*.onnx")]
     names = sorted({*files, *(name.partition("-")[0] for name in files)})
-    near = get_close_matches(model, names, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "correct the name or path"
+    hint = suggest(model, names, "correct the name or path")
     raise ModelError(
         f"model '{model}': neither a file nor a built-in model ({', '.join(names)}); {hint}"
     )
@@ -166,7 +165,8 @@ def open_session(
 
     if provider in TORCH:
         return _open_in_torch(path, provider)
-    require_installed(provider)
+    if fault := _lacks(provider):
+        raise _unusable(provider, fault)
     if provider in ON_GPU:
         reserve_gpu()
     options.log_severity_level = max(options.log_severity_level, 3)
@@ -180,17 +180,45 @@ def open_session(
     # ONNX Runtime falls back to the CPU, without an error, if the libraries of a provider are
     # missing.
     if RUNTIMES[provider] not in session.get_providers():
-        raise _does_not_start(provider)
+        raise _unusable(provider, DOES_NOT_START)
     return session
 
 
 def _open_in_torch(path: Path, provider: str) -> TorchSession:
     require_start(provider)
-    from muse_pipeline.inference.torch_runtime import TorchSession, find_device, find_origin
+    from muse_pipeline.inference.torch_runtime import TorchSession, find_device
 
     file = _open_for_metadata(path)
     card = read_any_card(card_text(file, path), str(path))
-    return TorchSession(find_device(provider), file, card, find_origin(path, card))
+    return TorchSession(find_device(provider), file, card, _find_origin(path, card))
+
+
+def _find_origin(path: Path, card: Card) -> Path:
+    """The checkpoint, next to a model's file, that the model was exported from.
+
+    The weights of built-in models without a published checkpoint are in a folder of their own,
+    because no training can start from them.
+    """
+    if card.precision == "int8":
+        raise ModelError(
+            f"{path}: is in int8, which provider 'torch' does not run; choose a floating-point"
+            " model"
+        )
+    checksum = card.source.get("checkpoint_sha256")
+    if path.parent == BUILT_IN and (weights := BUILT_IN / "torch" / f"{card.name}.pt").is_file():
+        return weights
+    for name in (
+        path.with_suffix(".pt"),
+        path.with_name(f"{card.name}.pt"),
+        path.with_name("checkpoint.pt"),
+    ):
+        if name.is_file() and sha256_of(name) == checksum:
+            return name
+    copy = f"copy it to {path.with_suffix('.pt').name}, or " if checksum else ""
+    raise ModelError(
+        f"{path}: provider 'torch' runs the checkpoint that a model was exported from, which is not"
+        f" in its folder; {copy}choose provider 'cuda' or 'cpu'"
+    )
 
 
 def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
@@ -275,7 +303,7 @@ def choose_provider(provider: str) -> str:
     the last digits.
     """
     if provider == AUTO:
-        return next((name for name in PREFERRED if starts(name)), "cpu")
+        return next((name for name in PREFERRED if not find_fault(name)), "cpu")
     if provider not in PROVIDERS:
         raise ProviderError(
             f"provider '{provider}' is unknown; choose one of {', '.join(PROVIDERS)}"
@@ -283,45 +311,37 @@ def choose_provider(provider: str) -> str:
     return provider
 
 
-def require_installed(provider: str) -> None:
-    """Raise an error unless a provider is installed."""
-    if is_installed(provider):
-        return
-    raise ProviderError(
-        f"provider '{provider}' was requested but is {_lacks(provider)}, or choose provider 'cpu'"
-    )
+DOES_NOT_START = "installed, but does not start here; check its drivers (`muse doctor`)"
 
 
 def _lacks(provider: str) -> str:
+    """The installation that a provider lacks, and the remedy; "" if it lacks none."""
     if provider in TORCH:
-        return "part of PyTorch, which is not installed here; install the extra `train`"
+        return (
+            ""
+            if find_spec("torch")
+            else "part of PyTorch, which is not installed here; install the extra `train`"
+        )
+    import onnxruntime
+
+    if RUNTIMES[provider] in onnxruntime.get_available_providers():
+        return ""
     return (
         f"not in this installation of ONNX Runtime; install the extra `{EXTRAS[provider]}` in place"
         " of the present one"
     )
 
 
-def is_installed(provider: str) -> bool:
-    """True if the installed ONNX Runtime has the provider; for PyTorch's providers, if torch is
-    installed.
-    """
-    if provider in TORCH:
-        return find_spec("torch") is not None
-    import onnxruntime
-
-    return RUNTIMES[provider] in onnxruntime.get_available_providers()
-
-
-def starts(provider: str) -> bool:
-    """True if the provider is installed and finds its device and libraries."""
-    if not is_installed(provider):
-        return False
+def find_fault(provider: str) -> str:
+    """The reason why a provider cannot be used on this machine, and the remedy; "" if it starts."""
+    if lacks := _lacks(provider):
+        return lacks
     if provider in TORCH:
         if provider in ON_GPU:
             reserve_gpu()
         from muse_pipeline.inference.torch_runtime import find_device
 
-        return find_device(provider) is not None
+        return "" if find_device(provider) else DOES_NOT_START
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -329,22 +349,18 @@ def starts(provider: str) -> bool:
     try:
         open_session(DENSITIES, options, provider)
     except (ModelError, ProviderError):
-        return False
-    return True
+        return DOES_NOT_START
+    return ""
 
 
 def require_start(provider: str) -> None:
     """Raise an error unless a provider can be used on this machine."""
-    require_installed(provider)
-    if not starts(provider):
-        raise _does_not_start(provider)
+    if fault := find_fault(provider):
+        raise _unusable(provider, fault)
 
 
-def _does_not_start(provider: str) -> ProviderError:
-    return ProviderError(
-        f"provider '{provider}' is installed but could not start here; check its drivers (`muse"
-        " doctor`) or choose provider 'cpu'"
-    )
+def _unusable(provider: str, fault: str) -> ProviderError:
+    return ProviderError(f"provider '{provider}' is {fault}, or choose provider 'cpu'")
 
 
 def examine_providers() -> list[Finding]:
@@ -352,17 +368,10 @@ def examine_providers() -> list[Finding]:
     installed.
     """
     try:
-        findings = [Finding(f"provider {name}", *_examine(name)) for name in (*RUNTIMES, *TORCH)]
+        faults = {name: find_fault(name) for name in (*RUNTIMES, *TORCH)}
     except ImportError:
         return []
+    findings = [
+        Finding(f"provider {name}", not fault, fault or "starts") for name, fault in faults.items()
+    ]
     return [*findings, Finding("provider auto", True, f"chooses {choose_provider(AUTO)}")]
-
-
-def _examine(provider: str) -> tuple[bool, str]:
-    if not is_installed(provider):
-        return False, _lacks(provider)
-    return (
-        (True, "starts")
-        if starts(provider)
-        else (False, "installed, but does not start here; check its drivers")
-    )

@@ -14,7 +14,16 @@ import numpy as np
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference.card import Card, ModelCard, RegionCard
+from muse_pipeline.inference.card import (
+    DENSITY,
+    EMBEDDING,
+    MAP,
+    OUTPUTS,
+    PIXELS,
+    Card,
+    ModelCard,
+    RegionCard,
+)
 from muse_pipeline.inference.model import (
     DENSITIES,
     TORCH,
@@ -25,18 +34,6 @@ from muse_pipeline.inference.model import (
 )
 from muse_pipeline.inference.outlines import OutlineRefiner, fit_outlines
 from muse_pipeline.nuclei.table import Nuclei
-
-OUTPUTS, EMBEDDING = (
-    ("xy", "score", "prob", "rays"),
-    "embedding",
-)  # outputs of every detector, and an optional one
-MAP = "map"  # output of region models
-DENSE = "dense"  # output: the map that the head of a detector reads, or that of an embedding model
-PIXELS, DENSITY = (
-    "pixels",
-    "density",
-)  # input: RGB in uint8, or its negative optical density in float32
-
 
 # reasons why a network's output for a window is useless
 NOT_FINITE, CONSTANT = "no numbers (NaN or infinity)", "one value everywhere"

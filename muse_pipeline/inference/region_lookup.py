@@ -22,6 +22,7 @@ from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.inference.region_files import FAILED, OK
 from muse_pipeline.inference.region_maps import trace_regions
+from muse_pipeline.nuclei.parquet import BORDER, REGION, REGION_PROB, border_of
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas
 from muse_pipeline.store.zarr_files import METADATA, Plane
 from muse_pipeline.tissue.mask import KeptArea
@@ -29,20 +30,6 @@ from muse_pipeline.tissue.mask import KeptArea
 BANDS_UM = (50, 100)  # widths of bands on either side of the border
 NO_REGION = -1
 MARGIN_UM = 16.0  # four cells of the map; closer to the border, the region is uncertain
-
-
-@dataclass(frozen=True)
-class RegionColumns:
-    """Columns of the table that describe the regions of N nuclei."""
-
-    region: np.ndarray  # (N,) int32 index of the class; ``NO_REGION`` outside all regions
-    prob: (
-        np.ndarray
-    )  # (N,) float32 probability of that class; NaN outside all regions and in drawn areas
-    border_um: (
-        np.ndarray
-    )  # (N,) float32 distance to the nearest border, negative inside; NaN if there is none
-    own_um: dict[str, np.ndarray]  # the same for the border of each class that has one of its own
 
 
 @dataclass(frozen=True)
@@ -126,25 +113,27 @@ class SlideRegions:
         """Names of the classes that have a border of their own."""
         return [name for name in self._borders if name is not None]
 
-    def columns(self, xy: np.ndarray) -> RegionColumns:
-        """The columns of nuclei at ``xy`` (N, 2) in level-0 pixels; safe to call from several
-        threads.
+    def columns(self, xy: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of nuclei at ``xy`` (N, 2) in level-0 pixels, (N,) each; safe to call from
+        several threads.
+
+        They are the index of the class, ``NO_REGION`` outside all regions; its probability, NaN
+        there and in drawn areas; and the distances in um to the nearest border, and to those of
+        single classes, negative inside and NaN without a border.
         """
-        region = np.full(len(xy), NO_REGION, np.int32)
-        if not len(xy):
-            none = np.zeros(0, np.float32)
-            return RegionColumns(region, none, none, dict.fromkeys(self.own_borders, none))
-        low, high = xy.min(0), xy.max(0)
-        near = (self._bounds[:, :2] <= high).all(1) & (self._bounds[:, 2:] >= low).all(1)
-        for number in np.flatnonzero(near)[::-1]:  # smaller areas come last and win
-            region[shapely.contains_xy(self._shapes[number], xy)] = self._label[number]
-        prob = np.full(len(xy), np.nan, np.float32)
+        region, prob = np.full(len(xy), NO_REGION, np.int32), np.full(len(xy), np.nan, np.float32)
+        if len(xy):
+            low, high = xy.min(0), xy.max(0)
+            near = (self._bounds[:, :2] <= high).all(1) & (self._bounds[:, 2:] >= low).all(1)
+            for number in np.flatnonzero(near)[::-1]:  # smaller areas come last and win
+                region[shapely.contains_xy(self._shapes[number], xy)] = self._label[number]
         if self._prob is not None and (is_mapped := region >= 0).any():
             prob[is_mapped] = self._prob.at(xy[is_mapped], region[is_mapped])
-        own = {
-            name: self._distance(xy, region == self._index[name], name) for name in self.own_borders
-        }
-        return RegionColumns(region, prob, self._distance(xy, self._inside[region], None), own)
+        columns = {REGION: region, REGION_PROB: prob}
+        for name in self._trees:
+            is_inside = self._inside[region] if name is None else region == self._index[name]
+            columns[border_of(name)] = self._distance(xy, is_inside, name)
+        return columns
 
     def _distance(self, xy: np.ndarray, is_inside: np.ndarray, name: str | None) -> np.ndarray:
         tree = self._trees[name]
@@ -176,12 +165,14 @@ class SlideRegions:
         )
 
     @staticmethod
-    def are_unlike(columns: RegionColumns, label: np.ndarray, unlike: np.ndarray) -> np.ndarray:
+    def are_unlike(
+        columns: dict[str, np.ndarray], label: np.ndarray, unlike: np.ndarray
+    ) -> np.ndarray:
         """(N,) bool: True for nuclei of classes ``label`` (N,) that are ``unlike`` their region,
         far from a border.
         """
-        is_near = np.abs(columns.border_um) <= MARGIN_UM  # False if there is no border
-        return unlike[columns.region, label] & ~is_near
+        is_near = np.abs(columns[BORDER]) <= MARGIN_UM  # False if there is no border
+        return unlike[columns[REGION], label] & ~is_near
 
     def describe(self) -> Regions:
         """Origin of the regions, and the areas of every class and of the bands along the border."""
@@ -266,11 +257,7 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
         raise StoreError(
             f"{files.regions}: made for a different slide, tissue or ROI; run `muse regions` again"
         )
-    areas = (
-        read_class_areas(files.region_outlines, info)
-        if any(entry["n_areas"] for entry in record["classes"])
-        else []
-    )
+    areas = read_class_areas(files.region_outlines, info, may_lack=True)
     classes = []
     for entry in record["classes"]:
         tissue = shapely.MultiPolygon(

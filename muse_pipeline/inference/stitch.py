@@ -34,18 +34,15 @@ from muse_pipeline.inference.stains import stains_with
 from muse_pipeline.nuclei.arrow import to_numpy
 from muse_pipeline.nuclei.pairs import REACH_UM, SLACK_UM, SeamResolver, cut_apart
 from muse_pipeline.nuclei.parquet import (
-    BORDER,
     CLUSTER,
     QUALITY,
     REGION,
-    REGION_PROB,
     ROW_GROUP,
     UNLIKE_REGION,
     NucleiWriter,
     OptionalColumns,
     RowFormat,
     Rows,
-    border_of,
     left_out,
 )
 from muse_pipeline.nuclei.rays import clip_rays, rays_to_rings, rings_to_polygons
@@ -142,7 +139,11 @@ def stitch_shards(
     clusters = _fit_clusters(nuclei_apart(), info) if len(names) == 1 else None
     is_brown = shards.common.get("positive_od") is not None
     brown = stains_with(shards.common.get("third_stain")) if is_brown else None
-    meter = None if sources.features is None else sources.features.meter(info, kept, names, brown)
+    meter = None
+    if sources.features is not None:
+        from muse_pipeline.features.measure import FeatureMeter
+
+        meter = FeatureMeter(sources.features, info, kept, names, brown)
     unlike = None if sources.regions is None else sources.regions.unlike(names, card.unlike)
     measures = Measures(clusters, sources.regions, meter, sources.artefacts, unlike)
     provenance = replace(describe(shards, card, info, kept), **measures.describe())
@@ -280,17 +281,9 @@ class Measures:
         if self.clusters:
             columns[CLUSTER] = self.clusters.assign(shapes)
         if self.regions is not None:
-            of_region = self.regions.columns(nuclei.xy)
-            columns |= {
-                REGION: of_region.region,
-                REGION_PROB: of_region.prob,
-                BORDER: of_region.border_um,
-            }
-            columns |= {border_of(name): um for name, um in of_region.own_um.items()}
+            columns |= self.regions.columns(nuclei.xy)
             if self.unlike is not None:
-                columns[UNLIKE_REGION] = self.regions.are_unlike(
-                    of_region, nuclei.label, self.unlike
-                )
+                columns[UNLIKE_REGION] = self.regions.are_unlike(columns, nuclei.label, self.unlike)
         if self.artefacts is not None:
             columns[QUALITY] = self.artefacts.at(nuclei.xy)
         if self.meter:

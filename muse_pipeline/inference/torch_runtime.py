@@ -16,11 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from muse_pipeline.core.errors import ModelError
-from muse_pipeline.core.files import sha256_of
-from muse_pipeline.inference.card import Card, ModelCard, RegionCard
-from muse_pipeline.inference.model import BUILT_IN
-from muse_pipeline.inference.predictor import DENSE
+from muse_pipeline.inference.card import DENSE, Card, ModelCard, RegionCard
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
@@ -116,34 +112,6 @@ class TorchSession:
             by_name = dict(zip([port.name for port in self._outputs], tensors, strict=False))
             chosen = [by_name[name] for name in outputs or by_name]
         return [values.float().cpu().numpy() for values in chosen]
-
-
-def find_origin(path: Path, card: Card) -> Path:
-    """The checkpoint, next to a model's file, that the model was exported from.
-
-    The weights of built-in models without a published checkpoint are in a folder of their own,
-    because no training can start from them.
-    """
-    if card.precision == "int8":
-        raise ModelError(
-            f"{path}: is in int8, which provider 'torch' does not run; choose a floating-point"
-            " model"
-        )
-    checksum = card.source.get("checkpoint_sha256")
-    if path.parent == BUILT_IN and (weights := BUILT_IN / "torch" / f"{card.name}.pt").is_file():
-        return weights
-    for name in (
-        path.with_suffix(".pt"),
-        path.with_name(f"{card.name}.pt"),
-        path.with_name("checkpoint.pt"),
-    ):
-        if name.is_file() and sha256_of(name) == checksum:
-            return name
-    copy = f"copy it to {path.with_suffix('.pt').name}, or " if checksum else ""
-    raise ModelError(
-        f"{path}: provider 'torch' runs the checkpoint that a model was exported from, which is not"
-        f" in its folder; {copy}choose provider 'cuda' or 'cpu'"
-    )
 
 
 def build_network(card: Card, checkpoint: Path) -> tuple[nn.Module, Backbone | None]:

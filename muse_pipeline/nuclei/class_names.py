@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TypeVar
 
 from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.text import suggest
 
 # QuPath's names and common spellings, in lower case -> classes that they may mean, the preferred
 # one first.
@@ -78,10 +78,8 @@ def find_class(name: str, classes: Sequence[str], where: str, remedy: str) -> in
         for synonym in SYNONYMS.get(word.lower(), ()):
             if synonym in classes:
                 return classes.index(synonym)
-    near = get_close_matches(name, classes, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
     what = f"class '{name}' is not one of the model's ({', '.join(classes)})"
-    raise UnknownClassError(f"{where}: {what}; {hint}{remedy}", [name])
+    raise UnknownClassError(f"{where}: {what}; {suggest(name, classes, remedy)}", [name])
 
 
 def find_name(name: str, names: Iterable[str]) -> str | None:
@@ -108,13 +106,9 @@ def map_class(
     own = {name: name for name in classes if not find_name(name, class_map)}
     key = find_name(word, mapping := own | class_map) or find_name(without_intensity(word), mapping)
     if key is None:
-        near = get_close_matches(word, class_map, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        words = ", ".join(class_map)
+        hint = suggest(word, class_map, "add it to class_map or correct it")
         raise UnknownClassError(
-            f"{where}: class '{word}' is not in class_map ({words}); {hint}add it to class_map or"
-            " correct it",
-            [word],
+            f"{where}: class '{word}' is not in class_map ({', '.join(class_map)}); {hint}", [word]
         )
     mapped = mapping[key]
     names = [] if mapped is None else [mapped] if isinstance(mapped, str) else mapped

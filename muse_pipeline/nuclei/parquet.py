@@ -174,11 +174,10 @@ class NucleiWriter:
         schema = schema.with_metadata({PROVENANCE_KEY: _to_json(self.provenance.to_dict())})
         self.format = RowFormat(self.classes, optional, schema)
         self._waiting: list[pa.Table] = []
-        self._n_by_label = np.zeros(len(self.classes), int)
-        self._n_left_out = np.zeros(len(self.classes), int)
+        # nuclei that totals include, and that they leave out, by label; the last have no class
+        self._counts = np.zeros((2, len(self.classes) + 1), int)
         self._n_by_kind: Counter[str] = Counter()
-        self._n_nuclei = self._n_positive = 0  # only nuclei included in totals
-        self._n_rows = 0
+        self._n_positive = 0  # only nuclei included in totals
         self._bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     def __enter__(self) -> NucleiWriter:
@@ -210,14 +209,7 @@ class NucleiWriter:
         self._bounds[:2] = np.minimum(self._bounds[:2], rows.bounds[:2])
         self._bounds[2:] = np.maximum(self._bounds[2:], rows.bounds[2:])
         label, is_left_out = to_numpy(rows.table["label"]), left_out(rows.table, self.provenance)
-        self._n_rows += len(label)
-        self._n_nuclei += int((~is_left_out).sum())
-        self._n_by_label += np.bincount(
-            label[(label >= 0) & ~is_left_out], minlength=len(self.classes)
-        )
-        self._n_left_out += np.bincount(
-            label[(label >= 0) & is_left_out], minlength=len(self.classes)
-        )
+        np.add.at(self._counts, (is_left_out.astype(int), label), 1)
         if self.optional.artefacts is not None:
             counts = pc.value_counts(rows.table[QUALITY].cast(pa.string()).drop_null()).to_pylist()
             self._n_by_kind.update({count["values"]: count["counts"] for count in counts})
@@ -237,18 +229,23 @@ class NucleiWriter:
                 self._stack.__exit__(*error)
                 return
             self._write_row_groups(whole_only=False)
-            counts = dict(zip(self.classes, self._n_by_label.tolist(), strict=True))
-            self.complete(n_nuclei=self._n_nuclei, n_by_class=counts)
+            n_nuclei, n_left_out = self._counts.sum(1).tolist()
+            counts, of_left_out = (
+                dict(zip(self.classes, row, strict=False)) for row in self._counts.tolist()
+            )
+            self.complete(n_nuclei=n_nuclei, n_by_class=counts)
             if self.optional.positive_od is not None:
                 self.complete(n_positive=self._n_positive)
             if self.optional.artefacts is not None:
-                counts = dict(zip(self.classes, self._n_left_out.tolist(), strict=True))
-                quality = {"n_nuclei": self._n_rows - self._n_nuclei, "n_by_class": counts}
-                quality["n_by_kind"] = {
-                    kind: self._n_by_kind[kind] for kind in self.optional.artefacts
-                }
-                self.complete(quality=replace(self.provenance.quality, **quality))
-            geo = _geo_metadata(self._bounds if self._n_rows else None)
+                by_kind = {kind: self._n_by_kind[kind] for kind in self.optional.artefacts}
+                quality = replace(
+                    self.provenance.quality,
+                    n_nuclei=n_left_out,
+                    n_by_class=of_left_out,
+                    n_by_kind=by_kind,
+                )
+                self.complete(quality=quality)
+            geo = _geo_metadata(self._bounds if n_nuclei + n_left_out else None)
             provenance = self.provenance.to_dict()
             self._file.add_key_value_metadata(
                 {b"geo": _to_json(geo), PROVENANCE_KEY: _to_json(provenance)}

@@ -30,15 +30,7 @@ TYPE_KEYS = (
     "object_type",
     "type",
 )  # properties with the type, in the order in which QuPath reads them
-LEGACY_IDS = {  # QuPath 0.2 wrote the type as the feature's id
-    "PathDetectionObject": "detection",
-    "PathCellObject": "cell",
-    "PathAnnotationObject": "annotation",
-    "PathTileObject": "tile",
-    "TMACoreObject": "tmaCore",
-    "PathRootObject": "root",
-}
-_TYPE_OF_WORD = {word: word for word in OBJECT_TYPES} | LEGACY_IDS | {"tma_core": "tmaCore"}
+_TYPE_OF_WORD = {word: word for word in OBJECT_TYPES} | {"tma_core": "tmaCore"}
 TYPE_NAMES = {kind: kind for kind in OBJECT_TYPES} | {
     "tmaCore": "TMA core",
     "root": "root object",
@@ -77,20 +69,13 @@ def with_children(feature: Any) -> Iterator[Any]:
         yield from with_children(child)
 
 
-def type_of_word(word: Any) -> str | None:
-    """The object type that a word in a file stands for; None if QuPath does not define the word."""
-    return _TYPE_OF_WORD.get(word) if isinstance(word, str) else None
-
-
 def read_object_type(feature: Mapping[str, Any]) -> str:
     """The type of a feature in QuPath, one of ``OBJECT_TYPES``; "annotation" if it has no known
     type.
     """
     properties = properties_of(feature)
     word = next((properties[key] for key in TYPE_KEYS if properties.get(key) is not None), None)
-    if word is None:
-        word = next((legacy for legacy in LEGACY_IDS if feature.get("id") == legacy), None)
-    return type_of_word(word) or "annotation"
+    return _TYPE_OF_WORD.get(str(word), "annotation")
 
 
 def read_class_name(classification: Any) -> str | None:
@@ -209,19 +194,10 @@ def open_geojson(path: Path | str) -> Iterator[BinaryIO]:
             if file.peek(2).startswith(b"\x1f\x8b"):
                 file = stack.enter_context(gzip.open(file))
             yield file
-    except FileNotFoundError as error:
-        raise GeoJSONError(f"{path}: no such file; give the path of a GeoJSON file") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        why = getattr(error, "strerror", None) or error
         raise GeoJSONError(
-            f"{path}: the gzip compression is damaged ({error}); export it again"
-        ) from error
-    except zipfile.BadZipFile as error:
-        raise GeoJSONError(
-            f"{path}: the zip file cannot be unpacked ({error}); export it again"
-        ) from error
-    except OSError as error:
-        raise GeoJSONError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a GeoJSON file"
+            f"{path}: cannot be read ({why}); give the path of a GeoJSON file, or export it again"
         ) from error
 
 
@@ -252,10 +228,10 @@ def iterate_features(path: Path | str) -> Iterator[Any]:
     its children; none of them is checked.
     """
     with open_geojson(path) as file:
-        head, has_lines = _read_head(file)
+        head = _read_head(file)
         items = (
             _iterate_lines(file, head, path)
-            if has_lines
+            if _HEAD.fullmatch(head)
             else _parse_document(head + file.read(), path)
         )
         for item in items:
@@ -273,60 +249,27 @@ def loads(text: bytes) -> Any:
             raise ValueError("nested too deeply") from error
 
 
-def _read_head(file: BinaryIO) -> tuple[bytes, bool]:
-    """Read up to a ``[`` at the end of a line, and tell whether each feature seems to have its own
-    line.
-    """
+def _read_head(file: BinaryIO) -> bytes:
+    """Read up to a ``[`` at the end of a line, after which each feature may have its own line."""
     head = b""
     while len(head) < _LONGEST_HEAD and (line := file.readline()):
         head += line
         if line.rstrip().endswith(b"["):
-            begin = file.tell()
-            first = file.readline().strip()
-            file.seek(begin)
-            is_line = first.startswith(b"]") or _is_object(first.removesuffix(b","))
-            return head, is_line and _HEAD.fullmatch(head) is not None
-    return head, False
-
-
-def _is_object(text: bytes) -> bool:
-    try:
-        return isinstance(loads(text), dict)
-    except ValueError:
-        return False
+            break
+    return head
 
 
 def _iterate_lines(file: BinaryIO, head: bytes, path: Path | str) -> Iterator[Any]:
-    number, comma = 0, True
+    text = b""
     for line in file:
-        text = line.strip()
-        if text.startswith(b"]"):
-            if number and comma:
-                raise GeoJSONError(f"{path}: after feature {number}: a comma before ']'; remove it")
-            yield from _parse_document(head + text + file.read(), path)
-            return
-        if text.startswith(b",") and not comma:
-            text, comma = text[1:].lstrip(), True
-        if not text:
-            continue
-        number += 1
-        if not comma:
-            raise GeoJSONError(f"{path}: feature {number}: no comma before it; add it")
-        comma = text.endswith(b",")
-        try:
-            feature = loads(text.removesuffix(b","))
-        except ValueError as error:
-            # from here on, features may not have their own lines: parse the rest as one document
+        text = line.strip().lstrip(b", ")
+        if text:
             try:
-                rest = loads(head + text + b"\n" + file.read())
-            except ValueError:
-                raise GeoJSONError(
-                    f"{path}: feature {number}: not JSON ({error}); export it again"
-                ) from error
-            yield from _split(rest, path)
-            return
-        yield feature
-    raise GeoJSONError(f"{path}: ends after feature {number} without ']'; export it again")
+                feature = loads(text.rstrip(b","))
+            except ValueError:  # the end, or a feature that does not have its own line
+                break
+            yield feature
+    yield from _parse_document(head + text + b"\n" + file.read(), path)
 
 
 def _split(document: Any, path: Path | str) -> list[Any]:
@@ -351,13 +294,6 @@ def _parse_document(text: bytes, path: Path | str) -> list[Any]:
     try:
         document = loads(text)
     except ValueError as error:
-        position = getattr(error, "pos", len(text))
-        before = text[: position + 1].decode(errors="replace") if position < len(text) else ""
-        comma = re.search(r",\s*[\]}]$", before[-100:])
-        reason = (
-            f"a comma before '{before[-1]}'; remove it"
-            if comma
-            else name_content(path) or f"not JSON ({error}); export it again as GeoJSON"
-        )
+        reason = name_content(path) or f"not JSON ({error}); export it again as GeoJSON"
         raise GeoJSONError(f"{path}: {reason}") from error
     return _split(document, path)

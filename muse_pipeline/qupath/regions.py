@@ -8,7 +8,7 @@ import json
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea
     """The areas of a file, objects of the types ``kinds``, in the file's pixels; and counts of
     others by reason.
     """
-    features = [to_feature(member) for item in iterate_features(path) for member in _members(item)]
+    features = list(map(to_feature, iterate_features(path)))
     try:
         types = list(map(parse.read_object_type, features))
         shapes = np.array(
@@ -202,17 +202,6 @@ def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea
     return areas, Counter(filter(None, reasons.tolist()))
 
 
-def _members(item: Any) -> Iterator[Any]:
-    """Yield the features in nested lists and collections; any other item is yielded unchanged."""
-    members = (
-        item.get("features") if isinstance(item, dict) else item if isinstance(item, list) else None
-    )
-    if members is None:
-        yield item
-    for member in members or ():
-        yield from _members(member)
-
-
 def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
     properties = parse.properties_of(feature)
     classification, name = properties.get("classification"), properties.get("name")
@@ -226,30 +215,13 @@ def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
     return replace(area, color=tuple(color)) if is_rgb else area
 
 
-def _close_rings(geometry: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a geometry in which all rings are closed."""
-
-    def close(polygon: list[Any]) -> list[Any]:
-        return [
-            [*ring, *ring[:1]] if len(ring) > 2 and ring[-1] != ring[0] else ring
-            for ring in polygon
-        ]
-
-    if geometry.get("type") == "Polygon":
-        return {**geometry, "coordinates": close(geometry["coordinates"])}
-    if geometry.get("type") == "MultiPolygon":
-        return {**geometry, "coordinates": list(map(close, geometry["coordinates"]))}
-    return geometry
-
-
 def _build_area(
     feature: dict[str, Any], object_type: str, kinds: Collection[str]
 ) -> BaseGeometry | None:
     """The shape of an area; None if it has none. Shapes of other objects are not parsed."""
     if object_type not in kinds or not feature.get("geometry"):
         return None
-    # GEOS rejects a whole geometry for one ring that is not closed.
-    shape = shapely.from_geojson(json.dumps(_close_rings(feature["geometry"])))
+    shape = shapely.from_geojson(json.dumps(feature["geometry"]))
     return (
         union_of_areas(np.array([shape]))
         if shape.geom_type == "GeometryCollection"

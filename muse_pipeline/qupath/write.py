@@ -10,7 +10,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import partial
 from importlib.resources import as_file, files
 from itertools import chain, islice, repeat
@@ -27,6 +26,7 @@ from muse_pipeline.core.errors import GeoJSONError, NucleiError
 from muse_pipeline.core.files import complete_file, remove, write_json
 from muse_pipeline.core.process import MapInOrder
 from muse_pipeline.core.provenance import Provenance
+from muse_pipeline.core.text import suggest
 from muse_pipeline.core.types import NucleusClass, SlideInfo
 from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import (
@@ -169,12 +169,7 @@ def require_numbers(schema: pa.Schema, names: Sequence[str]) -> Sequence[str]:
     columns = [field.name for field in schema if pa.types.is_floating(field.type)]
     for name in names:
         if name not in columns:
-            near = get_close_matches(name, columns, n=1)
-            hint = (
-                f"did you mean '{near[0]}'?"
-                if near
-                else f"its numeric columns are {', '.join(columns)}"
-            )
+            hint = suggest(name, columns, f"its numeric columns are {', '.join(columns)}")
             raise GeoJSONError(
                 f"measurements: the table of nuclei has no numeric column '{name}'; {hint}"
             )
@@ -409,18 +404,12 @@ def _classification(key: str, name: str | list[str], color: Sequence[int]) -> by
 
 
 def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Names (N, L) of absolute positions, to 0.01 px; a running number distinguishes equal
-    positions in a batch.
-    """
+    """Names (N, L) of absolute positions, to 0.01 px."""
     hundredths = np.rint(np.stack([x, y]) * 100).astype(np.int64)
-    key = hundredths[0] << 32 | hundredths[1]
-    order = np.argsort(key, kind="stable")
-    rank = np.arange(len(key))
-    begins = np.diff(key[order], prepend=-1) != 0
-    repeat = np.empty_like(rank)  # all zeros after `stitch`, whose nuclei have distinct positions
-    repeat[order] = rank - np.maximum.accumulate(np.where(begins, rank, 0))
-    columns = [render_integers(values, _CENTROID_DIGITS) for values in (*hundredths, repeat)]
-    return np.concatenate(columns, axis=1)
+    columns = [render_integers(values, _CENTROID_DIGITS) for values in hundredths]
+    # of earlier versions, which numbered equal positions: the ids of nuclei depend on it
+    number = np.full_like(columns[0], ord("0"))
+    return np.concatenate([*columns, number], axis=1)
 
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:

@@ -5,13 +5,12 @@ OpenSlide composites every tile with transparency, which takes several times as 
 JPEG. Here, tifffile reads the index of the tiles once, and each tile then takes one read and one
 call of its codec. At the first read of a level, some of its tiles are compared with OpenSlide's
 pixels; a level that differs in a single bit is left to OpenSlide, as are tiles that are missing or
-damaged and levels with a compression that is not supported here.
+damaged and levels with another compression. (JPEG 2000 takes as long in OpenSlide.)
 """
 
 from __future__ import annotations
 
 import gc
-import struct
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
+import simplejpeg
 
 from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.errors import SlideError
@@ -43,8 +43,7 @@ Read = Callable[[tuple[int, int], int, tuple[int, int]], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class TileIndex:
-    """Index of the tiles of a level of ``size_px`` (width, height), which all have ``tile_px``, and
-    their decoder.
+    """Index of the tiles of a level of ``size_px`` (width, height), which all have ``tile_px``.
 
     Offsets and sizes in the file are (rows, columns) int64; a tile that is not in the file has 0
     bytes.
@@ -54,7 +53,7 @@ class TileIndex:
     tile_px: tuple[int, int]
     offsets: np.ndarray
     n_bytes: np.ndarray
-    codec: Jpeg | Jpeg2000
+    header: bytes  # beginning of the stream of every tile, from ``_jpeg_header``
 
     @property
     def decoded_bytes(self) -> int:
@@ -166,7 +165,7 @@ def _decode_tile(
     stream = read_at(file, n_bytes, int(index.offsets[row, column]))
     if len(stream) < n_bytes:
         raise ValueError("a tile extends past the end of the file")
-    pixels = index.codec.decode(stream, index.tile_px)
+    pixels = _decode_jpeg(stream, index)
     if pixels.shape != (*index.tile_px[::-1], 3) or pixels.dtype != np.uint8:
         raise ValueError(f"a tile of {pixels.shape}")
     return pixels
@@ -175,8 +174,8 @@ def _decode_tile(
 def _index_levels(
     path: Path, level_sizes_px: Mapping[int, tuple[int, int]]
 ) -> dict[int, TileIndex]:
-    """The index of each level whose size matches exactly one tiled directory, if there is a codec
-    for its tiles.
+    """The index of each level whose size matches exactly one tiled directory, if its tiles are
+    JPEG that can be decoded here.
     """
     try:
         import tifffile
@@ -204,144 +203,45 @@ def _index_levels(
 
 def _index_page(page: TiffPage) -> TileIndex | None:
     grid = -(-page.imagelength // page.tilelength), -(-page.imagewidth // page.tilewidth)
-    codec = codec_of(page)
-    return codec and TileIndex(
+    header = _jpeg_header(page)
+    return header and TileIndex(
         size_px=(page.imagewidth, page.imagelength),
         tile_px=(page.tilewidth, page.tilelength),
         offsets=np.array(page.dataoffsets, np.int64).reshape(grid),
         n_bytes=np.array(page.databytecounts, np.int64).reshape(grid),
-        codec=codec,
+        header=header,
     )
 
 
-def codec_of(page: TiffPage) -> Jpeg | Jpeg2000 | None:
-    """Decoder of the tiles of ``page``; None if OpenSlide must decode them or the package is not
-    installed.
+START, END = b"\xff\xd8", b"\xff\xd9"
+# Adobe's segment states whether colours were converted. Without it, decoders guess: they do not see
+# TIFF's tag.
+ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+CONVERTED = {"RGB": b"\x00", "YCBCR": b"\x01"}
+
+
+def _jpeg_header(page: TiffPage) -> bytes | None:
+    """The beginning of the JPEG stream of every tile: start marker, Adobe's segment and shared
+    tables; None if OpenSlide must decode the tiles of ``page``.
     """
-    if (page.bitspersample, page.samplesperpixel, page.imagedepth) != (
-        8,
-        3,
-        1,
-    ) or page.planarconfig != CONTIGUOUS:
+    samples = page.bitspersample, page.samplesperpixel, page.imagedepth, page.planarconfig
+    colours = CONVERTED.get(name_of(page.photometric))
+    if samples != (8, 3, 1, CONTIGUOUS) or name_of(page.compression) != "JPEG" or not colours:
         return None
-    try:
-        return (Jpeg if name_of(page.compression) == "JPEG" else Jpeg2000).of_page(page)
-    except ImportError:
-        return None
+    # Shared tables are a JPEG stream of their own; without its markers, they can precede a tile's
+    # tables.
+    tables = (page.jpegtables or b"").removeprefix(START).removesuffix(END)
+    return START + ADOBE + colours + tables
 
 
-@dataclass(frozen=True)
-class Jpeg:
-    """Decodes baseline JPEG with libjpeg-turbo; warnings are errors, as in OpenSlide.
+def _decode_jpeg(stream: bytes, index: TileIndex) -> np.ndarray:
+    """(h, w, 3) uint8 RGB of a whole tile, in the size that its stream states.
 
-    The start marker of every tile is replaced by a header: start marker, Adobe's segment and shared
-    tables.
+    Warnings of libjpeg-turbo are errors, as in OpenSlide.
     """
-
-    header: bytes
-
-    START: ClassVar[bytes] = b"\xff\xd8"
-    END: ClassVar[bytes] = b"\xff\xd9"
-    # Adobe's segment states whether colours were converted. Without it, decoders guess: they do not
-    # see TIFF's tag.
-    ADOBE: ClassVar[bytes] = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
-    CONVERTED: ClassVar[dict[str, bytes]] = {"RGB": b"\x00", "YCBCR": b"\x01"}
-
-    @classmethod
-    def of_page(cls, page: TiffPage) -> Jpeg | None:
-        """Codec of a page of JPEG tiles; None unless their colours are RGB or YCbCr."""
-        import simplejpeg  # noqa: F401 - without it OpenSlide decodes
-
-        colours = cls.CONVERTED.get(name_of(page.photometric))
-        # Shared tables are a JPEG stream of their own; without its markers, they can precede a
-        # tile's tables.
-        tables = (page.jpegtables or b"").removeprefix(cls.START).removesuffix(cls.END)
-        return None if colours is None else cls(cls.START + cls.ADOBE + colours + tables)
-
-    def decode(self, stream: bytes, tile_px: tuple[int, int]) -> np.ndarray:
-        """(h, w, 3) uint8 RGB of a whole tile, in the size that its stream states."""
-        import simplejpeg
-
-        if not stream.startswith(self.START):
-            raise ValueError("not a JPEG stream")
-        # The buffer has the size of a tile, so a stream that claims to be larger is rejected before
-        # it is decoded.
-        buffer = np.empty(tile_px[0] * tile_px[1] * 3, np.uint8)
-        return simplejpeg.decode_jpeg(self.header + stream[2:], "RGB", buffer=buffer, strict=True)
-
-
-@dataclass(frozen=True)
-class Jpeg2000:
-    """Decodes Aperio's JPEG 2000, a bare codestream in YCbCr or RGB, with OpenJPEG from
-    imagecodecs.
-
-    Components of unequal size (4:2:2) are left to OpenSlide, because imagecodecs rounds their
-    conversion differently.
-    """
-
-    is_ycbcr: bool
-
-    YCBCR_OF_COMPRESSION: ClassVar[dict[int, bool]] = {33003: True, 33005: False}
-    # Markers SOC and SIZ, length, capabilities; size and origin of image and tiles; number of
-    # components; 3 bytes each.
-    SIZE: ClassVar[struct.Struct] = struct.Struct(">4sHHIIIIIIIIH9s")
-    BYTES_EACH: ClassVar[bytes] = (
-        b"\x07\x01\x01" * 3
-    )  # per component: 8 bits, unsigned, one sample per pixel
-
-    @classmethod
-    def of_page(cls, page: TiffPage) -> Jpeg2000 | None:
-        """Codec of a page of JPEG 2000 tiles with Aperio's compression codes; None for other
-        compressions.
-        """
-        is_ycbcr = cls.YCBCR_OF_COMPRESSION.get(int(page.compression))
-        if is_ycbcr is None:
-            return None
-        import imagecodecs
-
-        return cls(is_ycbcr) if imagecodecs.JPEG2K.available else None
-
-    def decode(self, stream: bytes, tile_px: tuple[int, int]) -> np.ndarray:
-        """Decode a tile, as described in ``Jpeg``."""
-        import imagecodecs
-
-        self._require_tile(stream, tile_px)
-        pixels = imagecodecs.jpeg2k_decode(stream, numthreads=1)
-        return ycbcr_to_rgb(pixels) if self.is_ycbcr else pixels
-
-    def _require_tile(self, stream: bytes, tile_px: tuple[int, int]) -> None:
-        """Reject tiles that claim a different size, before any allocation, and tiles that
-        imagecodecs would convert.
-        """
-        if len(stream) < self.SIZE.size:
-            raise ValueError("not a JPEG 2000 codestream")
-        marks, _, _, width, height, x, y, _, _, _, _, n_components, components = (
-            self.SIZE.unpack_from(stream)
-        )
-        if marks != b"\xff\x4f\xff\x51" or (width, height, x, y) != (*tile_px, 0, 0):
-            raise ValueError("not a JPEG 2000 codestream of this size")
-        if n_components != 3 or components != self.BYTES_EACH:
-            raise ValueError("components of unequal size, or not of 8 bits")
-
-
-def ycbcr_to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 RGB from YCbCr as in JFIF 1.02; the contribution of chroma is rounded once,
-    as in OpenSlide.
-    """
-    luma, blue, red = (pixels[..., i] for i in range(3))
-    rgb = np.empty(pixels.shape, np.int16)
-    np.add(luma, _RED[red], out=rgb[..., 0])
-    np.add(luma, _GREEN[blue, red], out=rgb[..., 1])
-    np.add(luma, _BLUE[blue], out=rgb[..., 2])
-    return rgb.clip(0, 255).astype(np.uint8)
-
-
-# Two values lie halfway between integers: OpenSlide rounds the one for blue away from zero, and the
-# one for green up.
-_CHROMA = np.arange(256) - 128
-_RED, _BLUE = (
-    (np.sign(_CHROMA) * np.floor(abs(k * _CHROMA) + 0.5)).astype(np.int16) for k in (1.402, 1.772)
-)
-_GREEN = np.floor(-0.34414 * _CHROMA[:, None] - 0.71414 * _CHROMA + 0.5).astype(
-    np.int16
-)  # (cb, cr)
+    if not stream.startswith(START):
+        raise ValueError("not a JPEG stream")
+    # The buffer has the size of a tile, so a stream that claims to be larger is rejected before it
+    # is decoded.
+    buffer = np.empty(index.decoded_bytes, np.uint8)
+    return simplejpeg.decode_jpeg(index.header + stream[2:], "RGB", buffer=buffer, strict=True)

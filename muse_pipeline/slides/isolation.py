@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,6 +29,8 @@ from muse_pipeline.core.process import MapInOrder, map_in_order
 T, R = TypeVar("T"), TypeVar("R")
 
 LIMIT_S = 600.0  # a few megapixels take seconds, even from a slow network disk
+# of another process, in addition to what it uses when a call starts (Linux only)
+MEMORY_BYTES = 6 << 30
 MOST_THREADS = 4  # number of threads of one process that detect or stitch
 MANY_WINDOWS = 100  # number of windows of a model in 10 mm2
 # the limit is divided into waits, so that a suspended process loses at most one, however long it
@@ -143,22 +144,7 @@ def map_in_time(function: Callable[[T], R], items: Iterable[T], threads: int) ->
     return map_in_order(function, items, threads, make_pool=TimedThreads)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of a call in another process."""
-
-    seconds: float = 600.0
-    memory_bytes: int = (
-        6 << 30
-    )  # in addition to what the process uses when the call starts (Linux only)
-
-
-LIMITS = Limits()
-
-
-def call_isolated(
-    function: Callable[..., Any], path: Path, *arguments: Any, limits: Limits = LIMITS
-) -> Any:
+def call_isolated(function: Callable[..., Any], path: Path, *arguments: Any) -> Any:
     """Call ``function(path, *arguments)`` in another process; its exceptions are raised here.
 
     The process is reused, because importing the readers takes longer than opening a slide, but it
@@ -166,8 +152,8 @@ def call_isolated(
     as an earlier file may be the cause.
     """
     with suppress(IndexError, _CrashError):
-        return _idle_workers.pop().call(function, (path, *arguments), limits)
-    return _Worker().call(function, (path, *arguments), limits)
+        return _idle_workers.pop().call(function, (path, *arguments))
+    return _Worker().call(function, (path, *arguments))
 
 
 def map_in_processes(
@@ -223,36 +209,6 @@ def start_isolated() -> None:
         _idle_workers.append(_Worker())
 
 
-def map_isolated(
-    function: Callable[..., Any],
-    calls: Iterable[tuple],
-    n_processes: int = 1,
-    limits: Limits = LIMITS,
-) -> Iterator[tuple[int, Any]]:
-    """Make calls with ``call_isolated``, ``n_processes`` at a time, and yield the results in the
-    order of completion.
-
-    Each of ``calls`` has the arguments of a call, the first of which is the file to open. Yields
-    the index of the call, and its result or the exception that it ended in (``SlideError`` for a
-    crash or timeout).
-    """
-
-    def outcome(arguments: tuple) -> Any:
-        try:
-            return call_isolated(function, *arguments, limits=limits)
-        except Exception as error:
-            return error
-
-    with TimedThreads(n_processes) as threads:
-        submitted = {
-            threads.submit(outcome, arguments): number for number, arguments in enumerate(calls)
-        }
-        for call in futures.as_completed(submitted):
-            yield submitted[call], call.result()
-    while len(_idle_workers) > 1:
-        _idle_workers.pop().stop()
-
-
 class _CrashError(SlideError):
     """The process of a call crashed."""
 
@@ -270,16 +226,16 @@ class _Worker:
         # ends.
         other_end.close()
 
-    def call(self, function: Callable[..., Any], arguments: tuple, limits: Limits) -> Any:
+    def call(self, function: Callable[..., Any], arguments: tuple) -> Any:
         """Return the result of a call; afterwards the process waits for the next one, or ends if
         the call failed.
         """
         path, has_returned = arguments[0], False
         try:
-            self.connection.send((function, arguments, limits.memory_bytes))
-            if not self.connection.poll(limits.seconds):
+            self.connection.send((function, arguments, MEMORY_BYTES))
+            if not self.connection.poll(LIMIT_S):
                 raise SlideError(
-                    f"{path}: not read within {limits.seconds:g} s, so it is damaged or its disk"
+                    f"{path}: not read within {LIMIT_S:g} s, so it is damaged or its disk"
                     " hangs; copy it again from its source"
                 )
             has_returned, result = self.connection.recv()

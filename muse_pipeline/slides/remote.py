@@ -10,20 +10,18 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
-from muse_pipeline.core.errors import MissingPackageError, MuseError, SlideError
+from muse_pipeline.core.errors import MissingPackageError, SlideError
 from muse_pipeline.core.files import complete_file, require_own_folder, write_json
 from muse_pipeline.core.text import one_line
 
 # Only parts of a query that identify the file are recorded; others may be a signature or a key.
 QUERY_SHOWN = frozenset({"versionid", "generation", "id", "uuid", "file", "name", "path"})
-CONTAINER_AT_ACCOUNT = frozenset(
-    {"abfs", "abfss", "wasb", "wasbs"}
-)  # container@account; others have user@host
+# container@account; others have user@host
+CONTAINER_AT_ACCOUNT = frozenset({"abfs", "abfss", "wasb", "wasbs"})
 WEB = frozenset({"http", "https"})
 MANY_FILES = {".mrxs": "a MIRAX slide", ".dcm": "a DICOM series"}
 
@@ -56,59 +54,51 @@ def is_url(text: str) -> bool:
 
 def url_problem(text: str) -> str | None:
     """The reason why a URL cannot refer to a slide; None if it can."""
-    if "::" in text:
-        return "is a chain of URLs; give the URL of the slide itself"
     try:
-        scheme = _require_sound(urlsplit(text)).scheme.lower()
+        scheme = _split(text).scheme.lower()
     except ValueError:
-        return "is not a URL; a password in it must have %2F for /, %40 for @ and so on"
+        scheme = ""
     name = SlideUrl(text).file_name
     suffix = PurePosixPath(name).suffix.lower()
-    kind = MANY_FILES.get(suffix)
-    is_file = (
-        name not in {"", ".", ".."}
-        and name.isprintable()
-        and len(name.encode(errors="replace")) <= 255
-    )
-    checks = (
-        (scheme in {"file", "local"}, "is a local file; give its path"),
-        (not is_file, "has no file name"),
-        (
-            suffix in {".vms", ".vmu"},
-            "is one of many files with unknown names; copy the slide here",
-        ),
-        (
-            scheme in WEB and kind,
-            f"is {kind} of many files, which http cannot list; use object storage or a copy",
-        ),
-    )
-    return next((problem for wrong, problem in checks if wrong), None)
+    if "::" in text:
+        return "is a chain of URLs; give the URL of the slide itself"
+    if not scheme:
+        return "is not a URL; a password in it must have %2F for /, %40 for @ and so on"
+    if scheme in {"file", "local"}:
+        return "is a local file; give its path"
+    if name in {"", ".", ".."} or not name.isprintable() or len(name.encode()) > 255:
+        return "has no file name"
+    if scheme in WEB and suffix in MANY_FILES:
+        return (
+            f"is {MANY_FILES[suffix]} of many files, which http cannot list; use object storage or"
+            " a copy"
+        )
+    return None
+
+
+def _split(text: str) -> SplitResult:
+    """The parts of a URL; a ValueError if its password contains a slash, because the part after the
+    slash would be shown as the path.
+    """
+    parts = urlsplit(text)
+    _ = parts.port  # what precedes the slash is no port
+    return parts
 
 
 def _without_credentials(in_full: str) -> str:
     if "::" in in_full:
         return "::".join(map(_without_credentials, in_full.split("::")))
     try:
-        parts = _require_sound(urlsplit(in_full))
+        parts = _split(in_full)
     except ValueError:
         return f"{in_full.partition('://')[0]}://..."
     shown = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() in QUERY_SHOWN]
-    host = (
-        parts.netloc
-        if parts.scheme.lower() in CONTAINER_AT_ACCOUNT
-        else parts.netloc.rpartition("@")[2]
-    )
+    host = parts.netloc
+    if parts.scheme.lower() not in CONTAINER_AT_ACCOUNT:
+        host = host.rpartition("@")[2]
     return parts._replace(
         netloc=host, path=_path(parts), query=urlencode(shown), fragment=""
     ).geturl()
-
-
-def _require_sound(parts: SplitResult) -> SplitResult:
-    """Reject a password that contains a slash, because the part after the slash would be shown as
-    the path.
-    """
-    _ = parts.port
-    return parts
 
 
 def _path(parts: SplitResult) -> str:
@@ -120,116 +110,43 @@ def _path(parts: SplitResult) -> str:
     return f"{parts.path}#{parts.fragment}" if has_more else parts.path
 
 
-N_TRIES = 5  # attempts per call
+N_TRIES, PAUSE_S = 5, 0.5  # tries per request; pause before the second, doubled before each further
+CONNECT_S, SILENCE_S = 30, 60  # timeouts for connecting to a web server, and for its silence
+GONE, DENIED, ASK_AGAIN = {404, 410}, {401, 403}, {408, 425, 429}
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError"}  # exceptions of botocore
-DENIED, GONE, ASK_AGAIN = {401, 403}, {404, 410}, {408, 425, 429}
-
-
-class EndedEarlyError(Exception):
-    """The connection ended before the last byte."""
-
-
-def may_pass(error: BaseException) -> bool:
-    """True if a retry after ``error`` may succeed."""
-    root = _root(error)
-    if (status := _status(root)) is not None:
-        return status >= 500 or status in ASK_AGAIN
-    final = isinstance(root, (FileNotFoundError, PermissionError, ValueError, ImportError))
-    return not final and type(root).__name__ not in NO_CREDENTIALS
-
-
-def explain(error: BaseException, url: SlideUrl) -> str:
-    """The reason why ``url`` cannot be fetched, and the remedy."""
-    root = _root(error)
-    status, kind = _status(root), type(root).__name__
-    is_gone = status in GONE if status else isinstance(root, FileNotFoundError)
-    is_denied = status in DENIED if status else isinstance(root, PermissionError)
-    answered = f" (HTTP {status})" if status else ""
-    no_credentials = (
-        "no credentials for it were found; set AWS_PROFILE, or FSSPEC_S3_ANON=true if it is public"
-    )
-    checks = (
-        (is_gone, "there is no such file; check the URL"),
-        (is_denied, f"access is denied{answered}; check credentials, or sign the URL again"),
-        (status, f"its server answers HTTP {status}; try again later"),
-        (isinstance(root, EndedEarlyError), f"it {root} in {N_TRIES} tries; try again later"),
-        (kind in NO_CREDENTIALS, no_credentials),
-        ("Timeout" in kind, "its server does not answer; try again later"),
-    )
-    name = _name(root, url)
-    return next(
-        (reason for applies, reason in checks if applies), f"{name}; check the URL and the network"
-    )
-
-
-def _name(root: BaseException, url: SlideUrl) -> str:
-    """The system's text for an error with an errno; otherwise its type, and its message if that has
-    no secret.
-    """
-    if isinstance(root, OSError) and root.errno and root.errno > 0:
-        return os.strerror(root.errno)
-    text = one_line(root)
-    parts = urlsplit(url.in_full)
-    secrets = [
-        parts.username,
-        parts.password,
-        parts.query,
-        *(value for _, value in parse_qsl(parts.query)),
-    ]
-    written = {way for secret in secrets if secret for way in (secret, unquote(secret))}
-    is_safe = text and not any(way in text for way in written)
-    return f"{type(root).__name__} ({text})" if is_safe else type(root).__name__
-
-
-def _root(error: BaseException) -> BaseException:
-    """The root cause of an error; fsspec itself reports every error response of a web server as a
-    missing file.
-    """
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _status(error: BaseException) -> int | None:
-    """HTTP status in an error from aiohttp or botocore; None if it has none."""
-    answer = getattr(error, "response", None)
-    if isinstance(answer, dict):
-        return answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    status = getattr(error, "status", None)
-    return status if isinstance(status, int) else None
-
-
-PAUSE_S = 0.5  # pause before the second try, doubled before each further try
-CONNECT_S, SILENCE_S = (
-    30,
-    60,
-)  # timeouts for connecting to a web server, and for silence during its response
-VERSIONS = (
-    "ETag",
-    "etag",
-    "generation",
-    "Last-Modified",
-    "LastModified",
-    "last_modified",
-    "updated",
-    "mtime",
-)
 OWN_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+VERSIONS = ("ETag", "etag", "generation", "Last-Modified", "LastModified", "last_modified", "mtime")
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Stated:
-    """Size and version of a file on its server: an ETag, a generation or a date, or None if the
-    server has none.
+def explain(error: BaseException) -> tuple[str, bool]:
+    """The reason for an error of fsspec and the remedy, and whether another try may succeed.
+
+    Messages of other packages are not shown, because they may contain credentials.
     """
-
-    n_bytes: int
-    version: str | None
-
-    def __str__(self) -> str:
-        return f"{self.n_bytes:,} bytes" + (f" (version {self.version})" if self.version else "")
+    # fsspec itself reports every error response of a web server as a missing file.
+    while error.__cause__ is not None:
+        error = error.__cause__
+    kind, answer = type(error).__name__, getattr(error, "response", None)
+    status = getattr(error, "status", None)
+    if isinstance(answer, dict):
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if status in GONE or isinstance(error, FileNotFoundError):
+        return "there is no such file; check the URL", False
+    if status in DENIED or isinstance(error, PermissionError):
+        return "access is denied; check credentials, or sign the URL again", False
+    if kind in NO_CREDENTIALS:
+        return (
+            "no credentials for it were found; set AWS_PROFILE, or FSSPEC_S3_ANON=true if it is"
+            " public"
+        ), False
+    if isinstance(status, int):
+        may_pass = status >= 500 or status in ASK_AGAIN
+        return f"its server answers HTTP {status}; try again later", may_pass
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        kind = os.strerror(error.errno)
+    return f"{kind}; check the URL and the network", not isinstance(error, ValueError | ImportError)
 
 
 class RemoteSlide:
@@ -239,55 +156,47 @@ class RemoteSlide:
         self.url = url
         if problem := url_problem(url.in_full):
             raise SlideError(f"{url}: {problem}")
-        self.system, self.path = self._connect()
-
-    def _connect(self) -> tuple[Any, str]:
         try:
             import fsspec
-            from fsspec.core import url_to_fs
 
-            protocol = urlsplit(self.url).scheme.lower()
-            if protocol not in fsspec.available_protocols():
-                raise SlideError(
-                    f"{self.url}: unknown protocol '{protocol}://'; use https:// or s3://, or copy"
-                    " the slide here"
-                )
-            return url_to_fs(self.url.in_full, **_web_options() if protocol in WEB else {})
+            options = _web_options() if urlsplit(url).scheme.lower() in WEB else {}
+            self.system, self.path = fsspec.core.url_to_fs(url.in_full, **options)
         except ImportError as error:
             raise MissingPackageError(
-                f"{self.url}: needs a package that is not installed ({one_line(error)}); for"
-                " https:// and s3://, install the extra `remote`; for other protocols, install"
-                " that package"
+                f"{url}: needs a package that is not installed ({one_line(error)}); for https://"
+                " and s3://, install the extra `remote`; for other protocols, install that package"
             ) from error
-        except MuseError:
-            raise
-        except Exception as error:  # fsspec and its back-ends may raise any exception
-            raise self._sentence(error) from error
+        except ValueError as error:
+            raise SlideError(
+                f"{url}: unknown protocol; use https:// or s3://, or copy the slide here"
+            ) from error
 
     def files(self) -> Iterator[tuple[str, str]]:
         """Yield the remote path and the local name of every file of the slide, the file in the URL
         first.
         """
         yield self.path, self.url.file_name
-        there = PurePosixPath(self.path)
+        there, beside = PurePosixPath(self.path), []
         if there.suffix.lower() == ".mrxs":
             beside = self.try_often(lambda: self.system.find(str(there.with_suffix(""))))
-            yield from (
-                (path, str(PurePosixPath(path).relative_to(there.parent))) for path in beside
-            )
         if there.suffix.lower() == ".dcm":
-            beside = map(
-                PurePosixPath,
-                self.try_often(lambda: self.system.ls(str(there.parent), detail=False)),
-            )
-            yield from (
-                (str(path), path.name)
-                for path in beside
-                if path.suffix.lower() == ".dcm" and path != there
-            )
+            paths = self.try_often(lambda: self.system.ls(str(there.parent), detail=False))
+            beside = [
+                path for path in paths if path.lower().endswith(".dcm") and path != str(there)
+            ]
+        for path in beside:
+            name = str(PurePosixPath(path).relative_to(there.parent))
+            if ".." in PurePosixPath(name).parts:  # object storage allows any name
+                raise SlideError(
+                    f"{self.url}: its file '{name}' would be written outside the copy; rename it on"
+                    " the server"
+                )
+            yield path, name
 
-    def state(self, path: str) -> Stated:
-        """Ask the server for the current size and version of a file."""
+    def state(self, path: str) -> tuple[int, str | None]:
+        """Ask the server for the size of a file in bytes, and for its version: an ETag, a
+        generation or a date, or None if the server has none.
+        """
 
         def ask() -> dict[str, Any]:
             # fsspec caches listings, which would hide later changes of the file.
@@ -295,44 +204,47 @@ class RemoteSlide:
             return self.system.info(path)
 
         info = self.try_often(ask)
-        if info.get("type") == "directory":
-            raise SlideError(f"{self.url}: is a folder, not a slide; give the slide file inside it")
         if info.get("size") is None:
             raise SlideError(
                 f"{self.url}: its server does not report the size, so a complete copy cannot be"
                 " verified; copy it here by other means"
             )
-        version = next((str(info[name]) for name in VERSIONS if info.get(name)), None)
-        return Stated(int(info["size"]), version)
+        return int(info["size"]), next((str(info[n]) for n in VERSIONS if info.get(n)), None)
 
-    def require_unchanged(self, path: str, stated: Stated) -> None:
-        """Make sure that the file has not changed since the start of the copy."""
-        if (now := self.state(path)) != stated:
+    def copy(self, path: str, target: Path) -> tuple[int, str | None]:
+        """Copy a file, and return its ``state``, which must not change meanwhile."""
+        from fsspec.callbacks import TqdmCallback
+
+        stated, is_shown = self.state(path), sys.stderr.isatty()
+        bar = {"unit": "B", "unit_scale": True, "desc": target.name, "leave": False}
+
+        def get() -> None:
+            callback = TqdmCallback({**bar, "disable": not is_shown})
+            self.system.get_file(path, str(target), callback=callback)
+            if target.stat().st_size != stated[0]:
+                raise EOFError
+
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.try_often(get)
+        if self.state(path) != stated:
             raise SlideError(
-                f"{self.url}: changed while it was fetched, from {stated} to {now}; run again when"
-                " it is complete there"
+                f"{self.url}: changed while it was fetched; run again when it is complete there"
             )
+        return stated
 
-    def try_often(
-        self, call: Callable[[], T], before_again: Callable[[], None] = lambda: None
-    ) -> T:
+    def try_often(self, call: Callable[[], T]) -> T:
         """Return the result of ``call``, which is retried after errors that may be temporary."""
         for n_tried in range(1, N_TRIES + 1):
             try:
                 return call()
-            except MuseError:
-                raise
             except Exception as error:  # fsspec and its back-ends may raise any exception
                 if isinstance(error, OSError) and error.errno in OWN_DISK:
                     raise
-                if n_tried == N_TRIES or not may_pass(error):
-                    raise self._sentence(error) from error
+                reason, may_pass = explain(error)
+                if n_tried == N_TRIES or not may_pass:
+                    raise SlideError(f"{self.url}: cannot be fetched: {reason}") from error
             time.sleep(PAUSE_S * 2 ** (n_tried - 1))
-            before_again()
         raise AssertionError("the last try returns or raises")
-
-    def _sentence(self, error: Exception) -> SlideError:
-        return SlideError(f"{self.url}: cannot be fetched: {explain(error, self.url)}")
 
 
 def _web_options() -> dict[str, Any]:
@@ -340,11 +252,9 @@ def _web_options() -> dict[str, Any]:
     download stalls.
     """
     import aiohttp
-    from fsspec.config import conf
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
-    own = {**conf.get("http", {}), **conf.get("https", {})}.get("client_kwargs", {})
-    return {"client_kwargs": {"trust_env": True, "timeout": timeout, **own}}
+    return {"client_kwargs": {"trust_env": True, "timeout": timeout}}
 
 
 # in the folder of a fetched slide: its URL without credentials, and the name of its file
@@ -363,21 +273,11 @@ def fetch_slide(url: SlideUrl, folder: Path | str) -> int:
     require_own_folder(folder, (folder / SOURCE).is_file())
     slide = RemoteSlide(url)
     with complete_file(folder) as partial:
-        n_bytes, version = 0, None
-        for path, name in slide.files():
-            if ".." in PurePosixPath(name).parts:  # object storage allows any name
-                raise SlideError(
-                    f"{url}: its file '{name}' would be written outside the copy; rename it on the"
-                    " server"
-                )
-            stated = slide.state(path)
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            copy_file(slide, path, stated, partial / name)
-            n_bytes += stated.n_bytes
-            version = version or stated.version
-        source = {"url": url, "file": url.file_name, "bytes": n_bytes, "version": version}
+        states = [slide.copy(path, partial / name) for path, name in slide.files()]
+        source = {"url": url, "file": url.file_name, "bytes": sum(n for n, _ in states)}
+        source["version"] = states[0][1]
         write_json(partial / SOURCE, source)
-    return n_bytes
+    return source["bytes"]
 
 
 def ask_size(url: SlideUrl) -> int:
@@ -385,26 +285,4 @@ def ask_size(url: SlideUrl) -> int:
     the URL counts.
     """
     slide = RemoteSlide(url)
-    return slide.state(slide.path).n_bytes
-
-
-def copy_file(slide: RemoteSlide, path: str, stated: Stated, target: Path) -> None:
-    """Copy one file of a slide; its size and version on the server are compared before and
-    after.
-    """
-    from fsspec.callbacks import TqdmCallback
-
-    def copy() -> None:
-        bar = {
-            "unit": "B",
-            "unit_scale": True,
-            "desc": target.name,
-            "disable": not sys.stderr.isatty(),
-            "leave": False,
-        }
-        slide.system.get_file(path, str(target), callback=TqdmCallback(bar))
-        if (n_bytes := target.stat().st_size) != stated.n_bytes:
-            raise EndedEarlyError(f"ended after {n_bytes:,} of {stated.n_bytes:,} bytes")
-
-    slide.try_often(copy, before_again=lambda: slide.require_unchanged(path, stated))
-    slide.require_unchanged(path, stated)
+    return slide.state(slide.path)[0]

@@ -39,7 +39,7 @@ def test_a_name_that_is_not_a_model_is_rejected_with_those_that_are(muse):
 
 
 def test_a_provider_that_is_not_here_is_rejected_where_it_is_asked_for(muse, tmp_path, monkeypatch):
-    monkeypatch.setattr(providers, "is_installed", lambda provider: provider == "cpu")
+    monkeypatch.setattr(providers, "_lacks", lambda name: "" if name == "cpu" else "missing")
     assert (
         muse("step", "model", "compact", "--provider", "cuda")[0] == 0
     )  # as on a login node without a GPU
@@ -48,11 +48,10 @@ def test_a_provider_that_is_not_here_is_rejected_where_it_is_asked_for(muse, tmp
     assert (status, output.count("\n")) == (
         2,
         1,
-    ) and "provider 'cuda' was requested but is not in this" in output
-    monkeypatch.setattr(providers, "is_installed", lambda provider: True)
-    monkeypatch.setattr(providers, "starts", lambda provider: False)
+    ) and "provider 'cuda' is missing" in output
+    monkeypatch.setattr(providers, "find_fault", lambda provider: providers.DOES_NOT_START)
     assert (
-        "is installed but could not start here"
+        "is installed, but does not start here"
         in muse("step", "model", "compact", "--provider", "cuda", "--here")[2]
     )
 

@@ -21,7 +21,6 @@ from muse_pipeline.pipeline import Models, plan_slides, run_slide
 from muse_pipeline.settings import RunSettings, list_settings
 
 ELSEWHERE = {
-    "dicom": "needs a DICOM slide: tests/outputs/test_dicom.py",
     "tma": "needs a grid of cores: tests/report/test_tma_rows.py",
 }
 OUTPUTS = [output for output in list_outputs() if output.name not in ELSEWHERE]

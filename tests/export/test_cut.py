@@ -14,9 +14,10 @@ import pytest
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import ModelError
+from muse_pipeline.inference.card import OUTPUTS
 from muse_pipeline.inference.embed import Embedder
 from muse_pipeline.inference.model import BUILT_IN, DENSITIES, find_graph, find_model, open_session
-from muse_pipeline.inference.predictor import OUTPUTS, Predictor
+from muse_pipeline.inference.predictor import Predictor
 
 COLOUR = np.array([[0.9, 0.1, 0, 0.02], [0, 1.1, 0, 0], [0.1, 0, 0.8, -0.01]], np.float32)
 MODELS = ["compact-int8", "compact-fp32", "label_free"]

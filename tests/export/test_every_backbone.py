@@ -15,8 +15,7 @@ from muse_pipeline.export.onnx import trace
 from muse_pipeline.export.parity import COLOUR, compare
 from muse_pipeline.export.parity import TOLERANCES as EXPORT_TOLERANCES
 from muse_pipeline.export.quantise import CalibrationWindow, halve, quantise
-from muse_pipeline.inference.card import ModelCard, NucleusClass
-from muse_pipeline.inference.predictor import EMBEDDING, OUTPUTS
+from muse_pipeline.inference.card import EMBEDDING, OUTPUTS, ModelCard, NucleusClass
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models import detector as heads
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector

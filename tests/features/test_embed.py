@@ -19,7 +19,6 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.export.onnx import load_embedder
-from muse_pipeline.features.measure import with_near
 from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.embed import Embedder, embed_nuclei
 from muse_pipeline.inference.model import find_model
@@ -203,17 +202,6 @@ def test_outlines_of_another_program_get_the_features_of_detected_nuclei(
         assert np.corrcoef(foreign[name], matched[name])[0, 1] > 0.95, name
 
 
-def test_what_is_near_a_field_is_found_by_rows():
-    random = np.random.default_rng(0)
-    xy, reach = random.uniform(0, 3000, (2000, 2)).round(), np.array([60.0, 40.0])
-    fields = np.array_split(np.lexsort((xy[:, 0] // 500, xy[:, 1] // 500)), 30)
-    for field, near in with_near(xy, fields, reach):
-        low, high = xy[field].min(0) - reach, xy[field].max(0) + reach
-        expected = ((xy >= low) & (xy <= high)).all(1)
-        expected[field] = False
-        np.testing.assert_array_equal(near, np.flatnonzero(expected))
-
-
 def test_features_of_the_slides_own_nuclei_are_those_of_its_table(folder, table):
     shutil.copytree(folder, again := folder.parent / "again")
     assert embed(again, "--features") == 0
@@ -280,7 +268,7 @@ def test_what_is_wrong_is_one_sentence(folder, tiled_slide, capsys):
         == 2
     )
     assert (
-        "computes features of nuclei, and finds no nuclei; run it with `muse embed`"
+        "computes features of nuclei, for `muse embed`; give a model that finds nuclei"
         in capsys.readouterr().err
     )
     assert main(["embed", str(folder.parent), "--model", str(folder.parent / "small.onnx")]) == 2

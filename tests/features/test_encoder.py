@@ -149,7 +149,7 @@ def test_an_encoder_finds_no_nuclei(folder, tmp_path, capsys):
         == 2
     )
     assert (
-        "computes features of nuclei, and finds no nuclei; run it with `muse embed`"
+        "computes features of nuclei, for `muse embed`; give a model that finds nuclei"
         in capsys.readouterr().err
     )
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from muse_pipeline.features.densities import (
+    ROW_STEP,
     cross_rows,
     fill,
     find_zones,
     mean_densities,
     measure_densities,
     stain_tables,
-    thin_rows,
 )
 from muse_pipeline.tissue.stain import TEXTBOOK
 
@@ -46,9 +46,7 @@ def pixels():
 
 def cytoplasm(xy, rays, cells):
     """The pixels between nuclei and their cells' borders, in every second row."""
-    return fill(
-        cross_rows(xy, cells, *IMAGE), thin_rows(find_zones(xy, rays, *IMAGE).outline, SIDE)
-    )
+    return fill(*(cross_rows(xy, edge, *IMAGE, ROW_STEP) for edge in (cells, rays)))
 
 
 def test_a_cell_without_cytoplasm_has_no_density(nuclei, pixels):

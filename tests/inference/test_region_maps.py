@@ -155,10 +155,10 @@ def test_a_model_of_nuclei_is_rejected_and_the_reason_is_kept(drawn_slide, found
         )
         == 2
     )
-    assert "finds nuclei and maps no regions" in capsys.readouterr().err
+    assert "give a model that maps regions" in capsys.readouterr().err
     record = json.loads((tmp_path / "S1/regions.json").read_text())
     assert record["status"] == "failed"
-    assert "finds nuclei and maps no regions" in record["reason"]
+    assert "give a model that maps regions" in record["reason"]
     assert [path.name for path in (tmp_path / "S1").iterdir()] == ["regions.json"]
 
 
@@ -195,4 +195,4 @@ def test_a_region_model_finds_no_nuclei(drawn_slide, region_model, tmp_path, cap
         "1-of-1",
     ]
     assert main([*detect, "--output", output]) == 2
-    assert "run it with `muse regions`" in capsys.readouterr().err
+    assert "for `muse regions`; give a model that finds nuclei" in capsys.readouterr().err

@@ -80,7 +80,6 @@ def test_points_polygons_and_names_in_every_form(tmp_path):
         ({"geometry": None}, "object without a shape"),
         ({"geometry": {}, "properties": {"objectType": "root"}}, "root object"),
         ({"geometry": SQUARE, "properties": {"objectType": "tmaCore"}}, "TMA core"),
-        ({"geometry": SQUARE, "id": "TMACoreObject"}, "TMA core"),
     ],
 )
 def test_what_cannot_be_a_nucleus_or_a_region_is_left_out(tmp_path, feature, noun):

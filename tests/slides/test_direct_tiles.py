@@ -1,7 +1,6 @@
 """Tiles that are decoded without OpenSlide have exactly its pixels and give its errors."""
 
 import random
-import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import imagecodecs
@@ -29,12 +28,6 @@ REGIONS = [
     ((5000, 0), (10, 20)),
 ]
 KINDS = ["444", "422", "420", "411", "440", "rgb", "tables", "rgb tables"]
-# "ycc" and "rgb" are Aperio's compressions 33003 and 33005. Lossless tiles run the same code, but
-# take twice as long.
-LOSSLESS = [
-    pytest.param(kind, marks=pytest.mark.slow) for kind in ("ycc 444 lossless", "rgb 444 lossless")
-]
-JPEG2000_KINDS = ["ycc 444", "rgb 444", *LOSSLESS]
 APERIO = "Aperio Image Library v0\r\n700x520 (240x240) {}|AppMag = 20|MPP = 0.5"
 
 
@@ -109,81 +102,6 @@ def part_tables(stream):
     return b"\xff\xd8" + tables + b"\xff\xd9", b"\xff\xd8" + rest + stream[at:]
 
 
-def write_jpeg2000_slide(path, picture, kind="ycc 444", factors=(1, 2, 4)):
-    """Write a pyramid of JPEG 2000 tiles with Aperio's compression tags; "422" stands for chroma of
-    half the width.
-    """
-    encode = encode_halved if "422" in kind else encode_jpeg2000
-    with tifffile.TiffWriter(path) as tiff:
-        for factor in factors:
-            image = shrink(picture, factor)
-            height, width = (-(-side // TILE) * TILE for side in image.shape[:2])
-            image = np.pad(
-                image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), "edge"
-            )
-            tiff.write(
-                (
-                    encode(np.ascontiguousarray(image[y : y + TILE, x : x + TILE]), kind)
-                    for y in range(0, height, TILE)
-                    for x in range(0, width, TILE)
-                ),
-                shape=shrink(picture, factor).shape,
-                dtype=np.uint8,
-                tile=(TILE, TILE),
-                photometric="rgb",
-                compression=33003 if "ycc" in kind else 33005,
-                description=APERIO.format("J2K/YUV16 Q=70") if factor == 1 else None,
-                subfiletype=int(factor > 1),
-                metadata=None,
-            )
-
-
-def encode_jpeg2000(pixels, kind):
-    """A bare codestream; RGB components are decorrelated, as in Aperio's encoder."""
-    lossless, decorrelated = "lossless" in kind, "rgb" in kind
-    return imagecodecs.jpeg2k_encode(
-        pixels,
-        40,
-        codecformat="j2k",
-        reversible=lossless,
-        mct=decorrelated and pixels.ndim == 3,
-        resolutions=5,
-    )
-
-
-def encode_halved(pixels, kind):
-    """A codestream whose second and third component have half the width, which imagecodecs does not
-    write.
-
-    Each component is encoded separately. In a codestream whose header declares progression by
-    component, the packets of the three components simply follow one another.
-    """
-    planes = [pixels[..., 0], *(np.ascontiguousarray(pixels[:, ::2, i]) for i in (1, 2))]
-    heads, packets = zip(
-        *(part_packets(encode_jpeg2000(np.ascontiguousarray(p), kind)) for p in planes), strict=True
-    )
-    sizes = heads[0][0x51][:34] + struct.pack(">H9s", 3, b"\x07\x01\x01\x07\x02\x01\x07\x02\x01")
-    by_component = heads[0][0x52][:1] + b"\x04" + heads[0][0x52][2:]
-    data = b"".join(packets)
-    segments = [(0x51, sizes), (0x52, by_component), (0x5C, heads[0][0x5C])]
-    header = b"".join(
-        struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments
-    )
-    tile = b"\xff\x90" + struct.pack(">HHIBB", 10, 0, 14 + len(data), 0, 1) + b"\xff\x93"
-    return b"\xff\x4f" + header + tile + data + b"\xff\xd9"
-
-
-def part_packets(stream):
-    """(marker -> header segment, packets) of a codestream with one tile."""
-    segments, at = {}, 2
-    while stream[at + 1] != 0x90:
-        end = at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
-        segments[stream[at + 1]] = stream[at + 4 : end]
-        at = end
-    tile = stream[at : at + int.from_bytes(stream[at + 6 : at + 10], "big")]
-    return segments, tile[tile.index(b"\xff\x93") + 2 :]
-
-
 def painter(path):
     """A function that reads a slide only with OpenSlide, and the sizes of its levels."""
     handle = openslide.OpenSlide(path)
@@ -222,63 +140,6 @@ def test_pixels_are_openslides_own(tmp_path, picture, kind):
     path = tmp_path / "slide.tif"
     write_jpeg_slide(path, picture, kind)
     assert_reads_as_openslide(path)
-
-
-@pytest.mark.parametrize("kind", JPEG2000_KINDS)
-def test_pixels_of_jpeg2000_are_openslides_own(tmp_path, picture, kind):
-    path = tmp_path / "slide.svs"
-    write_jpeg2000_slide(path, picture, kind)
-    assert openslide.OpenSlide(path).properties["openslide.vendor"] == "aperio"
-    assert_reads_as_openslide(path)
-
-
-def test_every_chroma_is_turned_into_openslides_rgb(tmp_path):
-    path, tile = tmp_path / "slide.svs", (256, 256)
-    chroma = np.stack(np.meshgrid(np.arange(256), np.arange(256), indexing="ij"), -1)
-    for luma in (0, 90, 255):
-        pixels = np.concatenate([np.full((*tile, 1), luma), chroma], -1).astype(np.uint8)
-        stream = encode_jpeg2000(pixels, "ycc 444 lossless")
-        options = {
-            "shape": pixels.shape,
-            "dtype": np.uint8,
-            "tile": tile,
-            "photometric": "rgb",
-            "metadata": None,
-        }
-        tifffile.imwrite(
-            path,
-            iter([stream]),
-            compression=33003,
-            description=APERIO.format("J2K/YUV16"),
-            **options,
-        )
-        paint, sizes = painter(path)
-        region = (0, 0), 0, tile
-        np.testing.assert_array_equal(DirectTiles(path, sizes).read(*region, paint), paint(*region))
-
-
-@pytest.mark.parametrize("kind", ["ycc 422", "rgb 422", "ycc 422 lossless"])
-def test_components_of_unequal_size_are_left_to_openslide(tmp_path, picture, kind):
-    path = tmp_path / "slide.svs"
-    write_jpeg2000_slide(path, picture, kind)
-    paint, sizes = painter(path)
-    assert DirectTiles(path, sizes).read((0, 0), 0, (10, 10), paint) is None
-    with open_slide(path) as slide:
-        np.testing.assert_array_equal(
-            slide.read_level((9, 7), 0, (500, 300)), paint((9, 7), 0, (500, 300))
-        )
-        assert slide._direct_tiles._agrees == {0: False}
-    if kind == "ycc 422 lossless":  # luma is not subsampled
-        luma = paint((0, 0), 0, SIZE).astype(int).mean(-1)
-        assert np.corrcoef(luma.ravel(), picture[..., 0].ravel())[0, 1] > 0.5
-
-
-def test_without_the_package_jpeg2000_is_left_to_openslide(tmp_path, picture, monkeypatch):
-    path = tmp_path / "slide.svs"
-    write_jpeg2000_slide(path, picture, factors=(1,))
-    paint, sizes = painter(path)
-    monkeypatch.setattr(imagecodecs.JPEG2K, "available", False)
-    assert DirectTiles(path, sizes).read((0, 0), 0, (10, 10), paint) is None
 
 
 def test_pixels_of_a_real_slide_are_openslides_own(shared_data):
@@ -361,15 +222,11 @@ def test_strips_and_noise_are_left_to_openslide(tmp_path, picture, caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "aperio jpeg", "aperio jpeg2000"])
+@pytest.mark.parametrize("kind", ["jpeg", "aperio jpeg"])
 def test_tiles_that_are_not_in_the_file(tmp_path, picture, kind):
     path = tmp_path / "slide.tif"
-    if kind == "aperio jpeg2000":
-        write_jpeg2000_slide(path, picture)
-    else:
-        write_jpeg_slide(
-            path, picture, description=APERIO.format("JPEG/RGB Q=80") if "aperio" in kind else None
-        )
+    description = APERIO.format("JPEG/RGB Q=80") if "aperio" in kind else None
+    write_jpeg_slide(path, picture, description=description)
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         counts = tiff.pages[0].tags["TileByteCounts"]
         counts.overwrite([0 if tile == 4 else n_bytes for tile, n_bytes in enumerate(counts.value)])
@@ -383,18 +240,16 @@ def test_tiles_that_are_not_in_the_file(tmp_path, picture, kind):
             np.testing.assert_array_equal(slide.read_level(xy, 0, size), paint(xy, 0, size))
 
 
-MORE_KINDS = [
-    pytest.param(kind, marks=pytest.mark.slow) for kind in ("444", "rgb tables", "rgb 444 lossless")
-]
+MORE_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("444", "rgb tables")]
 
 
-@pytest.mark.parametrize("kind", ["420", "ycc 444", *MORE_KINDS])
+@pytest.mark.parametrize("kind", ["420", *MORE_KINDS])
 def test_damage_ends_as_it_does_in_openslide(tmp_path, picture, kind):
     path, spoilt = tmp_path / "slide.tif", tmp_path / "spoilt.tif"
-    (write_jpeg_slide if kind in KINDS else write_jpeg2000_slide)(path, picture, kind)
+    write_jpeg_slide(path, picture, kind)
     with tifffile.TiffFile(path) as tiff:
         offset, n_bytes = tiff.pages[0].dataoffsets[4], tiff.pages[0].databytecounts[4]
-    whole, draw, header_bytes = path.read_bytes(), random.Random(0), 700 if kind in KINDS else 120
+    whole, draw, header_bytes = path.read_bytes(), random.Random(0), 700
     ends = set()
     for number in range(16):
         content = bytearray(whole)

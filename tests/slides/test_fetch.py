@@ -81,7 +81,7 @@ def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
 
 BAD = {
     "gone": (Served(b"", status=404), "there is no such file"),
-    "rejected": (Served(b"x", secret="another"), r"access is denied \(HTTP 403\)"),
+    "rejected": (Served(b"x", secret="another"), "access is denied; check credentials"),
     "broken": (Served(b"", status=503), "its server answers HTTP 503"),
     "cut": (Served(b"x" * 200_000, cut_after=30_000), "cannot be fetched"),
     "cut at once": (Served(b"x" * 40_000, cut_after=30_000), "cannot be fetched"),
@@ -123,7 +123,7 @@ def require_failure(answer, folder, url, sentence):
     ("url", "sentence"),
     [
         ("http://ann:geheim@127.0.0.1:1/a.tif", "Connection refused"),
-        ("glacier://geheim@vault/a.tif", "unknown protocol 'glacier://'"),
+        ("glacier://geheim@vault/a.tif", "unknown protocol"),
         ("https://host/", "has no file name"),
         (
             "http:///a.tif?sig=geheim",
@@ -194,13 +194,10 @@ def test_a_slide_of_many_files_comes_with_all(tmp_path):
     assert found == mirax | {"dicom/1.dcm", "dicom/2.dcm", "dicom/source.json"}
 
 
-@pytest.mark.parametrize(
-    "words", ["no login for ge@heim", "no login for ge%40heim", "sig a+b is old", "ann b who?"]
-)
-def test_words_of_other_packages_tell_no_secret_however_it_is_written(words):
-    url = SlideUrl("https://ann%20b:ge%40heim@host/a.svs?sig=a%2Bb")
-    assert explain(RuntimeError(words), url) == "RuntimeError; check the URL and the network"
-    assert "(no route)" in explain(RuntimeError("no route"), url)
+def test_words_of_other_packages_are_not_shown():
+    """They may contain credentials."""
+    reason = "RuntimeError; check the URL and the network"
+    assert explain(RuntimeError("no login for geheim")) == (reason, True)
 
 
 def test_a_key_cannot_lead_out_of_the_copy(tmp_path):

@@ -52,7 +52,6 @@ def test_what_is_shown_of_a_url(in_full, shown, file_name):
         ("zip://a.svs::https://host/b.zip", "chain of URLs"),
         ("https://host/a.mrxs", "MIRAX"),
         ("http://host/a.dcm", "DICOM"),
-        ("s3://bucket/a.vms", "many files"),
         ("s3://bucket/a.mrxs", None),
         ("gs://bucket/a.svs", None),
         (SIGNED, None),

@@ -294,7 +294,7 @@ def test_gzip_and_zip_are_read_by_their_content(tmp_path):
         (tmp_path / name).write_bytes(gzip.compress(text))
         assert read_roi(tmp_path / name, info).area == 2000
     (tmp_path / "cut.gz").write_bytes(gzip.compress(text)[:-20])
-    with pytest.raises(GeoJSONError, match="gzip compression"):
+    with pytest.raises(GeoJSONError, match="cannot be read"):
         read_roi(tmp_path / "cut.gz", info)
     for names, problem in (
         (["roi.geojson"], None),
@@ -314,7 +314,7 @@ def test_gzip_and_zip_are_read_by_their_content(tmp_path):
             with pytest.raises(GeoJSONError, match=problem):
                 read_roi(tmp_path / "roi.zip", info)
     (tmp_path / "roi.zip").write_bytes((tmp_path / "roi.zip").read_bytes()[:-30])
-    with pytest.raises(GeoJSONError, match="zip file cannot"):
+    with pytest.raises(GeoJSONError, match="cannot be read"):
         read_roi(tmp_path / "roi.zip", info)
 
 
@@ -328,11 +328,10 @@ SPIKED = [[0, 0], [50, 0], [90, 0], [50, 0], [50, 50], [0, 50], [0, 0]]
     "geometry",
     [
         {"type": "Polygon", "coordinates": [SPIKED]},
-        {"type": "Polygon", "coordinates": [[[0, 0], [50, 0], [50, 50], [0, 50]]]},
-        {"type": "MultiPolygon", "coordinates": [[SPIKED[:-1]]]},
+        {"type": "MultiPolygon", "coordinates": [[SPIKED]]},
     ],
 )
-def test_a_spike_and_an_open_ring_are_repaired(tmp_path, geometry):
+def test_a_spike_is_removed(tmp_path, geometry):
     (tmp_path / "roi.geojson").write_text(json.dumps(geometry))
     assert read_roi(tmp_path / "roi.geojson", slide_and_info()[1]).equals(box(0, 0, 50, 50))
 
@@ -340,7 +339,7 @@ def test_a_spike_and_an_open_ring_are_repaired(tmp_path, geometry):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (None, "no such file"),
+        (None, "No such file"),
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("3", "neither a FeatureCollection nor a list of features"),

@@ -102,7 +102,6 @@ CHANGED_SETTINGS = [
     ("frame", "openslide", {**NUCLEI, "geojson_proposals": 2}),
     ("max_features", 100, NUCLEI),
     ("csv", True, NUCLEI),
-    ("dicom", True, NUCLEI),
     ("cells", True, NUCLEI),
     ("tma", True, NUCLEI),
     ("intensities", [0.3, 0.5, 0.7], NUCLEI),
