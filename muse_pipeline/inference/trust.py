@@ -178,7 +178,8 @@ def judge(
     """
     found = dict(find(provenance) if found is None else found)
     names = provenance.class_names if has_classes(provenance) else []
-    unmeasured = [] if organ is None else list_unmeasured(provenance, organ)
+    has_nuclei = provenance.n_nuclei != 0
+    unmeasured = [] if organ is None or not has_nuclei else list_unmeasured(provenance, organ)
     if unmeasured and not name_organ(organ) and any(provenance.organs.values()):
         found["no_organ"] = "organ not stated"
     elif unmeasured:
