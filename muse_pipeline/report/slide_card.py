@@ -94,7 +94,7 @@ def describe_use(slide: SlideResult) -> str:
 
 
 def _artefacts(slide: SlideResult) -> str:
-    """What was not judged, and which artefacts are left out of totals."""
+    """Notes on artefacts: kinds that were not judged, and nuclei that totals leave out."""
     quality = slide.provenance.quality
     if quality is None or not quality.area_mm2:
         return "because the stain is different" if quality else ""
