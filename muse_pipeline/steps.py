@@ -357,9 +357,9 @@ def stitch(
     import pyarrow as pa
 
     from muse_pipeline.core.process import return_large_arrays
-    from muse_pipeline.core.provenance import OF_CELLS
     from muse_pipeline.inference.region_lookup import load_regions
     from muse_pipeline.inference.stitch import ColumnSources, stitch_shards
+    from muse_pipeline.inference.trust import describe_membranes, describe_useless
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.mask import TissueMask
 
@@ -404,19 +404,8 @@ def stitch(
         else None
     )
     unfocused = flagged.focus_doubt if flagged else None
-    has_cells = provenance.features and provenance.features.expand_um
-    unscored = (
-        f"{OF_CELLS}, and only nuclei were scored; score membranes with `cells: true` (--cells)"
-        if OF_CELLS in provenance.verdict.reasons and not has_cells
-        else None
-    )
-    useless = [
-        f"for {count_noun(n, 'window')} of {provenance.n_windows:,}, the network returns {fault};"
-        " their nuclei are missing"
-        for fault, n in (provenance.guarded_windows or {}).items()
-        if not provenance.proposer
-    ]
-    warnings = *doubts, failed, unmeasured, unsought, unfocused, unscored, *useless
+    of_network = describe_membranes(provenance), *describe_useless(provenance)
+    warnings = *doubts, failed, unmeasured, unsought, unfocused, *of_network
     return [warning for warning in warnings if warning]
 
 

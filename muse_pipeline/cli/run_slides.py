@@ -99,7 +99,7 @@ def run_into_folder(args: argparse.Namespace) -> None:
         if not args.no_report:
             write_cohort_files(plan, settings)
     failed = [slide.slide_id for slide in ran if slide.status == "failed"]
-    without_regions = [slide.slide_id for slide in ran if slide.lacks_regions]
+    without_regions = [slide.slide_id for slide in ran if "unmapped" in slide.trust.findings]
     for names, what in (
         (failed, "failed"),
         (without_regions, "have no tissue regions, because mapping failed"),

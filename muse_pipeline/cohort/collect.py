@@ -8,11 +8,10 @@ import os
 import re
 import unicodedata
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import compress
-from operator import not_
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,39 +41,18 @@ from muse_pipeline.slides.signature import (
     name_problem,
 )
 
-SLIDE_SUFFIXES = TIFF_SUFFIXES | {
-    ".svs",
-    ".ndpi",
-    ".mrxs",
-    ".scn",
-    ".bif",
-    ".svslide",
-    ".vms",
-    ".vmu",
-    ".dcm",
-    ".czi",
+SLIDE_SUFFIXES = {
+    *TIFF_SUFFIXES,
+    *(".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu", ".dcm", ".czi"),
 }
-NOT_SLIDES = frozenset(  # text, tables, results, and files that accompany slides
-    {
-        ".txt",
-        ".md",
-        ".csv",
-        ".tsv",
-        ".xlsx",
-        ".json",
-        ".geojson",
-        ".xml",
-        ".html",
-        ".pdf",
-        ".log",
-        ".yaml",
-        ".yml",
-    }
-    | {".h5ad", ".parquet", ".opt", ".ini", ".dat"}
-)
-_SERIES_UID = re.compile(
-    rb"\x20\x00\x0e\x00UI(..)", re.DOTALL
-)  # DICOM tag (0020,000E), its type and its length
+# text, tables, results, and files that accompany slides
+NOT_SLIDES = {
+    *(".txt", ".md", ".csv", ".tsv", ".xlsx", ".json", ".geojson", ".xml", ".html", ".pdf", ".log"),
+    *(".yaml", ".yml", ".h5ad", ".parquet", ".opt", ".ini", ".dat"),
+}
+# DICOM tag (0020,000E), its type and its length
+_SERIES_UID = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.DOTALL)
+Location = Path | SlideUrl
 
 
 def find_rows(
@@ -90,43 +68,42 @@ def find_rows(
     ``roi`` and ``regions`` are GeoJSON files for slides that are given directly, and ``mpp`` is
     also for slides in folders.
     """
-    paths = list(dict.fromkeys(paths))
-    is_folder = {
-        location: not is_url(str(location)) and Path(location).is_dir() for location in paths
-    }
-    is_table = {
-        location: not (is_url(str(location)) or is_folder[location]) and is_sheet(Path(location))
-        for location in paths
-    }
-    slides = [location for location in paths if not (is_folder[location] or is_table[location])]
-    named = iter(name_slides(slides, mpp, roi, regions))
-    of_slides = {
-        name: file for name, file in (("roi", roi), ("regions", regions)) if file is not None
-    }
+    given = {"mpp": mpp, "roi": roi, "regions": regions}
+    given = {name: value for name, value in given.items() if value is not None}
+    kinds = {path: _kind(path) for path in paths}
+    named = iter(name_slides([path for path in kinds if kinds[path] == "slide"], mpp, roi, regions))
     rows: list[SheetRow] = []
-    is_of_sheet: list[bool] = []
-    for location in paths:
-        if is_table[location]:
-            for name in (*(["mpp"] if mpp is not None else []), *of_slides):
+    of_sheets: set[int] = set()  # indices of rows that keep their names
+    for path, kind in kinds.items():
+        for name in given if kind != "slide" else ():
+            if kind == "sheet":
                 raise ConfigError(
-                    f"--{name} is for slides; {location} is a sheet, which has a column for it"
+                    f"--{name} is for slides; {path} is a sheet, which has a column for it"
                 )
-            rows += read_sheet(location)
-        elif is_folder[location]:
-            for name in of_slides:
+            if name != "mpp":
                 raise ConfigError(
                     f"--{name} is for slides, not folders; write a sheet (`muse sheet`) with a"
                     f" column {name}"
                 )
-            rows += collect_slides(location, mpp)
-        else:
+        if kind == "slide":
             rows.append(next(named))
-        is_of_sheet += [is_table[location]] * (len(rows) - len(is_of_sheet))
-    names = _names_apart(list(compress(rows, map(not_, is_of_sheet))))
-    pairs = zip(rows, is_of_sheet, strict=True)
+        elif kind == "folder":
+            rows += collect_slides(path, mpp)
+        else:
+            own = read_sheet(path)
+            of_sheets |= {*range(len(rows), len(rows) + len(own))}
+            rows += own
+    names = _names_apart([row for i, row in enumerate(rows) if i not in of_sheets])
     return _unique_rows(
-        row if is_fixed else replace(row, slide_id=names[row.path]) for row, is_fixed in pairs
+        row if i in of_sheets else replace(row, slide_id=names[row.path])
+        for i, row in enumerate(rows)
     )
+
+
+def _kind(path: Path | str) -> str:
+    if is_url(str(path)):
+        return "slide"
+    return "folder" if Path(path).is_dir() else "sheet" if is_sheet(Path(path)) else "slide"
 
 
 def _names_apart(rows: Sequence[SheetRow]) -> dict[str, str]:
@@ -134,14 +111,10 @@ def _names_apart(rows: Sequence[SheetRow]) -> dict[str, str]:
     folders.
     """
     ids = {row.path: row.slide_id for row in rows}
-    locations = [_parse_location(path) for path in ids]
-    slides = [
-        _identity(location) if isinstance(location, Path) else location for location in locations
-    ]
+    locations = list(map(_parse_location, ids))
+    slides = [_identity(one) if isinstance(one, Path) else one for one in locations]
     n_of_key = Counter(key for key, _ in {*zip(map(folder_key, ids.values()), slides, strict=True)})
-    apart = _unique_names(
-        [_path_within(_common_folder(locations), location) for location in locations]
-    )
+    apart = _unique_names(_paths_within(locations))
     chosen = [
         new if n_of_key[folder_key(own)] > 1 else own
         for own, new in zip(ids.values(), apart, strict=True)
@@ -149,10 +122,20 @@ def _names_apart(rows: Sequence[SheetRow]) -> dict[str, str]:
     return dict(zip(ids, _number(chosen), strict=True))
 
 
-def _common_folder(locations: Iterable[Path | SlideUrl]) -> str:
-    return os.path.commonpath(
-        [location.parent for location in locations if isinstance(location, Path)] or ["/"]
-    )
+def _paths_within(locations: Sequence[Location]) -> list[Path]:
+    """Paths relative to their common folder, from which unique names are made; for a URL, its host,
+    folders and file name.
+    """
+    folders = [location.parent for location in locations if isinstance(location, Path)]
+    home, paths = os.path.commonpath(folders or ["/"]), []
+    for location in locations:
+        if isinstance(location, Path):
+            paths.append(location.relative_to(home))
+        else:
+            parts = urlsplit(location)
+            path = Path(parts.netloc, parts.path.strip("/"))
+            paths.append(path.with_name(location.file_name))
+    return paths
 
 
 def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
@@ -178,9 +161,8 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
         LeftOutWarning: some files have a suffix that is neither that of a slide nor in
             ``NOT_SLIDES``.
     """
-    folder = Path(
-        folder
-    ).resolve()  # links inside it are not resolved: a MIRAX slide needs the folder next to its link
+    # Links inside it are not resolved: a MIRAX slide needs the folder next to its link.
+    folder = Path(folder).resolve()
     if not folder.is_dir():
         raise SheetError(
             f"{folder}: is not a folder; give the folder of your slides, not a pattern or a file"
@@ -190,30 +172,21 @@ def collect_slides(folder: Path | str, mpp: float | None = None) -> list[SheetRo
     suffixes = SLIDE_SUFFIXES | PICTURE_SUFFIXES if mpp else SLIDE_SUFFIXES
     files = _walk(folder)
     slides = sorted(_one_per_series([path for path in files if path.suffix.lower() in suffixes]))
-    left_out = _list_left_out(
-        folder, [path for path in files if path.suffix.lower() not in suffixes | NOT_SLIDES]
-    )
+    others = sorted(path for path in files if path.suffix.lower() not in suffixes | NOT_SLIDES)
+    left_out = []
+    if others:
+        names = [os.fsencode(path.relative_to(folder)).decode(errors="replace") for path in others]
+        left_out = [f"{count_noun(len(others), 'file')} left out: {some_of(names)}"]
+        if any(path.suffix.lower() in PICTURE_SUFFIXES for path in others):
+            left_out.append("pictures are included only with --mpp")
     if not slides:
         formats = f"{' '.join(sorted(SLIDE_SUFFIXES))}; pictures only with --mpp"
-        raise SheetError(
-            "; ".join(filter(None, [f"{folder}: no slide in it ({formats})", left_out]))
-        )
+        raise SheetError("; ".join([f"{folder}: no slide in it ({formats})", *left_out]))
     _require_unicode(slides)
     if left_out:
-        warnings.warn(f"{folder}: {left_out}", LeftOutWarning, stacklevel=2)
+        warnings.warn(f"{folder}: {'; '.join(left_out)}", LeftOutWarning, stacklevel=2)
     names = _unique_names([path.relative_to(folder) for path in slides])
     return [SheetRow(name, str(path), mpp) for name, path in zip(names, slides, strict=True)]
-
-
-def _list_left_out(folder: Path, files: list[Path]) -> str:
-    if not files:
-        return ""
-    names = some_of(
-        [os.fsencode(path.relative_to(folder)).decode(errors="replace") for path in sorted(files)]
-    )
-    has_pictures = any(path.suffix.lower() in PICTURE_SUFFIXES for path in files)
-    hint = "; pictures are included only with --mpp" if has_pictures else ""
-    return f"{count_noun(len(files), 'file')} left out: {names}{hint}"
 
 
 def name_slides(
@@ -227,12 +200,12 @@ def name_slides(
     """
     locations = [_parse_location(file) for file in files]
     _require_unicode(location for location in locations if isinstance(location, Path))
-    names = _unique_names(
-        [_path_within(_common_folder(locations), location) for location in locations]
-    )
-    paths = [str(location) if isinstance(location, Path) else location for location in locations]
     areas = {"roi": roi and str(roi.absolute()), "regions": regions and str(regions.absolute())}
-    return [SheetRow(name, path, mpp, **areas) for name, path in zip(names, paths, strict=True)]
+    names = _unique_names(_paths_within(locations))
+    return [
+        SheetRow(name, str(one) if isinstance(one, Path) else one, mpp, **areas)
+        for name, one in zip(names, locations, strict=True)
+    ]
 
 
 def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
@@ -245,9 +218,8 @@ def write_sheet(path: Path | str, rows: Iterable[SheetRow]) -> None:
     rows = list(rows)
     require_new_sheet(path)
     used = [name for name in ("mpp", "patient", "roi") if any(vars(row)[name] for row in rows)]
-    own = [
-        name for row in rows for name in row.own
-    ]  # from a map of cores, which may also have organ and stain
+    # A map of cores has columns of its own, and may also have organ and stain.
+    own = [name for row in rows for name in row.own]
     columns = list(dict.fromkeys(["slide_id", "path", *used, "organ", "stain", *own]))
     with complete_file(path) as partial:
         partial.write_bytes(_text_of([columns, *_cells_of(rows, columns, path)], path))
@@ -320,23 +292,13 @@ def _require_unicode(paths: Iterable[Path]) -> None:
             raise SheetError(problem)
 
 
-def _parse_location(file: Path | str) -> Path | SlideUrl:
+def _parse_location(file: Path | str) -> Location:
     if not is_url(str(file)):
         return Path(file).absolute()
     url = file if isinstance(file, SlideUrl) else SlideUrl(str(file))
     if problem := url_problem(url.in_full):
         raise SheetError(f"{url}: {problem}")
     return url
-
-
-def _path_within(home: str, location: Path | SlideUrl) -> Path:
-    """The path relative to ``home``, from which a unique name is made; for a URL, its host, folders
-    and file name.
-    """
-    if isinstance(location, Path):
-        return location.relative_to(home)
-    parts = urlsplit(location)
-    return Path(parts.netloc, parts.path.strip("/")).with_name(location.file_name)
 
 
 def _walk(folder: Path) -> list[Path]:
@@ -346,16 +308,16 @@ def _walk(folder: Path) -> list[Path]:
     paths: list[Path] = []
     entered: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        if os.path.realpath(parent) in entered or SlideFiles(Path(parent)).info.name in files:
-            folders.clear()
-            continue
+        is_known = os.path.realpath(parent) in entered
         entered.add(os.path.realpath(parent))
-        if is_zarr(Path(parent)):
+        if is_known or SlideFiles(Path(parent)).info.name in files:
+            folders.clear()
+        elif is_zarr(Path(parent)):
             folders.clear()
             paths.append(Path(parent))
-            continue
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [Path(parent, name) for name in files if not name.startswith(".")]
+        else:
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            paths += [Path(parent, name) for name in files if not name.startswith(".")]
     return paths
 
 
@@ -365,14 +327,14 @@ def _one_per_series(files: Sequence[Path]) -> list[Path]:
     OpenSlide opens a series from any of its files. A link without a target is kept; the check of
     the sheet reports it.
     """
-    series, alone = defaultdict(list), []
-    for path in files:
-        if path.suffix.lower() == ".dcm" and path.is_file():
-            series[path.parent, _series_uid(path)].append(path)
-        else:
-            alone.append(path)
-    return alone + [
-        max(sorted(paths), key=lambda path: path.stat().st_size) for paths in series.values()
+    series: dict[Any, list[Path]] = {}
+    for path in sorted(files):
+        is_dicom = path.suffix.lower() == ".dcm" and path.is_file()
+        key = (path.parent, _series_uid(path)) if is_dicom else path
+        series.setdefault(key, []).append(path)
+    return [
+        max(own, key=lambda path: path.stat().st_size) if len(own) > 1 else own[0]
+        for own in series.values()
     ]
 
 
@@ -387,14 +349,12 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
     """Make unique slide_ids from the names of files; where names are equal, add folders, suffixes
     or numbers.
     """
-    ways: tuple[Callable[[Path], str], ...] = (
-        _stem,
+    names = [_safe_name(_stem(path)) for path in paths]
+    for way in (
         lambda path: "_".join([*path.parts[:-1], _stem(path)]),
         lambda path: "_".join(path.parts),
-    )
-    names = [_safe_name(ways[0](path)) for path in paths]
-    for way in ways[1:]:
-        taken = Counter(name.casefold() for name in names)
+    ):
+        taken = Counter(map(str.casefold, names))
         names = [
             _safe_name(way(path)) if taken[name.casefold()] > 1 else name
             for name, path in zip(names, paths, strict=True)
@@ -417,12 +377,10 @@ def _safe_name(text: str) -> str:
 
 
 def _number(names: Sequence[str]) -> list[str]:
-    taken: set[str] = set()
-    result = []
+    """The names, with a number where one is taken already."""
+    taken: dict[str, str] = {}
     for name in names:
-        candidates = (name if n == 1 else f"{name}-{n}" for n in range(1, len(names) + 2))
-        result.append(
-            next(candidate for candidate in candidates if candidate.casefold() not in taken)
-        )
-        taken.add(result[-1].casefold())
-    return result
+        candidates = chain([name], (f"{name}-{n}" for n in count(2)))
+        free = next(one for one in candidates if one.casefold() not in taken)
+        taken[free.casefold()] = free
+    return list(taken.values())

@@ -29,9 +29,9 @@ def join_sentences(*texts: str) -> str:
     )
 
 
-def some_of(names: Sequence[str], n: int = 5) -> str:
+def some_of(names: Sequence[str], n: int = 5, separator: str = ", ") -> str:
     """The first ``n`` names, and how many more there are."""
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
+    return separator.join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def suggest(word: str, names: Iterable[str], otherwise: str) -> str:

@@ -172,7 +172,8 @@ def load_detector(
     texts = complete_texts(config, checkpoint.meta)
     organs = {name: tuple(names) for name, names in checkpoint.meta.get("organs", {}).items()}
     measured |= config.metrics
-    card = dataclasses.replace(card, **texts, metrics=measured, organs=organs)
+    unlike = {name: tuple(tissues) for name, tissues in checkpoint.meta.get("unlike", {}).items()}
+    card = dataclasses.replace(card, **texts, metrics=measured, organs=organs, unlike=unlike)
     if seen := checkpoint.meta.get("appearance"):
         card = dataclasses.replace(
             card, appearance=parse_config(seen, AppearanceReference, str(path))

@@ -236,10 +236,13 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
             f"{path}: this ONNX file has no card; export it with `muse export` or `muse"
             " import-model`"
         )
+    return json.dumps({**json.loads(metadata[METADATA_KEY]), **read_measured(path)})
+
+
+def read_measured(path: Path) -> dict[str, Any]:
+    """Entries of the card that were measured later for a built-in model; empty for others."""
     measured = path.with_name(f"{path.stem.partition('-')[0]}.json")
-    if path.parent != BUILT_IN or not measured.is_file():
-        return metadata[METADATA_KEY]
-    return json.dumps({**json.loads(metadata[METADATA_KEY]), **read_json(measured)})
+    return read_json(measured) if path.parent == BUILT_IN and measured.is_file() else {}
 
 
 def run_session(

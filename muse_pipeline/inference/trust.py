@@ -2,16 +2,16 @@
 
 A finding that shows a number to be wrong leaves it out of totals, plots and tests; one that leaves
 it unproven marks it. ``find`` lists the findings about a slide, and ``RULES`` states what each of
-them means for every quantity. A new finding is a line in both, and text in ``report.notices``.
+them means for every quantity. A new finding is a line in both.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,47 +41,43 @@ from muse_pipeline.tissue.stain import NOT_FOUND
 USE, MARK, LEAVE_OUT = "use", "mark", "leave out"
 # Quantities of a slide; those of a single class are named by ``of_class``.
 NUCLEI, CLASSES, POSITIVE, REGIONS = QUANTITIES = ("nuclei", "classes", "positive", "regions")
+TEXTS = {NUCLEI: "nuclei", CLASSES: "classes", POSITIVE: "positive nuclei", REGIONS: "regions"}
 
 
 class Rule(NamedTuple):
     """The meaning of a finding: its name in a few words, what to do about it, and what becomes of
-    every quantity.
+    some quantities.
     """
 
-    word: str
+    word: str  # "" if the reason of the finding is as short
     remedy: str
-    nuclei: str = USE
-    classes: str = USE
-    positive: str = USE
-    regions: str = USE
+    effect: str = USE
+    of: Sequence[str] = QUANTITIES
 
 
-_WRONG, _UNPROVEN = (LEAVE_OUT,) * 4, (MARK,) * 4
+_OF_CLASSES = CLASSES, REGIONS
 RULES = {
-    "stain": Rule("other stain", "use a model for this stain", *_WRONG),
-    "scale": Rule("doubtful scale", "correct the pixel size", *_WRONG),
-    "same": Rule("same picture twice", "remove one of the two from the sheet", *_WRONG),
-    "classes": Rule("doubtful classes", "do not use the classes", USE, LEAVE_OUT, USE, LEAVE_OUT),
-    "regions": Rule("doubtful regions", "check regions.png", regions=LEAVE_OUT),
-    "membranes": Rule(
-        "membrane marker", "use the scores of membranes, from --cells", positive=LEAVE_OUT
-    ),
-    "gaps": Rule("gaps", "run the slide again", *_UNPROVEN),
-    "ihc": Rule("check stain", "state the stain", *_UNPROVEN),
-    "unlike": Rule("unlike training", "check the overlays", *_UNPROVEN),
-    "unknown": Rule("not compared with training", "check the overlays", *_UNPROVEN),
-    "mpp": Rule("check mpp", "check the pixel size", *_UNPROVEN),
-    "tissue": Rule("check tissue", "check tissue.png", *_UNPROVEN),
-    "picture": Rule("check picture", "check that the right picture was read", *_UNPROVEN),
-    "artefacts": Rule("artefacts", "check the outlined artefacts", *_UNPROVEN),
-    "organ": Rule("", "check the classes on the overlays", USE, MARK, USE, MARK),
-    "no_organ": Rule("", "state the organ with --organ or in the sheet", USE, MARK, USE, MARK),
-    "third_stain": Rule("no third stain", "check the positive nuclei", positive=MARK),
+    "stain": Rule("other stain", "use a model for this stain", LEAVE_OUT),
+    "scale": Rule("doubtful scale", "correct the pixel size", LEAVE_OUT),
+    "same": Rule("same picture twice", "remove one of the two from the sheet", LEAVE_OUT),
+    "classes": Rule("doubtful classes", "do not use the classes", LEAVE_OUT, _OF_CLASSES),
+    "regions": Rule("doubtful regions", "check regions.png", LEAVE_OUT, (REGIONS,)),
+    "membranes": Rule("membrane marker", "use the scores of membranes", LEAVE_OUT, (POSITIVE,)),
+    "gaps": Rule("gaps", "run the slide again", MARK),
+    "ihc": Rule("check stain", "state the stain", MARK),
+    "unlike": Rule("unlike training", "check the overlays", MARK),
+    "unknown": Rule("not compared with training", "check the overlays", MARK),
+    "mpp": Rule("check mpp", "compare the pixel size with the file", MARK),
+    "tissue": Rule("check tissue", "check tissue.png", MARK),
+    "picture": Rule("check picture", "check that the right picture was read", MARK),
+    "artefacts": Rule("artefacts", "check the outlined artefacts", MARK),
+    "organ": Rule("", "check the classes on the overlays", MARK, _OF_CLASSES),
+    "no_organ": Rule("", "state the organ with --organ or in the sheet", MARK, _OF_CLASSES),
+    "third_stain": Rule("no third stain", "check the positive nuclei", MARK, (POSITIVE,)),
     "unmapped": Rule("no regions", "run the slide again"),
     "partner": Rule("no partner", "correct the partner in the sheet"),
 }
 OF_ORGAN = ("organ", "no_organ")  # findings about those classes that the card does not list
-OF_CLASSES = ("classes", *OF_ORGAN)  # findings about regions only if these come from the classes
 OF_RUN = (*OF_ORGAN, "unknown")  # findings that are described once for all slides
 
 # share of judged nuclei in tissue of another kind; by outlines of pathologists it is 0.04 to 0.08
@@ -89,21 +85,26 @@ MAX_UNLIKE, LEAST_JUDGED = 0.15, 100
 MUCH = 0.01  # share of nuclei in artefacts from which they are a finding
 MUCH_POSITIVE = 10.0  # percentage of positive nuclei above which their brown would be recognised
 BARE_MM2 = 0.05  # tissue of at least this area should have a nucleus
+_OF_CLASS = "nuclei_"
 
 
 def of_class(name: str) -> str:
     """The quantity that is the count of one class."""
-    return f"nuclei_{name}"
+    return _OF_CLASS + name
 
 
 @dataclass(frozen=True)
 class Trust:
-    """The verdicts on the numbers of a slide, and the findings behind them."""
+    """The verdicts on the numbers of a slide, and the findings behind them; empty for a failed
+    slide, which has no numbers.
+    """
 
     findings: Mapping[str, str]  # reason of each finding, in the order of ``RULES``
     # quantities that the slide has -> findings that mark them or leave them out
     effects: Mapping[str, Mapping[str, str]]
-    provenance: Provenance | None = None  # None for a failed slide, which has no numbers
+    provenance: Provenance | None = None
+    organ: str | None = None  # as given to ``judge``
+    included: Sequence[str] = ()  # as given to ``judge``
 
     def verdict(self, quantity: str) -> str:
         """``USE``, ``MARK`` or ``LEAVE_OUT``."""
@@ -115,42 +116,38 @@ class Trust:
         own = self.effects.get(quantity, {}).items()
         return [kind for kind, one in own if one == verdict == self.verdict(quantity)]
 
-    def words(self, quantity: str, verdict: str) -> list[str]:
-        """The same in a few words each."""
-        return [RULES[kind].word or self.findings[kind] for kind in self.kinds(quantity, verdict)]
-
-    def own_words(self, quantity: str, verdict: str) -> list[str]:
-        """Those that do not concern all nuclei."""
-        of_all = [] if quantity == NUCLEI else self.words(NUCLEI, verdict)
-        return [word for word in self.words(quantity, verdict) if word not in of_all]
+    def words(self, quantity: str, verdict: str) -> str:
+        """The same in a few words, without findings that concern all nuclei."""
+        of_all = self.kinds(NUCLEI, verdict) if quantity != NUCLEI else ()
+        kinds = [kind for kind in self.kinds(quantity, verdict) if kind not in of_all]
+        return ", ".join(RULES[kind].word or self.findings[kind] for kind in kinds)
 
     def left_out(self, quantity: str) -> str:
         """The gravest reason to leave out a quantity, in a few words; "" if it is not left out."""
-        return next(iter(self.words(quantity, LEAVE_OUT)), "")
+        return next((RULES[kind].word for kind in self.kinds(quantity, LEAVE_OUT)), "")
 
     def marks(self, quantity: str) -> str:
         """The reasons for a mark of a quantity alone, in a few words; "" if it has none."""
-        return ", ".join(self.own_words(quantity, MARK))
+        return self.words(quantity, MARK)
 
     def classes_with(self, kind: str) -> list[str]:
         """Names of the classes whose counts a finding marks or leaves out."""
-        start = of_class("")
         own = [name for name, kinds in self.effects.items() if kind in kinds]
-        return [name.removeprefix(start) for name in own if name.startswith(start)]
+        return [name.removeprefix(_OF_CLASS) for name in own if name.startswith(_OF_CLASS)]
 
     def describe(self, verdict: str) -> str:
         """The quantities with a verdict and the findings behind it, as in "regions: check tissue";
         "" if there are none.
         """
-        start, parts = of_class(""), {}
+        parts: dict[str, list[str]] = {}
         for quantity in self.effects:
-            if words := self.own_words(quantity, verdict):
-                parts.setdefault(", ".join(words), []).append(quantity)
-        every_class = {name for name in self.effects if name.startswith(start)}
+            if words := self.words(quantity, verdict):
+                parts.setdefault(words, []).append(quantity)
+        every_class = {name for name in self.effects if name.startswith(_OF_CLASS)}
         texts = []
         for words, names in parts.items():
             dropped = every_class if every_class <= set(names) else {CLASSES}
-            shown = [name.removeprefix(start) for name in names if name not in dropped]
+            shown = [name.removeprefix(_OF_CLASS) for name in names if name not in dropped]
             texts.append(f"{', '.join(shown)}: {words}")
         return "; ".join(texts)
 
@@ -159,26 +156,16 @@ class Trust:
         verdicts = {name: self.verdict(name) for name in self.effects}
         return {"findings": dict(self.findings), "verdicts": verdicts}
 
-    def add(self, kind: str, reason: str, included: Sequence[str] = ()) -> Trust:
-        """The same with a finding about all quantities of the slide."""
-        effects = {
-            name: {kind: verdict, **kinds} if (verdict := _rule(kind, name, included)) else kinds
-            for name, kinds in self.effects.items()
-        }
-        return replace(self, findings={kind: reason, **self.findings}, effects=effects)
-
-
-def _rule(kind: str, quantity: str, included: Sequence[str]) -> str:
-    """The effect of a finding on a quantity: ``MARK``, ``LEAVE_OUT`` or ""."""
-    verdict = getattr(RULES[kind], quantity if quantity in QUANTITIES else CLASSES)
-    return "" if verdict == USE else MARK if kind in included else verdict
+    def add(self, kind: str, reason: str) -> Trust:
+        """The same with one more finding."""
+        found = {**self.findings, kind: reason}
+        return judge(self.provenance, self.organ, found, self.included)
 
 
 def judge(
     provenance: Provenance,
     organ: str | None = None,
-    warnings: Sequence[str] = (),
-    tissue_mm2: float = 0.0,
+    found: Mapping[str, str] | None = None,
     included: Sequence[str] = (),
 ) -> Trust:
     """Judge the numbers of a slide.
@@ -186,39 +173,43 @@ def judge(
     Args:
         provenance: provenance of its nuclei.
         organ: its organ in the sheet, "" if not stated; None to leave the organ out of account.
-        warnings: warnings about its file and its tissue.
-        tissue_mm2: area of its tissue.
+        found: findings about it, by default those of its provenance alone.
         included: findings that only mark what they would leave out, because the user includes them.
     """
-    findings = find(provenance, warnings, tissue_mm2)
+    found = dict(find(provenance) if found is None else found)
     names = provenance.class_names if has_classes(provenance) else []
-    unmeasured = [] if organ is None else list_unmeasured(provenance, organ)
+    has_nuclei = provenance.n_nuclei != 0
+    unmeasured = [] if organ is None or not has_nuclei else list_unmeasured(provenance, organ)
     if unmeasured and not name_organ(organ) and any(provenance.organs.values()):
-        findings["no_organ"] = "organ not stated"
+        found["no_organ"] = "organ not stated"
     elif unmeasured:
-        findings["organ"] = f"accuracy not measured in {name_organ(organ) or 'any organ'}"
-    findings = {kind: findings[kind] for kind in RULES if kind in findings}
+        found["organ"] = f"accuracy not measured in {name_organ(organ) or 'any organ'}"
     regions = provenance.regions if provenance.regions and provenance.regions.classes else None
+
+    def concerns(kind: str, quantity: str) -> bool:
+        rule = RULES[kind]
+        if rule.effect == USE or (quantity if quantity in QUANTITIES else CLASSES) not in rule.of:
+            return False
+        if rule.of != _OF_CLASSES:
+            return True
+        if quantity == REGIONS:
+            is_inside = kind not in OF_ORGAN or _are_inside(regions, unmeasured)
+            return regions.source == FROM_NUCLEI and is_inside
+        return kind not in OF_ORGAN or quantity in (CLASSES, *map(of_class, unmeasured))
+
     quantities = [NUCLEI, *([CLASSES] if names else []), *map(of_class, names)]
     quantities += [POSITIVE] if provenance.positive_od is not None else []
     quantities += [REGIONS] if regions else []
-
-    def concerns(kind: str, quantity: str) -> bool:
-        if quantity == REGIONS and kind in OF_CLASSES:
-            is_inside = kind not in OF_ORGAN or _are_inside(regions, unmeasured)
-            return regions.source == FROM_NUCLEI and is_inside
-        concerned = [*QUANTITIES, *map(of_class, unmeasured)]
-        return kind not in OF_ORGAN or quantity in concerned
-
+    findings = {kind: found[kind] for kind in RULES if kind in found}
     effects = {
-        quantity: {
-            kind: verdict
+        name: {
+            kind: MARK if kind in included else RULES[kind].effect
             for kind in findings
-            if concerns(kind, quantity) and (verdict := _rule(kind, quantity, included))
+            if concerns(kind, name)
         }
-        for quantity in quantities
+        for name in quantities
     }
-    return Trust(findings, effects, provenance)
+    return Trust(findings, effects, provenance, organ, included)
 
 
 def _are_inside(regions: Regions, names: Iterable[str]) -> bool:
@@ -230,7 +221,9 @@ def _are_inside(regions: Regions, names: Iterable[str]) -> bool:
 def find(
     provenance: Provenance, warnings: Sequence[str] = (), tissue_mm2: float = 0.0
 ) -> dict[str, str]:
-    """The reason of each finding that needs no other slide and no organ."""
+    """The reason of each finding that needs no other slide and no organ, from the warnings about
+    the slide's file and tissue.
+    """
     verdict, regions = provenance.verdict, provenance.regions
     is_he = verdict.verdict != OTHER_STAIN  # sizes and classes of other stains are not judged
     size = provenance.size_doubt if is_he else ""
@@ -238,34 +231,51 @@ def find(
     implausible = describe_implausible(provenance.slide_mpp, provenance.mpp_source)
     of_mpp = [text for text in warnings if text.startswith(MPP_DOUBT) and text != implausible]
     is_unknown = verdict.verdict == NOT_KNOWN and provenance.n_nuclei
+    why = "; ".join(verdict.reasons)
     reasons = {
-        "stain": "" if is_he or verdict.is_ihc else "; ".join(verdict.reasons),
+        "stain": "" if is_he or verdict.is_ihc else why,
         "scale": implausible or ("" if is_scanners else size),
         "classes": provenance.class_doubt if is_he else "",
         "regions": _find_in_regions(provenance),
-        "membranes": OF_CELLS if OF_CELLS in verdict.reasons else "",
-        "gaps": "; ".join(_find_gaps(provenance)),
+        "membranes": describe_membranes(provenance),
+        "gaps": "; ".join(describe_gaps(provenance)),
         "ihc": _find_in_ihc(provenance) if provenance.positive_od is not None else "",
-        "unlike": "; ".join(verdict.reasons) if verdict.verdict == FLAGGED else "",
-        "unknown": "; ".join(verdict.reasons) or "not compared" if is_unknown else "",
+        "unlike": why if verdict.verdict == FLAGGED else "",
+        "unknown": why or "not compared" if is_unknown else "",
         "mpp": "; ".join(filter(None, [size if is_scanners else "", *of_mpp])),
         "tissue": "; ".join(_find_in_tissue(provenance, warnings, tissue_mm2)),
         "picture": next((text for text in warnings if SEVERAL in text), ""),
         "artefacts": "; ".join(_find_in_artefacts(provenance)),
         "third_stain": NOT_FOUND if NOT_FOUND in warnings else "",
-        "unmapped": regions.reason if regions else "",
+        "unmapped": regions.reason and f"no tissue regions: {regions.reason}" if regions else "",
     }
     return {kind: reason for kind, reason in reasons.items() if reason}
 
 
-def _find_gaps(provenance: Provenance) -> Iterator[str]:
+def describe_membranes(provenance: Provenance) -> str:
+    """The reason why positive nuclei mean nothing, as brown lies outside nuclei; "" otherwise."""
+    if OF_CELLS not in provenance.verdict.reasons:
+        return ""
+    has_cells = provenance.features and provenance.features.expand_um
+    return OF_CELLS if has_cells else f"{OF_CELLS}; run with `cells: true` (--cells) to score them"
+
+
+def describe_gaps(provenance: Provenance) -> Iterator[str]:
     """Yield what is missing because a part was not read, or the network returned nothing usable."""
     if full := len(provenance.full_windows):
         yield f"{count_noun(full, 'window')} held more nuclei than the model can return"
     if provenance.corrupt_fraction:
         yield f"{provenance.corrupt_fraction:.2%} of the tissue cannot be decoded"
+    yield from describe_useless(provenance)
+
+
+def describe_useless(provenance: Provenance) -> Iterator[str]:
+    """Yield how many windows lack nuclei, because the network returned nothing usable."""
     for fault, n in (provenance.guarded_windows or {}).items() if not provenance.proposer else ():
-        yield f"for {count_noun(n, 'window')} the network returned {fault}"
+        yield (
+            f"for {count_noun(n, 'window')} of {provenance.n_windows:,}, the network returns"
+            f" {fault}; their nuclei are missing"
+        )
 
 
 def _find_in_regions(provenance: Provenance) -> str:
@@ -309,9 +319,7 @@ def _find_in_tissue(
     provenance: Provenance, warnings: Sequence[str], tissue_mm2: float
 ) -> Iterator[str]:
     """Yield reasons to suspect that there is more tissue, or more nuclei, than were found."""
-    yield from (
-        text.removeprefix(TISSUE_DOUBT) for text in warnings if text.startswith(TISSUE_DOUBT)
-    )
+    yield from (text for text in warnings if text.startswith(TISSUE_DOUBT))
     if provenance.n_nuclei == 0 and tissue_mm2 >= BARE_MM2:
         yield f"no nucleus in {tissue_mm2:.3g} mm2 of tissue; is its mpp right?"
 
@@ -365,32 +373,31 @@ def judge_results(
     files: CohortFiles, organs: Mapping[str, str], included: Sequence[str] = ()
 ) -> dict[str, Trust]:
     """Judge those slides of a results folder whose ``organs`` are given."""
-    judged = {
-        name: judge_files(files.slide(name), organ, included) for name, organ in organs.items()
-    }
-    repeats = find_repeats(judged)
-    return judged | {
-        name: judged[name].add("same", reason, included) for name, reason in repeats.items()
-    }
+    judged = {}
+    for name, organ in organs.items():
+        of_slide = files.slide(name)
+        provenance = read_provenance(of_slide.nuclei)
+        judged[name] = judge(provenance, organ, find_in_files(of_slide, provenance), included)
+    repeats = find_repeats(judged).items()
+    return judged | {name: judged[name].add("same", reason) for name, reason in repeats}
 
 
-def judge_files(files: SlideFiles, organ: str | None, included: Sequence[str] = ()) -> Trust:
-    """Judge a slide by the files of its results."""
-    provenance = read_provenance(files.nuclei)
+def find_in_files(files: SlideFiles, provenance: Provenance) -> dict[str, str]:
+    """The findings about a slide whose results are complete."""
     read = [find_json(path) or {} for path in (files.info, files.colour)]
     warnings = [warning for content in read for warning in content.get("warnings", ())]
     tissue_mm2 = 0.0
     if files.mask.is_file():
         with np.load(files.mask) as arrays:
             tissue_mm2 = float(arrays["area_mm2"]) - provenance.left_out_mm2
-    return judge(provenance, organ, warnings, tissue_mm2, included)
+    return find(provenance, warnings, tissue_mm2)
 
 
 def find_repeats(slides: Mapping[str, Trust]) -> dict[str, str]:
     """Slides with the picture and the region of interest of another one, which comes first in the
     order of names and whose nuclei are not left out; each with a reason that names it.
     """
-    first: dict[tuple[str, Any], str] = {}
+    first: dict[tuple[str, object], str] = {}
     reasons = {}
     for name, trust in sorted(slides.items()):
         if trust.provenance and trust.verdict(NUCLEI) != LEAVE_OUT:
@@ -403,30 +410,27 @@ def find_repeats(slides: Mapping[str, Trust]) -> dict[str, str]:
 
 def join_marks(slides: Iterable[Trust]) -> dict[str, str]:
     """The reasons for which each quantity is marked in some of the slides; "" for none."""
-    slides = list(slides)
-    return {
-        quantity: ", ".join(dict.fromkeys(filter(None, (one.marks(quantity) for one in slides))))
-        for quantity in dict.fromkeys(name for one in slides for name in one.effects)
-    }
-
-
-_OF = {NUCLEI: "", CLASSES: "classes of ", POSITIVE: "positive nuclei of ", REGIONS: "regions of "}
+    marks: dict[str, dict[str, None]] = {}
+    for slide in slides:
+        for quantity in slide.effects:
+            marks.setdefault(quantity, {})[slide.marks(quantity)] = None
+    return {quantity: ", ".join(filter(None, reasons)) for quantity, reasons in marks.items()}
 
 
 def describe_slides(slides: Iterable[Trust], quantity: str, verdict: str = LEAVE_OUT) -> str:
     """A note on the slides with a verdict on a quantity, as in "classes of 2 slides left out:
     doubtful classes"; "" if there are none.
     """
-    kinds = [one.kinds(quantity, verdict) for one in slides]
-    if verdict == LEAVE_OUT:
-        kinds = [own[:1] for own in kinds]  # the gravest
-    words = [[RULES[kind].word for kind in own if kind not in OF_RUN] for own in kinds]
-    counts = Counter(" and ".join(own) for own in words if own)
+    kinds = [[kind for kind in s.kinds(quantity, verdict) if kind not in OF_RUN] for s in slides]
+    # Of several reasons to leave a number out, the gravest is given.
+    most = 1 if verdict == LEAVE_OUT else None
+    counts = Counter(" and ".join(RULES[kind].word for kind in own[:most]) for own in kinds if own)
     if not counts:
         return ""
     why = [word if len(counts) == 1 else f"{n} {word}" for word, n in counts.most_common()]
     done = "left out" if verdict == LEAVE_OUT else "marked"
-    return f"{_OF[quantity]}{count_noun(counts.total(), 'slide')} {done}: {', '.join(why)}"
+    of = "" if quantity == NUCLEI else f"{TEXTS[quantity]} of "
+    return f"{of}{count_noun(counts.total(), 'slide')} {done}: {', '.join(why)}"
 
 
 def describe_marks(slides: Iterable[Trust]) -> list[str]:

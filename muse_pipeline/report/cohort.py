@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from muse_pipeline.cohort.layout import SlideFiles
-from muse_pipeline.cohort.ledgers import SlideSteps, StepRecord, first_problem, read_progress
+from muse_pipeline.cohort.ledgers import StepRecord, first_problem, read_progress
 from muse_pipeline.cohort.sheet import COLUMNS, read_cells
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.files import read_json
-from muse_pipeline.core.provenance import DARK, NamedFile, Provenance, Quality, Roi
+from muse_pipeline.core.provenance import DARK, Provenance
 from muse_pipeline.core.specimen import HE, IHC
-from muse_pipeline.core.text import count_noun, one_line
-from muse_pipeline.core.types import ARTEFACTS, SlideInfo
+from muse_pipeline.core.text import count_noun, one_line, some_of
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.inference.counts import score
 from muse_pipeline.inference.trust import (
     CLASSES,
     LEAVE_OUT,
@@ -25,19 +26,18 @@ from muse_pipeline.inference.trust import (
     POSITIVE,
     Trust,
     describe_slides,
+    find_in_files,
     find_repeats,
     judge,
     of_class,
 )
 from muse_pipeline.registration.record import FAILED, read_outcome
-from muse_pipeline.report.counts import score
 from muse_pipeline.report.slide_summary import summarise_slide
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.mask import TissueMask
 
 STATUSES = ("failed", "partial", "empty", "ok")  # in the order in which the page lists them
 MOST_GAPS = 5  # maximum number of positions of gaps that a reason lists
-FOCUS = ARTEFACTS[0]
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 T = TypeVar("T")
 
@@ -67,12 +67,11 @@ class SlideResult:
     # content of ``summary.json``; None for a failed slide, so that older results are not used
     summary: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)  # warnings of the steps
-    # outcome of the registration of the slide's partner (partner.json); None if it has no partner
-    partner: dict[str, Any] | None = None
     organ: str = ""  # organ in the sheet; "" if none
-    # findings (``inference.trust``) that do not leave numbers out of the totals
+    # reasons of the findings (``inference.trust``) about a finished slide
+    found: Mapping[str, str] = field(default_factory=dict)
+    # findings that do not leave numbers out of the totals
     included: Sequence[str] = ()
-    repeats: str = ""  # reason if an earlier slide has the same picture; "" otherwise
 
     @property
     def files(self) -> SlideFiles:
@@ -89,28 +88,17 @@ class SlideResult:
         """Number of nuclei, without those left out in artefacts; None for a failed slide."""
         return self.summary["n_nuclei"] if self.summary else None
 
-    @property
-    def appearance(self) -> str | None:
-        """Verdict on the slide's likeness to the model's training pictures; None for a failed
-        slide.
-        """
-        return self.provenance.verdict.verdict if self.provenance else None
-
     @cached_property
     def trust(self) -> Trust:
         """The judgement of the slide's numbers."""
         if not self.summary:
             return Trust({}, {})
-        warnings = dict.fromkeys([*(self.info.warnings if self.info else ()), *self.warnings])
-        trust = judge(
-            self.provenance, self.organ, list(warnings), self.tissue_mm2 or 0.0, self.included
-        )
-        return trust.add("same", self.repeats, self.included) if self.repeats else trust
+        return judge(self.provenance, self.organ, self.found, self.included)
 
     @property
     def class_counts(self) -> dict[str, int]:
         """Number of nuclei by class, without those left out; empty in immunohistochemistry."""
-        if not self.summary or self.positive is not None:
+        if not self.summary or self.positive:
             return {}
         counts = {entry["name"]: entry["n_nuclei"] for entry in self.summary["classes"]}
         verdict = self.trust.verdict
@@ -123,7 +111,7 @@ class SlideResult:
         """
         if not self.summary or DARK in self.provenance.verdict.reasons:
             return ""
-        return IHC if self.positive is not None else HE
+        return IHC if self.positive else HE
 
     @property
     def positive(self) -> dict[str, Any] | None:
@@ -133,94 +121,11 @@ class SlideResult:
         return self.summary["immunohistochemistry"] if self.summary else None
 
     @property
-    def intensities(self) -> dict[str, Any] | None:
-        """Numbers of cells by intensity in immunohistochemistry (``report.counts``); None for other
-        stains.
-        """
-        return self.summary.get("intensities") if self.summary else None
-
-    @property
-    def roi(self) -> Roi | None:
-        """File and area of the region of interest; None if there is none."""
-        return self.provenance.roi if self.provenance else None
-
-    @property
     def regions(self) -> dict[str, Any] | None:
-        """Tissue regions and their nuclei (``report.counts``); None if not requested, or for a
+        """Tissue regions and their nuclei (``inference.counts``); None if not requested, or for a
         failed slide.
         """
         return self.summary.get("regions") if self.summary else None
-
-    @property
-    def _quality(self) -> Quality | None:
-        return self.provenance.quality if self.provenance else None
-
-    @property
-    def lacks_regions(self) -> bool:
-        """True if the region model failed on a finished slide."""
-        return bool(self.regions) and self.regions["status"] == FAILED
-
-    @property
-    def artefacts_mm2(self) -> dict[str, float] | None:
-        """Area in mm2 of each kind of artefact; None if artefacts were not searched for, or for a
-        failed slide.
-        """
-        return self._quality.area_mm2 or None if self._quality else None
-
-    @property
-    def left_out_mm2(self) -> float:
-        """Area of tissue in mm2 that totals leave out; 0 for a failed slide."""
-        return self.provenance.left_out_mm2 if self.provenance else 0.0
-
-    @property
-    def n_left_out(self) -> int:
-        """Number of nuclei excluded from the totals; 0 for a failed slide."""
-        return self.provenance.n_left_out if self.provenance else 0
-
-    @property
-    def n_in_artefacts(self) -> int:
-        """Number of nuclei in artefacts, whether totals leave them out or not; 0 for a failed
-        slide.
-        """
-        by_kind = self._quality.n_by_kind if self._quality else None
-        return sum(by_kind.values()) if by_kind else self.n_left_out
-
-    @property
-    def processed_mm2(self) -> float:
-        """Area of tissue in mm2, including what totals leave out."""
-        return (self.tissue_mm2 or 0.0) + self.left_out_mm2
-
-    @property
-    def steps(self) -> SlideSteps:
-        """The steps of the slide, for ``step_costs``."""
-        return self.progress, self.processed_mm2
-
-    @property
-    def unjudged(self) -> str:
-        """The artefacts for which a finished slide was not searched, with the reason; "" if there
-        are none.
-        """
-        if not self.summary:
-            return ""
-        if self._quality is None:
-            return "not sought in this run"
-        if not self._quality.area_mm2:
-            return "not sought, because the stain is different"
-        return (
-            ""
-            if FOCUS in self._quality.area_mm2
-            else "focus not judged, because the slide is too coarse"
-        )
-
-    @property
-    def lacks_partner(self) -> str:
-        """The reason why the registration of the slide's partner failed; "" if it did not."""
-        return self.partner["reason"] if self.partner and self.partner["status"] == FAILED else ""
-
-    @property
-    def model(self) -> NamedFile | None:
-        """The model that found the slide's nuclei; None for a failed slide."""
-        return self.provenance.model if self.provenance else None
 
     @property
     def nuclei_per_mm2(self) -> float | None:
@@ -235,9 +140,8 @@ class SlideResult:
 
 def read_groups(sheet: Path, column: str) -> dict[str, str]:
     """The cells that are not empty in a column of the user's sheet, keyed by slide."""
-    return {
-        slide: row[column] for slide, row in read_cells(sheet, column).items() if row.get(column)
-    }
+    cells = read_cells(sheet, column).items()
+    return {slide: row[column] for slide, row in cells if row.get(column)}
 
 
 def gather_cohort(
@@ -250,54 +154,54 @@ def gather_cohort(
     """Judge every slide of the resolved sheet, in its order, and write missing or outdated
     summaries.
 
-    ``no_model`` is the reason why there was no model, and the kinds of doubt ``included`` exclude
-    no numbers from totals.
+    ``no_model`` is the reason why there was no model, and findings in ``included`` leave no numbers
+    out of totals.
     """
-    group_of = groups or {}
-    slides = [
-        judge_slide(results, row, no_model, group_of.get(str(row["slide_id"]), ""), included)
-        for row in rows
-    ]
+    slides = [judge_slide(results, row, no_model, groups, included) for row in rows]
     repeats = find_repeats({slide.slide_id: slide.trust for slide in slides})
-    return [replace(slide, repeats=repeats.get(slide.slide_id, "")) for slide in slides]
+    return [
+        replace(slide, found={**slide.found, "same": repeats[slide.slide_id]})
+        if slide.slide_id in repeats
+        else slide
+        for slide in slides
+    ]
 
 
 def judge_slide(
     results: Path,
     row: dict[str, Any],
     no_model: str = "",
-    group: str = "",
+    groups: Mapping[str, str] | None = None,
     included: Sequence[str] = (),
 ) -> SlideResult:
     """The outcome of the slide in ``row``; "ok" only if every check passes."""
-    folder = results / str(row["slide_id"])
-    files = SlideFiles(folder)
-    progress = read_progress(folder, int(row["shards"]) if row.get("shards") else None, no_model)
+    name = str(row["slide_id"])
+    files = SlideFiles(results / name)
+    shards = int(row["shards"]) if row.get("shards") else None
+    progress = read_progress(files.folder, shards, no_model)
     done = {record.step for record in progress if record.status == "ok"}
     info = _read(read_info, files.info) if "inspect" in done else None
     tissue = _read(TissueMask.load, files.mask) if "tissue" in done else None
-    warnings = list(info.warnings) if info else []
-    if "tissue" in done:
-        colour = _read(read_json, files.colour)
-        warnings += colour["warnings"] if colour else ["colour.json cannot be read"]
-    warnings = [
-        *dict.fromkeys(warnings),
-        *(warning for record in progress for warning in record.warnings),
-    ]
+    colour = _read(read_json, files.colour) if "tissue" in done else {"warnings": []}
+    of_files = dict.fromkeys(
+        [
+            *(info.warnings if info else ()),
+            *(colour["warnings"] if colour else ["colour.json cannot be read"]),
+        ]
+    )
     failed = SlideResult(
-        slide_id=str(row["slide_id"]),
-        folder=folder,
+        slide_id=name,
+        folder=files.folder,
         status="failed",
         step="report",
         reason="",
         progress=progress,
-        **{name: str(row.get(name) or "") for name in ("path", "patient", "split", "organ")},
-        group=group,
-        own={name: cell for name, cell in row.items() if name not in COLUMNS},
+        **{column: str(row.get(column) or "") for column in ("path", "patient", "split", "organ")},
+        group=(groups or {}).get(name, ""),
+        own={column: cell for column, cell in row.items() if column not in COLUMNS},
         info=info,
         tissue_mm2=tissue.area_mm2 if tissue else None,
-        warnings=warnings,
-        partner=read_outcome(files.partner) if row.get("partner") else None,
+        warnings=[*of_files, *(warning for record in progress for warning in record.warnings)],
         included=included,
     )
     if problem := first_problem(progress):
@@ -307,21 +211,19 @@ def judge_slide(
     if not files.geojson.is_file():
         return replace(failed, step="geojson", reason=_missing(files.geojson))
     try:
-        summary = summarise_slide(folder)
+        summary = summarise_slide(files.folder)
         provenance = Provenance.from_dict(summary["provenance"])
+        found = find_in_files(files, provenance)
     except _UNREADABLE as error:
-        return replace(
-            failed,
-            reason=(
-                f"results in {folder} cannot be read ({one_line(error)}); run the workflow again"
-            ),
-        )
+        problem = f"results in {files.folder} cannot be read ({one_line(error)})"
+        return replace(failed, reason=f"{problem}; run the workflow again")
     if stale := _find_stale(files, info, tissue, provenance, failed.path):
         return replace(failed, reason=stale)
-    gaps, blank = (
-        _name_gaps(summary, info),
-        _name_blank(tissue.area_mm2, summary["n_nuclei"], provenance),
-    )
+    partner = read_outcome(files.partner) if row.get("partner") else None
+    if partner and partner["status"] == FAILED:
+        found["partner"] = f"partner not registered: {partner['reason']}"
+    gaps = _name_gaps(summary, info)
+    blank = _name_blank(tissue.area_mm2, summary["n_nuclei"], provenance)
     return replace(
         failed,
         status="partial" if gaps else "empty" if blank else "ok",
@@ -329,6 +231,7 @@ def judge_slide(
         reason=gaps or blank,
         summary=summary,
         tissue_mm2=max(tissue.area_mm2 - provenance.left_out_mm2, 0.0),
+        found=found,
     )
 
 
@@ -343,12 +246,12 @@ def counted(slides: Iterable[SlideResult], stain: str = HE) -> list[SlideResult]
     """The finished slides in the totals of a stain: of H&E, those whose nuclei are not left out,
     and of "IHC", those whose positive nuclei are not.
     """
-    is_ihc, quantity = stain == IHC, POSITIVE if stain == IHC else NUCLEI
+    quantity = POSITIVE if stain == IHC else NUCLEI
     return [
         slide
         for slide in slides
         if slide.summary
-        and (slide.positive is not None) == is_ihc
+        and bool(slide.positive) == (stain == IHC)
         and slide.trust.verdict(quantity) != LEAVE_OUT
     ]
 
@@ -360,7 +263,7 @@ def score_total(slides: Iterable[SlideResult]) -> dict[str, Any] | None:
     scored = counted(slides, IHC)
     if not scored:
         return None
-    counts = [slide.intensities["slide"]["nucleus"] for slide in scored]
+    counts = [slide.summary["intensities"]["slide"]["nucleus"] for slide in scored]
     by_intensity = [sum(of_slides) for of_slides in zip(*counts, strict=True)]
     return {
         "n_nuclei": sum(by_intensity),
@@ -380,23 +283,23 @@ def describe_total(slides: Sequence[SlideResult]) -> str:
     """The nuclei in the totals of each stain, and how many slides they leave out: "9 nuclei of 4
     slides; ...".
     """
+
+    def count(n_nuclei: int, n_slides: int, stain: str) -> str:
+        nuclei = count_noun(n_nuclei, "nucleus", "nuclei")
+        return f"{nuclei} of {count_noun(n_slides, 'slide')}{stain}"
+
     added, scored = counted(slides), score_total(slides)
-    has_ihc = any(slide.positive for slide in slides)
     texts = []
     if added or not scored:
-        n_nuclei = count_noun(sum(slide.n_nuclei for slide in added), "nucleus", "nuclei")
-        texts.append(
-            f"{n_nuclei} of {count_noun(len(added), 'slide')}{' of H&E' if has_ihc else ''}"
-        )
+        stain = " of H&E" if any(slide.positive for slide in slides) else ""
+        texts.append(count(sum(slide.n_nuclei for slide in added), len(added), stain))
     if scored:
         percent = f"{scored['percent_positive']:.1f} %" if scored["n_nuclei"] else "none"
-        of = (
-            f"{count_noun(scored['n_nuclei'], 'nucleus', 'nuclei')} of"
-            f" {count_noun(scored['n_slides'], 'slide')}"
-        )
-        texts.append(f"{percent} positive among {of} of immunohistochemistry")
-    texts.append(describe_slides((slide.trust for slide in slides), NUCLEI))
-    kept = [slide.trust for slide in slides if slide.trust.verdict(NUCLEI) != LEAVE_OUT]
+        of = count(scored["n_nuclei"], scored["n_slides"], " of immunohistochemistry")
+        texts.append(f"{percent} positive among {of}")
+    trusts = [slide.trust for slide in slides]
+    texts.append(describe_slides(trusts, NUCLEI))
+    kept = [trust for trust in trusts if trust.verdict(NUCLEI) != LEAVE_OUT]
     texts += [describe_slides(kept, quantity) for quantity in (CLASSES, POSITIVE)]
     return "; ".join(filter(None, texts))
 
@@ -405,14 +308,14 @@ def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
     """Finished slides, grouped by model file, in the order of first use."""
     groups: dict[str, list[SlideResult]] = {}
     for slide in slides:
-        if slide.model:
-            groups.setdefault(slide.model.sha256, []).append(slide)
+        if slide.summary:
+            groups.setdefault(slide.provenance.model.sha256, []).append(slide)
     return list(groups.values())
 
 
 def describe_model(slides: Sequence[SlideResult]) -> str:
     """Describe the model of these slides by name and checksum, and count the slides."""
-    model = slides[0].model
+    model = slides[0].provenance.model
     return f"{model.name} ({model.sha256[:8]}), {count_noun(len(slides), 'slide')}"
 
 
@@ -443,9 +346,10 @@ def _find_stale(
     if info is None:
         return _missing(files.info)
     request, now = files.request("nuclei"), path and Path(path).resolve()
-    is_older = request.exists() and files.nuclei.stat().st_mtime_ns < request.stat().st_mtime_ns
     problems = {
-        "is unfinished: its nuclei are older than the settings of the last run": is_older,
+        "is unfinished: its nuclei are older than the settings of the last run": (
+            request.exists() and files.nuclei.stat().st_mtime_ns < request.stat().st_mtime_ns
+        ),
         "its nuclei were found in a different version of the slide's file": (
             provenance.fingerprint != info.fingerprint
         ),
@@ -457,34 +361,22 @@ def _find_stale(
             now and now != Path(info.path).resolve()
         ),
     }
-    return next(
-        (
-            f"{problem}; run the workflow again"
-            for problem, is_wrong in problems.items()
-            if is_wrong
-        ),
-        "",
-    )
+    wrong = [problem for problem, is_wrong in problems.items() if is_wrong]
+    return f"{wrong[0]}; run the workflow again" if wrong else ""
 
 
 def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:
     """Describe the gaps of a finished slide and their positions in QuPath; "" without gaps."""
     left, top = qupath_offset_px(info.bounds)
     gaps = []
-    for noun, what, rectangles in (
-        ("window", "held more nuclei than the model can return", summary["full_windows_level0"]),
-        ("region", "could not be decoded", summary["corrupt_level0"]),
+    for entry, noun, what in (
+        ("full_windows_level0", "window", "held more nuclei than the model can return"),
+        ("corrupt_level0", "region", "could not be decoded"),
     ):
-        positions = [
-            f"{width} x {height} at {x - left}, {y - top}"
-            for x, y, width, height in rectangles[:MOST_GAPS]
-        ]
-        more = f" and {len(rectangles) - MOST_GAPS} more" if len(rectangles) > MOST_GAPS else ""
-        if positions:
-            gaps.append(
-                f"{count_noun(len(rectangles), noun)} {what}, in QuPath pixels"
-                f" ({'; '.join(positions)}{more})"
-            )
+        if rectangles := summary[entry]:
+            positions = [f"{w} x {h} at {x - left}, {y - top}" for x, y, w, h in rectangles]
+            where = some_of(positions, MOST_GAPS, "; ")
+            gaps.append(f"{count_noun(len(rectangles), noun)} {what}, in QuPath pixels ({where})")
     return "; ".join(gaps)
 
 

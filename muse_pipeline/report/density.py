@@ -1,52 +1,17 @@
-"""Positions and features from ``nuclei.parquet``, nuclei counted on a coarse grid, and the fields
-to show.
-"""
+"""Nuclei of ``nuclei.parquet`` counted on a coarse grid, and the fields to show."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from muse_pipeline.core.coords import level0_to_work
-from muse_pipeline.features.catalogue import every_feature
+from muse_pipeline.inference.counts import positions
 from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import to_numpy
-
-NUMBERS_AT_ONCE = 1 << 20  # a small table is read several columns at a time
-
-
-def stream_positions(
-    path: Path, *columns: str, counted_only: bool = False
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield xy (n, 2) float64 in level-0 px and each numeric column (n,) of a table, in batches of
-    bounded size.
-    """
-    names, iterate = ["x", "y", *columns], parquet.iterate_counted
-    for table in (
-        iterate(path, names)
-        if counted_only
-        else parquet.iterate_rows(path, parquet.ROW_GROUP, names)
-    ):
-        yield _positions(table), *(to_numpy(table[name]) for name in columns)
-
-
-def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:
-    """The median of every feature in the table, over the nuclei that are in totals."""
-    with parquet.open_nuclei(path) as file:
-        columns, n_rows = file.schema_arrow.names, max(file.metadata.num_rows, 1)
-    names = [feature.name for feature in every_feature(classes) if feature.name in columns]
-    medians, at_once = {}, max(NUMBERS_AT_ONCE // n_rows, 1)
-    for start in range(0, len(names), at_once):
-        tables = list(parquet.iterate_counted(path, names[start : start + at_once]))
-        for name in names[start : start + at_once] if tables else ():
-            values = np.concatenate([to_numpy(table[name]) for table in tables])
-            if np.isfinite(values).any():
-                medians[name] = float(f"{np.nanmedian(values):.5g}")
-    return medians
 
 
 def read_outlines(
@@ -64,14 +29,10 @@ def read_outlines(
     geometry = parquet.parse_outlines(np.array(table["geometry"].to_pylist(), object))
     return (
         geometry,
-        _positions(table),
+        positions(table),
         to_numpy(table[column]).astype(int),
         parquet.left_out(table, provenance),
     )
-
-
-def _positions(table: pa.Table) -> np.ndarray:
-    return np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1)
 
 
 CELL_UM = 64.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,6 @@ from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.qupath.regions import ClassArea
 from muse_pipeline.report.density import CELL_UM, DensityGrid, Field, read_outlines
 from muse_pipeline.store.store import Store
-from muse_pipeline.tissue.overview import map_strips
 
 BLACK, NO_CLASS = (0, 0, 0), -1
 INK, PAPER, FAINT = (38, 43, 51), (255, 255, 255), (126, 134, 146)
@@ -109,7 +108,6 @@ def _printable(text: str) -> str:
 
 
 LONG_SIDE_PX = 900
-BLEND_ROWS = 32  # rows blended at a time, since floats of the whole picture would need tens of MB
 _OUTLINE = (74, 84, 98)
 _LEGEND_PX = 100  # width of an entry of the legend
 _GLASS_GREY = 236
@@ -126,17 +124,10 @@ def _heat_colours(strength: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
 
 
-# Lookup tables. The first two give the colour and opacity of a density, in 255ths of the highest
-# one; the third makes greys paler, and glass white.
-_HEAT = _heat_colours(np.linspace(0, 1, 256)).astype(np.float32)
-_OPACITY = np.clip(np.linspace(0, 8, 256), 0, 0.8).astype(np.float32)
-_PALE_GREY = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - np.arange(256), 0, None)).astype(np.uint8)
-
-
 def draw_density(
     grid: DensityGrid,
     mask: np.ndarray,
-    backdrop: Iterable[np.ndarray],
+    backdrop: Path,
     path: Path,
     areas: Sequence[ClassArea],
     slide_mpp: tuple[float, float],
@@ -144,33 +135,25 @@ def draw_density(
     """Write the heat map of a slide as PNG, with the outlines of ``areas`` in level-0 px of
     ``slide_mpp``.
 
-    The ``mask`` (h, w) of the tissue and the ``backdrop`` (red, green and blue, each (h, w) uint8,
-    of any size) show the whole slide.
+    The ``mask`` (h, w) of the tissue and the picture ``backdrop``, each of any size, show the whole
+    slide.
     """
     um_per_px = max(grid.size_um) / LONG_SIDE_PX
     size = tuple(max(1, round(extent / um_per_px)) for extent in grid.size_um)
-    picture = cv2.merge(
-        [cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in backdrop]
-    )
+    grey = np.array(Image.open(backdrop).convert("L").resize(size), np.float32)
+    inside = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) > 127
     density = _resample_density(grid, size, um_per_px)
     top = _round_up(np.percentile(density[density > 1], 99.5)) if (density > 1).any() else 1.0
-    # The width of the mask is reduced first to save memory.
-    narrow = map_strips(
-        lambda strip: cv2.resize(strip.astype(np.float32), (size[0], len(strip))), mask
-    )
-    inside = cv2.resize(narrow, size) > 0.5
-    del narrow
-    for first in range(0, len(picture), BLEND_ROWS):
-        rows = slice(first, first + BLEND_ROWS)
-        picture[rows] = _blend_density(picture[rows], density[rows] / top, inside[rows])
+    strength = np.clip(density / top, 0, 1)
+    # Greys become paler, and glass white. White also hides pen marks beside the tissue.
+    pale = np.where(inside, 255 - 0.65 * np.clip(_GLASS_GREY - grey, 0, None), 255)[..., None]
+    opacity = (np.clip(8 * strength, 0, 0.8) * inside)[..., None]
+    picture = np.rint(pale + (_heat_colours(strength) - pale) * opacity).astype(np.uint8)
     contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(picture, contours, -1, _OUTLINE, 1, cv2.LINE_AA)
     for area in areas:
-        rings = shapely.get_rings(shapely.get_parts(area.shape))
-        corners = [
-            np.rint(shapely.get_coordinates(ring) * slide_mpp / um_per_px).astype(np.int32)
-            for ring in rings
-        ]
+        rings = map(shapely.get_coordinates, shapely.get_rings(shapely.get_parts(area.shape)))
+        corners = [np.rint(xy * slide_mpp / um_per_px).astype(np.int32) for xy in rings]
         cv2.polylines(picture, corners, True, PAPER, 5, cv2.LINE_AA)
         cv2.polylines(picture, corners, True, area.color, 2, cv2.LINE_AA)
     canvas, pen, left = add_strip(picture, um_per_px)
@@ -178,20 +161,6 @@ def draw_density(
     end = _add_colour_bar(canvas, pen, left + 8, top, _LEGEND_PX * len(legend))
     add_legend(pen, end + 24, canvas.height - STRIP_PX // 2, legend, canvas.width)
     save_picture(canvas, path)
-
-
-def _blend_density(picture: np.ndarray, strength: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8: ``picture`` in pale grey, with the heat colours of ``strength`` (h, w) where
-    ``inside``.
-    """
-    pale = cv2.LUT(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), _PALE_GREY)
-    pale[~inside] = (
-        255  # hides pen marks beside the tissue, which may be in the same chunks of the store
-    )
-    level = np.rint(np.clip(strength, 0, 1) * 255).astype(np.uint8)
-    opacity = (_OPACITY[level] * inside)[..., None]
-    pale = pale[..., None].astype(np.float32)
-    return np.rint(pale + (_HEAT[level] - pale) * opacity).astype(np.uint8)
 
 
 def _resample_density(grid: DensityGrid, size: tuple[int, int], um_per_px: float) -> np.ndarray:
@@ -226,9 +195,7 @@ def _round_up(value: float) -> float:
     return float(np.ceil(value / step) * step)
 
 
-ENLARGEMENT = (
-    2  # minimum enlargement of fields, so that outlines between pixels of the store are crisp
-)
+ENLARGEMENT = 2  # minimum enlargement, so that outlines between pixels of the store are crisp
 LEAST_PX = 640  # a narrower field is enlarged more, so that caption and legend fit
 _MARGIN_UM = 20.0  # nuclei with centres up to this far outside a field are also drawn
 _SUBPIXEL_BITS = 4
@@ -251,14 +218,12 @@ def draw_field(
     """
     width, height = field_size_px(store, field)
     enlargement = max(ENLARGEMENT, -(-LEAST_PX // width))
+    size = width * enlargement, height * enlargement
     pixels = store.read(_corner_px(store, field), (width, height))
-    pixels = cv2.resize(
-        pixels, (width * enlargement, height * enlargement), interpolation=cv2.INTER_CUBIC
-    )
+    pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC)
     low, high = _level0_corners(store, field, 0.0)
-    geometry, xy, label, flagged = read_outlines(
-        nuclei, *_level0_corners(store, field, _MARGIN_UM), column
-    )
+    outer = _level0_corners(store, field, _MARGIN_UM)
+    geometry, xy, label, flagged = read_outlines(nuclei, *outer, column)
     inside = ((xy >= low) & (xy < high)).all(1)
     counts = {
         kind.name: int((label[inside & ~flagged] == i).sum()) for i, kind in enumerate(classes)

@@ -7,7 +7,7 @@ of slides are small.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,30 +48,20 @@ def describe_plots(entries: Sequence[ShownSlide]) -> dict[str, Any] | None:
     """The content of ``templates/plots.html``, grouped by model; None if no model has
     ``LEAST_SLIDES`` slides.
     """
-    added = {id(slide) for slide in counted(entry.slide for entry in entries)}
-    entries = [entry for entry in entries if id(entry.slide) in added]
-    models = by_model(entry.slide for entry in entries)
-    shown = [slides for slides in models if len(slides) >= LEAST_SLIDES]
-    if not shown:
-        return None
-    groups = sorted({slide.group for slides in shown for slide in slides if slide.group})
-    return {
+    slides = counted(entry.slide for entry in entries)
+    models, entry_of = by_model(slides), {entry.slide.slide_id: entry for entry in entries}
+    shown = [own for own in models if len(own) >= LEAST_SLIDES]
+    groups = sorted({slide.group for own in shown for slide in own} - {""})
+    return shown and {
         "groups": [{"name": group, "color": group_color(groups, group)} for group in groups],
         "far": FAR,
         "least": LEAST_OF_GROUP,
         "models": [
             {
-                "name": describe_model(slides) if len(models) > 1 else "",
-                **_plots_of_model(
-                    [
-                        entry
-                        for entry in entries
-                        if entry.slide.model.sha256 == slides[0].model.sha256
-                    ],
-                    groups,
-                ),
+                "name": describe_model(own) if len(models) > 1 else "",
+                **_plots_of_model([entry_of[slide.slide_id] for slide in own], groups),
             }
-            for slides in shown
+            for own in shown
         ],
     }
 
@@ -87,86 +77,69 @@ def group_color(groups: Sequence[str], group: str) -> str:
 
 def _plots_of_model(entries: Sequence[ShownSlide], groups: Sequence[str]) -> dict[str, Any]:
     slides = [entry.slide for entry in entries]
-    names = class_names(slides)
-    counts = [slide.class_counts for slide in slides]
-    of_classes = {
-        name: _numbers([of_slide.get(name) for of_slide in counts]) for name in names if any(counts)
-    }
-    area, total = (
-        _numbers([slide.tissue_mm2 for slide in slides]),
-        _numbers([slide.n_nuclei for slide in slides]),
-    )
-    densities = [("All nuclei, per mm²", _divide(total, area), NUCLEI)]
-    densities += [
-        (f"{name}, per mm²", _divide(n, area), of_class(name)) for name, n in of_classes.items()
-    ]
-    shares = [
-        (f"{name}, % of nuclei", 100 * _divide(n, total), of_class(name))
-        for name, n in of_classes.items()
-    ]
-    quantities = {
-        "densities": densities,
-        "shares": shares,
-        "regions": _region_areas(slides),
-        "features": _features(slides),
-    }
     marked = join_marks(slide.trust for slide in slides)
-    plots: dict[str, Any] = {
-        "mix": _class_mix(entries, np.stack(list(of_classes.values()), 1), groups)
-        if of_classes
-        else None
-    }
-    for name, measures in quantities.items():
-        plots[name] = [
-            {**_strip_plot(title, values, entries, groups), "mark": marked.get(quantity)}
-            for title, values, quantity in measures
-            if np.isfinite(values).sum() >= LEAST_SLIDES
-        ]
+    plots: dict[str, Any] = {}
+    for section, measure in _SECTIONS.items():
+        rows = list(map(measure, slides))
+        lacking = 0.0 if section == "regions" else np.nan  # a slide without a region has 0 % of it
+        plots[section] = []
+        for title, quantity in dict.fromkeys(key for row in rows for key in row):
+            got = [row.get((title, quantity), lacking) if row else np.nan for row in rows]
+            if np.isfinite(got).sum() >= LEAST_SLIDES:
+                plot = _strip_plot(title, np.array(got), entries, groups)
+                plots[section].append({**plot, "mark": marked.get(quantity)})
+    counts = [slide.class_counts for slide in slides]
+    names = class_names(slides) if any(counts) else []
+    of_classes = np.array([[own.get(name, 0) for name in names] for own in counts], float)
+    plots["mix"] = _class_mix(entries, of_classes, groups) if names else None
     return plots
 
 
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
-    """(S,) float values, NaN for None."""
-    return np.array([np.nan if value is None else value for value in values], float)
+# Values of a slide, keyed by the title of their plot and the quantity on which they depend.
+_Measured = dict[tuple[str, str], float]
 
 
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """(S,) quotients, NaN where the whole is 0."""
-    return part / np.where(whole > 0, whole, np.nan)
+def _densities(slide: SlideResult) -> _Measured:
+    numbers = {("All nuclei, per mm²", NUCLEI): slide.n_nuclei}
+    numbers |= {(f"{k}, per mm²", of_class(k)): n for k, n in slide.class_counts.items()}
+    return {key: n / slide.tissue_mm2 for key, n in numbers.items() if slide.tissue_mm2}
 
 
-def _region_areas(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray, str]]:
+def _shares(slide: SlideResult) -> _Measured:
+    n, counts = slide.n_nuclei, slide.class_counts
+    return {(f"{k}, % of nuclei", of_class(k)): 100 * own / n for k, own in counts.items() if n}
+
+
+def _regions(slide: SlideResult) -> _Measured:
     """Area of each region as a percentage of the area of all regions."""
-    of_slides = []
-    for slide in slides:
-        is_used = slide.regions and slide.trust.verdict(REGIONS) != LEAVE_OUT
-        regions = slide.regions.get("classes", ()) if is_used else ()
-        of_slides.append({region["name"]: region["area_mm2"] for region in regions})
-    for name in dict.fromkeys(name for areas in of_slides for name in areas):
-        shares = [
-            100 * areas.get(name, 0) / total if (total := sum(areas.values())) else None
-            for areas in of_slides
-        ]
-        yield f"{name}, % of the regions' area", _numbers(shares), REGIONS
+    is_used = slide.regions and slide.trust.verdict(REGIONS) != LEAVE_OUT
+    areas = {r["name"]: r["area_mm2"] for r in slide.regions.get("classes", ())} if is_used else {}
+    total = sum(areas.values())
+    return {
+        (f"{name}, % of the regions' area", REGIONS): 100 * mm2 / total
+        for name, mm2 in areas.items()
+        if total
+    }
 
 
-def _features(slides: Sequence[SlideResult]) -> Iterator[tuple[str, np.ndarray, str]]:
-    measured = []
-    for slide in slides:
-        are_used = slide.trust.verdict(CLASSES) != LEAVE_OUT
-        features = slide.summary["features"].items()
-        measured.append(
-            {name: value for name, value in features if are_used or name in WITHOUT_CLASSES}
-        )
-    units = {feature.name: feature.unit for feature in every_feature(class_names(slides))}
-    for name in dict.fromkeys(
-        name for features in measured for name in features if name != ORIENTATION
-    ):
-        unit = {"um": ", µm", "um2": ", µm²", "1": ""}.get(
-            units.get(name, "1"), f", {units.get(name)}"
-        )
-        quantity = NUCLEI if name in WITHOUT_CLASSES else CLASSES
-        yield f"{name}{unit}", _numbers([features.get(name) for features in measured]), quantity
+def _features(slide: SlideResult) -> _Measured:
+    are_used = slide.trust.verdict(CLASSES) != LEAVE_OUT
+    unit_of = {one.name: one.unit for one in every_feature(slide.provenance.class_names)}
+    values = {}
+    for name, value in slide.summary["features"].items():
+        of_nuclei, unit = name in WITHOUT_CLASSES, unit_of.get(name, "1")
+        if name != ORIENTATION and (are_used or of_nuclei):
+            title = f"{name}, {unit_text(unit)}".removesuffix(", ")
+            values[title, NUCLEI if of_nuclei else CLASSES] = value
+    return values
+
+
+def unit_text(unit: str) -> str:
+    """A unit of the tables, as in "µm²"; "" for numbers without one."""
+    return "" if unit == "1" else unit.replace("um", "µm").replace("2", "²")
+
+
+_SECTIONS = {"densities": _densities, "shares": _shares, "regions": _regions, "features": _features}
 
 
 def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
@@ -176,14 +149,10 @@ def find_outliers(values: np.ndarray, group: Sequence[str]) -> np.ndarray:
     score, group = np.zeros(len(values)), np.asarray(group, str)
     for name in np.unique(group):
         own = np.flatnonzero((group == name) & np.isfinite(values))
-        distance = (
-            values[own] - np.median(values[own])
-            if len(own) >= LEAST_OF_GROUP
-            else np.zeros(len(own))
-        )
-        deviation = np.median(abs(distance)) if len(own) else 0
-        if deviation > 0:
-            score[own] = _DEVIATION * distance / deviation
+        if len(own) >= LEAST_OF_GROUP:
+            distance = values[own] - np.median(values[own])
+            if deviation := np.median(abs(distance)):
+                score[own] = _DEVIATION * distance / deviation
     return score
 
 
@@ -193,14 +162,13 @@ def _strip_plot(
     """A plot with a row of dots for every group above a common axis, and its outliers."""
     of_slide = [entry.slide.group for entry in entries]
     names = [name for name in (*groups, "") if name in of_slide]
-    low, middle, high = np.nanpercentile(values, (0, 50, 100))
+    low, middle, high = np.nanpercentile(values, (0, 50, 100)).tolist()
     n = count_noun(int(np.isfinite(values).sum()), "slide")
-    ticks = _ticks(float(low), float(high))
+    ticks = _ticks(low, high)
 
     def to_x(value: np.ndarray) -> list[float]:
-        return np.round(
-            _LEFT + (_RIGHT - _LEFT) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1
-        ).tolist()
+        share = (value - ticks[0]) / (ticks[-1] - ticks[0])
+        return np.round(_LEFT + (_RIGHT - _LEFT) * share, 1).tolist()
 
     # Heights within a row differ, so that dots of equal values do not cover each other.
     x, y = to_x(values), 7 + (_ROW - 14) * (np.arange(len(values)) * 0.618034 % 1)
@@ -208,27 +176,33 @@ def _strip_plot(
     far = [i for i in np.argsort(-score, kind="stable").tolist() if score[i] > FAR]
     linked = set(range(len(entries)) if len(entries) <= MOST_LINKED else far)
     rows = []
-    for top, name in zip(range(0, _ROW * len(names), _ROW), names, strict=True):
+    for number, name in enumerate(names):
         own = [i for i, of in enumerate(of_slide) if of == name and np.isfinite(values[i])]
         if not own:
             continue
+        top = _ROW * number
         left, median, right = to_x(np.percentile(values[own], (25, 50, 75)))
         xy = {i: (x[i], round(top + float(y[i]), 1)) for i in own}
-        path = "".join(f"M{x:g} {y:g}h0" for i, (x, y) in xy.items() if i not in linked)
-        circles = [
-            (entries[i], _text(values[i]), *xy[i], score[i] > FAR) for i in own if i in linked
-        ]
-        box = {"low": left, "width": round(max(right - left, 1), 1), "median": median}
         rows.append(
-            {"color": group_color(groups, name), "top": top, "path": path, "dots": circles, **box}
+            {
+                "color": group_color(groups, name),
+                "top": top,
+                "path": "".join(f"M{x:g} {y:g}h0" for i, (x, y) in xy.items() if i not in linked),
+                "dots": [
+                    (entries[i], _text(values[i]), *xy[i], score[i] > FAR)
+                    for i in own
+                    if i in linked
+                ],
+                "low": left,
+                "width": round(max(right - left, 1), 1),
+                "median": median,
+            }
         )
     return {
         "title": title,
         "range": f"{n} from {_text(low)} to {_text(high)}, median {_text(middle)}",
         "height": _ROW * len(names) + _AXIS,
-        "ticks": [
-            (at, f"{tick:,.10g}") for at, tick in zip(to_x(np.array(ticks)), ticks, strict=True)
-        ],
+        "ticks": list(zip(to_x(np.array(ticks)), map("{:,.10g}".format, ticks), strict=True)),
         "rows": rows,
         "outliers": [(entries[i], _text(values[i])) for i in far[:MOST_NAMED]],
         "n_more": len(far[MOST_NAMED:]),
@@ -257,39 +231,37 @@ def _class_mix(
     the first class.
     """
     slides = [entry.slide for entry in entries]
-    totals = np.nansum(counts, 1, keepdims=True)
-    shares = np.nan_to_num(counts) / np.where(totals > 0, totals, 1)
+    totals = counts.sum(1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
     rank = [groups.index(slide.group) if slide.group else len(groups) for slide in slides]
     order = [i for i in np.lexsort((-shares[:, 0], rank)).tolist() if totals[i] > 0]
     width = _MIX_WIDTH / max(len(order), 1)
     edges = np.cumsum(np.hstack([np.zeros((len(slides), 1)), shares]), 1)[order] * _MIX_HEIGHT
     classes = add_up(slide.summary for slide in slides)
-    bands = []
-    for k, entry in enumerate(classes):  # the areas of a class in all columns, as a single path
-        cells = ((n * width, row[k], row[k + 1]) for n, row in enumerate(edges))
-        path = "".join(
-            f"M{x:.2f} {top:.1f}h{width:.2f}V{bottom:.1f}h-{width:.2f}z" for x, top, bottom in cells
+
+    def path(cells: Iterable[tuple[int, float, float]]) -> str:
+        """The areas from top to bottom in some columns, as a single path."""
+        return "".join(
+            f"M{k * width:.2f} {top:.1f}h{width:.2f}V{bottom:.1f}h-{width:.2f}z"
+            for k, top, bottom in cells
         )
-        bands.append((entry["color"], path))
+
+    bands = [
+        (entry["color"], path((k, *row[n : n + 2]) for k, row in enumerate(edges)))
+        for n, entry in enumerate(classes)
+    ]
     for group in groups:  # a bar in the colour of the group below its columns
-        own = (k for k, i in enumerate(order) if slides[i].group == group)
-        path = "".join(
-            f"M{k * width:.2f} {_MIX_HEIGHT + 3}h{width:.2f}v7h-{width:.2f}z" for k in own
-        )
-        bands.append((group_color(groups, group), path))
-    columns = (
-        [(round(k * width, 2), entries[i]) for k, i in enumerate(order)]
-        if len(slides) <= MOST_LINKED
-        else []
-    )
+        own = [k for k, i in enumerate(order) if slides[i].group == group]
+        bar = path((k, _MIX_HEIGHT + 3, _MIX_HEIGHT + 10) for k in own)
+        bands.append((group_color(groups, group), bar))
+    top = _MIX_HEIGHT + (12 if groups else 0)
+    linked = order if len(order) <= MOST_LINKED else ()
     return {
         "classes": classes,
         "bands": bands,
-        "columns": columns,
+        "columns": [(round(k * width, 2), entries[i]) for k, i in enumerate(linked)],
         "width": round(width, 2),
-        **_column_names(
-            [slides[i].slide_id for i in order], width, _MIX_HEIGHT + (12 if groups else 0)
-        ),
+        **_column_names([slides[i].slide_id for i in order], width, top),
     }
 
 
@@ -300,14 +272,11 @@ def _column_names(names: Sequence[str], width: float, top: int) -> dict[str, Any
     if len(names) > MOST_COLUMNS:
         return {"names": [], "turned": False, "height": top}
     # Both ends of long names are kept, so that names that differ only at the end remain distinct.
-    shown = [
-        name if len(name) <= _NAME_LETTERS else f"{name[:8]}…{name[9 - _NAME_LETTERS :]}"
-        for name in names
-    ]
-    longest = math.ceil(_LETTER * max(map(len, shown), default=0))
+    n = _NAME_LETTERS
+    shown = [name if len(name) <= n else f"{name[:8]}…{name[9 - n :]}" for name in names]
+    longest = _LETTER * max(map(len, shown), default=0)
     turned = longest > width
     y, height = (top + 6, top + longest + 12) if turned else (top + 16, top + 22)
-    positions = [
-        (name, round((k + 0.5) * width - 4 * turned, 1), y) for k, name in enumerate(shown)
-    ]
-    return {"names": positions, "turned": turned, "height": height}
+    middles = [round((k + 0.5) * width - 4 * turned, 1) for k in range(len(shown))]
+    places = [(name, x, y) for name, x in zip(shown, middles, strict=True)]
+    return {"names": places, "turned": turned, "height": height}

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,28 +21,27 @@ from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference import stains
-from muse_pipeline.inference.trust import judge_files
-from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
-from muse_pipeline.qupath.regions import read_class_areas, read_cores
-from muse_pipeline.report.album import make_thumbnail
-from muse_pipeline.report.counts import count_in_annotations, count_in_regions, count_intensities
-from muse_pipeline.report.density import (
-    DensityGrid,
-    Field,
-    choose_fields,
-    count_nuclei,
+from muse_pipeline.inference.counts import (
+    count_in_annotations,
+    count_in_regions,
+    count_intensities,
     median_features,
     stream_positions,
 )
-from muse_pipeline.report.overlays import LONG_SIDE_PX, draw_density, draw_field, field_size_px
+from muse_pipeline.inference.trust import find_in_files, judge
+from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
+from muse_pipeline.qupath.regions import ClassArea, read_class_areas, read_cores
+from muse_pipeline.report.album import make_thumbnail
+from muse_pipeline.report.density import DensityGrid, Field, choose_fields, count_nuclei
+from muse_pipeline.report.overlays import draw_density, draw_field, field_size_px
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import WindowGrid
-from muse_pipeline.store.store import CHUNK_PX, PYRAMID, Store, open_store
+from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.tissue.find import measure_annotation
 from muse_pipeline.tissue.mask import RoiAnnotation, RoiArea, TissueMask
 
 FORMAT = 6  # format of a summary; summaries of other formats are made again
-OF_PIXELS = ("fields", "has_pixels", "corrupt_level0")  # entries of a summary that need the store
+NO_PIXELS = {"fields": [], "has_pixels": False, "corrupt_level0": []}  # entries without the store
 
 
 def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
@@ -51,126 +50,98 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
 
     With several ``threads``, pictures are drawn at the same time, and so are nuclei counted.
 
-    Pixels come from the image store. If it was removed, pictures of an earlier summary of the same
-    nuclei are kept; if there is no such summary, the density is drawn on the tissue mask and there
-    are no overlays.
+    Overlays need the image store. If it was removed, those of an earlier summary of the same nuclei
+    are kept, if there are any.
     """
     files = SlideFiles(folder)
-    nuclei = files.nuclei
-    provenance = read_provenance(nuclei)
+    provenance = read_provenance(files.nuclei)
     store_path = files.store(provenance.model_mpp)
-    made_from = {"nuclei": footer_checksum(nuclei), "version": __version__, "format": FORMAT}
-    info = read_info(files.info)
-    if files.tma.exists():
-        made_from["tma"] = sha256_of(files.tma)
+    made_from = {"nuclei": footer_checksum(files.nuclei), "version": __version__, "format": FORMAT}
+    made_from |= {"tma": sha256_of(files.tma)} if files.tma.exists() else {}
     earlier = find_json(files.summary)
-    pictures = (
-        [SlideFiles.density, *(field["picture"] for field in earlier["fields"])] if earlier else []
-    )
-    if not all((folder / picture).is_file() for picture in pictures):
-        earlier = None
-    if (
-        earlier
-        and earlier["made_from"] == made_from
-        and (earlier["has_pixels"] or not store_path.exists())
-    ):
-        return earlier
-    store = open_store(store_path) if store_path.exists() else None
-    of_same_nuclei = earlier and earlier["made_from"]["nuclei"] == made_from["nuclei"]
-    kept = earlier if of_same_nuclei and earlier["has_pixels"] and store is None else None
-    parts = _describe(folder, info, provenance, store, kept, threads)
-    summary = {"made_from": made_from, "trust": judge_files(files, None).to_json(), **parts}
+    if earlier:
+        pictures = SlideFiles.density, *(field["picture"] for field in earlier["fields"])
+        has_all = all((folder / picture).is_file() for picture in pictures)
+        has_pixels = earlier["has_pixels"] or not store_path.exists()
+        if has_all and has_pixels and earlier["made_from"] == made_from:
+            return earlier
+        if not has_all or earlier["made_from"]["nuclei"] != made_from["nuclei"]:
+            earlier = None
+    info, tissue = read_info(files.info), TissueMask.load(files.mask)
+    has_artefacts = provenance.quality is not None
+    artefacts = read_class_areas(files.artefacts, info, may_lack=True) if has_artefacts else []
+    grid = _count_by_cell(files.nuclei, info, "label", len(provenance.classes), counted_only=True)
+    cv2.setNumThreads(1)
+    draw_density(grid, tissue.mask, files.picture, files.density, artefacts, info.mpp)
+    if store_path.exists():
+        pixels = _draw_fields(open_store(store_path), files, info, provenance, grid, threads)
+    else:
+        pixels = {name: earlier[name] for name in NO_PIXELS} if earlier else NO_PIXELS
+    summary = {
+        "made_from": made_from,
+        "trust": judge(provenance, None, find_in_files(files, provenance)).to_json(),
+        "provenance": provenance.to_dict(),
+        "n_nuclei": int(grid.counts.sum()),
+        "classes": [
+            {"name": kind.name, "color": list(kind.color), "n_nuclei": int(n)}
+            for kind, n in zip(provenance.classes, grid.counts.sum((1, 2)), strict=False)
+        ],
+        **_count(files, info, provenance, tissue, artefacts, threads),
+        "full_windows_level0": _locate_windows(provenance, info),
+        **pixels,
+    }
     write_json(files.summary, summary)
     return summary
 
 
-def _describe(
-    folder: Path,
+def _count_by_cell(
+    nuclei: Path, info: SlideInfo, column: str, n_classes: int, counted_only: bool = False
+) -> DensityGrid:
+    batches = stream_positions(nuclei, column, counted_only=counted_only)
+    return count_nuclei(batches, info.size_px, info.mpp, n_classes)
+
+
+def _count(
+    files: SlideFiles,
     info: SlideInfo,
     provenance: Provenance,
-    store: Store | None,
-    earlier: dict[str, Any] | None,
+    tissue: TissueMask,
+    artefacts: Sequence[ClassArea],
     threads: int,
 ) -> dict[str, Any]:
-    """The summary; results that need pixels are copied from an ``earlier`` summary if the store was
-    removed.
-    """
-    cv2.setNumThreads(1)
-    classes = provenance.classes
-    files = SlideFiles(folder)
-    nuclei, tissue = files.nuclei, TissueMask.load(files.mask)
-    grid = count_nuclei(
-        stream_positions(nuclei, "label", counted_only=True), info.size_px, info.mpp, len(classes)
-    )
-    counts, ihc = grid.counts.sum((1, 2)), _count_positive(provenance)
-    annotations, missing = tissue.annotations, None
+    """Numbers of the slide, its annotations and regions, several counted at the same time."""
+    nuclei, classes, annotations, cores = files.nuclei, provenance.classes, tissue.annotations, {}
     if files.tma.exists():
-        cores, missing = read_cores(files.tma, info)
-        annotations = (*annotations, *(measure_annotation(core, tissue, info) for core in cores))
-    artefacts = read_class_areas(files.artefacts, info, may_lack=True) if provenance.quality else []
-    if artefacts and annotations:
+        areas, missing = read_cores(files.tma, info)
+        annotations = *annotations, *(measure_annotation(area, tissue, info) for area in areas)
+        cores = {"tma": {"n_cores": len(areas), "missing": missing}}
+    if artefacts:
         kinds = provenance.quality.subtract
-        left_out = shapely.union_all(
-            [area.shape for area in artefacts if area.class_name.lower() in kinds]
-        )
+        areas = [area.shape for area in artefacts if area.class_name.lower() in kinds]
+        left_out = shapely.union_all(areas)
         annotations = [_take_out(annotation, left_out, tissue, info) for annotation in annotations]
-
-    def draw_map() -> None:
-        if not earlier:
-            backdrop = (
-                _read_backdrop(store)
-                if store
-                else [np.where(tissue.mask, np.uint8(215), np.uint8(255))] * 3
-            )
-            draw_density(grid, tissue.mask, backdrop, files.density, artefacts, info.mpp)
-
-    fields = _draw_fields(folder, store, info, provenance, grid, threads) if store else []
+    ihc, regions = _count_positive(provenance), provenance.regions
     parts = {
-        "density": draw_map,
         "intensities": lambda: ihc and count_intensities(nuclei, provenance, annotations),
-        "annotations": lambda: count_in_annotations(
-            nuclei, annotations, classes, with_positive=ihc is not None
-        ),
-        "regions": lambda: (
-            provenance.regions and count_in_regions(nuclei, provenance.regions, classes)
-        ),
-        "features": lambda: median_features(nuclei, provenance.class_names),
+        "annotations": lambda: count_in_annotations(nuclei, annotations, classes, bool(ihc)),
+        "features": lambda: {
+            name: float(f"{median:.5g}")
+            for name, median in median_features(nuclei, provenance.class_names).items()
+        },
         "thumbnail": lambda: make_thumbnail(files.picture),
     }
-    entries = dict(
-        zip(parts, map_in_order(lambda part: part(), parts.values(), threads), strict=True)
-    )
-    return {
-        "n_nuclei": int(counts.sum()),
-        "classes": [
-            {"name": kind.name, "color": list(kind.color), "n_nuclei": int(n)}
-            for kind, n in zip(classes, counts, strict=False)
-        ],
-        "immunohistochemistry": ihc,
-        **{
-            name: value
-            for name, value in entries.items()
-            if name not in {"density", "regions"} or value
-        },
-        **({} if missing is None else {"tma": {"n_cores": len(cores), "missing": missing}}),
-        "fields": fields,
-        "has_pixels": store is not None,
-        "full_windows_level0": _locate_windows(provenance, info),
-        "corrupt_level0": (
-            _to_level0(store.attributes.get("corrupt", []), info.mpp, store.mpp) if store else []
-        ),
-        "provenance": provenance.to_dict(),
-        **({name: earlier[name] for name in OF_PIXELS} if earlier else {}),
-    }
+    if regions:
+        parts["regions"] = lambda: count_in_regions(nuclei, regions, classes)
+    counted = map_in_order(lambda part: part(), parts.values(), threads)
+    return {"immunohistochemistry": ihc, **dict(zip(parts, counted, strict=True)), **cores}
 
 
 def _take_out(
     annotation: RoiAnnotation, area: shapely.Geometry, tissue: TissueMask, info: SlideInfo
 ) -> RoiAnnotation:
     """The annotation without the tissue in an area (absolute level-0 px) that totals leave out."""
-    part = RoiArea(
-        annotation.name, annotation.class_name, annotation.geometry & area, is_ignored=False
-    )
+    shape = annotation.geometry & area
+    part = RoiArea(annotation.name, annotation.class_name, shape, is_ignored=False)
     lost_mm2 = measure_annotation(part, tissue, info).tissue_mm2
     return replace(annotation, tissue_mm2=round(annotation.tissue_mm2 - lost_mm2, 6))
 
@@ -207,54 +178,36 @@ def _to_level0(
 
 
 def _draw_fields(
-    folder: Path,
     store: Store,
+    files: SlideFiles,
     info: SlideInfo,
     provenance: Provenance,
     grid: DensityGrid,
     threads: int,
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     """Draw the chosen fields as ``overlays/1.png`` ...; earlier overlays are replaced all at
     once.
     """
-    nuclei = SlideFiles(folder).nuclei
     column, classes = "label", provenance.classes
     if provenance.positive_od is not None:
         column, classes = POSITIVE, stains.CLASSES
-        grid = count_nuclei(
-            stream_positions(nuclei, POSITIVE), info.size_px, info.mpp, len(classes)
-        )
-    with complete_file(folder / "overlays") as partial:
+        grid = _count_by_cell(files.nuclei, info, POSITIVE, len(classes))
+    with complete_file(files.folder / "overlays") as partial:
         partial.mkdir()
 
         def draw(numbered: tuple[int, Field]) -> dict[str, Any]:
             number, field = numbered
-            counts = draw_field(
-                store, nuclei, field, classes, partial / f"{number}.png", column=column
-            )
+            picture = partial / f"{number}.png"
+            counts = draw_field(store, files.nuclei, field, classes, picture, column=column)
+            xy_level0 = work_to_level0(field.xy_um, store.slide_mpp, 1.0)
             return {
-                "picture": f"overlays/{number}.png",
+                "picture": f"overlays/{picture.name}",
                 "caption": field.caption,
-                "xy_level0": (
-                    np.round(work_to_level0(field.xy_um, store.slide_mpp, 1.0), 1).tolist()
-                ),
+                "xy_level0": np.round(xy_level0, 1).tolist(),
                 "size_um": [round(side * store.mpp, 1) for side in field_size_px(store, field)],
                 "n_nuclei": sum(counts.values()),
             }
 
-        return list(map_in_order(draw, enumerate(choose_fields(grid), 1), threads))
-
-
-def _read_backdrop(store: Store) -> Iterator[np.ndarray]:
-    """Yield the colour planes of the slide, from the smallest pyramid level large enough for the
-    density picture.
-    """
-    levels = [store.at(store.mpp * factor) for factor in PYRAMID]
-    enough = [level for level in levels if max(level.size_px) >= LONG_SIDE_PX]
-    level = enough[-1] if enough else levels[0]
-    width, height = level.size_px
-    strips = [(top, min(CHUNK_PX, height - top)) for top in range(0, height, CHUNK_PX)]
-    for channel in range(3):
-        yield np.concatenate(
-            [level.read_planes((0, top), (width, n))[channel] for top, n in strips]
-        )
+        fields = list(map_in_order(draw, enumerate(choose_fields(grid), 1), threads))
+    corrupt = _to_level0(store.attributes.get("corrupt", []), info.mpp, store.mpp)
+    return {"fields": fields, "has_pixels": True, "corrupt_level0": corrupt}

@@ -10,8 +10,8 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial, reduce
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from operator import and_
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,9 +29,9 @@ from muse_pipeline.cohort.sheet import is_missing, read_cells
 from muse_pipeline.core.errors import ConfigError, MissingPackageError, NucleiError, StoreError
 from muse_pipeline.core.files import complete_file, read_json
 from muse_pipeline.core.process import map_in_order
-from muse_pipeline.core.provenance import Regions
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.features.catalogue import MIX_UM, WITHOUT_CLASSES, every_feature
+from muse_pipeline.inference.counts import count_in_regions, median_features
 from muse_pipeline.inference.trust import (
     CLASSES,
     LEAVE_OUT,
@@ -100,55 +100,41 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     The mixing of A with B is the mean fraction of B among the nuclei within 50 um of a nucleus of
     A; nuclei of A nearer than that to the edge of the tissue are left out, since they lack
     neighbours on one side. Infiltration is the density of a class in a region, or in a band along
-    the border of regions.
+    the border of regions; all nuclei count there, since the areas of regions include artefacts.
     """
     files = SlideFiles(folder)
-    path = files.nuclei
-    provenance = parquet.read_provenance(path)
+    provenance = parquet.read_provenance(files.nuclei)
     counts, n, is_ihc = (
         provenance.n_by_class,
         provenance.n_nuclei,
         provenance.positive_od is not None,
     )
-    classes = [] if is_ihc else provenance.class_names
+    classes = () if is_ihc else provenance.class_names
     area_mm2 = _read_area(files.mask) - provenance.left_out_mm2
-    measures = {_density("nuclei_per_mm2"): _divide(n, area_mm2)}
+    measures = {Measure("nuclei_per_mm2", "density", "1/mm2"): _divide(n, area_mm2)}
     if is_ihc:
-        measures[Measure("percent_positive", "mix", "%", (POSITIVE,))] = _divide(
-            100 * provenance.n_positive, n
-        )
+        positive = Measure("percent_positive", "mix", "%", (POSITIVE,))
+        measures[positive] = _divide(100 * provenance.n_positive, n)
     for name in classes:
         own = (of_class(name),)
-        measures[_density(f"nuclei_per_mm2_{name}", "density", own)] = _divide(
-            counts[name], area_mm2
-        )
+        density = Measure(f"nuclei_per_mm2_{name}", "density", "1/mm2", own)
+        measures[density] = _divide(counts[name], area_mm2)
         measures[Measure(f"percent_{name}", "mix", "%", own)] = _divide(100 * counts[name], n)
-    features = every_feature(classes)
-    columns = _read_columns(
-        path, ["label", *(feature.name for feature in features)], parquet.iterate_counted
-    )
-    for feature in features:
-        if feature.name in columns:
-            values = columns[feature.name][np.isfinite(columns[feature.name])]
-            median = float(np.median(values)) if len(values) else np.nan
-            of = (NUCLEI if feature.name in WITHOUT_CLASSES else CLASSES,)
-            measures[Measure(f"median_{feature.name}", "feature", feature.unit, of)] = median
-    if EDGE in columns and len(classes) > 1:
-        measures |= _mixing(columns, classes)
-    if provenance.regions and provenance.regions.bands is not None:
-        borders = {parquet.border_of(band.region) for band in provenance.regions.bands}
-        everywhere = _read_columns(
-            path,
-            ["label", parquet.REGION, *borders],
-            partial(parquet.iterate_rows, batch_size=parquet.ROW_GROUP),
-        )
-        # All nuclei count here, since the areas of regions include artefacts.
-        measures |= _infiltration(everywhere, provenance.regions, classes)
+    units = {feature.name: feature.unit for feature in every_feature(classes)}
+    for name, median in median_features(files.nuclei, classes).items():
+        of = (NUCLEI if name in WITHOUT_CLASSES else CLASSES,)
+        measures[Measure(f"median_{name}", "feature", units[name], of)] = median
+    measures |= _mixing(files.nuclei, classes)
+    regions = provenance.regions
+    if regions and regions.bands is not None and classes:
+        counted = count_in_regions(files.nuclei, regions, provenance.classes)
+        for area in (*counted["classes"], *counted["bands"]):
+            for name, n_there in area["n_by_class"].items():
+                of = (REGIONS, of_class(name))
+                title = f"nuclei_per_mm2_in_{area['name']}_{name}"
+                density = Measure(title, INFILTRATION, "1/mm2", of)
+                measures[density] = _divide(n_there, area["area_mm2"])
     return measures
-
-
-def _density(name: str, group: str = "density", of: tuple[str, ...] = (NUCLEI,)) -> Measure:
-    return Measure(name, group, "1/mm2", of)
 
 
 def _divide(part: float, whole: float) -> float:
@@ -163,65 +149,30 @@ def _read_area(path: Path) -> float:
         raise StoreError(f"{path}: is not a tissue mask; run `muse step tissue` again") from error
 
 
-def _read_columns(
-    path: Path, names: Sequence[str], iterate: Callable[..., Iterator[pa.Table]]
-) -> dict[str, np.ndarray]:
-    """The columns among ``names`` that a table has, (N,) each, for the nuclei from ``iterate``;
-    regions as strings.
-    """
+def _mixing(path: Path, classes: Sequence[str]) -> dict[Measure, float]:
+    share_of = {name: f"neighbours_fraction_{name}" for name in classes}
     with parquet.open_nuclei(path) as file:
-        present = sorted(set(names) & set(file.schema_arrow.names))
-    parts = {name: [np.zeros(0)] for name in present}
-    for table in iterate(path, columns=present):
-        for name in present:
-            column = table[name]
-            parts[name].append(
-                column.cast(pa.string()).to_numpy() if name == parquet.REGION else to_numpy(column)
-            )
-    # The empty first part is only for tables without rows; it would change the type of other
-    # columns.
-    return {name: np.concatenate(own[1:] or own) for name, own in parts.items()}
-
-
-def _mixing(columns: Mapping[str, np.ndarray], classes: list[str]) -> dict[Measure, float]:
-    label, inner = columns["label"], columns[EDGE] >= MIX_UM
-    mixing = {}
-    for other in classes:
-        share = columns[f"neighbours_fraction_{other}"]
+        if len(classes) < 2 or not {EDGE, *share_of.values()} <= {*file.schema_arrow.names}:
+            return {}
+    columns = ["label", EDGE, *share_of.values()]
+    tables = [table.select(columns) for table in parquet.iterate_counted(path, columns)]
+    values = {
+        name: np.concatenate([np.zeros(0), *(to_numpy(table[name]) for table in tables)])
+        for name in columns
+    }
+    is_inner, mixing = values[EDGE] >= MIX_UM, {}
+    for other, column in share_of.items():
+        share = values[column]
         for number, name in enumerate(classes):
             if name != other:
-                values = share[(label == number) & inner & np.isfinite(share)]
-                mean = float(values.mean()) if len(values) else np.nan
+                own = share[(values["label"] == number) & is_inner & np.isfinite(share)]
+                mean = float(own.mean()) if len(own) else np.nan
                 mixing[Measure(f"mixing_{name}_with_{other}", "mixing", "1", (CLASSES,))] = mean
     return mixing
 
 
-def _infiltration(
-    columns: Mapping[str, np.ndarray], regions: Regions, classes: list[str]
-) -> dict[Measure, float]:
-    """Densities of the classes in each region, and in the bands on either side of the border."""
-    label, region = columns["label"], columns[parquet.REGION]
-    areas = [(area.name, region == area.name, area.area_mm2) for area in regions.classes]
-    for band in regions.bands:
-        border = columns[parquet.border_of(band.region)]
-        for side, is_there in (("inside", border <= 0), ("outside", border > 0)):
-            areas.append(
-                (band.name_side(side), is_there & (np.abs(border) <= band.um), band.side_mm2(side))
-            )
-    return {
-        _density(
-            f"nuclei_per_mm2_in_{area}_{name}", INFILTRATION, (REGIONS, of_class(name))
-        ): _divide(int((is_there & (label == number)).sum()), mm2)
-        for area, is_there, mm2 in areas
-        for number, name in enumerate(classes)
-    }
-
-
-LEFT_OUT = {
-    "slide_id",
-    "mpp",
-    "shards",
-}  # not written as categories: the index, a number, and a column without effect
+# not written as categories: the index, a number, and a column without effect
+LEFT_OUT = {"slide_id", "mpp", "shards"}
 OF_TABLE = ("status", "appearance", "left_out", "marked")  # columns taken from cohort.tsv
 PROVENANCE = ("fingerprint", "model", "features", "versions")
 
@@ -239,23 +190,20 @@ def write_cohort(
             f"{results}: has no slides of the sheet with nuclei.parquet; run the slides first"
         )
     measures, values = measure_slides(results, [row["slide_id"] for row in slides], threads)
+    origins = {}
+    for row in slides:
+        facts = parquet.read_provenance(files.slide(row["slide_id"]).nuclei).to_dict()
+        origins[row["slide_id"]] = {name: facts[name] for name in PROVENANCE if name in facts}
     with complete_file(output) as partial, open_hdf5(partial) as elements:
         begin_anndata(elements)
         elements.array("X", values.shape, np.float64)[0 : len(slides)] = values
-        columns = {
+        described = {
             name: [getattr(measure, name) for measure in measures] for name in ("group", "unit")
         }
-        write_var(elements, [measure.name for measure in measures], columns)
+        write_var(elements, [measure.name for measure in measures], described)
         _write_obs(elements, slides, _read_table(files.table))
-        origins = {}
-        for row in slides:
-            provenance = parquet.read_provenance(files.slide(row["slide_id"]).nuclei).to_dict()
-            origins[row["slide_id"]] = {
-                name: provenance[name] for name in PROVENANCE if name in provenance
-            }
-        elements.scalar(
-            "uns/muse", json.dumps({"slides": origins}, sort_keys=True, ensure_ascii=False)
-        )
+        text = json.dumps({"slides": origins}, sort_keys=True, ensure_ascii=False)
+        elements.scalar("uns/muse", text)
     return len(slides)
 
 
@@ -275,42 +223,33 @@ def _write_obs(
     """
     of_sheet = dict.fromkeys(name for row in slides for name in row if name not in sheet.COLUMNS)
     header = list(next(iter(table.values()), {}))
-    taken = header[
-        : max(len(header) - len(of_sheet), 0)
-    ]  # the user's own columns are the last of cohort.tsv
+    # The user's own columns are the last of cohort.tsv.
+    taken = header[: max(len(header) - len(of_sheet), 0)]
     own = sheet.name_own(of_sheet, {*sheet.COLUMNS, *OF_TABLE, *taken})
     rows = []
     for row in slides:
         outcome = table.get(row["slide_id"], {})
-        cells = {own.get(name, name): cell for name, cell in row.items()}
-        patient = row.get("patient") or patient_in_name(row["slide_id"])
-        rows.append(
-            {
-                **{name: outcome.get(name) for name in OF_TABLE if name in taken},
-                **cells,
-                "patient": patient,
-            }
-        )
-    filled = {name for row in rows for name, value in row.items() if value is not None}
-    kept = [
-        name for name in (*sheet.COLUMNS, *OF_TABLE, *own.values()) if name in filled - LEFT_OUT
-    ]
+        cells = {name: outcome.get(name) for name in OF_TABLE if name in taken}
+        cells |= {own.get(name, name): cell for name, cell in row.items()}
+        rows.append(cells | {"patient": row.get("patient") or patient_in_name(row["slide_id"])})
+    filled = {name for row in rows for name, cell in row.items() if cell is not None}
     column_of: dict[str, str] = {}
-    for name in kept:
-        column = name.replace("/", "_")  # "/" separates groups in HDF5
-        while column in column_of.values():
-            column = f"sheet_{column}"
-        column_of[name] = column
+    for name in (*sheet.COLUMNS, *OF_TABLE, *own.values()):
+        if name in filled - LEFT_OUT:
+            column = name.replace("/", "_")  # "/" separates groups in HDF5
+            while column in column_of.values():
+                column = f"sheet_{column}"
+            column_of[name] = column
     frame(elements, "obs", [*column_of.values(), *(["mpp"] if "mpp" in filled else [])])
     elements.strings("obs/_index", [row["slide_id"] for row in rows])
     for name, column in column_of.items():
-        names = sorted({str(row[name]) for row in rows if row.get(name) is not None})
-        code = {value: number for number, value in enumerate(names)}
-        codes = [-1 if row.get(name) is None else code[str(row[name])] for row in rows]
+        cells = [row.get(name) for row in rows]
+        names = sorted({str(cell) for cell in cells if cell is not None})
+        codes = [-1 if cell is None else names.index(str(cell)) for cell in cells]
         categorical(elements, column, names, len(rows))[0 : len(rows)] = np.array(codes)
     if "mpp" in filled:
-        mpps = [row.get("mpp") or np.nan for row in rows]
-        elements.array("obs/mpp", (len(rows),), np.float64)[0 : len(rows)] = np.array(mpps)
+        mpps = np.array([row.get("mpp") or np.nan for row in rows])
+        elements.array("obs/mpp", mpps.shape, np.float64)[0 : len(rows)] = mpps
 
 
 def rows_of(results: Path | str) -> dict[str, dict[str, Any]]:
@@ -324,10 +263,10 @@ def rows_of(results: Path | str) -> dict[str, dict[str, Any]]:
             f"{results}: has no slides with nuclei.parquet; give the folder of the results of a run"
         )
     rows = {row["slide_id"]: row for row in read_json(files.sheet)} if files.sheet.is_file() else {}
-    cells = {slide: rows.get(slide, {}) for slide in slides}
     return {
-        slide: {**row, "patient": row.get("patient") or patient_in_name(slide)}
-        for slide, row in cells.items()
+        slide: rows.get(slide, {})
+        | {"patient": rows.get(slide, {}).get("patient") or patient_in_name(slide)}
+        for slide in slides
     }
 
 
@@ -335,15 +274,14 @@ def _judge_all(results: Path | str) -> dict[str, dict[str, str]]:
     """For every slide with nuclei: its name, patient and verdicts, as in ``cohort.tsv``."""
     rows = rows_of(results)
     organs = {slide: row.get("organ") or "" for slide, row in rows.items()}
-    judged = judge_results(CohortFiles(Path(results)), organs)
     return {
         slide: {
             "slide_id": slide,
-            "patient": row["patient"],
-            "left_out": judged[slide].describe(LEAVE_OUT),
-            "marked": judged[slide].describe(MARK),
+            "patient": rows[slide]["patient"],
+            "left_out": trust.describe(LEAVE_OUT),
+            "marked": trust.describe(MARK),
         }
-        for slide, row in rows.items()
+        for slide, trust in judge_results(CohortFiles(Path(results)), organs).items()
     }
 
 
@@ -438,51 +376,45 @@ def compare_cohort(
     is taken from the sheet of the run, or else from the slide's name. The findings
     ``included`` (``inference.trust``) leave nothing out.
     """
-    groups, patients, organs = read_groups(results, sheet, group, patient)
+    grouped, patients, organs = read_groups(results, sheet, group, patient)
     judged = judge_results(CohortFiles(results), organs, included)
     ihc = {slide for slide, trust in judged.items() if POSITIVE in trust.effects}
-    if len(ihc) < len(groups):  # measures of the two stains cannot be averaged
-        judged |= {slide: judged[slide].add("stain", "IHC", included) for slide in ihc}
+    if len(ihc) < len(grouped):  # measures of the two stains cannot be averaged
+        judged |= {slide: judged[slide].add("stain", "IHC") for slide in ihc}
+    used = {slide: one for slide, one in judged.items() if one.verdict(NUCLEI) != LEAVE_OUT}
     left_out = describe_slides(judged.values(), NUCLEI)
-    n_grouped = len(groups)
-    groups = {
-        slide: name for slide, name in groups.items() if judged[slide].verdict(NUCLEI) != LEAVE_OUT
-    }
-    group_of = require_groups(groups, patients, left_out)
-    measures, values = measure_slides(results, groups, threads)
-    used = [judged[slide] for slide in groups]
-    for row, trust in zip(values, used, strict=True):
+    group_of = require_groups({slide: grouped[slide] for slide in used}, patients, left_out)
+    measures, values = measure_slides(results, used, threads)
+    for row, trust in zip(values, used.values(), strict=True):
         row[[LEAVE_OUT in map(trust.verdict, measure.of) for measure in measures]] = np.nan
-    means, order = mean_by_patient(values, [patients[slide] for slide in groups])
+    means, order = mean_by_patient(values, [patients[slide] for slide in used])
     compared = list(compare_pairs(means, [group_of[name] for name in order]))
     _write(output, COLUMNS, _rows_of_measures(measures, compared))
-    n_slides = Counter(patients[slide] for slide in groups)
+    n_slides = Counter(patients[slide] for slide in used)
     rows = (
         [name, group_of[name], n_slides[name], *map(_text, mean)]
         for name, mean in zip(order, means, strict=True)
     )
     header = ["patient", "group", "n_slides", *(measure.name for measure in measures)]
     _write(output.with_suffix(f".patients{output.suffix}"), header, rows)
+    n_without = len(rows_of(results)) - len(grouped)
+    without = f"{count_noun(n_without, 'slide')} without a value in the column '{group}'"
     lines = [
         (
-            f"{len(groups)} slides of {len(order)} patients; the patient is the unit of every test,"
+            f"{len(used)} slides of {len(order)} patients; the patient is the unit of every test,"
             " represented by the mean of its slides"
         ),
         left_out,
-        *(describe_slides(used, quantity) for quantity in (CLASSES, POSITIVE, REGIONS)),
-        describe_slides(used, NUCLEI, MARK),
-        *(f"* {line}" for line in describe_marks(used)),
+        *(describe_slides(used.values(), quantity) for quantity in (CLASSES, POSITIVE, REGIONS)),
+        describe_slides(used.values(), NUCLEI, MARK),
+        *(f"* {line}" for line in describe_marks(used.values())),
+        f"left out: {without}" if n_without else "",
+        *(
+            f"{second} against {first}: {(difference.q < 0.05).sum()} of {len(measures)} measures"
+            " differ at a false discovery rate of 5 %"
+            for first, second, difference in compared
+        ),
     ]
-    if n_without := len(rows_of(results)) - n_grouped:
-        lines.append(
-            f"left out: {count_noun(n_without, 'slide')} without a value in the column '{group}'"
-        )
-    for first, second, difference in compared:
-        n_found = int((difference.q < 0.05).sum())
-        lines.append(
-            f"{second} against {first}: {n_found} of {len(measures)} measures differ at a false"
-            " discovery rate of 5 %"
-        )
     return list(filter(None, lines))
 
 
@@ -493,14 +425,14 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
     groups = {slide: of_slide[slide][group] for slide in rows if of_slide.get(slide, {}).get(group)}
     if not groups:
         raise ConfigError(f"no slide of {results} has a value in the column '{group}' of {sheet}")
-    named = {slide: of_slide[slide].get(patient) for slide in groups}
-    stated = {
-        slide: name for slide, name in named.items() if name and not is_missing("patient", name)
-    }
-    organs = {
-        slide: of_slide[slide].get("organ") or rows[slide].get("organ") or "" for slide in groups
-    }
-    return groups, {slide: rows[slide]["patient"] for slide in groups} | stated, organs
+    patients, organs = {}, {}
+    for slide in groups:
+        cells, row = of_slide[slide], rows[slide]
+        named = cells.get(patient)
+        is_named = named and not is_missing("patient", named)
+        patients[slide] = named if is_named else row["patient"]
+        organs[slide] = cells.get("organ") or row.get("organ") or ""
+    return groups, patients, organs
 
 
 def _rows_of_measures(

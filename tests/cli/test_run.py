@@ -95,7 +95,7 @@ def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
     assert second.startswith("b: inspect: ") and "is not a slide" in second
     assert summary.startswith("3 slides: 2 ok, 1 failed; see ")
     doubled = [
-        "1 slide with the picture of another slide, which counts once:",
+        "same picture twice (1 slide; remove one of the two from the sheet):",
         "  a: same picture as C; its nuclei are in no total",
     ]
     total, *failures, of_organ = failures

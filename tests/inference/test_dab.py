@@ -193,7 +193,7 @@ def test_a_stated_stain_is_scored_with_few_or_no_positive_nuclei_too(muse, tmp_p
     )
     rows = scores_of(tmp_path / "unstated")
     assert (rows["none"]["stain"], rows["tenth"]["stain"]) == ("H&E", "IHC")
-    assert status == 0 and "1 slide scored as immunohistochemistry; check the stain:" in shown
+    assert status == 0 and "check stain (1 slide; state the stain):" in shown
     status, *_ = muse("run", pictures[1], "--mpp", 0.5, "-o", tmp_path / "other", "--stain", "he")
     assert status == 0 and scores_of(tmp_path / "other")["tenth"]["stain"] == "H&E"
 

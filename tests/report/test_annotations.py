@@ -6,9 +6,9 @@ import shapely
 from finished_slide import draw_tissue, row, write_slide
 from nuclei_example import draw_nuclei, write_example
 
+from muse_pipeline.inference.counts import count_in_annotations
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.report.cohort import judge_slide
-from muse_pipeline.report.counts import count_in_annotations
 from muse_pipeline.report.page import write_page
 from muse_pipeline.tissue.mask import RoiAnnotation
 

@@ -7,14 +7,14 @@ import pytest
 from nuclei_example import draw_nuclei, write_example
 
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.inference.counts import count_intensities, score, score_values
 from muse_pipeline.nuclei.parquet import read_provenance
-from muse_pipeline.report.counts import count_intensities, score, score_values
 from muse_pipeline.settings import RunSettings
 
 
 def test_nothing_is_no_score():
     assert score((0, 0, 0, 0)) == {"percent_positive": None, "h_score": None, "allred": None}
-    assert score_values(None) == {}
+    assert score_values({}) == {}
 
 
 def test_a_grade_begins_at_its_intensity(tmp_path):

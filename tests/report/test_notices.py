@@ -15,15 +15,16 @@ from finished_slide import draw_tissue, row, write_slide
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.provenance import DARK, NO_BROWN, STATED_IHC
 from muse_pipeline.inference.doubts import BROWN_NUCLEI
-from muse_pipeline.inference.trust import describe_marks
+from muse_pipeline.inference.trust import describe_marks, find
 from muse_pipeline.report.cohort import counted, describe_total, gather_cohort
 from muse_pipeline.report.notices import (
     find_notices,
     rank_slides,
     summarise_flags,
 )
-from muse_pipeline.report.page import MOST_LINES, write_page, write_report, write_table
+from muse_pipeline.report.page import MOST_LINES, write_page, write_report
 from muse_pipeline.report.slide_card import describe_use
+from muse_pipeline.report.tables import write_table
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
@@ -74,7 +75,7 @@ def slides(tmp_path_factory):
 
 def test_every_slide_has_its_level_and_word(slides):
     found = {
-        name: [(level, word) for level, word, _ in find_notices(slide)]
+        name: [(notice.level, notice.word) for notice in find_notices(slide)]
         for name, slide in slides.items()
     }
     assert found == {
@@ -135,12 +136,12 @@ def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
 def test_nuclei_of_unusual_size_are_counted_if_the_scanner_states_the_mpp(slides):
     summary = slides["small"].summary
     stated = {**summary["provenance"], "mpp_source": "openslide.mpp-x"}
-    slide = replace(slides["small"], summary={**summary, "provenance": stated})
-    (notice,) = find_notices(slide)
-    assert notice == ("amber", "check mpp", f"{DOUBT}; is it right?")
+    changed = replace(slides["small"], summary={**summary, "provenance": stated})
+    slide = replace(changed, found=find(changed.provenance))
+    assert find_notices(slide) == [("amber", "mpp", DOUBT)]
     assert counted([slide]) and slide.trust.verdict("nuclei") == "mark"
     assert describe_use(slide).startswith(
-        "Counts and outlines may be used; first check the pixel size"
+        "Counts and outlines may be used; first compare the pixel size"
     )
 
 
@@ -173,14 +174,14 @@ def test_a_slide_of_an_implausible_mpp_is_in_no_total(slides, tmp_path):
     ]
     assert "3 slides left out: doubtful scale" in describe_total(found)
     lines = summarise_flags(found)
-    at = lines.index("3 slides of doubtful scale; if the mpp is wrong, so are the results:")
+    at = lines.index("doubtful scale (3 slides; correct the pixel size):")
     assert lines[at + 1 : at + 3] == [
         f"  {names}: {reasons[name]}; its nuclei are in no total"
         for names, name in (("fine, brown and fine", "fine"), ("oblong", "oblong"))
     ]
-    assert not any("whose mpp is doubtful" in line for line in lines)
+    assert not any(line.startswith("check mpp") for line in lines)
     (notice,) = find_notices(found[0])
-    assert notice == ("red", "doubtful scale", f"{reasons['fine']}; its nuclei are in no total")
+    assert notice == ("red", "scale", f"{reasons['fine']}; its nuclei are in no total")
     assert len(counted(replace(slide, included=("scale",)) for slide in found)) == 4
 
 
@@ -194,11 +195,9 @@ def test_a_file_of_several_pictures_is_listed_for_a_check_before_use(tmp_path):
         tmp_path, "two", picture, warnings=[warning], appearance={"verdict": "ok", "reasons": []}
     )
     (slide,) = slides = gather_cohort(tmp_path, [row("two")])
-    assert find_notices(slide) == [("amber", "check picture", warning)] and "2 pictures" in warning
-    heading = (
-        "1 slide whose file has several pictures; check before use that the right one was read:"
-    )
-    assert summarise_flags(slides)[:2] == [heading, f"  two: {warning}"]
+    assert find_notices(slide) == [("amber", "picture", warning)] and "2 pictures" in warning
+    heading, reason = summarise_flags(slides)[:2]
+    assert heading.startswith("check picture (1 slide; ") and reason == f"  two: {warning}"
     assert "may be used; first check that the right picture was read" in describe_use(slide)
 
 
@@ -277,8 +276,8 @@ def test_the_table_has_every_warning_of_the_page_once(slides, tmp_path):
         assert warnings[name] == " | ".join(
             each.sentence for each in find_notices(slide) if each.word
         )
-    assert warnings["swollen"] == f"{CLASS_DOUBT}; the counts of its classes are in no total"
-    assert warnings["bare"].startswith("the tissue is doubtful: no nucleus in ")
+    assert warnings["swollen"] == f"{CLASS_DOUBT}; its classes are in no total"
+    assert warnings["bare"].startswith("no nucleus in ")
     assert warnings["pen"].count("colour of a pen") == 1 and warnings["step"] == "left out 1 point"
 
 
@@ -292,7 +291,7 @@ def test_the_reader_may_include_doubtful_numbers(slides):
     )
     assert [
         notice for slide in chosen for notice in find_notices(slide) if slide.slide_id == "small"
-    ] == [("red", "doubtful scale", DOUBT)]
+    ] == [("amber", "scale", DOUBT)]  # it marks numbers, and leaves none out
 
 
 def test_immunohistochemistry_has_its_percentage_in_position_of_classes(slides, tmp_path):
@@ -343,10 +342,7 @@ def test_a_partner_that_was_not_registered_is_shown_with_its_reason(tmp_path):
         ["no partner"],
         [],
     ]
-    assert summarise_flags(slides)[:2] == [
-        "1 slide whose partner was not registered; a backbone is trained without their pairs:",
-        "  unpaired: ihc.svs: does not fit",
-    ]
+    assert summarise_flags(slides)[1] == "  unpaired: partner not registered: ihc.svs: does not fit"
     write_page(slides, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "partner not registered: ihc.svs: does not fit" in text
@@ -357,19 +353,17 @@ def test_every_slide_has_a_sentence_on_the_use_of_its_numbers(slides):
         "Counts and outlines may be used",
         "No number may be used: doubtful scale; correct the pixel size.",
     )
-    of_ihc = "Counts of positive and negative nuclei may be used"
-    state = "; first state the stain; classes may not."
     assert {name: describe_use(slide) for name, slide in slides.items()} == {
         "plain": f"{may}.",
         "pen": f"{may}; first check tissue.png.",
         "bare": "No nucleus was found; look at the picture of the tissue before you rely on that.",
         "pale": f"{may}; first check the overlays.",
-        "given": f"{may}; first check the pixel size.",
+        "given": f"{may}; first compare the pixel size with the file.",
         "small": unconfirmed,
         "small and given": unconfirmed,
         "dark": "No number may be used: other stain; use a model for this stain.",
-        **dict.fromkeys(("brown", "pink"), f"{of_ihc}{state}"),
-        "stated": f"{of_ihc}; classes may not.",
+        **dict.fromkeys(("brown", "pink"), f"{may}; first state the stain; classes may not."),
+        "stated": f"{may}; classes may not.",
         "swollen": f"{may}; classes may not.",
         "kidney": f"{may}; Lymphocyte, Epithelial, Stromal: accuracy not measured in kidney.",
         "gaps": "Densities and percentages, but no counts, may be used.",
@@ -398,7 +392,7 @@ def test_the_last_lines_of_a_large_run_name_each_kind_of_warning_once(slides, tm
     assert re.fullmatch(r"[1-9] slides failed:", lines[1]) and lines[4].endswith(
         " more; cohort.tsv has them"
     )
-    assert any(line.endswith("more kinds of warnings, in the report") for line in lines)
+    assert any(line.endswith("more kinds, in the report") for line in lines)
     assert lines[-1].startswith("76 slides: ")
     marks = [line for line in lines if line.startswith("* ")]
     where = "slides); the accuracy of compact was measured in breast"

@@ -13,7 +13,8 @@ from muse_pipeline.cohort.sheet import SheetRow, read_sheet
 from muse_pipeline.core.files import read_json
 from muse_pipeline.qupath.regions import read_cores, write_cores
 from muse_pipeline.report.cohort import judge_slide
-from muse_pipeline.report.page import write_page, write_table
+from muse_pipeline.report.page import write_page
+from muse_pipeline.report.tables import write_table
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.tma import Core
 

@@ -157,8 +157,9 @@ def test_the_end_names_what_failed_and_why(first_run):
         "1 slide failed:",
     ) and "nuclei of 1 slide; 1 slide left out: same picture twice" in totals
     assert failure.startswith("  broken: inspect: ") and WHY_BROKEN in failure
-    assert "1 slide with the picture of another slide, which counts once:" in doubts
-    assert "2 slides with artefacts, check before use:" in doubts  # drawn slides lack fine detail
+    assert "same picture twice (1 slide; remove one of the two from the sheet):" in doubts
+    # Drawn slides lack fine detail.
+    assert "artefacts (2 slides; check the outlined artefacts):" in doubts
     assert last == "3 slides: 2 ok, 1 failed; see results/report.html"
 
 

@@ -425,6 +425,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
             "organs": data.organs(self._kept),
             "origins": describe_origins(self.inputs().checkpoints, config, names),
             "appearance": appearance and dataclasses.asdict(appearance),
+            "unlike": self.start.unlike if self.start and self.start.is_whole else {},
             **seen.extend(names, learnt, held),
         }
 

@@ -13,7 +13,7 @@ from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.core.text import join_sentences
 from muse_pipeline.inference.card import AppearanceReference, ColourReference
-from muse_pipeline.inference.model import find_checkpoint
+from muse_pipeline.inference.model import find_checkpoint, read_measured
 from muse_pipeline.methods.detector.config import DetectorConfig, require_window
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import (
@@ -111,6 +111,11 @@ class Start:
         """Appearance of the detector's training pictures; None if it was not measured."""
         values = self.checkpoint.meta.get("appearance")
         return values and parse_config(values, AppearanceReference, f"{self.path}: appearance")
+
+    @property
+    def unlike(self) -> dict[str, list[str]]:
+        """Tissues in which nuclei of each class of the detector do not occur."""
+        return self.checkpoint.meta.get("unlike") or read_measured(self.path).get("unlike", {})
 
     def describe(self) -> str:
         """Describe the weights that the run uses."""

@@ -121,6 +121,16 @@ def test_the_appearance_reference_covers_old_and_new_pictures(folder, tmp_path):
         assert both["ranges"][name][0] <= low and both["ranges"][name][2] >= high
 
 
+def test_a_continued_model_knows_where_its_classes_do_not_occur(folder, tmp_path):
+    first = load_checkpoint(folder / "first/checkpoint.pt")
+    known = dataclasses.replace(first, meta={**first.meta, "unlike": {"Dark": ["stroma"]}})
+    save_checkpoint(tmp_path / "known.pt", known)
+    run(continued(folder, f"checkpoint={tmp_path / 'known.pt'}"), tmp_path / "run")
+    assert load_detector(tmp_path / "run/checkpoint.pt")[1].unlike == {"Dark": ("stroma",)}
+    compact = load_detector_config(folder / "tiny.yaml", changes=["checkpoint=compact"])
+    assert read_start(compact).unlike["Stroma"] == ["epithelium"]
+
+
 def test_labels_may_lack_a_class_that_the_detector_has(folder, tmp_path):
     checkpoint, output = run(continued(folder, DARK_ONLY), tmp_path / "run")
     assert "classes without training labels: Pale" in output

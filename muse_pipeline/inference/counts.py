@@ -12,7 +12,7 @@ immunohistochemical evaluation of human tumors", Cancer Res 1986. Allred score: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,55 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
-from muse_pipeline.core.provenance import Provenance, Regions, to_json
+from muse_pipeline.core.provenance import Provenance, Quality, Regions, to_json
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import INTENSITIES_OD
-from muse_pipeline.features.catalogue import DAB_OF_CELL
+from muse_pipeline.features.catalogue import DAB_OF_CELL, every_feature
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import texts_to_arrow, to_numpy
-from muse_pipeline.report.density import stream_positions
 from muse_pipeline.tissue.mask import RoiAnnotation
 
 COMPARTMENTS = {
     "nucleus": parquet.DAB_OD,
     **{feature.name.split("_")[0]: feature.name for feature in DAB_OF_CELL},
 }
-ALLRED_SHARES = (
-    0,
-    0.01,
-    0.1,
-    1 / 3,
-    2 / 3,
-)  # fractions of positive cells above which the proportion score is 1 to 5
+# fractions of positive cells above which the proportion score is 1 to 5
+ALLRED_SHARES = (0, 0.01, 0.1, 1 / 3, 2 / 3)
+NUMBERS_AT_ONCE = 1 << 20  # a small table is read several columns at a time
+
+
+def stream_positions(
+    path: Path, *columns: str, counted_only: bool = False
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield xy (n, 2) float64 in level-0 px and each numeric column (n,) of a table, in batches of
+    bounded size.
+    """
+    names = ["x", "y", *columns]
+    rows = parquet.iterate_rows(path, parquet.ROW_GROUP, names)
+    for table in parquet.iterate_counted(path, names) if counted_only else rows:
+        yield positions(table), *(to_numpy(table[name]) for name in columns)
+
+
+def positions(table: pa.Table) -> np.ndarray:
+    """Centres (n, 2) float64 in level-0 px of the nuclei in a table."""
+    return np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1)
+
+
+def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:
+    """The median of every feature in the table, over the nuclei that are in totals."""
+    with parquet.open_nuclei(path) as file:
+        columns, n_rows = file.schema_arrow.names, max(file.metadata.num_rows, 1)
+    names = [feature.name for feature in every_feature(classes) if feature.name in columns]
+    medians, at_once = {}, max(NUMBERS_AT_ONCE // n_rows, 1)
+    for start in range(0, len(names), at_once):
+        own = names[start : start + at_once]
+        tables = list(parquet.iterate_counted(path, own))
+        for name in own if tables else ():
+            values = np.concatenate([to_numpy(table[name]) for table in tables])
+            if np.isfinite(values).any():
+                medians[name] = float(np.nanmedian(values))
+    return medians
 
 
 def count_intensities(
@@ -54,35 +82,27 @@ def count_intensities(
         present = file.schema_arrow.names
     limits = provenance.intensities_od or INTENSITIES_OD
     columns = {name: column for name, column in COMPARTMENTS.items() if column in present}
-    regions = (
-        [region.name for region in provenance.regions.classes or ()]
-        if parquet.REGION in present
-        else []
-    )
+    has_regions = parquet.REGION in present
+    regions = [region.name for region in provenance.regions.classes or ()] if has_regions else []
     counts = np.zeros((1 + len(annotations) + len(regions), len(columns), 4), int)
-    names = ["x", "y", *columns.values(), *([parquet.REGION] if regions else [])]
     areas = [annotation.geometry for annotation in annotations]
     shapely.prepare(areas)
-    for table in parquet.iterate_counted(nuclei, names):
-        xy = np.stack([to_numpy(table[name]) for name in "xy"], 1)
+    of_region = [parquet.REGION] if regions else []
+    for table in parquet.iterate_counted(nuclei, ["x", "y", *columns.values(), *of_region]):
+        xy = positions(table)
         inside = [np.ones(len(xy), bool), *(shapely.contains_xy(area, xy) for area in areas)]
         if regions:
-            index = _index_regions(table, regions)
-            inside += [index == number for number in range(len(regions))]
+            inside += [_index_regions(table, regions) == number for number in range(len(regions))]
         for which, column in enumerate(columns.values()):
             density = to_numpy(table[column])
             level = np.searchsorted(limits, density, side="right")
             for area, chosen in enumerate(inside):
-                counts[area, which] += np.bincount(
-                    level[chosen & np.isfinite(density)], minlength=4
-                )
+                own = level[chosen & np.isfinite(density)]
+                counts[area, which] += np.bincount(own, minlength=4)
     slide, *parts = [dict(zip(columns, of_area, strict=True)) for of_area in counts.tolist()]
     n = len(annotations)
-    return {
-        "slide": slide,
-        "annotations": parts[:n],
-        "regions": dict(zip(regions, parts[n:], strict=True)),
-    }
+    of_regions = dict(zip(regions, parts[n:], strict=True))
+    return {"slide": slide, "annotations": parts[:n], "regions": of_regions}
 
 
 def _index_regions(table: pa.Table, names: Sequence[str]) -> np.ndarray:
@@ -111,7 +131,7 @@ def score(counts: Sequence[int]) -> dict[str, float | int | None]:
 
 
 def score_values(
-    intensities: dict[str, Sequence[int]] | None, area: str = ""
+    intensities: Mapping[str, Sequence[int]], area: str = ""
 ) -> dict[str, float | int | None]:
     """Columns of a table with scores of every compartment, and the counts from
     ``count_intensities`` by intensity.
@@ -120,8 +140,7 @@ def score_values(
     """
     values: dict[str, float | int | None] = {}
     end = f"_in_{one_line(area)}" if area else ""
-    for compartment in filter(intensities.__contains__, COMPARTMENTS) if intensities else ():
-        counts = intensities[compartment]
+    for compartment, counts in intensities.items():
         start = "" if compartment == "nucleus" else f"{compartment}_"
         values |= {f"{start}{name}{end}": value for name, value in score(counts).items()}
         values |= {f"{start}n_{level}plus{end}": n for level, n in enumerate(counts) if level}
@@ -135,52 +154,42 @@ def count_in_regions(
     if regions.status != "ok":
         return to_json(regions)
     names = [region.name for region in regions.classes]
-    n_in_region = np.zeros((len(names), len(classes)), int)
-    bands = [(side, band) for band in regions.bands for side in ("inside", "outside")]
-    n_in_band = np.zeros((len(bands), len(classes)), int)
+    sides = [(band, side) for band in regions.bands for side in ("inside", "outside")]
+    counts = np.zeros((len(names) + len(sides), len(classes)), int)
     borders = list(dict.fromkeys(parquet.border_of(band.region) for band in regions.bands))
-    for table in parquet.iterate_rows(
-        nuclei, parquet.ROW_GROUP, ["label", parquet.REGION, *borders]
-    ):
-        label = to_numpy(table["label"])
-        region = _index_regions(table, names)
-        for where in range(len(names)):
-            n_in_region[where] += _count(label[region == where], classes)
-        for where, (side, band) in enumerate(bands):
+    columns = ["label", parquet.REGION, *borders]
+    for table in parquet.iterate_rows(nuclei, parquet.ROW_GROUP, columns):
+        label, region = to_numpy(table["label"]), _index_regions(table, names)
+        areas = [region == index for index in range(len(names))]
+        for band, side in sides:
             border = to_numpy(table[parquet.border_of(band.region)])
-            is_there = (border <= 0 if side == "inside" else border > 0) & (
-                np.abs(border) <= band.um
-            )
-            n_in_band[where] += _count(label[is_there], classes)
+            is_there = border <= 0 if side == "inside" else border > 0
+            areas.append(is_there & (np.abs(border) <= band.um))
+        for index, is_inside in enumerate(areas):
+            own = label[is_inside & (label >= 0)]
+            counts[index] += np.bincount(own, minlength=len(classes))[: len(classes)]
+    parts = [
+        {
+            "n_nuclei": int(n.sum()),
+            "n_by_class": {kind.name: int(count) for kind, count in zip(classes, n, strict=True)},
+        }
+        for n in counts
+    ]
+    of_classes, of_bands = parts[: len(names)], parts[len(names) :]
     return {
         **to_json(regions),
-        "classes": [
-            {**to_json(region), **_nuclei(n, classes)}
-            for region, n in zip(regions.classes, n_in_region, strict=True)
-        ],
+        "classes": [to_json(c) | n for c, n in zip(regions.classes, of_classes, strict=True)],
         "bands": [
             {
-                **{
-                    "name": band.name_side(side),
-                    "side": side,
-                    "um": band.um,
-                    "region": band.region,
-                },
-                **{"area_mm2": band.side_mm2(side), **_nuclei(n, classes)},
+                "name": band.name_side(side),
+                "side": side,
+                "um": band.um,
+                "region": band.region,
+                "area_mm2": band.side_mm2(side),
+                **n,
             }
-            for (side, band), n in zip(bands, n_in_band, strict=True)
+            for (band, side), n in zip(sides, of_bands, strict=True)
         ],
-    }
-
-
-def _count(label: np.ndarray, classes: Sequence[NucleusClass]) -> np.ndarray:
-    return np.bincount(label[label >= 0], minlength=len(classes))[: len(classes)]
-
-
-def _nuclei(n: np.ndarray, classes: Sequence[NucleusClass]) -> dict[str, Any]:
-    return {
-        "n_nuclei": int(n.sum()),
-        "n_by_class": {kind.name: int(count) for kind, count in zip(classes, n, strict=True)},
     }
 
 
@@ -189,21 +198,50 @@ def region_values(regions: dict[str, Any] | None) -> dict[str, float | str | Non
     if regions is None:
         return {}
     values: dict[str, float | str | None] = {"regions": regions["status"]}
-    if regions["status"] == "ok":
-        values["border_mm"] = regions["border_mm"]
-        if "n_unlike_region" in regions:
-            values["nuclei_unlike_region"] = regions["n_unlike_region"]
-        for row in (*regions["classes"], *regions["bands"]):
-            name = one_line(row["name"])
-            values |= {
-                f"mm2_in_{name}": round(row["area_mm2"], 4),
-                f"nuclei_in_{name}": row["n_nuclei"],
-            }
-            values[f"nuclei_per_mm2_in_{name}"] = per_mm2(row["n_nuclei"], row["area_mm2"])
-            for kind, n in row["n_by_class"].items():
-                values[f"nuclei_in_{name}_{one_line(kind)}"] = n
-                values[f"nuclei_per_mm2_in_{name}_{one_line(kind)}"] = per_mm2(n, row["area_mm2"])
+    for name, entry in (("border_mm", "border_mm"), ("nuclei_unlike_region", "n_unlike_region")):
+        values |= {name: regions[entry]} if entry in regions else {}
+    for row in (*regions.get("classes", ()), *regions.get("bands", ())):
+        name, mm2 = one_line(row["name"]), row["area_mm2"]
+        values[f"mm2_in_{name}"] = round(mm2, 4)
+        for kind, n in {"": row["n_nuclei"], **row["n_by_class"]}.items():
+            end = f"{name}_{one_line(kind)}" if kind else name
+            values |= {f"nuclei_in_{end}": n, f"nuclei_per_mm2_in_{end}": per_mm2(n, mm2)}
     return values
+
+
+def nucleus_values(n: int, tissue_mm2: float | None, n_positive: int | None) -> dict[str, Any]:
+    """Columns of a table with the nuclei of a slide or an annotation."""
+    return {
+        "nuclei": n,
+        "nuclei_per_mm2": per_mm2(n, tissue_mm2),
+        "n_positive": n_positive,
+        "n_negative": None if n_positive is None else n - n_positive,
+        "percent_positive": percent(n_positive, n),
+    }
+
+
+def class_values(
+    counts: Mapping[str, int], total: int, tissue_mm2: float | None
+) -> dict[str, float | None]:
+    """Columns of a table with number, percentage and density of every class."""
+    counts = {one_line(name): n for name, n in counts.items()}
+    return {
+        **{f"nuclei_{name}": n for name, n in counts.items()},
+        **{f"percent_{name}": percent(n, total) for name, n in counts.items()},
+        **{f"nuclei_per_mm2_{name}": per_mm2(n, tissue_mm2) for name, n in counts.items()},
+    }
+
+
+def n_in_artefacts(quality: Quality) -> int:
+    """Number of nuclei in artefacts, whether totals leave them out or not."""
+    return sum((quality.n_by_kind or {}).values()) or quality.n_nuclei or 0
+
+
+def percent(n: int | None, total: int) -> float | None:
+    """``n`` as a percentage of ``total``, rounded for tables; None if one is missing or the total
+    is 0.
+    """
+    return round(100 * n / total, 2) if n is not None and total else None
 
 
 def per_mm2(n: int | None, mm2: float | None) -> float | None:
@@ -224,17 +262,17 @@ def count_in_annotations(
     """
     if not annotations:
         return []
-    n_by_class = np.zeros(
-        (len(annotations), len(classes) + 1), int
-    )  # the last column counts nuclei without a class
+    n_classes = len(classes)
+    # The last column counts nuclei without a class.
+    n_by_class = np.zeros((len(annotations), n_classes + 1), int)
     n_positive = np.zeros(len(annotations), int)
     shapely.prepare([annotation.geometry for annotation in annotations])
     columns = ("label", parquet.POSITIVE) if with_positive else ("label",)
     for xy, label, *positive in stream_positions(nuclei, *columns, counted_only=True):
-        column = np.where((label >= 0) & (label < len(classes)), label, len(classes))
+        column = np.where((label >= 0) & (label < n_classes), label, n_classes)
         for index, annotation in enumerate(annotations):
             inside = shapely.contains_xy(annotation.geometry, xy)
-            n_by_class[index] += np.bincount(column[inside], minlength=len(classes) + 1)
+            n_by_class[index] += np.bincount(column[inside], minlength=n_classes + 1)
             n_positive[index] += sum(int(values[inside].sum()) for values in positive)
     return [
         {
