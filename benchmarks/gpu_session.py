@@ -13,6 +13,7 @@ machine     the hardware and the versions
 runs        `muse run` of synthetic slides by provider: seconds per step, nuclei, and F1
 cohort      mm2/s of the workflow with 32 slides of 20 mm2, several of which share the GPU
 pretraining sets/s of MUSE with one batch repeated and with loaders, and how long the GPU waits
+long        a pretraining of ViT-S/16 for --seconds, and kNN of held-out nuclei before and after
 forward     mm2/s of a detector by runtime, precision and batch, and nuclei that agree with fp32
 tests       the tests of methods and training with every CPU device replaced by the GPU
 precision   losses in bf16 and fp32 over the same steps
@@ -45,6 +46,7 @@ from graph_time import compare, draw_windows
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.model import find_fault, find_model
 from muse_pipeline.inference.predictor import Predictor
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.run import INDEX, MuseStage
 from muse_pipeline.nuclei.parquet import read_provenance
@@ -100,6 +102,7 @@ def main() -> None:
         default=61_440 if ON_GPU else 13_312,
         help="side of the repeated slide",
     )
+    parser.add_argument("--seconds", type=float, default=120.0 if ON_GPU else 5.0)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.sections == ["pack"]:
@@ -616,11 +619,73 @@ def share_step(rank: int, file: str, backend: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+def long(args: argparse.Namespace) -> Iterator[dict]:
+    """Yield the kNN score on held-out nuclei in the course of a pretraining of ViT-S/16."""
+    batch = 128 if ON_GPU else 2
+    rate, _, _ = pretrain(
+        args, "rate", [*steps(30 if ON_GPU else 3), f"batch={batch}", *VIT], LOADERS
+    )
+    count = max(int(args.seconds * rate["sets/s"] / batch), 4)
+    classes = {"1": "Lymphocyte", "2": "Epithelial", "3": "Stroma"}
+    folder = args.data / "brca-m2c"
+    held = PictureSource(
+        folder / "labels",
+        "row column class",
+        images=folder / "images",
+        mpp=0.5,
+        class_map=classes,
+        exclude=("TCGA-A8-", "TCGA-AC-"),
+    )
+    settings = [
+        f"schedule.steps={count}",
+        f"schedule.validate_every={max(count // 8, 1)}",
+        "schedule.log_every=20",
+        "schedule.save_every=1000000",
+        f"batch={batch}",
+        "distillation.momentum=0.99",
+        "schedule.learning_rate=5e-4",
+        *VIT,
+    ]
+
+    class Held(MuseStage):
+        """A stage that is scored on the nuclei of site A7, including before the first step."""
+
+        @property
+        def _held(self):
+            from muse_pipeline.methods.muse.validation import read_held
+
+            return read_held((held,), self.config.middle_mpp)
+
+        def monitors(self, data, method):
+            monitors = super().monitors(data, method)
+            score = next(each for each in monitors if hasattr(each, "score"))
+            method.to(DEVICE)
+            found.append({"step": 0, "held kNN": score.score()})
+            return monitors
+
+    found: list[dict] = []
+    row, checkpoint, losses = pretrain(args, "long", settings, LOADERS, Held)
+    yield from found
+    log = [json.loads(line) for line in (args.work / "long/metrics.jsonl").read_text().splitlines()]
+    yield from (
+        {"step": each["step"] + 1, "held kNN": each["held kNN"]}
+        for each in log
+        if "held kNN" in each
+    )
+    yield row | {
+        "steps": count,
+        "first loss": losses[0],
+        "last loss": losses[-1],
+        "checkpoint": checkpoint.name,
+    }
+
+
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[dict]]] = {
     "machine": machine,
     "runs": runs,
     "cohort": cohort,
     "pretraining": pretraining,
+    "long": long,
     "forward": forward,
     "tests": tests,
     "precision": precision,

@@ -61,6 +61,21 @@ MOVED_UM = 20.0  # displacement of positions, for comparison: more than the size
 LEAST_EXCESS = 1.05  # minimum ratio between the counts in nuclei and those of displaced positions
 MOST_COMPARED = 200_000  # maximum number of positions that are compared
 LEAST_COMPARED = 2_500  # minimum number of counts of displaced positions in nuclei
+LEAST_EXCHANGED = 500  # the same for other orientations, since chance does not reach LEAST_GAIN
+LEAST_GAIN = 1.2  # minimum ratio between the counts in nuclei in another orientation and as given
+# The other orientations of a picture: whether x and y are exchanged, and which are mirrored then.
+ORIENTATIONS = {
+    "x and y exchanged": (True, (False, False)),
+    "x mirrored": (False, (True, False)),
+    "y mirrored": (False, (False, True)),
+    "both mirrored (a turn by 180 degrees)": (False, (True, True)),
+    "x and y exchanged, then x mirrored (a turn by 90 degrees clockwise)": (True, (True, False)),
+    "x and y exchanged, then y mirrored (a turn by 90 degrees counterclockwise)": (
+        True,
+        (False, True),
+    ),
+    "x and y exchanged, then both mirrored": (True, (True, True)),
+}
 MOST_SCALE = 1.1  # largest ratio between lengths of the same tissue on the slide and in the assay
 STEPS = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
 
@@ -273,7 +288,7 @@ def count_in_nuclei(
         shapely.transform(outlines, lambda xy: xy * info.mpp)
     )  # in um: pixels may not be square
     total = sparse.csr_matrix((len(outlines), len(assay.genes)), dtype=np.float32)
-    n_inside, compared = 0, np.zeros(len(STEPS))
+    n_inside, compared = 0, np.zeros(len(STEPS) + len(ORIENTATIONS))
     some = slice(None, None, -(-n_all // MOST_COMPARED))
     for xy_um, counts in assay.batches():
         um = to_px(xy_um) * info.mpp
@@ -291,24 +306,34 @@ def count_in_nuclei(
                 axis=0,
             )
         ]
-        compared += count_displaced(tree, um[used], MOVED_UM, counts[used].sum(1).A1)
+        n_used, exchanged = counts[used].sum(1).A1, to_px(xy_um[used, ::-1]) * info.mpp
+        compared[: len(STEPS)] += count_displaced(tree, um[used], MOVED_UM, n_used)
+        size_um = np.multiply(info.size_px, info.mpp)
+        for index, (is_exchanged, mirrored) in enumerate(ORIENTATIONS.values(), len(STEPS)):
+            turned = exchanged if is_exchanged else um[used]
+            turned = np.where(mirrored, size_um - turned, turned)
+            compared[index : index + 1] += count_displaced(tree, turned, 0, n_used, STEPS[:1])
     return CountsInNuclei(
         total, float(total.sum()) / n_counts, n_inside / n_all, *_find_doubt(*compared)
     )
 
 
-def _find_doubt(as_given: float, *displaced: float) -> tuple[str, str]:
+def _find_doubt(as_given: float, *others: float) -> tuple[str, str]:
     """The reason to doubt the alignment, and why it cannot be judged, from counts in nuclei of
-    positions as given and displaced.
+    positions as given, displaced and in other orientations.
     """
-    beside = np.mean(displaced)
+    beside, turned = np.mean(others[: len(STEPS) - 1]), others[len(STEPS) - 1 :]
+    name, best = max(zip(ORIENTATIONS, turned, strict=True), key=lambda pair: pair[1])
+    if best >= max(LEAST_EXCHANGED, LEAST_GAIN * as_given, LEAST_GAIN * beside):
+        gain = f"{best / as_given:.1f} times the counts" if as_given else "counts only"
+        what = f"nuclei have {gain} with {name}; turn the positions so, or correct --transform"
+        return what, ""
     if beside >= LEAST_COMPARED and as_given < LEAST_EXCESS * beside:
         ratio = (
             f"{as_given / beside:.2f} times the counts of positions displaced by {MOVED_UM:g} um"
         )
         return (
-            f"nuclei have only {ratio}; check that the slide and --transform are those of the"
-            " assay, and that neither is turned or mirrored"
+            f"nuclei have only {ratio}; check that the slide and --transform are those of the assay"
         ), ""
     is_judged = max(beside, as_given / LEAST_EXCESS) >= LEAST_COMPARED
     return "", "" if is_judged else "too few counts to judge the alignment"
@@ -358,12 +383,16 @@ def _require_on_tissue(
 
 
 def count_displaced(
-    tree: shapely.STRtree, xy: np.ndarray, step_size: float | np.ndarray, counts: np.ndarray
+    tree: shapely.STRtree,
+    xy: np.ndarray,
+    step_size: float | np.ndarray,
+    counts: np.ndarray,
+    steps: np.ndarray = STEPS,
 ) -> np.ndarray:
-    """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``STEPS``
+    """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``steps``
     of ``step_size``.
     """
-    inside = [tree.query(shapely.points(xy + step * step_size), "intersects")[0] for step in STEPS]
+    inside = [tree.query(shapely.points(xy + step * step_size), "intersects")[0] for step in steps]
     return np.array([counts[np.unique(spot)].sum() for spot in inside])
 
 

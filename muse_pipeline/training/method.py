@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +162,12 @@ class Method(nn.Module):
         """The optimiser of ``turn``, by default AdamW."""
         return build_adamw(self.turn_parameters(turn), schedule)
 
+    def set_gauges(self, gauges: bool) -> None:
+        """Set ``gauges`` of this method and of its component methods."""
+        for module in self.modules():
+            if isinstance(module, Method):
+                module.gauges = gauges
+
     def before_step(self, turn: str, progress: float) -> None:
         """Called after the gradients of ``turn`` are clipped and before they are applied."""
 
@@ -171,6 +177,42 @@ class Method(nn.Module):
     def trained(self) -> nn.Module:
         """The network that the run's checkpoint contains."""
         raise NotImplementedError
+
+
+class WeightedSum(Method):
+    """Several methods that are trained together and usually share a backbone, each with the single
+    turn "model".
+
+    A batch maps the name of each method to a batch for this method. Logged losses are prefixed with
+    the name. The checkpoint contains the first method's network.
+    """
+
+    def __init__(self, methods: Mapping[str, Method], weights: Mapping[str, float]):
+        super().__init__()
+        self.methods, self.weights = nn.ModuleDict(methods), dict(weights)
+
+    def losses(self, batch: Mapping[str, Any], turn: str, progress: float) -> dict[str, Tensor]:
+        """The weighted sum, and the losses of every method."""
+        losses, total = {}, 0.0
+        for name, method in self.methods.items():
+            terms = method.losses(batch[name], turn, progress)
+            total = total + self.weights[name] * terms["loss"]
+            losses |= {f"{name} {term}": value for term, value in terms.items()}
+        return {"loss": total, **losses}
+
+    def before_step(self, turn: str, progress: float) -> None:
+        """Call every method's ``before_step``."""
+        for method in self.methods.values():
+            method.before_step(turn, progress)
+
+    def after_step(self, progress: float) -> None:
+        """Call every method's ``after_step``."""
+        for method in self.methods.values():
+            method.after_step(progress)
+
+    def trained(self) -> nn.Module:
+        """The network of the first method."""
+        return next(iter(self.methods.values())).trained()
 
 
 class AveragedNetwork(nn.Module):

@@ -55,9 +55,9 @@ def test_every_kind_of_plug_in_is_found(tmp_path):
 
 
 def test_a_method_of_another_distribution_reads_its_config(tmp_path):
-    environment = install(tmp_path, {"methods": "toy_pairs"})
+    environment = install(tmp_path, {"methods": "toy_sum"})
     environment["PYTHONPATH"] += f"{os.pathsep}{SUPPORT}"
-    config = {"method": "toy_pairs", "name": "x", "schedul": {}}
+    config = {"method": "toy_sum", "name": "x", "schedul": {}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     train = "-m", "muse_pipeline.cli.main", "train", tmp_path / "c.yaml", "-o", tmp_path / "run"
     ended = run(environment, *train)

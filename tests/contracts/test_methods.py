@@ -1,4 +1,4 @@
-"""The contract of training methods, tested with all real methods and with two toys of one file
+"""The contract of training methods, tested with all real methods and with three toys of one file
 each.
 """
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 import toy_gan
 import toy_pairs
+import toy_sum
 from labelled import draw_labelled_folder
 
 from muse_pipeline.core.errors import ConfigError
@@ -20,7 +21,7 @@ from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import RECIPES, load_run
 
-TOYS = {module.__name__: module for module in (toy_gan, toy_pairs)}
+TOYS = {module.__name__: module for module in (toy_gan, toy_pairs, toy_sum)}
 CONFIGS = sorted((Path(__file__).parents[2] / "config" / "train").glob("*.yaml"))
 
 
@@ -94,8 +95,9 @@ def test_a_toy_is_exported(images, tmp_path, muse):
 
 
 def test_a_toy_learns(images, tmp_path, muse, monkeypatch):
+    """Only the toy that sums two methods is trained; the method for pairs is one of the two."""
     monkeypatch.setattr(loop, "draw_curves", lambda rows, output: None)
-    train(muse, write_toy(tmp_path, "toy_pairs", images, steps=30), tmp_path / "run")
+    train(muse, write_toy(tmp_path, "toy_sum", images, steps=30), tmp_path / "run")
     losses = [
         json.loads(line)["loss"]
         for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -147,6 +147,25 @@ def test_counts_of_each_nucleus_are_those_of_the_positions_in_it(slide, tmp_path
     assert "100.0% of the counts" in shown
 
 
+SIDE = 1024  # of the slide, px
+TURNED = {  # positions of a picture in another orientation, from those of the slide
+    "x and y exchanged;": lambda x, y: (y, x),
+    "x mirrored;": lambda x, y: (SIDE - x, y),
+    "y mirrored;": lambda x, y: (x, SIDE - y),
+    "both mirrored (a turn by 180": lambda x, y: (SIDE - x, SIDE - y),
+    "mirrored (a turn by 90 degrees clockwise": lambda x, y: (y, SIDE - x),
+    "mirrored (a turn by 90 degrees counter": lambda x, y: (SIDE - y, x),
+    "exchanged, then both mirrored;": lambda x, y: (SIDE - y, SIDE - x),
+}
+
+
+def turn(bins, orientation):
+    """Write the positions of bins in another orientation."""
+    table, columns = pd.read_parquet(bins), ["pxl_col_in_fullres", "pxl_row_in_fullres"]
+    table[columns] = np.stack(TURNED[orientation](*table[columns].to_numpy().T), 1)
+    table.to_parquet(bins)
+
+
 def test_too_few_counts_are_named(slide, tmp_path, muse):
     folder = write_visium_hd(tmp_path / "binned_outputs", slide)
     status, shown, printed = muse(
@@ -161,6 +180,7 @@ def test_too_few_counts_are_named(slide, tmp_path, muse):
         ("none", ""),
         ("3 um", ""),
         ("20 um", "times the counts of positions displaced by 20 um"),
+        *((name, name) for name in TURNED),
     ],
 )
 def test_a_wrong_alignment_replaces_no_file(slide, tmp_path, muse, wrong, message):
@@ -169,6 +189,8 @@ def test_a_wrong_alignment_replaces_no_file(slide, tmp_path, muse, wrong, messag
         write_visium_hd(tmp_path / "binned_outputs", slide, depth=100, moved_um=moved_um),
         tmp_path / "a.h5ad",
     )
+    if wrong in TURNED:
+        turn(folder / "square_002um/spatial/tissue_positions.parquet", wrong)
     status, shown, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", output)
     assert (status, printed.count("\n")) == (int(bool(message)), int(bool(message)))
     assert printed.startswith(f"muse bins: {folder}" if message else "") and message in printed

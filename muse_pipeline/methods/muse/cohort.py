@@ -16,12 +16,11 @@ from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.cohort.sheet import SheetRow
 from muse_pipeline.core.config import read_settings
 from muse_pipeline.core.errors import ConfigError, LabelError
-from muse_pipeline.core.text import some_of
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.unlabelled import picture_files
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.methods.detector.run import load_detector_config
+from muse_pipeline.methods.muse.data import require_apart
 from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
 from muse_pipeline.training.run import Inputs, plain_settings
 
@@ -110,8 +109,11 @@ def plan_cohort_run(
     judged = [source for judge in judged_by for source in load_detector_config(*judge).validation]
     # The slides replace the placeholder, which is the last source.
     config = dataclasses.replace(config, sources=(*config.sources[:-1], *slides))
+    if hasattr(config, "held"):
+        judged = [*config.held, *judged]
+        config = dataclasses.replace(config, held=tuple(judged))
     recipe.stages(config, cohort.results)[-1].check()
-    _require_apart([_patient(row) for row in rows], judged)
+    require_apart([_patient(row) for row in rows], judged)
     paired = [
         row.slide_id
         for row, source in zip(rows, slides, strict=True)
@@ -155,8 +157,10 @@ def settings_of(config: SlidesConfig) -> dict[str, Any]:
     """The settings of a run for a YAML file, without the default settings of its sources, which may
     be thousands.
     """
-    few = dataclasses.replace(config, sources=config.sources[:1])
-    return {**plain_settings(few), "sources": [_stated(source) for source in config.sources]}
+    names = [name for name in ("sources", "held") if hasattr(config, name)]
+    named = {name: [_stated(source) for source in getattr(config, name)] for name in names}
+    few = {name: getattr(config, name)[:1] for name in names}
+    return {**plain_settings(dataclasses.replace(config, **few)), **named}
 
 
 def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
@@ -188,17 +192,6 @@ def _choose_rows(cohort: Cohort) -> tuple[list[SheetRow], list[SheetRow]]:
                 " the same split, or exclude the latter"
             )
     return chosen, held
-
-
-def _require_apart(patients: Sequence[str], judged: Sequence[LabelSource]) -> None:
-    """Require that no patient is in both pretraining and evaluation."""
-    shared = {patient for source in judged for patient in map(source.patient_of, source.choose())}
-    if shared := sorted(shared & set(patients)):
-        raise LabelError(
-            f"{some_of(shared)}: in `validation` of the training config, and also in the slides for"
-            " pretraining, so the backbone would be evaluated on its training data; `exclude` them"
-            " from either"
-        )
 
 
 def _patient(row: SheetRow) -> str:

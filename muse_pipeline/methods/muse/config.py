@@ -11,25 +11,29 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation, Seed
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.views import ViewSettings
+from muse_pipeline.labels.label_sources import ParsedSource
 from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    """Settings that all pretraining runs on views of tissue share.
+class MuseConfig:
+    """Settings of a pretraining run.
 
     Attributes:
         name: name of the run.
         backbone: registered name of the backbone.
         sources: tissue with nucleus positions.
         schedule: length and learning rate.
+        held: labelled images of other patients, for evaluation. If each source here has a
+            ``class_map``, the backbone is scored on them every ``schedule.validate_every`` steps.
         checkpoint: initial weights: a checkpoint of this package, a released MUSE or
             EfficientNet-Lite file, or the name of a built-in model; random if not given.
         trust_pickle: whether a checkpoint that contains more than plain tensors may run code while
             it is read.
         views: size, scale and number of the views.
+        distillation: losses between student and teacher.
         augmentation: colour and sharpness of each view; the geometric settings are ignored.
         grey: fraction of views converted to grey.
         balance: influence of an image's area with nuclei on how often it is drawn, from 0 (none) to
@@ -38,15 +42,18 @@ class PretrainConfig:
         batch: sets of views per batch and device.
         seed: seed of weights and views.
         precision: "32-true" or "bf16-mixed".
+        method: name of the method, "muse".
     """
 
     name: str
     backbone: str
     sources: tuple[NucleusSource, ...]
     schedule: Schedule
+    held: tuple[ParsedSource, ...] = ()
     checkpoint: Weights | None = None
     trust_pickle: bool = False
     views: ViewSettings = ViewSettings()
+    distillation: SelfDistillationSettings = SelfDistillationSettings()
     augmentation: Augmentation = Augmentation(stain_gain=0.3, stain_mix=0.08, shift=0.05)
     grey: Fraction = 0.1
     balance: Fraction = 0.5
@@ -54,6 +61,7 @@ class PretrainConfig:
     batch: Count = 16
     seed: Seed = 0
     precision: Precision = "32-true"
+    method: str = "muse"
     slide_files: ClassVar = ("store", "proposals")
 
     def __post_init__(self) -> None:
@@ -80,16 +88,3 @@ class PretrainConfig:
     def sides_px(self) -> tuple[int, ...]:
         """Sides of all views that the network gets."""
         return (self.views.global_px, *[self.views.local_px] * (self.views.n_local > 0))
-
-
-@dataclass(frozen=True)
-class MuseConfig(PretrainConfig):
-    """Settings of a MUSE run; those not described here are described in ``PretrainConfig``.
-
-    Attributes:
-        distillation: losses between student and teacher.
-        method: name of the method, "muse".
-    """
-
-    distillation: SelfDistillationSettings = SelfDistillationSettings()
-    method: str = "muse"

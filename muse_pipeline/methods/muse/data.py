@@ -10,9 +10,9 @@ import numpy as np
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work
-from muse_pipeline.core.errors import ConfigError, MppError, NucleiError
+from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError
 from muse_pipeline.core.files import cache_name
-from muse_pipeline.core.text import count_noun
+from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.data.nucleus_images import (
     NucleusImage,
     NucleusIndex,
@@ -26,7 +26,7 @@ from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
-from muse_pipeline.labels.base_source import read_picture
+from muse_pipeline.labels.base_source import LabelSource, read_picture
 from muse_pipeline.labels.label_sources import read_labelled_images, require_in_names, require_words
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.nuclei.parquet import iterate_rows, read_provenance
@@ -91,6 +91,17 @@ def read_pretrain_data(
     return PretrainData(
         images, np.stack([colour_of_fit(reference, fit) for fit in fits]), reference, of_images
     )
+
+
+def require_apart(patients: Sequence[str], held: Sequence[LabelSource]) -> None:
+    """Require that no patient is in both pretraining and evaluation."""
+    judged = {patient for source in held for patient in map(source.patient_of, source.choose())}
+    if shared := sorted(judged & set(patients)):
+        raise LabelError(
+            f"{some_of(shared)}: in `held`, and also in `sources` or in the training data of the"
+            " initial weights, so the backbone would be evaluated on its training data; `exclude`"
+            " them from `held` or from `sources`"
+        )
 
 
 def _open(source: NucleusSource, finest_mpp: float, folder: Path) -> Iterator[NucleusImage]:

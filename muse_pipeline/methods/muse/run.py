@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import cv2
@@ -19,15 +19,21 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSampler, ViewSet
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.inference.stains import reference_stains
+from muse_pipeline.inference.stains import colour_of_fit, reference_stains
+from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.config import require_windows
 from muse_pipeline.methods.muse.config import MuseConfig
-from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
+from muse_pipeline.methods.muse.data import (
+    PretrainData,
+    read_pretrain_data,
+    require_apart,
+)
 from muse_pipeline.methods.muse.method import MusePretraining
+from muse_pipeline.methods.muse.validation import SCORE, PointSet, read_held, score_held
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, seen_before
-from muse_pipeline.training.loop import GRACE, IN_A_ROW, Alarm, Monitor
+from muse_pipeline.training.loop import GRACE, IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
 from muse_pipeline.training.run import Log, plain_settings
@@ -63,6 +69,10 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         return find_checkpoint(self.config.checkpoint) if self.config.checkpoint else None
 
     @cached_property
+    def _held(self) -> list[LabelledImage]:
+        return read_held(self.config.held, self.config.middle_mpp)
+
+    @cached_property
     def _seen(self) -> Seen:
         return seen_before(self.inputs().checkpoints, self.config.trust_pickle)
 
@@ -71,9 +81,18 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         require_windows(self.config.backbone, *self.config.sides_px)
 
     def read(self, log: Log) -> PretrainData:
-        """Open the images and their nuclei (``data.read_pretrain_data``); stores are read during
-        the run.
-        """
+        """Open the images; stores are read during the run."""
+        data = self.open_data(log)
+        require_apart([*data.patients, *self._seen.learnt_patients], self.config.held)
+        if self.config.held and not self._held:
+            log(
+                "no scores during training: `held` needs a `class_map` per source, and nuclei of 2"
+                " classes, 2 patients"
+            )
+        return data
+
+    def open_data(self, log: Log) -> PretrainData:
+        """Open the images and their nuclei (``data.read_pretrain_data``)."""
         config = self.config
         return read_pretrain_data(
             config.sources, config.views.mpp[0], config.min_nuclei, self.folder / INDEX, log
@@ -115,10 +134,32 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         draw_views(make_batches(config, data).sample, config.seed, run.path / "views.png")
 
     def monitors(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
-        """An alarm for collapse."""
+        """An alarm for collapse and, if labelled nuclei are held out, scores of the teacher."""
         config = self.config
-        grace = max(GRACE, config.schedule.warmup, config.distillation.teacher_warmup)
-        return (CollapseAlarm(config.schedule, self.folder, grace),)
+        warmup = max(GRACE, config.schedule.warmup, config.distillation.teacher_warmup)
+        alarm = CollapseAlarm(config.schedule, self.folder, warmup)
+        return (alarm, *self.validation(data, method))
+
+    def validation(self, data: PretrainData, method: Method) -> Sequence[Monitor]:
+        """Scores of the backbone on held-out nuclei, if any; the best backbone is kept."""
+        if not self._held:
+            return ()
+
+        def describe(done: int, scores: dict[str, float]) -> Checkpoint:
+            trained = self.checkpoint(data, method)
+            # Held-out patients are included, because weights are chosen on them.
+            patients = sorted({*trained.meta["patients"], *(image.patient for image in self._held)})
+            return dataclasses.replace(
+                trained, meta={**trained.meta, "step": done, "patients": patients, **scores}
+            )
+
+        colours = np.stack([colour_of_fit(data.reference, image.stain) for image in self._held])
+        points = PointSet(self._held, colours, self.config.views.global_px)
+        return (
+            BestWeights(
+                SCORE, partial(score_held, method.trained(), points), self.run_folder.best, describe
+            ),
+        )
 
     def checkpoint(self, data: PretrainData, method: Method) -> Checkpoint:
         """The trained backbone."""

@@ -19,7 +19,8 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.data.views import ViewSettings
 from muse_pipeline.methods.detector.config import require_windows
-from muse_pipeline.methods.muse.config import PretrainConfig
+from muse_pipeline.methods.muse.config import MuseConfig
+from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.methods.trident.partners import PairBatch, PairedSource, PartnerSource
 from muse_pipeline.models.base import Backbone, Features, interpolate_at
 from muse_pipeline.training.devices import gather_rows
@@ -70,9 +71,9 @@ class AlignmentSettings:
 
 
 @dataclass(frozen=True)
-class TridentConfig(PretrainConfig):
+class TridentConfig(MuseConfig):
     """Settings of a run on H&E tissue with partners; those not described here are described in
-    ``PretrainConfig``.
+    ``MuseConfig``.
 
     Attributes:
         backbone: registered name of the H&E network.
@@ -80,14 +81,21 @@ class TridentConfig(PretrainConfig):
         alignment: losses between branches.
         partner_backbone: registered name of the partner's network; the same as ``backbone`` by
             default.
-        checkpoint: initial weights of the H&E network, as in ``PretrainConfig``.
-        views: settings of H&E views; there are no local ones.
+        distillation: settings of MUSE's losses. If given, they are added on the same views, and
+            MUSE's teacher is the result of the run.
+        weight: factor of the alignment loss if MUSE's losses are added.
+        checkpoint: initial weights of the H&E network, as in ``MuseConfig``.
+        views: settings of H&E views; local views are used only with MUSE's losses.
         method: name of the method, "trident".
     """
 
     sources: tuple[PairedSource, ...]
     alignment: AlignmentSettings = AlignmentSettings()
     partner_backbone: str | None = None
+    distillation: SelfDistillationSettings | None = None
+    # 0.1 / 25: VICReg's main terms, which already have the weight 25, then count a tenth as much as
+    # MUSE's losses.
+    weight: NotNegative = 0.004
     views: ViewSettings = ViewSettings(n_local=0)
     batch: Annotated[int, Between(2)] = 16
     method: str = "trident"
@@ -115,9 +123,10 @@ def require_sound_pairs(config: TridentConfig) -> None:
         )
     if config.partner_backbone is not None:
         require_windows(config.partner_backbone, config.views.global_px)
-    if config.views.n_local:
+    if config.distillation is None and config.views.n_local:
         raise ConfigError(
-            f"views: n_local is {config.views.n_local}, but there are no local views; set it to 0"
+            f"views: n_local is {config.views.n_local}, but local views need MUSE's loss; set it"
+            " to 0"
         )
 
 

@@ -90,8 +90,9 @@ class PairedSource(NucleusSource):
         super().__post_init__()
         if self.partner is None:
             return
-        kind = "store" if self.store is not None else "images"
-        if getattr(self.partner, kind) is None and self.partner.nuclei is None:
+        allowed = {"store": ("store", "nuclei"), "images": ("images", "nuclei")}
+        kind = next((name for name in allowed if getattr(self, name) is not None), "labelled")
+        if all(getattr(self.partner, name) is None for name in allowed.get(kind, ())):
             raise ConfigError(
                 f"{self.partner.location}: cannot be the partner of a source of `{kind}`; a `store`"
                 " takes a `store` or `nuclei`, and `images` take `images` or `nuclei`"

@@ -16,6 +16,7 @@ from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
+from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.run import INDEX, MuseStage, make_batches
 from muse_pipeline.methods.trident.method import Trident, TridentConfig, require_sound_pairs
 from muse_pipeline.methods.trident.partners import (
@@ -27,7 +28,7 @@ from muse_pipeline.methods.trident.partners import (
 )
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
-from muse_pipeline.training.method import Method
+from muse_pipeline.training.method import Method, WeightedSum
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage
 from muse_pipeline.training.run import Inputs, Log
 
@@ -86,9 +87,13 @@ class TridentRecipe(Recipe):
     Config = TridentConfig
 
     def complete(self, values: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Turn off local views."""
+        """If MUSE's losses are not used, turn off local views unless the config sets their
+        number.
+        """
         views = values.get("views") or {}
-        return values | {"views": {"n_local": 0, **views}} if isinstance(views, dict) else values
+        if values.get("distillation") is None and isinstance(views, dict):
+            values = {**values, "views": {"n_local": 0, **views}}
+        return values
 
     def stages(self, config: TridentConfig, folder: Path) -> Sequence[Stage]:
         """Return the only stage, the training."""
@@ -112,11 +117,11 @@ class TridentStage(MuseStage):
         partners = [source.partner for source in self.config.sources if source.partner is not None]
         return dataclasses.replace(of_muse, sources=(*of_muse.sources, *partners))
 
-    def read(self, log: Log) -> PairedData:
+    def open_data(self, log: Log) -> PairedData:
         """Open the images and their partners (``read_paired_data``)."""
         return read_paired_data(self.config, self.folder / INDEX, log)
 
-    def build(self, data: PairedData) -> Trident:
+    def build(self, data: PairedData) -> Method:
         """Build the H&E backbone, with the weights of the checkpoint if any, and a random network
         for the partner.
         """
@@ -125,15 +130,26 @@ class TridentStage(MuseStage):
         partner = None
         if settings.branches > 1:
             partner = BACKBONES[config.partner_backbone or config.backbone]()
-        return Trident(backbone, partner, settings)
+        trident = Trident(backbone, partner, settings)
+        if config.distillation is None:
+            return trident
+        muse = MusePretraining(backbone, config.distillation, config.views.n_local)
+        return WeightedSum(
+            {"muse": muse, "trident": trident}, {"muse": 1.0, "trident": config.weight}
+        )
 
     def batches(self, data: PairedData, device: torch.device) -> PairBatches:
         """Batches of views with their partners."""
         return PairBatches(super().batches(data, device), data.images, data.partners)
 
-    def finish_batch(self, batch: PairBatch) -> PairBatch:
-        """Cut the views on the device."""
-        return batch._replace(views=super().finish_batch(batch.views))
+    def finish_batch(self, batch: PairBatch) -> PairBatch | dict[str, Any]:
+        """Cut the views on the device; with MUSE's losses, return the batches of both methods,
+        keyed by name.
+        """
+        batch = batch._replace(views=super().finish_batch(batch.views))
+        return (
+            batch if self.config.distillation is None else {"muse": batch.views, "trident": batch}
+        )
 
     def describe(self, data: PairedData, log: Log) -> None:
         """Print a summary of the training data, and draw some views and pairs."""
@@ -146,8 +162,10 @@ class TridentStage(MuseStage):
         draw_pairs(batch, self.run_folder.path / "pairs.png")
 
     def monitors(self, data: PairedData, method: Method) -> Sequence[Monitor]:
-        """An alarm for collapse."""
-        return (SpreadAlarm(self.config.schedule, self.folder),)
+        """An alarm for collapse and, if labelled nuclei are held out, scores of the H&E
+        backbone.
+        """
+        return (SpreadAlarm(self.config.schedule, self.folder), *self.validation(data, method))
 
 
 LEAST_SPREAD = 0.05  # minimum spread (``method.measure_spread``) in a run that still learns

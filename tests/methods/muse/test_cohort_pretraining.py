@@ -161,9 +161,11 @@ def test_whose_a_training_run_is_validated_on_is_not_learnt_from(plan, where):
     status, _, output = plan("--judged-by", judge)
     assert status == 2
     assert (
-        "P4: in `validation` of the training config, and also in the slides" in output
+        "P4: in `held`, and also in `sources` or in the training data" in output
     )  # patients are compared as in the sheet, not as in the slides' names
-    assert plan("--judged-by", judge, "--held-splits", "val")[0] == 0
+    status, config, _ = plan("--judged-by", judge, "--held-splits", "val")
+    assert status == 0
+    assert [source.split.name for source in config.held] == ["val"]
 
 
 PAIRED = {**SETTINGS, "method": "trident", "views": {"global_px": 64, "mpp": [0.5, 1.0]}}

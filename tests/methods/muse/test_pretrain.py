@@ -430,6 +430,46 @@ def test_a_misspelt_word_of_exclude_is_rejected(pictures, tmp_path):
         NucleusSource(store=tmp_path, proposals=tmp_path, exclude=("P1",))
 
 
+TCGA = "TCGA-A1-0001-01Z-00-DX1"
+
+
+def test_a_patient_of_the_judged_is_rejected(slide, pictures, tmp_path, muse):
+    """Tested with patients from TCGA names, and with patients found by a given pattern."""
+    location = shutil.copytree(slide, tmp_path / "S1")
+    draw_slide(location, TCGA)
+    source = source_of(location)
+    images = tmp_path / "images"
+    images.mkdir()
+    cv2.imwrite(str(images / "TCGA-A1-0001-03B_7.png"), np.zeros((9, 9, 3), np.uint8))
+    labels = {
+        "images": str(images),
+        "labels": str(pictures.parent / "labels"),
+        "format": "x y class",
+        "mpp": 0.5,
+    }
+    for held, changed in (
+        (labels, source),
+        ({**labels, "patient": "(01)-03"}, {**source, "patient": "00(01)"}),
+    ):
+        path = write_config(tmp_path / "c.yaml", [changed], held=[held])
+        status, _, printed = muse("pretrain", path, "-o", tmp_path / "run", "--accelerator", "cpu")
+        assert status == 2 and "in `held`, and also in" in printed and printed.count("\n") == 1
+    apart = write_config(
+        tmp_path / "c.yaml", [{**source, "patient_name": "another"}], held=[labels]
+    )
+    status, _, printed = muse(
+        "pretrain",
+        apart,
+        "-o",
+        tmp_path / "run",
+        "--accelerator",
+        "cpu",
+        "--set",
+        "schedule.steps=1",
+    )
+    assert status == 0, printed
+
+
 SOURCE = {"store": "S1/image-500nm.zarr", "proposals": "S1/proposals.parquet"}
 WRONG_SETTINGS = [
     (
@@ -445,6 +485,7 @@ WRONG_SETTINGS = [
     ({"backbone": "muse_compact_166"}, "did you mean 'muse_compact_16'"),
     ({"checkpoint": "nowhere.pt"}, "no such checkpoint"),
     ({"checkpoint": "compact"}, "choose the backbone that it fits"),
+    ({"held": [{"labels": "S1", "format": "geojson"}]}, "either `images` or `slides`"),
     ({"sources": []}, "sources: the list is empty"),
     ({"sources": [{"store": SOURCE["store"]}]}, "`proposals` is missing"),
     (

@@ -12,6 +12,7 @@ import torch
 from pretraining import SIDE_PX, draw_pictures, draw_slide, write_config
 
 from experiments.common.training import load_muse_config
+from muse_pipeline.core.errors import LabelError
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.labels.picture_source import PictureSource
@@ -94,20 +95,40 @@ def test_positions_of_a_slide_are_in_px_of_its_store(folder, sources, tmp_path):
     assert at_nucleus.mean() < whole.mean() - 20
 
 
-def test_a_checkpoint_lists_the_patients_of_its_start(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("meta", "is_judged"),
+    [
+        (
+            {"patients": ["Q1", "R1"], "learnt_patients": ["R1"]},
+            True,
+        ),  # Q1 was seen in validation only
+        ({"patients": ["Q1"], "learnt_patients": ["Q1"]}, False),
+    ],
+)
+def test_a_patient_that_the_start_has_learnt_from_is_not_judged(folder, tmp_path, meta, is_judged):
+    (tmp_path / "held").mkdir()
+    cv2.imwrite(str(tmp_path / "held" / "Q1.png"), np.zeros((9, 9, 3), np.uint8))
+    held = {
+        "images": str(tmp_path / "held"),
+        "labels": str(folder / "labels"),
+        "format": "x y class",
+        "mpp": 0.5,
+    }
     backbone = BACKBONES["muse_compact_16"]()
-    meta = {"kind": "backbone", "backbone": "muse_compact_16", "images": ["Q1a"]}
-    meta |= {"patients": ["Q1", "R1"], "learnt_patients": ["R1"]}  # Q1 was seen in validation only
+    meta = {"kind": "backbone", "backbone": "muse_compact_16", "images": ["Q1a"], **meta}
     save_checkpoint(tmp_path / "start.pt", Checkpoint(backbone.state_dict(), {}, meta))
     labelled = {
         "images": str(folder / "images"),
         "labels": str(folder / "labels"),
         "format": "row column class",
-        "mpp": 0.5,
     }
-    settings = {"checkpoint": str(tmp_path / "start.pt")}
-    path = write_config(tmp_path / "c.yaml", [{"labelled": labelled}], **settings)
+    settings = {"checkpoint": str(tmp_path / "start.pt"), "held": [held]}
+    path = write_config(tmp_path / "c.yaml", [{"labelled": {**labelled, "mpp": 0.5}}], **settings)
     stage = MuseStage(load_muse_config(path), tmp_path / "run")
+    if not is_judged:
+        with pytest.raises(LabelError, match="training data"):
+            stage.read(print)
+        return
     data = stage.read(print)
     method = stage.build(data)
     assert all(

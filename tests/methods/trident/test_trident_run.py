@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from every_setting import IN_VIEWS, NAMES, SCHEDULE, Kind, last_stage
 from labelled import write_config as write_training_config
 from paired import SETTINGS, draw_paired_pictures, draw_paired_slide, write_paired_config
@@ -19,6 +20,7 @@ from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
+from muse_pipeline.training.recipe import load_run
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +71,11 @@ def test_a_slide_is_trained_with_every_kind_of_partner(kind, slide, tmp_path, mu
     assert 0 < np.mean([row["image_partners"] for row in rows]) < 1
 
 
-def test_a_run_resumes_to_the_same_bytes(pictures, tmp_path, muse, monkeypatch):
-    config = write_paired_config(tmp_path, [pictures])
+def test_a_run_with_muses_loss_resumes_to_the_same_bytes(pictures, tmp_path, muse, monkeypatch):
+    sizes = {"n_prototypes": 16, "hidden": 16, "bottleneck": 8}
+    config = write_paired_config(
+        tmp_path, [pictures], distillation=sizes, views={"n_local": 2, "local_px": 32}
+    )
     status, _, errors = train(muse, config, tmp_path / "whole")
     assert status == 0 and "2 of 3 images have partners" in errors, errors
     updates, update = [], loop.Turn.update
@@ -87,6 +92,32 @@ def test_a_run_resumes_to_the_same_bytes(pictures, tmp_path, muse, monkeypatch):
     assert train(muse, config, tmp_path / "parts")[0] == 0
     whole, parts = (tmp_path / name / "checkpoint.pt" for name in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
+    row = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"muse nucleus", "trident image_invariance"} <= row.keys()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.004, 3.0])
+def test_the_loss_beside_muses_has_its_weight(pictures, tmp_path, weight):
+    sizes = {"n_prototypes": 16, "hidden": 16, "bottleneck": 8}
+    recipe, config = load_run(
+        write_paired_config(tmp_path, [pictures], distillation=sizes, weight=weight)
+    )
+    (stage,) = recipe.stages(config, tmp_path / "run")
+    data = stage.read(print)
+    method, batch = (
+        stage.build(data),
+        stage.finish_batch(stage.batches(data, torch.device("cpu"))(0)),
+    )
+    found = method.losses(batch, "model", 0.0)
+    torch.testing.assert_close(found["loss"], found["muse loss"] + weight * found["trident loss"])
+    of_trident = [
+        one for name, one in method.named_parameters() if name.startswith("methods.trident.image")
+    ]
+    gradients = torch.autograd.grad(found["loss"], of_trident, retain_graph=True)
+    alone = torch.autograd.grad(found["trident loss"], of_trident)
+    torch.testing.assert_close(
+        gradients, tuple(weight * one for one in alone), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_checkpoint_is_fine_tuned_as_any_other(pictures, tmp_path, muse):
@@ -211,7 +242,7 @@ def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
         (
             {"nuclei": "x"},
             {"views": {"n_local": 2}},
-            "n_local is 2, but there are no local views",
+            "n_local is 2, but local views need MUSE's loss",
         ),
         (
             {"nuclei": "x"},
@@ -238,19 +269,22 @@ SETTINGS_OF_RUN = Kind(
             for name in ("whole", "part")
         ],
         "schedule": SCHEDULE,
-        "views": {"global_px": 64, "n_local": 0, "mpp": [0.5, 1.0]},
+        "views": {"global_px": 64, "local_px": 32, "n_local": 2, "mpp": [0.5, 1.0]},
+        "distillation": {"n_prototypes": 16, "hidden": 16, "bottleneck": 8},
     },
     last_stage,
-    "alignment schedule partner_backbone",
+    "alignment distillation schedule weight partner_backbone",
     {
-        **{name: IN_VIEWS[name] for name in IN_VIEWS if name != "views.local_px"},
+        **IN_VIEWS,
         "sources.0.weight": 1e-9,
         "sources.1.weight": 1e-9,
         "partner_backbone": "muse_compact_24",
+        "distillation.balance": "sinkhorn",
         "alignment.loss": "infonce",
         "alignment.branches": 2,
         "alignment.temperature": ({"alignment.loss": "infonce"}, 0.1),
         "alignment.max_nuclei": 2,
+        "distillation.frozen": 0.5,
     },
     {
         **dict.fromkeys(
@@ -259,7 +293,6 @@ SETTINGS_OF_RUN = Kind(
         ),
         **NAMES,
         "mpp": "of pictures",
-        **dict.fromkeys(("views.local_px", "views.n_local"), "there are no local views"),
     },
 )
 
