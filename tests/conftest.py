@@ -170,18 +170,31 @@ def region_model(once) -> Path:
     return once("region_model", export_drawn_model) / "model.onnx"
 
 
-@pytest.fixture
-def muse(capsys):
-    """``muse("sheet", ...)``: run the command line in this process, and return (exit status,
-    stdout, stderr).
+class CommandLine:
+    """``muse("sheet a.tif -o b", ...)``: run the command line in this process.
+
+    The first argument is split into words, the others are words.
     """
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        return status, *capsys.readouterr()
+    def __init__(self, capsys: pytest.CaptureFixture):
+        self.capsys = capsys
 
-    return run
+    def __call__(self, command: str, *words: object) -> tuple[int, str, str]:
+        """The exit status, stdout and stderr."""
+        self.capsys.readouterr()
+        status = main([*command.split(), *map(str, words)])
+        return status, *self.capsys.readouterr()
+
+    def ok(self, command: str, *words: object) -> str:
+        """The stdout of a command that succeeds."""
+        status, output, errors = self(command, *words)
+        assert status == 0, errors
+        return output
+
+
+@pytest.fixture
+def muse(capsys):
+    return CommandLine(capsys)
 
 
 @pytest.fixture(scope="session")

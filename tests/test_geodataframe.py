@@ -96,9 +96,7 @@ def test_what_is_no_table_of_nuclei_is_rejected(tmp_path, nuclei):
             read_nuclei(tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    ("frame", "bounds"), [("qupath", tuple(BOUNDS.values())), ("openslide", None)]
-)
+@pytest.mark.parametrize("frame, bounds", [("qupath", tuple(BOUNDS.values())), ("openslide", None)])
 @pytest.mark.parametrize("suffix", [".geojson.gz", ".geojson"])
 def test_a_file_is_byte_for_byte_that_of_the_pipeline(
     table, nuclei, tmp_path, frame, bounds, suffix

@@ -193,7 +193,7 @@ def test_annotations_of_a_roi(slides, folder):
         assert_counts(rows[name], oracle.counts(slide, inside, mm2))
 
 
-@pytest.mark.parametrize(("name", "drawn"), [("S1", "regions.geojson"), ("S3", "stained.geojson")])
+@pytest.mark.parametrize("name, drawn", [("S1", "regions.geojson"), ("S3", "stained.geojson")])
 def test_regions(slides, folder, name, drawn):
     slide, row = slides[name], read_rows(folder / "results/cohort.tsv")[name]
     regions = oracle.Regions(slide, folder / drawn)

@@ -248,7 +248,7 @@ def test_a_batch_has_the_settings_of_the_rules(settings, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("n_slides", "n_cores", "sizes"), [(60, 8, [10] * 6), (600, 2, [50] * 12), (4, 8, [4])]
+    "n_slides, n_cores, sizes", [(60, 8, [10] * 6), (600, 2, [50] * 12), (4, 8, [4])]
 )
 def test_small_slides_are_divided_among_the_cores(slide, monkeypatch, n_slides, n_cores, sizes):
     monkeypatch.setattr(workflow, "count_cores", lambda: n_cores)

@@ -108,19 +108,17 @@ def test_the_text_names_everything(found):
 
 
 def test_the_verb_judges_and_records(folder, muse, tmp_path):
-    status, shown, output = muse(
-        "preflight", folder, "--json", tmp_path / "all.json", "--threads", 2
-    )
+    status, shown, output = muse(f"preflight {folder} --json {tmp_path / 'all.json'} --threads 2")
     assert (status, output.count("\n")) == (2, 1)
     assert "4 of 7 slides cannot run (coarse, cut, no_mpp, spoilt)" in output
     assert json.loads((tmp_path / "all.json").read_text())["n_problems"] == 4
     assert "3 can run" in shown
-    assert muse("preflight", folder / "good.tif")[0] == 0
+    assert muse(f"preflight {folder / 'good.tif'}")[0] == 0
 
 
 def test_a_sheet_is_known_by_its_header(folder, muse, tmp_path):
     write_sheet(tmp_path / "slides.txt", [{"slide_id": "a", "path": folder / "glass.tif"}])
-    status, shown, _ = muse("preflight", tmp_path / "slides.txt")
+    status, shown, _ = muse(f"preflight {tmp_path / 'slides.txt'}")
     assert (status, "1 can run" in shown) == (0, True)
 
 
@@ -128,8 +126,8 @@ def test_a_picture_without_mpp_is_checked_with_one(muse, tmp_path):
     image = np.full((700, 700, 3), 240, np.uint8)
     cv2.circle(image, (350, 350), 250, (226, 170, 205), -1)
     cv2.imwrite(str(tmp_path / "picture.png"), image[..., ::-1])
-    assert muse("preflight", tmp_path / "picture.png")[0] == 2
-    assert muse("preflight", tmp_path / "picture.png", "--mpp", 0.5)[0] == 0
+    assert muse(f"preflight {tmp_path / 'picture.png'}")[0] == 2
+    assert muse(f"preflight {tmp_path / 'picture.png'} --mpp 0.5")[0] == 0
 
 
 def test_a_stain_unlike_training_is_reported_as_the_run_states_it(muse, tmp_path):
@@ -140,10 +138,10 @@ def test_a_stain_unlike_training_is_reported_as_the_run_states_it(muse, tmp_path
         cv2.circle(image, (x, y), 8, brown, -1)
     write_pyramid(tmp_path / "ihc.tif", image)
     write_pyramid(tmp_path / "black.tif", np.full((900, 900, 3), 3, np.uint8))
-    shown = muse("preflight", tmp_path / "ihc.tif", tmp_path / "black.tif")[1]
+    shown = muse(f"preflight {tmp_path / 'ihc.tif'} {tmp_path / 'black.tif'}")[1]
     (ihc,) = [line for line in shown.splitlines() if line.startswith("note  ihc: brown nuclei")]
     assert "note  black: unlike the training pictures of" in shown and "dark background" in shown
-    muse("run", tmp_path / "ihc.tif", "-o", tmp_path / "results")
+    muse(f"run {tmp_path / 'ihc.tif'} -o {tmp_path / 'results'}")
     reason, *_ = json.loads((tmp_path / "results/ihc/ledger/detect-1-of-1.json").read_text())[
         "warnings"
     ]
@@ -159,5 +157,5 @@ def test_options_that_do_not_apply_are_rejected(tmp_path, muse, pyramid_path):
         (("s.tsv", "--roi", "r.json"), "is a sheet, which has a column for it"),
         (("s.tsv", "--mpp", 0.25), "is a sheet, which has a column for it"),
     ):
-        status, _, errors = muse("preflight", tmp_path / what[0], *what[1:])
+        status, _, errors = muse(f"preflight {tmp_path / what[0]}", *what[1:])
         assert status == 2 and output in errors

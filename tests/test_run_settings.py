@@ -32,7 +32,7 @@ def test_the_config_its_schema_and_its_table_are_made_from_the_settings():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    "name, value, words",
     [
         ("csv", True, ["--csv"]),
         ("viewer", False, ["--no-viewer"]),
@@ -123,7 +123,7 @@ def test_artefacts_are_sought_by_default_where_focus_can_be_judged(mpp):
 def test_artefacts_to_subtract_are_rejected_if_none_are_searched(muse, tmp_path):
     (tmp_path / "a.svs").touch()
     status, _, error = muse(
-        "run", tmp_path / "a.svs", "-o", tmp_path / "r", "--no-quality", "--subtract", "fold"
+        f"run {tmp_path / 'a.svs'} -o {tmp_path / 'r'} --no-quality --subtract fold"
     )
     assert (status, error) == (
         2,

@@ -16,7 +16,7 @@ from site_hooks import move_link  # noqa: E402
 
 
 @pytest.mark.parametrize(
-    ("source", "link", "moved"),
+    "source, link, moved",
     [
         ("docs/guide/slide.md", "outputs.md", "../guide/outputs.md"),
         ("docs/guide/slide.md", "../../config/README.md", "../config/README.md"),

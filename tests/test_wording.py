@@ -6,7 +6,7 @@ from muse_pipeline.core.text import count_noun
 
 
 @pytest.mark.parametrize(
-    ("n", "nouns", "text"),
+    "n, nouns, text",
     [
         (0, ("patient",), "0 patients"),
         (1, ("patient",), "1 patient"),

@@ -12,7 +12,7 @@ from muse_pipeline.cli.main import VERBS, import_verb, main
 
 
 @pytest.mark.parametrize(
-    ("verb", "option", "value"),
+    "verb, option, value",
     [
         *[(verb, "--threads", "0") for verb in ("step tile", "run", "finetune", "demo-slide")],
         ("step detect", "--threads", "two"),
@@ -47,8 +47,8 @@ def test_an_option_is_the_same_in_every_verb(verb):
 
 
 def test_json_is_printed_or_written_beside_the_words(muse, tmp_path):
-    words, found = muse("doctor")[1], muse("doctor", "--json")[1]
-    status, shown, errors = muse("doctor", "--json", tmp_path / "found.json")
+    words, found = muse("doctor")[1], muse("doctor --json")[1]
+    status, shown, errors = muse(f"doctor --json {tmp_path / 'found.json'}")
     written = (tmp_path / "found.json").read_text()
     # other processes change the free memory and the free disk space
     assert (status, mask_numbers(shown), errors) == (0, mask_numbers(words), "")
@@ -63,13 +63,13 @@ def test_json_writes_over_no_slide(muse, tmp_path, capsys):
     slide = tmp_path / "a.svs"
     slide.write_bytes(b"slide")
     with pytest.raises(SystemExit):
-        muse("preflight", "--json", slide, slide)
+        muse(f"preflight --json {slide} {slide}")
     assert f"'{slide}' does not end in .json" in capsys.readouterr().err
     assert slide.read_bytes() == b"slide"
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    "words, sentence",
     [
         (["help", "runn"], "muse: there is no 'runn'; did you mean 'run'?"),
         (["evalute"], "muse: there is no 'evalute'; did you mean 'evaluate'?"),
@@ -114,7 +114,7 @@ def test_a_slip_of_the_words_is_one_sentence(capsys, words, sentence):
 
 
 @pytest.mark.parametrize(
-    ("asked", "of_openmp", "processes", "given"),
+    "asked, of_openmp, processes, given",
     [
         *[(None, None, 1, 6), (None, None, 2, 3), (None, None, 9, 1), (2, None, 4, 2)],
         *[

@@ -19,7 +19,7 @@ def test_plain_lines(muse):
 
 
 def test_json(muse):
-    findings = json.loads(muse("doctor", "--json")[1])["findings"]
+    findings = json.loads(muse("doctor --json")[1])["findings"]
     usable = {finding["topic"]: finding["usable"] for finding in findings}
     assert usable["reader openslide"]
     assert usable["reader tiffslide"]

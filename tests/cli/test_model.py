@@ -17,10 +17,10 @@ def test_a_run_states_what_it_reads(folder, muse, tmp_path):
     path = write_config(folder)
     path.write_text(path.read_text() + "checkpoint: c.pt\n")
     torch.save({}, folder / "c.pt")
-    status, _, error = muse("step", "model", path)
+    status, _, error = muse(f"step model {path}")
     assert (status, "c.pt: has no dictionary `teacher`" in error) == (2, True)
     torch.save({"teacher": {"module.backbone.weight": torch.zeros(1)}}, folder / "c.pt")
-    status, out, _ = muse("step", "model", path, "--resolved", tmp_path / "m.json")
+    status, out, _ = muse(f"step model {path} --resolved {tmp_path / 'm.json'}")
     assert (status, out) == (0, "tiny: 0.5 um/px; Dark, Pale\n")
     names = [file.rpartition("/")[2] for file in read_json(tmp_path / "m.json")["inputs"]]
     assert names == [
@@ -35,16 +35,14 @@ def test_a_name_that_is_not_a_model_is_rejected_with_those_that_are(muse):
     sentence = (
         f"model 'compac': neither a file nor a built-in model ({known}); did you mean 'compact'?"
     )
-    assert muse("step", "model", "compac") == (2, "", f"muse step model: {sentence}\n")
+    assert muse("step model compac") == (2, "", f"muse step model: {sentence}\n")
 
 
 def test_a_provider_that_is_not_here_is_rejected_where_it_is_asked_for(muse, tmp_path, monkeypatch):
     monkeypatch.setattr(providers, "_lacks", lambda name: "" if name == "cpu" else "missing")
-    assert (
-        muse("step", "model", "compact", "--provider", "cuda")[0] == 0
-    )  # as on a login node without a GPU
-    assert muse("step", "model", "compact", "--provider", "cpu", "--here")[0] == 0
-    status, _, output = muse("step", "model", "compact", "--provider", "cuda", "--here")
+    assert muse("step model compact --provider cuda")[0] == 0  # as on a login node without a GPU
+    assert muse("step model compact --provider cpu --here")[0] == 0
+    status, _, output = muse("step model compact --provider cuda --here")
     assert (status, output.count("\n")) == (
         2,
         1,
@@ -52,12 +50,12 @@ def test_a_provider_that_is_not_here_is_rejected_where_it_is_asked_for(muse, tmp
     monkeypatch.setattr(providers, "find_fault", lambda provider: providers.DOES_NOT_START)
     assert (
         "is installed, but does not start here"
-        in muse("step", "model", "compact", "--provider", "cuda", "--here")[2]
+        in muse("step model compact --provider cuda --here")[2]
     )
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    "old, new, message",
     [
         (
             "backbone: muse_compact_16",
@@ -92,7 +90,7 @@ def test_a_run_that_cannot_go_well_is_one_sentence(folder, muse, tmp_path, old, 
     path = write_config(folder)
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
-    status, _, errors = muse("step", "model", path, "--resolved", tmp_path / "m.json")
+    status, _, errors = muse(f"step model {path} --resolved {tmp_path / 'm.json'}")
     assert status == 2
     assert message in errors
     assert errors.count("\n") == 1

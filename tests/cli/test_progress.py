@@ -42,7 +42,7 @@ def test_on_a_terminal_the_losses_stand_beside_a_bar(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "threads", "printed"),
+    "seconds, threads, printed",
     [
         (12.0, 2, "finding nuclei took 12.0 s on 2 threads, 50% busy\n"),
         (2.0, 1, "finding nuclei took 2.0 s on 1 thread, 100% busy\n"),

@@ -7,7 +7,7 @@ from muse_pipeline.core.files import read_json
 
 def test_settings_left_out_have_their_defaults(muse, tmp_path):
     status, out, _ = muse(
-        "step", "proposer", "haematoxylin", "--settings", "{}", "--resolved", tmp_path / "p.json"
+        "step proposer haematoxylin --settings", "{}", "--resolved", tmp_path / "p.json"
     )
     assert status == 0 and "strictness 0.7, max_radius_um 10.0\n" in out
     settings = {"radii_um": [3.0, 4.0, 5.0], "min_distance_um": 3.0}
@@ -16,7 +16,7 @@ def test_settings_left_out_have_their_defaults(muse, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "settings", "message"),
+    "method, settings, message",
     [
         ("haematoxilin", "{}", "unknown proposer 'haematoxilin'; did you mean 'haematoxylin'?"),
         (
@@ -34,7 +34,7 @@ def test_settings_left_out_have_their_defaults(muse, tmp_path):
     ],
 )
 def test_what_is_wrong_is_one_sentence(muse, method, settings, message):
-    status, out, error = muse("step", "proposer", method, "--settings", settings)
+    status, out, error = muse(f"step proposer {method} --settings {settings}")
     assert (
         (status, out) == (2, "")
         and error.startswith(f"muse step proposer: {message}")
@@ -47,20 +47,13 @@ def test_a_method_whose_packages_only_the_jobs_have_is_not_rejected(muse, tmp_pa
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr("muse_pipeline.proposals.base.parse_settings", lacking)
-    status, out, _ = muse("step", "proposer", "haematoxylin", "--resolved", tmp_path / "p.json")
-    assert status == 0
+    out = muse.ok(f"step proposer haematoxylin --resolved {tmp_path / 'p.json'}")
     assert out == "haematoxylin: not checked, as the package 'torch' is not installed here\n"
 
 
 def test_settings_that_are_files_are_resolved_too(muse, tmp_path):
     resolved = tmp_path / "resolved.json"
     status, *_ = muse(
-        "step",
-        "proposer",
-        "imported",
-        "--settings",
-        "{file: '{slide}.csv'}",
-        "--resolved",
-        resolved,
+        "step proposer imported --settings", "{file: '{slide}.csv'}", "--resolved", resolved
     )
     assert (status, read_json(resolved)["settings"]["file"]) == (0, "{slide}.csv")

@@ -35,17 +35,17 @@ def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     (tmp_path / "broken.svs").write_bytes(b"no slide")
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     results = tmp_path / "results"
-    assert muse("run", tmp_path / "broken.svs", "-o", results)[0] == 2
+    assert muse(f"run {tmp_path / 'broken.svs'} -o {results}")[0] == 2
     (results / "glass").mkdir()
     (results / "glass/nuclei.csv.gz").touch()
-    status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", results)
+    status, shown, _ = muse(f"run {tmp_path / 'glass.tif'} -o {results}")
     assert not (results / "glass/nuclei.csv.gz").exists()  # made from an earlier table
     assert (status, report_of(results)) == (
         0,
         {"broken": "failed", "glass": "empty"},
     )  # the status of this run only
     assert "slides of earlier runs that are also in the report: 1" in shown
-    status, _, printed = muse("run", tmp_path / "broken.svs", "-o", results)
+    status, _, printed = muse(f"run {tmp_path / 'broken.svs'} -o {results}")
     assert (status, list(report_of(results))) == (2, ["broken", "glass"])
     assert "1 of 1 slides failed (broken)" in printed
 
@@ -262,7 +262,7 @@ def test_a_defect_is_one_line_and_its_traceback_is_in_the_log(muse, tmp_path, mo
 
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     monkeypatch.setattr(pipeline, "tile", break_down)
-    status, shown, _ = muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")
+    status, shown, _ = muse(f"run {tmp_path / 'glass.tif'} -o {tmp_path / 'results'}")
     log = tmp_path / "results/glass/logs/run.log"
     assert status == 2 and f"glass: tile: unexpected KeyError: 'lost'; see {log}\n" in shown
     assert "Traceback" not in shown and "Traceback" in log.read_text(encoding="utf-8")
@@ -271,14 +271,14 @@ def test_a_defect_is_one_line_and_its_traceback_is_in_the_log(muse, tmp_path, mo
 def test_the_report_alone_finds_the_sheet_and_writes_beside_it(muse, tmp_path):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     results = tmp_path / "results"
-    assert muse("run", tmp_path / "glass.tif", "-o", results)[0] == 0
+    assert muse(f"run {tmp_path / 'glass.tif'} -o {results}")[0] == 0
     written = {name: (results / name).read_bytes() for name in ("report.html", "cohort.tsv")}
     for name in written:
         (results / name).unlink()
-    status, shown, _ = muse("report", results)
+    status, shown, _ = muse(f"report {results}")
     assert status == 0 and shown.endswith(f"1 slide: 1 empty; see {results / 'report.html'}\n")
     assert {name: (results / name).read_bytes() for name in written} == written
-    status, _, printed = muse("report", results / "glass")
+    status, _, printed = muse(f"report {results / 'glass'}")
     assert status == 2 and "has no sheet.json; give the output folder of a run" in printed
 
 
@@ -287,11 +287,11 @@ def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
         (tmp_path / case).mkdir()
         write_pyramid(tmp_path / case / "HE.tif", np.full((600, 600, 3), grey, np.uint8))
     results = tmp_path / "results"
-    assert muse("run", tmp_path / "one/HE.tif", "-o", results)[0] == 0
-    status, _, printed = muse("run", tmp_path / "two/HE.tif", "-o", results)
+    assert muse(f"run {tmp_path / 'one/HE.tif'} -o {results}")[0] == 0
+    status, _, printed = muse(f"run {tmp_path / 'two/HE.tif'} -o {results}")
     assert (status, printed.count("\n"), report_of(results)) == (2, 1, {"HE": "empty"})
     assert f"results of {tmp_path / 'one/HE.tif'}, another slide of that name" in printed
-    status, shown, _ = muse("run", tmp_path / "moved/HE.tif", "-o", results)
+    status, shown, _ = muse(f"run {tmp_path / 'moved/HE.tif'} -o {results}")
     assert status == 0 and "slide files at another location: 1 slide (HE)" in shown
 
 
@@ -301,7 +301,7 @@ AFAR = (
 
 
 @pytest.mark.parametrize(
-    ("option", "text", "reason"),
+    "option, text, reason",
     [
         *[(option, None, "no such file") for option in ("--roi", "--regions")],
         ("--roi", AFAR, "is outside slide 'glass'"),
@@ -315,10 +315,10 @@ def test_wrong_areas_cost_no_finished_result(muse, tmp_path, option, text, reaso
     if text:
         roi.write_text(text)
     folder = tmp_path / "results/glass"
-    assert muse("run", tmp_path / "glass.tif", "-o", tmp_path / "results")[0] == 0
+    assert muse(f"run {tmp_path / 'glass.tif'} -o {tmp_path / 'results'}")[0] == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     status, shown, printed = muse(
-        "run", tmp_path / "glass.tif", "-o", tmp_path / "results", option, roi
+        f"run {tmp_path / 'glass.tif'} -o {tmp_path / 'results'} {option} {roi}"
     )
     assert (
         (status, printed.count("\n")) == (2, 1)
@@ -370,9 +370,7 @@ def test_a_result_within_a_roi_is_recorded(muse, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("nuclei", "is_kept"), [("older", True), ("newer", False), ("missing", False)]
-)
+@pytest.mark.parametrize("nuclei, is_kept", [("older", True), ("newer", False), ("missing", False)])
 def test_files_of_the_cohort_go_with_the_nuclei_that_they_were_made_from(tmp_path, nuclei, is_kept):
     (tmp_path / "a").mkdir()
     for name in (*OF_COHORT, "cohort.tsv"):
@@ -418,7 +416,7 @@ def test_results_and_lock_are_in_one_folder(muse, tmp_path, monkeypatch):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    assert muse("run", "glass.tif", "-o", "~/x")[0] == 0
+    assert muse("run glass.tif -o ~/x")[0] == 0
     assert {path.name for path in (tmp_path / "home/x").iterdir()} >= {
         ".lock",
         "glass",
@@ -432,14 +430,14 @@ def test_a_slide_whose_folder_is_deleted_leaves_the_report(muse, tmp_path):
     sheet = [{"slide_id": "gone", "path": "/gone.svs", "shards": 1}]
     (tmp_path / "results").mkdir()
     (tmp_path / "results/sheet.json").write_text(json.dumps(sheet))
-    assert muse("run", tmp_path / "broken.svs", "-o", tmp_path / "results")[0] == 2
+    assert muse(f"run {tmp_path / 'broken.svs'} -o {tmp_path / 'results'}")[0] == 2
     assert list(report_of(tmp_path / "results")) == ["broken"]
 
 
 def test_a_sheet_of_a_user_else_is_no_position_for_results(muse, tmp_path):
     (tmp_path / "broken.svs").write_bytes(b"no slide")
     (tmp_path / "sheet.json").write_text("{}")
-    status, _, printed = muse("run", tmp_path / "broken.svs", "-o", tmp_path)
+    status, _, printed = muse(f"run {tmp_path / 'broken.svs'} -o {tmp_path}")
     assert (status, printed.count("\n")) == (2, 1)
     assert (tmp_path / "sheet.json").read_text() == "{}"
 
@@ -454,7 +452,7 @@ def test_what_cannot_be_a_slide_does_not_become_a_result(muse, tmp_path):
         ("none.svs", "no such file; check the path"),
         ("*.png", "no such file; the shell expands a pattern only outside quotes"),
     ):
-        status, _, printed = muse("run", tmp_path / name, "-o", results)
+        status, _, printed = muse(f"run {tmp_path / name} -o {results}")
         assert (status, printed.count("\n")) == (2, 1)
         assert remedy in printed and str(tmp_path / name) in printed
     assert not results.exists()
@@ -494,7 +492,7 @@ def test_a_folder_of_a_user_else_costs_its_own_slide_alone(muse, tmp_path):
         pytest.skip("this file system has no files that cannot be removed")
     try:
         status, _, printed = muse(
-            "run", tmp_path / "a.tif", tmp_path / "b.tif", "-o", tmp_path / "results"
+            f"run {tmp_path / 'a.tif'} {tmp_path / 'b.tif'} -o {tmp_path / 'results'}"
         )
     finally:
         subprocess.run(["chattr", "-i", mine], check=True)

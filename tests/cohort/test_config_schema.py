@@ -24,7 +24,7 @@ def test_a_config_without_mistakes_has_every_default():
 
 
 @pytest.mark.parametrize(
-    ("setting", "sentence"),
+    "setting, sentence",
     [
         ({"modle": "compact"}, "config: unknown setting 'modle'; did you mean 'model'?"),
         (

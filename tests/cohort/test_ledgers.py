@@ -33,7 +33,7 @@ def test_a_step_that_ends_well(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    "error, reason",
     [
         (MppError("no mpp;\n give it"), "no mpp; give it"),
         (KeyError("x"), "unexpected KeyError: 'x'"),

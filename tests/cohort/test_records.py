@@ -89,7 +89,7 @@ def test_a_finished_slide_is_current(finished):
 
 
 @pytest.mark.parametrize(
-    ("lost", "repeated"),
+    "lost, repeated",
     [
         ("slide.json", ALL),
         ("shards/1-of-1.parquet", ["detect-1-of-1", "nuclei", "embed"]),
@@ -104,7 +104,7 @@ def test_a_missing_file_repeats_its_job_and_the_jobs_that_read_it(finished, lost
 
 
 @pytest.mark.parametrize(
-    ("newer", "repeated"),
+    "newer, repeated",
     [
         ("slide.json", ["nuclei", "embed"]),
         ("image.zarr", ["regions", "detect-1-of-1", "nuclei", "embed"]),

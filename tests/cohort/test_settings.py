@@ -38,7 +38,7 @@ def test_an_output_that_is_a_pattern_is_rejected():
 
 
 @pytest.mark.parametrize(
-    ("model", "mode", "sentence"),
+    "model, mode, sentence",
     [
         ({"mpp": 0.25, "classes": ["a"]}, "supervised", "works at 0.25 um/px; set `mpp: 0.25`"),
         (

@@ -115,7 +115,7 @@ def test_csv_with_a_byte_order_mark_and_windows_lines(folder):
 def test_paths_start_at_the_sheet(folder, monkeypatch):
     (folder / "sheets").mkdir()
     path = write(
-        folder / "sheets" / "slides.tsv", f"slide_id\tpath\nA\t../a.svs\nB\t{folder / 'b.svs'}\n"
+        folder / "sheets/slides.tsv", f"slide_id\tpath\nA\t../a.svs\nB\t{folder / 'b.svs'}\n"
     )
     monkeypatch.chdir(folder / "sheets")
     for sheet in (path, path.relative_to(folder / "sheets")):
@@ -183,10 +183,10 @@ MISSPELT = {
 }
 
 
-@pytest.mark.parametrize(("name", "meant"), MISSPELT.items())
+@pytest.mark.parametrize("name, meant", MISSPELT.items())
 def test_a_column_that_is_misspelt_is_an_error(folder, muse, name, meant):
     path = write(folder / "slides.tsv", f"slide_id\tpath\tgrade\t{name}\nA\ta.svs\tII\t1\n")
-    status, _, printed = muse("sheet", "--check", path)
+    status, _, printed = muse(f"sheet --check {path}")
     assert status == 2
     assert (
         printed
@@ -393,7 +393,7 @@ def test_files_that_are_left_out_are_named(tmp_path, muse):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(SheetError, match=r"o\.zarr: is an OME-Zarr folder"):
         collect_slides(tmp_path / "o.zarr")
-    _, shown, printed = muse("sheet", tmp_path, "-o", tmp_path / "s.tsv")
+    _, shown, printed = muse(f"sheet {tmp_path} -o {tmp_path / 's.tsv'}")
     assert shown == f"{tmp_path / 's.tsv'}: 4 slides\n"
     others = (
         "5 files left out: d.kfb, e.isyntax, f.vsi, g.jp2, o.zarr; pictures are included only"
@@ -404,7 +404,7 @@ def test_files_that_are_left_out_are_named(tmp_path, muse):
         assert "g" in {row.slide_id for row in collect_slides(tmp_path, mpp=0.5)}
     for path in tmp_path.glob("[a-cM].*"):
         path.unlink()
-    assert "5 files left out: d.kfb," in muse("sheet", tmp_path, "-o", tmp_path / "t.tsv")[2]
+    assert "5 files left out: d.kfb," in muse(f"sheet {tmp_path} -o {tmp_path / 't.tsv'}")[2]
 
 
 def test_slides_behind_links_are_found_once(tmp_path, pyramid_path):
@@ -530,20 +530,20 @@ def test_there_and_back(folder):
     text = "slide_id\tpath\tmpp\torgan\tstain\na\ta.svs\t0.5\t\t\nb\tb.svs\t0.5\t\t\n"
     assert (folder / "sheet.tsv").read_text() == text
     (folder / "elsewhere").mkdir()
-    write_sheet(folder / "elsewhere" / "sheet.tsv", rows)
-    assert read_sheet(folder / "elsewhere" / "sheet.tsv") == rows
+    write_sheet(folder / "elsewhere/sheet.tsv", rows)
+    assert read_sheet(folder / "elsewhere/sheet.tsv") == rows
 
 
 def test_the_command(muse, tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     sheet, resolved = tmp_path / "slides.tsv", tmp_path / "sheet.json"
-    assert muse("sheet", tmp_path, "--output", sheet)[0] == 2
-    assert muse("sheet", tmp_path, "--mpp", "0.25", "--output", sheet) == (
+    assert muse(f"sheet {tmp_path} --output {sheet}")[0] == 2
+    assert muse(f"sheet {tmp_path} --mpp 0.25 --output {sheet}") == (
         0,
         f"{sheet}: 1 slide\n",
         "",
     )
-    assert muse("sheet", "--check", sheet, "--resolved", resolved) == (
+    assert muse(f"sheet --check {sheet} --resolved {resolved}") == (
         0,
         f"{sheet}: 1 slide, nothing wrong\n",
         "",
@@ -567,9 +567,9 @@ def test_checking_loads_nothing_heavy(folder):
 
 def test_a_sheet_with_rows_is_never_overwritten(tmp_path, muse, pyramid_path):
     sheet = tmp_path / "slides.tsv"
-    assert muse("sheet", pyramid_path.parent, "--output", sheet)[0] == 0
+    assert muse(f"sheet {pyramid_path.parent} --output {sheet}")[0] == 0
     before = sheet.read_bytes()
-    status, _, complaint = muse("sheet", pyramid_path.parent, "--output", sheet)
+    status, _, complaint = muse(f"sheet {pyramid_path.parent} --output {sheet}")
     assert status == 2
     assert "--add` adds the slides that it lacks" in complaint
     assert sheet.read_bytes() == before
@@ -581,19 +581,17 @@ def test_slides_are_added_to_a_sheet_whose_rows_stay(folder, muse, end):
     sheet = folder / "slides.csv"
     sheet.write_bytes(("\ufeff" + end.join(lines)).encode())
     added = f"{sheet}: 1 slide added, 1 slide there already\n"
-    assert muse("sheet", folder, "-o", sheet, "--add") == (0, added, "")
+    assert muse(f"sheet {folder} -o {sheet} --add") == (0, added, "")
     assert sheet.read_bytes().decode() == "\ufeff" + "".join(
         line + end for line in [*lines, "b.svs,,b-2"]
     )
     before = sheet.read_bytes()
-    assert (
-        "0 slides added, 2 slides there already" in muse("sheet", folder, "-o", sheet, "--add")[1]
-    )
+    assert "0 slides added, 2 slides there already" in muse(f"sheet {folder} -o {sheet} --add")[1]
     (folder / "c.svs").touch()
-    status, _, printed = muse("sheet", folder, "-o", sheet, "--add", "--mpp", "0.5")
+    status, _, printed = muse(f"sheet {folder} -o {sheet} --add --mpp 0.5")
     assert (status, sheet.read_bytes()) == (2, before) and "has no column 'mpp'" in printed
     assert (
-        muse("sheet", folder, "-o", folder / "new.tsv", "--add")[1]
+        muse(f"sheet {folder} -o {folder / 'new.tsv'} --add")[1]
         == f"{folder / 'new.tsv'}: 3 slides\n"
     )
 

@@ -22,7 +22,7 @@ from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import RECIPES, load_run
 
 TOYS = {module.__name__: module for module in (toy_gan, toy_pairs, toy_sum)}
-CONFIGS = sorted((Path(__file__).parents[2] / "config" / "train").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "config/train").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,7 @@ def write_toy(folder, method, images, steps=6):
 
 
 def train(muse, config, folder):
-    status, _, errors = muse(
-        "train", config, "-o", folder, "--accelerator", "cpu", "--threads", "1"
-    )
-    assert status == 0, errors
+    muse.ok(f"train {config} -o {folder} --accelerator cpu --threads 1")
 
 
 @pytest.mark.parametrize("method", TOYS)
@@ -66,10 +63,7 @@ def test_a_toy_is_trained_resumed_to_the_same_bytes_and_leaves_a_detector(
     with monkeypatch.context() as patched:
         patched.setattr(loop.Turn, "update", stop)
         assert (
-            muse(
-                "train", config, "-o", tmp_path / "parts", "--accelerator", "cpu", "--threads", "1"
-            )[0]
-            == 130
+            muse(f"train {config} -o {tmp_path / 'parts'} --accelerator cpu --threads 1")[0] == 130
         )
     train(muse, config, tmp_path / "parts")
     whole, parts = (tmp_path / name / "checkpoint.pt" for name in ("whole", "parts"))
@@ -83,10 +77,7 @@ def test_a_toy_is_trained_resumed_to_the_same_bytes_and_leaves_a_detector(
 @pytest.mark.slow
 def test_a_toy_is_exported(images, tmp_path, muse):
     train(muse, write_toy(tmp_path, "toy_gan", images, steps=2), tmp_path / "run")
-    status, _, errors = muse(
-        "export", tmp_path / "run" / "checkpoint.pt", "-o", tmp_path / "toy.onnx"
-    )
-    assert status == 0, errors
+    muse.ok(f"export {tmp_path / 'run' / 'checkpoint.pt'} -o {tmp_path / 'toy.onnx'}")
     predictor = Predictor(tmp_path / "toy.onnx")
     assert (
         len(predictor(np.full((1, 192, 192, 3), 230, np.uint8), np.eye(3, 4, dtype=np.float32)))
@@ -100,14 +91,14 @@ def test_a_toy_learns(images, tmp_path, muse, monkeypatch):
     train(muse, write_toy(tmp_path, "toy_sum", images, steps=30), tmp_path / "run")
     losses = [
         json.loads(line)["loss"]
-        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     ]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
 def test_a_gan_has_stages_turns_and_networks(images, tmp_path, muse):
     train(muse, write_toy(tmp_path, "toy_gan", images, steps=2), tmp_path / "run")
-    stages = [tmp_path / "run" / "stages" / name for name in ("1-warm-up", "2-reader")]
+    stages = [tmp_path / "run/stages" / name for name in ("1-warm-up", "2-reader")]
     for stage in stages:
         kept = {
             "checkpoint.pt",
@@ -133,12 +124,10 @@ def test_a_gan_has_stages_turns_and_networks(images, tmp_path, muse):
 
 def test_until_ends_after_a_stage_and_names_the_stages(images, tmp_path, muse):
     config = write_toy(tmp_path, "toy_gan", images, steps=2)
-    status, out, _ = muse(
-        "train", config, "-o", tmp_path / "run", "--accelerator", "cpu", "--until", "warm-up"
-    )
+    status, out, _ = muse(f"train {config} -o {tmp_path / 'run'} --accelerator cpu --until warm-up")
     assert status == 0 and "1-warm-up" in out
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
-    status, _, errors = muse("train", config, "-o", tmp_path / "run", "--until", "cool-down")
+    assert not (tmp_path / "run/checkpoint.pt").exists()
+    status, _, errors = muse(f"train {config} -o {tmp_path / 'run'} --until cool-down")
     assert status == 2 and "the stages of this run are warm-up, reader" in errors
 
 
@@ -166,7 +155,7 @@ def test_every_recipe_in_config_is_of_a_method(path):
 
 def test_a_config_without_a_method_names_the_known_ones(tmp_path, muse):
     (tmp_path / "c.yaml").write_text("name: x\n")
-    status, _, errors = muse("train", tmp_path / "c.yaml", "-o", tmp_path / "run")
+    status, _, errors = muse(f"train {tmp_path / 'c.yaml'} -o {tmp_path / 'run'}")
     assert (
         status == 2
         and "setting 'method' is missing; choose one of" in errors

@@ -44,7 +44,7 @@ def write_area(path, shape, class_name="Tumor"):
     return path
 
 
-@pytest.mark.parametrize(("shape", "area"), SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("shape, area", SHAPES.values(), ids=SHAPES)
 def test_every_reader_keeps_the_area(tmp_path, shape, area):
     assert not shape.is_valid
     path = write_area(tmp_path / "area.geojson", shape)

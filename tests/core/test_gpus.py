@@ -69,7 +69,7 @@ def test_every_job_has_a_gpu_of_its_own_and_a_lost_one_is_passed_over(start):
 
 
 @pytest.mark.parametrize(
-    ("listed", "environ", "gpu"),
+    "listed, environ, gpu",
     [
         ("GPU-a1", {}, "all"),
         ("No devices were found", {}, "all"),

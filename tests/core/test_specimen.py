@@ -90,7 +90,7 @@ def test_every_project_of_tcga_has_an_organ():
 
 
 @pytest.mark.parametrize(
-    ("stain", "words"),
+    "stain, words",
     [
         ("H&E", ("HE", "h&e", "H+E", "H and E", "Hematoxylin & Eosin", "haematoxylin-eosin")),
         (

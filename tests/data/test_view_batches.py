@@ -133,7 +133,7 @@ def cut_both_ways(n_views, augmentation, flat=False, **settings):
     return pixels
 
 
-@pytest.mark.parametrize(("height_px", "n_views"), [(SIDE_PX, 1000), (50, 200)])
+@pytest.mark.parametrize("height_px, n_views", [(SIDE_PX, 1000), (50, 200)])
 def test_views_that_are_cut_on_a_device_are_those_that_are_cut_one_by_one(height_px, n_views):
     """Both differ only by rounding; views may be larger than their image."""
     for one, other in zip(*cut_both_ways(n_views, PLAIN, height_px=height_px), strict=True):

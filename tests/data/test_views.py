@@ -107,7 +107,7 @@ def test_discs_are_where_views_position_them_and_shared_ones_are_the_same(discs)
     assert len(turned) == 8
 
 
-@pytest.mark.parametrize(("side_px", "size_px"), [(7, 7), (12, 24), (40, 20)])
+@pytest.mark.parametrize("side_px, size_px", [(7, 7), (12, 24), (40, 20)])
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("turns", range(4))
 def test_a_spot_is_placed_where_it_is_cut(side_px, size_px, mirror, turns):
@@ -150,7 +150,7 @@ def test_nearly_all_global_pairs_share_four_nuclei_at_4000_per_mm2():
     assert np.mean([shared.any() for shared in with_global]) > 0.9
 
 
-@pytest.mark.parametrize(("n", "size_px"), [(3, (2048, 2048)), (200, (300, 90)), (40, (60, 60))])
+@pytest.mark.parametrize("n, size_px", [(3, (2048, 2048)), (200, (300, 90)), (40, (60, 60))])
 def test_sparse_and_small_images_give_views_too(n, size_px):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (size_px[1], size_px[0], 3)).astype(np.uint8)

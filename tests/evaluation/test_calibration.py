@@ -46,10 +46,10 @@ def test_evaluate_states_it(muse, tmp_path):
     (tmp_path / "truth").mkdir()
     for name in ("A7-1", "A7-2", "A8-1"):
         write_result(tmp_path / "results", name)
-        (tmp_path / "truth" / f"{name}.csv").write_text(TRUTH)
+        (tmp_path / f"truth/{name}.csv").write_text(TRUTH)
     scores = tmp_path / "s.json"
     status, out, _ = muse(
-        *("evaluate", tmp_path / "results", "--truth", tmp_path / "truth", "--json", scores)
+        f"evaluate {tmp_path / 'results'} --truth {tmp_path / 'truth'} --json {scores}"
     )
     assert status == 0 and "calibration error" in out
     calibration = read_json(scores)["calibration"]

@@ -64,17 +64,14 @@ def cohort(tmp_path):
         write_result(tmp_path / "results", name)
     (tmp_path / "truth").mkdir()
     for name in "abd":
-        (tmp_path / "truth" / f"{name}.csv").write_text(TRUTH)
+        (tmp_path / f"truth/{name}.csv").write_text(TRUTH)
     return tmp_path
 
 
 def test_one_table(muse, tmp_path):
     path = write_result(tmp_path, "a")
     (tmp_path / "t.csv").write_text(TRUTH + "5000,1,Dark\n")
-    status, out, _ = muse(
-        "evaluate", path, "--truth", tmp_path / "t.csv", "--json", tmp_path / "s.json"
-    )
-    assert status == 0
+    out = muse.ok(f"evaluate {path} --truth {tmp_path / 't.csv'} --json {tmp_path / 's.json'}")
     for words in (
         "within 3 um",
         "mpp 0.25",
@@ -108,10 +105,9 @@ def test_radius_and_score_cut_are_printed_and_kept_to(muse, tmp_path):
 
 
 def test_a_folder_names_what_it_cannot_score(muse, cohort):
-    status, out, _ = muse(
-        "evaluate", cohort / "results", "--truth", cohort / "truth", "--json", cohort / "s.json"
+    out = muse.ok(
+        f"evaluate {cohort / 'results'} --truth {cohort / 'truth'} --json {cohort / 's.json'}"
     )
-    assert status == 0
     assert "not scored, no truth: 1 slide\n" in out
     assert "not scored, no result: 1 slide (d)\n" in out
     assert (
@@ -163,10 +159,9 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
         "slide_id\tpath\tpatient\ttruth\tregion\n"
         "a\ta.svs\tp1\ttruth/a.csv\tr.geojson\nb\tb.svs\tp1\ttruth/b.csv\t\nc\tc.svs\tp2\ttruth/d.csv\t\n"
     )
-    status, out, _ = muse(
-        "evaluate", cohort / "results", "--sheet", cohort / "s.tsv", "--json", cohort / "s.json"
+    out = muse.ok(
+        f"evaluate {cohort / 'results'} --sheet {cohort / 's.tsv'} --json {cohort / 's.json'}"
     )
-    assert status == 0
     assert "bootstrap over 2 patients, fewer than 6: too few to rely on (as in the sheet)" in out
     assert "not scored, not in the sheet: 1 slide\n" in out
     assert (
@@ -180,7 +175,7 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
 
 def test_a_row_of_a_sheet_without_a_slide_is_named(muse, cohort):
     (cohort / "s.tsv").write_text("patient\tslide_id\ttruth\np1\ta\ttruth/a.csv\nP2\n")
-    status, _, output = muse("evaluate", cohort / "results", "--sheet", cohort / "s.tsv")
+    status, _, output = muse(f"evaluate {cohort / 'results'} --sheet {cohort / 's.tsv'}")
     assert (status, output.count("\n")) == (2, 1)
     assert f"{cohort / 's.tsv'}, row 3: has no slide_id; fill it in or remove the row" in output
 
@@ -212,10 +207,7 @@ def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path
     (tmp_path / "t.geojson").write_text(
         json.dumps({"type": "FeatureCollection", "features": features})
     )
-    status, out, _ = muse(
-        "evaluate", path, "--truth", tmp_path / "t.geojson", "--json", tmp_path / "s.json"
-    )
-    assert status == 0
+    out = muse.ok(f"evaluate {path} --truth {tmp_path / 't.geojson'} --json {tmp_path / 's.json'}")
     assert "2 found nuclei and 0 true nuclei are set aside" in out
     scores = read_json(tmp_path / "s.json")
     assert scores["detection"]["f1"] == 100
@@ -249,7 +241,7 @@ def write_drawn(path, *shapes):
 
 
 @pytest.mark.parametrize(
-    ("nucleus", "n_outlined"), [(shapely.Point(100, 100).buffer(12), 2), (None, 0)]
+    "nucleus, n_outlined", [(shapely.Point(100, 100).buffer(12), 2), (None, 0)]
 )
 def test_what_is_found_where_no_nucleus_is_counts_for_outlines(muse, tmp_path, nucleus, n_outlined):
     """Slide b has no true nuclei.
@@ -259,17 +251,11 @@ def test_what_is_found_where_no_nucleus_is_counts_for_outlines(muse, tmp_path, n
     write_result(tmp_path / "results", "a", XY[:1], (0,))
     write_result(tmp_path / "results", "b")
     (tmp_path / "truth").mkdir()
-    write_drawn(tmp_path / "truth" / "a.geojson", nucleus or shapely.Point(100, 100))
-    write_drawn(tmp_path / "truth" / "b.geojson")
-    status, out, _ = muse(
-        "evaluate",
-        tmp_path / "results",
-        "--truth",
-        tmp_path / "truth",
-        "--json",
-        tmp_path / "s.json",
+    write_drawn(tmp_path / "truth/a.geojson", nucleus or shapely.Point(100, 100))
+    write_drawn(tmp_path / "truth/b.geojson")
+    out = muse.ok(
+        f"evaluate {tmp_path / 'results'} --truth {tmp_path / 'truth'} --json {tmp_path / 's.json'}"
     )
-    assert status == 0
     assert "b: the truth has no nucleus; is it the right file?" in out
     outlines = read_json(tmp_path / "s.json")["outlines"]
     assert ("PQ" in out) == bool(n_outlined)
@@ -287,11 +273,10 @@ def test_a_mask_must_be_of_the_slides_size(muse, tmp_path):
     mask = np.zeros((450, 500), np.uint16)
     mask[88:112, 88:112] = 1
     cv2.imwrite(str(tmp_path / "t.png"), mask)
-    status, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.png")
-    assert status == 0
+    out = muse.ok(f"evaluate {path} --truth {tmp_path / 't.png'}")
     assert "1 true" in out
     cv2.imwrite(str(tmp_path / "t.png"), mask[::2, ::2])
-    status, out, errors = muse("evaluate", path, "--truth", tmp_path / "t.png")
+    status, out, errors = muse(f"evaluate {path} --truth {tmp_path / 't.png'}")
     assert (status, out) == (2, "")
     assert (
         "t.png: is 250 x 225 px, but level 0 of the slide is 500 x 450 px; give a mask of the whole"
@@ -302,7 +287,7 @@ def test_a_mask_must_be_of_the_slides_size(muse, tmp_path):
 def test_a_truth_without_classes_is_scored_for_detection_alone(muse, tmp_path):
     path = write_result(tmp_path, "a", size_px=None)
     (tmp_path / "t.csv").write_text("x,y,class\n100,100,\n")
-    _, out, _ = muse("evaluate", path, "--truth", tmp_path / "t.csv", "--json", tmp_path / "s.json")
+    _, out, _ = muse(f"evaluate {path} --truth {tmp_path / 't.csv'} --json {tmp_path / 's.json'}")
     assert "the truth names no classes" in out
     assert read_json(tmp_path / "s.json")["by_class"] is None
 
@@ -318,17 +303,17 @@ def test_a_truth_that_means_other_positions_is_doubted(muse, tmp_path):
     write_tissue(path, [[1] * 32] * 4 + [[0] * 32] * 28)  # tissue in the top 32 um only
     truth = tmp_path / "t.csv"
     truth.write_text(TRUTH)
-    assert "level-0 pixels" not in muse("evaluate", path, "--truth", truth)[1]
+    assert "level-0 pixels" not in muse(f"evaluate {path} --truth {truth}")[1]
     truth.write_text("x,y,class\n" + "".join(f"{y:.0f},{x:.0f},Dark\n" for x, y in XY))
     output = (
         "a: true nuclei in the searched tissue: 1 of 4; are they in level-0 pixels, x before y?"
     )
-    assert output in muse("evaluate", path, "--truth", truth)[1]
+    assert output in muse(f"evaluate {path} --truth {truth}")[1]
     path.with_name("tissue.npz").unlink()
     truth.write_text("x,y,class\n" + "".join(f"{x / 4:.0f},{y / 4:.0f},Dark\n" for x, y in XY + 40))
     assert (
         "a: true nuclei found: 0 of 4; are they in level-0 pixels"
-        in muse("evaluate", path, "--truth", truth)[1]
+        in muse(f"evaluate {path} --truth {truth}")[1]
     )
 
 
@@ -338,7 +323,7 @@ def test_results_within_a_roi_ask_for_it_as_region(muse, tmp_path):
     )
     write_tissue(path, [[0] * 32] * 32)
     (tmp_path / "t.csv").write_text(TRUTH)
-    out = muse("evaluate", path, "--truth", tmp_path / "t.csv")[1]
+    out = muse(f"evaluate {path} --truth {tmp_path / 't.csv'}")[1]
     assert "a: nuclei were detected only within core.geojson: give that as --region" in out
     assert "x before y" not in out
 
@@ -347,11 +332,11 @@ def test_scores_do_not_depend_on_a_mask_and_an_empty_truth_is_rejected(muse, tmp
     path = write_result(tmp_path, "a")
     path.with_name("tissue.npz").write_text("no mask")
     (tmp_path / "t.csv").write_text(TRUTH)
-    assert muse("evaluate", path.parent, "--truth", tmp_path / "t.csv")[0] == 0
+    assert muse(f"evaluate {path.parent} --truth {tmp_path / 't.csv'}")[0] == 0
     (tmp_path / "t.csv").write_text("x,y,class\n")
     write_drawn(tmp_path / "t.geojson")  # a region without nuclei
     for truth in ("t.csv", "t.geojson"):
-        status, out, errors = muse("evaluate", path, "--truth", tmp_path / truth)
+        status, out, errors = muse(f"evaluate {path} --truth {tmp_path / truth}")
         assert (status, out) == (2, "")
         assert f"{truth}: holds no nucleus, so nothing can be scored; export all objects" in errors
 
@@ -363,7 +348,7 @@ def test_a_truth_of_a_part_of_the_slide_asks_for_its_region(muse, tmp_path):
     truth.write_text("x,y,class\n100,100,Dark\n")
     assert (
         "a: 9 of 10 found nuclei lie farther than 100 um"
-        in muse("evaluate", path, "--truth", truth)[1]
+        in muse(f"evaluate {path} --truth {truth}")[1]
     )
     region = {
         "type": "Feature",
@@ -372,7 +357,7 @@ def test_a_truth_of_a_part_of_the_slide_asks_for_its_region(muse, tmp_path):
     (tmp_path / "r.geojson").write_text(json.dumps(region))
     assert (
         "farther"
-        not in muse("evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson")[1]
+        not in muse(f"evaluate {path} --truth {truth} --region {tmp_path / 'r.geojson'}")[1]
     )
 
 
@@ -382,7 +367,7 @@ def test_a_truth_outside_the_slide_is_rejected_and_one_outside_the_region_has_it
     path = write_result(tmp_path, "a")
     truth = tmp_path / "t.csv"
     truth.write_text("x,y,class\n33106,32012,Dark\n-5,3,Pale\n")
-    status, out, errors = muse("evaluate", path, "--truth", truth)
+    status, out, errors = muse(f"evaluate {path} --truth {truth}")
     assert (status, out) == (2, "")
     assert (
         "t.csv: no true nucleus lies on slide 'a' (the first at x 33106, y 32012); give the"
@@ -394,14 +379,12 @@ def test_a_truth_outside_the_slide_is_rejected_and_one_outside_the_region_has_it
         "geometry": json.loads(shapely.to_geojson(shapely.box(800, 800, 900, 900))),
     }
     (tmp_path / "r.geojson").write_text(json.dumps(region))
-    out = muse("evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson")[1]
+    out = muse(f"evaluate {path} --truth {truth} --region {tmp_path / 'r.geojson'}")[1]
     assert "names no classes" not in out
     assert "no true nucleus that counts has a class: only detection is scored" in out
     region["geometry"] = json.loads(shapely.to_geojson(shapely.box(1800, 800, 1900, 900)))
     (tmp_path / "r.geojson").write_text(json.dumps(region))
-    status, out, errors = muse(
-        "evaluate", path, "--truth", truth, "--region", tmp_path / "r.geojson"
-    )
+    status, out, errors = muse(f"evaluate {path} --truth {truth} --region {tmp_path / 'r.geojson'}")
     assert (status, out) == (
         2,
         "",
@@ -409,7 +392,7 @@ def test_a_truth_outside_the_slide_is_rejected_and_one_outside_the_region_has_it
 
 
 def test_mistakes_are_one_sentence(muse, cohort):
-    table, truth = cohort / "results" / "a" / "nuclei.parquet", cohort / "truth" / "a.csv"
+    table, truth = cohort / "results/a/nuclei.parquet", cohort / "truth/a.csv"
     unknown = cohort / "unknown.csv"
     unknown.write_text("x,y,class\n1,2,Blue\n")
     (cohort / "nuclei.geojson.gz").touch()
@@ -462,7 +445,7 @@ def test_patients_by_rule(cohort):
 
 
 def test_pairs_that_cannot_be_made(cohort):
-    (cohort / "truth" / "a.tsv").write_text(TRUTH)
+    (cohort / "truth/a.tsv").write_text(TRUTH)
     with pytest.raises(LabelError, match="both slide 'a'"):
         pair_folder(cohort / "results", cohort / "truth")
     (cohort / "other").mkdir()
@@ -487,7 +470,7 @@ def test_a_broken_slide_json_is_one_sentence(muse, tmp_path, content):
     path = write_result(tmp_path, "a")
     (tmp_path / "t.csv").write_text(TRUTH)
     path.with_name("slide.json").write_text(content)
-    status, _, errors = muse("evaluate", path, "--truth", tmp_path / "t.csv")
+    status, _, errors = muse(f"evaluate {path} --truth {tmp_path / 't.csv'}")
     assert status == 2
     assert "has no size of the slide" in errors
 
@@ -497,9 +480,9 @@ def test_exchanged_coordinates_are_rejected(muse, tmp_path):
     path = write_result(tmp_path, "a", xy, [0] * 40)
     truth = tmp_path / "t.csv"
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in xy[:20]))
-    assert muse("evaluate", path, "--truth", truth)[0] == 0
+    assert muse(f"evaluate {path} --truth {truth}")[0] == 0
     truth.write_text("x,y,class\n" + "".join(f"{y:.0f},{x:.0f},Dark\n" for x, y in xy[:20]))
-    status, out, errors = muse("evaluate", path, "--truth", truth)
+    status, out, errors = muse(f"evaluate {path} --truth {truth}")
     assert (status, out, errors.count("\n")) == (2, "", 1)
     assert (
         "t.csv: 0% of its nuclei match found ones as they are, but 100% with x and y exchanged"
@@ -511,7 +494,7 @@ def test_exchanged_coordinates_are_rejected(muse, tmp_path):
     ]  # two of eight lie on found nuclei in either order of x and y
     path = write_result(tmp_path, "b", np.concatenate([xy, few[6:]]), [0] * 42)
     truth.write_text("x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in few))
-    status, out, errors = muse("evaluate", path, "--truth", truth)
+    status, out, errors = muse(f"evaluate {path} --truth {truth}")
     assert (status, out) == (
         2,
         "",
@@ -520,7 +503,7 @@ def test_exchanged_coordinates_are_rejected(muse, tmp_path):
         "x,y,class\n" + "".join(f"{x:.0f},{y:.0f},Dark\n" for x, y in (*xy[:2], *xy[2:6, ::-1]))
     )
     assert (
-        muse("evaluate", path, "--truth", truth)[0] == 0
+        muse(f"evaluate {path} --truth {truth}")[0] == 0
     )  # neither order of x and y fits all nuclei
 
 
@@ -531,7 +514,7 @@ def test_unknown_classes_of_all_slides_are_listed_at_once(muse, cohort):
     }.items():
         rows = "".join(f"{x:.0f},{y:.0f},{word}\n" for (x, y), word in zip(XY, words, strict=False))
         (cohort / f"truth/{name}.csv").write_text(f"x,y,class\n{rows}")
-    status, _, errors = muse("evaluate", cohort / "results", "--truth", cohort / "truth")
+    status, _, errors = muse(f"evaluate {cohort / 'results'} --truth {cohort / 'truth'}")
     assert (status, errors.count("\n")) == (2, 1) and "a.csv, line 3: class 'tumour'" in errors
     assert errors.endswith("; also unknown: 'debris', 'mitosis'\n")
 

@@ -44,7 +44,7 @@ def train_and_export(folder: Path) -> None:
             main(
                 [
                     "export",
-                    str(folder / "run" / "checkpoint.pt"),
+                    str(folder / "run/checkpoint.pt"),
                     "--output",
                     str(folder / "model.onnx"),
                 ]

@@ -92,7 +92,7 @@ def export_and_compare(
     import cv2
     import onnxruntime
 
-    path = sorted((shared_data / "brca-m2c" / "images").glob("*.png"))[0]
+    path = sorted((shared_data / "brca-m2c/images").glob("*.png"))[0]
     picture = cv2.imread(str(path))[..., ::-1].repeat(2, 0).repeat(2, 1)
     windows = np.stack(
         [
@@ -215,7 +215,7 @@ def test_no_architecture_or_head_is_forgotten():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backbone", "head"), PAIRS)
+@pytest.mark.parametrize("backbone, head", PAIRS)
 def test_every_architecture_with_either_head(backbone, head, shared_data):
     model, parity = export_and_compare(build(backbone, head), 224, shared_data, n_windows=2)
     require_the_same(parity)
@@ -263,7 +263,7 @@ def test_a_gelu_by_tanh_in_the_graph_is_seen(shared_data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("backbone", "head"), [("muse_vit_s_16_224", "point"), ("muse_r50_224", "dense")]
+    "backbone, head", [("muse_vit_s_16_224", "point"), ("muse_r50_224", "dense")]
 )
 def test_half_precision_of_the_released_networks(backbone, head, shared_data):
     _, parity = export_and_compare(build(backbone, head), 224, shared_data, 2, "fp16")

@@ -27,9 +27,7 @@ def small(run, as_traced_before, tmp_path_factory):
     """An int8 model for windows of 128 px, and what its export printed."""
     path, printed = tmp_path_factory.mktemp("int8") / "model.onnx", StringIO()
     with redirect_stdout(printed):
-        assert (
-            main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(path), *HOW]) == 0
-        )
+        assert main(["export", str(run / "run/checkpoint.pt"), "--output", str(path), *HOW]) == 0
     return path, printed.getvalue()
 
 
@@ -39,7 +37,7 @@ HOW = ["--precision", "int8", "--input-px", "128"]
 def test_int8_finds_the_same_nuclei_and_its_card_states_how_it_was_calibrated(run, small):
     path, printed = small
     card = Predictor(path).card
-    windows = calibration_windows(run / "run" / "pictures", card)
+    windows = calibration_windows(run / "run/pictures", card)
     assert card.precision == "int8"
     assert card.source["calibration"] == describe_calibration(windows)
     assert card.source["calibration"].startswith(f"{len(windows)} windows, sha256 ")
@@ -83,7 +81,7 @@ def test_other_processes_write_the_same_bytes(run, small, tmp_path):
         "-m",
         "muse_pipeline.cli.main",
         "export",
-        str(run / "run" / "checkpoint.pt"),
+        str(run / "run/checkpoint.pt"),
     ]
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     subprocess.run(
@@ -97,7 +95,7 @@ def test_other_processes_write_the_same_bytes(run, small, tmp_path):
 
 def test_the_rest_of_the_window_of_a_small_picture_is_white(run, small, tmp_path):
     card = read_card(small[0])
-    picture = cv2.imread(str(run / "run" / "pictures" / "0.png"))[:64, :64]
+    picture = cv2.imread(str(run / "run/pictures/0.png"))[:64, :64]
     cv2.imwrite(str(tmp_path / "small.png"), picture)
     (window,) = calibration_windows(tmp_path, card)
     assert np.array_equal(window.pixels[0, :, :64, :64], picture[..., ::-1].transpose(2, 0, 1))
@@ -112,7 +110,7 @@ def test_without_pictures_there_is_a_sentence(run, tmp_path, capsys):
         main(
             [
                 "export",
-                str(run / "run" / "checkpoint.pt"),
+                str(run / "run/checkpoint.pt"),
                 "--output",
                 str(tmp_path / "m.onnx"),
                 *how,

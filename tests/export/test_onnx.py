@@ -20,14 +20,14 @@ from muse_pipeline.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_the_graph_agrees_with_torch_down_to_the_nuclei(run):
-    parity = check_parity(run / "run" / "checkpoint.pt", run / "model.onnx", run / "images")
+    parity = check_parity(run / "run/checkpoint.pt", run / "model.onnx", run / "images")
     assert parity.n_nuclei > 20
     assert (parity.n_windows, parity.n_unmatched, parity.n_other_class) == (3, 0, 0)
     assert parity.xy_px < 0.001
 
 
 @pytest.mark.parametrize(
-    ("rows", "by"),
+    "rows, by",
     [
         (slice(0, 1), 0.05),  # centre
         (slice(1, 2), 0.5),  # offset in x, which moves all positions
@@ -36,7 +36,7 @@ def test_the_graph_agrees_with_torch_down_to_the_nuclei(run):
     ],
 )
 def test_parity_notices_another_network(run, tmp_path, rows, by):
-    checkpoint = load_checkpoint(run / "run" / "checkpoint.pt")
+    checkpoint = load_checkpoint(run / "run/checkpoint.pt")
     checkpoint.head["out.bias"][rows] += by
     save_checkpoint(tmp_path / "other.pt", checkpoint)
     with pytest.raises(ModelError, match="differs from its checkpoint"):
@@ -53,13 +53,13 @@ def test_parity_notices_a_graph_that_lost_its_colour(run, tmp_path):
                 node.input[index] = "constant_colour"
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="differs from its checkpoint"):
-        check_parity(run / "run" / "checkpoint.pt", tmp_path / "m.onnx", run / "images")
+        check_parity(run / "run/checkpoint.pt", tmp_path / "m.onnx", run / "images")
 
 
-@pytest.mark.parametrize(("height", "width"), [(96, 160), (256, 112), (64, 64)])
+@pytest.mark.parametrize("height, width", [(96, 160), (256, 112), (64, 64)])
 def test_one_graph_takes_windows_of_any_sides(run, height, width):
     predictor = Predictor(run / "model.onnx")
-    graph, _ = load_detector(run / "run" / "checkpoint.pt")
+    graph, _ = load_detector(run / "run/checkpoint.pt")
     picture = cv2.imread(str(next((run / "images").glob("*.png"))))[..., ::-1]
     window = np.full((1, height, width, 3), 255, np.uint8)
     part = picture[:height, :width]
@@ -89,9 +89,9 @@ def test_exporting_again_gives_the_same_bytes_and_states_that_nothing_was_checke
     run, tmp_path, muse
 ):
     """Without the pictures of the run there is nothing to check the graph with."""
-    (tmp_path / "checkpoint.pt").write_bytes((run / "run" / "checkpoint.pt").read_bytes())
+    (tmp_path / "checkpoint.pt").write_bytes((run / "run/checkpoint.pt").read_bytes())
     status, printed, _ = muse(
-        "export", tmp_path / "checkpoint.pt", "--output", tmp_path / "again.onnx"
+        f"export {tmp_path / 'checkpoint.pt'} --output {tmp_path / 'again.onnx'}"
     )
     assert (status, "not checked against torch" in printed) == (0, True)
     assert (tmp_path / "again.onnx").read_bytes() == (run / "model.onnx").read_bytes()
@@ -99,7 +99,7 @@ def test_exporting_again_gives_the_same_bytes_and_states_that_nothing_was_checke
 
 @pytest.mark.slow
 def test_a_built_in_name_is_its_checkpoint(tmp_path, muse):
-    assert muse("export", "compact", "--output", tmp_path / "compact.onnx")[0] == 0
+    assert muse(f"export compact --output {tmp_path / 'compact.onnx'}")[0] == 0
     predictors = [
         Predictor(path) for path in (tmp_path / "compact.onnx", find_model("compact-fp32"))
     ]
@@ -109,7 +109,7 @@ def test_a_built_in_name_is_its_checkpoint(tmp_path, muse):
 
 
 def test_a_name_without_a_checkpoint_is_one_sentence(tmp_path, muse):
-    status, _, error = muse("export", "comact", "--output", tmp_path / "m.onnx")
+    status, _, error = muse(f"export comact --output {tmp_path / 'm.onnx'}")
     assert (
         status,
         "comact: no such checkpoint; give a .pt file or a built-in name (compact)" in error,
@@ -124,7 +124,7 @@ def test_a_graph_that_cannot_be_checked_is_not_written(run, as_traced_before, tm
     cv2.imwrite(str(tmp_path / "glass.png"), np.full((100, 100, 3), 255, np.uint8))
     command = [
         "export",
-        run / "run" / "checkpoint.pt",
+        run / "run/checkpoint.pt",
         "--output",
         tmp_path / "m.onnx",
         "--check-images",
@@ -140,7 +140,7 @@ def test_windows_of_one_picture_join_without_duplicates(run):
     from scipy.spatial import cKDTree
 
     predictor = Predictor(run / "model.onnx")
-    tile = cv2.imread(str(run / "images" / "P0.png"))[..., ::-1]
+    tile = cv2.imread(str(run / "images/P0.png"))[..., ::-1]
     wide = np.ascontiguousarray(np.tile(tile, (2, 3, 1)))
     nuclei = detect_image(predictor, wide, IDENTITY)
     assert len(nuclei) > 60
@@ -160,7 +160,7 @@ def test_a_full_window_is_named(run, tmp_path):
         tissue = np.ones((8, 16), bool), 16.0
 
         def read_continued(self, xy, size):
-            tile = cv2.imread(str(run / "images" / "P0.png"))[..., ::-1]
+            tile = cv2.imread(str(run / "images/P0.png"))[..., ::-1]
             return np.tile(tile, (2, 2, 1))[: size[1], : size[0]]
 
         def keep_chunks(self, n):
@@ -179,11 +179,11 @@ def test_a_full_window_is_named(run, tmp_path):
 def test_a_broken_picture_to_check_on_is_named(run, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(LabelError, match="readable"):
-        check_parity(run / "run" / "checkpoint.pt", run / "model.onnx", tmp_path)
+        check_parity(run / "run/checkpoint.pt", run / "model.onnx", tmp_path)
 
 
 def test_a_checkpoint_that_does_not_fit_is_rejected(run, tmp_path):
-    checkpoint = load_checkpoint(run / "run" / "checkpoint.pt")
+    checkpoint = load_checkpoint(run / "run/checkpoint.pt")
     checkpoint.meta["config"]["n_rays"] = 16
     save_checkpoint(tmp_path / "c.pt", checkpoint)
     with pytest.raises(CheckpointError, match="does not fit"):
@@ -196,5 +196,5 @@ def test_a_checkpoint_that_does_not_fit_is_rejected(run, tmp_path):
 
 
 def test_the_run_has_its_curves_and_config(run):
-    assert (run / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert (run / "run" / "config.yaml").read_text().startswith("name: tiny")
+    assert (run / "run/curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "run/config.yaml").read_text().startswith("name: tiny")

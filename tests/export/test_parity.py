@@ -20,7 +20,7 @@ def nuclei(*rows):
 
 
 @pytest.mark.parametrize(
-    ("found", "n_unmatched"),
+    "found, n_unmatched",
     [
         ([(20, 20, 0.5), (60, 60, 0.7)], 0),
         ([(24, 20, 0.5), (60, 60, 0.7)], 0),  # the neighbouring cell has the same score: a tie

@@ -30,16 +30,14 @@ def half(run, tmp_path_factory):
     path, printed = tmp_path_factory.mktemp("half") / "model.onnx", StringIO()
     how = ["--precision", "fp16", "--embedding", "--input-px", "128"]
     with redirect_stdout(printed):
-        assert (
-            main(["export", str(run / "run" / "checkpoint.pt"), "--output", str(path), *how]) == 0
-        )
+        assert main(["export", str(run / "run/checkpoint.pt"), "--output", str(path), *how]) == 0
     return path, printed.getvalue()
 
 
 @pytest.fixture(scope="module")
 def windows(run):
     """Four windows of 128 px of a synthetic picture."""
-    picture = cv2.imread(str(run / "images" / "P0.png"))[..., ::-1]
+    picture = cv2.imread(str(run / "images/P0.png"))[..., ::-1]
     return np.stack([picture[y : y + 128, x : x + 128] for y in (0, 32) for x in (0, 32)])
 
 
@@ -52,7 +50,7 @@ def test_half_precision_runs_on_a_cpu_and_finds_the_same_nuclei(run, half):
         tensor.data_type for tensor in onnx.load(model).graph.initializer if len(tensor.dims) == 4
     ]
     assert weights.count(TensorProto.FLOAT16) > 0.8 * len(weights)
-    parity = check_parity(run / "run" / "checkpoint.pt", model, run / "run" / "pictures")
+    parity = check_parity(run / "run/checkpoint.pt", model, run / "run/pictures")
     assert parity.n_nuclei > 40
     assert printed == f"checked against torch on {run}/run/pictures: {parity}\n"
 
@@ -64,7 +62,7 @@ def test_trained_weights_find_the_same_nuclei_on_real_tissue(precision, shared_d
     checkpoint = find_checkpoint("compact")
     model = tmp_path / "compact.onnx"
     export_onnx(checkpoint, model, precision=precision, input_px=512)
-    parity = check_parity(checkpoint, model, shared_data / "brca-m2c" / "images")
+    parity = check_parity(checkpoint, model, shared_data / "brca-m2c/images")
     assert parity.n_nuclei > 1000
     assert parity.n_unmatched <= (0.001 if precision == "fp16" else 0) * parity.n_nuclei
     assert parity.n_other_class <= 0.001 * parity.n_nuclei
@@ -73,7 +71,7 @@ def test_trained_weights_find_the_same_nuclei_on_real_tissue(precision, shared_d
 
 @pytest.mark.slow
 def test_an_embedding_is_the_dense_map_where_its_nucleus_lies(run, half, windows):
-    graph, card = load_detector(run / "run" / "checkpoint.pt", input_px=128, embedding=True)
+    graph, card = load_detector(run / "run/checkpoint.pt", input_px=128, embedding=True)
     (found,) = Predictor(half[0])(windows[:1], IDENTITY)
     assert found.embedding.shape == (len(found), card.embedding_dim) == (len(found), 16)
     with torch.no_grad():
@@ -102,4 +100,4 @@ def test_a_window_finds_the_same_in_batches_of_any_size(half, windows):
 @pytest.mark.parametrize("changes", [{"input_px": 200}, {"halo_px": 40}, {"halo_px": 96}])
 def test_a_window_that_does_not_suit_the_network_is_rejected(run, tmp_path, changes):
     with pytest.raises(ConfigError, match="suit muse_compact_16"):
-        export_onnx(run / "run" / "checkpoint.pt", tmp_path / "m.onnx", **changes)
+        export_onnx(run / "run/checkpoint.pt", tmp_path / "m.onnx", **changes)

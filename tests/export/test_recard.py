@@ -24,7 +24,7 @@ def picture():
 
 def test_without_anything_to_write_people_can_read_it(run, muse, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    status, out, _ = muse("card", run / "model.onnx")
+    status, out, _ = muse(f"card {run / 'model.onnx'}")
     card, lines = read_card(run / "model.onnx"), out.splitlines()
     assert (status, lines[0]) == (0, card.name)
     assert (
@@ -33,13 +33,13 @@ def test_without_anything_to_write_people_can_read_it(run, muse, monkeypatch):
     assert f"  Classes             {card.classes[0].name}" in lines
     assert f"                      {card.classes[1].name}" in lines
     assert " ".join(card.training_data.split()) in " ".join(out.split())
-    status, out, _ = muse("card", run / "model.onnx", "--json")
+    status, out, _ = muse(f"card {run / 'model.onnx'} --json")
     assert (status, json.loads(out)) == (0, json.loads(card.to_json()))
 
 
 def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_path, picture):
     model, tempered = run / "model.onnx", tmp_path / "tempered.onnx"
-    status, out, _ = muse("card", model, "--temperature", "2", "-o", tempered)
+    status, out, _ = muse(f"card {model} --temperature 2 -o {tempered}")
     assert status == 0 and "temperature 2" in out
     raw, soft = (Predictor(path)(picture[None], IDENTITY)[0] for path in (model, tempered))
     assert len(raw) and np.array_equal(raw.xy, soft.xy) and np.array_equal(raw.label, soft.label)
@@ -51,15 +51,15 @@ def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_pat
 
 def test_outlines_move_to_edges_and_nothing_else_changes(run, muse, tmp_path, picture):
     model, moving = run / "model.onnx", tmp_path / "moving.onnx"
-    assert muse("card", model, "--snap-um", "1.5", "-o", moving)[0] == 0
+    assert muse(f"card {model} --snap-um 1.5 -o {moving}")[0] == 0
     drawn, moved = (Predictor(path)(picture[None], IDENTITY)[0] for path in (model, moving))
     assert np.array_equal(drawn.xy, moved.xy) and np.array_equal(drawn.prob, moved.prob)
     assert (
         not np.array_equal(drawn.rays, moved.rays)
         and np.abs(drawn.rays - moved.rays).max() < 1.5 + 0.2
     )
-    assert "moved by up to 1.5" in muse("card", moving)[1]
-    assert muse("card", moving, "--snap-um", "0", "-o", tmp_path / "still.onnx")[0] == 0
+    assert "moved by up to 1.5" in muse(f"card {moving}")[1]
+    assert muse(f"card {moving} --snap-um 0 -o {tmp_path / 'still.onnx'}")[0] == 0
     assert np.array_equal(
         Predictor(tmp_path / "still.onnx")(picture[None], IDENTITY)[0].rays, drawn.rays
     )
@@ -68,13 +68,13 @@ def test_outlines_move_to_edges_and_nothing_else_changes(run, muse, tmp_path, pi
 
 def test_refining_replaces_moving_to_edges(muse, tmp_path, picture):
     moving, refined = tmp_path / "moving.onnx", tmp_path / "refined.onnx"
-    assert muse("card", "compact-fp32", "--snap-um", "1.5", "-o", moving)[0] == 0
-    assert "moved by up to 1.5" in muse("card", moving)[1]
-    status, out, _ = muse("card", moving, "--refine", "-o", refined)
+    assert muse(f"card compact-fp32 --snap-um 1.5 -o {moving}")[0] == 0
+    assert "moved by up to 1.5" in muse(f"card {moving}")[1]
+    status, out, _ = muse(f"card {moving} --refine -o {refined}")
     assert (
         status == 0
         and "outlines refined" in out
-        and "refined by a second network" in muse("card", refined)[1]
+        and "refined by a second network" in muse(f"card {refined}")[1]
     )
     before, after, shipped = (
         Predictor(path)(picture[None], IDENTITY)[0]
@@ -89,13 +89,13 @@ def test_refining_replaces_moving_to_edges(muse, tmp_path, picture):
 
 
 def test_a_region_model_has_no_outlines(muse, tmp_path):
-    status, _, errors = muse("card", MODEL, "--refine", "-o", tmp_path / "a.onnx")
+    status, _, errors = muse(f"card {MODEL} --refine -o {tmp_path / 'a.onnx'}")
     assert (
         status == 2
         and "has no temperature, outlines or organs" in errors
         and errors.count("\n") == 1
     )
-    status, out, _ = muse("card", MODEL, "--limits", "H&E alone.", "-o", tmp_path / "a.onnx")
+    status, out, _ = muse(f"card {MODEL} --limits", "H&E alone.", "-o", tmp_path / "a.onnx")
     assert (
         status == 0
         and out.count("\n") == 1
@@ -105,8 +105,8 @@ def test_a_region_model_has_no_outlines(muse, tmp_path):
 
 def test_limits_are_reported_anew_and_the_weights_stay(run, muse, tmp_path):
     model, printed = tmp_path / "model.onnx", "Tumour: any epithelium. Not for diagnosis."
-    assert muse("card", run / "model.onnx", "--limits", printed, "-o", model)[0] == 0
-    assert printed in " ".join(muse("card", model)[1].split())
+    assert muse(f"card {run / 'model.onnx'} --limits {printed} -o {model}")[0] == 0
+    assert printed in " ".join(muse(f"card {model}")[1].split())
     before, after = (onnx.load(path) for path in (run / "model.onnx", model))
     assert before.graph.SerializeToString(deterministic=True) == after.graph.SerializeToString(
         deterministic=True
@@ -118,10 +118,9 @@ def test_how_the_training_pictures_looked_is_measured_of_folders(run, muse, tmp_
     cv2.imwrite(str(tmp_path / "pictures/1.png"), picture)
     model = tmp_path / "model.onnx"
     assert (
-        muse("card", run / "model.onnx", "--pictures", tmp_path / "pictures", "0.5", "-o", model)[0]
-        == 0
+        muse(f"card {run / 'model.onnx'} --pictures {tmp_path / 'pictures'} 0.5 -o {model}")[0] == 0
     )
-    status, out, _ = muse("card", model, "--json")
+    status, out, _ = muse(f"card {model} --json")
     assert status == 0 and json.loads(out)["appearance"]["n_pictures"] == 1
     assert read_card(model).temperature == 1
 
@@ -132,7 +131,7 @@ def test_a_finetuned_model_has_its_training_pictures(run):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    "arguments, complaint",
     [
         (["--temperature", "2"], "--output"),
         (["--snap-um", "50", "-o", "{out}"], "snap_um is 50"),
@@ -143,7 +142,7 @@ def test_a_finetuned_model_has_its_training_pictures(run):
 )
 def test_bad_input_is_one_sentence(run, muse, tmp_path, arguments, complaint):
     words = [word.format(empty=tmp_path, out=tmp_path / "out.onnx") for word in arguments]
-    status, _, errors = muse("card", run / "model.onnx", *words)
+    status, _, errors = muse(f"card {run / 'model.onnx'}", *words)
     assert status == 2 and complaint in errors and errors.count("\n") == 1
 
 
@@ -158,15 +157,13 @@ def test_organs_and_sizes_of_classes_stand_in_the_cards_of_built_in_models_and_o
     built_in = read_card(find_model("compact-fp32"))
     breast = {"Lymphocyte": ("breast",), "Epithelial": ("breast", "colon"), "Stroma": ("breast",)}
     assert built_in.organs == breast and built_in.nuclei.keys() == {"Lymphocyte", "Epithelial"}
-    assert "Measured in         Epithelial: breast, colon\n" in muse("card", "compact")[1]
+    assert "Measured in         Epithelial: breast, colon\n" in muse("card compact")[1]
     organs = "--organ", "kidney", "--organ", "Stroma=bladder"
-    assert muse("card", "compact-fp32", *organs, "-o", tmp_path / "a.onnx")[0] == 0
+    assert muse("card compact-fp32", *organs, "-o", tmp_path / "a.onnx")[0] == 0
     card = read_card(tmp_path / "a.onnx")
     own = {"Lymphocyte": ("kidney",), "Epithelial": ("kidney",), "Stroma": ("kidney", "bladder")}
     assert (card.organs, card.nuclei) == (own, built_in.nuclei)
-    status, _, errors = muse(
-        "card", "compact-fp32", "--organ", "Tumour=kidney", "-o", tmp_path / "b.onnx"
-    )
+    status, _, errors = muse(f"card compact-fp32 --organ Tumour=kidney -o {tmp_path / 'b.onnx'}")
     assert (
         status == 2
         and "the model has no class 'Tumour', but Lymphocyte, Epithelial, Stroma" in errors

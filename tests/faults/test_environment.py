@@ -24,7 +24,7 @@ DAY_S = 86_400
 
 def logged(folder: Path, step: str) -> list[str]:
     """The lines in a step's log."""
-    return (folder / "results" / SLIDE / "logs" / f"{step}.log").read_text("utf-8").splitlines()
+    return (folder / "results" / SLIDE / f"logs/{step}.log").read_text("utf-8").splitlines()
 
 
 def forget(folder: Path, *names: str) -> None:

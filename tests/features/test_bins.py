@@ -137,7 +137,7 @@ def test_counts_of_each_nucleus_are_those_of_the_positions_in_it(slide, tmp_path
     else:
         transcripts, matrix = write_xenium(tmp_path / "outs", slide)
         given = ["--xenium", transcripts, "--transform", matrix]
-    status, shown, printed = muse("bins", slide[0], *given, "--expand-um", "0", "-o", output)
+    status, shown, printed = muse(f"bins {slide[0]}", *given, "--expand-um", "0", "-o", output)
     assert (status, printed) == (0, "")
     counts, genes = read_bins(output)
     assert genes == GENES
@@ -168,14 +168,12 @@ def turn(bins, orientation):
 
 def test_too_few_counts_are_named(slide, tmp_path, muse):
     folder = write_visium_hd(tmp_path / "binned_outputs", slide)
-    status, shown, printed = muse(
-        "bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "a.h5ad"
-    )
+    status, shown, printed = muse(f"bins {slide[0]} --visium-hd {folder} -o {tmp_path / 'a.h5ad'}")
     assert (status, printed) == (0, "") and "too few counts to judge the alignment" in shown
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    "wrong, message",
     [
         ("none", ""),
         ("3 um", ""),
@@ -191,13 +189,13 @@ def test_a_wrong_alignment_replaces_no_file(slide, tmp_path, muse, wrong, messag
     )
     if wrong in TURNED:
         turn(folder / "square_002um/spatial/tissue_positions.parquet", wrong)
-    status, shown, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", output)
+    status, shown, printed = muse(f"bins {slide[0]} --visium-hd {folder} -o {output}")
     assert (status, printed.count("\n")) == (int(bool(message)), int(bool(message)))
     assert printed.startswith(f"muse bins: {folder}" if message else "") and message in printed
     assert shown.startswith(str(output))  # a first file is written
     assert "too few counts" not in shown
     output.write_text("an earlier file")
-    status, shown, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", output)
+    status, shown, printed = muse(f"bins {slide[0]} --visium-hd {folder} -o {output}")
     assert status == int(bool(message))
     if message:
         assert (output.read_text(), shown) == ("an earlier file", "")
@@ -222,9 +220,7 @@ def test_features_of_other_types_are_no_genes(slide, tmp_path, muse, kind):
         write_visium_hd(tmp_path / "binned_outputs", slide, types=types),
         tmp_path / "a.h5ad",
     )
-    status, shown, printed = muse(
-        "bins", slide[0], "--visium-hd", folder, "--expand-um", "0", "-o", output
-    )
+    status, shown, printed = muse(f"bins {slide[0]} --visium-hd {folder} --expand-um 0 -o {output}")
     assert (status, printed) == (
         0,
         "",
@@ -236,7 +232,7 @@ def test_features_of_other_types_are_no_genes(slide, tmp_path, muse, kind):
 
 
 @pytest.mark.parametrize(
-    ("names", "expected"),
+    "names, expected",
     [
         (["TBCE", "TBCE", "VIM"], ["TBCE_E1", "TBCE_E2", "VIM"]),
         (["TBCE", "TBCE", "TBCE_E2"], ["TBCE_E1", "TBCE_E2", "TBCE_E2_2"]),
@@ -244,16 +240,14 @@ def test_features_of_other_types_are_no_genes(slide, tmp_path, muse, kind):
 )
 def test_genes_with_equal_names_are_told_apart_by_their_ids(slide, tmp_path, muse, names, expected):
     folder = write_visium_hd(tmp_path / "binned_outputs", slide, names=names)
-    status, _, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "a.h5ad")
+    status, _, printed = muse(f"bins {slide[0]} --visium-hd {folder} -o {tmp_path / 'a.h5ad'}")
     assert status == 0 and "TBCE is the name of several genes, written as NAME_ID" in printed
     assert read_bins(tmp_path / "a.h5ad")[1] == expected
 
 
 def test_bins_larger_than_nuclei_are_named(slide, tmp_path, muse):
     folder = write_visium_hd(tmp_path / "binned_outputs", slide, bin_um=8)
-    status, shown, printed = muse(
-        "bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "a.h5ad"
-    )
+    status, shown, printed = muse(f"bins {slide[0]} --visium-hd {folder} -o {tmp_path / 'a.h5ad'}")
     assert status == 0 and "from bins of 8 um;" in shown
     assert f"{folder / 'square_008um'}: its bins of 8 um are larger than most nuclei" in printed
 
@@ -286,7 +280,7 @@ def test_controls_of_xenium_are_no_genes(slide, tmp_path, muse, control):
     table.to_parquet(transcripts)
     output = tmp_path / "a.h5ad"
     words = ("--xenium", transcripts, "--transform", matrix, "--expand-um", "0", "-o", output)
-    assert muse("bins", slide[0], *words)[0] == 0
+    assert muse(f"bins {slide[0]}", *words)[0] == 0
     counts, found = read_bins(output)
     alone = are_alone(slide)
     assert found == GENES
@@ -307,21 +301,20 @@ def test_assays_of_the_trials(base, trials, tmp_path, muse):
     xenium, matrix = (
         trials / "5-controls-counted-as-genes" / name for name in ("transcripts.parquet", ALIGNMENT)
     )
-    muse("bins", base, "--xenium", xenium, "--transform", matrix, "-o", output)
+    muse(f"bins {base} --xenium {xenium} --transform {matrix} -o {output}")
     assert read_bins(output)[1] == ["CD3D", "EPCAM"]
     assert (
         "its bins of 8 um"
-        in muse("bins", base, "--visium-hd", weak / "only8", "-o", tmp_path / "b.h5ad")[2]
+        in muse(f"bins {base} --visium-hd {weak / 'only8'} -o {tmp_path / 'b.h5ad'}")[2]
     )
     assert (
-        muse("bins", base, "--visium-hd", weak / "same_gene_twice", "-o", tmp_path / "c.h5ad")[0]
-        == 0
+        muse(f"bins {base} --visium-hd {weak / 'same_gene_twice'} -o {tmp_path / 'c.h5ad'}")[0] == 0
     )
     assert read_bins(tmp_path / "c.h5ad")[1] == ["A", "TBCE_ENSG1", "TBCE_ENSG2"]
 
 
 @pytest.mark.parametrize(
-    ("case", "message"),
+    "case, message",
     [
         (
             "another folder",
@@ -349,14 +342,14 @@ def test_a_mistake_is_one_sentence(slide, tmp_path, muse, case, message):
             transcripts,
             *(["--transform", matrix] if case == "another slide" else []),
         ]
-    status, _, printed = muse("bins", slide[0], *given, "-o", tmp_path / "bins.h5ad")
+    status, _, printed = muse(f"bins {slide[0]}", *given, "-o", tmp_path / "bins.h5ad")
     assert (status, printed.count("\n")) == (2, 1)
     assert message in printed
     assert not (tmp_path / "bins.h5ad").exists()
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    "value, message",
     [
         (0, "scalefactors_json.json: microns_per_pixel is 0, not a positive number of um"),
         (-0.5, "microns_per_pixel is -0.5, not a positive number"),
@@ -376,13 +369,13 @@ def test_the_scale_of_the_bins_is_checked(slide, tmp_path, muse, value, message)
     (folder / "square_002um/spatial/scalefactors_json.json").write_text(
         json.dumps({"microns_per_pixel": value})
     )
-    status, _, printed = muse("bins", slide[0], "--visium-hd", folder, "-o", tmp_path / "bins.h5ad")
+    status, _, printed = muse(f"bins {slide[0]} --visium-hd {folder} -o {tmp_path / 'bins.h5ad'}")
     assert (status, printed.count("\n")) == (2, 1) and message in printed
     assert not (tmp_path / "bins.h5ad").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change, message",
     [
         (
             lambda table: table.assign(qv=np.nan),
@@ -410,13 +403,13 @@ def test_a_table_of_transcripts_is_checked(slide, tmp_path, muse, change, messag
     transcripts, matrix = write_xenium(tmp_path / "outs", slide)
     change(pd.read_parquet(transcripts)).to_parquet(transcripts)
     words = ("--xenium", transcripts, "--transform", matrix, "-o", tmp_path / "bins.h5ad")
-    status, _, printed = muse("bins", slide[0], *words)
+    status, _, printed = muse(f"bins {slide[0]}", *words)
     assert (status, printed.count("\n")) == (2, 1) and message in printed
     assert not (tmp_path / "bins.h5ad").exists()
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
         ("1.2,0,nan\n0,1.2,3\n0,0,1", "the matrix contains nan"),
         ("2.4,0,0\n0,2.4,0\n0,0,1", "the tissue is 2.04 times as large as on the slide"),
@@ -425,5 +418,5 @@ def test_a_table_of_transcripts_is_checked(slide, tmp_path, muse, change, messag
 def test_an_alignment_is_checked(slide, tmp_path, muse, text, message):
     transcripts, matrix = write_xenium(tmp_path / "outs", slide)
     matrix.write_text(text)
-    status, _, printed = muse("bins", slide[0], "--xenium", transcripts, "--transform", matrix)
+    status, _, printed = muse(f"bins {slide[0]} --xenium {transcripts} --transform {matrix}")
     assert (status, printed.count("\n")) == (2, 1) and message in printed

@@ -104,7 +104,7 @@ def test_a_graph_may_fix_the_number_of_tiles(folder, vectors):
 
 
 @pytest.mark.parametrize(
-    ("drawing", "words", "message"),
+    "drawing, words, message",
     [
         (
             {"pooled": False},

@@ -63,7 +63,7 @@ def test_reasons_are_plain(reference):
 
 
 @pytest.mark.parametrize(
-    ("is_ihc", "stated", "verdict", "reasons"),
+    "is_ihc, stated, verdict, reasons",
     [
         (True, None, "other stain", (BROWN_NUCLEI,)),
         (True, "unknown", "other stain", (BROWN_NUCLEI,)),

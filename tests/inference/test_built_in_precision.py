@@ -24,7 +24,7 @@ def test_a_name_means_what_suits_the_provider_and_a_name_with_its_precision_the_
 
 
 def test_the_workflow_is_given_which_it_is(muse, tmp_path):
-    status, out, _ = muse("step", "model", "compact", "--resolved", tmp_path / "m.json")
+    status, out, _ = muse(f"step model compact --resolved {tmp_path / 'm.json'}")
     resolved = read_json(tmp_path / "m.json")
     assert (status, resolved["model"], resolved["precision"], resolved["file"]) == (
         0,
@@ -48,7 +48,7 @@ def test_both_files_are_made_from_the_weights_beside_them():
 
 def test_both_find_the_same_nuclei(shared_data):
     pair = "compact-fp32", "compact-int8"
-    path = sorted((shared_data / "brca-m2c" / "images").glob("TCGA-A8*.png"))[0]
+    path = sorted((shared_data / "brca-m2c/images").glob("TCGA-A8*.png"))[0]
     pixels = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
     floats, int8 = (
         detect_image(Predictor(BUILT_IN / f"{name}.onnx"), pixels, IDENTITY) for name in pair

@@ -86,7 +86,7 @@ def test_colours_of_other_stains_stay_as_they_are():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "is_kept"), [(0.99 * MAX_GAIN_RATIO, False), (1.01 * MAX_GAIN_RATIO, True)]
+    "ratio, is_kept", [(0.99 * MAX_GAIN_RATIO, False), (1.01 * MAX_GAIN_RATIO, True)]
 )
 def test_the_limit_is_of_one_mixture_against_another(ratio, is_kept):
     """Of two perpendicular stains, one is fainter than the other by ``ratio``; how faint both are

@@ -134,7 +134,7 @@ def test_brown_becomes_blue_and_nothing_else_changes():
 
 
 @pytest.mark.parametrize(
-    ("model", "options"),
+    "model, options",
     [("compact", []), pytest.param("label_free", ["--no-quality"], marks=pytest.mark.slow)],
 )
 def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, options):
@@ -143,7 +143,7 @@ def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, options):
     Slides with this stain are not searched for artefacts.
     """
     slide = shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif"
-    assert muse("run", slide, "-o", tmp_path, "--model", model, *options)[0] == 0
+    assert muse(f"run {slide} -o {tmp_path} --model {model}", *options)[0] == 0
     table = tmp_path / "OS-2-ndpi/nuclei.parquet"
     provenance, nuclei = read_provenance(table), read_nuclei(table)
     assert provenance.n_nuclei > 950
@@ -194,7 +194,7 @@ def test_a_stated_stain_is_scored_with_few_or_no_positive_nuclei_too(muse, tmp_p
     rows = scores_of(tmp_path / "unstated")
     assert (rows["none"]["stain"], rows["tenth"]["stain"]) == ("H&E", "IHC")
     assert status == 0 and "check stain (1 slide; state the stain):" in shown
-    status, *_ = muse("run", pictures[1], "--mpp", 0.5, "-o", tmp_path / "other", "--stain", "he")
+    status, *_ = muse(f"run {pictures[1]} --mpp 0.5 -o {tmp_path / 'other'} --stain he")
     assert status == 0 and scores_of(tmp_path / "other")["tenth"]["stain"] == "H&E"
 
 
@@ -203,7 +203,7 @@ def test_dab_over_haematoxylin_is_scored(trials, muse, tmp_path):
     nuclei.
     """
     slide = trials / "1-ihc-taken-for-he/dab.png"
-    assert muse("run", slide, "--mpp", 0.499, "-o", tmp_path)[0] == 0
+    assert muse(f"run {slide} --mpp 0.499 -o {tmp_path}")[0] == 0
     (row,) = scores_of(tmp_path).values()
     assert abs(int(row["nuclei"]) - 271) < 10 and row["stain"] == "IHC"
     assert float(row["percent_positive"]) == pytest.approx(75, abs=2)
@@ -215,6 +215,6 @@ def test_a_part_of_a_ki67_slide_with_few_positive_nuclei(shared_data, muse, tmp_
     with tifffile.TiffFile(shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif") as file:
         pixels = file.series[0].levels[0].asarray()
     cv2.imwrite(str(tmp_path / "part.png"), pixels[:600, 1400:2000, ::-1])
-    assert muse("run", tmp_path / "part.png", "--mpp", 0.227, "-o", tmp_path / "out")[0] == 0
+    assert muse(f"run {tmp_path / 'part.png'} --mpp 0.227 -o {tmp_path / 'out'}")[0] == 0
     (row,) = scores_of(tmp_path / "out").values()
     assert row["stain"] == "IHC" and 5 < float(row["percent_positive"]) < 20

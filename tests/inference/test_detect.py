@@ -140,7 +140,7 @@ def test_outlines_end_where_a_picture_ends(tiled_slide, whole, tmp_path):
         )
         == 0
     )
-    table = pq.read_table(tmp_path / "out" / "crop" / "nuclei.parquet")
+    table = pq.read_table(tmp_path / "out/crop/nuclei.parquet")
     outlines, rays = (
         shapely.from_wkb(table["geometry"].to_numpy()),
         np.stack(table["rays"].to_numpy()),

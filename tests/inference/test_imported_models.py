@@ -140,7 +140,7 @@ def spread(centres, radius, side=64):
 
 
 @pytest.mark.parametrize(
-    ("centres", "radius"),
+    "centres, radius",
     [([(20, 20), (44, 44)], 7), ([(20, 32), (32, 32), (44, 32)], 8), ([(30, 30)], 1.1)],
 )
 @pytest.mark.parametrize("varying", [False, True], ids=["equal rays", "own rays"])
@@ -254,9 +254,9 @@ def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue
     model.graph.output.append(onnx.helper.make_tensor_value_info("output", 1, ["b", "h", "w", "c"]))
     onnx.save(model, tmp_path / "one.onnx")
     words = ("--kind", "stardist", *COMMON, "-o", tmp_path / "model.onnx")
-    status, _, errors = muse("import-model", tmp_path / "one.onnx", *words)
+    status, _, errors = muse(f"import-model {tmp_path / 'one.onnx'}", *words)
     assert status == 2 and "give --input-px" in errors and errors.count("\n") == 1
-    assert muse("import-model", tmp_path / "one.onnx", *words, "--input-px", "384")[0] == 0
+    assert muse(f"import-model {tmp_path / 'one.onnx'}", *words, "--input-px", "384")[0] == 0
     predictor = Predictor(tmp_path / "model.onnx")
     assert (predictor.card.n_rays, predictor.card.stride_px, predictor.card.input_px) == (
         16,
@@ -269,7 +269,7 @@ def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue
 
 
 @pytest.mark.parametrize(
-    ("kind", "words", "complaint"),
+    "kind, words, complaint",
     [
         ("hover", ["--classes", "A", "B", "C"], "classes (4); found np [1, 2, 236, 236], hv"),
         (
@@ -304,14 +304,14 @@ def test_bad_input_is_one_sentence(kind, words, complaint, muse, tmp_path):
     draw = WORDS[own or kind][0] if own or kind == "hover" else draw_distance
     network = draw(tmp_path / "network.onnx")
     status, _, errors = muse(
-        "import-model", network, "--kind", kind, *COMMON, *words, "-o", tmp_path / "m.onnx"
+        f"import-model {network} --kind {kind}", *COMMON, *words, "-o", tmp_path / "m.onnx"
     )
     assert (status, errors.count("\n")) == (2, 1) and complaint in errors
     assert not (tmp_path / "m.onnx").exists()
 
 
 @pytest.mark.parametrize(
-    ("px", "message"),
+    "px, message",
     [
         (-6.6, "returns rays of 0.0 um for synthetic nuclei with a radius of 4 um"),
         (1, "returns rays of 0.5 um"),
@@ -326,7 +326,7 @@ def test_implausible_rays_are_one_sentence(px, message, muse, tmp_path):
     rays.CopyFrom(onnx.numpy_helper.from_array(np.full(16, px, np.float32), rays.name))
     onnx.save(network, tmp_path / "network.onnx")
     words = ("--kind", "stardist", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
-    status, _, errors = muse("import-model", tmp_path / "network.onnx", *words)
+    status, _, errors = muse(f"import-model {tmp_path / 'network.onnx'}", *words)
     assert (status, errors.count("\n")) == (2, 1) and message in errors
     assert not (tmp_path / "m.onnx").exists()
 
@@ -347,7 +347,7 @@ def test_a_scaling_with_which_nothing_is_found_is_rejected(kind, scaling, muse, 
         tmp_path / "m.onnx",
     )
     status, _, errors = muse(
-        "import-model", draw(tmp_path / "network.onnx"), "--scaling", scaling, *words
+        f"import-model {draw(tmp_path / 'network.onnx')} --scaling {scaling}", *words
     )
     assert (status, errors.count("\n")) == (2, 1) or scaling != "none"
     if "none of the synthetic nuclei" in errors:
@@ -379,7 +379,7 @@ def test_a_network_that_returns_its_input_is_rejected(scaling, logits, muse, tmp
         "-o",
         tmp_path / "m.onnx",
     )
-    status, _, errors = muse("import-model", net.save(tmp_path / "network.onnx"), *words)
+    status, _, errors = muse(f"import-model {net.save(tmp_path / 'network.onnx')}", *words)
     assert (status, errors.count("\n")) == (2, 1)
     is_prob = scaling in ("unit", "percentile")
     assert ("only boundaries for synthetic nuclei" in errors) == (is_prob != bool(logits))
@@ -390,15 +390,15 @@ def test_a_network_that_returns_its_input_is_rejected(scaling, logits, muse, tmp
 
 def test_other_files_are_one_sentence(imported, muse, tmp_path):
     words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
-    status, _, errors = muse("import-model", imported("distance"), *words)
+    status, _, errors = muse(f"import-model {imported('distance')}", *words)
     assert (status, errors.count("\n")) == (2, 1) and "already has a model card" in errors
-    status, _, errors = muse("import-model", tmp_path / "none.onnx", *words)
+    status, _, errors = muse(f"import-model {tmp_path / 'none.onnx'}", *words)
     assert (status, errors.count("\n")) == (2, 1) and "there is no such file" in errors
     (tmp_path / "text.onnx").write_text("no network")
-    status, _, errors = muse("import-model", tmp_path / "text.onnx", *words)
+    status, _, errors = muse(f"import-model {tmp_path / 'text.onnx'}", *words)
     assert (status, errors.count("\n")) == (2, 1) and "not usable as an ONNX model" in errors
     status, _, errors = muse(
-        "import-model", find_model("compact-fp32").parent / "outlines/refine.onnx", *words
+        f"import-model {find_model('compact-fp32').parent / 'outlines/refine.onnx'}", *words
     )
     assert (status, errors.count("\n")) == (
         2,
@@ -408,7 +408,7 @@ def test_other_files_are_one_sentence(imported, muse, tmp_path):
 
 def test_the_reason_of_the_runtime_is_not_cut_off(muse, tmp_path, trials):
     words = ("--kind", "stardist", *COMMON, "--input-px", "256", "-o", tmp_path / "m.onnx")
-    status, _, errors = muse("import-model", trials / "8-weak/sd_future_ir.onnx", *words)
+    status, _, errors = muse(f"import-model {trials / '8-weak/sd_future_ir.onnx'}", *words)
     assert (status, errors.count("\n")) == (2, 1)
     assert (
         "(Unsupported model IR version: 99, max supported IR version: " in errors
@@ -417,7 +417,7 @@ def test_the_reason_of_the_runtime_is_not_cut_off(muse, tmp_path, trials):
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    "change, reason",
     [
         (
             lambda model: setattr(model, "ir_version", 99),
@@ -438,7 +438,7 @@ def test_the_reason_why_a_network_does_not_open_is_whole(change, reason, muse, t
     change(network)
     (tmp_path / "network.onnx").write_bytes(network.SerializeToString())
     words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
-    status, _, errors = muse("import-model", tmp_path / "network.onnx", *words)
+    status, _, errors = muse(f"import-model {tmp_path / 'network.onnx'}", *words)
     assert (status, errors.count("\n")) == (2, 1) and reason in errors
     assert "onnxruntime_src" not in errors and "[ONNXRuntimeError]" not in errors
 
@@ -449,7 +449,7 @@ def test_weights_in_a_file_beside_the_network_are_copied(muse, tmp_path):
     onnx.save_model(network, tmp_path / "parts.onnx", **weights)
     assert (tmp_path / "weights.data").is_file()
     words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "models/m.onnx")
-    status, _, errors = muse("import-model", tmp_path / "parts.onnx", *words)
+    status, _, errors = muse(f"import-model {tmp_path / 'parts.onnx'}", *words)
     (tmp_path / "weights.data").unlink()
     assert (status, errors) == (0, "") and Predictor(
         tmp_path / "models/m.onnx"
@@ -460,7 +460,7 @@ def test_an_import_without_the_package_onnx_is_one_sentence(muse, tmp_path, monk
     network = draw_distance(tmp_path / "network.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
-    status, _, errors = muse("import-model", network, *words)
+    status, _, errors = muse(f"import-model {network}", *words)
     assert (status, errors.count("\n")) == (2, 1) and "install the extra `onnx`" in errors
 
 
@@ -476,7 +476,7 @@ def test_an_input_of_bytes_may_have_the_name_that_ours_has(muse, tmp_path, tissu
     onnx.save(network, tmp_path / "bytes.onnx")
     words = ("--kind", "distance", "--mpp", "0.5", "--scaling", "none", "--classes", *CLASSES)
     status, _, errors = muse(
-        "import-model", tmp_path / "bytes.onnx", *words, "-o", tmp_path / "m.onnx"
+        f"import-model {tmp_path / 'bytes.onnx'}", *words, "-o", tmp_path / "m.onnx"
     )
     assert (status, errors) == (0, "")
     assert Predictor(tmp_path / "m.onnx").card.dtype == "uint8"
@@ -485,7 +485,7 @@ def test_an_input_of_bytes_may_have_the_name_that_ours_has(muse, tmp_path, tissu
 def test_another_file_than_that_of_instanseg_is_one_sentence(muse, tmp_path):
     network = draw_distance(tmp_path / "network.onnx")
     status, _, errors = muse(
-        "import-model", network, "--kind", "instanseg", *COMMON, "-o", tmp_path / "m.onnx"
+        f"import-model {network} --kind instanseg", *COMMON, "-o", tmp_path / "m.onnx"
     )
     assert (status, errors.count("\n")) == (
         2,
@@ -500,8 +500,8 @@ def test_the_graph_stays_and_the_card_can_be_changed(imported, muse, tmp_path):
         onnx.load(path).graph.SerializeToString(deterministic=True) for path in (network, model)
     )
     assert before == after
-    assert "stardist; scaling of pixels: unit" in muse("card", model)[1]
-    assert muse("card", model, "--temperature", "2", "-o", tmp_path / "soft.onnx")[0] == 0
+    assert "stardist; scaling of pixels: unit" in muse(f"card {model}")[1]
+    assert muse(f"card {model} --temperature 2 -o {tmp_path / 'soft.onnx'}")[0] == 0
     assert Predictor(tmp_path / "soft.onnx").card == replace(read_card(model), temperature=2.0)
 
 
@@ -540,7 +540,7 @@ def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data
     """
     (draw, words), model = WORDS[kind], tmp_path / "model.onnx"
     words = ("--kind", kind, *COMMON, "--classes", *CLASSES, *words, "-o", model)
-    assert muse("import-model", draw(tmp_path / "network"), *words)[0] == 0
+    assert muse(f"import-model {draw(tmp_path / 'network')}", *words)[0] == 0
     if kind in OUTPUTS:
         card = read_card(model)
         network = onnx.load(write_random_network(kind, tmp_path / "network"))
@@ -565,8 +565,7 @@ def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data
         "-o",
         tmp_path / "out",
     )
-    status, shown, errors = muse("run", tmp_path / "skin.png", *words)
-    assert status == 0, shown + errors
+    muse.ok(f"run {tmp_path / 'skin.png'}", *words)
     verdict = check_geojson(tmp_path / "out/skin/nuclei.geojson.gz")
     assert verdict.is_good and verdict.n_by_type["detection"] > 10
 
@@ -576,14 +575,7 @@ def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data
 def test_a_run_has_all_its_files(kind, imported, muse, tmp_path, tissue):
     cv2.imwrite(str(tmp_path / "slide.png"), tissue.pixels[..., ::-1])
     status, *_ = muse(
-        "run",
-        tmp_path / "slide.png",
-        "--mpp",
-        "0.5",
-        "--model",
-        imported(kind),
-        "-o",
-        tmp_path / "out",
+        f"run {tmp_path / 'slide.png'} --mpp 0.5 --model {imported(kind)} -o {tmp_path / 'out'}"
     )
     assert status == 0
     found = read_nuclei(tmp_path / "out/slide/nuclei.parquet")
@@ -596,7 +588,7 @@ def test_a_run_has_all_its_files(kind, imported, muse, tmp_path, tissue):
     )  # not judged for foreign models
 
 
-@pytest.mark.parametrize(("pixel", "fault"), [(0, NOT_FINITE), (255, "")])
+@pytest.mark.parametrize("pixel, fault", [(0, NOT_FINITE), (255, "")])
 def test_windows_for_which_a_network_returns_no_numbers_fail_the_slide(
     imported, muse, tissue, tmp_path, pixel, fault
 ):
@@ -620,8 +612,7 @@ def test_windows_for_which_a_network_returns_no_numbers_fail_the_slide(
     pixels[200, 200] = pixel, 0, 0
     cv2.imwrite(str(tmp_path / "speck.png"), np.ascontiguousarray(pixels[..., ::-1]))
     run = muse(
-        *("run", tmp_path / "speck.png", "--mpp", 0.5, "--model", model, "--no-viewer"),
-        *("-o", tmp_path / "out"),
+        f"run {tmp_path / 'speck.png'} --mpp 0.5 --model {model} --no-viewer -o {tmp_path / 'out'}"
     )
     assert (run[0] != 0) == bool(fault)
     if fault:

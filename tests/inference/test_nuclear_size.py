@@ -30,7 +30,7 @@ MPP = 0.25, 0.25
 
 
 @pytest.mark.parametrize(
-    ("area", "probability", "per_mm2", "size"),
+    "area, probability, per_mm2, size",
     [
         (30.0, 0.9, 10_000, ""),
         (30.0, 0.6, 10_000, ""),
@@ -67,7 +67,7 @@ def test_small_nuclei_are_not_judged_in_enlarged_slides():
 
 
 @pytest.mark.parametrize(
-    ("lymphocytes", "epithelium", "is_explained"),
+    "lymphocytes, epithelium, is_explained",
     [
         ((930, 15.2), (20, 56.0), True),  # a follicle in the mouth
         ((410, 9.9), (380, 19.4), False),  # half the scale
@@ -151,7 +151,7 @@ def test_one_class_has_no_probability():
 
 
 @pytest.mark.parametrize(
-    ("area", "probability", "n", "is_doubted"),
+    "area, probability, n, is_doubted",
     [
         (24.0, 0.91, 1000, False),
         (18.0, 0.73, 1000, False),  # lymphocytes of a different organ
@@ -192,7 +192,7 @@ def test_a_class_is_doubted_where_its_nuclei_are_larger_than_in_training(
 
 
 @pytest.mark.parametrize(
-    ("n_unlike", "n_judged", "is_doubted"),
+    "n_unlike, n_judged, is_doubted",
     [(1544, 2900, True), (150, 1000, False), (151, 1000, True), (60, 99, False)],
 )
 def test_regions_that_many_nuclei_do_not_suit_are_doubted(n_unlike, n_judged, is_doubted):
@@ -209,7 +209,7 @@ def test_regions_that_many_nuclei_do_not_suit_are_doubted(n_unlike, n_judged, is
     ) == is_doubted
 
 
-@pytest.mark.parametrize(("verdict", "is_doubted"), [("ok", False), ("other stain", True)])
+@pytest.mark.parametrize("verdict, is_doubted", [("ok", False), ("other stain", True)])
 def test_regions_from_nuclei_are_doubted_where_classes_mean_nothing(verdict, is_doubted):
     regions = {"source": "nuclei", "status": "ok", "reason": ""}
     facts = PROVENANCE | {"regions": regions, "appearance": {"verdict": verdict, "reasons": []}}
@@ -255,12 +255,11 @@ def island(tiled_slide, tmp_path_factory):
     return path / "demo.png"
 
 
-@pytest.mark.parametrize(("mpp", "is_doubted"), [(0.25, False), (0.5, True)])
+@pytest.mark.parametrize("mpp, is_doubted", [(0.25, False), (0.5, True)])
 def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(
     island, muse, tmp_path, mpp, is_doubted
 ):
-    status, out, _ = muse("run", island, "--mpp", mpp, "-o", tmp_path, *QUICKLY)
-    assert status == 0
+    out = muse.ok(f"run {island} --mpp {mpp} -o {tmp_path}", *QUICKLY)
     doubt = f"{CHECK}, 0.5 um: the nuclei are too large for it (median area "
     warnings = json.loads((tmp_path / "demo/ledger/stitch.json").read_text()).get("warnings", [])
     assert [warning.startswith(doubt) for warning in warnings] == [True] * is_doubted
@@ -277,7 +276,7 @@ def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(island, 
     reference = ClassReference(9, (5.0, 6.0, 7.0), (0.5, 0.9, 1.0))
     recard(find_model("compact"), model, {"nuclei": {"Epithelial": reference}})
     status, out, _ = muse(
-        "run", island, "--mpp", 0.25, "--model", model, "-o", tmp_path / "results", *QUICKLY
+        f"run {island} --mpp 0.25 --model {model} -o {tmp_path / 'results'}", *QUICKLY
     )
     assert status == 0 and "nuclei of 1 slide; classes of 1 slide left out: doubtful classes" in out
     doubt = 'check the classes: nuclei of the class "Epithelial" are too large for it (median area '
@@ -289,7 +288,7 @@ def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(island, 
 
 
 @pytest.mark.parametrize(
-    ("factor", "size"),
+    "factor, size",
     [
         pytest.param(0.5, "small", marks=pytest.mark.slow),
         pytest.param(1.0, "", marks=pytest.mark.slow),

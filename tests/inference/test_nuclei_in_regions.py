@@ -193,7 +193,7 @@ def test_regions_of_another_slide_are_rejected(drawn_slide, shards, found, tmp_p
 @pytest.fixture
 def results(drawn_slide, nuclei, found, tmp_path) -> Path:
     """The results folder of a cohort with one slide and its regions, as the steps write it."""
-    folder = tmp_path / "results" / "drawn"
+    folder = tmp_path / "results/drawn"
     shutil.copytree(drawn_slide.folder, folder, ignore=shutil.ignore_patterns("drawn.tif"))
     shutil.copytree(found, folder, dirs_exist_ok=True)
     shutil.copy(nuclei, folder)
@@ -213,9 +213,7 @@ def results(drawn_slide, nuclei, found, tmp_path) -> Path:
         == 0
     )
     for step in ("inspect", "tissue", "tile", "regions", "detect", "stitch", "geojson"):
-        write_json(
-            folder / "ledger" / f"{step}.json", {"step": step, "status": "ok", "seconds": 1.0}
-        )
+        write_json(folder / f"ledger/{step}.json", {"step": step, "status": "ok", "seconds": 1.0})
     row = {"slide_id": "drawn", "path": json.loads(info.read_text())["path"], "shards": 1}
     write_json(tmp_path / "results/sheet.json", [row])
     return tmp_path / "results"

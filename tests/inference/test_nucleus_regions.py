@@ -173,9 +173,7 @@ def test_models_that_cannot_be_used_are_one_sentence(muse, shared_data, tmp_path
             "needs classes of nuclei, but model 'label_free' has only Nucleus; leave",
         ),
     ):
-        status, _, error = muse(
-            "run", picture, "--mpp", 0.25, "-o", tmp_path / "out", "--regions", *words
-        )
+        status, _, error = muse(f"run {picture} --mpp 0.25 -o {tmp_path / 'out'} --regions", *words)
         assert status == 2 and sentence in error, error
     with pytest.raises(ConfigError, match=withdrawn):
         find_region_model("epithelium")
@@ -183,7 +181,7 @@ def test_models_that_cannot_be_used_are_one_sentence(muse, shared_data, tmp_path
 
 def test_a_lymph_node_is_lymphoid(muse, shared_data, tmp_path):
     picture = shared_data / "camelyon16-patches" / NODE
-    assert muse("run", picture, "--mpp", 0.25, "-o", tmp_path, "--regions", "nuclei")[0] == 0
+    assert muse(f"run {picture} --mpp 0.25 -o {tmp_path} --regions nuclei")[0] == 0
     (folder,) = (path.parent for path in tmp_path.glob("*/regions.json"))
     areas = {one["name"]: one["area_mm2"] for one in read_json(folder / "regions.json")["classes"]}
     assert areas["Lymphoid"] > 0.9 * sum(areas.values()) > 0.0035
@@ -206,16 +204,7 @@ def test_glands_of_a_biopsy_that_no_model_has_read(shared_data, muse, tmp_path):
     )
     write_png(tmp_path / "biopsy.png", picture)
     assert (
-        muse(
-            "run",
-            tmp_path / "biopsy.png",
-            "--mpp",
-            1,
-            "--regions",
-            "nuclei",
-            "-o",
-            tmp_path / "out",
-        )[0]
+        muse(f"run {tmp_path / 'biopsy.png'} --mpp 1 --regions nuclei -o {tmp_path / 'out'}")[0]
         == 0
     )
     found = shapely.union_all(

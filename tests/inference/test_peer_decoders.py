@@ -60,7 +60,7 @@ def test_a_pixel_that_two_seeds_claim_belongs_to_the_more_probable_one(order):
     assert (labels == np.add(order, 1)[[0, 0, 0, 1]]).all() and (best == [0.9, 0.9, 0.9, 0.6]).all()
 
 
-@pytest.mark.parametrize(("n_shared", "n_nuclei"), [(11, 1), (8, 2)])
+@pytest.mark.parametrize("n_shared, n_nuclei", [(11, 1), (8, 2)])
 def test_seeds_of_instanseg_are_joined_by_the_union_of_their_masks(n_shared, n_nuclei):
     """Two masks of 20 px: with 11 common px their IoU is 0.38, with 8 it is 0.25."""
     place = np.concatenate([np.arange(20), np.arange(20 - n_shared, 40 - n_shared)])

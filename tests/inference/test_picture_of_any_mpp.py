@@ -15,7 +15,7 @@ from muse_pipeline.nuclei.table import Nuclei
 PREDICTOR = SimpleNamespace(card=SimpleNamespace(mpp=0.5, colour=ColourReference()))
 
 
-@pytest.mark.parametrize(("mpp", "seen"), [(0.25, (32, 51)), (0.5, (64, 102)), (1.0, (128, 204))])
+@pytest.mark.parametrize("mpp, seen", [(0.25, (32, 51)), (0.5, (64, 102)), (1.0, (128, 204))])
 def test_positions_are_the_pictures(monkeypatch, mpp, seen):
     def find_corner(predictor, pixels, colour):
         assert pixels.shape[:2] == seen

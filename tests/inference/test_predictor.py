@@ -139,7 +139,7 @@ def test_the_colour_map_takes_a_slide_to_the_reference():
 
 
 @pytest.mark.parametrize(
-    ("stated", "port"),
+    "stated, port",
     [({"input_px": 512}, "pixels"), ({"capacity": 100}, "xy"), ({"n_rays": 16}, "rays")],
 )
 def test_a_card_that_is_counted_of_another_graph_is_rejected(tmp_path, stated, port):

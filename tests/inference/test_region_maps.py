@@ -120,16 +120,7 @@ def test_a_slide_without_tissue_has_no_regions_and_is_no_failure(region_model, m
     write_pyramid(tmp_path / "glass.tif", np.full((1200, 1200, 3), 243, np.uint8))
     results = tmp_path / "results"
     assert (
-        muse(
-            "run",
-            tmp_path / "glass.tif",
-            "-o",
-            results,
-            "--regions",
-            region_model,
-            "--threads",
-            "1",
-        )[0]
+        muse(f"run {tmp_path / 'glass.tif'} -o {results} --regions {region_model} --threads 1")[0]
         == 0
     )
     record = json.loads((results / "glass/regions.json").read_text())

@@ -19,7 +19,7 @@ def draw_label(size: int, seed: int, sigma: float) -> np.ndarray:
     return np.where(tissue > -0.5 * tissue.std(), label, 0).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("seed", "sigma", "rel"), [(0, 4, 0.01), (1, 1.5, 0.01), (2, 0.7, 0.05)])
+@pytest.mark.parametrize("seed, sigma, rel", [(0, 4, 0.01), (1, 1.5, 0.01), (2, 0.7, 0.05)])
 def test_outlines_tile_the_tissue_within_half_a_cell(seed, sigma, rel):
     label = draw_label(150, seed, sigma)
     absorb_islands(label, 20)

@@ -63,7 +63,7 @@ def expected(tiled_slide, tmp_path_factory) -> dict[str, bytes]:
     return run_from_windows(tiled_slide, tmp_path_factory.mktemp("one") / "slide", 1, 1)
 
 
-@pytest.mark.parametrize(("n_shards", "threads"), [(3, 2), (16, 4), (1, 8)])
+@pytest.mark.parametrize("n_shards, threads", [(3, 2), (16, 4), (1, 8)])
 def test_any_number_of_shards_and_threads_gives_the_same_bytes(
     tiled_slide, expected, small_parts, tmp_path, n_shards, threads
 ):
@@ -88,7 +88,7 @@ def test_processes_give_the_same_bytes_as_threads(
 
 
 @pytest.mark.parametrize(
-    ("module", "name"),
+    "module, name",
     [
         (stitch, "rings_to_polygons"),
         (write.FeatureRenderer, "render"),

@@ -132,5 +132,5 @@ def test_scores_of_a_slide_do_not_change_with_a_third_stain(folder, muse, tmp_pa
     assert np.array_equal(before.dab_od, after.dab_od) and np.array_equal(before.rays, after.rays)
     assert read_provenance(tmp_path / "third/two/nuclei.parquet").third_stain is None
     assert "third_stain" not in (tmp_path / "plain/three/colour.json").read_text()
-    _, printed, _ = muse("run", slides[1], "-o", tmp_path / "plain", "--cells", "--config", config)
+    _, printed, _ = muse(f"run {slides[1]} -o {tmp_path / 'plain'} --cells --config {config}")
     assert "third_stain false -> true: 1 slide (three)" in printed

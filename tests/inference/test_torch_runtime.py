@@ -80,7 +80,7 @@ def test_a_region_model_runs_the_network_of_the_checkpoint_beside_it(nuclei_pixe
 def test_a_copy_of_a_model_needs_its_checkpoint(tmp_path):
     model = shutil.copy(find_model("compact-fp32"), tmp_path / "mine.onnx")
     shutil.copy(
-        BUILT_IN / "torch" / "label_free.pt", tmp_path / "mine.pt"
+        BUILT_IN / "torch/label_free.pt", tmp_path / "mine.pt"
     )  # not the checkpoint of this model
     with pytest.raises(ModelError, match="provider 'torch' runs"):
         Predictor(model, "torch-cpu")

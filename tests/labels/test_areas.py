@@ -169,7 +169,7 @@ def test_the_summary_counts_nuclei_by_class_and_area(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "settings", "sentence"),
+    "content, settings, sentence",
     [
         (
             geojson((box(0, 0, 100, 160), "Dark"), (box(80, 0, 160, 160), "other")),

@@ -17,7 +17,7 @@ from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.methods.detector.run import load_detector_config
 
-RECIPE = Path(__file__).parents[2] / "config" / "train" / "multi_organ.yaml"
+RECIPE = Path(__file__).parents[2] / "config/train/multi_organ.yaml"
 CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
 PATIENTS = {
     "pannuke": {"PanNuke fold1", "PanNuke fold2", "PanNuke fold3"},
@@ -248,7 +248,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "sentence"),
+    "name, damage, sentence",
     [(name, *case) for name, cases in WRONG.items() for case in cases],
 )
 def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path, name, damage, sentence):
@@ -265,7 +265,7 @@ def test_um_per_pixel_are_never_guessed(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "sentence"),
+    "name, settings, sentence",
     [
         ("pannuke", {"mpp": 25.0}, "25 um per pixel .*`mpp` of this source"),
         ("ocelot", {"mpp": 0.5}, "003.jpg: `mpp` of this source .* 0.2"),

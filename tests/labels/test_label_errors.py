@@ -19,7 +19,7 @@ GOOD = (point(20, 20), "Dark")
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
         ("20 20 Dark\n600 20 Dark\n", r"P.txt, line 2: \(600.5, 20.5\) lies outside"),
         ("-3 20 Dark\n-4 9 Dark", r"line 1: .* lies outside .* \(so do 1 more\)"),
@@ -90,7 +90,7 @@ def test_a_file_without_nuclei_may_be_meant(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content, message",
     [
         ('{"type": "FeatureCollection", "features": [', "P.geojson: .*(export it again)"),
         ("20 20 Dark", "P.geojson: not JSON"),
@@ -133,7 +133,7 @@ def test_geojson(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(
-    ("geometry", "noun"),
+    "geometry, noun",
     [
         ({"type": "LineString", "coordinates": [[1, 1], [2, 2]]}, "line"),
         ({"type": "Polygon", "coordinates": [[]]}, "empty object"),
@@ -154,7 +154,7 @@ def test_what_is_neither_point_nor_outline_is_left_out(tmp_path, geometry, noun)
 )
 def test_a_file_of_regions_that_holds_none(tmp_path, drawn):
     (tmp_path / "regions").mkdir()
-    (tmp_path / "regions" / "P.geojson").write_text(geojson(*drawn))
+    (tmp_path / "regions/P.geojson").write_text(geojson(*drawn))
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n", regions=tmp_path / "regions")
     expect(r"regions.P\.geojson: has no annotation 'Region\*'", source)
 
@@ -173,7 +173,7 @@ def encoded(array, kind="PNG"):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content, message",
     [
         (encoded(np.ones((90, 120, 3), np.uint8)), "P.png: expected one channel"),
         (encoded(np.ones((120, 90), np.uint8)), "P.png: is 90 x 120 px, .* 120 x 90"),
@@ -196,7 +196,7 @@ def test_instances_without_numbers(tmp_path, white):
 
 
 @pytest.mark.parametrize(
-    ("array", "message"),
+    "array, message",
     [
         (
             two_squares() * np.array([[1] * 60 + [2] * 60]),
@@ -207,12 +207,12 @@ def test_instances_without_numbers(tmp_path, white):
 )
 def test_masks_without_numbers(tmp_path, array, message):
     source = make_source(tmp_path, "P.npy", b"", "masks")
-    np.save(tmp_path / "labels" / "P.npy", array)
+    np.save(tmp_path / "labels/P.npy", array)
     expect(message, source)
 
 
 @pytest.mark.parametrize(
-    ("array", "message"),
+    "array, message",
     [
         (np.full((90, 120), -1), "has the number -1"),
         (np.full((90, 120), 0.5), "found float64"),
@@ -221,7 +221,7 @@ def test_masks_without_numbers(tmp_path, array, message):
 )
 def test_masks_as_arrays(tmp_path, array, message):
     source = make_source(tmp_path, "P.npy", b"", "instances")
-    np.save(tmp_path / "labels" / "P.npy", array)
+    np.save(tmp_path / "labels/P.npy", array)
     expect(message, source)
 
 
@@ -230,13 +230,13 @@ def test_points_of_another_picture(tmp_path):
     mask[10:20, 80:95] = 1
     source = make_source(tmp_path, "P.png", encoded(mask), "instances", points=tmp_path / "points")
     (tmp_path / "points").mkdir()
-    (tmp_path / "points" / "P.csv").write_text("x,y,class\n15,87,Dark\n")
+    (tmp_path / "points/P.csv").write_text("x,y,class\n15,87,Dark\n")
     expect("P.csv: no point lies .* P.png", source)
 
 
 def test_pictures(tmp_path):
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n")
-    path = tmp_path / "images" / "P.png"
+    path = tmp_path / "images/P.png"
     path.write_bytes(path.read_bytes()[:5000])
     expect(r"P.png: cannot be decoded|P.png: .*damaged", source)
     path.write_bytes(b"")
@@ -249,25 +249,25 @@ def test_files_that_are_missing_or_one_too_many(tmp_path):
     for name in ("P_a.txt", "P_b.csv"):
         (tmp_path / "labels" / name).write_text("20 20 Dark\n")
     expect("P_a.txt: .* P_b.csv both belong to 'P'", source)
-    (tmp_path / "labels" / "P_b.csv").rename(tmp_path / "labels" / "P.csv")
+    (tmp_path / "labels/P_b.csv").rename(tmp_path / "labels/P.csv")
     expect("P.csv: .* P_a.txt both belong to 'P'", source)
 
 
 @pytest.mark.parametrize(
-    ("mpp", "message"), [(None, "its pixel size is unknown"), (0.3, "is 0.3 um/px, .* 0.25")]
+    "mpp, message", [(None, "its pixel size is unknown"), (0.3, "is 0.3 um/px, .* 0.25")]
 )
 def test_scale(tmp_path, mpp, message):
     import tifffile
 
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n", mpp=mpp)
     if mpp:
-        (tmp_path / "images" / "P.png").unlink()
+        (tmp_path / "images/P.png").unlink()
         options = {
             "photometric": "rgb",
             "resolution": (40_000, 40_000),
             "resolutionunit": "CENTIMETER",
         }
-        tifffile.imwrite(tmp_path / "images" / "P.tif", np.zeros((90, 120, 3), np.uint8), **options)
+        tifffile.imwrite(tmp_path / "images/P.tif", np.zeros((90, 120, 3), np.uint8), **options)
     expect(message, source)
 
 
@@ -275,14 +275,14 @@ def test_pixels_that_are_not_square_are_rejected(tmp_path):
     import tifffile
 
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n", mpp=None)
-    (tmp_path / "images" / "P.png").unlink()
+    (tmp_path / "images/P.png").unlink()
     options = {"photometric": "rgb", "resolution": (40_000, 20_000), "resolutionunit": "CENTIMETER"}
-    tifffile.imwrite(tmp_path / "images" / "P.tif", np.zeros((90, 120, 3), np.uint8), **options)
+    tifffile.imwrite(tmp_path / "images/P.tif", np.zeros((90, 120, 3), np.uint8), **options)
     expect("P.tif: .* square pixels", source)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
         ("", "is empty"),
         ("P.png\nP.png\n", "names P.png twice"),

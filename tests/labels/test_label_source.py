@@ -21,7 +21,7 @@ def patient_of(name, rule):
 
 
 @pytest.mark.parametrize(
-    ("rule", "name", "patient"),
+    "rule, name, patient",
     [
         (None, "TCGA-A7-A0DB-01Z-00-DX1_19001_5001", "TCGA-A7-A0DB"),
         (None, "TCGA-like name", "TCGA-like name"),
@@ -41,7 +41,7 @@ def test_a_rule_that_does_not_suit_a_name():
 
 
 @pytest.mark.parametrize(
-    ("settings", "kind"),
+    "settings, kind",
     [
         ({"format": "geojson", "images": "i"}, PictureSource),
         ({"format": "geojson", "slides": "s.tsv", "images": None}, SlideSource),
@@ -54,7 +54,7 @@ def test_each_kind_of_source_has_its_class(settings, kind):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    "settings, message",
     [
         ({"images": None}, "either `images` or `slides`"),
         ({"slides": "s"}, "either `images` or `slides`"),

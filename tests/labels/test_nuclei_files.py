@@ -44,7 +44,7 @@ def test_scores_are_read_where_there_are_no_classes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
         ("x,y,class\n1,2,a\noops,2,a\n", "line 3: x is 'oops'"),
         ("x,y,class\n1,2,a\n1,2,a\n1,inf,a\n", "line 4: y is 'inf'"),

@@ -48,7 +48,7 @@ def test_masks_beside_their_pictures_have_the_names_of_cellpose(tmp_path, end, f
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "text"),
+    "name, form, text",
     [
         ("P.txt", "x y class", "20 20 Dark\n60 20 Pale\n100 20 Dark\n"),
         ("P_points.txt", "row column class", "20 20 Dark\n20 60 Pale\n20 100 Dark\n"),
@@ -157,9 +157,9 @@ def test_masks_of_every_kind(tmp_path, suffix):
         ".npy": lambda path: np.save(path, mask.astype(np.int64)),
     }
     source = make_source(tmp_path, f"P{suffix}", b"", "instances", points=tmp_path / "points")
-    writers[suffix](tmp_path / "labels" / f"P{suffix}")
+    writers[suffix](tmp_path / f"labels/P{suffix}")
     (tmp_path / "points").mkdir()
-    (tmp_path / "points" / "P.csv").write_text("x,y,class\n21,20,Dark\n100,20,Pale\n")
+    (tmp_path / "points/P.csv").write_text("x,y,class\n21,20,Dark\n100,20,Pale\n")
     nuclei = read(source)[0].nuclei
     assert np.allclose(nuclei.xy, XY)
     assert nuclei.label.tolist() == [0, -1, 1]
@@ -174,7 +174,7 @@ def test_connected_areas_of_a_mask_are_nuclei_but_specks(tmp_path, white):
     mask[88:, 118:] = 1
     source = make_source(tmp_path, "P.png", b"", "masks")
     Image.fromarray(mask.astype(bool) if white is True else mask * np.uint8(white)).save(
-        tmp_path / "labels" / "P.png"
+        tmp_path / "labels/P.png"
     )
     nuclei = read(source)[0].nuclei
     assert np.allclose(nuclei.xy, XY)
@@ -196,7 +196,7 @@ def test_pixels_nuclei_and_region_go_to_the_mpp_of_the_model_together(tmp_path):
 
 def test_regions_may_have_a_folder_of_their_own(tmp_path):
     (tmp_path / "regions").mkdir()
-    (tmp_path / "regions" / "P.geojson").write_text(geojson((box(10, 10, 80, 30), "Region")))
+    (tmp_path / "regions/P.geojson").write_text(geojson((box(10, 10, 80, 30), "Region")))
     settings = {"regions": tmp_path / "regions", "outside": "leave out"}
     image = read(make_source(tmp_path, "P.txt", "20 20 Dark\n100 20 Dark\n", **settings))[0]
     assert len(image.nuclei) == image.n_left_out == 1
@@ -211,17 +211,17 @@ def test_a_tissue_outline_is_no_nucleus(tmp_path):
 
 def test_a_label_file_belongs_to_the_longest_stem(tmp_path):
     source = make_source(tmp_path, "P_1_points.txt", "20 20 Dark\n")
-    cv2.imwrite(str(tmp_path / "images" / "P_1.png"), draw_nuclei((120, 90), XY)[..., ::-1])
-    (tmp_path / "labels" / "P_points.txt").write_text("20 20 Dark\n60 20 Pale\n")
+    cv2.imwrite(str(tmp_path / "images/P_1.png"), draw_nuclei((120, 90), XY)[..., ::-1])
+    (tmp_path / "labels/P_points.txt").write_text("20 20 Dark\n60 20 Pale\n")
     assert [(one.name, len(one.nuclei)) for one in read(source)] == [("P", 2), ("P_1", 1)]
 
 
 def test_a_picture_that_has_its_mpp_needs_none(tmp_path):
     source = make_source(tmp_path, "P.txt", "20 20 Dark\n", mpp=None)
     pixels = draw_nuclei((120, 90), XY)
-    (tmp_path / "images" / "P.png").unlink()
+    (tmp_path / "images/P.png").unlink()
     tifffile.imwrite(
-        tmp_path / "images" / "P.tif",
+        tmp_path / "images/P.tif",
         pixels,
         photometric="rgb",
         resolution=(40_000, 40_000),
@@ -255,7 +255,7 @@ def mask_source(folder, n=3, **settings):
     for number, (x, y) in enumerate(XY.astype(int)[:n], 1):
         cv2.circle(mask, (int(x), int(y)), RADIUS_PX if number < 3 else 2 * RADIUS_PX, number, -1)
     source = make_source(folder, "P.png", b"", "instances", **{"mpp": None, **settings})
-    cv2.imwrite(str(folder / "labels" / "P.png"), mask)
+    cv2.imwrite(str(folder / "labels/P.png"), mask)
     return source
 
 
@@ -266,7 +266,7 @@ def test_masks_without_mpp_are_taken_to_nuclei_of_one_size(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    "settings, sentence",
     [
         ({"n": 0, "diameter_um": 8.0}, r"P\.png: has no nucleus to which diameter_um"),
         ({"mpp": 0.5, "diameter_um": 8.0}, "give either `mpp` or `diameter_um`"),
@@ -279,9 +279,9 @@ def test_diameters_that_tell_no_mpp(tmp_path, settings, sentence):
 
 def test_a_diameter_that_contradicts_the_file_is_what_is_named(tmp_path):
     source = mask_source(tmp_path, diameter_um=8.0)
-    (tmp_path / "images" / "P.png").unlink()
+    (tmp_path / "images/P.png").unlink()
     options = {"photometric": "rgb", "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
-    tifffile.imwrite(tmp_path / "images" / "P.tif", draw_nuclei((120, 90), XY), **options)
+    tifffile.imwrite(tmp_path / "images/P.tif", draw_nuclei((120, 90), XY), **options)
     words = (
         r"follows from `diameter_um` of this source is 0\.\d+ um/px, but the file states 0\.25"
         r" um/px"

@@ -32,7 +32,7 @@ def within(left, top, right, bottom):
 
 def make(tmp_path, slide, *features, suffix=".geojson", text=None, form="geojson", **settings):
     (tmp_path / "labels").mkdir(exist_ok=True)
-    (tmp_path / "labels" / f"S{suffix}").write_text(text or geojson(*features))
+    (tmp_path / f"labels/S{suffix}").write_text(text or geojson(*features))
     return SlideSource(tmp_path / "labels", form, **{"slides": slide, **settings})
 
 
@@ -91,7 +91,7 @@ def test_positions_in_qupaths_frame_begin_at_the_bounds(tmp_path, slide, monkeyp
 
 def test_text_counts_pixels_of_level_0_and_needs_regions_beside_it(tmp_path, slide):
     (tmp_path / "regions").mkdir()
-    (tmp_path / "regions" / "S.geojson").write_text(geojson((box(*REGION), "Region")))
+    (tmp_path / "regions/S.geojson").write_text(geojson((box(*REGION), "Region")))
     text = "x,y,class\n" + "".join(f"{int(x)},{int(y)},Dark\n" for x, y in within(*REGION))
     source = make(tmp_path, slide, suffix=".csv", text=text, form="x y class")
     with pytest.raises(LabelError, match=r"S.csv: has no annotation 'Region\*'"):
@@ -112,7 +112,7 @@ def test_nuclei_outside_the_regions_are_rejected_or_counted(tmp_path, slide):
 
 
 @pytest.mark.parametrize(
-    ("features", "message"),
+    "features, message",
     [
         (
             labelled((box(900, 800, 930, 840), "Region")),
@@ -133,7 +133,7 @@ def test_a_region_on_glass_is_rejected(tmp_path, slide):
     pixels = np.full((1100, 2800, 3), 243, np.uint8)
     pixels[:, :1400] = draw_nuclei(SIZE, XY, RADIUS)
     (tmp_path / "half").mkdir()
-    write_pyramid(tmp_path / "half" / "S.tif", pixels, mpp=SLIDE_MPP)
+    write_pyramid(tmp_path / "half/S.tif", pixels, mpp=SLIDE_MPP)
     tissue = within(1000, 300, 1400, 640)
     glass = tissue + np.array([800, 0])
     mostly = [(box(1000, 300, 2700, 940), "Region"), *((point(*xy), "Dark") for xy in tissue)]

@@ -108,7 +108,7 @@ def test_a_published_file_gives_the_encoder_and_leaves_the_decoder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "message"),
+    "change, name, message",
     [
         (
             lambda state: state,

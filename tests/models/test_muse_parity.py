@@ -30,7 +30,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize(("variant", "name", "n_entries", "n_parameters"), VARIANTS)
+@pytest.mark.parametrize("variant, name, n_entries, n_parameters", VARIANTS)
 def test_same_features_as_the_authors_code(variant, name, n_entries, n_parameters):
     network, expected = load_official(variant, name), load_expected(variant)
     assert len(make_teacher(variant)) == len(network.state_dict()) == n_entries

@@ -14,7 +14,7 @@ def ramp(rows, columns):
     return torch.stack([x, y])[None].float()
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(56, 56), (24, 40)])
+@pytest.mark.parametrize("rows, columns", [(56, 56), (24, 40)])
 def test_the_authors_rule_reads_x_over_s(rows, columns):
     xy = torch.rand(1, 200, 2, dtype=torch.float64).float() * torch.tensor([4 * columns, 4 * rows])
     xy[0, 0], xy[0, 1] = torch.tensor([4.0 * columns, 4.0 * rows]), torch.zeros(2)

@@ -40,7 +40,7 @@ def cubic_matrix(wanted: int, own: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("own", "rows", "columns"), [(14, 14, 14), (14, 32, 32), (32, 14, 20), (14, 3, 5), (4, 7, 1)]
+    "own, rows, columns", [(14, 14, 14), (14, 32, 32), (32, 14, 20), (14, 3, 5), (4, 7, 1)]
 )
 def test_resampling_is_that_of_its_definition(own, rows, columns):
     table = make_table(own)
@@ -70,7 +70,7 @@ def test_as_many_patches_in_another_shape_are_another_grid():
 
 
 @pytest.mark.parametrize(
-    ("height", "width"), [(64, 64), (96, 64), (32, 160), (48, 80), (16, 16), (208, 112)]
+    "height, width", [(64, 64), (96, 64), (32, 160), (48, 80), (16, 16), (208, 112)]
 )
 def test_inputs_of_any_grid(height, width):
     network = thin()

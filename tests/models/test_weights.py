@@ -110,7 +110,7 @@ def test_an_official_file_and_what_we_write_of_it_give_the_same_bits(
     official, source, tmp_path, muse
 ):
     path = tmp_path / "checkpoint.pt"
-    assert muse("step", "import-checkpoint", official, "-o", path) == (0, f"{path}: {VIT}\n", "")
+    assert muse(f"step import-checkpoint {official} -o {path}") == (0, f"{path}: {VIT}\n", "")
     direct = BACKBONES[VIT]().eval()
     load_backbone(direct, official)
     expected = features_of(direct)
@@ -154,7 +154,7 @@ def test_our_own_files_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "grid", "expected"),
+    "name, file, grid, expected",
     [
         ("muse_vit_s_16_224", "vit_s_16-224.pth", 14, "muse_vit_s_16_224"),
         ("muse_vit_s_16_224", "vit_s_16_512.pth", 14, "muse_vit_s_16_512"),
@@ -256,7 +256,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    "content, words",
     [
         ([torch.ones(1)], "contains a list, not a dictionary"),
         ({"student": {}, "epoch": 1}, "has no dictionary `teacher` (it has `student`, `epoch`)"),
@@ -283,7 +283,7 @@ def test_the_verb_rejects_what_does_not_fit(tmp_path, muse):
         ([official, "--backbone", "muse_compact_61"], "did you mean"),
         ([ours], "is a checkpoint of this pipeline already"),
     ):
-        status, _, errors = muse("step", "import-checkpoint", *arguments, "-o", output)
+        status, _, errors = muse("step import-checkpoint", *arguments, "-o", output)
         assert (status, errors.count("\n")) == (2, 1)
         assert words in errors
     assert not output.exists()

@@ -11,7 +11,7 @@ BUILT_IN = ("Lymphocyte", "Epithelial", "Stroma")
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "meant"),
+    "name, classes, meant",
     [
         ("Stroma", BUILT_IN, "Stroma"),
         ("stroma", BUILT_IN, "Stroma"),
@@ -32,7 +32,7 @@ def test_a_name_means_the_nearest_of_the_model_s_classes(name, classes, meant):
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "hint"),
+    "name, classes, hint",
     [
         ("Stromma", BUILT_IN, "did you mean 'Stroma'?"),
         ("Necrosis", BUILT_IN, "Epithelial, Stroma\\); rename it"),

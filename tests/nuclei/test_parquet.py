@@ -72,7 +72,7 @@ def test_row_groups_and_batches_are_full(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("low", "high"),
+    "low, high",
     [((3000, 9000), (9000, 20_000)), ((0, 0), (40_000, 40_000)), ((50_000, 0), (60_000, 1))],
 )
 def test_a_rectangle_is_read_from_the_groups_that_touch_it(tmp_path, monkeypatch, low, high):

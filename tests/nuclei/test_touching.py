@@ -29,7 +29,7 @@ def cut(xy, rays):
 
 
 @pytest.mark.parametrize(
-    ("xy", "rays"),
+    "xy, rays",
     [
         ([(0, 0), (7, 0)], [rays_of(4, 4), rays_of(4, 4)]),
         ([(0, 0), (3, 4)], [rays_of(8, 3), rays_of(8, 3)]),  # side by side and shifted

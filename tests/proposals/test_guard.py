@@ -32,7 +32,7 @@ def read_tile(name: str) -> np.ndarray:
     return np.ascontiguousarray(cv2.imread(str(path))[:512, :512, ::-1])
 
 
-@pytest.mark.parametrize(("name", "reason"), [("no-tissue", GLASS), ("no-tissue-green-pen", INK)])
+@pytest.mark.parametrize("name, reason", [("no-tissue", GLASS), ("no-tissue-green-pen", INK)])
 def test_what_holds_no_tissue_is_named(name, reason):
     assert judge_window(read_tile(name), MPP) == reason
 
@@ -56,7 +56,7 @@ def test_good_tissue_passes_and_out_of_focus_does_not(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "at_most"),
+    "name, at_most",
     [
         ("almost-white-2", 5),
         ("no-tissue", 0),

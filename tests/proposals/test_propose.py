@@ -113,7 +113,7 @@ def test_the_ledger_states_that_nothing_was_sought_in_ink(whole):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "printed"),
+    "arguments, printed",
     [
         (["--method", "haematoxilin"], "did you mean 'haematoxylin'"),
         (["--settings", "{min_distance: 3}"], "did you mean 'min_distance_um'"),

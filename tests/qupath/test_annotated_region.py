@@ -10,7 +10,7 @@ from muse_pipeline.qupath.regions import are_called
 
 
 @pytest.mark.parametrize(
-    ("words", "called"),
+    "words, called",
     [(["Region"], [False, True, False]), (["None"], [False] * 3), ([], [False] * 3)],
 )
 def test_what_has_no_class_is_not_called_none(tmp_path, words, called):
@@ -30,7 +30,7 @@ def test_what_has_no_class_is_not_called_none(tmp_path, words, called):
 
 
 @pytest.mark.parametrize(
-    ("words", "class_name", "called"),
+    "words, class_name, called",
     [
         (["Ignore"], "Ignore*: Positive", True),
         (["Ignore"], "Ignore: Negative", True),

@@ -57,7 +57,7 @@ def test_empty_and_single(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    "text, reason",
     [
         (COLLECTION + "[" + ",".join(LINES) + ",]}", "not JSON"),
         (COLLECTION + "[\n" + LINES[0] + ",\n" + LINES[1][:-4] + "\n]}", "not JSON"),

@@ -70,7 +70,7 @@ def test_points_polygons_and_names_in_every_form(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("feature", "noun"),
+    "feature, noun",
     [
         ({"geometry": LINE}, "line"),
         ({"geometry": SQUARE | {"plane": {"c": -1, "z": 3, "t": 0}}}, "object on a plane above 0"),
@@ -150,7 +150,7 @@ def ring(*xy):
 
 
 @pytest.mark.parametrize(
-    ("geometry", "message"),
+    "geometry, message",
     [
         (
             ring((1, 1), (5, 5), (9, 9)),
@@ -200,7 +200,7 @@ def test_empty_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "n_objects", "n_nuclei"),
+    "name, n_objects, n_nuclei",
     [
         ("dlup_qupath05", 3, 3),
         ("cellvit_JP2K-33003-2_cell_detection", 3, 37_927),
@@ -212,5 +212,5 @@ def test_empty_file(tmp_path):
     ],
 )
 def test_files_from_qupath_and_peers(shared_data, name, n_objects, n_nuclei):
-    objects = read_geojson(shared_data / "geojson-reference" / f"{name}.geojson")
+    objects = read_geojson(shared_data / f"geojson-reference/{name}.geojson")
     assert (len(objects), len(objects.to_parts().geometry)) == (n_objects, n_nuclei)

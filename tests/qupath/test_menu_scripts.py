@@ -43,7 +43,7 @@ def groovy(tmp_path_factory):
 
 def test_scripts_name_the_command_and_begin_with_their_imports(tmp_path, muse):
     config = Path(__file__).parents[2] / "config/train/my_labels.yaml"
-    status, shown, _ = muse("qupath-script", "--output", tmp_path / "with space")
+    status, shown, _ = muse(f"qupath-script --output {tmp_path / 'with space'}")
     scripts = [Path(line) for line in shown.splitlines()]
     assert status == 0 and [path.name for path in scripts] == [
         "Run_muse.groovy",
@@ -80,7 +80,7 @@ def test_the_folders_of_every_qupath_are_found(tmp_path, monkeypatch, muse):
         status == 2
         and "has no folder of QuPath 0.4 or later; start QuPath once, or give --output" in error
     )
-    status, _, error = muse("qupath-script", "--output", tmp_path, "--config", tmp_path / "no.yaml")
+    status, _, error = muse(f"qupath-script --output {tmp_path} --config {tmp_path / 'no.yaml'}")
     assert status == 2 and "give the training settings with --config" in error
 
 

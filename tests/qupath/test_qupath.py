@@ -42,9 +42,7 @@ def test_script_fits_our_files(tmp_path):
     prefix = '{"type":"Feature",'
     assert f"startsWith('{prefix}')" in script
     lines = (
-        gzip.decompress((tmp_path / "slide-1" / "nuclei.geojson.gz").read_bytes())
-        .decode()
-        .splitlines()
+        gzip.decompress((tmp_path / "slide-1/nuclei.geojson.gz").read_bytes()).decode().splitlines()
     )
     assert (
         "only the first" in script and "one at a time" in script
@@ -102,7 +100,7 @@ def test_without_an_image_the_script_is_recorded(tmp_path):
     reason="set QUPATH_HOME to the folder of a QuPath to run its own importer",
 )
 def test_qupath_runs_the_script(tmp_path):
-    write_results(tmp_path / "results" / "slide-1", 500)
+    write_results(tmp_path / "results/slide-1", 500)
     Image.fromarray(np.full((1000, 1000, 3), 240, np.uint8)).save(tmp_path / "slide-1.png")
     script = copy_import_script(tmp_path)
     command = [
@@ -130,9 +128,9 @@ def test_qupath_distinguishes_slides_of_one_name_and_rejects_another_size(tmp_pa
         Image.fromarray(np.full((size_px, size_px, 3), 240, np.uint8)).save(
             tmp_path / case / "slide-1.png"
         )
-    write_results(tmp_path / "results" / "a", 100, tmp_path / "a" / "slide-1.png")
-    write_results(tmp_path / "results" / "b", 200, tmp_path / "b" / "slide-1.png")
-    write_results(tmp_path / "alone" / "d", 300, tmp_path / "d" / "slide-1.png")
+    write_results(tmp_path / "results/a", 100, tmp_path / "a/slide-1.png")
+    write_results(tmp_path / "results/b", 200, tmp_path / "b/slide-1.png")
+    write_results(tmp_path / "alone/d", 300, tmp_path / "d/slide-1.png")
     cases = {
         ("a", "results"): "100 nuclei added",
         ("b", "results"): "200 nuclei added",

@@ -100,7 +100,7 @@ def test_a_matrix_of_qupath_counts_from_the_bounds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "why"),
+    "name, text, why",
     [
         ("l.csv", "x,y\n1,2\n", "its columns are not"),
         ("l.csv", "x,y,partner_x,partner_y\n1,2,3,4\n2,2,3,4\n", "2 landmarks; at least 3"),

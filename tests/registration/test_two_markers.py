@@ -13,7 +13,7 @@ from muse_pipeline.core.files import write_json
 from muse_pipeline.registration.record import FORMAT
 from muse_pipeline.registration.transform import Transform
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "ihc.md"
+GUIDE = Path(__file__).parents[2] / "docs/guide/ihc.md"
 MATRIX = np.array([[0.0, -1.0, 900.0], [1.0, 0.0, 20.0]])  # um: turned by 90 degrees
 MPP, PARTNER_MPP = (0.25, 0.25), (0.5, 0.5)
 
@@ -50,7 +50,7 @@ def study(tmp_path, monkeypatch):
         "kept_tiles": ["11", "10"],
     }
     (tmp_path / "registered").mkdir()
-    write_json(tmp_path / "registered" / "transform.json", content)
+    write_json(tmp_path / "registered/transform.json", content)
     return tmp_path
 
 

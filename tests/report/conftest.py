@@ -17,7 +17,7 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def slide_folder(finished, tmp_path):
     """A copy of a finished slide's folder, which a test may change."""
-    return shutil.copytree(finished, tmp_path / "results" / "one")
+    return shutil.copytree(finished, tmp_path / "results/one")
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def cohort(tmp_path_factory):
         "detect-1-of-1",
     )
     for step in ("stitch", "geojson"):
-        (hostile / "ledger" / f"{step}.json").unlink()
+        (hostile / f"ledger/{step}.json").unlink()
     write_ledger(
         results / "noise", "inspect", "failed", "noise.svs: no reader opens it; check the file"
     )

@@ -169,7 +169,7 @@ def test_nuclei_of_another_version_of_the_slide_are_rejected(slide_folder):
 
 
 @pytest.mark.parametrize(
-    ("output", "reason"),
+    "output, reason",
     [
         (
             {"slide_mpp": [1.0, 1.0]},

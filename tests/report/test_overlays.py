@@ -114,7 +114,7 @@ def test_caption_scale_bar_and_legend_lie_inside_the_picture(drawn_field):
 
 
 @pytest.mark.parametrize(
-    ("longest", "nice"), [(64, 50), (50, 50), (19.9, 10), (2.5, 2), (1200, 1000), (0.7, 0.5)]
+    "longest, nice", [(64, 50), (50, 50), (19.9, 10), (2.5, 2), (1200, 1000), (0.7, 0.5)]
 )
 def test_scale_bars_have_nice_lengths(longest, nice):
     assert nice_length(longest) == pytest.approx(nice)

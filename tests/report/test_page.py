@@ -256,8 +256,7 @@ def test_the_command_sums_up_and_ends_well_although_slides_failed(cohort, muse, 
             "--threads",
             threads,
         )
-        status, out, _ = muse("report", results, "--slides", sheet, *outputs)
-        assert status == 0
+        out = muse.ok(f"report {results} --slides {sheet}", *outputs)
         pages.append((tmp_path / "r.html").read_bytes())
     assert pages[0] == pages[1]
     assert out.splitlines()[-1] == f"4 slides: 1 ok, 1 partial, 2 failed; see {tmp_path / 'r.html'}"
@@ -265,21 +264,14 @@ def test_the_command_sums_up_and_ends_well_although_slides_failed(cohort, muse, 
 
 
 def test_the_overlay_step_leaves_the_summary_and_its_record(slide_folder, muse, tmp_path):
-    assert muse("step", "overlay", slide_folder, "--ledger", tmp_path / "overlay.json")[0] == 0
+    assert muse(f"step overlay {slide_folder} --ledger {tmp_path / 'overlay.json'}")[0] == 0
     assert json.loads((tmp_path / "overlay.json").read_text())["status"] == "ok"
     assert (slide_folder / "summary.json").is_file()
 
 
 def test_a_missing_sheet_is_one_sentence(tmp_path, muse):
     status, _, err = muse(
-        "report",
-        tmp_path,
-        "--slides",
-        "none.json",
-        "--output",
-        tmp_path / "r",
-        "--table",
-        tmp_path / "t",
+        f"report {tmp_path} --slides none.json --output {tmp_path / 'r'} --table {tmp_path / 't'}"
     )
     assert status == 2
     assert err.startswith("muse report: none.json: not readable as JSON")

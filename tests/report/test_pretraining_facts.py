@@ -12,7 +12,7 @@ from muse_pipeline.report.page import pretraining_facts
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """The folder of a finished run."""
-    folder = tmp_path / "pretraining" / "own tissue"
+    folder = tmp_path / "pretraining/own tissue"
     for name in ("cohort.yaml", "logs/pretrain.log", "checkpoint.pt", "views.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -36,5 +36,5 @@ def test_a_run_that_has_not_ended_is_reported_with_its_log(folder):
     assert "It has not ended" in facts_of(folder)
     (folder / "checkpoint.pt").unlink()
     assert "It has not ended" in facts_of(folder) and "logs/pretrain.log" in facts_of(folder)
-    (folder / "logs" / "pretrain.log").unlink()
+    (folder / "logs/pretrain.log").unlink()
     assert "fix the slide, or list it in `pretrain.exclude`" in facts_of(folder)

@@ -20,7 +20,7 @@ def test_pictures_that_were_not_drawn_leave_a_slide_finished(tmp_path):
     records = read_progress(tmp_path)
     assert [record.status for record in records if record.step == "overlay"] == ["failed"]
     assert first_problem(records) is None
-    (tmp_path / "ledger" / "overlay.json").unlink()
+    (tmp_path / "ledger/overlay.json").unlink()
     assert [record.step for record in read_progress(tmp_path)] == [
         step for step in STEPS if step != "overlay"
     ]
@@ -66,5 +66,5 @@ def test_one_failed_shard_fails_the_step_and_shards_of_another_cut_do_not_count(
 
 def test_a_broken_record_is_a_failure(tmp_path):
     write_ledger(tmp_path, "inspect")
-    (tmp_path / "ledger" / "tissue.json").write_text("{", encoding="utf-8")
+    (tmp_path / "ledger/tissue.json").write_text("{", encoding="utf-8")
     assert first_problem(read_progress(tmp_path)).step == "tissue"

@@ -46,7 +46,7 @@ def test_what_is_current_is_kept_and_what_is_not_is_made_again(slide_folder):
 
 def test_a_missing_picture_is_drawn_again_with_the_same_bytes(slide_folder):
     summarise_slide(slide_folder)
-    picture = slide_folder / "overlays" / "2.png"
+    picture = slide_folder / "overlays/2.png"
     before = picture.read_bytes()
     picture.unlink()
     summarise_slide(slide_folder)

@@ -155,7 +155,7 @@ def test_a_card_does_not_recommend_positive_nuclei_that_are_left_out(cohort):
 def test_tables_and_datasets_state_the_verdicts(cohort, muse):
     results, slides = cohort
     table = read_table(results / "cohort.tsv", "slide_id")
-    assert muse("anndata", results, "-o", results / "cohort.h5ad")[0] == 0
+    assert muse(f"anndata {results} -o {results / 'cohort.h5ad'}")[0] == 0
     with h5py.File(results / "cohort.h5ad") as file:
         index = file["obs/_index"].asstr()[:].tolist()
         obs = {
@@ -178,7 +178,7 @@ def test_tables_and_datasets_state_the_verdicts(cohort, muse):
 def test_statistics_test_what_is_used_or_marked(cohort, muse):
     results, _ = cohort
     words = ("--sheet", results / "slides.tsv", "--group", "group", "-o", results / "s.tsv")
-    status, printed, _ = muse("statistics", results, *words)
+    status, printed, _ = muse(f"statistics {results}", *words)
     assert (
         status == 0 and "* Lymphocyte, Stromal: accuracy not measured in colon (1 slide)" in printed
     )

@@ -46,7 +46,7 @@ def test_cameras_use_some_of_16_bits(tmp_path, bits):
 
 
 @pytest.mark.parametrize(
-    ("planes", "message"), [({"C": 2}, "2 channels of Gray8"), ({"C": 1}, "1 channels of Gray8")]
+    "planes, message", [({"C": 2}, "2 channels of Gray8"), ({"C": 1}, "1 channels of Gray8")]
 )
 def test_fluorescence_is_rejected(tmp_path, gradient, planes, message):
     path = write_planes(tmp_path / "slide.czi", gradient, **planes)

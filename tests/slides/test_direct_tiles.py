@@ -143,7 +143,7 @@ def test_pixels_are_openslides_own(tmp_path, picture, kind):
 
 
 def test_pixels_of_a_real_slide_are_openslides_own(shared_data):
-    path = shared_data / "wsi-cmu-small-region" / "CMU-1-Small-Region.svs"
+    path = shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs"
     paint, sizes = painter(path)
     tiles = DirectTiles(path, sizes)
     for y in range(-100, sizes[0][1], 1000):

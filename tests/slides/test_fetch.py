@@ -53,25 +53,19 @@ def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
     assert len(slide_bytes) > 60_000
     with serve({"/x/a%20b.tif": served}) as host:
         url = f"{host.replace('//', '//ann:geheim@')}/x/a%20b.tif?{KEY}"
-        status, printed, errors = muse("step", "fetch", url, "--output", tmp_path / "copy")
+        status, printed, errors = muse(f"step fetch {url} --output {tmp_path / 'copy'}")
     shown = f"{host}/x/a%20b.tif"
     assert (status, printed, errors) == (0, f"{shown}: {len(slide_bytes):,} bytes\n", "")
     assert slide_file(tmp_path / "copy") == tmp_path / "copy/a b.tif"
     assert (tmp_path / "copy/a b.tif").read_bytes() == slide_bytes
     assert (
         muse(
-            "inspect",
-            tmp_path / "copy",
-            "--slide-id",
-            "S",
-            "--source",
-            shown,
-            "--output",
-            tmp_path / "1.json",
+            f"inspect {tmp_path / 'copy'} --slide-id S --source {shown} --output "
+            f"{tmp_path / '1.json'}"
         )[0]
         == 0
     )
-    assert muse("inspect", pyramid_path, "--slide-id", "S", "--output", tmp_path / "2.json")[0] == 0
+    assert muse(f"inspect {pyramid_path} --slide-id S --output {tmp_path / '2.json'}")[0] == 0
     ours, local = (json.loads((tmp_path / name).read_text()) for name in ("1.json", "2.json"))
     assert ours == {**local, "path": shown}
     assert not [
@@ -95,13 +89,8 @@ def test_what_does_not_arrive_is_one_sentence_and_no_file(muse, tmp_path, kind):
     served, sentence = BAD[kind]
     with serve({"/a.tif": served}) as host:
         answer = muse(
-            "step",
-            "fetch",
-            f"{host}/a.tif?{KEY}",
-            "--output",
-            tmp_path / "copy",
-            "--ledger",
-            tmp_path / "ledger/fetch.json",
+            f"step fetch {host}/a.tif?{KEY} --output {tmp_path / 'copy'} --ledger "
+            f"{tmp_path / 'ledger/fetch.json'}"
         )
     require_failure(answer, tmp_path, f"{host}/a.tif", sentence)
 
@@ -120,7 +109,7 @@ def require_failure(answer, folder, url, sentence):
 
 
 @pytest.mark.parametrize(
-    ("url", "sentence"),
+    "url, sentence",
     [
         ("http://ann:geheim@127.0.0.1:1/a.tif", "Connection refused"),
         ("glacier://geheim@vault/a.tif", "unknown protocol"),
@@ -133,33 +122,19 @@ def require_failure(answer, folder, url, sentence):
 )
 def test_urls_that_lead_nowhere(muse, tmp_path, url, sentence):
     answer = muse(
-        "step",
-        "fetch",
-        url,
-        "--output",
-        tmp_path / "copy",
-        "--ledger",
-        tmp_path / "ledger/fetch.json",
+        f"step fetch {url} --output {tmp_path / 'copy'} --ledger {tmp_path / 'ledger/fetch.json'}"
     )
     require_failure(answer, tmp_path, SlideUrl(url), sentence)
 
 
-@pytest.mark.parametrize(
-    ("module", "url"), [("fsspec", "https://h/a.tif"), ("s3fs", "s3://b/a.tif")]
-)
+@pytest.mark.parametrize("module, url", [("fsspec", "https://h/a.tif"), ("s3fs", "s3://b/a.tif")])
 def test_a_missing_package_is_named_with_its_extra(muse, tmp_path, monkeypatch, module, url):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(
         import_module("fsspec.registry"), "_registry", {}
     )  # as if not loaded by earlier tests
     answer = muse(
-        "step",
-        "fetch",
-        url,
-        "--output",
-        tmp_path / "copy",
-        "--ledger",
-        tmp_path / "ledger/fetch.json",
+        f"step fetch {url} --output {tmp_path / 'copy'} --ledger {tmp_path / 'ledger/fetch.json'}"
     )
     require_failure(answer, tmp_path, url, r"is not installed.*the extra `remote`")
 
@@ -228,7 +203,7 @@ def test_a_copy_of_another_slide_is_rejected(muse, tmp_path, slide_bytes):
     with serve({"/a.tif": Served(slide_bytes)}) as host:
         remote.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
     status, _, errors = muse(
-        "inspect", tmp_path / "copy", "--source", "s3://b/a.tif", "--output", tmp_path / "o.json"
+        f"inspect {tmp_path / 'copy'} --source s3://b/a.tif --output {tmp_path / 'o.json'}"
     )
     assert (status, "a.tif, not from s3://b/a.tif" in errors) == (2, True)
     (tmp_path / "copy/source.json").write_text('{"url": "s3://b/a.tif", "file": "../a.tif"}')
@@ -239,7 +214,7 @@ def test_a_copy_of_another_slide_is_rejected(muse, tmp_path, slide_bytes):
 def test_readers_state_how_a_url_is_opened(muse, tmp_path):
     for query in ("sig=geheim", f"sig={'geheim' * 100}"):  # the second is too long for a file name
         url, output = f"https://ann:geheim@host/a.tif?{query}", tmp_path / "o.json"
-        assert muse("inspect", url, "--slide-id", "S", "--output", output)[::2] == (
+        assert muse(f"inspect {url} --slide-id S --output {output}")[::2] == (
             2,
             (
                 "muse inspect: https://host/a.tif: is a URL, not a path; copy it here first with"
@@ -268,7 +243,7 @@ def test_preflight_asks_and_does_not_fetch(muse, tmp_path, slide_bytes):
     with serve({"/a.tif": served}) as host:
         sheet = tmp_path / "slides.tsv"
         sheet.write_text(f"slide_id\tpath\nA\t{host}/a.tif?{KEY}\nB\t{host}/b.tif?{KEY}\n")
-        status, printed, errors = muse("preflight", sheet, "--json", tmp_path / "found.json")
+        status, printed, errors = muse(f"preflight {sheet} --json {tmp_path / 'found.json'}")
     assert (status, "1 of 2 slides cannot run (B)" in errors) == (2, True)
     assert f"cannot run  B: {host}/b.tif: cannot be fetched: there is no such file" in printed
     assert "at URLs  1 of them, all found" in printed

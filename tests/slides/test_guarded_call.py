@@ -57,7 +57,7 @@ def double(path, number):
 
 
 @pytest.mark.parametrize(
-    ("function", "sentence"),
+    "function, sentence",
     [
         (crash, "crashes its reader"),
         (hang, "not read within 4 s"),

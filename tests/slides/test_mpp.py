@@ -24,7 +24,7 @@ def ome(sizes: str) -> MppCandidate | None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "mpp"),
+    "sizes, mpp",
     [
         ('PhysicalSizeX="0.25" PhysicalSizeY="0.5"', (0.25, 0.5)),
         (
@@ -79,7 +79,7 @@ def test_resolution_tags():
 
 
 @pytest.mark.parametrize(
-    ("unit", "per_unit"),
+    "unit, per_unit",
     [
         ("micron", 4),
         ("um", 4),
@@ -140,7 +140,7 @@ def test_the_first_candidate_is_taken_and_the_user_overrides():
 
 
 @pytest.mark.parametrize(
-    ("candidate", "words"),
+    "candidate, words",
     [
         (MppCandidate((0.25, 0.26), "x"), "differs between x"),
         (MppCandidate((28.97, 28.97), "x"), "implausible"),
@@ -165,7 +165,7 @@ def test_doubts(candidate, words):
 
 
 @pytest.mark.parametrize(
-    ("stated", "power", "given", "is_doubted"),
+    "stated, power, given, is_doubted",
     [
         (0.5, 20, None, False),
         (0.62, 20, None, False),
@@ -195,7 +195,7 @@ def test_either_axis_may_disagree():
 
 
 @pytest.mark.parametrize(
-    ("mpp", "size_px", "words"),
+    "mpp, size_px, words",
     [
         (2.5e-7, (1000, 1000), "outside the range of slides"),
         (250.0, (100, 100), "check its unit"),

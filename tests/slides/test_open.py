@@ -68,7 +68,7 @@ def test_a_level_padded_to_whole_tiles_has_the_stated_downsample():
 
 
 @pytest.mark.parametrize(
-    ("mode", "suffix", "expected"),
+    "mode, suffix, expected",
     [
         *product(["RGB", "P"], [".png", ".tif"], [(10, 120, 230)]),
         *product(["L", "I;16"], [".png", ".tif"], [(120, 120, 120)]),
@@ -94,7 +94,7 @@ def test_every_kind_of_picture_is_rgb_on_white(tmp_path, mode, suffix, expected)
 
 @pytest.mark.parametrize("pyramid", [False, True])
 @pytest.mark.parametrize(
-    ("kind", "expected"),
+    "kind, expected",
     [
         ("UNSPECIFIED", (200, 120, 170)),
         ("ASSOCALPHA", (227, 187, 212)),
@@ -202,7 +202,7 @@ def test_dark_pixels_of_16_bits_are_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "options"), [(".bmp", {}), (".webp", {"lossless": True}), (".WEBP", {"quality": 95})]
+    "suffix, options", [(".bmp", {}), (".webp", {"lossless": True}), (".WEBP", {"quality": 95})]
 )
 def test_bmp_and_webp(tmp_path, gradient, suffix, options):
     Image.fromarray(gradient).save(tmp_path / f"a{suffix}", **options)

@@ -31,7 +31,7 @@ def reader_of(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    "kind, message",
     [(Liar, "level 0 is 1 times smaller, not 1.5"), (Short, r"returns \(63, 64\) px")],
 )
 def test_levels_that_contradict_each_other_are_rejected(pyramid_path, kind, message):

@@ -15,7 +15,7 @@ SIGNED = "https://ann:pass@host.org:8443/a%20b.svs?X-Amz-Signature=signed&versio
 
 
 @pytest.mark.parametrize(
-    ("in_full", "shown", "file_name"),
+    "in_full, shown, file_name",
     [
         (SIGNED, "https://host.org:8443/a%20b.svs?versionId=3", "a b.svs"),
         ("http://token@host/x/y.tif?sig=q&se=2030&token=t", "http://host/x/y.tif", "y.tif"),
@@ -44,7 +44,7 @@ def test_what_is_shown_of_a_url(in_full, shown, file_name):
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    "text, problem",
     [
         ("https://host/", "has no file name"),
         ("file:///data/a.svs", "give its path"),
@@ -85,7 +85,7 @@ def test_a_sheet_with_urls(sheet, muse):
     assert "row 5: path 'https://host/': has no file name" in str(raised.value)
     sheet.write_text("\n".join(sheet.read_text().splitlines()[:3]))
     resolved = sheet.with_name("sheet.json")
-    assert muse("sheet", "--check", sheet, "--resolved", resolved)[0] == 0
+    assert muse(f"sheet --check {sheet} --resolved {resolved}")[0] == 0
     assert [row["path"] for row in json.loads(resolved.read_text())] == [
         str(sheet.with_name("a.svs")),
         "https://host.org:8443/a%20b.svs?versionId=3",

@@ -71,7 +71,7 @@ def test_three_groups_are_compared_pair_by_pair():
 
 
 @pytest.mark.parametrize(
-    ("groups", "message"),
+    "groups, message",
     [
         (["a", "b", "a"], "patient 'P1' is in the groups 'a' and 'b'"),
         (["a", "a", "a"], "found 1 group"),

@@ -70,7 +70,7 @@ def test_detection_rejects_it_in_one_sentence(paths, tmp_path, muse):
         "-o",
         tmp_path / "shard.parquet",
     )
-    status, _, errors = muse("step", "detect", paths["jpeg"], *given)
+    status, _, errors = muse(f"step detect {paths['jpeg']}", *given)
     assert (status, errors.count("\n")) == (2, 1)
     assert "jpeg.zarr: has lossy compression (jpeg), for pretraining only" in errors
     assert not (tmp_path / "shard.parquet").exists()

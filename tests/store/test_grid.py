@@ -66,7 +66,7 @@ def test_only_windows_whose_core_touches_tissue_are_visited():
     assert GRID.windows_with_tissue(np.zeros((44, 63), bool), 16).tolist() == []
 
 
-@pytest.mark.parametrize(("offset_px", "mask_px"), [(0, 16), (128, 16), (100, 13), (96, 27)])
+@pytest.mark.parametrize("offset_px, mask_px", [(0, 16), (128, 16), (100, 13), (96, 27)])
 def test_visited_windows_are_those_of_a_count_pixel_by_pixel(offset_px, mask_px):
     grid = WindowGrid((1000, 700), 320, 32, offset_px)
     random = np.random.default_rng(mask_px)
@@ -78,7 +78,7 @@ def test_visited_windows_are_those_of_a_count_pixel_by_pixel(offset_px, mask_px)
         assert grid.windows_with_tissue(tissue, mask_px).tolist() == np.unique(expected).tolist()
 
 
-@pytest.mark.parametrize(("offset_px", "mask_px"), [(0, 16), (128, 16), (100, 13), (96, 27)])
+@pytest.mark.parametrize("offset_px, mask_px", [(0, 16), (128, 16), (100, 13), (96, 27)])
 def test_a_part_holds_the_tissue_of_its_windows_with_a_halo_that_ends_with_the_lattice(
     offset_px, mask_px
 ):

@@ -72,7 +72,7 @@ def test_a_coarser_slide_is_interpolated_between_its_pixels(mpp):
 
 
 @pytest.mark.parametrize(
-    ("mpp", "level_sizes"),
+    "mpp, level_sizes",
     [
         ((0.25, 0.25), [(400, 300), (200, 150)]),
         ((0.25, 0.25), [(200, 150), (50, 37)]),

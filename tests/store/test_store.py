@@ -28,7 +28,7 @@ def test_outside_it_is_white(store, xy):
 
 
 @pytest.mark.parametrize(
-    ("xy", "n_inside"), [((-7, -7), 1), ((599, 299), 1), ((596, 100), 32), ((508, 100), 64)]
+    "xy, n_inside", [((-7, -7), 1), ((599, 299), 1), ((596, 100), 32), ((508, 100), 64)]
 )
 def test_at_its_edges_it_is_both(store, xy, n_inside):
     assert (store.read(xy, (8, 8)) == 90).all(2).sum() == n_inside
@@ -36,7 +36,7 @@ def test_at_its_edges_it_is_both(store, xy, n_inside):
 
 @pytest.mark.parametrize("mpp", [0.5, 2.0, 3.0])
 @pytest.mark.parametrize(
-    ("xy", "size"), [((500, 90), (120, 40)), ((-30, -20), (50, 900)), ((0, 0), (1, 1))]
+    "xy, size", [((500, 90), (120, 40)), ((-30, -20), (50, 900)), ((0, 0), (1, 1))]
 )
 def test_planes_are_the_channels_of_the_same_pixels(ramp, mpp, xy, size):
     store = ramp[0].at(mpp)

@@ -83,14 +83,14 @@ def draw_pannuke(folder: Path, organs: tuple[str, ...] = ("Breast", "Colon")) ->
 def draw_lizard(folder: Path) -> None:
     """Write four pictures, which belong to three folds and lie in two folders."""
     rows = {"consep_1": 1, "glas_2": 2, "crag_3": 3, "pannuke_4": 3}
-    labels = folder / "Lizard_Labels" / "Labels"
+    labels = folder / "Lizard_Labels/Labels"
     labels.mkdir(parents=True)
     order = np.array(
         [4, 1, 6, 2, 5, 3]
     )  # unsorted ids of the nuclei, which also serve as class numbers
     for index, name in enumerate(rows):
-        write_picture(folder / f"Lizard_Images{1 + index % 2}" / f"{name}.png")
-        write_picture(folder / "Overlay" / f"{name}.png")
+        write_picture(folder / f"Lizard_Images{1 + index % 2}/{name}.png")
+        write_picture(folder / f"Overlay/{name}.png")
         content = {
             "inst_map": draw_mask(),
             "id": order[:, None],
@@ -99,7 +99,7 @@ def draw_lizard(folder: Path) -> None:
         savemat(
             labels / f"{name}.mat", {**content, "bbox": np.zeros((6, 4)), "centroid": XY[order - 1]}
         )
-    with (folder / "Lizard_Labels" / "info.csv").open("w", newline="") as file:
+    with (folder / "Lizard_Labels/info.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [("Filename", "Source", "Split"), *((name, name[:-2], n) for name, n in rows.items())]
         )
@@ -108,7 +108,7 @@ def draw_lizard(folder: Path) -> None:
 def draw_puma(folder: Path) -> None:
     """Write two pictures with a nucleus of each class in ``WORDS``."""
     for name in ("training_set_primary_roi_001", "training_set_metastatic_roi_001"):
-        write_picture(folder / "01_training_dataset_tif_ROIs" / f"{name}.tif")
+        write_picture(folder / f"01_training_dataset_tif_ROIs/{name}.tif")
         labels = folder / "01_training_dataset_geojson_nuclei"
         labels.mkdir(exist_ok=True)
         outlines = [
@@ -121,7 +121,7 @@ def draw_ocelot(folder: Path) -> None:
     """Write a picture in each split; the one in the test split has no cells."""
     top, pairs = folder / "ocelot2023_v1.0.1", {}
     for number, split in enumerate(("train", "val", "test"), 1):
-        write_picture(top / "images" / split / "cell" / f"{number:03}.jpg")
+        write_picture(top / "images" / split / f"cell/{number:03}.jpg")
         labels = top / "annotations" / split / "cell"
         labels.mkdir(parents=True)
         lines = (
@@ -146,13 +146,13 @@ def draw_nuinsseg(folder: Path) -> None:
     """
     for organ in ("human bladder", "mouse lung"):
         name = organ.replace(" ", "_") + "_01"
-        write_picture(folder / organ / "tissue images" / f"{name}.png")
+        write_picture(folder / organ / f"tissue images/{name}.png")
         masks = folder / organ / "label masks modify"
         masks.mkdir()
         tifffile.imwrite(masks / f"{name}.tif", draw_mask().astype(np.uint16))
     vague = np.zeros(SIZE[::-1], np.uint8)
     vague[40:, 80:] = 255  # covers the last nucleus
-    path = folder / "human bladder" / "vague areas" / "mask binary" / "human_bladder_01.png"
+    path = folder / "human bladder/vague areas/mask binary/human_bladder_01.png"
     path.parent.mkdir(parents=True)
     cv2.imwrite(str(path), vague)
 

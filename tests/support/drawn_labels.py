@@ -49,7 +49,7 @@ def make_source(
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     size = (120, 90)
-    cv2.imwrite(str(folder / "images" / "P.png"), draw_nuclei(size, grid_xy(size))[..., ::-1])
+    cv2.imwrite(str(folder / "images/P.png"), draw_nuclei(size, grid_xy(size))[..., ::-1])
     (folder / "labels" / name).write_bytes(
         content.encode() if isinstance(content, str) else content
     )

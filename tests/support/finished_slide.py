@@ -222,7 +222,7 @@ def write_ledger(folder: Path, step: str, status="ok", reason="", file_name=None
         "seconds": 1.5,
         "peak_memory_mib": 210,
     }
-    write_json(folder / "ledger" / f"{file_name or step}.json", entry)
+    write_json(folder / f"ledger/{file_name or step}.json", entry)
 
 
 def row(slide_id: str, **changes) -> dict:

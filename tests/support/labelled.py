@@ -34,8 +34,8 @@ def draw_labelled_folder(folder: Path, n_pictures: int = 3, side: int = 160) -> 
             )
             lines.append(f"{row} {column} {1 if dark else 2}")
         noisy = np.clip(picture + generator.normal(0, 4, picture.shape), 0, 255).astype(np.uint8)
-        cv2.imwrite(str(folder / "images" / f"P{index}.png"), noisy[..., ::-1])
-        (folder / "labels" / f"P{index}_points.txt").write_text("\n".join(lines) + "\n")
+        cv2.imwrite(str(folder / f"images/P{index}.png"), noisy[..., ::-1])
+        (folder / f"labels/P{index}_points.txt").write_text("\n".join(lines) + "\n")
     return folder
 
 

@@ -70,7 +70,7 @@ def draw_paired_pictures(folder: Path) -> dict:
     (folder / "partners").mkdir()
     for path in list_pictures(folder / "images")[:2]:
         write_png(
-            folder / "partners" / f"{path.stem}.png",
+            folder / f"partners/{path.stem}.png",
             np.ascontiguousarray(read_rgb(path)[..., ::-1]),
         )
     return {

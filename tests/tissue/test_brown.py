@@ -130,7 +130,7 @@ def test_no_picture_of_h_and_e_is_immunohistochemistry(shared_data, name, most):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    "name, expected",
     [
         ("wsi-cmu-small-region/CMU-1-Small-Region.svs", False),
         ("wsi-openslide-crops/OS-1-detail.ome.tif", False),

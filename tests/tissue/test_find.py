@@ -251,7 +251,7 @@ def test_tissue_wall_to_wall_is_no_larger_than_the_slide(side, roi):
 
 
 @pytest.mark.parametrize(
-    ("name", "mpp", "low", "high"),
+    "name, mpp, low, high",
     [
         ("artefact-tiles/almost-white-2.png", 0.5, 0.02, 0.12),
         ("artefact-tiles/high-nuclei-score-level0.png", 0.5, 0.99, 1),

@@ -145,7 +145,7 @@ SQUARE = json.loads(shapely.to_geojson(box(10, 10, 50, 60)))
 
 
 @pytest.mark.parametrize(
-    ("content", "area"),
+    "content, area",
     [
         (SQUARE, 2000),
         ({"type": "Feature", "geometry": SQUARE, "properties": {"objectType": "annotation"}}, 2000),
@@ -209,7 +209,7 @@ def annotation(shape, class_name=None, plane=None, **properties):
 
 
 @pytest.mark.parametrize(
-    ("others", "warning"),
+    "others, warning",
     [
         ([annotation(shapely.LineString([(0, 0), (9, 9)]))], "left out 1 line"),
         (
@@ -271,7 +271,7 @@ def test_what_is_no_area_is_left_out(tmp_path, others, warning):
 
 
 @pytest.mark.parametrize(
-    ("class_name", "area"),
+    "class_name, area",
     [
         ("Ignore*", 1600),
         ("Ignore", 1600),
@@ -337,7 +337,7 @@ def test_a_spike_is_removed(tmp_path, geometry):
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    "text, reason",
     [
         (None, "No such file"),
         ("{", "not JSON"),

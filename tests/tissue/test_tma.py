@@ -173,11 +173,11 @@ def test_a_sheet_of_cores_has_the_columns_of_the_map(microarray, write_map, muse
     sheet, words = write_map(
         "core\tpatient\tgrade\n" + "".join(f"{name}\tP{name}\t2\n" for name in names)
     )
-    assert muse("sheet", microarray, "-o", sheet, *words) == (0, f"{sheet}: 5 cores\n", "")
+    assert muse(f"sheet {microarray} -o {sheet}", *words) == (0, f"{sheet}: 5 cores\n", "")
     rows = read_sheet(sheet)
     assert [row.patient for row in rows] == [f"P{name}" for name in names]
     assert [row.own for row in rows] == [{"core": name, "grade": "2"} for name in names]
-    status, _, printed = muse("sheet", microarray, "-o", sheet, *words)
+    status, _, printed = muse(f"sheet {microarray} -o {sheet}", *words)
     assert (status, printed.count("\n")) == (
         2,
         1,
@@ -186,7 +186,7 @@ def test_a_sheet_of_cores_has_the_columns_of_the_map(microarray, write_map, muse
 
 def test_names_that_the_slide_or_the_map_lacks_are_warned_of(microarray, write_map, muse):
     sheet, words = write_map("core\tpatient\nA-1\tP1\nB-2\tP2\n")
-    status, shown, printed = muse("sheet", microarray, "-o", sheet, *words)
+    status, shown, printed = muse(f"sheet {microarray} -o {sheet}", *words)
     assert (status, shown, printed.count("\n")) == (0, f"{sheet}: 5 cores\n", 1)
     assert (
         "lacks 1 of the 2 cores in the map: 'B-2'; has 4 of its 5 cores not in the map: 'A-2',"
@@ -196,7 +196,7 @@ def test_names_that_the_slide_or_the_map_lacks_are_warned_of(microarray, write_m
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
         (
             "core\tpatient\nA1\tP1\nA2\tP2\n",
@@ -217,16 +217,16 @@ def test_names_that_the_slide_or_the_map_lacks_are_warned_of(microarray, write_m
 )
 def test_a_map_that_cannot_be_used_is_one_sentence(text, message, microarray, write_map, muse):
     sheet, words = write_map(text)
-    status, _, printed = muse("sheet", microarray, "-o", sheet, *words)
+    status, _, printed = muse(f"sheet {microarray} -o {sheet}", *words)
     assert (status, printed.count("\n")) == (2, 1) and message in printed
     assert {path.name for path in sheet.parent.iterdir()} == {"map.tsv"}
-    status, _, printed = muse("sheet", microarray, "-o", sheet, *words[1:])
+    status, _, printed = muse(f"sheet {microarray} -o {sheet}", *words[1:])
     assert status == 2 and "give --tma too" in printed
 
 
 def test_tissue_of_a_file_is_found_once_for_its_cores(microarray, write_map, muse, tmp_path):
     sheet, _ = write_map("")
-    assert muse("sheet", microarray, "-o", sheet, "--tma")[0] == 0
+    assert muse(f"sheet {microarray} -o {sheet} --tma")[0] == 0
     slide, info = microarray / "one.tif", tmp_path / "slide.json"
     steps.inspect(slide, "one", None, None, info)
     for row in read_sheet(sheet)[:2]:

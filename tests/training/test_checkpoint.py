@@ -69,7 +69,7 @@ def test_the_authors_loader_takes_our_backbone(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "taken", "head_is_taken"),
+    "change, taken, head_is_taken",
     [
         ({}, "c.pt, backbone and head", True),
         ({"n_rays": 16}, "its head has other classes, rays, um per pixel or kind", False),
@@ -122,7 +122,7 @@ def test_weights_that_are_no_numbers_are_rejected(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content, message",
     [
         (b"nothing", "not readable"),
         ({"x": 1}, "not a checkpoint of this package"),
@@ -153,7 +153,7 @@ def spoil_head(state, values):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    "spoil, message",
     [
         (lambda state: without(state, "head"), "its head or its description is missing or broken"),
         (lambda state: without(state, "meta"), "its head or its description is missing or broken"),

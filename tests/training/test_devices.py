@@ -11,7 +11,7 @@ from muse_pipeline.training.devices import open_fabric, share_batch_norms
 
 
 @pytest.mark.parametrize(
-    ("n_processes", "device", "kind"),
+    "n_processes, device, kind",
     [(2, "cuda:1", nn.SyncBatchNorm), (1, "cuda:0", nn.BatchNorm2d), (2, "cpu", nn.BatchNorm2d)],
 )
 def test_batch_norms_are_shared_between_gpus_alone(n_processes, device, kind):
@@ -31,7 +31,7 @@ def test_batch_norms_are_shared_between_gpus_alone(n_processes, device, kind):
 
 
 @pytest.mark.parametrize(
-    ("environment", "devices", "nodes", "message"),
+    "environment, devices, nodes, message",
     [
         (
             {"SLURM_STEP_NUM_TASKS": "2"},

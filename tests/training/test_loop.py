@@ -96,8 +96,8 @@ def test_a_run_that_draws_random_numbers_goes_on_exactly(tmp_path, killed_at):
     torch.rand(7)  # a new process has a different random state
     again = Line(drop=0.3)
     run(tmp_path / "parts", again, save_every=3)
-    assert (tmp_path / "parts" / "metrics.jsonl").read_bytes() == (
-        tmp_path / "whole" / "metrics.jsonl"
+    assert (tmp_path / "parts/metrics.jsonl").read_bytes() == (
+        tmp_path / "whole/metrics.jsonl"
     ).read_bytes()
     assert all(
         torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items()
@@ -249,10 +249,10 @@ def test_it_stops_at_the_very_step_that_diverges_and_saves_nothing_there(tmp_pat
     """Step 7 is not logged, but would be saved."""
     with pytest.raises(DivergedError, match="`learning_rate`"):
         run(tmp_path / "r", Line(diverges_at=7), save_every=4, log_every=5)
-    state = torch.load(tmp_path / "r" / "resume.pt", weights_only=True)
+    state = torch.load(tmp_path / "r/resume.pt", weights_only=True)
     assert state["step"] == 4
     assert all(value.isfinite().all() for value in state["method"].values())
-    assert [row["step"] for row in MetricsLog(tmp_path / "r" / "metrics.jsonl").read()] == [0, 5]
+    assert [row["step"] for row in MetricsLog(tmp_path / "r/metrics.jsonl").read()] == [0, 5]
 
 
 def test_weights_that_the_last_step_broke_are_not_saved(tmp_path):
@@ -264,7 +264,7 @@ def test_weights_that_the_last_step_broke_are_not_saved(tmp_path):
 
     with pytest.raises(DivergedError, match="step 3"):
         run(tmp_path / "r", Breaks(), save_every=4)
-    assert not (tmp_path / "r" / "resume.pt").exists()
+    assert not (tmp_path / "r/resume.pt").exists()
 
 
 def test_half_precision_reaches_the_method(tmp_path):

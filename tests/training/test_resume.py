@@ -76,8 +76,8 @@ def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(config, tmp_
     """The logs have the same bytes, and the weights are equal."""
     subprocess.run(command(config, tmp_path / "whole"), check=True, stderr=subprocess.DEVNULL)
     for n_lines in sorted(random.Random(0).sample(range(1, STEPS - 1), 2)):
-        kill_at(command(config, tmp_path / "parts"), tmp_path / "parts" / "metrics.jsonl", n_lines)
-        assert not (tmp_path / "parts" / "checkpoint.pt").exists(), f"killed too late at {n_lines}"
+        kill_at(command(config, tmp_path / "parts"), tmp_path / "parts/metrics.jsonl", n_lines)
+        assert not (tmp_path / "parts/checkpoint.pt").exists(), f"killed too late at {n_lines}"
     subprocess.run(command(config, tmp_path / "parts"), check=True, stderr=subprocess.DEVNULL)
     whole, parts = (tmp_path / name / "metrics.jsonl" for name in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
@@ -111,7 +111,7 @@ def test_two_processes_train_one_network(config, tmp_path):
     )
     assert len(two) == 4
     assert two == pytest.approx(one, rel=1e-3)
-    (tmp_path / "two" / "checkpoint.pt").unlink()  # otherwise the run counts as finished
+    (tmp_path / "two/checkpoint.pt").unlink()  # otherwise the run counts as finished
     rejected = subprocess.run(
         [*command(config, tmp_path / "two"), "schedule.steps=4"],
         capture_output=True,
@@ -126,4 +126,4 @@ def test_two_processes_train_one_network(config, tmp_path):
         "schedule.accumulate=2",
     ]
     subprocess.run(other_division, check=True, stderr=subprocess.DEVNULL)
-    assert (tmp_path / "two" / "checkpoint.pt").is_file()
+    assert (tmp_path / "two/checkpoint.pt").is_file()

@@ -170,7 +170,7 @@ def test_what_was_not_stored_has_the_colour_of_the_glass(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size_px", "n_levels"), [((1, 1), 1), ((1024, 700), 1), ((1025, 10), 2), ((4097, 1), 4)]
+    "size_px, n_levels", [((1, 1), 1), ((1024, 700), 1), ((1025, 10), 2), ((4097, 1), 4)]
 )
 def test_levels_end_with_a_single_tile(size_px, n_levels):
     assert count_levels(size_px) == n_levels

@@ -104,7 +104,7 @@ def test_the_bytes_are_those_of_the_rules_and_of_muse_run(drawn, first_run, muse
         drawn, "--config", "output=by_rules", "--", "by_rules/a/nuclei.parquet"
     )
     assert planned_jobs(by_rules.stdout) == LARGE
-    assert muse("run", drawn / "a.tif", "--csv", "-o", tmp_path)[0] == 0
+    assert muse(f"run {drawn / 'a.tif'} --csv -o {tmp_path}")[0] == 0
     by_batch = results_of(drawn, "a")
     assert results_of(drawn, "a", "by_rules") == by_batch == results_of(tmp_path, "a", "")
 

@@ -87,9 +87,7 @@ def real_cohort(tmp_path, shared_data) -> Path:
     """A crop of a real slide, three labelled patches, and a ViT-S in the layout of the released
     files.
     """
-    shutil.copy(
-        shared_data / "wsi-cmu-small-region" / "CMU-1-Small-Region.svs", tmp_path / "slide.svs"
-    )
+    shutil.copy(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs", tmp_path / "slide.svs")
     left, top, right, bottom = ROI_PX
     ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
     area = {

@@ -133,7 +133,7 @@ def test_slides_that_do_not_come_cost_themselves_alone(first_run, host):
 
 def test_the_bytes_are_those_of_slides_on_this_machine(first_run, drawn, tmp_path, muse):
     folder, _ = first_run
-    assert muse("run", drawn / "S 1.tif", drawn / "T.tif", "-o", tmp_path)[0] == 0
+    assert muse(f"run {drawn / 'S 1.tif'} {drawn / 'T.tif'} -o {tmp_path}")[0] == 0
     for slide in ("S 1", "T"):
         for name in RESULTS:
             local, fetched = tmp_path / slide / name, folder / "results" / slide / name
@@ -199,17 +199,16 @@ def test_pods_of_kubernetes_leave_a_cohort_in_the_bucket(bucket, drawn, tmp_path
         (path := tmp_path / key["Key"]).parent.mkdir(parents=True, exist_ok=True)
         bucket.download_file("slides", key["Key"], str(path))
     assert (
-        muse("sheet", "--check", tmp_path / "slides.tsv", "--resolved", results / "sheet.json")[0]
-        == 0
+        muse(f"sheet --check {tmp_path / 'slides.tsv'} --resolved {results / 'sheet.json'}")[0] == 0
     )
-    assert muse("report", results)[0] == 0
+    assert muse(f"report {results}")[0] == 0
     with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
         slides = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
     assert {name: (row["status"], row["step"]) for name, row in slides.items()} == {
         "T": ("ok", ""),
         "gone": ("failed", "fetch"),
     }
-    assert muse("run", drawn / "T.tif", "-o", tmp_path / "local")[0] == 0
+    assert muse(f"run {drawn / 'T.tif'} -o {tmp_path / 'local'}")[0] == 0
     for name in RESULTS:
         assert (tmp_path / "local/T" / name).read_bytes() == (results / "T" / name).read_bytes(), (
             name
@@ -222,7 +221,7 @@ def test_a_key_with_special_characters(bucket, drawn, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "environment", "sentence"),
+    "url, environment, sentence",
     [
         ("s3://slides/nowhere.tif", {}, "there is no such file"),
         ("s3://no-such-bucket/a.tif", {}, "there is no such file"),
@@ -246,7 +245,7 @@ def test_s3_that_does_not_give(bucket, tmp_path, muse, monkeypatch, url, environ
     for name, value in environment.items():
         monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
     fetch_system_anew()
-    status, _, errors = muse("step", "fetch", url, "--output", tmp_path / "copy")
+    status, _, errors = muse(f"step fetch {url} --output {tmp_path / 'copy'}")
     fetch_system_anew()
     assert (status, errors.count("\n"), errors.startswith(f"muse step fetch: {url}: ")) == (
         2,

@@ -98,7 +98,7 @@ def test_a_training_run_begins_with_it(cohort):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    "settings, sentence",
     [
         ({"pretrain": {**PRETRAIN, "bach": 2}}, "unknown setting 'bach'; did you mean 'batch'?"),
         (
@@ -120,7 +120,7 @@ def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, 
 @pytest.mark.slow
 def test_from_slides_to_a_page_that_links_the_run(tmp_path, shared_data):
     draw_stained_slide(tmp_path / "a.tif", size_px=1000, n_nuclei=250)
-    shutil.copy(shared_data / "wsi-cmu-small-region" / "CMU-1-Small-Region.svs", tmp_path / "b.svs")
+    shutil.copy(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs", tmp_path / "b.svs")
     write_sheet(tmp_path / "slides.tsv", [ROWS[0], {**ROWS[1], "path": "b.svs"}])
     write_training_config(draw_labelled_folder(tmp_path), steps=12, threshold=0.02)
     write_config(tmp_path, pretrain=PRETRAIN, model="tiny.yaml")

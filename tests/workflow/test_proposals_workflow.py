@@ -103,7 +103,7 @@ def test_label_free_mode_ends_in_geojson_and_a_report(tmp_path):
     write_config(tmp_path, mode="label-free", proposals=proposals, shards=2)
     run = run_snakemake(tmp_path)
     assert run.returncode == 0, run.stdout
-    slide = tmp_path / "results" / "a"
+    slide = tmp_path / "results/a"
     for name in ("nuclei", "proposals"):
         with gzip.open(slide / f"{name}.geojson.gz") as file:
             features = json.load(file)["features"]

@@ -85,7 +85,7 @@ def test_labels_of_slides_become_regions_and_failures_cost_regions_only(cohort):
         set(table["region"].dropna()) <= {"Stroma", "Tumour"}
         and table["region"].notna().mean() > 0.9
     )
-    assert "seconds_regions" in (cohort / "results" / "cohort.tsv").read_text()
+    assert "seconds_regions" in (cohort / "results/cohort.tsv").read_text()
     assert not planned_jobs(run_snakemake(cohort, "-n", "--config", "regions=tumour.yaml").stdout)
 
     write_rows(cohort, {**LABELS, "c": ""})  # now, there are fewer stroma slides than folds
@@ -118,10 +118,7 @@ def test_regions_from_nuclei_are_those_of_muse_run(cohort, muse):
     assert run.returncode == 0, run.stdout
     assert planned_jobs(run.stdout)["regions"] == 1 and planned_jobs(run.stdout)["detect"] == 2
     assert not planned_jobs(run_snakemake(cohort, "-n", *settings, "shards=2").stdout)
-    assert (
-        muse("run", cohort / "one.tsv", "-o", cohort / "results_of_run", "--regions", "nuclei")[0]
-        == 0
-    )
+    assert muse(f"run {cohort / 'one.tsv'} -o {cohort / 'results_of_run'} --regions nuclei")[0] == 0
     one, other = (cohort / name / "unlabelled" for name in ("results_of_nuclei", "results_of_run"))
     assert checksums(one) == checksums(other)
     assert (one / "nuclei.parquet").read_bytes() == (other / "nuclei.parquet").read_bytes()

@@ -211,7 +211,7 @@ def without_metadata(finished):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("setting", "value", "jobs"), CHANGED_SETTINGS, ids=named)
+@pytest.mark.parametrize("setting, value, jobs", CHANGED_SETTINGS, ids=named)
 def test_a_setting_reruns_the_same_where_snakemake_remembers_nothing(
     without_metadata, setting, value, jobs
 ):
@@ -224,7 +224,7 @@ def test_a_setting_reruns_the_same_where_snakemake_remembers_nothing(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("column", "value", "jobs"), CHANGED_CELLS, ids=named)
+@pytest.mark.parametrize("column, value, jobs", CHANGED_CELLS, ids=named)
 def test_a_cell_reruns_the_same_where_snakemake_remembers_nothing(
     without_metadata, column, value, jobs
 ):

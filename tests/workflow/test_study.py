@@ -39,7 +39,7 @@ RESULTS = (
 def test_a_study_has_a_snakefile_config_and_profiles(muse, tmp_path):
     (tmp_path / "slides").mkdir()
     draw_stained_slide(tmp_path / "slides/a.tif", size_px=300, n_nuclei=5)
-    status, shown, _ = muse("workflow", tmp_path / "study", "--slides", tmp_path / "slides")
+    status, shown, _ = muse(f"workflow {tmp_path / 'study'} --slides {tmp_path / 'slides'}")
     assert status == 0 and shown.splitlines()[-2:] == [
         f"{tmp_path / 'study/config/slides.tsv'}: 1 slide",
         "configs to train models: `muse train --list`",
@@ -56,7 +56,7 @@ def test_a_study_has_a_snakefile_config_and_profiles(muse, tmp_path):
         for path in (tmp_path / "study").rglob("*.*")
     }
     assert written == {"config/slides.tsv", "config/config.yaml", "config/README.md", *profiles}
-    status, shown, _ = muse("workflow", tmp_path / "other")
+    status, shown, _ = muse(f"workflow {tmp_path / 'other'}")
     assert (
         shown.splitlines()[-2]
         == f"next: `muse sheet FOLDER --output {tmp_path / 'other/config/slides.tsv'}`"
@@ -191,7 +191,7 @@ def test_the_wheel_alone_runs_slides_and_a_study_and_shows_them_with_the_same_by
     installed("muse", "run", "slides/a.tif", "-o", "by_wheel", cwd=tmp_path)
     installed("muse", "workflow", "study", "--slides", "slides", cwd=tmp_path)
     installed("python", "-m", "snakemake", "--cores", 2, cwd=tmp_path / "study")
-    assert muse("run", tmp_path / "slides/a.tif", "-o", tmp_path / "by_source")[0] == 0
+    assert muse(f"run {tmp_path / 'slides/a.tif'} -o {tmp_path / 'by_source'}")[0] == 0
     for name in RESULTS:
         expected = (tmp_path / "by_source/a" / name).read_bytes()
         assert (tmp_path / "by_wheel/a" / name).read_bytes() == expected, name
@@ -250,7 +250,7 @@ def test_a_user_without_a_name_runs_the_wheel_on_a_read_only_disk_without_a_netw
         [*isolated, f"{script} '{'; '.join(steps)}'"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert muse("run", work / "slides/a.tif", "-o", tmp_path / "by_source")[0] == 0
+    assert muse(f"run {work / 'slides/a.tif'} -o {tmp_path / 'by_source'}")[0] == 0
     for name in RESULTS:
         expected = (tmp_path / "by_source/a" / name).read_bytes()
         assert (work / "results/a" / name).read_bytes() == expected, name

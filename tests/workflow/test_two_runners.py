@@ -113,7 +113,7 @@ def touch_mask(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("runner", "change", "settings", "jobs"),
+    "runner, change, settings, jobs",
     [
         pytest.param("muse", lambda folder: None, {}, set(), id="nothing"),
         pytest.param("muse", write_version, {}, set(), id="version of the package"),

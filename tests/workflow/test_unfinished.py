@@ -101,7 +101,7 @@ def touched(path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
+    "name, change",
     [
         ("a.tif", touched),
         ("results/a/nuclei.parquet", removed),

@@ -212,7 +212,7 @@ def test_results_of_muse_run_are_results_of_the_workflow(muse, tmp_path):
     settings = {"frame": "openslide", "csv": True, "measurements": ["h_mean"], "max_features": 40}
     write_config(tmp_path, **settings)
     options = "--config", tmp_path / "config.yaml"
-    assert muse("run", tmp_path / "a.tif", "-o", tmp_path / "results", *options)[0] == 0
+    assert muse(f"run {tmp_path / 'a.tif'} -o {tmp_path / 'results'}", *options)[0] == 0
     assert (tmp_path / "results/a/nuclei.part-001.geojson.gz").is_file()
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
     assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout) == {"report": 1, "all": 1}

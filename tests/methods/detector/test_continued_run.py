@@ -294,7 +294,7 @@ def test_the_start_teaches_its_classes_where_masks_have_none(folder, masks, tmp_
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    "words, message",
     [
         (["sources=MASKS"], "name these weights in `distillation.teachers`"),
         (["validation=MASKS"], "so they cannot choose weights; remove `validation`"),

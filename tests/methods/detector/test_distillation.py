@@ -78,7 +78,7 @@ def test_the_teacher_sees_the_windows_as_they_are():
 
 
 @pytest.mark.parametrize(
-    ("where", "changed", "counts"),
+    "where, changed, counts",
     [
         ("everywhere", "inside", True),
         ("everywhere", "outside", True),

@@ -67,7 +67,7 @@ def test_teachers_are_found_beside_the_config_and_are_inputs_of_the_run(folder):
         finetune(config, folder / "both", Options(accelerator="cpu", log=output.append))
     )
     assert any("with 2 teachers" in sentence for sentence in output)
-    alone = load_checkpoint(folder / "t0" / "checkpoint.pt")
+    alone = load_checkpoint(folder / "t0/checkpoint.pt")
     assert (
         checkpoint.backbone.keys() == alone.backbone.keys()
     )  # no weights of the teachers are saved
@@ -80,13 +80,13 @@ def test_a_run_goes_on_with_the_same_teachers_alone(folder, tmp_path):
     config = load_detector_config(folder / "tiny.yaml", changes=[change])
     finetune(config, tmp_path / "run", CPU)
     finetune(config, tmp_path / "run", CPU)
-    shutil.copy(folder / "t1" / "checkpoint.pt", tmp_path / "t0" / "checkpoint.pt")
+    shutil.copy(folder / "t1/checkpoint.pt", tmp_path / "t0/checkpoint.pt")
     with pytest.raises(CheckpointError, match="teachers changed"):
         finetune(config, tmp_path / "run", CPU)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes, message",
     [
         (["n_rays=16"], "cannot teach this run, because its `n_rays` is 8, not 16 as in the run"),
         (["mpp=0.25"], r"`mpp` is 0\.5, not 0\.25 as in the run"),
@@ -155,22 +155,22 @@ def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_
         finetune(distilled(folder, "nowhere"), tmp_path, CPU)
     with pytest.raises(CheckpointError, match="correct `checkpoint`"):
         DetectorRecipe().describe(distilled(folder, "nowhere"))
-    found = load_checkpoint(folder / "t0" / "checkpoint.pt")
+    found = load_checkpoint(folder / "t0/checkpoint.pt")
     (tmp_path / "bare").mkdir()
-    save_checkpoint(tmp_path / "bare" / "checkpoint.pt", dataclasses.replace(found, head={}))
+    save_checkpoint(tmp_path / "bare/checkpoint.pt", dataclasses.replace(found, head={}))
     with pytest.raises(CheckpointError, match="holds no detector"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
     regions = dataclasses.replace(
         found, meta={**found.meta, "kind": "regions", "config": {"fusion": [1, 1, 1]}}
     )
-    save_checkpoint(tmp_path / "bare" / "checkpoint.pt", regions)  # only its backbone is usable
+    save_checkpoint(tmp_path / "bare/checkpoint.pt", regions)  # only its backbone is usable
     with pytest.raises(CheckpointError, match="detector"):
         finetune(distilled(folder, tmp_path / "bare"), tmp_path, CPU)
     changes = ["schedule.steps=1", f"checkpoint={tmp_path / 'bare/checkpoint.pt'}"]
     assert not read_start(load_detector_config(folder / "tiny.yaml", changes=changes)).is_whole
     config = {**found.meta["config"], "backbone": "muse_compact_17"}
     save_checkpoint(
-        tmp_path / "bare" / "checkpoint.pt",
+        tmp_path / "bare/checkpoint.pt",
         dataclasses.replace(found, meta={**found.meta, "config": config}),
     )
     with pytest.raises(CheckpointError, match="unknown backbone 'muse_compact_17'"):

@@ -59,7 +59,7 @@ def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         finetune(config, tmp_path / "parts", Options(accelerator="cpu", progress=stop))
-    assert not (tmp_path / "parts" / "checkpoint.pt").exists()
+    assert not (tmp_path / "parts/checkpoint.pt").exists()
     parts = load_checkpoint(finetune(config, tmp_path / "parts", CPU))
     assert same_weights(whole, parts)
     lines = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "parts")]
@@ -67,7 +67,7 @@ def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "setting"),
+    "old, new, setting",
     [
         ("n_rays: 8", "n_rays: 16", "n_rays"),
         ("rate: 0.005", "rate: 0.001", "schedule.learning_rate"),
@@ -96,7 +96,7 @@ def test_what_the_card_states_may_change_without_training_again(folder, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "error", "message"),
+    "old, new, error, message",
     [
         ("n_rays: 8", "n_ray: 8", ConfigError, "did you mean 'n_rays'"),
         ("muse_compact_16", "muse_compact_1", ConfigError, "did you mean 'muse_compact_16'"),
@@ -138,14 +138,14 @@ def test_the_rate_rises_and_falls():
 def test_a_picture_whose_stains_cannot_be_fitted_is_named(folder, tmp_path):
     blank = shutil.copytree(folder, tmp_path / "blank")
     picture = np.full((160, 160, 3), 255, np.uint8)
-    cv2.imwrite(str(blank / "images" / "P1.png"), picture)
+    cv2.imwrite(str(blank / "images/P1.png"), picture)
     data = read_detector_data(load_detector_config(write_config(blank, colour="macenko")))
     output = []
     data.describe(RunFolder(tmp_path), output.append)
     assert "the stains of 1 picture (first P1) could not be fitted" in output[-1]
 
 
-@pytest.mark.parametrize(("window_px", "context_px"), [(96, 1024), (2048, 2048)])
+@pytest.mark.parametrize("window_px, context_px", [(96, 1024), (2048, 2048)])
 def test_slides_are_read_as_far_around_a_region_as_windows_reach(
     folder, monkeypatch, window_px, context_px
 ):
@@ -169,7 +169,7 @@ def test_a_folder_of_a_user_s_own_is_spared(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    "change, sentence",
     [
         ("sources=[]", "sources: the list is empty"),
         ("sources.0.mpp=250", r"250 um per pixel.*correct `mpp`"),

@@ -19,7 +19,7 @@ from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.devices import open_fabric
 from muse_pipeline.training.run import Inputs, describe_run, plain_settings
 
-RECIPES = Path(__file__).parents[3] / "config" / "train"
+RECIPES = Path(__file__).parents[3] / "config/train"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_own_corrections_begin_with_the_whole_built_in_model():
 
 
 @pytest.mark.parametrize(
-    ("stages", "changes", "expected"),
+    "stages, changes, expected",
     [
         ("{long: {schedule: {steps: 9}}, short: {name: brief}}", (), 9),
         ("{long: {schedule: {steps: 9}}, short: {name: brief}}", ('stage="short"',), 3),
@@ -118,7 +118,7 @@ def test_a_small_number_may_be_written_without_a_point(folder, written):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change, message",
     [
         ("schedule.step=7", "unknown setting 'step'; did you mean 'steps'"),
         ("schedul.steps=7", "unknown setting 'schedul'; did you mean 'schedule'"),
@@ -177,7 +177,7 @@ def test_a_wrong_change_is_one_sentence(folder, change, message):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change, message",
     [
         ("backbone=muse_vit_s_16_225", "unknown backbone .* did you mean 'muse_vit_s_16_224'"),
         ("head=dens", "unknown head 'dens'; did you mean 'dense'"),
@@ -215,7 +215,7 @@ def test_a_run_goes_on_where_its_data_moved_to_and_not_with_other_labels(folder,
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     finetune(load_detector_config(moved / "tiny.yaml"), tmp_path / "run", CPU)
-    with (moved / "labels" / "P1_points.txt").open("a") as file:
+    with (moved / "labels/P1_points.txt").open("a") as file:
         file.write("3 3 1\n")
     with pytest.raises(CheckpointError, match=r"source 0: labels/P1_points.txt changed"):
         finetune(load_detector_config(moved / "tiny.yaml"), tmp_path / "run", CPU)

@@ -131,7 +131,7 @@ def counts_of(*correct, n_blocks=40, n=20):
 
 
 @pytest.mark.parametrize(
-    ("correct", "share"),
+    "correct, share",
     [
         ((10, 11, 13, 15, 17), 1.0),
         ((10, 12, 14, 13, 9), 0.5),
@@ -210,7 +210,7 @@ def with_classes(images, *labels):
 
 
 @pytest.mark.parametrize(
-    ("labels", "kept"),
+    "labels, kept",
     [
         (((18, 18), (18, 18), (18, 18)), []),
         (((18, 18), (36, 0), (36, 0)), [0, 1]),  # one class is learnt in contrast to another

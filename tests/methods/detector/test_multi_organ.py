@@ -14,7 +14,7 @@ from muse_pipeline.inference.model import read_card
 from muse_pipeline.methods.detector.run import DetectorRecipe, load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
 
-RECIPE = Path(__file__).parents[3] / "config" / "train" / "multi_organ.yaml"
+RECIPE = Path(__file__).parents[3] / "config/train/multi_organ.yaml"
 SMALL = (
     "backbone=muse_compact_16",
     "n_rays=8",
@@ -36,7 +36,7 @@ def data(tmp_path_factory):
 
 def train(muse, data, folder, *changes):
     options = ["--output", folder, "--accelerator", "cpu", "--threads", 1]
-    return muse("finetune", RECIPE, "--data", data, *options, "--set", *SMALL, *changes)
+    return muse(f"finetune {RECIPE} --data {data}", *options, "--set", *SMALL, *changes)
 
 
 @pytest.mark.slow
@@ -67,8 +67,7 @@ def test_from_downloads_to_a_model_and_its_card(muse, data, tmp_path):
     )
     assert "validation mean class F1" in (run / "metrics.jsonl").read_text()
 
-    status, _, errors = muse("export", run / "checkpoint.pt", "--output", model)
-    assert status == 0, errors
+    muse.ok(f"export {run / 'checkpoint.pt'} --output {model}")
     card = read_card(model)
     assert card.licence == "CC-BY-NC-SA-4.0"
     licences = card.training_data.split("Licences: ")[1]
@@ -92,7 +91,7 @@ def test_a_dataset_that_is_not_there_ends_the_run_before_it_begins(muse, tmp_pat
     status, _, errors = train(muse, tmp_path, tmp_path / "run")
     assert status == 2
     assert "pannuke: no such folder" in errors.strip().splitlines()[-1]
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    assert not (tmp_path / "run/checkpoint.pt").exists()
 
 
 def test_a_patient_of_both_sides_is_found(muse, data, tmp_path):

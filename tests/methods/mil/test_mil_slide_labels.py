@@ -143,7 +143,7 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
     folder, _ = cohort
     status, _, errors = muse(*train(folder))
     assert status == 0, errors
-    stages = sorted(path.name for path in (folder / "run" / "stages").iterdir())
+    stages = sorted(path.name for path in (folder / "run/stages").iterdir())
     assert stages == [
         "1-bags",
         "2-attention-1",
@@ -153,9 +153,9 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
         "6-student",
     ]
     assert "slides: AUC of Tumour" in errors and "over 4 patients" in errors
-    bag = np.load(folder / "run" / "stages" / "1-bags" / "s0.npy", mmap_mode="r")
+    bag = np.load(folder / "run/stages/1-bags/s0.npy", mmap_mode="r")
     assert bag.dtype == np.float16 and bag.ndim == 2
-    tiles = folder / "run" / "stages" / "4-tiles"
+    tiles = folder / "run/stages/4-tiles"
     patients = {
         split: {
             line.split("\t")[2]
@@ -168,10 +168,10 @@ def test_labels_of_slides_become_a_region_model(cohort, muse):
         and len(set.union(*patients.values())) == 4
     )
     scores = json.loads((tiles / "slides.json").read_text())
-    metrics = load_checkpoint(folder / "run" / "checkpoint.pt").meta["region"]["metrics"]
+    metrics = load_checkpoint(folder / "run/checkpoint.pt").meta["region"]["metrics"]
     assert metrics["AUC of slides, Tumour"] == round(scores["classes"]["Tumour"]["auc"], 4)
     assert set(scores["slides"]) == {"s0", "s1", "s2", "s3"} and 0 <= scores["auc"] <= 1
-    assert load_region_model(folder / "run" / "checkpoint.pt")[1].kind == "regions"
+    assert load_region_model(folder / "run/checkpoint.pt")[1].kind == "regions"
 
 
 def write_bags(folder: Path, n_slides: int = 4) -> Path:
@@ -207,16 +207,16 @@ def test_features_are_of_tiles_in_the_colours_of_the_backbone(cohort, tmp_path):
     config = with_setting(config, "window_px", 256)  # large, so that there are few tiles
     (tmp_path / "bags").mkdir()
     BagsStage(config, tmp_path).write(tmp_path / "bags", lambda line: None)
-    folder = cohort[0] / "results" / "s1"
+    folder = cohort[0] / "results/s1"
     store, (x, y) = (
         open_store(folder / "image-500nm.zarr").at(MPP),
-        np.load(tmp_path / "bags" / "s1-xy.npy")[1].tolist(),
+        np.load(tmp_path / "bags/s1-xy.npy")[1].tolist(),
     )
     colour = torch.from_numpy(colour_of_fit(reference, read_colour(folder / "colour.json").macenko))
     tile = torch.from_numpy(store.read((x, y), (256, 256))).permute(2, 0, 1)[None].float()
     with torch.no_grad():
         expected = backbone(backbone.prepare(tile, colour)).image[0]
-    assert np.allclose(np.load(tmp_path / "bags" / "s1.npy")[1], expected, rtol=1e-2, atol=1e-2)
+    assert np.allclose(np.load(tmp_path / "bags/s1.npy")[1], expected, rtol=1e-2, atol=1e-2)
     assert not torch.allclose(colour, torch.eye(3, 4), atol=0.05)
 
 
@@ -262,7 +262,7 @@ def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_othe
         }
         method = stage.build(bags)
         features = np.concatenate(
-            [np.load(tmp_path / "bags" / f"{bag.slide.slide_id}.npy") for bag in bags]
+            [np.load(tmp_path / f"bags/{bag.slide.slide_id}.npy") for bag in bags]
         )
         assert np.allclose(method.network.mean, features.astype(float).mean(0))
         assert np.allclose(method.network.deviation, features.astype(float).std(0))
@@ -282,7 +282,7 @@ def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_othe
         save_checkpoint(stage.result, checkpoint)
     (tmp_path / "tiles").mkdir()
     tiles.write(tmp_path / "tiles", print)
-    found = json.loads((tmp_path / "tiles" / "slides.json").read_text())["slides"]
+    found = json.loads((tmp_path / "tiles/slides.json").read_text())["slides"]
     for slide, fold in FOLDS.items():
         assert found[slide]["probability"] == [
             pytest.approx(1 / (1 + np.exp(-(1.0, 3.0)[fold])), abs=1e-5)
@@ -302,7 +302,7 @@ def test_the_slides_of_a_fold_are_read_by_the_model_that_was_trained_on_the_othe
 
 
 @pytest.mark.parametrize(
-    ("column", "sentence"),
+    "column, sentence",
     [
         (
             "Tumour\tTumour\tTumour\tStroma",
@@ -316,7 +316,7 @@ def test_bad_labels_of_slides_end_with_one_sentence(cohort, muse, tmp_path, colu
     rows = [f"s{number}\t{word}" for number, word in enumerate(column.split("\t"))]
     (tmp_path / "labels.tsv").write_text("\n".join(["slide\tlabel", *rows]) + "\n")
     table = f"slide_labels.table={tmp_path / 'labels.tsv'}"
-    status, _, errors = muse("train", folder / "mil.yaml", "-o", tmp_path / "run", "--set", table)
+    status, _, errors = muse(f"train {folder / 'mil.yaml'} -o {tmp_path / 'run'} --set {table}")
     assert status == 2 and sentence in errors and "Traceback" not in errors
 
 
@@ -430,7 +430,7 @@ def test_islands_are_found_from_labels_of_twelve_slides(tmp_path):
     masks = draw_cohort(tmp_path, 12, (1200, 900), folds=3, tiles=40, probability=0.9, steps=150)
     assert main(train(tmp_path)) == 0
     run = tmp_path / "run"
-    scores = json.loads((run / "stages" / "5-tiles" / "slides.json").read_text())
+    scores = json.loads((run / "stages/5-tiles/slides.json").read_text())
     assert scores["auc"] >= 0.97
     assert main(["export", str(run / "checkpoint.pt"), "-o", str(tmp_path / "m.onnx")]) == 0
     found = {}
@@ -484,7 +484,7 @@ SETTINGS = Kind(
 def bags(tmp_path_factory):
     """A folder with the bags of six slides from six patients."""
     folder = tmp_path_factory.mktemp("bags")
-    write_bags(folder / "stages" / "1-bags", 6)
+    write_bags(folder / "stages/1-bags", 6)
     return folder
 
 

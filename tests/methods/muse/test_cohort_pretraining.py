@@ -60,7 +60,7 @@ def plan(muse, where):
             "--resolved",
             "run.json",
         )
-        status, out, errors = muse("step", "pretrain-config", *common, *arguments)
+        status, out, errors = muse("step pretrain-config", *common, *arguments)
         return status, load_muse_config(Path("run.yaml")) if status == 0 else None, out + errors
 
     return run
@@ -122,7 +122,7 @@ def test_pictures_of_the_config_stay_its_sources(plan, where):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    "arguments, sentence",
     [
         (["--exclude", "zz"], "exclude: no slide_id contains 'zz'"),
         (["--held-splits", "tset"], "no slide has the split 'tset'; known: test, train, val"),
@@ -195,27 +195,24 @@ def test_slides_with_a_partner_are_paired_with_its_store(muse, where):
         "--resolved",
         "run.json",
     ]
-    status, _, errors = muse("step", "pretrain-config", "given.yaml", *files)
-    assert status == 0, errors
+    muse.ok("step pretrain-config given.yaml", *files)
     _, config = load_run(Path("run.yaml"))
     partners = {s.store.parent.name: s.partner and s.partner.store for s in config.sources}
-    stores = [where / "out" / name / "partner" / "image-500nm.zarr" for name in "ad"]
+    stores = [where / "out" / name / "partner/image-500nm.zarr" for name in "ad"]
     assert partners == {"a": stores[0], "b": None, "d": stores[1], "e-bad": None}
     assert read_json(where / "run.json")["partners"] == ["a", "d"]  # c is held back
-    status, _, _ = muse(
-        "step", "pretrain-config", "given.yaml", *files, "--set", "alignment.branches=1"
-    )
+    status, _, _ = muse("step pretrain-config given.yaml", *files, "--set", "alignment.branches=1")
     assert status == 0 and read_json(where / "run.json")["partners"] == []
 
 
 def test_a_sheet_without_partners_cannot_train_with_them(muse, where):
     (where / "given.yaml").write_text(yaml.safe_dump(PAIRED))
     files = ["--sheet", "slides.tsv", "--results", "out", "-o", "run.yaml"]
-    status, _, errors = muse("step", "pretrain-config", "given.yaml", *files)
+    status, _, errors = muse("step pretrain-config given.yaml", *files)
     assert (
         status == 2
         and "none has a `partner`, which 3 branches need" in errors
         and "column `partner`" in errors
     )
     (where / "given.yaml").write_text(yaml.safe_dump({**SETTINGS, "method": "psm"}))
-    assert muse("step", "pretrain-config", "given.yaml", *files)[0] == 2
+    assert muse("step pretrain-config given.yaml", *files)[0] == 2

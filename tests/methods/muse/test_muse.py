@@ -25,7 +25,7 @@ from muse_pipeline.training.run import RunFolder
 
 
 @pytest.mark.parametrize(
-    ("n_local", "n_sets", "weights"), [(0, 2, (0.5, 2.0)), (2, 3, (2.0, 0.5)), (3, 4, (0.3, 1.0))]
+    "n_local, n_sets, weights", [(0, 2, (0.5, 2.0)), (2, 3, (2.0, 0.5)), (3, 4, (0.3, 1.0))]
 )
 def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
     """Losses agree to 1e-6, and gradients of the weighted sum to 1e-5 of the largest gradient in
@@ -198,7 +198,7 @@ def test_in_bfloat16_cosines_keep_their_bits():
     torch.testing.assert_close(mixed, unit[0] @ unit[1].T, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("progress", "rest"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)])
+@pytest.mark.parametrize("progress, rest", [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)])
 @torch.no_grad()
 def test_the_teacher_moves_by_its_momentum(progress, rest):
     method = make_method(momentum=0.9)
@@ -266,7 +266,7 @@ def test_used_prototypes_are_counted_over_the_last_hundred_steps():
 
 
 @pytest.mark.parametrize(
-    ("progress", "temperature"), [(0.0, 0.04), (0.05, 0.05), (0.15, 0.07), (0.2, 0.08), (1.0, 0.08)]
+    "progress, temperature", [(0.0, 0.04), (0.05, 0.05), (0.15, 0.07), (0.2, 0.08), (1.0, 0.08)]
 )
 @torch.no_grad()
 def test_the_temperature_of_the_teacher_rises_along_a_line(progress, temperature):

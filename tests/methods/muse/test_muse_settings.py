@@ -49,7 +49,7 @@ def pictures(tmp_path_factory):
     """A folder with P0 and P1 with 36 nuclei each, and P2 with nuclei in one quarter only."""
     folder = tmp_path_factory.mktemp("pictures")
     draw_pictures(folder)
-    points = folder / "labels" / "P2_points.txt"
+    points = folder / "labels/P2_points.txt"
     lines = [
         line for line in points.read_text().splitlines() if max(map(int, line.split()[:2])) < 125
     ]

@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("tissue")
     draw_pictures(folder)
-    path = str(folder / "images" / "P1.png")
+    path = str(folder / "images/P1.png")
     cv2.imwrite(path, np.round(255 * (cv2.imread(path) / 255) ** 2).astype(np.uint8))
     draw_slide(folder / "S1", mpp=0.25)
     return folder
@@ -56,11 +56,9 @@ def test_views_are_taken_to_the_mean_stains_of_all_images(folder, sources, tmp_p
     data = read_pretrain_data(sources, 0.5, 1, tmp_path)
     fits = []
     for name in ("P0", "P1", "P2"):
-        fit = fit_macenko(
-            cv2.imread(str(folder / "images" / f"{name}.png"))[..., ::-1].reshape(-1, 3)
-        )
+        fit = fit_macenko(cv2.imread(str(folder / f"images/{name}.png"))[..., ::-1].reshape(-1, 3))
         fits.append((fit.stains, fit.strong))
-    slide = json.loads((folder / "S1" / "colour.json").read_text())["macenko"]
+    slide = json.loads((folder / "S1/colour.json").read_text())["macenko"]
     fits.append((np.array(slide["stains"]), np.array(slide["strong"])))
     mean = np.mean([stains for stains, _ in fits], 0)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
@@ -87,7 +85,7 @@ def test_positions_of_a_slide_are_in_px_of_its_store(folder, sources, tmp_path):
     image = read_pretrain_data(sources[1:], 0.5, 1, tmp_path).images[0]
     assert image.size_px == (SIDE_PX // 2, SIDE_PX // 2) and image.mpp == 0.5
     expected = sorted(
-        (x / 2, y / 2) for x, y in read_nuclei(folder / "S1" / "proposals.parquet").xy.tolist()
+        (x / 2, y / 2) for x, y in read_nuclei(folder / "S1/proposals.parquet").xy.tolist()
     )
     np.testing.assert_allclose(sorted(map(tuple, image.nuclei.xy.tolist())), expected, atol=1e-4)
     x, y = image.nuclei.xy[0].astype(int).tolist()

@@ -70,8 +70,8 @@ def test_killed_twice_at_random_steps_it_comes_to_the_very_same_end(pictures, tm
     subprocess.run(command(pictures, tmp_path / "whole"), check=True, stderr=subprocess.DEVNULL)
     again = command(pictures, tmp_path / "parts", "--loaders", "2")
     for n_lines in sorted(random.Random(0).sample(range(1, STEPS - 1), 2)):
-        kill_at(again, tmp_path / "parts" / "metrics.jsonl", n_lines)
-        assert not (tmp_path / "parts" / "checkpoint.pt").exists(), f"killed too late at {n_lines}"
+        kill_at(again, tmp_path / "parts/metrics.jsonl", n_lines)
+        assert not (tmp_path / "parts/checkpoint.pt").exists(), f"killed too late at {n_lines}"
     subprocess.run(again, check=True, stderr=subprocess.DEVNULL)
     whole, parts = (tmp_path / name for name in ("whole", "parts"))
     assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
@@ -92,7 +92,7 @@ def test_two_processes_train_one_network(pictures, tmp_path):
     subprocess.run(one, check=True, stderr=subprocess.DEVNULL)
     losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("two", "one")]
     assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[1], rel=1e-3)
-    assert (tmp_path / "two" / "checkpoint.pt").is_file()
+    assert (tmp_path / "two/checkpoint.pt").is_file()
     both = command(
         pictures,
         tmp_path / "both",
@@ -197,12 +197,12 @@ def test_a_thousand_stores_start_at_once_with_few_files_open(tmp_path):
         assert os.times().children_user - before < 120
         printed.append(done.stderr)
     assert "on 1,000 images of 1,000 patients" in printed[0]
-    output = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    output = json.loads((tmp_path / "run/provenance.json").read_text())
     assert len([name for name in output["inputs"] if "proposals" in name]) == 1000
 
 
 @pytest.mark.parametrize(
-    ("images", "mpp"),
+    "images, mpp",
     [("brca-m2c", 0.5), ("tnbc-nuclei", 0.25), ("nuinsseg-oesophagus", 0.25)],
 )
 def test_the_smoke_recipe_ends_on_any_ten_pictures(shared_data, tmp_path, images, mpp):

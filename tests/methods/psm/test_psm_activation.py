@@ -14,7 +14,7 @@ from muse_pipeline.methods.psm.activation_map import (
 
 
 @pytest.mark.parametrize(
-    ("name", "channels"),
+    "name, channels",
     [
         ("shallow_cnn", 32),
         ("muse_compact_16", 16),

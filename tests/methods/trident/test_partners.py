@@ -107,7 +107,7 @@ def test_nuclei_are_drawn_where_they_lie(tmp_path):
 
 def test_a_store_covers_its_tissue(tmp_path):
     draw_paired_slide(tmp_path / "S1")
-    partner = open_store(tmp_path / "S1" / "partner.zarr")
+    partner = open_store(tmp_path / "S1/partner.zarr")
     mask, side = partner.tissue
     rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
     xy = (np.stack([columns, rows], -1).reshape(-1, 2) + 0.5) * side

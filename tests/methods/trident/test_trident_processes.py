@@ -58,7 +58,7 @@ def found(tmp_path_factory):
     return run_in_two(in_a_process, tmp_path_factory.mktemp("two"))
 
 
-@pytest.mark.parametrize(("loss", "branches"), CASES)
+@pytest.mark.parametrize("loss, branches", CASES)
 def test_two_processes_make_the_step_of_one(found, loss, branches):
     expected = learn(loss, branches, joined(*halves()))
     for name, value in expected.items():

@@ -69,7 +69,7 @@ def test_equal_inputs_give_equal_pictures_and_each_of_them_counts():
             assert (network(*changed) - picture).abs().mean() > 0.1
 
 
-@pytest.mark.parametrize(("height", "width"), [(4, 4), (16, 24), (36, 8)])
+@pytest.mark.parametrize("height, width", [(4, 4), (16, 24), (36, 8)])
 def test_any_multiple_of_the_stride_gives_pixels_of_the_masks_size(height, width):
     network = CoModulatedGenerator(**TINY)
     picture = network(*inputs(2, height, width))

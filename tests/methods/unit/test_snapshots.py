@@ -145,7 +145,7 @@ def test_the_best_snapshot_leaves_the_run(tmp_path, muse, monkeypatch):
     status, out, errors = train(muse, config, tmp_path / "run")
     assert status == 0, errors
     assert "translation: weights of step 2 (measure 0.90, threshold 0.35)" in out + errors
-    stages = tmp_path / "run" / "stages"
+    stages = tmp_path / "run/stages"
     first, last = (
         load_checkpoint(stages / name / "checkpoint.pt").meta
         for name in ("2-translation", "3-reader")

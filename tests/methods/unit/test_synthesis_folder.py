@@ -22,7 +22,7 @@ SMALL = ("--n", "7", "--seed", "5", "--mpp", "0.5", "--size-px", "96")
 def test_the_bytes_depend_on_the_seed_and_not_on_threads(muse, tmp_path):
     folders = [tmp_path / name for name in ("one", "three", "other")]
     for folder, more in zip(folders, ((), ("--threads", "3"), ("--seed", "6")), strict=True):
-        assert muse("synthesize", "masks", "-o", folder, *SMALL, *more)[0] == 0
+        assert muse(f"synthesize masks -o {folder}", *SMALL, *more)[0] == 0
     one, three, other = (
         {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
         for folder in folders
@@ -42,9 +42,7 @@ def test_masks_are_read_back_and_are_a_source_of_labels(tmp_path):
         assert (mask.instances == drawn.instances).all() and (mask.kinds == drawn.kinds).all()
     (tmp_path / "pictures").mkdir()
     for index in range(3):
-        write_png(
-            tmp_path / "pictures" / f"mask-{index:06}.png", np.full((96, 96, 3), 200, np.uint8)
-        )
+        write_png(tmp_path / f"pictures/mask-{index:06}.png", np.full((96, 96, 3), 200, np.uint8))
     source = PictureSource(
         folder / "instances",
         "instances",
@@ -62,7 +60,7 @@ def test_masks_are_read_back_and_are_a_source_of_labels(tmp_path):
 
 def test_the_record_has_the_settings(tmp_path):
     write_mask_folder(tmp_path / "masks", 4, TissueSettings(), seed=1, mpp=0.5, size_px=128)
-    found = read_json(tmp_path / "masks" / "masks.json")
+    found = read_json(tmp_path / "masks/masks.json")
     assert (found["seed"], found["mpp"], found["size_px"], found["n"]) == (1, 0.5, 128, 4)
     assert found["tissue"]["magnification"] == 1.0
 
@@ -70,11 +68,11 @@ def test_the_record_has_the_settings(tmp_path):
 def test_an_earlier_set_is_replaced_and_another_folder_is_not(muse, tmp_path):
     folder = tmp_path / "masks"
     for n in (3, 2):
-        assert muse("synthesize", "masks", "-o", folder, *SMALL[2:], "--n", n)[0] == 0
+        assert muse(f"synthesize masks -o {folder}", *SMALL[2:], "--n", n)[0] == 0
     assert len(list((folder / "instances").iterdir())) == 2
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "thesis.txt").write_text("")
-    status, _, errors = muse("synthesize", "masks", "-o", tmp_path / "own", *SMALL)
+    (tmp_path / "own/thesis.txt").write_text("")
+    status, _, errors = muse(f"synthesize masks -o {tmp_path / 'own'}", *SMALL)
     assert status == 2 and "is a folder that this command did not create" in errors
     with pytest.raises(LabelError, match="contains no masks"):
         read_mask_folder(tmp_path / "own")

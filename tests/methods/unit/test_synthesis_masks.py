@@ -223,7 +223,7 @@ def test_the_colours_of_a_mask():
 
 
 @pytest.mark.parametrize(
-    ("mpp", "size_px", "found"),
+    "mpp, size_px, found",
     [(1.5, 256, "smaller than 6 px"), (0.5, 20, "20 px"), (0.5, 9999, "4096")],
 )
 def test_what_cannot_be_drawn_is_named(mpp, size_px, found):

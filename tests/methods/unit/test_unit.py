@@ -65,9 +65,7 @@ def draw_tissue(folder: Path, n: int = 3, side_px: int = 160) -> Path:
         inside = synthesise_mask(index, 7, side_px, 0.5, TissueSettings()).instances[..., None] > 0
         pixels = 255 * np.exp(-(0.1 + 0.7 * inside) * HAEMATOXYLIN - 0.4 * EOSIN)
         noise = np.random.default_rng(index).normal(0, 4, pixels.shape)
-        cv2.imwrite(
-            str(folder / "images" / f"P{index}.png"), (pixels + noise).clip(0, 255)[..., ::-1]
-        )
+        cv2.imwrite(str(folder / f"images/P{index}.png"), (pixels + noise).clip(0, 255)[..., ::-1])
     return folder
 
 
@@ -78,7 +76,7 @@ def write_config(folder: Path, **changes: object) -> Path:
 
 
 def train(muse, config, folder, *more):
-    return muse("train", config, "-o", folder, "--accelerator", "cpu", "--threads", "1", *more)
+    return muse(f"train {config} -o {folder} --accelerator cpu --threads 1", *more)
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +111,12 @@ def test_a_stopped_run_continues_to_the_same_bytes(tissue, run_folder, tmp_path,
     status, _, errors = train(muse, tissue / "unit.yaml", tmp_path / "parts")
     assert status == 0, errors
     assert (run_folder / "checkpoint.pt").read_bytes() == (
-        tmp_path / "parts" / "checkpoint.pt"
+        tmp_path / "parts/checkpoint.pt"
     ).read_bytes()
 
 
 def test_gauges_are_logged_and_pictures_drawn_at_every_save(run_folder):
-    stage = run_folder / "stages" / "2-translation"
+    stage = run_folder / "stages/2-translation"
     rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "generator loss" in row]
     assert len(rows) == 4
@@ -139,7 +137,7 @@ def test_the_second_stage_keeps_the_generator_and_begins_a_reader(tissue, tmp_pa
         changes=["second.steps=1", "second.learning_rate=1.0e-9", "schedule.steps=2"],
     )
     last = load_checkpoint(train_run(recipe, config, tmp_path / "run", Options(accelerator="cpu")))
-    first = load_checkpoint(tmp_path / "run" / "stages" / "2-translation" / "checkpoint.pt")
+    first = load_checkpoint(tmp_path / "run/stages/2-translation/checkpoint.pt")
     assert first.networks.keys() == {"generator", "discriminator", "translation"}
     for name in ("generator", "discriminator"):
         for key, value in first.networks[name].items():
@@ -161,7 +159,7 @@ def test_the_run_leaves_a_detector(run_folder):
 
 @pytest.mark.slow
 def test_the_detector_is_exported(run_folder, tmp_path, muse):
-    status, out, errors = muse("export", run_folder / "checkpoint.pt", "-o", tmp_path / "unit.onnx")
+    status, out, errors = muse(f"export {run_folder / 'checkpoint.pt'} -o {tmp_path / 'unit.onnx'}")
     assert status == 0, errors
     assert "not checked" not in out + errors  # the pictures that the run kept were used
     predictor = Predictor(tmp_path / "unit.onnx")
@@ -184,8 +182,7 @@ def test_rendered_pictures_and_the_checkpoint_start_a_finetuning(run_folder, tmp
         "-o",
     )
     for name in ("rendered", "again"):
-        status, _, errors = muse(*command, tmp_path / name)
-        assert status == 0, errors
+        muse.ok(*command, tmp_path / name)
     files = sorted(
         path.relative_to(tmp_path / "rendered") for path in (tmp_path / "rendered").rglob("*.*")
     )
@@ -226,23 +223,13 @@ def test_rendered_pictures_and_the_checkpoint_start_a_finetuning(run_folder, tmp
 
 def test_a_detector_without_a_generator_renders_nothing(run_folder, tmp_path, muse):
     status, _, errors = muse(
-        "synthesize",
-        "pictures",
-        "--generator",
-        run_folder / "stages/1-masks/made-from.json",
-        "-o",
-        tmp_path / "out",
+        f"synthesize pictures --generator {run_folder / 'stages/1-masks/made-from.json'} "
+        f"-o {tmp_path / 'out'}"
     )
     assert status == 2 and "made-from.json" in errors
     status, _, errors = muse(
-        "synthesize",
-        "pictures",
-        "--generator",
-        run_folder / "checkpoint.pt",
-        "-o",
-        tmp_path / "out",
-        "--size-px",
-        100,
+        f"synthesize pictures --generator {run_folder / 'checkpoint.pt'} -o "
+        f"{tmp_path / 'out'} --size-px 100"
     )
     assert status == 2 and "give multiples of 16 px" in errors
     assert not (tmp_path / "out").exists()
@@ -462,7 +449,7 @@ def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
 def test_pictures_are_normalised_by_their_own_stains(tmp_path):
     folder = draw_tissue(tmp_path, 2)
     for name, factor in (("P0", 0.9), ("P1", 1.6)):
-        path = str(folder / "images" / f"{name}.png")
+        path = str(folder / f"images/{name}.png")
         cv2.imwrite(path, (256 * (cv2.imread(path) / 256.0) ** factor).astype(np.uint8))
     _, config = load_run(write_config(folder))
     write_mask_folder(tmp_path / "masks", 2, TissueSettings(), seed=0, mpp=0.5, size_px=96)

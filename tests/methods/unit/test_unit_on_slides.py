@@ -38,7 +38,7 @@ def plan(muse, folder, *more):
         folder / "cohort.yaml",
         *more,
     )
-    status, _, errors = muse("step", "pretrain-config", folder / "unit.yaml", *arguments)
+    status, _, errors = muse(f"step pretrain-config {folder / 'unit.yaml'}", *arguments)
     return status, errors
 
 
@@ -49,7 +49,7 @@ def test_a_model_is_trained_on_every_slide(cohort, muse):
         {"store": str(cohort / "results" / name / "image-500nm.zarr")} for name in "ab"
     ]
     status, out, errors = muse(
-        "step", "model", cohort / "cohort.yaml", "--resolved", cohort / "model.json"
+        f"step model {cohort / 'cohort.yaml'} --resolved {cohort / 'model.json'}"
     )
     assert status == 0 and "tiny: 0.5 um/px; Nucleus" in out, errors
     assert not json.loads((cohort / "model.json").read_text())["trains_on_slides"]
@@ -69,26 +69,19 @@ def test_pretraining_holds_slides_back(cohort, muse):
 
 def test_the_recipe_for_slides_names_none(muse, tmp_path):
     config = TOP / "config/train/unit.yaml"
-    status, out, errors = muse("step", "model", config, "--resolved", tmp_path / "model.json")
+    status, out, errors = muse(f"step model {config} --resolved {tmp_path / 'model.json'}")
     assert status == 0 and "unit: 0.5 um/px; Nucleus" in out, errors
     assert json.loads((tmp_path / "model.json").read_text())["trains_on_slides"]
-    status, _, errors = muse("train", config, "-o", tmp_path / "run")
+    status, _, errors = muse(f"train {config} -o {tmp_path / 'run'}")
     assert status == 2 and "sources: the list is empty" in errors
 
 
 def test_methods_that_train_no_detector_are_no_model(muse):
     recipe = TOP / "config/train/muse_pretrain.yaml"
-    status, _, errors = muse("step", "model", recipe, "--set", "sources=[{images: a, mpp: 1}]")
+    status, _, errors = muse(f"step model {recipe} --set", "sources=[{images: a, mpp: 1}]")
     assert status == 2 and "the workflow cannot train models with method 'muse'" in errors
     status, _, errors = muse(
-        "step",
-        "pretrain-config",
-        TOP / "config/train/mil.yaml",
-        "--sheet",
-        TOP / "config/none.tsv",
-        "--results",
-        "r",
-        "-o",
-        "c",
+        f"step pretrain-config {TOP / 'config/train/mil.yaml'} --sheet "
+        f"{TOP / 'config/none.tsv'} --results r -o c"
     )
     assert status == 2
