@@ -146,16 +146,3 @@ def test_a_stain_unlike_training_is_reported_as_the_run_states_it(muse, tmp_path
         "warnings"
     ]
     assert ihc == f"note  ihc: {reason}: nuclei will be scored as positive or negative"
-
-
-def test_options_that_do_not_apply_are_rejected(tmp_path, muse, pyramid_path):
-    (tmp_path / "slides").mkdir()
-    (tmp_path / "slides/a.tif").symlink_to(pyramid_path)
-    write_sheet(tmp_path / "s.tsv", [{"slide_id": "a", "path": pyramid_path}])
-    for what, output in (
-        (("slides", "--roi", "r.json"), "--roi is for slides"),
-        (("s.tsv", "--roi", "r.json"), "is a sheet, which has a column for it"),
-        (("s.tsv", "--mpp", 0.25), "is a sheet, which has a column for it"),
-    ):
-        status, _, errors = muse(f"preflight {tmp_path / what[0]}", *what[1:])
-        assert status == 2 and output in errors

@@ -442,22 +442,6 @@ def test_a_sheet_of_a_user_else_is_no_position_for_results(muse, tmp_path):
     assert (tmp_path / "sheet.json").read_text() == "{}"
 
 
-def test_what_cannot_be_a_slide_does_not_become_a_result(muse, tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "slides.tsv").write_text("slide_id\tpath\na\ta.svs\n")
-    results = tmp_path / "results"
-    for name, remedy in (
-        ("folder", "no slide in it"),
-        ("slides.tsv", "row 2: path"),
-        ("none.svs", "no such file; check the path"),
-        ("*.png", "no such file; the shell expands a pattern only outside quotes"),
-    ):
-        status, _, printed = muse(f"run {tmp_path / name} -o {results}")
-        assert (status, printed.count("\n")) == (2, 1)
-        assert remedy in printed and str(tmp_path / name) in printed
-    assert not results.exists()
-
-
 def test_a_folder_that_another_run_writes_to_is_left_alone(tmp_path):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     command = [

@@ -14,7 +14,6 @@ import toy_pairs
 import toy_sum
 from labelled import draw_labelled_folder
 
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.training import loop
@@ -151,15 +150,3 @@ def test_every_recipe_in_config_is_of_a_method(path):
         pytest.skip("of a cohort, whose slides the workflow fills in")
     recipe, config = load_run(path)
     assert isinstance(config, recipe.Config)
-
-
-def test_a_config_without_a_method_names_the_known_ones(tmp_path, muse):
-    (tmp_path / "c.yaml").write_text("name: x\n")
-    status, _, errors = muse(f"train {tmp_path / 'c.yaml'} -o {tmp_path / 'run'}")
-    assert (
-        status == 2
-        and "setting 'method' is missing; choose one of" in errors
-        and "detector" in errors
-    )
-    with pytest.raises(ConfigError, match="unknown method 'detectr'"):
-        load_run(tmp_path / "c.yaml", changes=["method=detectr"])

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ConfigError, LabelError, StoreError
 from muse_pipeline.data.unlabelled import (
     Picture,
@@ -90,12 +89,6 @@ def test_a_picture_smaller_than_a_window_is_mirrored():
 def test_no_tissue_and_no_source_are_reported():
     with pytest.raises(StoreError, match="no image has tissue"):
         WindowSampler([Slide(has_tissue=False)], 32)
-    with pytest.raises(ConfigError, match="give one"):
-        UnlabelledSource()
-    with pytest.raises(ConfigError, match="mpp is 0"):
-        parse_config({"images": "pictures", "mpp": 0}, UnlabelledSource, "c.yaml")
-    with pytest.raises(ConfigError, match="give `sources`"):
-        open_unlabelled((), 0.5)
 
 
 def test_pictures_are_resampled_and_must_state_how_large_a_pixel_is(tmp_path):

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from muse_pipeline.core.config import parse_config
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
 from muse_pipeline.data.views import Cuts, View, ViewSampler, ViewSet, ViewSettings
@@ -234,12 +232,3 @@ def test_images_are_drawn_by_weight_and_area():
         sample = ViewSampler([small, large], ViewSettings(n_local=0), balance)
         drawn = [sample(rng).image is large for _ in range(400)]
         assert np.mean(drawn) == pytest.approx(share, abs=0.08)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"global_px": 0}, {"n_local": -1}, {"mpp": (0.5, 0.25)}, {"mpp": (0, 1)}],
-)
-def test_settings_that_cannot_be_are_rejected(wrong):
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        parse_config(wrong, ViewSettings, "c.yaml: views")

@@ -13,7 +13,7 @@ import shapely
 from nuclei_example import slide_info
 from qupath_check import check_geojson
 
-from muse_pipeline.core.errors import ConfigError, NucleiError
+from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.features.catalogue import CELL
 from muse_pipeline.features.cells import find_cells
@@ -131,12 +131,6 @@ def test_a_table_without_cells_is_named(tiled_slide, shard, stitch, tmp_path):
     path = stitch(tmp_path / "nuclei.parquet", [shard])
     with pytest.raises(NucleiError, match="setting `cells`"):
         write_cells(path, tiled_slide.info, tmp_path / "cells.geojson.gz")
-
-
-@pytest.mark.parametrize("radius", [0, -1, 20.5])
-def test_a_cell_is_not_smaller_than_its_nucleus(radius):
-    with pytest.raises(ConfigError, match="nuclei grow"):
-        RunSettings({"cells": {"expand_um": radius}})
 
 
 def test_settings_of_cells():

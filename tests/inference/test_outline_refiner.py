@@ -166,9 +166,3 @@ def test_a_graph_of_other_shapes_is_one_sentence(tmp_path, picture):
         OutlineRefiner(tmp_path / "a.onnx")(
             picture, CENTRES, np.full((3, N_RAYS), 4, np.float32), MPP
         )
-
-
-def test_a_file_that_is_no_graph_is_one_sentence(tmp_path):
-    (tmp_path / "a.onnx").write_bytes(b"no graph")
-    with pytest.raises(ModelError, match=r"a\.onnx"):
-        OutlineRefiner(tmp_path / "a.onnx")

@@ -3,62 +3,18 @@ instance.
 """
 
 import io
-import json
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-from drawn_labels import box, disc, draw_nuclei, geojson, grid_xy, make_source, point, read
+from drawn_labels import draw_nuclei, geojson, grid_xy, make_source, point, read
 from PIL import Image
 
 from muse_pipeline.core.errors import GeoJSONError, LabelError, LeftOutWarning, MuseWarning
 from muse_pipeline.labels.label_sources import require_words
 
 GOOD = (point(20, 20), "Dark")
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("20 20 Dark\n600 20 Dark\n", r"P.txt, line 2: \(600.5, 20.5\) lies outside"),
-        ("-3 20 Dark\n-4 9 Dark", r"line 1: .* lies outside .* \(so do 1 more\)"),
-        ("20 20 Dark\n20 20 Darc\n", "P.txt, line 2: class 'Darc' .* did you mean 'Dark'"),
-        ("nucleus file\n20 20 Dark\n", "P.txt, line 1: .* nucleus, file, expected x, y, class"),
-        ("x y y class\n1 1 1 Dark\n", "line 1: .* x, y, y, class, expected"),
-        ("row column class\n20 20 Dark\n", "line 1: .* expected x, y, class"),
-        ("20 20 Dark\nnan 20 Dark\n", "line 2: x is 'nan'"),
-        ("20 20\n", "line 1: has 2 values"),
-        ("20 20 Dark 0.7\n", "line 1: has 4 values"),
-        (
-            "x [µm];y [µm];class\n20;20;Dark\n",
-            r"line 1: positions are in um \(x \[µm\], y \[µm\]\)",
-        ),
-        (
-            "20 20 Dark\n60 20 Dark\n" * 2,
-            "P.txt: 2 of its 4 nuclei are duplicates, .* x 20.5, y 20.5",
-        ),
-        ("", "P.txt: contains no nucleus in P.png; .*allow_empty"),
-        (b"20 20 Dark\n20 40 \x00\xe4rk\n", "P.txt, line 2: not readable as text"),
-    ],
-)
-def test_text(tmp_path, text, message):
-    expect(message, make_source(tmp_path, "P.txt", text))
-
-
-def test_all_unknown_classes_of_a_file_are_listed(tmp_path):
-    message = (
-        r"(P.txt, line 2|feature 2): class 'A' is not in class_map \(dark\).*; also unknown: 'B',"
-        r" 'C'$"
-    )
-    words = ["DARK", "A", "B", "A", "C"]
-    text = "".join(f"{20 * (n + 1)} 20 {word}\n" for n, word in enumerate(words))
-    expect(message, make_source(tmp_path / "text", "P.txt", text, class_map={"dark": "dark"}))
-    content = geojson(*((point(20 * (n + 1), 20), word) for n, word in enumerate(words)))
-    expect(
-        message,
-        make_source(tmp_path / "json", "P.geojson", content, "geojson", class_map={"dark": "dark"}),
-    )
 
 
 def test_a_point_less_than_a_pixel_outside_is_moved_inside_with_a_count(tmp_path):
@@ -90,49 +46,6 @@ def test_a_file_without_nuclei_may_be_meant(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message",
-    [
-        ('{"type": "FeatureCollection", "features": [', "P.geojson: .*(export it again)"),
-        ("20 20 Dark", "P.geojson: not JSON"),
-        (
-            geojson(GOOD, (point(20, 95), "Dark")),
-            r"P.geojson, feature 2: \(20, 95\) lies outside the picture",
-        ),
-        (
-            geojson(GOOD, (point(20, 25), "Tumour")),
-            "P.geojson, feature 2: class 'Tumour'",
-        ),
-        (geojson((point(float("nan"), 20), "Dark")), "P.geojson: feature 1: .*cannot be built"),
-        (geojson(GOOD, (box(5, 5, 5, 20), "Dark")), "feature 2: is a polygon without an area"),
-        (
-            geojson(({"type": "Polygon", "coordinates": []}, "Dark")),
-            "left out: 1 empty object",
-        ),
-        (geojson(GOOD, (disc(50, 50, 85), None)), "feature 2: covers more .*'Region'"),
-        (geojson((box(30, 30, 50, 50), "Region"), GOOD), "feature 2: .* outside every 'Region'"),
-        (geojson((box(130, 30, 150, 50), "Region")), "P.geojson: .*no pixel"),
-        (geojson((point(30, 30), "Region"), GOOD), "feature 1: .* closed area"),
-        (
-            geojson(
-                (
-                    {
-                        "type": "Polygon",
-                        "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50], [0, 0]]],
-                    },
-                    "Region",
-                ),
-                GOOD,
-            ),
-            "feature 1: the lines .* cross",
-        ),
-        (geojson((box(30, 30, 50, 50), "Region")), "contains no nucleus"),
-    ],
-)
-def test_geojson(tmp_path, content, message):
-    expect(message, make_source(tmp_path, "P.geojson", content, "geojson"))
-
-
-@pytest.mark.parametrize(
     "geometry, noun",
     [
         ({"type": "LineString", "coordinates": [[1, 1], [2, 2]]}, "line"),
@@ -147,16 +60,6 @@ def test_what_is_neither_point_nor_outline_is_left_out(tmp_path, geometry, noun)
     with pytest.warns(LeftOutWarning, match=f"P.geojson: left out 1 {noun}"):
         (image,) = read(source)
     assert len(image.nuclei) == 1
-
-
-@pytest.mark.parametrize(
-    "drawn", [(), ((box(10, 10, 30, 30), None),), ((box(10, 10, 30, 30), "Dark"),)]
-)
-def test_a_file_of_regions_that_holds_none(tmp_path, drawn):
-    (tmp_path / "regions").mkdir()
-    (tmp_path / "regions/P.geojson").write_text(geojson(*drawn))
-    source = make_source(tmp_path, "P.txt", "20 20 Dark\n", regions=tmp_path / "regions")
-    expect(r"regions.P\.geojson: has no annotation 'Region\*'", source)
 
 
 def two_squares() -> np.ndarray:
@@ -243,16 +146,6 @@ def test_pictures(tmp_path):
     expect(r"P.png", source)
 
 
-def test_files_that_are_missing_or_one_too_many(tmp_path):
-    source = make_source(tmp_path, "Q.txt", "20 20 Dark\n")
-    expect(r"labels: no label file for 'P' \(.csv", source)
-    for name in ("P_a.txt", "P_b.csv"):
-        (tmp_path / "labels" / name).write_text("20 20 Dark\n")
-    expect("P_a.txt: .* P_b.csv both belong to 'P'", source)
-    (tmp_path / "labels/P_b.csv").rename(tmp_path / "labels/P.csv")
-    expect("P.csv: .* P_a.txt both belong to 'P'", source)
-
-
 @pytest.mark.parametrize(
     "mpp, message", [(None, "its pixel size is unknown"), (0.3, "is 0.3 um/px, .* 0.25")]
 )
@@ -279,37 +172,6 @@ def test_pixels_that_are_not_square_are_rejected(tmp_path):
     options = {"photometric": "rgb", "resolution": (40_000, 20_000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(tmp_path / "images/P.tif", np.zeros((90, 120, 3), np.uint8), **options)
     expect("P.tif: .* square pixels", source)
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("", "is empty"),
-        ("P.png\nP.png\n", "names P.png twice"),
-        ("P.png\nR.png\n", "1 of its names .* R.png"),
-    ],
-)
-def test_splits(tmp_path, text, message):
-    (tmp_path / "split.txt").write_text(text)
-    expect(message, make_source(tmp_path, "P.txt", "20 20 Dark\n", split=tmp_path / "split.txt"))
-
-
-def test_a_class_map_that_leads_nowhere(tmp_path):
-    expect(
-        "maps '1' to 'Palish'",
-        make_source(tmp_path, "P.txt", "20 20 1\n", class_map={"1": "Palish"}),
-    )
-    expect(
-        r"class '2' is not in class_map \(1\)",
-        make_source(tmp_path, "P.txt", "20 20 2\n", class_map={"1": "Pale"}),
-    )
-
-
-def test_json_of_another_kind(tmp_path):
-    expect(
-        "P.json: neither a FeatureCollection",
-        make_source(tmp_path, "P.json", json.dumps({"a": 1}), "geojson"),
-    )
 
 
 def expect(message, source):

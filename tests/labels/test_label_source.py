@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from muse_pipeline.core.errors import ConfigError, LabelError
+from muse_pipeline.core.errors import LabelError
 from muse_pipeline.labels.base_source import Sample
 from muse_pipeline.labels.dataset_source import DatasetSource
 from muse_pipeline.labels.label_sources import parse_source
@@ -51,39 +51,3 @@ def test_a_rule_that_does_not_suit_a_name():
 def test_each_kind_of_source_has_its_class(settings, kind):
     source = parse_source({"labels": "l", "patient": 4, **settings}, "c")
     assert type(source) is kind and source.patient == 4
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"images": None}, "either `images` or `slides`"),
-        ({"slides": "s"}, "either `images` or `slides`"),
-        ({"format": "xml"}, "format 'xml'.* 'row column class'"),
-        ({"images": None, "slides": "s", "format": "instances"}, "s: .* format 'instances'"),
-        ({"results": "r"}, "`results` cannot be combined with `images`"),
-        (
-            {"images": None, "slides": "s", "points": "p"},
-            "`points` cannot be combined with `slides`",
-        ),
-        ({"format": "puma"}, "`images` cannot be combined with format 'puma'"),
-        (
-            {"format": "puma", "images": None, "regions": "r"},
-            "`regions` cannot be combined with format 'puma'",
-        ),
-        ({"image": "i"}, "unknown setting 'image'; did you mean 'images'"),
-        ({"mpp": -0.5}, "c: mpp is -0.5"),
-        ({"mpp": float("nan")}, "c: mpp is nan"),
-        ({"weight": float("inf")}, "c: weight is inf"),
-        ({"weight": 0.0}, "c: weight is 0.0"),
-        ({"outside": "skip"}, "outside 'skip'"),
-        ({"patient": 0}, "patient 0"),
-        ({"diameter_um": -8.0, "mpp": None}, "diameter_um is -8.0"),
-        ({"diameter_um": 8.0, "mpp": 0.5, "format": "instances"}, "either `mpp` or `diameter_um`"),
-        ({"patient": "("}, "regular expression"),
-        ({"class_map": {"a": []}}, "'a' to an empty list"),
-        ({"format": "areas", "purity": 0.2}, "purity is 0.2"),
-    ],
-)
-def test_settings_that_cannot_be_meant(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        parse_source({"labels": "l", "format": "geojson", "images": "i", **settings}, "c")

@@ -7,7 +7,6 @@ import gzip
 import numpy as np
 import pytest
 
-from muse_pipeline.core.errors import LabelError
 from muse_pipeline.labels.nuclei_files import read_points
 
 XY = [[10.25, 20.0], [11.0, -0.5]]
@@ -41,34 +40,6 @@ def test_scores_are_read_where_there_are_no_classes(tmp_path):
         and np.isnan(points.nuclei.score[1])
     )
     assert points.nuclei.rays.shape == (2, 4) and np.isnan(points.nuclei.rays).all()
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("x,y,class\n1,2,a\noops,2,a\n", "line 3: x is 'oops'"),
-        ("x,y,class\n1,2,a\n1,2,a\n1,inf,a\n", "line 4: y is 'inf'"),
-        ("x,y,class\n1,2,a\n\n\noops,2,a\n", "line 5: x"),
-        ('x,y,class\n"1,5",2,b\n', "line 2: x is '1,5'"),  # perhaps 1.5
-        ("x;y;class\n1,5;2;b\n1;1.234,5;b\n", r"line 3: y is '1\.234,5'"),
-        ("x,y,class\n1,2,a,\n1,2,a,4\n", "line 3: has 4 values"),
-        ("x,y,class\n1,2,a\n1,2\n", "line 3: has 2 values"),
-        ('x,y,class\n1,2,"a\n', "line 2: not readable as CSV"),
-        ("x,y\n1,2\n", "line 1: .* x, y, expected x, y, class"),
-        ("Row,X,Kind\n1,2,3\n", "line 1: .* Row, X, Kind, expected"),
-        ("x,y,class,Class,y\n", "line 1: .* expected x, y, class"),
-        ("Image,Class,Centroid X µm,Centroid Y µm\ns,a,1,2\n", "line 1: .* QuPath"),
-        ("x [µm];Y_um;class\n1,5;2;b\n", r"line 1: .* um \(x \[µm\], Y_um\)"),
-        ("1,2,a\n", "line 1: .* 1, 2, a, expected"),
-        ("", "is empty"),
-        ("\n , \n", "is empty"),
-    ],
-)
-def test_what_cannot_be_read(tmp_path, text, message):
-    (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(LabelError, match=rf"t\.csv[:,] {message}") as caught:
-        read_points(tmp_path / "t.csv", ("x", "y", "class"))
-    assert "\n" not in str(caught.value)
 
 
 def test_positions_in_um_are_read_where_they_are_expected(tmp_path):

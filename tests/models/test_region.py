@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.models.region import RegionGraph, RegionNetwork
 
 IDENTITY = torch.eye(3, 4)
@@ -50,14 +49,3 @@ def test_only_the_first_three_stages_learn():
         any(p.grad is not None for p in stage.parameters()) for stage in network.backbone.stages
     ]
     assert stages == [True, True, True, False]
-
-
-@pytest.mark.parametrize("fusion", [(0.5, 0.5), (0.5, 0.5, 0.5), (-0.2, 0.6, 0.6)])
-def test_weights_that_are_no_mean_are_rejected(fusion):
-    with pytest.raises(ConfigError, match="sum to 1"):
-        RegionNetwork("muse_compact_16", 2, fusion)
-
-
-def test_one_class_is_rejected():
-    with pytest.raises(ConfigError, match="at least two classes"):
-        RegionNetwork("muse_compact_16", 1)

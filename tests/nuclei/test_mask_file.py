@@ -65,11 +65,6 @@ def test_a_tiff_of_one_page_may_state_so(tmp_path):
     assert np.array_equal(read_label_image(tmp_path / "s.tif"), mask)
 
 
-def test_a_mask_that_is_not_there(tmp_path):
-    with pytest.raises(LabelError, match="correct"):
-        read_label_image(tmp_path / "s.png")
-
-
 def squares(n, side=512):
     """A label image of ``n`` squares of 6 px, numbered from 1 row by row."""
     mask = np.zeros((side, side), np.uint16)

@@ -176,15 +176,6 @@ def test_only_level0_positions(tmp_path):
         writer.write(nuclei, np.array([shapely.box(0, 0, 1, 1)]), {})
 
 
-def test_foreign_files_are_named(tmp_path):
-    (tmp_path / "text.parquet").write_text("no parquet")
-    pd.DataFrame({"x": [1.0]}).to_parquet(tmp_path / "other.parquet")
-    again = r"not a readable Parquet file \(.+\); make it with `muse step stitch` again"
-    for name, reason in (("none", "no such file"), ("text", again), ("other", "muse step stitch")):
-        with pytest.raises(NucleiError, match=reason):
-            read_nuclei(tmp_path / f"{name}.parquet")
-
-
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_byte_that_is_another_is_noticed(tmp_path, share):
     """Without checksums, wrong numbers would be read."""

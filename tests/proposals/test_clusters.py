@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from muse_pipeline.core.config import parse_config
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.methods.psm.activation_map import (
     Clusters,
     ClusterSettings,
@@ -101,11 +100,6 @@ def test_k_means_finds_groups_and_survives_values_that_are_all_alike():
     order = nearest(true, centres)
     assert len(set(order)) == 4 and np.abs(centres[order] - true).max() < 0.2
     assert (mini_batch_k_means(np.ones((50, 2), np.float32), 3, generator) == 1).all()
-
-
-def test_an_unknown_choice_is_reported():
-    with pytest.raises(ConfigError, match="features 'jot'"):
-        parse_config({"features": "jot"}, ClusterSettings, "clusters")
 
 
 def test_the_presets_can_be_written_as_the_docs_state():

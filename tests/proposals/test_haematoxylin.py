@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from test_haematoxylin_density import paint
 
-from muse_pipeline.core.config import parse_config
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.proposals.haematoxylin import HaematoxylinFinder, HaematoxylinSettings
 from muse_pipeline.proposals.otsu_mask import blend_stains
@@ -86,9 +84,3 @@ def test_nothing_is_found_on_glass_in_eosin_or_in_ink():
         finder = HaematoxylinFinder.fit(SlideSample(0.5, (discs,)), HaematoxylinSettings())
         found = finder.find(covered)
         assert len(found) and (found.xy[:, 1] > 195).all()
-
-
-def test_settings_without_sense_are_rejected():
-    for wrong in ({"radii_um": (0.1,)}, {"strictness": float("nan")}, {"max_radius_um": 900.0}):
-        with pytest.raises(ConfigError):
-            parse_config(wrong, HaematoxylinSettings, "haematoxylin")

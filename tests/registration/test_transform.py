@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from drawn import ArraySlide
 
-from muse_pipeline.core.errors import RegistrationError
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.registration.transform import Transform, read_given, read_transform
 
@@ -97,33 +96,3 @@ def test_a_matrix_of_qupath_counts_from_the_bounds(tmp_path):
     )
     found = read_given(tmp_path / "m.txt", slide, partner)
     np.testing.assert_allclose(found.to_partner([5.0, 10.0]) / 0.5, [600 + 100, -40 + 200])
-
-
-@pytest.mark.parametrize(
-    "name, text, why",
-    [
-        ("l.csv", "x,y\n1,2\n", "its columns are not"),
-        ("l.csv", "x,y,partner_x,partner_y\n1,2,3,4\n2,2,3,4\n", "2 landmarks; at least 3"),
-        ("l.csv", "x,y,partner_x,partner_y\n1,1,3,4\n2,2,3,4\n3,3,1,1\n", "lie on a line"),
-        (
-            "l.csv",
-            "x,y,partner_x,partner_y\n1,1,3,nan\n2,2,3,4\n3,9,1,1\n",
-            "all of them finite numbers",
-        ),
-        ("m.txt", "1, 2, 3", "3 numbers instead of 6"),
-        ("m.txt", "1 1 0 1 1 0", "not an invertible map"),
-        ("t.json", '{"matrix": [[1, 0], [0, 1]]}', "not a transform"),
-        ("t.json", "{", "not a transform"),
-        (
-            "t.json",
-            '{"matrix": [[1, 0, 0], [0, 1, 0]], "bend": {"node_um": 250}}',
-            "it bends the slide",
-        ),
-    ],
-)
-def test_what_is_no_transform_is_one_sentence(tmp_path, name, text, why):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(RegistrationError, match=why):
-        read_given(tmp_path / name, info_of((0.5, 0.5)), info_of((0.5, 0.5)))
-    with pytest.raises(RegistrationError, match="cannot be read"):
-        read_given(tmp_path / "none.csv", info_of((0.5, 0.5)), info_of((0.5, 0.5)))

@@ -3,10 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from nuclei_example import draw_nuclei, write_example
 
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.inference.counts import count_intensities, score, score_values
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.settings import RunSettings
@@ -22,14 +20,6 @@ def test_a_grade_begins_at_its_intensity(tmp_path):
     path = write_example(tmp_path / "nuclei.parquet", nuclei)
     provenance = replace(read_provenance(path), intensities_od=(0.25, 0.5, 0.75))
     assert count_intensities(path, provenance, ())["slide"] == {"nucleus": [1, 2, 1, 2]}
-
-
-@pytest.mark.parametrize(
-    "limits", [[0.2, 0.2, 0.6], [0, 0.4, 0.6], [0.2, 0.4], ["a", 0.4, 0.6], [0.6, 0.4, 0.2]]
-)
-def test_intensities_ascend(limits):
-    with pytest.raises(ConfigError, match="ascending optical densities"):
-        RunSettings({"intensities": limits})
 
 
 def test_intensities_of_the_command_line_are_numbers():

@@ -267,12 +267,3 @@ def test_the_overlay_step_leaves_the_summary_and_its_record(slide_folder, muse, 
     assert muse(f"step overlay {slide_folder} --ledger {tmp_path / 'overlay.json'}")[0] == 0
     assert json.loads((tmp_path / "overlay.json").read_text())["status"] == "ok"
     assert (slide_folder / "summary.json").is_file()
-
-
-def test_a_missing_sheet_is_one_sentence(tmp_path, muse):
-    status, _, err = muse(
-        f"report {tmp_path} --slides none.json --output {tmp_path / 'r'} --table {tmp_path / 't'}"
-    )
-    assert status == 2
-    assert err.startswith("muse report: none.json: not readable as JSON")
-    assert err.count("\n") == 1

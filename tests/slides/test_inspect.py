@@ -104,16 +104,6 @@ def test_there_and_back(tmp_path, pyramid_path):
     assert isinstance(info, SlideInfo)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"slide_id": "x"}', "not json", "\udcff"])
-def test_a_wrong_slide_json(tmp_path, content):
-    path = tmp_path / "slide.json"
-    path.write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(SlideError, match="`muse inspect`"):
-        read_info(path)
-    with pytest.raises(SlideError, match=r"nowhere.json: cannot be read"):
-        read_info(tmp_path / "nowhere.json")
-
-
 def test_the_fingerprint_follows_the_content(tmp_path):
     content = bytearray(np.random.default_rng(0).bytes(4 * BLOCK_BYTES))
     path, copy = tmp_path / "a.svs", tmp_path / "b.svs"

@@ -236,17 +236,6 @@ def sentence(path) -> str:
     return message
 
 
-def test_missing_folder_empty_noise(tmp_path):
-    assert "no such file" in sentence(tmp_path / "nowhere.svs")
-    assert "is a folder" in sentence(tmp_path)
-    (tmp_path / "a.zarr").mkdir()
-    spoilt(tmp_path, "a.zarr/zarr.json", b"{}")
-    assert "is an OME-Zarr folder, which no reader" in sentence(tmp_path / "a.zarr")
-    assert "is empty" in sentence(spoilt(tmp_path, "empty.svs", b""))
-    assert "not a slide" in sentence(spoilt(tmp_path, "noise.svs", bytes(range(256)) * 4))
-    assert "not a slide" in sentence(spoilt(tmp_path, "notes.tif", b"these are only words\n"))
-
-
 def test_names_that_do_not_suit_the_content(tmp_path):
     for name, kind, right in (
         ("a.svs", "png", "a.png"),
@@ -302,15 +291,6 @@ def test_truncated_tiff(tmp_path, gradient, ome, kept, caplog):
     with caplog.at_level(logging.WARNING):
         assert "truncated" in sentence(path)
     assert not caplog.records  # nothing is logged in addition to the sentence
-
-
-def test_directory_at_the_end_of_a_truncated_tiff(tmp_path):
-    assert "is truncated" in sentence(
-        spoilt(tmp_path, "head.tif", b"II*\0\xff\xff\xff\0" + b"\0" * 100)
-    )
-    assert "is truncated" in sentence(
-        spoilt(tmp_path, "big.tif", b"MM\0+\0\x08\0\0" + b"\0\0\0\xff\0\0\0\0" + b"\0" * 99)
-    )
 
 
 def test_complaints_about_a_file_are_those_of_its_thread(tmp_path, gradient):

@@ -114,13 +114,6 @@ def test_a_url_in_a_wrong_position_reveals_nothing_either(tmp_path, text):
     assert not [secret for secret in ("ann", "pass", "signed") if secret in str(raised.value)]
 
 
-def test_a_region_of_interest_is_not_fetched(tmp_path):
-    sheet = tmp_path / "slides.tsv"
-    sheet.write_text("slide_id\tpath\troi\nA\ts3://b/a.svs\ts3://b/a.geojson\n")
-    with pytest.raises(SheetError, match="fetched"):
-        read_sheet(sheet)
-
-
 def test_slides_by_url_get_names(tmp_path):
     def names(*files):
         return [row.slide_id for row in name_slides(files)]

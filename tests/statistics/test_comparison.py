@@ -11,13 +11,11 @@ from scipy import stats
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.cohort.sheet import read_sheet
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.statistics.cohort import read_groups
 from muse_pipeline.statistics.comparison import (
     compare_groups,
     compare_pairs,
     mean_by_patient,
-    require_groups,
 )
 
 N_PATIENTS, N_SLIDES, N_NUCLEI = 24, 3, 100
@@ -68,20 +66,6 @@ def test_a_planted_difference_is_found_with_an_interval_around_it():
 def test_three_groups_are_compared_pair_by_pair():
     pairs = compare_pairs(np.random.default_rng(0).normal(size=(9, 2)), list("aaabbbccc"))
     assert [(first, second) for first, second, _ in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
-
-
-@pytest.mark.parametrize(
-    "groups, message",
-    [
-        (["a", "b", "a"], "patient 'P1' is in the groups 'a' and 'b'"),
-        (["a", "a", "a"], "found 1 group"),
-        (["a", "a", "b"], "group 'a' has one patient"),
-    ],
-)
-def test_groups_that_cannot_be_compared_are_rejected(groups, message):
-    slides = ["s1", "s2", "s3"]
-    with pytest.raises(ConfigError, match=message):
-        require_groups(dict(zip(slides, groups, strict=True)), {"s1": "P1", "s2": "P1", "s3": "P2"})
 
 
 @pytest.mark.filterwarnings("ignore:.*missing value")

@@ -4,10 +4,7 @@ import csv
 import re
 from xml.etree import ElementTree
 
-import pytest
-
 from muse_pipeline.cli.main import main
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.report.html import render
 from muse_pipeline.report.page import SHOWN, read_statistics
 from muse_pipeline.report.plots import group_color
@@ -105,10 +102,3 @@ def test_the_report_has_the_section(results):
     assert '<h2 id="statistics">Groups of patients</h2>' in (results / "report.html").read_text()
     assert main(["report", str(results)]) == 0
     assert "Groups of patients" not in (results / "report.html").read_text()
-
-
-@pytest.mark.parametrize("text", ["", "measure\tq\n1\t2\n"])
-def test_a_file_that_is_none_is_one_sentence(tmp_path, text):
-    (tmp_path / "statistics.tsv").write_text(text)
-    with pytest.raises(ConfigError, match="`muse statistics`"):
-        read_statistics(tmp_path / "statistics.tsv")

@@ -90,11 +90,3 @@ def test_a_mask_of_another_slide_or_mpp_is_rejected(tmp_path):
         TissueMask.load(tmp_path / "a.npz", replace(info, fingerprint="0"))
     with pytest.raises(StoreError, match="um/px"):
         TissueMask.load(tmp_path / "a.npz", replace(info, mpp=(0.25, 0.25)))
-
-
-@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn"])
-def test_what_is_no_mask_is_reported(tmp_path, content):
-    if content is not None:
-        (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(StoreError, match="run `muse step tissue` again"):
-        TissueMask.load(tmp_path / "a.npz")

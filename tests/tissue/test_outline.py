@@ -318,9 +318,6 @@ def test_gzip_and_zip_are_read_by_their_content(tmp_path):
         read_roi(tmp_path / "roi.zip", info)
 
 
-BOW_TIE = {"type": "Polygon", "coordinates": [[[0, 0], [50, 50], [50, 0], [0, 50], [0, 0]]]}
-
-
 SPIKED = [[0, 0], [50, 0], [90, 0], [50, 0], [50, 50], [0, 50], [0, 0]]
 
 
@@ -334,37 +331,6 @@ SPIKED = [[0, 0], [50, 0], [90, 0], [50, 0], [50, 50], [0, 50], [0, 0]]
 def test_a_spike_is_removed(tmp_path, geometry):
     (tmp_path / "roi.geojson").write_text(json.dumps(geometry))
     assert read_roi(tmp_path / "roi.geojson", slide_and_info()[1]).equals(box(0, 0, 50, 50))
-
-
-@pytest.mark.parametrize(
-    "text, reason",
-    [
-        (None, "No such file"),
-        ("{", "not JSON"),
-        ("[" * 100_000, "not JSON"),
-        ("3", "neither a FeatureCollection nor a list of features"),
-        ("{}", "neither a FeatureCollection nor a list of features"),
-        ("[]", r"holds no polygon for a region of interest \(found: no objects\)"),
-        (json.dumps(feature_of()), r"holds no polygon .* \(found: no objects\)"),
-        (json.dumps(feature_of(shapely.Point(1, 1), shapely.Point(1, 2))), r"\(found: 2 points\)"),
-        (json.dumps({"type": "Polygon", "coordinates": []}), r"\(found: 1 empty object\)"),
-        (
-            json.dumps({"type": "Feature", "geometry": {}, "properties": {"objectType": "root"}}),
-            "found: 1 root object",
-        ),
-        (json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [1, "a"]]]}), "is not GeoJSON"),
-        (json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}), "is not GeoJSON"),
-        (json.dumps(BOW_TIE), "polygon 1 is not valid"),
-        (json.dumps(feature_of(box(9000, 9000, 9100, 9100))), "outside slide 'drawn'"),
-    ],
-)
-def test_what_is_no_roi_is_reported_in_one_sentence(tmp_path, text, reason):
-    _, info = slide_and_info()
-    if text is not None:
-        (tmp_path / "roi.geojson").write_text(text)
-    with pytest.raises(GeoJSONError, match=reason) as caught:
-        read_roi(tmp_path / "roi.geojson", info)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_tile_that_spoils_all_of_a_small_slide_costs_the_picture_its_detail_alone(tmp_path):

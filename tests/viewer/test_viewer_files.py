@@ -17,7 +17,6 @@ from PIL import Image
 from uneven_slide import HOSTILE, draw_nuclei, read_slide, write_nuclei, write_uneven_slide
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, read_nuclei
 from muse_pipeline.qupath.regions import ClassArea, write_class_areas
 from muse_pipeline.slides.inspect import read_info
@@ -294,8 +293,3 @@ def test_the_server_answers_this_machine_alone(folder):
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(foreign)
         server.shutdown()
-
-
-def test_a_folder_without_results_is_one_sentence(tmp_path):
-    with pytest.raises(NucleiError, match="nuclei"):
-        find_pages(tmp_path)

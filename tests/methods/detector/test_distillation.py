@@ -7,12 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from muse_pipeline.core.config import parse_config
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.augment import LabelledBatch, WeakView
 from muse_pipeline.methods.detector.method import (
     DetectorTraining,
-    DistillationSettings,
     DistillationTerm,
 )
 from muse_pipeline.models import HEADS
@@ -148,14 +145,3 @@ def test_a_run_goes_on_without_its_teachers_being_saved_with_it():
     del state["network.head.out.bias"]
     with pytest.raises(RuntimeError, match=r"Missing key.*network\.head\.out\.bias"):
         again.load_state_dict(state)
-
-
-def test_settings_that_teach_nothing_are_rejected():
-    with pytest.raises(ConfigError, match="distillation: `teachers` is empty"):
-        DistillationSettings(())
-    for name, value, reason in (
-        ("share", 1.5, r"share is 1\.5; give a number from 0 to 1"),
-        ("where", "inside", "where 'inside' is unknown; choose everywhere or outside"),
-    ):
-        with pytest.raises(ConfigError, match=rf"distillation: {reason}"):
-            parse_config({"teachers": ["a.pt"], name: value}, DistillationSettings, "distillation")

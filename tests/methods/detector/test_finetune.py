@@ -12,7 +12,7 @@ import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
 from experiments.common.training import finetune
-from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, OutputError
+from muse_pipeline.core.errors import CheckpointError, LabelError, OutputError
 from muse_pipeline.methods.detector import data as finetune_data
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.run import load_detector_config
@@ -95,38 +95,6 @@ def test_what_the_card_states_may_change_without_training_again(folder, tmp_path
     assert same_weights(first, again)
 
 
-@pytest.mark.parametrize(
-    "old, new, error, message",
-    [
-        ("n_rays: 8", "n_ray: 8", ConfigError, "did you mean 'n_rays'"),
-        ("muse_compact_16", "muse_compact_1", ConfigError, "did you mean 'muse_compact_16'"),
-        (
-            '"2": Pale',
-            '"3": Pale',
-            LabelError,
-            r"_points.txt, line \d+: class '2' is not in class_map",
-        ),
-        ('"2": Pale', '"2": Palish', LabelError, "not a class of the model"),
-        ("images: images", "images: pictures", LabelError, "no such folder"),
-        (
-            "labels: labels",
-            "labels: images",
-            LabelError,
-            "expected three values|no label file|not readable",
-        ),
-        ("row column class", "column row", ConfigError, "format 'column row'"),
-        ("mpp: 0.5\nclasses", "classes", ConfigError, "'mpp' is missing"),
-        ("colour: identity", "colour: reinhard", ConfigError, "'reinhard' is unknown"),
-    ],
-)
-def test_a_wrong_config_is_one_sentence(folder, tmp_path, old, new, error, message):
-    path = write_config(folder)
-    path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(error, match=message) as caught:
-        finetune(load_detector_config(path), tmp_path, CPU)
-    assert "\n" not in str(caught.value)
-
-
 def test_the_rate_rises_and_falls():
     schedule = Schedule(steps=100, learning_rate=1.0, warmup=0.1)
     rates = [schedule.rate(step) for step in range(100)]
@@ -166,17 +134,3 @@ def test_a_folder_of_a_user_s_own_is_spared(folder, tmp_path):
     with pytest.raises(OutputError, match="contains pictures"):
         finetune(config, tmp_path, CPU)
     assert [path.name for path in tmp_path.rglob("*")] == ["pictures", "mine.png"]
-
-
-@pytest.mark.parametrize(
-    "change, sentence",
-    [
-        ("sources=[]", "sources: the list is empty"),
-        ("sources.0.mpp=250", r"250 um per pixel.*correct `mpp`"),
-    ],
-)
-def test_no_source_and_another_unit_are_reported(folder, tmp_path, change, sentence):
-    with pytest.raises((ConfigError, LabelError), match=sentence):
-        finetune(
-            load_detector_config(write_config(folder, steps=1), changes=[change]), tmp_path, CPU
-        )

@@ -121,27 +121,6 @@ def test_pictures_of_the_config_stay_its_sources(plan, where):
     ]
 
 
-@pytest.mark.parametrize(
-    "arguments, sentence",
-    [
-        (["--exclude", "zz"], "exclude: no slide_id contains 'zz'"),
-        (["--held-splits", "tset"], "no slide has the split 'tset'; known: test, train, val"),
-        (["--exclude", "a", "b", "d", "e"], "is left for training"),
-        (
-            ["--set", "bakcbone=x"],
-            "read as 'muse'): unknown setting 'bakcbone'; did you mean 'backbone'?",
-        ),
-        (["--set", "checkpoint=none.pt"], "none.pt: no such checkpoint"),
-        (["--set", "sources=[{images: nowhere, mpp: 0.5}]"], "nowhere: no such folder of pictures"),
-    ],
-)
-def test_a_mistake_is_one_sentence(plan, where, arguments, sentence):
-    status, _, output = plan(*arguments)
-    assert (status, output.count("\n")) == (2, 1)
-    assert sentence in output
-    assert not (where / "run.yaml").exists()
-
-
 def test_a_patient_on_both_sides_is_rejected(plan, where):
     sheet = where / "slides.tsv"
     sheet.write_text(sheet.read_text().replace("P1", "P3"))
@@ -203,16 +182,3 @@ def test_slides_with_a_partner_are_paired_with_its_store(muse, where):
     assert read_json(where / "run.json")["partners"] == ["a", "d"]  # c is held back
     status, _, _ = muse("step pretrain-config given.yaml", *files, "--set", "alignment.branches=1")
     assert status == 0 and read_json(where / "run.json")["partners"] == []
-
-
-def test_a_sheet_without_partners_cannot_train_with_them(muse, where):
-    (where / "given.yaml").write_text(yaml.safe_dump(PAIRED))
-    files = ["--sheet", "slides.tsv", "--results", "out", "-o", "run.yaml"]
-    status, _, errors = muse("step pretrain-config given.yaml", *files)
-    assert (
-        status == 2
-        and "none has a `partner`, which 3 branches need" in errors
-        and "column `partner`" in errors
-    )
-    (where / "given.yaml").write_text(yaml.safe_dump({**SETTINGS, "method": "psm"}))
-    assert muse("step pretrain-config given.yaml", *files)[0] == 2

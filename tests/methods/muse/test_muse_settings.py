@@ -4,10 +4,6 @@ import pytest
 from every_setting import IN_VIEWS, NAMES, SCHEDULE, Kind, last_stage
 from pretraining import SETTINGS, draw_pictures
 
-from muse_pipeline.core.config import parse_config
-from muse_pipeline.core.errors import ConfigError
-from muse_pipeline.methods.muse.config import MuseConfig
-
 LABELLED = {"images": "images", "labels": "labels", "format": "row column class", "mpp": 0.5}
 RUN = {
     **SETTINGS,
@@ -39,7 +35,7 @@ SETTINGS_OF_RUN = Kind(
         **dict.fromkeys(("sources.0.mpp", "sources.1.mpp"), "of `images`: test_pretrain.py"),
         "diameter_um": "of label masks; stands for `mpp`",
         **dict.fromkeys(("margin_um", "purity"), "of areas"),
-        "labelled.weight": "is rejected: test_a_weight_belongs_to_the_source",
+        "labelled.weight": "is rejected: tests/mistakes.yaml",
     },
 )
 
@@ -55,12 +51,6 @@ def pictures(tmp_path_factory):
     ]
     points.write_text("\n".join(lines) + "\n")
     return folder
-
-
-def test_a_weight_belongs_to_the_source():
-    sources = [{"labelled": {**LABELLED, "weight": 2.0}}]
-    with pytest.raises(ConfigError, match="set inside `labelled`"):
-        parse_config({**RUN, "sources": sources}, MuseConfig, "c.yaml")
 
 
 @pytest.mark.parametrize("name", SETTINGS_OF_RUN.names)

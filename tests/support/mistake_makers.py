@@ -1,0 +1,96 @@
+"""The folders and the actions that tests/mistakes.yaml names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pretraining
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from drawn import ArraySlide
+from drawn_labels import draw_nuclei, grid_xy, read
+from labelled import CPU, draw_labelled_folder, write_config
+
+from experiments.common.training import finetune, load_muse_config, pretrain
+from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.labels.label_sources import parse_source
+from muse_pipeline.methods.detector.run import load_detector_config
+from muse_pipeline.proposals.base import SlideSample
+from muse_pipeline.proposals.imported import ImportedNuclei, ImportSettings
+from muse_pipeline.qupath.regions import read_roi
+from muse_pipeline.registration.transform import read_given
+
+
+def labelled(folder: Path) -> None:
+    """Labelled pictures and ``tiny.yaml``, which trains on them."""
+    write_config(draw_labelled_folder(folder))
+
+
+def picture(folder: Path) -> None:
+    """``images/P.png`` of 120 x 90 px and an empty folder ``labels``."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+    size = (120, 90)
+    cv2.imwrite(str(folder / "images/P.png"), draw_nuclei(size, grid_xy(size))[..., ::-1])
+
+
+def proposed(folder: Path) -> None:
+    """``c.yaml``, which pretrains on ``S1``, a slide with proposals, and ``picture/a.png``."""
+    pretraining.draw_slide(folder / "S1")
+    source = {"store": "S1/image-500nm.zarr", "proposals": "S1/proposals.parquet"}
+    pretraining.write_config(folder / "c.yaml", [source])
+    (folder / "picture").mkdir()
+    cv2.imwrite(str(folder / "picture/a.png"), np.full((90, 90, 3), 220, np.uint8))
+
+
+def checkpoints(folder: Path) -> None:
+    """Files of PyTorch that are no checkpoint, and one of a later version."""
+    torch.save({"x": 1}, folder / "other.pt")
+    torch.save({"format": "muse_pipeline 9"}, folder / "later.pt")
+
+
+def tables(folder: Path) -> None:
+    """A table that is not of nuclei."""
+    pq.write_table(pa.table({"x": [1.0]}), folder / "other.parquet")
+
+
+def deep(folder: Path) -> None:
+    """Brackets deeper than Python's stack."""
+    (folder / "roi.geojson").write_text("[" * 100_000)
+
+
+def read_labels(**source) -> None:
+    read(parse_source({"images": "images", "labels": "labels", "mpp": 0.5, **source}, "c"))
+
+
+def load_changed(*changes: str) -> None:
+    load_detector_config(Path("tiny.yaml"), changes=changes)
+
+
+def train_changed(*changes: str) -> None:
+    finetune(load_detector_config(Path("tiny.yaml"), changes=changes), Path("run"), CPU)
+
+
+def pretrain_changed(**settings) -> None:
+    source = {"store": "S1/image-500nm.zarr", "proposals": "S1/proposals.parquet"}
+    path = pretraining.write_config(Path("c.yaml"), **{"sources": [source], **settings})
+    pretrain(load_muse_config(path), Path("run"), CPU)
+
+
+def drawn_info(mpp: float = 0.5) -> SlideInfo:
+    return ArraySlide([np.full((795, 955, 3), 200, np.uint8)]).info((mpp, mpp))
+
+
+def read_region_of_interest() -> None:
+    read_roi(Path("roi.geojson"), drawn_info())
+
+
+def read_transform_of_partner(name: str) -> None:
+    read_given(Path(name), drawn_info(), drawn_info())
+
+
+def read_imported(name: str) -> None:
+    ImportedNuclei.fit(SlideSample(0.5, (), None, drawn_info()), ImportSettings(name))
