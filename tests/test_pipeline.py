@@ -24,10 +24,8 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import (
     ArgumentError,
     GeoJSONError,
-    ModelError,
     MppError,
     MuseWarning,
-    ProviderError,
 )
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.types import Slide
@@ -292,75 +290,6 @@ def test_tissue_that_cannot_be_decoded_is_warned_of(pixels):
 
 
 BAD = {
-    "floating point": (
-        lambda image: muse.find_nuclei(image / 255, mpp=MPP),
-        ArgumentError,
-        r"float64 of shape \(700",
-    ),
-    "grey": (
-        lambda image: muse.find_nuclei(image[..., 0], mpp=MPP),
-        ArgumentError,
-        "give .height, width, 3. uint8",
-    ),
-    "transparent": (
-        lambda image: muse.find_tissue(image[..., [0, 1, 2, 2]], mpp=MPP),
-        ArgumentError,
-        "uint8 RGB",
-    ),
-    "empty": (lambda image: muse.find_tissue(image[:0], mpp=MPP), ArgumentError, "uint8 RGB"),
-    "no mpp": (muse.find_nuclei, MppError, "give mpp="),
-    "no number": (
-        lambda image: muse.find_nuclei(image, mpp=0),
-        MppError,
-        "mpp 0 is not a positive number",
-    ),
-    "mpp in nm": (lambda image: muse.find_nuclei(image, mpp=250), MppError, "check its unit"),
-    "too coarse": (lambda image: muse.find_nuclei(image, mpp=1.2), MppError, "too coarse"),
-    "a path": (
-        lambda image: muse.find_nuclei("slide.svs", mpp=MPP),
-        ArgumentError,
-        "open it with open_slide",
-    ),
-    "box outside": (
-        lambda image: muse.find_nuclei(image, (1300, 0, 9, 9), mpp=MPP),
-        ArgumentError,
-        "1300 x 700",
-    ),
-    "box before": (
-        lambda image: muse.find_nuclei(image, (-9, 0, 9, 9), mpp=MPP),
-        ArgumentError,
-        "lies outside",
-    ),
-    "box without area": (
-        lambda image: muse.find_nuclei(image, (0, 0, 0, 9), mpp=MPP),
-        ArgumentError,
-        "above 0",
-    ),
-    "box of corners": (
-        lambda image: muse.find_nuclei(image, (0, 0, 9), mpp=MPP),
-        ArgumentError,
-        "x, y, width",
-    ),
-    "threads": (
-        lambda image: muse.find_nuclei(image, mpp=MPP, threads=0),
-        ArgumentError,
-        "give 1 or more",
-    ),
-    "model": (
-        lambda image: muse.find_nuclei(image, mpp=MPP, model="compat"),
-        ModelError,
-        "did you mean 'compact'",
-    ),
-    "provider": (
-        lambda image: muse.find_nuclei(image, mpp=MPP, provider="gpu"),
-        ProviderError,
-        "choose one of",
-    ),
-    "a mask": (
-        lambda image: muse.find_nuclei(image, mpp=MPP, tissue=image),
-        ArgumentError,
-        "give the result of find_tissue",
-    ),
     "roi a line": (
         lambda image: muse.find_tissue(image, shapely.LineString([(0, 0), (9, 9)]), mpp=MPP),
         ArgumentError,

@@ -34,7 +34,7 @@ def test_settings_left_out_have_their_defaults(muse, tmp_path):
     ],
 )
 def test_what_is_wrong_is_one_sentence(muse, method, settings, message):
-    status, out, error = muse(f"step proposer {method} --settings {settings}")
+    status, out, error = muse(f"step proposer {method} --settings", settings)
     assert (
         (status, out) == (2, "")
         and error.startswith(f"muse step proposer: {message}")

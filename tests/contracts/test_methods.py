@@ -13,6 +13,7 @@ import toy_gan
 import toy_pairs
 import toy_sum
 from labelled import draw_labelled_folder
+from tiny_runs import RUNS, toy
 
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.predictor import Predictor
@@ -29,45 +30,65 @@ def images(tmp_path_factory):
     return draw_labelled_folder(tmp_path_factory.mktemp("toys")) / "images"
 
 
-def write_toy(folder, method, images, steps=6):
-    schedule = f"{{steps: {steps}, learning_rate: 0.01, save_every: 2, log_every: 1}}"
-    path = folder / f"{method}.yaml"
-    path.write_text(f"method: {method}\nname: toy\nimages: {images}\nschedule: {schedule}\n")
-    return path
+def train(muse, config, folder, more=""):
+    return muse.ok(f"train {config} -o {folder} --accelerator cpu --threads 1 {more}")
 
 
-def train(muse, config, folder):
-    muse.ok(f"train {config} -o {folder} --accelerator cpu --threads 1")
+def contents(run, *names):
+    return {path.relative_to(run): path.read_bytes() for name in names for path in run.rglob(name)}
 
 
-@pytest.mark.parametrize("method", TOYS)
-def test_a_toy_is_trained_resumed_to_the_same_bytes_and_leaves_a_detector(
-    method, images, tmp_path, muse, monkeypatch
+# settings of the run in `resume.pt`; each is of another stage, or of another part of the method
+CHANGES = {
+    "detector": "n_rays=16 schedule.learning_rate=0.001 schedule.steps=7 seed=1",
+    "muse": "distillation.momentum=0.9 views.n_local=1 schedule.learning_rate=0.1 batch=2 seed=1",
+    "trident": "alignment.width=8 distillation.momentum=0.9 weight=2 seed=1",
+    "mil": "batch=4 student.rounds=3 seed=1",
+    "psm": "activation.batch=3 detector.colour=identity seed=1",
+    "unit": "weights.cycle=1 second.learning_rate=0.1 seed=1",
+}
+
+
+@pytest.mark.parametrize("method", [*RUNS.keys() & RECIPES.names(), *TOYS])
+def test_a_stopped_run_comes_to_the_same_bytes_and_is_for_one_config(
+    method, images, tmp_path, muse, monkeypatch, no_curves
 ):
-    monkeypatch.setattr(
-        loop, "draw_curves", lambda rows, output: None
-    )  # slow; a test below draws them
-    config = write_toy(tmp_path, method, images)
-    train(muse, config, tmp_path / "whole")
+    config = toy(method, images, tmp_path / "c.yaml") if method in TOYS else RUNS[method](tmp_path)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    more = "--until detector" if method == "psm" else ""  # because its export takes long
+    train(muse, config, whole, more)
     updates, update = [], loop.Turn.update
 
     def stop(turn, *arguments):
         updates.append(turn)
-        if len(updates) == 11:  # in step 3 of the GAN's second stage; other toys have ended by then
-            raise KeyboardInterrupt
-        if len(updates) == 4 and method != "toy_gan":
+        if len(updates) in {4, 11}:  # within the first stage, and in the last if there are more
             raise KeyboardInterrupt
         return update(turn, *arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(loop.Turn, "update", stop)
-        assert (
-            muse(f"train {config} -o {tmp_path / 'parts'} --accelerator cpu --threads 1")[0] == 130
-        )
-    train(muse, config, tmp_path / "parts")
-    whole, parts = (tmp_path / name / "checkpoint.pt" for name in ("whole", "parts"))
-    assert whole.read_bytes() == parts.read_bytes()
-    graph, card = load_detector(whole)
+        train_parts = f"train {config} -o {parts} --accelerator cpu --threads 1 {more}"
+        statuses = [130]
+        while statuses[-1] == 130:
+            statuses.append(muse(train_parts)[0])
+    assert statuses[-1] == 0 and len(statuses) > 2
+    files = contents(whole, "checkpoint.pt", "metrics.jsonl")
+    assert contents(parts, "checkpoint.pt", "metrics.jsonl") == files
+    before = {path: path.stat().st_mtime_ns for path in parts.rglob("resume.pt")}
+    train(muse, config, parts, more)  # has nothing left to do
+    assert before == {path: path.stat().st_mtime_ns for path in parts.rglob("resume.pt")}
+    for change in CHANGES.get(method, "seed=1").split():
+        status, _, printed = muse(f"{train_parts} --set {change}")
+        assert status == 2 and "different" in printed and "--start-over" in printed, change
+    assert contents(parts, "checkpoint.pt", "metrics.jsonl") == files
+    train(muse, config, parts, f"{more} --start-over --set seed=1")
+    assert contents(parts, "checkpoint.pt", "metrics.jsonl") != files
+
+
+@pytest.mark.parametrize("method", TOYS)
+def test_a_toy_leaves_a_detector(method, images, tmp_path, muse):
+    train(muse, toy(method, images, tmp_path / "c.yaml", steps=2), tmp_path / "run")
+    graph, card = load_detector(tmp_path / "run/checkpoint.pt")
     with torch.no_grad():
         found = graph(torch.full((1, 3, 192, 192), 230, dtype=torch.uint8), torch.eye(3, 4))
     assert found[0].shape == (1, card.capacity, 2)
@@ -75,7 +96,7 @@ def test_a_toy_is_trained_resumed_to_the_same_bytes_and_leaves_a_detector(
 
 @pytest.mark.slow
 def test_a_toy_is_exported(images, tmp_path, muse):
-    train(muse, write_toy(tmp_path, "toy_gan", images, steps=2), tmp_path / "run")
+    train(muse, toy("toy_gan", images, tmp_path / "c.yaml", steps=2), tmp_path / "run")
     muse.ok(f"export {tmp_path / 'run' / 'checkpoint.pt'} -o {tmp_path / 'toy.onnx'}")
     predictor = Predictor(tmp_path / "toy.onnx")
     assert (
@@ -84,10 +105,8 @@ def test_a_toy_is_exported(images, tmp_path, muse):
     )
 
 
-def test_a_toy_learns(images, tmp_path, muse, monkeypatch):
-    """Only the toy that sums two methods is trained; the method for pairs is one of the two."""
-    monkeypatch.setattr(loop, "draw_curves", lambda rows, output: None)
-    train(muse, write_toy(tmp_path, "toy_sum", images, steps=30), tmp_path / "run")
+def test_a_toy_learns(images, tmp_path, muse, no_curves):
+    train(muse, toy("toy_sum", images, tmp_path / "c.yaml", steps=30), tmp_path / "run")
     losses = [
         json.loads(line)["loss"]
         for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
@@ -96,7 +115,7 @@ def test_a_toy_learns(images, tmp_path, muse, monkeypatch):
 
 
 def test_a_gan_has_stages_turns_and_networks(images, tmp_path, muse):
-    train(muse, write_toy(tmp_path, "toy_gan", images, steps=2), tmp_path / "run")
+    train(muse, toy("toy_gan", images, tmp_path / "c.yaml", steps=2), tmp_path / "run")
     stages = [tmp_path / "run/stages" / name for name in ("1-warm-up", "2-reader")]
     for stage in stages:
         kept = {
@@ -122,7 +141,7 @@ def test_a_gan_has_stages_turns_and_networks(images, tmp_path, muse):
 
 
 def test_until_ends_after_a_stage_and_names_the_stages(images, tmp_path, muse):
-    config = write_toy(tmp_path, "toy_gan", images, steps=2)
+    config = toy("toy_gan", images, tmp_path / "c.yaml", steps=2)
     status, out, _ = muse(f"train {config} -o {tmp_path / 'run'} --accelerator cpu --until warm-up")
     assert status == 0 and "1-warm-up" in out
     assert not (tmp_path / "run/checkpoint.pt").exists()

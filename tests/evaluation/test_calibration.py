@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_evaluated_slides import TRUTH, write_result
+from scored_slides import TRUTH, write_result
 
 from experiments.calibration.run import fit_temperature, log_loss
 from muse_pipeline.core.files import read_json

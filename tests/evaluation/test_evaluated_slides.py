@@ -8,63 +8,18 @@ import cv2
 import numpy as np
 import pytest
 import shapely
-from nuclei_example import drawn_provenance
+from scored_slides import CLASSES, TRUTH, XY, draw_results, write_result
 
 from muse_pipeline.cohort.patients import find_patients
-from muse_pipeline.core.errors import ConfigError, LabelError, NucleiError, SheetError
-from muse_pipeline.core.files import read_json, write_json
-from muse_pipeline.core.types import Frame
+from muse_pipeline.core.files import read_json
 from muse_pipeline.evaluation.truth import pair_folder
-from muse_pipeline.nuclei.parquet import NucleiWriter
-from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
-from muse_pipeline.nuclei.shape import measure_shapes
-from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.mask import TissueMask
-
-CLASSES = ("Dark", "Pale")
-MPP = (0.25, 0.25)
-XY = np.array([(100, 100), (200, 100), (300, 100), (400, 100)], float)
-# 2 right, 1 wrong class, 1 missed
-TRUTH = "x,y,class\n100,100,Dark\n204,100,Pale\n300,100,Pale\n700,700,Dark\n"
-
-
-def write_result(
-    folder, slide_id, xy=XY, label=(0, 1, 0, 1), size_px=(1000, 1000), bounds=None, **output
-):
-    """Write a slide's table of nuclei with a radius of 3 um, and its slide.json."""
-    nuclei = Nuclei(
-        xy, Frame.LEVEL0, np.full((len(xy), 32), 3.0), label, np.linspace(0.9, 0.5, len(xy))
-    )
-    provenance = {
-        "slide_id": slide_id,
-        "fingerprint": "ab",
-        "slide_mpp": MPP,
-        "bounds": bounds,
-        "model": {"name": "drawn", "sha256": "cd"},
-        "card": {
-            "classes": [{"name": name, "color": [0, 0, 0]} for name in CLASSES],
-            "threshold": 0.4,
-        },
-        **output,
-    }
-    path = folder / slide_id / "nuclei.parquet"
-    nuclei.prob = np.eye(2, dtype=np.float32)[nuclei.label]
-    with NucleiWriter(path, CLASSES, drawn_provenance(**provenance), 32) as writer:
-        rings = rays_to_rings(nuclei.xy, nuclei.rays, MPP)
-        writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, MPP))
-    if size_px:
-        write_json(path.with_name("slide.json"), {"size_px": size_px})
-    return path
 
 
 @pytest.fixture
 def cohort(tmp_path):
     """A folder with results of slides a, b and c, and truth of slides a, b and d."""
-    for name in "abc":
-        write_result(tmp_path / "results", name)
-    (tmp_path / "truth").mkdir()
-    for name in "abd":
-        (tmp_path / f"truth/{name}.csv").write_text(TRUTH)
+    draw_results(tmp_path)
     return tmp_path
 
 
@@ -99,9 +54,6 @@ def test_radius_and_score_cut_are_printed_and_kept_to(muse, tmp_path):
     assert "within 0.5 um; mpp 0.25; score cut 0.7\n" in out
     assert read_json(tmp_path / "s.json")["detection"]["true_positives"] == 1
     assert read_json(tmp_path / "s.json")["n_found"] == 2
-    status, _, errors = muse(*arguments, "--score", "0.2")
-    assert status == 2
-    assert "with a score of 0.4" in errors
 
 
 def test_a_folder_names_what_it_cannot_score(muse, cohort):
@@ -171,13 +123,6 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
     scores = read_json(cohort / "s.json")
     assert scores["slides"][0]["counts"][0] == [2, 0, 0]
     assert scores["n_patients"] == 2
-
-
-def test_a_row_of_a_sheet_without_a_slide_is_named(muse, cohort):
-    (cohort / "s.tsv").write_text("patient\tslide_id\ttruth\np1\ta\ttruth/a.csv\nP2\n")
-    status, _, output = muse(f"evaluate {cohort / 'results'} --sheet {cohort / 's.tsv'}")
-    assert (status, output.count("\n")) == (2, 1)
-    assert f"{cohort / 's.tsv'}, row 3: has no slide_id; fill it in or remove the row" in output
 
 
 def test_the_region_of_the_geojson_itself_and_quality_of_outlines(muse, tmp_path):
@@ -391,41 +336,6 @@ def test_a_truth_outside_the_slide_is_rejected_and_one_outside_the_region_has_it
     ) and "r.geojson: its region is outside slide 'a'; give annotations of this" in errors
 
 
-def test_mistakes_are_one_sentence(muse, cohort):
-    table, truth = cohort / "results/a/nuclei.parquet", cohort / "truth/a.csv"
-    unknown = cohort / "unknown.csv"
-    unknown.write_text("x,y,class\n1,2,Blue\n")
-    (cohort / "nuclei.geojson.gz").touch()
-    (cohort / "s.tsv").write_text("slide_id\ttruth\na\ttruth/a.csv\n")
-    mistakes = {
-        (table,): "give --truth FILE",
-        (table, "--truth", cohort / "truth"): "is a folder, while",
-        (
-            table,
-            "--truth",
-            truth,
-            "--sheet",
-            cohort / "s.tsv",
-        ): "--sheet distinguishes slides of a folder",
-        (table, "--truth", truth, "--patient", "."): "--patient distinguishes slides of a folder",
-        (table, "--truth", unknown): "unknown.csv, line 2: class 'Blue'",
-        (
-            cohort / "nuclei.geojson.gz",
-            "--truth",
-            truth,
-        ): "is GeoJSON, but results are scored from nuclei.parquet",
-        (cohort / "results",): "give --truth FOLDER, or --sheet",
-        (cohort / "results", "--truth", truth): "no such folder",
-        (cohort / "nowhere", "--truth", truth): "does not exist; give the output folder of `muse",
-        (cohort / "truth", "--truth", cohort / "truth"): "holds no <slide>/nuclei.parquet",
-    }
-    for arguments, message in mistakes.items():
-        status, out, errors = muse("evaluate", *arguments)
-        assert (status, out) == (2, "")
-        assert message in errors
-        assert errors.count("\n") == 1
-
-
 def test_patients_by_rule(cohort):
     pairing = pair_folder(cohort / "results", cohort / "truth", patient="^(.)")
     assert [pair.patient for pair in pairing.pairs] == ["a", "b"]
@@ -433,46 +343,11 @@ def test_patients_by_rule(cohort):
     patients, grouping = find_patients(names, {}, r"TCGA-..-....")
     assert set(patients.values()) == {"TCGA-A7-A0D9"}
     assert "--patient" in grouping
-    with pytest.raises(ConfigError, match="does not match 'TCGA"):
-        find_patients(names, {}, "xyz")
-    with pytest.raises(ConfigError, match="not a regular expression"):
-        find_patients(names, {}, "(")
     rows = {names[0]: {"patient": "p"}, names[1]: {"patient": ""}}
     assert find_patients(names, rows, None) == (
         {names[0]: "p", names[1]: names[1]},
         "as in the sheet; 1 of 2 slides have none and each count as a patient",
     )
-
-
-def test_pairs_that_cannot_be_made(cohort):
-    (cohort / "truth/a.tsv").write_text(TRUTH)
-    with pytest.raises(LabelError, match="both slide 'a'"):
-        pair_folder(cohort / "results", cohort / "truth")
-    (cohort / "other").mkdir()
-    with pytest.raises(LabelError, match="results"):
-        pair_folder(cohort / "results", cohort / "other")
-    with pytest.raises(NucleiError):
-        pair_folder(cohort / "truth", cohort / "truth")
-    sheet = cohort / "s.tsv"
-    for text, message in {
-        "name\ttruth\na\tx\n": "column 'slide_id' is missing",
-        "slide_id\ttruth\na\tx.csv\n": "truth of slide 'a' is not a file",
-        "slide_id\na\na\n": "row 3: slide_id 'a' occurs twice",
-        "slide_id\ttruth\n": "no slide in it",
-    }.items():
-        sheet.write_text(text)
-        with pytest.raises(SheetError, match=message):
-            pair_folder(cohort / "results", sheet=sheet)
-
-
-@pytest.mark.parametrize("content", ["{", "{}"])
-def test_a_broken_slide_json_is_one_sentence(muse, tmp_path, content):
-    path = write_result(tmp_path, "a")
-    (tmp_path / "t.csv").write_text(TRUTH)
-    path.with_name("slide.json").write_text(content)
-    status, _, errors = muse(f"evaluate {path} --truth {tmp_path / 't.csv'}")
-    assert status == 2
-    assert "has no size of the slide" in errors
 
 
 def test_exchanged_coordinates_are_rejected(muse, tmp_path):

@@ -36,7 +36,7 @@ from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.detect import detect_image
 from muse_pipeline.inference.families import FAMILIES
 from muse_pipeline.inference.maps import SCALINGS, nuclei_of_maps
-from muse_pipeline.inference.model import find_model, read_card
+from muse_pipeline.inference.model import read_card
 from muse_pipeline.inference.predictor import CONSTANT, NOT_FINITE, Predictor, find_faults
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
@@ -269,48 +269,6 @@ def test_a_network_of_one_class_whose_maps_are_one_output(muse, tmp_path, tissue
 
 
 @pytest.mark.parametrize(
-    "kind, words, complaint",
-    [
-        ("hover", ["--classes", "A", "B", "C"], "classes (4); found np [1, 2, 236, 236], hv"),
-        (
-            "stardist",
-            ["--classes", "A", "B"],
-            "nucleus (1), rays (any), classes (3); found distance",
-        ),
-        (
-            "distance",
-            ["--classes", "A", "B", "--outputs", "dist"],
-            "has no output 'dist', only distance, classes",
-        ),
-        ("distance", ["--classes", "A", "A"], "give each class a name of its own"),
-        (
-            "cellpose",
-            ["--classes", "A", "B"],
-            "has no classes, like all networks of kind 'cellpose'",
-        ),
-        ("distance", ["--classes", "A", "B", "--input-px", "512"], "with --input-px as side"),
-        ("distance", ["--classes", "A", "B", "--halo-um", "70"], "nothing is left"),
-        (
-            "distance",
-            ["--classes", "A", "B", "--logits"],
-            " as logits ('classes'); leave out --log",
-        ),
-        ("boundary of cellpose", ["--logits"], "are where synthetic ones are; correct --kind"),
-        ("stardist of boundary", ["--scaling", "percentile"], "correct --kind"),
-    ],
-)
-def test_bad_input_is_one_sentence(kind, words, complaint, muse, tmp_path):
-    kind, _, own = kind.partition(" of ")
-    draw = WORDS[own or kind][0] if own or kind == "hover" else draw_distance
-    network = draw(tmp_path / "network.onnx")
-    status, _, errors = muse(
-        f"import-model {network} --kind {kind}", *COMMON, *words, "-o", tmp_path / "m.onnx"
-    )
-    assert (status, errors.count("\n")) == (2, 1) and complaint in errors
-    assert not (tmp_path / "m.onnx").exists()
-
-
-@pytest.mark.parametrize(
     "px, message",
     [
         (-6.6, "returns rays of 0.0 um for synthetic nuclei with a radius of 4 um"),
@@ -386,24 +344,6 @@ def test_a_network_that_returns_its_input_is_rejected(scaling, logits, muse, tmp
     how = "logits ('maps'); leave out" if logits else "probabilities ('maps'); give"
     assert f"as {how} --logits" in errors or "only boundaries" in errors
     assert not (tmp_path / "m.onnx").exists()
-
-
-def test_other_files_are_one_sentence(imported, muse, tmp_path):
-    words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
-    status, _, errors = muse(f"import-model {imported('distance')}", *words)
-    assert (status, errors.count("\n")) == (2, 1) and "already has a model card" in errors
-    status, _, errors = muse(f"import-model {tmp_path / 'none.onnx'}", *words)
-    assert (status, errors.count("\n")) == (2, 1) and "there is no such file" in errors
-    (tmp_path / "text.onnx").write_text("no network")
-    status, _, errors = muse(f"import-model {tmp_path / 'text.onnx'}", *words)
-    assert (status, errors.count("\n")) == (2, 1) and "not usable as an ONNX model" in errors
-    status, _, errors = muse(
-        f"import-model {find_model('compact-fp32').parent / 'outlines/refine.onnx'}", *words
-    )
-    assert (status, errors.count("\n")) == (
-        2,
-        1,
-    ) and "give a network with one input, of RGB windows" in errors
 
 
 def test_the_reason_of_the_runtime_is_not_cut_off(muse, tmp_path, trials):

@@ -43,7 +43,7 @@ def groovy(tmp_path_factory):
 
 def test_scripts_name_the_command_and_begin_with_their_imports(tmp_path, muse):
     config = Path(__file__).parents[2] / "config/train/my_labels.yaml"
-    status, shown, _ = muse(f"qupath-script --output {tmp_path / 'with space'}")
+    status, shown, _ = muse("qupath-script --output", tmp_path / "with space")
     scripts = [Path(line) for line in shown.splitlines()]
     assert status == 0 and [path.name for path in scripts] == [
         "Run_muse.groovy",

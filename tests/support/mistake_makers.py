@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
+import drawn_networks
 import numpy as np
 import pretraining
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tiny_runs
 import torch
 from drawn import ArraySlide
 from drawn_labels import draw_nuclei, grid_xy, read
 from labelled import CPU, draw_labelled_folder, write_config
+from scored_slides import draw_results
 
+import muse_pipeline
 from experiments.common.training import finetune, load_muse_config, pretrain
 from muse_pipeline.core.types import SlideInfo
+from muse_pipeline.inference.model import find_model
 from muse_pipeline.labels.label_sources import parse_source
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.proposals.imported import ImportedNuclei, ImportSettings
 from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.registration.transform import read_given
+from muse_pipeline.training.recipe import load_run
 
 
 def labelled(folder: Path) -> None:
@@ -46,6 +53,18 @@ def proposed(folder: Path) -> None:
     cv2.imwrite(str(folder / "picture/a.png"), np.full((90, 90, 3), 220, np.uint8))
 
 
+def networks(folder: Path) -> None:
+    """Networks of other programs, and two of this package's files."""
+    for name in ("hover", "distance", "cellpose", "boundary"):
+        getattr(drawn_networks, f"draw_{name}")(folder / f"{name}.onnx")
+    model = find_model("compact-fp32")
+    shutil.copy(model, folder / "compact.onnx")
+    shutil.copy(model.parent / "outlines/refine.onnx", folder)
+
+
+results = draw_results
+
+
 def checkpoints(folder: Path) -> None:
     """Files of PyTorch that are no checkpoint, and one of a later version."""
     torch.save({"x": 1}, folder / "other.pt")
@@ -60,6 +79,26 @@ def tables(folder: Path) -> None:
 def deep(folder: Path) -> None:
     """Brackets deeper than Python's stack."""
     (folder / "roi.geojson").write_text("[" * 100_000)
+
+
+def tiny_mil(folder: Path) -> None:
+    tiny_runs.mil(folder).rename(folder / "tiny_mil.yaml")
+
+
+def tiny_psm(folder: Path) -> None:
+    (draw_labelled_folder(folder) / "tiny_psm.yaml").write_text(tiny_runs.PSM)
+
+
+def tiny_trident(folder: Path) -> None:
+    tiny_runs.trident(folder).rename(folder / "tiny_trident.yaml")
+
+
+def tiny_unit(folder: Path) -> None:
+    tiny_runs.unit(folder).rename(folder / "tiny_unit.yaml")
+
+
+def load_tiny(name: str, *changes: str) -> None:
+    load_run(Path(f"{name}.yaml"), changes=changes)
 
 
 def read_labels(**source) -> None:
@@ -94,3 +133,11 @@ def read_transform_of_partner(name: str) -> None:
 
 def read_imported(name: str) -> None:
     ImportedNuclei.fit(SlideSample(0.5, (), None, drawn_info()), ImportSettings(name))
+
+
+def find_nuclei_in(shape: list, kind: str, **settings) -> None:
+    muse_pipeline.find_nuclei(np.zeros(shape, kind), **settings)
+
+
+def find_tissue_in(shape: list, kind: str, **settings) -> None:
+    muse_pipeline.find_tissue(np.zeros(shape, kind), **settings)

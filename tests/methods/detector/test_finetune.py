@@ -12,13 +12,13 @@ import torch
 from labelled import CPU, draw_labelled_folder, write_config
 
 from experiments.common.training import finetune
-from muse_pipeline.core.errors import CheckpointError, LabelError, OutputError
+from muse_pipeline.core.errors import LabelError, OutputError
 from muse_pipeline.methods.detector import data as finetune_data
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.method import Schedule
-from muse_pipeline.training.run import Options, RunFolder
+from muse_pipeline.training.run import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -47,42 +47,6 @@ def test_a_run_learns_and_leaves_what_it_was(folder, tmp_path):
     assert (
         load_detector_config(tmp_path / "config.yaml") == config
     )  # the saved settings can be used again
-
-
-def test_a_stopped_run_goes_on_exactly(folder, tmp_path):
-    config = load_detector_config(write_config(folder, steps=12))
-    whole = load_checkpoint(finetune(config, tmp_path / "whole", CPU))
-
-    def stop(done, *_):
-        if done == 8:  # three steps after the last resume point
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, tmp_path / "parts", Options(accelerator="cpu", progress=stop))
-    assert not (tmp_path / "parts/checkpoint.pt").exists()
-    parts = load_checkpoint(finetune(config, tmp_path / "parts", CPU))
-    assert same_weights(whole, parts)
-    lines = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "parts")]
-    assert lines[0] == lines[1]
-
-
-@pytest.mark.parametrize(
-    "old, new, setting",
-    [
-        ("n_rays: 8", "n_rays: 16", "n_rays"),
-        ("rate: 0.005", "rate: 0.001", "schedule.learning_rate"),
-        ("steps: 1", "steps: 2", "schedule.steps"),
-    ],
-)
-def test_a_folder_is_for_one_config(folder, tmp_path, old, new, setting):
-    """A second config in the same folder would save old weights with a new description."""
-    path = write_config(folder, steps=1)
-    finetune(load_detector_config(path), tmp_path, CPU)
-    path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(
-        CheckpointError, match=rf"different configuration \(setting '{setting}' changed\)"
-    ):
-        finetune(load_detector_config(path), tmp_path, CPU)
 
 
 def test_what_the_card_states_may_change_without_training_again(folder, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from literal_muse import literal_gauges, literal_losses
-from muse_views import B, make_batch, make_method, randomise
+from muse_views import make_batch, make_method, randomise
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from muse_pipeline.methods.muse.method import (
@@ -71,36 +71,6 @@ def test_losses_and_gauges_are_their_definitions(balance):
     found = method.losses(batch, "model", progress=0.15)
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(float(value), rel=1e-5, abs=1e-6), name
-
-
-@torch.no_grad()
-def test_what_padding_holds_makes_no_difference():
-    method, batch = make_method().eval(), make_batch()
-    expected = method.losses(batch, "model", 0.5)
-    for xy in (batch.teacher_xy, batch.student_xy):
-        xy[~batch.shared] = 1e6
-    found = method.losses(batch, "model", 0.5)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
-
-
-def test_same_views_and_temperatures_cost_the_teachers_entropy():
-    settings = {"student_temperature": 0.1, "teacher_temperature": (0.1, 0.1)}
-    method, batch = make_method(n_local=0, **settings).eval(), make_batch(n_local=0)
-    twice = batch.global_views._replace(
-        pixels=batch.global_views.pixels[:B].repeat(2, 1, 1, 1),
-        colour=batch.global_views.colour[:B].repeat(2, 1, 1),
-    )
-    shared = torch.ones_like(batch.shared)
-    batch = batch._replace(global_views=twice, student_xy=batch.teacher_xy, shared=shared)
-    found = method.losses(batch, "model", 0.5)
-    most = math.log(method.settings.n_prototypes)
-    assert found["nucleus"].item() == pytest.approx(
-        found["entropy_nucleus"].item() * most, rel=1e-5
-    )
-    assert found["image"].item() == pytest.approx(found["entropy_image"].item() * most, rel=1e-5)
-    assert found["loss"].item() == pytest.approx(
-        (found["nucleus"] + found["image"]).item(), rel=1e-6
-    )
 
 
 class WaitCounter(TorchDispatchMode):
@@ -328,18 +298,3 @@ def test_spread_is_one_for_vectors_that_point_everywhere():
         unit.std(0).mean().item() * math.sqrt(24), rel=1e-4
     )
     assert _spread(vectors[:1]) == 0 and _spread(vectors[:0]) == 0
-
-
-@torch.no_grad()
-def test_the_first_step_costs_about_the_logarithm_of_the_prototypes():
-    """With 8,192 prototypes, the loss is about 8.2 for equal and 9.2 for independent features; the
-    entropy is 7.8.
-    """
-    torch.manual_seed(0)
-    level = DistillationLevel(384, SelfDistillationSettings())
-    reference, ours = torch.randn(2, 64, 384)
-    targets = level.targets(reference, 0)
-    entropy = -(targets * targets.log()).sum(1).mean().item()
-    assert 7.4 < entropy < 8.2
-    same, independent = (level.loss(targets, one).mean().item() for one in (reference, ours))
-    assert 8 < same < independent < 9.5

@@ -206,25 +206,6 @@ def test_a_stopped_run_goes_on_exactly(
     assert one["method"]["nucleus.centre"].abs().sum() > 0
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "distillation.momentum=0.9",
-        "views.n_local=1",
-        "schedule.learning_rate=0.1",
-        "batch=2",
-        "seed=1",
-    ],
-)
-def test_a_folder_is_for_one_config(pictures, finished, change, muse):
-    status, _, printed = muse(f"pretrain {pictures} -o {finished[0]} --set {change}")
-    assert status == 2
-    assert (
-        f"different configuration (setting '{change.split('=')[0]}' changed)" in printed
-        and printed.count("\n") == 1
-    )
-
-
 def test_a_change_of_tissue_is_rejected_or_begins_anew(pictures, slide, tmp_path):
     folder = shutil.copytree(slide, tmp_path / "S1")
     source = source_of(folder)
@@ -501,9 +482,3 @@ WRONG_FILES = [
 def test_a_wrong_file_is_one_sentence(slide, tmp_path, muse, change, sentence):
     change(shutil.copytree(slide, tmp_path / "S1"))
     require_one_sentence(tmp_path, muse, sentence)
-
-
-def test_the_example_config_can_be_read(tmp_path):
-    path = Path(__file__).parents[3] / "config/train/muse_pretrain.yaml"
-    config = load_muse_config(path, tmp_path, ["sources=[{images: pictures, mpp: 0.5}]"])
-    assert config.backbone in BACKBONES.names()

@@ -6,31 +6,16 @@ import cv2
 import numpy as np
 import pytest
 from labelled import CPU, draw_labelled_folder
+from tiny_runs import PSM as CONFIG
 
 from muse_pipeline.cohort.patients import patient_in_name
-from muse_pipeline.core.errors import CheckpointError, ConfigError, LabelError, OutputError
+from muse_pipeline.core.errors import ConfigError, LabelError, OutputError
 from muse_pipeline.data.unlabelled import PATIENT_OF_CROP
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.methods.psm.run import PsmRecipe, write_labels
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import is_made, load_run, stage_folder, train_run
 from muse_pipeline.training.run import Options
-
-CONFIG = """
-name: tiny
-sources: [{ images: images, mpp: 0.5 }]
-detector:
-  backbone: muse_compact_16
-  n_rays: 8
-  window_px: 96
-  batch: 2
-  precision: 32-true
-  schedule: { steps: 6 }
-  export: { input_px: 192, capacity: 200 }
-self_training: { rounds: 0 }
-licence: CC0-1.0
-training_data: drawn discs
-"""
 
 
 def load_psm_config(path, changes=()):
@@ -93,48 +78,12 @@ def test_labels_are_nearly_the_nuclei_that_were_drawn(config_path, finished):
         assert len(points) - 1 == instances.max()
 
 
-def test_a_stage_that_the_run_has_not_is_reported(config_path, tmp_path):
-    with pytest.raises(ConfigError, match="--until activation"):
-        train_run(PsmRecipe(), load_psm_config(config_path), tmp_path, CPU, until="activation")
-
-
 def test_labels_of_a_user_s_own_are_spared(tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/mine.txt").write_text("years of work")
     with pytest.raises(OutputError, match="command did"):
         is_made(tmp_path / "labels", {}, start_over=True)
     assert (tmp_path / "labels/mine.txt").is_file()
-
-
-def test_a_second_start_makes_nothing_again(config_path, finished):
-    folder, _ = finished
-    stages = ("1-masks/made-from.json", "2-labels/made-from.json", "3-detector/checkpoint.pt")
-    before = [(folder / "stages" / name).stat().st_mtime_ns for name in stages]
-    again = train_run(PsmRecipe(), load_psm_config(config_path), folder, CPU)
-    assert before == [(folder / "stages" / name).stat().st_mtime_ns for name in stages]
-    assert load_checkpoint(again).meta["config"]["classes"][0]["name"] == "Nucleus"
-
-
-def test_other_settings_are_rejected_or_begin_anew(config_path, finished):
-    folder, _ = finished
-    changed = load_psm_config(config_path, changes=["mpp=0.45"])
-    with pytest.raises(CheckpointError, match="different inputs"):
-        train_run(PsmRecipe(), changed, folder, CPU, until="labels")
-    anew = Options(accelerator="cpu", start_over=True)
-    assert train_run(PsmRecipe(), changed, folder, anew, until="labels") == stage_folder(
-        folder, 2, "labels"
-    )
-    train_run(PsmRecipe(), load_psm_config(config_path), folder, anew, until="labels")
-
-
-@pytest.mark.parametrize("change", ["seed=5", "detector.colour=identity"])
-def test_a_detector_is_not_taken_for_one_of_other_settings(config_path, finished, change):
-    changed = load_psm_config(config_path, changes=[change])
-    named = change.partition("=")[0].removeprefix("detector.")
-    with pytest.raises(
-        CheckpointError, match=f"detector: contains a run with a different configuration .*{named}"
-    ):
-        train_run(PsmRecipe(), changed, finished[0], CPU)
 
 
 def test_a_picture_of_more_nuclei_than_a_label_image_holds_is_rejected(tmp_path):
@@ -177,31 +126,6 @@ def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
     assert status == 2
     assert "none of 1 crops of tissue has a usable mask" in err
     assert not stage_folder(tmp_path / "run", 1, "masks").exists()
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ("masks=otsue", "masks 'otsue' is unknown; choose otsu or activation"),
-        (
-            "detector.precision=bf16",
-            "detector: precision 'bf16' is unknown; choose 32-true or bf16-mixed",
-        ),
-        ("detector.colour=reinhard", "detector: colour 'reinhard' is unknown"),
-        (
-            "clusters={features: jet}",
-            "clusters is a setting of `masks: activation`, but `masks` is 'otsu'",
-        ),
-        ("mpp=0", "mpp is 0.0"),
-        (
-            "seed=10000000000000",
-            "seed is 10000000000000; give a whole number from 0 to 1,099,511,627,776",
-        ),
-    ],
-)
-def test_a_wrong_setting_is_rejected(config_path, change, message):
-    with pytest.raises(ConfigError, match=message):
-        load_psm_config(config_path, changes=[change])
 
 
 @pytest.mark.slow

@@ -17,8 +17,9 @@ from every_setting import (
     with_setting,
 )
 from pretraining import draw_slide
-from test_psm import CONFIG, load_psm_config
+from test_psm import load_psm_config
 from test_psm_stages import stained
+from tiny_runs import PSM as CONFIG
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.unlabelled import UnlabelledSource

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from labelled import CPU
-from test_psm import CONFIG, load_psm_config
+from test_psm import load_psm_config
+from tiny_runs import PSM as CONFIG
 
 from muse_pipeline.methods.psm.activation_map import ActivationNetwork
 from muse_pipeline.methods.psm.run import (

@@ -18,7 +18,6 @@ from pretraining import draw_slide, write_proposals
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
 from muse_pipeline.nuclei.parquet import read_nuclei
-from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run
 
@@ -67,31 +66,6 @@ def test_a_slide_is_trained_with_every_kind_of_partner(kind, slide, tmp_path, mu
         -1
     ].keys()
     assert 0 < np.mean([row["image_partners"] for row in rows]) < 1
-
-
-def test_a_run_with_muses_loss_resumes_to_the_same_bytes(pictures, tmp_path, muse, monkeypatch):
-    sizes = {"n_prototypes": 16, "hidden": 16, "bottleneck": 8}
-    config = write_paired_config(
-        tmp_path, [pictures], distillation=sizes, views={"n_local": 2, "local_px": 32}
-    )
-    status, _, errors = train(muse, config, tmp_path / "whole")
-    assert status == 0 and "2 of 3 images have partners" in errors, errors
-    updates, update = [], loop.Turn.update
-
-    def stop(turn, *arguments):
-        updates.append(turn)
-        if len(updates) == 4:
-            raise KeyboardInterrupt
-        return update(turn, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop.Turn, "update", stop)
-        assert train(muse, config, tmp_path / "parts")[0] == 130
-    assert train(muse, config, tmp_path / "parts")[0] == 0
-    whole, parts = (tmp_path / name / "checkpoint.pt" for name in ("whole", "parts"))
-    assert whole.read_bytes() == parts.read_bytes()
-    row = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert {"muse nucleus", "trident image_invariance"} <= row.keys()
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.004, 3.0])
@@ -226,30 +200,6 @@ def test_nuclei_of_another_slide_are_refused(slide, tmp_path, muse):
     )
     nuclei = str(tmp_path / "far.geojson")
     refused(muse, tmp_path, with_partner(slide, nuclei=nuclei), "none of its 1 nuclei lies in S1")
-
-
-@pytest.mark.parametrize(
-    "partner, settings, words",
-    [
-        (None, {}, "none has a `partner`, which 3 branches need"),
-        ({}, {}, "partner: found none; give one of `store`, `images`, `nuclei`"),
-        ({"images": "x"}, {}, "cannot be the partner of a source of `store`"),
-        (
-            {"nuclei": "x"},
-            {"views": {"n_local": 2}},
-            "n_local is 2, but local views need MUSE's loss",
-        ),
-        (
-            {"nuclei": "x"},
-            {"alignment": {"image_weight": 0, "nucleus_weight": 0}},
-            "are both 0; nothing would be",
-        ),
-        ({"nuclei": "x"}, {"batch": 1}, "batch is 1; give a whole number of 2 or more"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(partner, settings, words, slide, tmp_path, muse):
-    source = slide if partner is None else {**slide, "partner": partner}
-    refused(muse, tmp_path, source, words, **settings)
 
 
 SETTINGS_OF_RUN = Kind(

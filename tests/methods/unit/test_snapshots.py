@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_unit import draw_tissue, train, write_config
+from test_unit import draw_tissue, train
+from tiny_runs import write_unit as write_config
 
 from muse_pipeline.inference.stains import reference_stains
 from muse_pipeline.methods.unit.config import THRESHOLD

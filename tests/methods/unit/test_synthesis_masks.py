@@ -10,7 +10,6 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.measure import regionprops
 
-from muse_pipeline.core.errors import ArgumentError
 from muse_pipeline.methods.unit import synthesis_masks
 from muse_pipeline.methods.unit.synthesis_masks import (
     CONTOUR,
@@ -220,15 +219,6 @@ def test_the_colours_of_a_mask():
         page.shape == (2 * (128 + 6) + 6, 3 * (128 + 6) + 6, 3)
         and (page[-100:, -100:] == 255).all()
     )
-
-
-@pytest.mark.parametrize(
-    "mpp, size_px, found",
-    [(1.5, 256, "smaller than 6 px"), (0.5, 20, "20 px"), (0.5, 9999, "4096")],
-)
-def test_what_cannot_be_drawn_is_named(mpp, size_px, found):
-    with pytest.raises(ArgumentError, match=found):
-        synthesise_mask(0, 0, size_px, mpp, TISSUE)
 
 
 def test_outlines_are_rough_and_of_the_planned_size():

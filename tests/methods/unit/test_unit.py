@@ -13,6 +13,8 @@ import torch
 import yaml
 from drawn_ihc import draw_ihc
 from every_setting import CARD, SCHEDULE, STEP, Kind, parts_of_step, tensors_in
+from tiny_runs import UNIT as CONFIG
+from tiny_runs import write_unit as write_config
 from torch.nn.functional import softplus
 
 from muse_pipeline.core.errors import CollapsedError
@@ -27,32 +29,11 @@ from muse_pipeline.methods.unit.run import UnitStage
 from muse_pipeline.methods.unit.synthesis_folder import read_mask_folder, write_mask_folder
 from muse_pipeline.methods.unit.synthesis_masks import TissueSettings, synthesise_mask
 from muse_pipeline.tissue.stain import ROUNDED_TEXTBOOK
-from muse_pipeline.training import loop
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.recipe import load_run, train_run
 from muse_pipeline.training.run import Options
 
-CONFIG = """
-method: unit
-name: tiny
-sources: [{ images: images, mpp: 0.5 }]
-schedule: { steps: 4, save_every: 2, log_every: 1, learning_rate: 0.001 }
-second: { steps: 3, learning_rate: 0.0005 }
-window_px: 64
-batch: 2
-n_masks: 6
-mask_px: 96
-discriminator_rate: 0.4
-weights: { painted: [10, 3] }
-generator: { base: 8, most: 16, levels: 4, noise_dim: 8, style_dim: 8, code_dim: 8, mapping_layers: 2, dropout: 0.5 }
-reader: { backbone: muse_compact_16, n_rays: 8, widths: [16, 8] }
-pictures: { widths: [8, 16], loss: logistic, r1_every: 2 }
-mask_discriminator: { widths: [8, 16] }
-export: { input_px: 192, capacity: 200, threshold: 0.001 }
-licence: CC0-1.0
-training_data: drawn tissue
-"""
 HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.10, 0.75, 0.35])
 
 
@@ -67,12 +48,6 @@ def draw_tissue(folder: Path, n: int = 3, side_px: int = 160) -> Path:
         noise = np.random.default_rng(index).normal(0, 4, pixels.shape)
         cv2.imwrite(str(folder / f"images/P{index}.png"), (pixels + noise).clip(0, 255)[..., ::-1])
     return folder
-
-
-def write_config(folder: Path, **changes: object) -> Path:
-    path = folder / "unit.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(CONFIG), **changes}))
-    return path
 
 
 def train(muse, config, folder, *more):
@@ -90,29 +65,6 @@ def run_folder(tissue):
     recipe, config = load_run(write_config(tissue))
     train_run(recipe, config, tissue / "run", Options(accelerator="cpu"))
     return tissue / "run"
-
-
-def test_a_stopped_run_continues_to_the_same_bytes(tissue, run_folder, tmp_path, muse, monkeypatch):
-    updates, update = [], loop.Turn.update
-
-    def stop(turn, *arguments):
-        updates.append(turn)
-        if len(updates) in {
-            6,
-            6 + 8 - 4 + 2,
-        }:  # within step 3 of the first stage, and later in the second stage
-            raise KeyboardInterrupt
-        return update(turn, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop.Turn, "update", stop)
-        for _ in range(2):
-            assert train(muse, tissue / "unit.yaml", tmp_path / "parts")[0] == 130
-    status, _, errors = train(muse, tissue / "unit.yaml", tmp_path / "parts")
-    assert status == 0, errors
-    assert (run_folder / "checkpoint.pt").read_bytes() == (
-        tmp_path / "parts/checkpoint.pt"
-    ).read_bytes()
 
 
 def test_gauges_are_logged_and_pictures_drawn_at_every_save(run_folder):
@@ -460,24 +412,6 @@ def test_pictures_are_normalised_by_their_own_stains(tmp_path):
     draw = data.make_batches(config, torch.device("cpu"))
     medians = torch.cat([draw(step).pictures for step in range(9)]).flatten(2).median(2)[0]
     assert (medians.amax(0) - medians.amin(0)).max() < 10  # 43 without normalisation
-
-
-def test_faults_in_settings_are_named(tissue, tmp_path, muse):
-    faults = {
-        "mpp=1.2": "nuclei of 6.2 um are smaller than 6 px at 1.2 um/px",
-        "mask_px=32": "mask_px is 32",
-        "window_px=72": "a window of 72 px does not suit muse_compact_16",
-        "generator.levels=7": (
-            "window_px: 64 px does not suit the generator; give a multiple of 128 px"
-        ),
-        "weights.cycle=-1": "cycle is -1",
-        "sources=[]": "sources: the list is empty",
-        "sources=[{images: none}]": "no such folder of pictures; correct `images`",
-    }
-    for change, sentence in faults.items():
-        status, _, errors = train(muse, write_config(tissue), tmp_path / "run", "--set", change)
-        assert status == 2 and sentence in errors, (change, errors)
-    assert not (tmp_path / "run").exists()
 
 
 def test_brown_and_empty_tissue_is_named(tmp_path, muse):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_unit import CONFIG
+from tiny_runs import UNIT as CONFIG
 from workflow_runs import write_sheet
 
 TOP = Path(__file__).parents[3]

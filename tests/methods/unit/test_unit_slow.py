@@ -4,7 +4,8 @@ import subprocess
 
 import pytest
 import yaml
-from test_unit import CONFIG, draw_tissue
+from test_unit import draw_tissue
+from tiny_runs import UNIT as CONFIG
 
 from experiments.unit_toy.run import run_arm
 
