@@ -13,6 +13,7 @@ from finished_slide import draw_tissue, write_slide
 from scipy import sparse
 
 import muse_pipeline
+from muse_pipeline.scverse.bins import _assign
 
 GENES = ["CD3D", "EPCAM", "VIM"]
 ALIGNMENT = "he_imagealignment.csv"
@@ -420,3 +421,11 @@ def test_an_alignment_is_checked(slide, tmp_path, muse, text, message):
     matrix.write_text(text)
     status, _, printed = muse(f"bins {slide[0]} --xenium {transcripts} --transform {matrix}")
     assert (status, printed.count("\n")) == (2, 1) and message in printed
+
+
+def test_a_position_beside_a_nucleus_belongs_to_the_nearest_among_those_within_reach():
+    """The positions inside and outside outlines alternate."""
+    tree = shapely.STRtree(shapely.box([0, 20], 0, [10, 30], 10))
+    xy = np.array([[12.0, 5], [25, 5], [17, 5], [5, 5], [60, 5], [32, 5]])
+    spot, nucleus = _assign(tree, xy, reach=4)
+    assert dict(zip(spot.tolist(), nucleus.tolist(), strict=True)) == {0: 0, 1: 1, 2: 1, 3: 0, 5: 1}

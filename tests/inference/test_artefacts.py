@@ -313,6 +313,16 @@ def test_cells_that_are_not_wholly_in_the_picture_take_no_part(tmp_path):
     assert not find_blurred(*found[0]).any()
 
 
+def test_the_noise_of_a_camera_is_no_detail(tmp_path):
+    """White noise leaves nothing in fine and in coarse detail, of which it has different shares."""
+    noise = np.random.default_rng(0).normal(170, 12, (512, 512, 3))
+    slide = ArraySlide([noise.round().astype(np.uint8)])
+    tissue = TissueMask(np.ones((32, 32), bool), np.array([8.0, 8.0]), None, 0.0)
+    write_store(slide, slide.info((0.5, 0.5)), tissue, tmp_path / "noise")
+    fine, coarse = measure_focus(open_store(tmp_path / "noise"), (16, 16))
+    assert abs(fine.mean()) < 0.1 and abs(coarse.mean()) < 0.1
+
+
 def test_a_slide_that_is_dark_in_most_places_has_no_fold():
     tissue = np.ones((4, 5), bool)
     folds = np.zeros_like(tissue)

@@ -97,6 +97,9 @@ def test_marks_are_drawn_kept_and_taken_back(open_tab, viewer, finished):
     tab.wait()
     assert tab.page.inner_text("#touched") == "1 marked, 1 added, 0 areas checked"
     tab.page.get_by_role("button", name="Undo").click()
+    tab.page.reload()  # what is undone stays undone
+    tab.wait()
+    assert tab.page.inner_text("#touched") == "1 marked, 0 added, 0 areas checked"
     tab.page.keyboard.press("u")
     assert tab.page.inner_text("#touched") == "Nothing corrected yet."
     assert tab.page.get_by_role("button", name="Download").is_disabled()

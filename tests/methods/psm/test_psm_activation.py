@@ -10,6 +10,7 @@ from muse_pipeline.methods.psm.activation_map import (
     ActivationNetwork,
     Clusters,
     ClusterSettings,
+    clean,
 )
 
 
@@ -43,3 +44,16 @@ def test_clusters_are_fitted_to_pixels_of_the_whole_slide():
     pixels = np.full((n, 3), 128, np.uint8)
     clusters = Clusters(np.zeros(n, np.float32), pixels, stains, ClusterSettings())
     assert clusters.centres[clusters.foreground][1] == pytest.approx(1.2, abs=0.05)
+
+
+def test_holes_are_filled_before_small_objects_are_dropped():
+    """A ring is large enough with its hole alone; an object and a hole of other sizes stay."""
+    mask = np.zeros((40, 40), bool)
+    mask[2:10, 2:10] = True
+    mask[4:8, 4:8] = False  # 48 px with a hole of 16 px
+    mask[2:8, 20:26] = True
+    mask[20:38, 20:38] = True
+    mask[26:34, 26:34] = False
+    cleaned = clean(mask, 0.49)
+    assert cleaned[2:10, 2:10].all() and not cleaned[2:8, 20:26].any()
+    assert not cleaned[26:34, 26:34].any() and cleaned[20:26, 20:38].all()
