@@ -51,6 +51,8 @@ licence: CC0-1.0
 training_data: drawn tissue
 """
 
+WITH_MUSE = {"n_prototypes": 16, "hidden": 16, "bottleneck": 8}
+
 
 def write_unit(folder: Path, **changes: object) -> Path:
     path = folder / "unit.yaml"
@@ -71,7 +73,10 @@ def muse(folder: Path) -> Path:
 
 
 def trident(folder: Path) -> Path:
-    return write_paired_config(folder, [draw_paired_pictures(folder)])
+    views = {"n_local": 2, "local_px": 32}
+    return write_paired_config(
+        folder, [draw_paired_pictures(folder)], distillation=WITH_MUSE, views=views
+    )
 
 
 def mil(folder: Path) -> Path:
