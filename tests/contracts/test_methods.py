@@ -30,6 +30,12 @@ def images(tmp_path_factory):
     return draw_labelled_folder(tmp_path_factory.mktemp("toys")) / "images"
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Plot no curves, because that takes longer than a short run; one test plots them."""
+    monkeypatch.setattr(loop, "draw_curves", lambda rows, output: None)
+
+
 def train(muse, config, folder, more=""):
     return muse.ok(f"train {config} -o {folder} --accelerator cpu --threads 1 {more}")
 
@@ -51,7 +57,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("method", [*RUNS.keys() & RECIPES.names(), *TOYS])
 def test_a_stopped_run_comes_to_the_same_bytes_and_is_for_one_config(
-    method, images, tmp_path, muse, monkeypatch, no_curves
+    method, images, tmp_path, muse, monkeypatch, undrawn
 ):
     config = toy(method, images, tmp_path / "c.yaml") if method in TOYS else RUNS[method](tmp_path)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -86,7 +92,7 @@ def test_a_stopped_run_comes_to_the_same_bytes_and_is_for_one_config(
 
 
 @pytest.mark.parametrize("method", TOYS)
-def test_a_toy_leaves_a_detector(method, images, tmp_path, muse):
+def test_a_toy_leaves_a_detector(method, images, tmp_path, muse, undrawn):
     train(muse, toy(method, images, tmp_path / "c.yaml", steps=2), tmp_path / "run")
     graph, card = load_detector(tmp_path / "run/checkpoint.pt")
     with torch.no_grad():
@@ -105,7 +111,7 @@ def test_a_toy_is_exported(images, tmp_path, muse):
     )
 
 
-def test_a_toy_learns(images, tmp_path, muse, no_curves):
+def test_a_toy_learns(images, tmp_path, muse, undrawn):
     train(muse, toy("toy_sum", images, tmp_path / "c.yaml", steps=30), tmp_path / "run")
     losses = [
         json.loads(line)["loss"]
