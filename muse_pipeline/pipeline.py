@@ -2,7 +2,7 @@
 
 The steps are grouped into jobs (``plan.Plan.jobs``), which are also jobs of the workflow:
 ``make_image``, ``detect``, ``make_nuclei`` and others. ``run_slide`` runs the jobs of a slide that
-are not current. The steps themselves are functions of ``steps.py``.
+are not current. The steps themselves are functions of ``steps``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from muse_pipeline import steps
 from muse_pipeline.cohort.layout import SlideFiles, shard_names, store_name
 from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.cohort.records import Job, Records
@@ -23,7 +24,6 @@ from muse_pipeline.outputs.artefacts import can_judge_focus, subtracted
 from muse_pipeline.outputs.base import FinishedSlide, Output, file_patterns, list_outputs
 from muse_pipeline.plan import Plan
 from muse_pipeline.settings import RunSettings, read_run_config
-from muse_pipeline.steps import Pixels, detect, fetch, inspect, regions, stitch, tile, tissue
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.embed import Embedder
@@ -137,6 +137,26 @@ def nuclei(
     make_nuclei(shards, slide, regions)
 
 
+def proposals(
+    shards: Sequence[Path], output: Path, config: Path | None = None, threads: int = 1
+) -> None:
+    """Join the shards of a slide's proposals, and write them for QuPath.
+
+    Args:
+        shards: all shards of the proposals.
+        output: results of the slide, RESULTS/<slide_id>.
+        config: config of the run (YAML).
+        threads: processor threads.
+    """
+    settings, files = RunSettings(read_run_config(config)), SlideFiles(output)
+    _forget_steps(files, "stitch-proposals", "geojson-proposals")
+    with _step(files, "stitch", str, "stitch-proposals") as warnings:
+        warnings.extend(steps.stitch(shards, files.info, files.mask, files.proposals, threads))
+    with _step(files, "geojson", str, "geojson-proposals"):
+        written = files.proposals_geojson, settings.frame
+        steps.geojson(files.proposals, files.info, *written, threads=threads)
+
+
 def overlay(folder: Path, config: Path | None = None) -> list[str]:
     """Draw a finished slide: its density, three fields with outlines, its viewer, and a summary for
     the report.
@@ -180,7 +200,7 @@ class SlideRun:
         if is_url(row.path):
             path = files.fetched
             with _step(files, "fetch", self.begin):
-                fetch(row.path, path)
+                steps.fetch(row.path, path)
         mpp = self.models.predictor.card.mpp
         make_image(path, row, files, mpp, self.slide.settings, self.begin)
 
@@ -189,7 +209,7 @@ class SlideRun:
         files = self.slide.files
         given = self.models.predictor, files.colour, files.shard(shard), shard
         with _step(files, "detect", self.begin, f"detect-{shard}") as warnings:
-            warnings.extend(detect(self._store, *given, self.slide.threads, self.row.stain))
+            warnings.extend(steps.detect(self._store, *given, self.slide.threads, self.row.stain))
 
     def regions(self) -> None:
         """Map the tissue regions, or record why that failed."""
@@ -198,7 +218,7 @@ class SlideRun:
         # ``_step`` exits first, so the error is in its ledger before ``suppress`` discards it.
         with suppress(Exception), _step(files, "regions", self.begin) as warnings:
             given = self._store, source, files.info, files.colour, files.folder
-            regions(*given, self.slide.threads, warnings)
+            steps.regions(*given, self.slide.threads, warnings)
 
     def nuclei(self) -> None:
         """Join the shards, and write all outputs."""
@@ -236,15 +256,13 @@ def make_image(
     source, roi = row.path if is_url(row.path) else None, row.roi and Path(row.roi)
     _forget_steps(files, "inspect", "tissue", f"tile-{store_name(mpp)}")
     with _step(files, "inspect", begin):
-        import muse_pipeline.store.write  # noqa: F401 - processes that `inspect` forks inherit its libraries
-
-        inspect(slide, row.slide_id, row.mpp, source, files.info)
+        steps.inspect(slide, row.slide_id, row.mpp, source, files.info)
     with _step(files, "tissue", begin):
         outputs = files.mask, files.picture, files.outline, files.colour
-        tissue(slide, files.info, *outputs, roi, settings["third_stain"])
+        steps.tissue(slide, files.info, *outputs, roi, settings["third_stain"])
     with _step(files, "tile", begin, f"tile-{store_name(mpp)}") as warnings:
         limits = settings.threads, settings.max_corrupt
-        warnings.extend(tile(slide, files.info, files.mask, files.store(mpp), mpp, *limits))
+        warnings.extend(steps.tile(slide, files.info, files.mask, files.store(mpp), mpp, *limits))
 
 
 def make_nuclei(
@@ -264,13 +282,13 @@ def make_nuclei(
         pixels = _choose_pixels(shards, slide)
         results = files.info, files.mask, files.nuclei
         warnings.extend(
-            stitch(shards, *results, slide.threads, regions, pixels, settings["intensities"])
+            steps.stitch(shards, *results, slide.threads, regions, pixels, settings["intensities"])
         )
     outputs = [output for output in list_outputs(settings) if output.step != "stitch"]
     write_outputs(slide, outputs, begin)
 
 
-def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | None:
+def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> steps.Pixels | None:
     """The image in which the nuclei were found, and what to measure in it; None if nothing is to be
     measured.
     """
@@ -283,7 +301,9 @@ def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> Pixels | Non
     if features == "none" and artefacts is None:
         return None
     expand_um = (slide.settings["cells"] or {}).get("expand_um")
-    return Pixels(files.store(card.mpp), files.colour, features, artefacts, kinds or (), expand_um)
+    return steps.Pixels(
+        files.store(card.mpp), files.colour, features, artefacts, kinds or (), expand_um
+    )
 
 
 @contextmanager

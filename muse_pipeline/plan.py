@@ -262,11 +262,18 @@ class Plan:
         for name, file in zip(shards, files, strict=True):
             read = [*pixels, SlideFiles.info]
             yield Job("propose", settings, read, [file], wildcards={"shard": name})
-        table, removed = SlideFiles.proposals, [f"proposals.{kind}" for kind in TABLE_FILES]
-        yield Job("stitch_proposals", settings, [*files, *header], [table], removes=removed)
-        written = [SlideFiles.proposals_geojson, SlideFiles.proposals_provenance]
+        written = [
+            SlideFiles.proposals,
+            SlideFiles.proposals_geojson,
+            SlideFiles.proposals_provenance,
+        ]
         yield Job(
-            "geojson_proposals", {"frame": self.config["frame"]}, [table, SlideFiles.info], written
+            "proposals",
+            {**settings, "frame": self.config["frame"]},
+            [*files, *header],
+            written,
+            steps=["stitch-proposals", "geojson-proposals"],
+            removes=[f"proposals.{kind}" for kind in TABLE_FILES],
         )
 
     def _nuclei_job(

@@ -7,7 +7,7 @@ command-line parser import this module.
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -246,7 +246,7 @@ def read_run_config(path: Path | None, of_workflow: Collection[str] = ()) -> dic
     return config
 
 
-class RunSettings(Mapping[str, Any]):
+class RunSettings(dict[str, Any]):
     """Settings of a run, read by name or as attributes; settings that are not given have their
     defaults.
 
@@ -262,27 +262,14 @@ class RunSettings(Mapping[str, Any]):
         of_name = list_settings()
         if unknown := [name for name in values or {} if name not in of_name]:
             raise ConfigError(f"unknown setting '{unknown[0]}'; known: {', '.join(of_name)}")
-        self._values = complete(
-            {name: setting.default for name, setting in of_name.items()} | dict(values or {})
-        )
+        super().__init__(complete(_defaults() | dict(values or {})))
         self.threads = threads
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
 
     def __getattr__(self, name: str) -> Any:
         try:
-            # While an object is unpickled it has no ``_values``, and ``self._values`` would call
-            # this method again.
-            return self.__dict__["_values"][name]
+            return self[name]
         except KeyError:
             raise AttributeError(name) from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
 
 
 def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,10 +277,14 @@ def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    of_name = list_settings()
-    if wrong := best_match(Draft202012Validator(schema_of(of_name.values())).iter_errors(config)):
+    schema = schema_of(list_settings().values())
+    if wrong := best_match(Draft202012Validator(schema).iter_errors(config)):
         raise ConfigError(explain_schema_error(wrong))
-    return complete({name: setting.default for name, setting in of_name.items()} | config)
+    return complete(_defaults() | config)
+
+
+def _defaults() -> dict[str, Any]:
+    return {name: setting.default for name, setting in list_settings().items()}
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from muse_pipeline.cohort.layout import CohortFiles, SlideFiles, shard_names
 from muse_pipeline.cohort.ledgers import show_warnings
-from muse_pipeline.cohort.records import Job, Records
+from muse_pipeline.cohort.records import Job, Records, describe_changes
 from muse_pipeline.cohort.settings import (
     pretraining_run,
     require_columns,
@@ -218,6 +218,12 @@ class Unfinished:
             write_if_changed(
                 self.rows_of_batch(batch), json.dumps([self.plan.row(slide) for slide in slides])
             )
+
+    def describe(self) -> list[str]:
+        """The model, and the results that the run replaces, in lines of text."""
+        model = self.plan.model
+        name = model.get("model", model["name"])
+        return [f"model: {name}, provider {model['provider']}", *describe_changes(self.replaced)]
 
     def announce(self, file: Path) -> None:
         """Write what the logger plugin reads: the last job of every slide, and the batches."""

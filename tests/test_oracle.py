@@ -54,7 +54,17 @@ def patients(once):
         words = ["statistics", str(results), "--group", "grade", "--patient", "case"]
         assert main([*words, "--sheet", sheet, "-o", str(folder / "statistics.tsv")]) == 0
         assert (
-            main(["anndata", str(results), "--sheet", sheet, "-o", str(folder / "cohort.h5ad")])
+            main(
+                [
+                    "step",
+                    "anndata",
+                    str(results),
+                    "--sheet",
+                    sheet,
+                    "-o",
+                    str(folder / "cohort.h5ad"),
+                ]
+            )
             == 0
         )
 

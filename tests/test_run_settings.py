@@ -37,7 +37,6 @@ def test_the_config_its_schema_and_its_table_are_made_from_the_settings():
         ("csv", True, ["--csv"]),
         ("viewer", False, ["--no-viewer"]),
         ("features", "none", ["--features", "none"]),
-        ("measurements", ["h_mean", "area"], ["--measurements", "h_mean", "area"]),
         ("quality", False, ["--no-quality"]),
         ("quality", {"subtract": []}, ["--subtract"]),
         ("quality", {"subtract": ["blurred"]}, ["--subtract", "blurred"]),

@@ -81,6 +81,7 @@ def test_the_command_line_does_not_read_what_is_installed():
 )
 def test_a_step_starts_no_threads_to_multiply_matrices(tmp_path):
     arguments = [
+        "step",
         "inspect",
         str(tmp_path / "none.svs"),
         "--slide-id",

@@ -1,7 +1,7 @@
 """Write a slide's nuclei, or the slides of a cohort, as AnnData for scanpy and squidpy.
 
-    muse anndata results/slide/nuclei.parquet -o results/slide/nuclei.h5ad
-    muse anndata results --sheet slides.tsv -o results/cohort.h5ad
+    muse step anndata results/slide/nuclei.parquet -o results/slide/nuclei.h5ad
+    muse step anndata results --sheet slides.tsv -o results/cohort.h5ad
 
 For a slide, X has the features, obs has the class, its probabilities and the slide, and obsm has
 the positions in um ("spatial") and in level-0 px. For a cohort, X has a row of numbers per slide
@@ -9,27 +9,35 @@ the positions in um ("spatial") and in level-0 px. For a cohort, X has a row of 
 the columns of the sheet. Needs the extra `spatial`.
 """
 
-import argparse
+from __future__ import annotations
 
-from muse_pipeline.cli.arguments import Parser
+from pathlib import Path
 
-
-def add_arguments(parser: Parser) -> None:
-    parser.add_results("nuclei", "PATH", "nuclei.parquet, or the folder of a run's results")
-    parser.add_argument(
-        "--patient", help="patient of the slide (default: from the name of the slide)"
-    )
-    parser.add_path("--embeddings", "PARQUET", "vectors of the nuclei, from `muse embed`")
-    parser.add_path("--sheet", "TSV", "sheet of the cohort (default: sheet.json in the results)")
-    parser.add_threads("slides of a cohort that are read at the same time")
-    parser.add_output("H5AD")
+from muse_pipeline.cli.signature import Results, Written
 
 
-def run(args: argparse.Namespace) -> None:
-    if not args.nuclei.is_dir():
+def run(
+    nuclei: Results,
+    output: Written,
+    patient: str | None = None,
+    embeddings: Path | None = None,
+    sheet: Path | None = None,
+    threads: int = 1,
+) -> None:
+    """Write the file.
+
+    Args:
+        nuclei: nuclei.parquet, or the folder of a run's results
+        output: file to write (.h5ad)
+        patient: patient of the slide (default: from the name of the slide)
+        embeddings: vectors of the nuclei, from `muse embed`
+        sheet: sheet of the cohort (default: sheet.json in the results)
+        threads: slides of a cohort that are read at the same time
+    """
+    if not nuclei.is_dir():
         from muse_pipeline.scverse.anndata import write_anndata
 
-        write_anndata(args.nuclei, args.output, args.patient, args.embeddings)
+        write_anndata(nuclei, output, patient, embeddings)
         return
     from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.cohort.sheet import read_resolved, read_sheet
@@ -37,9 +45,8 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.statistics.cohort import write_cohort
 
     rows = (
-        [row.cells() for row in read_sheet(args.sheet)]
-        if args.sheet
-        else read_resolved(CohortFiles(args.nuclei).sheet)
+        [row.cells() for row in read_sheet(sheet)]
+        if sheet
+        else read_resolved(CohortFiles(nuclei).sheet)
     )
-    n_slides = write_cohort(args.nuclei, rows, args.output, args.threads)
-    print(f"{args.output}: {count_noun(n_slides, 'slide')}")
+    print(f"{output}: {count_noun(write_cohort(nuclei, rows, output, threads), 'slide')}")

@@ -17,7 +17,6 @@ from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import ConfigError, OutputError
 from muse_pipeline.core.files import json_text, write_json
 from muse_pipeline.core.setting import Setting, plain
-from muse_pipeline.core.types import ACCELERATORS, DOUBTS
 
 # Options of other programs for a GPU, and those of ours that choose one.
 OF_GPU = frozenset({"--gpu", "--gpus", "--cuda", "--device", "--use-gpu"})
@@ -60,7 +59,7 @@ def path_or_url(text: str) -> Path | str:
     return SlideUrl(text) if is_url(text) else Path(text)
 
 
-def _results(text: str) -> Path:
+def parse_results(text: str) -> Path:
     """Parse the path of results, a folder or a file, that must exist."""
     if not Path(text).exists():
         raise OutputError(f"{text}: does not exist; give the output folder of `muse run`")
@@ -75,7 +74,7 @@ def parse_stain(text: str) -> str:
     raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(STAINS)}")
 
 
-def organ(text: str) -> str:
+def parse_organ(text: str) -> str:
     """Parse the name of an organ, in any form of ``core.specimen.ORGANS``."""
     from muse_pipeline.core.specimen import describe_organ_fault
 
@@ -251,61 +250,6 @@ class Parser(argparse.ArgumentParser):
             self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
         self.error(f"there is no '{word}'")
 
-    def add_path(self, name: str, metavar: str, what: str, **properties: Any) -> None:
-        """Add a path; ``what`` describes the file or folder."""
-        self.add_argument(name, **{"type": Path} | properties, metavar=metavar, help=what)
-
-    def add_results(self, name: str, metavar: str, what: str) -> None:
-        """Add a file or folder of results."""
-        self.add_path(name, metavar, what, type=_results)
-
-    def add_number(
-        self, name: str, kind: Callable[[str], float], metavar: str, what: str, **properties: Any
-    ) -> None:
-        """Add a number that the function ``kind`` parses and checks."""
-        self.add_argument(name, type=kind, metavar=metavar, help=what, **properties)
-
-    def add_flag(self, name: str, what: str) -> None:
-        """Add an option without a value, which is False by default."""
-        self.add_argument(name, action="store_true", help=what)
-
-    def add_output(self, metavar: str, what: str | None = None, required: bool = True) -> None:
-        self.add_argument(
-            "-o", "--output", type=Path, required=required, metavar=metavar, help=what
-        )
-
-    def add_threads(self, what: str = "processor threads") -> None:
-        self.add_argument("--threads", type=at_least_one, default=1, metavar="N", help=what)
-
-    def add_specimen(self) -> None:
-        """Add ``--organ`` and ``--stain``, which apply to slides whose row in a sheet does not
-        state them.
-        """
-        what = "organ of the slides, such as breast, mamma or BRCA"
-        self.add_argument("--organ", type=organ, metavar="NAME", help=what)
-        self.add_stain()
-
-    def add_stain(self) -> None:
-        what = (
-            "H&E, IHC (also a marker, such as Ki-67), or unknown: judged by the colours (default)"
-        )
-        self.add_argument("--stain", type=parse_stain, metavar="NAME", help=what)
-
-    def add_doubts(self) -> None:
-        """Add ``--include-doubtful``, the kinds of doubt that do not exclude slides from totals and
-        statistics.
-        """
-        self.add_argument(
-            "--include-doubtful",
-            choices=DOUBTS,
-            action="append",
-            default=[],
-            help=(
-                "keep numbers with this kind of doubt in totals and statistics; may be given"
-                " several times"
-            ),
-        )
-
     def add_settings(self, settings: Iterable[Setting]) -> None:
         """Add an option for each of these settings of a run; ``read_settings`` returns their
         values.
@@ -334,69 +278,3 @@ class Parser(argparse.ArgumentParser):
         how |= {} if "action" in how else {"metavar": setting.metavar}
         hidden = {"dest": setting.name, "default": argparse.SUPPRESS}
         self.add_argument(setting.option, **hidden, **how, help=text)
-
-    def add_compute(self) -> None:
-        """Add ``--threads`` (see ``share_of_cores``) and ``--accelerator`` to a verb that trains a
-        network.
-        """
-        self.add_argument(
-            "--threads",
-            type=at_least_one,
-            metavar="N",
-            help=(
-                "threads of each process (default: OMP_NUM_THREADS, else all cores that this"
-                " process may use)"
-            ),
-        )
-        self.add_argument(
-            "--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0], help="training device"
-        )
-
-    def add_provider(self) -> None:
-        """Add ``--provider``, which runs a model."""
-        self.add_argument(
-            "--provider",
-            default="cpu",
-            help=(
-                "cpu, cuda, tensorrt, openvino, torch (the accelerator that PyTorch finds),"
-                ' torch-cpu, or "auto": cuda if it starts here, else cpu'
-            ),
-        )
-
-    def add_config(self, example: str) -> None:
-        """Add ``--data``, the folder to which the config's paths are relative, and ``--set``,
-        changes to the config.
-        """
-        self.add_argument(
-            "--data",
-            type=Path,
-            metavar="FOLDER",
-            help="folder to which the config's paths are relative",
-        )
-        self.add_argument(
-            "--set",
-            nargs="+",
-            action="extend",
-            default=[],
-            metavar="KEY=VALUE",
-            help=f"change settings of the config, such as {example}",
-        )
-
-    def add_json(self, what: str) -> None:
-        """Add ``--json``; ``what`` describes the content of the file."""
-        self.add_argument(
-            "--json",
-            nargs="?",
-            type=json_file,
-            const=STANDARD_OUTPUT,
-            metavar="FILE",
-            help=f"{what} as JSON, in FILE; without FILE, printed instead of the text",
-        )
-
-    def add_ledger(self) -> None:
-        self.add_argument(
-            "--ledger",
-            type=Path,
-            metavar="JSON",
-            help="record the outcome of the step, for the report",
-        )

@@ -9,44 +9,34 @@ obsm its position and features. Positions outside nuclei count for the nearest n
 --expand-um. Needs the extra `spatial`.
 """
 
-import argparse
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import Parser
+from muse_pipeline.cli.signature import Results, Written
 from muse_pipeline.outputs.cells import EXPAND_UM
 
 
-def add_arguments(parser: Parser) -> None:
-    parser.add_results("slide", "FOLDER", "folder of a slide's results")
-    assay = parser.add_mutually_exclusive_group(required=True)
-    assay.add_argument(
-        "--visium-hd", type=Path, metavar="FOLDER", help="Space Ranger's binned_outputs"
-    )
-    assay.add_argument(
-        "--xenium", type=Path, metavar="PARQUET", help="Xenium's transcripts.parquet"
-    )
-    parser.add_path(
-        "--transform",
-        "FILE",
-        "map from the slide to the assay's picture: transform.json from `muse register`, landmarks,"
-        " or a matrix, such as Xenium Explorer's (default: they are the same picture)",
-    )
-    parser.add_number(
-        "--expand-um",
-        float,
-        "UM",
-        "count positions up to this distance from a nucleus; 0: only positions inside",
-        default=EXPAND_UM,
-    )
-    parser.add_output(
-        "H5AD", "file to write (default: bins.h5ad in the slide's folder)", required=False
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+def run(
+    slide: Results,
+    visium_hd: Path | None = None,
+    xenium: Path | None = None,
+    transform: Path | None = None,
+    expand_um: float = EXPAND_UM,
+    output: Written | None = None,
+) -> int:
     """Count the genes in the nuclei, write the file, and print the fraction of the counts in
     nuclei.
+
+    Args:
+        slide: folder of a slide's results
+        visium_hd: Space Ranger's binned_outputs
+        xenium: Xenium's transcripts.parquet
+        transform: map from the slide to the assay's picture: transform.json from `muse register`,
+            landmarks, or a matrix, such as Xenium Explorer's (default: they are the same picture)
+        expand_um: count positions up to this distance from a nucleus; 0: only positions inside
+        output: file to write (default: bins.h5ad in the slide's folder)
 
     Returns:
         1 if the alignment is doubtful, and an existing file was therefore kept.
@@ -58,18 +48,20 @@ def run(args: argparse.Namespace) -> int:
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.tissue.mask import TissueMask
 
-    if not 0 <= args.expand_um <= 50:
-        raise ArgumentError(f"--expand-um {args.expand_um:g}: give a distance from 0 to 50 um")
-    if args.xenium and not args.transform:
+    if bool(visium_hd) == bool(xenium):
+        raise ArgumentError("give either --visium-hd or --xenium, the counts of the assay")
+    if not 0 <= expand_um <= 50:
+        raise ArgumentError(f"--expand-um {expand_um:g}: give a distance from 0 to 50 um")
+    if xenium and not transform:
         raise ArgumentError(
             "--xenium: positions are in the frame of Xenium's own picture; give its alignment as"
             " --transform"
         )
-    files = SlideFiles(args.slide)
-    info, output = read_info(files.info), args.output or files.bins
-    assay = read_visium_hd(args.visium_hd) if args.visium_hd else read_xenium(args.xenium)
+    files = SlideFiles(slide)
+    info, output = read_info(files.info), output or files.bins
+    assay = read_visium_hd(visium_hd) if visium_hd else read_xenium(xenium)
     tissue = TissueMask.load(files.mask, info)
-    counts = count_in_nuclei(files.nuclei, info, tissue, assay, args.transform, args.expand_um)
+    counts = count_in_nuclei(files.nuclei, info, tissue, assay, transform, expand_um)
     if counts.doubt:
         kept = f"; {output} exists and was kept" if output.exists() else ""
         print(f"muse bins: {assay.path}: {counts.doubt}{kept}", file=sys.stderr)

@@ -12,96 +12,74 @@ pictures to its card.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import Parser, not_negative, positive, show_result, text_columns
+from muse_pipeline.cli.arguments import positive, show_result, text_columns
+from muse_pipeline.cli.signature import NotNegative, Positive, Written
 from muse_pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import Card, ModelCard
 
-WRITES = frozenset({"json"})  # --output is left out, since it may be the model's own file
 
+def run(
+    model: str,
+    output: Path | None = None,  # not Written, since it may be the model's own file
+    json: Written | None = None,
+    pictures: Sequence[tuple[str, str]] = (),
+    temperature: Positive | None = None,
+    snap_um: NotNegative | None = None,
+    refine: bool = False,
+    limits: str | None = None,
+    organs: Sequence[str] = (),
+) -> None:
+    """Print the card, or change it and print the settings that can be changed.
 
-def add_arguments(parser: Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="built-in name or .onnx file")
-    parser.add_json("the whole card")
-    parser.add_argument(
-        "--pictures",
-        nargs=2,
-        action="append",
-        metavar=("FOLDER", "UM"),
-        help="folder of training pictures and their um per pixel; may be given several times",
-    )
-    parser.add_number(
-        "--temperature", positive, "T", "number by which class logits are divided to calibrate them"
-    )
-    outlines = parser.add_mutually_exclusive_group()
-    outlines.add_argument(
-        "--snap-um",
-        type=not_negative,
-        metavar="UM",
-        help=(
-            "move outlines by at most this distance to the nearest edge, instead of --refine; 0: do"
-            " not move them"
-        ),
-    )
-    outlines.add_argument(
-        "--refine",
-        action="store_true",
-        default=None,
-        help="refine outlines with the built-in network, instead of --snap-um",
-    )
-    parser.add_argument(
-        "--limits", metavar="TEXT", help="meaning of the classes, and limits of the model's use"
-    )
-    parser.add_argument(
-        "--organ",
-        action="append",
-        dest="organs",
-        metavar="[CLASS=]NAME",
-        help=(
-            "an organ in which this class, or every class, was measured; may be given several times"
-        ),
-    )
-    parser.add_output("ONNX", "file to write, which may be the model's own", required=False)
-
-
-def run(args: argparse.Namespace) -> None:
-    """Print the card, or change it and print the settings that can be changed."""
+    Args:
+        model: built-in name or .onnx file
+        output: file to write, which may be the model's own
+        json: the whole card as JSON, in FILE; without FILE, printed instead of the text
+        pictures: folder of training pictures and their um per pixel; may be given several times
+        temperature: number by which class logits are divided to calibrate them
+        snap_um: move outlines by at most this distance to the nearest edge, instead of --refine; 0:
+            do not move them
+        refine: refine outlines with the built-in network, instead of --snap-um
+        limits: meaning of the classes, and limits of the model's use
+        organs: an organ in which every class, or this class, was measured; may be given several
+            times
+    """
     from dataclasses import asdict
 
     from muse_pipeline.inference.model import find_model, read_card
 
-    model = find_model(args.model)
-    facts: dict = {
-        name: fact
-        for name in ("temperature", "snap_um", "refine", "limits", "organs")
-        if (fact := getattr(args, name)) is not None
-    }
-    if args.organs:
-        facts["organs"] = _organs_by_class(args.organs, read_card(model))
-    if not args.pictures and not facts:
-        if args.output is not None:
+    if refine and snap_um is not None:
+        raise ConfigError("--refine and --snap-um contradict each other; give one of them")
+    path = find_model(model)
+    given = {"temperature": temperature, "snap_um": snap_um, "refine": refine or None}
+    given |= {"limits": limits, "organs": _organs_by_class(organs, read_card(path)) or None}
+    facts: dict = {name: fact for name, fact in given.items() if fact is not None}
+    if not pictures and not facts:
+        if output is not None:
             raise ConfigError(
-                f"--output {args.output}: nothing to change in the card; give --pictures,"
+                f"--output {output}: nothing to change in the card; give --pictures,"
                 " --temperature, --snap-um, --refine, --limits or --organ"
             )
-        card = read_card(model)
-        show_result(_text(card), asdict(card), args.json)
+        card = read_card(path)
+        show_result(_text(card), asdict(card), json)
         return
-    if args.output is None:
+    if output is None:
         raise ConfigError("give --output ONNX, the file to write; it may be the model's own")
 
     from muse_pipeline.export.onnx import measure_folders, recard
     from muse_pipeline.inference.card import ModelCard
 
-    if args.pictures:
-        facts["appearance"] = measure_folders([_folder(*words) for words in args.pictures])
+    if pictures:
+        facts["appearance"] = measure_folders([_folder(*words) for words in pictures])
         print(f"measured {facts['appearance'].n_pictures} pictures")
-    card = recard(model, args.output, facts)
-    text = f"{args.output}: {card.name}"
+    card = recard(path, output, facts)
+    text = f"{output}: {card.name}"
     if isinstance(card, ModelCard):
         moved = (
             f"outlines moved by at most {card.snap_um:g} um"
@@ -114,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     print(text)
 
 
-def _organs_by_class(words: list[str], card: Card) -> dict[str, list[str]]:
+def _organs_by_class(words: Sequence[str], card: Card) -> dict[str, list[str]]:
     from muse_pipeline.core.specimen import describe_organ_fault
 
     classes = [one.name for one in getattr(card, "classes", ())]

@@ -2,16 +2,18 @@
 workflow, cores.
 """
 
-import argparse
+from __future__ import annotations
 
-from muse_pipeline.cli.arguments import Parser, show_result
-
-
-def add_arguments(parser: Parser) -> None:
-    parser.add_json("the same")
+from muse_pipeline.cli.arguments import show_result
+from muse_pipeline.cli.signature import Written
 
 
-def run(args: argparse.Namespace) -> None:
+def run(json: Written | None = None) -> None:
+    """Print what was found.
+
+    Args:
+        json: the same as JSON, in FILE; without FILE, printed instead of the text
+    """
     from dataclasses import asdict
 
     from muse_pipeline import __version__
@@ -25,8 +27,5 @@ def run(args: argparse.Namespace) -> None:
         for finding in findings
     ]
     text = "\n".join([f"muse-pipeline {__version__}", *lines])
-    show_result(
-        text,
-        {"version": __version__, "findings": [asdict(finding) for finding in findings]},
-        args.json,
-    )
+    result = {"version": __version__, "findings": [asdict(finding) for finding in findings]}
+    show_result(text, result, json)

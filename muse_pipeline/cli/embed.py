@@ -11,54 +11,52 @@ it reads the nuclei from another program's file instead: outlines or points as G
 CSV in level-0 pixels, or a label image.
 """
 
-import argparse
+from __future__ import annotations
 
-from muse_pipeline.cli.arguments import Parser
+from pathlib import Path
 
-WRITES = frozenset({"ledger", "model"})  # the model is written if --checkpoint is given
-
-
-def add_arguments(parser: Parser) -> None:
-    parser.add_results("results", "RESULTS_SLIDE", "folder of one slide in the output of a run")
-    parser.add_path(
-        "--model", "ONNX", "feature model, encoder, or detector (file or built-in)", required=True
-    )
-    parser.add_path(
-        "--checkpoint",
-        "FILE",
-        "first export the model from this: a checkpoint of `muse train`, a released MUSE file, or"
-        " `compact`",
-    )
-    parser.add_path("--nuclei", "FILE", "another program's nuclei, instead of the run's")
-    parser.add_flag("--features", "also measure shape, stains, texture and neighbours")
-    parser.add_threads("windows run at the same time")
-    parser.add_provider()
-    parser.add_ledger()
+from muse_pipeline.cli.signature import Results, Written
 
 
-def run(args: argparse.Namespace) -> None:
-    """Export the checkpoint if one is given, and compute the features."""
+def run(
+    results: Results,
+    model: Written,
+    checkpoint: Path | None = None,
+    nuclei: Path | None = None,
+    features: bool = False,
+    threads: int = 1,
+    provider: str = "cpu",
+) -> None:
+    """Export the checkpoint if one is given, and compute the features.
+
+    Args:
+        results: folder of one slide in the output of a run
+        model: feature model, encoder, or detector (file or built-in)
+        checkpoint: first export the model from this: a checkpoint of `muse train`, a released MUSE
+            file, or `compact`
+        nuclei: another program's nuclei, instead of the run's
+        features: also measure shape, stains, texture and neighbours
+        threads: windows run at the same time
+        provider: what runs the model
+    """
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.inference.encoder import open_embedder
     from muse_pipeline.inference.model import choose_provider, find_model
     from muse_pipeline.slides.inspect import read_info
     from muse_pipeline.steps import embed, image_mpp
 
-    if args.checkpoint:
+    if checkpoint:
         from muse_pipeline.export.onnx import export_embedder
 
-        card = export_embedder(args.checkpoint, args.model, image_mpp(args.results))
+        card = export_embedder(checkpoint, model, image_mpp(results))
         print(
-            f"{args.model}: {card.embedding_dim} features of {card.source['backbone']} at"
+            f"{model}: {card.embedding_dim} features of {card.source['backbone']} at"
             f" {card.mpp:g} um/px"
         )
-    provider = choose_provider(args.provider)
-    embedder, foreign = open_embedder(find_model(str(args.model), provider), provider), None
-    if args.nuclei:
+    provider = choose_provider(provider)
+    embedder, foreign = open_embedder(find_model(str(model), provider), provider), None
+    if nuclei:
         from muse_pipeline.proposals.imported import read_nuclei_of_others
 
-        foreign = (
-            args.nuclei,
-            read_nuclei_of_others(args.nuclei, read_info(SlideFiles(args.results).info)),
-        )
-    print(embed(args.results, embedder, args.features, args.threads, foreign))
+        foreign = nuclei, read_nuclei_of_others(nuclei, read_info(SlideFiles(results).info))
+    print(embed(results, embedder, features, threads, foreign))

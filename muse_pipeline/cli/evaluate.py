@@ -10,79 +10,73 @@ instance mask of the whole slide. Nuclei are matched one to one within 3 um by d
 in papers on point detection; counts are summed over slides. See docs/guide/evaluation.md.
 """
 
-import argparse
+from __future__ import annotations
 
-from muse_pipeline.cli.arguments import Parser, at_least_one, fraction, positive, show_result
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from muse_pipeline.cli.arguments import show_result
+from muse_pipeline.cli.signature import AtLeastOne, Fraction, Positive, Results, Written
 from muse_pipeline.core.errors import ConfigError, LabelError, NucleiError
 from muse_pipeline.core.types import GEOJSON_FRAMES
 
-
-def add_arguments(parser: Parser) -> None:
-    parser.add_results(
-        "nuclei", "RESULT", "nuclei.parquet, the folder of a slide, or that of all slides"
-    )
-    parser.add_path("--truth", "PATH", "true nuclei, or a folder of <slide>.<suffix>")
-    parser.add_path("--sheet", "TSV", "table of slides: slide_id, patient, truth, region")
-    parser.add_path(
-        "--region", "PATH", "area with complete truth: GeoJSON, mask picture, or a folder"
-    )
-    parser.add_argument(
-        "--patient", metavar="PATTERN", help="regular expression for the patient in a slide's name"
-    )
-    parser.add_argument(
-        "--radius-um", type=positive, default=3.0, help="largest distance of a match"
-    )
-    parser.add_argument(
-        "--score", type=fraction, help="lowest score of a nucleus (default: the model's threshold)"
-    )
-    parser.add_argument(
-        "--class-map",
-        nargs="+",
-        metavar="WORD=CLASS",
-        help=(
-            "the model's class for each class of the truth, such as Tumour=Epithelial;"
-            " Immune=Lymphocyte,Stroma if either is right; Debris=null if the class does not count"
-        ),
-    )
-    parser.add_argument(
-        "--frame",
-        choices=GEOJSON_FRAMES,
-        default=GEOJSON_FRAMES[0],
-        help="origin of positions in GeoJSON: the corner of the scanner's bounds or of level 0",
-    )
-    parser.add_argument(
-        "--repeats", type=at_least_one, default=1000, help="number of bootstrap samples"
-    )
-    parser.add_json("all scores and counts")
+if TYPE_CHECKING:
+    from muse_pipeline.evaluation.truth import Pairing
 
 
-def run(args: argparse.Namespace) -> None:
+def run(
+    nuclei: Results,
+    truth: Path | None = None,
+    sheet: Path | None = None,
+    region: Path | None = None,
+    patient: str | None = None,
+    radius_um: Positive = 3.0,
+    score: Fraction | None = None,
+    class_map: Sequence[str] | None = None,
+    frame: str = GEOJSON_FRAMES[0],
+    repeats: AtLeastOne = 1000,
+    json: Written | None = None,
+) -> None:
+    """Score the nuclei.
+
+    Args:
+        nuclei: nuclei.parquet, the folder of a slide, or that of all slides
+        truth: true nuclei, or a folder of <slide>.<suffix>
+        sheet: table of slides: slide_id, patient, truth, region
+        region: area with complete truth: GeoJSON, mask picture, or a folder
+        patient: regular expression for the patient in a slide's name
+        radius_um: largest distance of a match
+        score: lowest score of a nucleus (default: the model's threshold)
+        class_map: the model's class for each class of the truth (WORD=CLASS), such as
+            Tumour=Epithelial; Immune=Lymphocyte,Stroma if either is right; Debris=null if the class
+            does not count
+        frame: origin of positions in GeoJSON: the corner of the scanner's bounds or of level 0
+        repeats: number of bootstrap samples
+        json: all scores and counts as JSON, in FILE; without FILE, printed instead of the text
+    """
     from muse_pipeline.evaluation.score import Rules, score_slide
     from muse_pipeline.evaluation.summary import render_summary, summarise_scores
     from muse_pipeline.nuclei.class_names import resolve_all
 
-    pairing = _pair(args)
-    rules = Rules(args.radius_um, args.score, args.frame, _class_map(args.class_map))
+    pairing = _pair(nuclei, truth, sheet, region, patient)
+    rules = Rules(radius_um, score, frame, _class_map(class_map))
     scores = resolve_all(pairing.pairs, lambda pair: score_slide(pair, rules))
-    if not any(
-        score.n_true or score.outside_region or len(score.outside_slide) for score in scores
-    ):
+    if not any(one.n_true or one.outside_region or len(one.outside_slide) for one in scores):
         raise LabelError(
             f"{pairing.pairs[0].truth}: holds no nucleus, so nothing can be scored; export all"
             " objects, not only the annotated region, or give a different file"
         )
-    if args.region and (
-        whole := [score.pair.slide_id for score in scores if score.region_mm2 is None]
-    ):
+    if region and (whole := [one.pair.slide_id for one in scores if one.region_mm2 is None]):
         raise LabelError(
-            f"{args.region}: has no region of slide '{whole[0]}', nor does its truth; add a region"
+            f"{region}: has no region of slide '{whole[0]}', nor does its truth; add a region"
             " with that name, or score fully annotated slides separately, without --region"
         )
-    summary = summarise_scores(scores, pairing, rules, args.repeats)
-    show_result(render_summary(summary), summary, args.json)
+    summary = summarise_scores(scores, pairing, rules, repeats)
+    show_result(render_summary(summary), summary, json)
 
 
-def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
+def _class_map(words: Sequence[str] | None) -> dict[str, list[str] | None] | None:
     if words is None:
         return None
     pairs = [word.rpartition("=") for word in words]
@@ -93,29 +87,31 @@ def _class_map(words: list[str] | None) -> dict[str, list[str] | None] | None:
     }
 
 
-def _pair(args: argparse.Namespace):
+def _pair(
+    nuclei: Path, truth: Path | None, sheet: Path | None, region: Path | None, patient: str | None
+) -> Pairing:
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.evaluation.truth import pair_folder, pair_one
     from muse_pipeline.nuclei.parquet import read_provenance
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
-    if (table := SlideFiles(args.nuclei).nuclei).is_file():
-        args.nuclei = table
-    if args.nuclei.is_dir():
-        if args.truth is None and args.sheet is None:
+    if (table := SlideFiles(nuclei).nuclei).is_file():
+        nuclei = table
+    if nuclei.is_dir():
+        if truth is None and sheet is None:
             raise ConfigError("give --truth FOLDER, or --sheet with a column 'truth'")
-        return pair_folder(args.nuclei, args.truth, args.sheet, args.region, args.patient)
-    if args.nuclei.name.lower().endswith(GEOJSON_SUFFIXES):
+        return pair_folder(nuclei, truth, sheet, region, patient)
+    if nuclei.name.lower().endswith(GEOJSON_SUFFIXES):
         raise NucleiError(
-            f"{args.nuclei}: is GeoJSON, but results are scored from nuclei.parquet; give that"
-            " file, which is in the slide's folder of results, or give the folder of all results"
+            f"{nuclei}: is GeoJSON, but results are scored from nuclei.parquet; give that file,"
+            " which is in the slide's folder of results, or give the folder of all results"
         )
-    for option in ("sheet", "patient"):
-        if getattr(args, option) is not None:
+    for option, value in (("sheet", sheet), ("patient", patient)):
+        if value is not None:
             raise ConfigError(
-                f"--{option} distinguishes slides of a folder, but {args.nuclei} is one table;"
-                " leave it out"
+                f"--{option} distinguishes slides of a folder, but {nuclei} is one table; leave it"
+                " out"
             )
-    if args.truth is None:
-        raise ConfigError(f"give --truth FILE, the true nuclei of {args.nuclei}")
-    return pair_one(args.nuclei, args.truth, read_provenance(args.nuclei).slide_id, args.region)
+    if truth is None:
+        raise ConfigError(f"give --truth FILE, the true nuclei of {nuclei}")
+    return pair_one(nuclei, truth, read_provenance(nuclei).slide_id, region)

@@ -5,58 +5,42 @@ next to its checkpoint, or on the pictures of `--check-images FOLDER`. The diffe
 and nothing is written if they are too large.
 """
 
-import argparse
+from __future__ import annotations
+
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import Parser, at_least_one
-from muse_pipeline.core.types import MODEL_PRECISIONS
+from muse_pipeline.cli.signature import AtLeastOne, Written
 
 
-def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "checkpoint",
-        type=Path,
-        help=(
-            "checkpoint.pt of a detector or a region model, or the name of a built-in detector that"
-            " has one"
-        ),
-    )
-    parser.add_output("ONNX")
-    parser.add_path(
-        "--check-images", "FOLDER", "pictures to compare with PyTorch, at the model's mpp"
-    )
-    parser.add_path(
-        "--calibration",
-        "FOLDER",
-        "pictures at the model's mpp for the ranges of int8, instead of those next to the"
-        " checkpoint",
-    )
-    parser.add_argument("--name", help="name of the model (default: that in the training config)")
-    settings = parser.add_argument_group("instead of the training config's `export` settings")
-    settings.add_argument("--input-px", type=at_least_one, metavar="N", help="side of a window")
-    settings.add_argument(
-        "--halo-px", type=int, metavar="N", help="border whose nuclei belong to the next window"
-    )
-    settings.add_argument(
-        "--precision", choices=MODEL_PRECISIONS, help="precision of weights and activations"
-    )
-    settings.add_argument(
-        "--embedding",
-        action="store_true",
-        default=None,
-        help="also return the feature vector of every nucleus",
-    )
-    settings.add_argument(
-        "--any-window",
-        action="store_true",
-        default=None,
-        help=(
-            "export a network with aligned corners for windows of a different size than in training"
-        ),
-    )
+def run(
+    checkpoint: Path,
+    output: Written,
+    check_images: Path | None = None,
+    calibration: Path | None = None,
+    name: str | None = None,
+    input_px: AtLeastOne | None = None,
+    halo_px: int | None = None,
+    precision: str | None = None,
+    embedding: bool = False,
+    any_window: bool = False,
+) -> None:
+    """Export the checkpoint, and compare the file with it.
 
-
-def run(args: argparse.Namespace) -> None:
+    Args:
+        checkpoint: checkpoint.pt of a detector or a region model, or the name of a built-in
+            detector that has one
+        output: file to write (.onnx)
+        check_images: pictures to compare with PyTorch, at the model's mpp
+        calibration: pictures at the model's mpp for the ranges of int8, instead of those next to
+            the checkpoint
+        name: name of the model, like the next options instead of the training config's
+        input_px: side of a window
+        halo_px: border whose nuclei belong to the next window
+        precision: precision of weights and activations
+        embedding: also return the feature vector of every nucleus
+        any_window: export a network with aligned corners for windows of a different size than in
+            training
+    """
     from muse_pipeline.core.errors import CheckpointError
     from muse_pipeline.core.files import complete_file
     from muse_pipeline.export.onnx import export_onnx
@@ -67,25 +51,26 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.training.checkpoint import load_checkpoint
     from muse_pipeline.training.run import RunFolder
 
-    checkpoint = find_checkpoint(args.checkpoint)
+    checkpoint = find_checkpoint(checkpoint)
     if not checkpoint.is_file():
         built_in = ", ".join(list_checkpoints())
         raise CheckpointError(
             f"{checkpoint}: no such checkpoint; give a .pt file or a built-in name ({built_in})"
         )
-    names = ("name", "input_px", "halo_px", "precision", "embedding", "any_window")
-    changes = {name: value for name in names if (value := getattr(args, name)) is not None}
+    given = {"name": name, "input_px": input_px, "halo_px": halo_px, "precision": precision}
+    given |= {"embedding": embedding or None, "any_window": any_window or None}
+    changes = {setting: value for setting, value in given.items() if value is not None}
     kept = RunFolder(checkpoint.parent).pictures
-    pictures = args.check_images or (kept if kept.is_dir() else None)
+    pictures = check_images or (kept if kept.is_dir() else None)
     of_regions = load_checkpoint(checkpoint).meta.get("kind") == REGIONS
     export, check = (
         (export_region_model, check_region_parity) if of_regions else (export_onnx, check_parity)
     )
-    with complete_file(args.output) as partial:
+    with complete_file(output) as partial:
         export(
             checkpoint,
             partial,
-            calibration=args.calibration or (pictures if of_regions else None),
+            calibration=calibration or (pictures if of_regions else None),
             **changes,
         )
         if pictures:

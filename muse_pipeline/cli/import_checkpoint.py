@@ -4,27 +4,25 @@ The backbone is identified by the names and shapes of its tensors, and its train
 512) by the end of the file's name or by its table of positions.
 """
 
-import argparse
+from __future__ import annotations
+
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import Parser
+from muse_pipeline.cli.signature import Written
 
 
-def add_arguments(parser: Parser) -> None:
-    parser.add_argument("checkpoint", type=Path, help="released file, such as vit_s_16-224.pth")
-    parser.add_output("FILE", "checkpoint.pt to write")
-    parser.add_argument(
-        "--backbone", metavar="NAME", help="name of the backbone, if the file does not identify it"
-    )
-    parser.add_flag(
-        "--trust-pickle",
-        "read a file that contains more than tensors and can run any code; only for files that you"
-        " trust",
-    )
+def run(
+    checkpoint: Path, output: Written, backbone: str | None = None, trust_pickle: bool = False
+) -> None:
+    """Import the checkpoint.
 
-
-def run(args: argparse.Namespace) -> None:
+    Args:
+        checkpoint: released file, such as vit_s_16-224.pth
+        output: checkpoint.pt to write
+        backbone: name of the backbone, if the file does not identify it
+        trust_pickle: read a file that contains more than tensors and can run any code; only for
+            files that you trust
+    """
     from muse_pipeline.training.checkpoint import import_checkpoint
 
-    name = import_checkpoint(args.checkpoint, args.output, args.backbone, args.trust_pickle)
-    print(f"{args.output}: {name}")
+    print(f"{output}: {import_checkpoint(checkpoint, output, backbone, trust_pickle)}")

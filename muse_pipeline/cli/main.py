@@ -13,6 +13,7 @@ from textwrap import TextWrapper
 from types import ModuleType
 
 from muse_pipeline.cli.arguments import Parser, text_columns
+from muse_pipeline.cli.signature import add_verb
 from muse_pipeline.cohort.ledgers import record_step
 from muse_pipeline.core.environment import write_any_text
 from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputError
@@ -20,9 +21,9 @@ from muse_pipeline.core.errors import MissingPackageError, MuseError, OutputErro
 # Verbs as in `muse --help`, in the order of use; each has its own module in this folder, except
 # those in MODULES.
 GROUPS = {
-    "before a run": "doctor inspect sheet workflow preflight",
+    "before a run": "doctor sheet workflow preflight",
     "a run and its results": "run view statistics",
-    "further files of a slide": "embed anndata bins",
+    "further files of a slide": "embed bins",
     "a model of your own": "finetune pretrain train export evaluate",
 }
 MORE = {  # only in `muse help all`
@@ -34,8 +35,8 @@ MODULES = dict.fromkeys(
     ("finetune", "pretrain", "psm"), "train"
 )  # module of each verb that has none of its own
 VERBS = tuple(" ".join([*GROUPS.values(), *MORE.values()]).split())
-# Names of the arguments that are output files, for verbs that do not define WRITES.
-WRITES = frozenset({"output", "ledger", "csv", "table", "reliability", "resolved", "json"})
+WRITES = frozenset({"output"})  # arguments of `run` and the trainings that are written
+SMALL_MATRICES = ("run", "step", "embed", "register")
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
 EXTRAS = {  # the packages that each extra installs, by the names of their modules
     "train": ("torch", "lightning_fabric", "onnx", "onnxscript", "matplotlib", "skimage"),
@@ -85,8 +86,7 @@ def run_verb(arguments: list[str]) -> int:
     A verb appends warnings for its ledger to ``args.warnings``.
     """
     args = parse(arguments)
-    if hasattr(args, "ledger") or args.verb == "run":
-        # These verbs use only small matrices, and starting NumPy's threads takes 40 ms.
+    if args.verb in SMALL_MATRICES:  # starting NumPy's threads takes 40 ms
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _require_inputs_kept(args)
     step = getattr(args, "step", args.verb)
@@ -166,18 +166,15 @@ def build_parser(
     summaries = {}
     for verb in chosen or " ".join(groups.values()).split():
         module = import_verb(verb)
-        text = (
-            getattr(module, "DESCRIPTIONS", {}).get(verb)
-            or module.__doc__
-            or _read_docstring(module.__file__)
-        )
+        # Without docstrings (``PYTHONOPTIMIZE=2``), a verb has no text.
+        text = getattr(module, "DESCRIPTIONS", {}).get(verb) or module.__doc__ or verb
         summaries[verb] = text.strip().splitlines()[0]
         subparser = subparsers.add_parser(
             verb, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if chosen:  # the list of all verbs needs no options, which would take long to load
-            module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run, writes=getattr(module, "WRITES", WRITES))
+            subparser.set_defaults(writes=WRITES)
+            add_verb(subparser, module)
     parser.description = _list_verbs(summaries, groups)
     return parser
 
@@ -186,15 +183,6 @@ def import_verb(verb: str) -> ModuleType:
     """Import the module of a verb."""
     # Verbs import most modules in ``run``, so that help and errors about arguments appear at once.
     return importlib.import_module(f"muse_pipeline.cli.{MODULES.get(verb, verb).replace('-', '_')}")
-
-
-def _read_docstring(file: str) -> str:
-    """Read the docstring of a module from its file, because ``PYTHONOPTIMIZE=2`` removes it from
-    the module.
-    """
-    import ast
-
-    return ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
 
 
 def _list_verbs(summaries: Mapping[str, str], groups: Mapping[str, str]) -> str:

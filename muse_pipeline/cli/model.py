@@ -6,37 +6,48 @@ starts: the model's file and checksum, or all files that the training run reads,
 for which `auto` is resolved here.
 """
 
-import argparse
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import Parser
+from muse_pipeline.cli.signature import Written
 
 
-def add_arguments(parser: Parser) -> None:
-    parser.add_argument("model", help="built-in name, .onnx file or training config (YAML)")
-    parser.add_provider()
-    parser.add_flag("--here", "fail if the provider does not start on this machine")
-    parser.add_config("schedule.steps=100")
-    parser.add_path("--resolved", "JSON", "write the description as JSON")
+def run(
+    model: str,
+    provider: str = "cpu",
+    here: bool = False,
+    data: Path | None = None,
+    changes: Sequence[str] = (),
+    resolved: Written | None = None,
+) -> None:
+    """Describe the model.
 
-
-def run(args: argparse.Namespace) -> None:
+    Args:
+        model: built-in name, .onnx file or training config (YAML)
+        provider: what runs the model
+        here: fail if the provider does not start on this machine
+        data: folder to which the config's paths are relative
+        changes: change settings of the config, such as schedule.steps=100
+        resolved: write the description as JSON
+    """
     from muse_pipeline.core.files import write_json
     from muse_pipeline.inference.model import choose_provider, describe_model, require_start
 
-    provider = choose_provider(args.provider)
-    if args.here:
+    provider = choose_provider(provider)
+    if here:
         require_start(provider)
-    if args.model.endswith((".yaml", ".yml")):
+    if model.endswith((".yaml", ".yml")):
         from muse_pipeline.training.recipe import load_run
 
-        recipe, config = load_run(Path(args.model), args.data, args.set, default="detector")
+        recipe, config = load_run(Path(model), data, changes, default="detector")
         facts = recipe.describe(config)
     else:
-        facts = describe_model(args.model, provider)
+        facts = describe_model(model, provider)
     facts["provider"] = provider
-    if args.resolved:
-        write_json(args.resolved, facts)
+    if resolved:
+        write_json(resolved, facts)
     print(
         f"{facts.get('model', facts['name'])}: {facts['mpp']:g} um/px;"
         f" {', '.join(facts['classes'])}"

@@ -6,32 +6,35 @@ Opens each slide in a separate process, finds its tissue and reads some tiles. A
 not fetched; only its existence and size are checked. The exit status is 2 if a slide cannot run.
 """
 
-import argparse
+from __future__ import annotations
 
-from muse_pipeline.cli.arguments import Parser, fraction, path_or_url, positive, show_result
+from collections.abc import Sequence
+from pathlib import Path
 
-
-def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "slides", type=path_or_url, nargs="+", metavar="SLIDES", help="a sheet, a folder, or slides"
-    )
-    parser.add_number(
-        "--mpp", positive, "UM", "um per level-0 pixel of slides or a folder, instead of the files'"
-    )
-    parser.add_argument("--model", default="compact", help="model that will find the nuclei")
-    parser.add_number(
-        "--max-corrupt",
-        fraction,
-        "F",
-        "fraction of the tissue that may be undecodable",
-        default=0.01,
-    )
-    parser.add_threads("slides checked at the same time")
-    parser.add_path("--roi", "GEOJSON", "analyse only these areas, drawn in QuPath")
-    parser.add_json("everything")
+from muse_pipeline.cli.arguments import show_result
+from muse_pipeline.cli.signature import Location, Written
 
 
-def run(args: argparse.Namespace) -> None:
+def run(
+    slides: Sequence[Location],
+    mpp: float | None = None,
+    model: str = "compact",
+    max_corrupt: float = 0.01,
+    threads: int = 1,
+    roi: Path | None = None,
+    json: Written | None = None,
+) -> None:
+    """Check the slides.
+
+    Args:
+        slides: a sheet, a folder, or slides
+        mpp: um per level-0 pixel of slides or a folder, instead of the files'
+        model: model that will find the nuclei
+        max_corrupt: fraction of the tissue that may be undecodable
+        threads: slides checked at the same time
+        roi: analyse only these areas, drawn in QuPath (GeoJSON)
+        json: everything as JSON, in FILE; without FILE, printed instead of the text
+    """
     from muse_pipeline.cohort.collect import find_rows
     from muse_pipeline.core.errors import SlideError
     from muse_pipeline.core.process import show_progress
@@ -40,15 +43,15 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.inference.model import find_model, read_card
     from muse_pipeline.preflight import check_slides, render_preflight, sum_up
 
-    rows = find_rows(args.slides, args.mpp, args.roi)
-    card = read_card(find_model(args.model), ModelCard)
+    rows = find_rows(slides, mpp, roi)
+    card = read_card(find_model(model), ModelCard)
     checks = []
     with show_progress("slides") as progress:
-        for check in check_slides(rows, card, args.max_corrupt, args.threads):
+        for check in check_slides(rows, card, max_corrupt, threads):
             checks.append(check)
             progress(len(checks), len(rows))
     cohort = sum_up(checks)
-    show_result(render_preflight(cohort), cohort, args.json)
+    show_result(render_preflight(cohort), cohort, json)
     if names := [check.slide_id for check in checks if check.problem]:
         raise SlideError(
             f"{len(names)} of {len(rows)} slides cannot run ({some_of(names, 10)}); fix or remove"

@@ -7,33 +7,32 @@ Automate > User scripts > muse.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from importlib.resources import files
 from pathlib import Path
 
-from muse_pipeline.cli.arguments import Parser
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 
 
-def add_arguments(parser: Parser) -> None:
-    parser.add_output("FOLDER", "folder for the scripts of QuPath's menu", required=False)
-    parser.add_path("--config", "YAML", "training config (default: my_labels.yaml)")
+def run(output: Path | None = None, config: Path | None = None) -> None:
+    """Write the scripts.
 
-
-def run(args: argparse.Namespace) -> None:
+    Args:
+        output: folder for the scripts of QuPath's menu
+        config: training config (default: my_labels.yaml)
+    """
     from muse_pipeline.cohort.study import find_workflow
 
-    config = args.config or find_workflow().parent / "config/train/my_labels.yaml"
+    config = config or find_workflow().parent / "config/train/my_labels.yaml"
     if not config.is_file():
         raise ConfigError(
             f"{config}: there is no such file; give the training settings with --config"
         )
     muse = Path(sys.executable).with_name("muse.exe" if sys.platform == "win32" else "muse")
-    folders = [args.output] if args.output else find_script_folders(Path.home())
+    folders = [output] if output else find_script_folders(Path.home())
     for folder in folders:
         for path in write_scripts(folder, muse, config.resolve()):
             print(path)

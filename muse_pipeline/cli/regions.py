@@ -9,60 +9,74 @@ regions.json into the folder. If this fails, regions.json states why, so that th
 be written without regions.
 """
 
-import argparse
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.arguments import Parser
+from muse_pipeline.cli.signature import Written
+from muse_pipeline.core.errors import ArgumentError, ModelError
 
-WRITES = frozenset({"output", "outcome"})
-
-
-def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "store", type=Path, help="image store; the model's um/px must be a multiple of its um/px"
-    )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--nuclei", type=Path, nargs="+", metavar="SHARD", help="all shards of the slide"
-    )
-    source.add_argument("--model", metavar="ONNX", help="region model")
-    parser.add_path("--training", "JSON", "outcome of the workflow's training of the model")
-    parser.add_path("--info", "JSON", "slide.json (default: next to the store)")
-    parser.add_path("--colour", "JSON", "colour.json (default: next to the store)")
-    parser.add_threads("windows run at the same time")
-    parser.add_provider()
-    parser.add_output("FOLDER", "folder for the files")
-    parser.add_path("--outcome", "JSON", "ledger of the step, which then ends well if it fails")
+if TYPE_CHECKING:
+    from muse_pipeline.inference.predictor import RegionPredictor
 
 
-def run(args: argparse.Namespace) -> None:
-    """Map the regions; in the workflow, a slide whose regions fail gets its nuclei all the same."""
+def run(
+    store: Path,
+    output: Written,
+    nuclei: Sequence[Path] = (),
+    model: str | None = None,
+    training: Path | None = None,
+    info: Path | None = None,
+    colour: Path | None = None,
+    threads: int = 1,
+    provider: str = "cpu",
+    outcome: Written | None = None,
+) -> None:
+    """Map the regions; in the workflow, a slide whose regions fail gets its nuclei all the same.
+
+    Args:
+        store: image store; the model's um/px must be a multiple of its um/px
+        output: folder for the files
+        nuclei: all shards of the slide
+        model: region model
+        training: outcome of the workflow's training of the model (JSON)
+        info: slide.json (default: next to the store)
+        colour: colour.json (default: next to the store)
+        threads: windows run at the same time
+        provider: what runs the model
+        outcome: ledger of the step, which then ends well if it fails (JSON)
+    """
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.cohort.ledgers import record_step
     from muse_pipeline.steps import regions
 
-    files = SlideFiles(args.store.parent)
-    inputs = args.info or files.info, args.colour or files.colour
-    source = args.nuclei or (lambda: _load_predictor(args))
+    if bool(nuclei) == bool(model):
+        raise ArgumentError("give either --nuclei or --model, the source of the regions")
+    files = SlideFiles(store.parent)
+    inputs = info or files.info, colour or files.colour
+    source = nuclei or _loader(model, training, provider)
     with (
-        suppress(Exception) if args.outcome else nullcontext(),
-        record_step(args.outcome, "regions") as warnings,
+        suppress(Exception) if outcome else nullcontext(),
+        record_step(outcome, "regions") as warnings,
     ):
-        regions(args.store, source, *inputs, args.output, args.threads, warnings)
+        regions(store, source, *inputs, output, threads, warnings)
 
 
-def _load_predictor(args: argparse.Namespace):
-    """Load the region model, unless the workflow trains it and its training failed."""
-    from muse_pipeline.core.errors import ModelError
-    from muse_pipeline.core.files import read_json
-    from muse_pipeline.inference.model import choose_provider, find_region_model
-    from muse_pipeline.inference.predictor import RegionPredictor
+def _loader(model: str, training: Path | None, provider: str) -> Callable[[], RegionPredictor]:
+    def load() -> RegionPredictor:
+        """Load the region model, unless the workflow trains it and its training failed."""
+        from muse_pipeline.core.files import read_json
+        from muse_pipeline.inference.model import choose_provider, find_region_model
+        from muse_pipeline.inference.predictor import RegionPredictor
 
-    if args.training and read_json(args.training)["status"] != "ok":
-        raise ModelError(
-            "the training of the region model failed; see"
-            f" {args.training.parent / 'logs/train.log'}"
-        )
-    provider = choose_provider(args.provider)
-    return RegionPredictor(find_region_model(args.model, provider), provider)
+        if training and read_json(training)["status"] != "ok":
+            raise ModelError(
+                f"the training of the region model failed; see {training.parent / 'logs/train.log'}"
+            )
+        chosen = choose_provider(provider)
+        return RegionPredictor(find_region_model(model, chosen), chosen)
+
+    return load

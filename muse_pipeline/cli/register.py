@@ -4,38 +4,41 @@ The partner may be rotated, mirrored or stained differently, and may cover only 
 Writes transform.json, but nothing for a partner that does not fit.
 """
 
-import argparse
+from __future__ import annotations
 
-from muse_pipeline.cli.arguments import Parser, positive
+from pathlib import Path
+
+from muse_pipeline.cli.signature import Positive, Written
 from muse_pipeline.core.types import GEOJSON_FRAMES
 
 
-def add_arguments(parser: Parser) -> None:
-    parser.add_path("slide", "HE", "the H&E slide")
-    parser.add_path("partner", "PARTNER", "a slide or picture of the same tissue")
-    parser.add_argument(
-        "--slide-id", metavar="ID", help="name of the H&E slide (default: that of its file)"
-    )
-    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel of the H&E slide")
-    parser.add_number("--partner-mpp", positive, "UM", "um per level-0 pixel of the partner")
-    parser.add_path(
-        "--start",
-        "FILE",
-        "initial transform, not a search: landmarks (.csv), a matrix or a transform.json",
-    )
-    parser.add_argument(
-        "--frame",
-        choices=GEOJSON_FRAMES,
-        default=GEOJSON_FRAMES[0],
-        help="origin of --start: the corner of the scanner's bounds, as in QuPath, or of level 0",
-    )
-    parser.add_number("--max-residual", positive, "UM", "largest residual of a tile (default: 5)")
-    parser.add_threads()
-    parser.add_output("FOLDER", "for transform.json")
-    parser.add_ledger()
+def run(
+    slide: Path,
+    partner: Path,
+    /,
+    output: Written,
+    slide_id: str | None = None,
+    mpp: float | None = None,
+    partner_mpp: Positive | None = None,
+    start: Path | None = None,
+    frame: str = GEOJSON_FRAMES[0],
+    max_residual: Positive | None = None,
+    threads: int = 1,
+) -> None:
+    """Register the partner.
 
-
-def run(args: argparse.Namespace) -> None:
+    Args:
+        slide: the H&E slide
+        partner: a slide or picture of the same tissue
+        output: folder for transform.json
+        slide_id: name of the H&E slide (default: that of its file)
+        mpp: um per level-0 pixel of the H&E slide
+        partner_mpp: um per level-0 pixel of the partner
+        start: initial transform, not a search: landmarks (.csv), a matrix or a transform.json
+        frame: origin of --start: the corner of the scanner's bounds, as in QuPath, or of level 0
+        max_residual: largest residual of a tile (default: 5 um)
+        threads: processor threads
+    """
     from muse_pipeline.core.errors import MisfitError, MppError
     from muse_pipeline.registration.partner import open_pair_of_files
     from muse_pipeline.registration.record import summary_text, write_registration
@@ -43,17 +46,14 @@ def run(args: argparse.Namespace) -> None:
     from muse_pipeline.registration.transform import read_given
     from muse_pipeline.slides.isolation import call_isolated
 
-    name, advice = args.slide_id or args.slide.stem, "give it with --partner-mpp"
-    info = call_isolated(inspect_for_pair, args.slide, name, args.mpp, "give it with --mpp")
-    partner_info = call_isolated(
-        inspect_for_pair, args.partner, args.partner.stem, args.partner_mpp, advice
-    )
-    start = read_given(args.start, info, partner_info, args.frame) if args.start else None
-    files = args.slide, info, args.partner, partner_info
+    name, advice = slide_id or slide.stem, "give it with --partner-mpp"
+    info = call_isolated(inspect_for_pair, slide, name, mpp, "give it with --mpp")
+    partner_info = call_isolated(inspect_for_pair, partner, partner.stem, partner_mpp, advice)
+    given = read_given(start, info, partner_info, frame) if start else None
     try:
-        with open_pair_of_files(*files, args.threads) as pair:
-            registration = register_partner(pair, start, args.max_residual or LIMIT_UM)
-            print(summary_text(write_registration(registration, args.output)))
+        with open_pair_of_files(slide, info, partner, partner_info, threads) as pair:
+            registration = register_partner(pair, given, max_residual or LIMIT_UM)
+            print(summary_text(write_registration(registration, output)))
     except MppError as error:
         what = str(error).partition("; ")[0]
         raise MppError(f"{what}; correct --mpp or --partner-mpp") from error

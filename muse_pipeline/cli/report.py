@@ -7,51 +7,64 @@ every slide.
 Failed slides come first, with the step and the reason. The exit status is 0 even if slides failed.
 """
 
-import argparse
+from __future__ import annotations
 
-from muse_pipeline.cli.arguments import Parser
+from collections.abc import Sequence
+from pathlib import Path
 
-
-def add_arguments(parser: Parser) -> None:
-    parser.add_results("results", "RESULTS", "folder with one folder per slide")
-    parser.add_path("--slides", "JSON", "resolved sheet (default: RESULTS/sheet.json)")
-    parser.add_path("--pretraining", "FOLDER", "folder of a pretraining run to show")
-    parser.add_argument(
-        "--group", metavar="COLUMN", help="column of --sheet by which the plots compare slides"
-    )
-    parser.add_path("--sheet", "TSV", "your sheet of slides, for --group")
-    parser.add_path("--statistics", "TSV", "table from `muse statistics`")
-    parser.add_argument(
-        "--no-model", default="", metavar="WHY", help="reason why there is no model"
-    )
-    parser.add_doubts()
-    parser.add_output("HTML", "the page (default: RESULTS/report.html)", required=False)
-    parser.add_path("--table", "TSV", "the table (default: RESULTS/cohort.tsv)")
-    parser.add_threads("slides whose pictures are reduced at the same time")
+from muse_pipeline.cli.signature import Results, Written
 
 
-def run(args: argparse.Namespace) -> None:
+def run(
+    results: Results,
+    slides: Path | None = None,
+    pretraining: Path | None = None,
+    group: str | None = None,
+    sheet: Path | None = None,
+    statistics: Path | None = None,
+    no_model: str = "",
+    include_doubtful: Sequence[str] = (),
+    output: Written | None = None,
+    table: Written | None = None,
+    threads: int = 1,
+) -> None:
+    """Write the report.
+
+    Args:
+        results: folder with one folder per slide
+        slides: resolved sheet (default: RESULTS/sheet.json)
+        pretraining: folder of a pretraining run to show
+        group: column of --sheet by which the plots compare slides
+        sheet: your sheet of slides, for --group
+        statistics: table from `muse statistics`
+        no_model: reason why there is no model
+        include_doubtful: keep numbers with this kind of doubt in totals and statistics; may be
+            given several times
+        output: the page (default: RESULTS/report.html)
+        table: the table (default: RESULTS/cohort.tsv)
+        threads: slides whose pictures are reduced at the same time
+    """
     from muse_pipeline.cohort.layout import CohortFiles
     from muse_pipeline.cohort.sheet import read_resolved
     from muse_pipeline.core.errors import SheetError
     from muse_pipeline.report.cohort import gather_cohort, read_groups
     from muse_pipeline.report.page import write_report
 
-    if bool(args.group) != bool(args.sheet):
+    if bool(group) != bool(sheet):
         raise SheetError(
             "--group and --sheet belong together; give both the column and your sheet of slides"
         )
-
-    files = CohortFiles(args.results)
-    page, table = args.output or files.report, args.table or files.table
-    if not (args.slides or files.sheet.is_file()):
+    files = CohortFiles(results)
+    if not (slides or files.sheet.is_file()):
         raise SheetError(
-            f"{args.results}: has no sheet.json; give the output folder of a run, or a sheet with"
+            f"{results}: has no sheet.json; give the output folder of a run, or a sheet with"
             " --slides"
         )
-    rows = read_resolved(args.slides or files.sheet)
-    groups = read_groups(args.sheet, args.group) if args.group else {}
-    slides = gather_cohort(args.results, rows, args.no_model, groups, args.include_doubtful)
-    of_cohort = args.pretraining, args.statistics, args.no_model
-    for line in write_report(slides, args.results, page, table, *of_cohort, args.threads):
+    rows = read_resolved(slides or files.sheet)
+    groups = read_groups(sheet, group) if group else {}
+    gathered = gather_cohort(results, rows, no_model, groups, include_doubtful)
+    written = output or files.report, table or files.table
+    for line in write_report(
+        gathered, results, *written, pretraining, statistics, no_model, threads
+    ):
         print(line)

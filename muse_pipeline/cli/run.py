@@ -8,48 +8,54 @@ skipped. If a slide fails, the others are still run, and the exit status is 2. S
 runs into the same folder stay in its report.
 """
 
-import argparse
+from __future__ import annotations
 
-from muse_pipeline.cli.arguments import Parser, at_least_one, path_or_url, positive
-from muse_pipeline.settings import list_run_settings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-
-def add_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "slides",
-        type=path_or_url,
-        nargs="+",
-        metavar="SLIDES",
-        help="slides, images, URLs, folders or sheets",
-    )
-    parser.add_output("OUT", "folder of the results")
-    parser.add_number("--mpp", positive, "UM", "um per level-0 pixel, instead of the files'")
-    parser.add_specimen()
-    parser.add_path("--roi", "GEOJSON", "analyse only these areas, drawn in QuPath")
-    parser.add_argument(
-        "--regions",
-        metavar="nuclei|MODEL|GEOJSON",
-        help=(
-            "add the tissue region of every nucleus, from the classes of the nuclei (`nuclei`),"
-            " from a region model or from areas drawn in QuPath"
-        ),
-    )
-    parser.add_settings(list_run_settings())
-    parser.add_path("--config", "YAML", "file with these and further settings (config/README.md)")
-    parser.add_number(
-        "--threads",
-        at_least_one,
-        "N",
-        "number of cores, which does not change results (default: all that this process may use)",
-    )
-    parser.add_flag("--no-report", "only run the slides, beside other runs into the same folder")
+from muse_pipeline.cli.signature import AtLeastOne, Location, RunOptions, Written
 
 
-def run(args: argparse.Namespace) -> None:
-    """Run the unfinished slides, and raise an error that lists failed ones."""
+def run(
+    slides: Sequence[Location],
+    output: Written,
+    mpp: float | None = None,
+    organ: str | None = None,
+    stain: str | None = None,
+    roi: Path | None = None,
+    regions: str | None = None,
+    options: RunOptions = None,
+    config: Path | None = None,
+    threads: AtLeastOne | None = None,
+    no_report: bool = False,
+) -> None:
+    """Run the unfinished slides, and raise an error that lists failed ones.
+
+    Args:
+        slides: slides, images, URLs, folders or sheets
+        output: folder of the results
+        mpp: um per level-0 pixel, instead of the files'
+        organ: organ of the slides, such as breast, mamma or BRCA
+        stain: H&E, IHC (also a marker, such as Ki-67), or unknown: judged by the colours (default)
+        roi: analyse only these areas, drawn in QuPath (GeoJSON)
+        regions: add the tissue region of every nucleus, from the classes of the nuclei (`nuclei`),
+            from a region model or from areas drawn in QuPath
+        options: settings that are options
+        config: file with these and further settings (config/README.md)
+        threads: number of cores, which does not change results (default: all that this process may
+            use)
+        no_report: only run the slides, beside other runs into the same folder
+    """
     from muse_pipeline.slides.inspect import start_inspector
 
     start_inspector()  # before the imports, because pyarrow starts a thread
-    from muse_pipeline.cli.run_slides import run_into_folder
+    from muse_pipeline.cli.run_slides import choose_rows, load_run, run_into_folder
+    from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
-    run_into_folder(args)
+    is_drawn = regions and regions.lower().endswith(GEOJSON_SUFFIXES)
+    drawn, regions = (Path(regions), None) if is_drawn else (None, regions)
+    rows = choose_rows(slides, mpp, roi, drawn, {"organ": organ, "stain": stain})
+    given: dict[str, Any] = {**options, "output": str(output)}
+    given |= {"regions": regions} if regions else {}
+    run_into_folder(rows, *load_run(given, config, threads, no_report), no_report)

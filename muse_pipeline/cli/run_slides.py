@@ -2,7 +2,6 @@
 processes, others one after another with all threads.
 """
 
-import argparse
 import time
 import traceback
 import warnings
@@ -17,7 +16,6 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from muse_pipeline.cli.arguments import read_settings
 from muse_pipeline.cohort.collect import find_rows
 from muse_pipeline.cohort.layout import OF_COHORT, CohortFiles, SlideFiles, remove_cohort_files
 from muse_pipeline.cohort.ledgers import describe_nuclei
@@ -45,13 +43,11 @@ from muse_pipeline.nuclei.parquet import open_nuclei
 from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.pipeline import Begin, Models, plan_slides, run_slide
 from muse_pipeline.plan import Plan, find_replaced
-from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.qupath.regions import read_areas, read_class_areas, read_roi
 from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide
 from muse_pipeline.report.page import load_page, write_report
 from muse_pipeline.settings import (
     RunSettings,
-    list_run_settings,
     read_run_config,
     require_available,
 )
@@ -75,28 +71,21 @@ PRELOADED = (
 )
 
 
-def run_into_folder(args: argparse.Namespace) -> None:
-    """Find the slides and the model, run the unfinished slides, and raise an error that lists
-    failed ones.
-    """
-    drawn = (
-        Path(args.regions)
-        if args.regions and args.regions.lower().endswith(GEOJSON_SUFFIXES)
-        else None
-    )
-    rows = _find_rows(args, drawn)
-    models, settings = _load_models(args, None if drawn else args.regions)
+def run_into_folder(
+    rows: Sequence[SheetRow], models: Models, settings: RunSettings, no_report: bool
+) -> None:
+    """Run the unfinished slides, and raise an error that lists failed ones."""
     plan = plan_slides(rows, models, settings)
     output = Path(settings.output)  # in which ~ is expanded
     records = {slide: plan.records(slide) for slide in plan.slides}
     _require_to_last(rows, records.values())
-    with nullcontext() if args.no_report else lock_results(output, "muse run"):
-        if not args.no_report:
+    with nullcontext() if no_report else lock_results(output, "muse run"):
+        if not no_report:
             merge_sheet(rows, plan)
             if settings.threads > 1:  # the first steps of a slide use one thread
                 Thread(target=load_page, daemon=True).start()
         ran = run_slides(rows, plan, records, models, settings)
-        if not args.no_report:
+        if not no_report:
             write_cohort_files(plan, settings)
     failed = [slide.slide_id for slide in ran if slide.status == "failed"]
     without_regions = [slide.slide_id for slide in ran if "unmapped" in slide.trust.findings]
@@ -105,23 +94,29 @@ def run_into_folder(args: argparse.Namespace) -> None:
         (without_regions, "have no tissue regions, because mapping failed"),
     ):
         if names:
-            page = output / ("" if args.no_report else CohortFiles.report)
+            page = output / ("" if no_report else CohortFiles.report)
             raise SlideError(
                 f"{len(names)} of {len(rows)} slides {what} ({some_of(names)}); see {page}"
             )
 
 
-def _find_rows(args: argparse.Namespace, drawn: Path | None) -> list[SheetRow]:
-    """The slides of the run; ``drawn`` is a file of tissue regions."""
-    for location in args.slides:
+def choose_rows(
+    slides: Sequence[Path | str],
+    mpp: float | None,
+    roi: Path | None,
+    drawn: Path | None,
+    specimen: Mapping[str, str | None],
+) -> list[SheetRow]:
+    """The slides of the run; ``drawn`` is a file of tissue regions, and ``specimen`` has an organ
+    and a stain for slides whose row in a sheet does not state them.
+    """
+    for location in slides:
         if isinstance(location, Path) and not (location.is_file() or location.is_dir()):
             require_file(location)
-    mpp = args.mpp and require_mpp(args.mpp)
-    rows = [
-        row.complete(args.organ, args.stain) for row in find_rows(args.slides, mpp, args.roi, drawn)
-    ]
+    found = find_rows(slides, mpp and require_mpp(mpp), roi, drawn)
+    rows = [row.complete(**specimen) for row in found]
     for option, areas, read in (
-        ("--roi", args.roi, read_roi),
+        ("--roi", roi, read_roi),
         ("--regions", drawn, read_class_areas),
     ):
         if areas is not None:
@@ -129,21 +124,18 @@ def _find_rows(args: argparse.Namespace, drawn: Path | None) -> list[SheetRow]:
     return rows
 
 
-def _load_models(args: argparse.Namespace, regions: str | None) -> tuple[Models, RunSettings]:
+def load_run(
+    options: Mapping[str, Any], config: Path | None, threads: int | None, no_report: bool
+) -> tuple[Models, RunSettings]:
     """Load the networks of the run, print the name of the model, and complete the settings."""
-    only_workflow = OF_WORKFLOW if args.no_report else (*OF_WORKFLOW, *OF_REPORT)
-    given = {
-        **read_run_config(args.config, only_workflow),
-        **read_settings(args, list_run_settings()),
-    }
+    only_workflow = OF_WORKFLOW if no_report else (*OF_WORKFLOW, *OF_REPORT)
+    given = {**read_run_config(config, only_workflow), **options}
     provider = choose_provider(given.get("provider", "cpu"))
     path = find_model(given.get("model") or MODEL_OF_MODE[given.get("mode")], provider)
     predictor = Predictor(path, provider)
     card = predictor.card
     classes = [kind.name for kind in card.classes]
-    of_run = {"output": str(args.output), "mpp": card.mpp}
-    of_run |= {"regions": regions} if regions else {}
-    settings = RunSettings(given | of_run, args.threads or count_cores())
+    settings = RunSettings({**given, "mpp": card.mpp}, threads or count_cores())
     require_available(settings)
     require_fitting_model(settings, {"name": card.name, "mpp": card.mpp, "classes": classes})
     require_measurements(settings.measurements, settings.features, classes, settings.cells)

@@ -10,13 +10,12 @@ config/README.md describes the columns.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from warnings import warn
 
-from muse_pipeline.cli.arguments import Parser, positive
+from muse_pipeline.cli.signature import Written
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError, SlideError
 from muse_pipeline.core.text import count_noun, some_of
 
@@ -27,54 +26,55 @@ if TYPE_CHECKING:
     from muse_pipeline.tissue.tma import Core
 
 
-def add_arguments(parser: Parser) -> None:
-    parser.add_path("folder", "FOLDER", "a folder of slides", nargs="?")
-    parser.add_output("TSV", "sheet to write (TSV, or CSV if it ends in .csv)", required=False)
-    parser.add_number("--mpp", positive, "UM", "um per pixel of every slide, not the files'")
-    parser.add_flag("--add", "append slides that are not in the sheet yet")
-    parser.add_flag("--tma", "find the cores of slides that are tissue microarrays")
-    parser.add_path(
-        "--core-map", "TSV", "with --tma: table with `core` (B-7) and columns such as `patient`"
-    )
-    parser.add_path("--check", "TSV", "check this sheet instead of writing one")
-    parser.add_path("--resolved", "JSON", "with --check: write the rows, with absolute paths")
+def run(
+    folder: Path | None = None,
+    /,
+    output: Path | None = None,
+    mpp: float | None = None,
+    add: bool = False,
+    tma: bool = False,
+    core_map: Path | None = None,
+    check: Path | None = None,
+    resolved: Written | None = None,
+) -> None:
+    """Write or check a sheet.
 
-
-def run(args: argparse.Namespace) -> None:
+    Args:
+        folder: a folder of slides
+        output: sheet to write (TSV, or CSV if it ends in .csv)
+        mpp: um per pixel of every slide, not the files'
+        add: append slides that are not in the sheet yet
+        tma: find the cores of slides that are tissue microarrays
+        core_map: with --tma: table with `core` (B-7) and columns such as `patient`
+        check: check this sheet instead of writing one
+        resolved: with --check: write the rows, with absolute paths
+    """
+    from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
     from muse_pipeline.cohort.sheet import read_sheet
     from muse_pipeline.core.files import write_json
 
-    if args.check:
-        rows = read_sheet(args.check)
-        if args.resolved:
-            write_json(args.resolved, [row.to_dict() for row in rows])
-        print(f"{args.check}: {count_noun(len(rows), 'slide')}, nothing wrong")
-    elif args.core_map and not args.tma:
+    if check:
+        rows = read_sheet(check)
+        if resolved:
+            write_json(resolved, [row.to_dict() for row in rows])
+        print(f"{check}: {count_noun(len(rows), 'slide')}, nothing wrong")
+        return
+    if core_map and not tma:
         raise ConfigError("--core-map is the map of a tissue microarray; give --tma too")
-    elif args.tma and args.output and (args.add or args.output.exists()):
+    if tma and output and (add or output.exists()):
         raise ConfigError(
-            f"{args.output}: --tma always writes a new sheet; choose a file that does not exist,"
+            f"{output}: --tma always writes a new sheet; choose a file that does not exist,"
             " without --add"
         )
-    elif args.folder and args.output:
-        make_sheet(args)
-    else:
+    if not (folder and output):
         raise ConfigError(
             "give a FOLDER and --output to write a sheet, or --check SHEET to check one"
         )
-
-
-def make_sheet(args: argparse.Namespace) -> None:
-    """Write a sheet of the slides in a folder or of their cores, or add the slides to an existing
-    sheet.
-    """
-    from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
-
-    rows, output = collect_slides(args.folder, args.mpp), args.output
-    if args.tma:
-        core_map = _read_core_map(args.core_map) if args.core_map else {}
-        rows = [core for row in rows for core in find_core_rows(row, output, core_map)]
-    elif args.add and output.exists():
+    rows = collect_slides(folder, mpp)
+    if tma:
+        of_cores = _read_core_map(core_map) if core_map else {}
+        rows = [core for row in rows for core in find_core_rows(row, output, of_cores)]
+    elif add and output.exists():
         n_new = len(add_to_sheet(output, rows))
         print(
             f"{output}: {count_noun(n_new, 'slide')} added,"
@@ -82,7 +82,7 @@ def make_sheet(args: argparse.Namespace) -> None:
         )
         return
     write_sheet(output, rows)
-    print(f"{output}: {count_noun(len(rows), 'core' if args.tma else 'slide')}")
+    print(f"{output}: {count_noun(len(rows), 'core' if tma else 'slide')}")
 
 
 def find_core_rows(

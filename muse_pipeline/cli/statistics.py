@@ -7,28 +7,36 @@ permutation test, and q, which controls the false discovery rate. The unit is th
 the same patient are averaged first.
 """
 
-import argparse
+from __future__ import annotations
 
-from muse_pipeline.cli.arguments import Parser
+from collections.abc import Sequence
+from pathlib import Path
 
-
-def add_arguments(parser: Parser) -> None:
-    parser.add_results("results", "RESULTS", "folder with one folder per slide")
-    parser.add_path("--sheet", "TSV", "table with a row per slide", required=True)
-    parser.add_argument(
-        "--group", required=True, metavar="COLUMN", help="column with the group of each slide"
-    )
-    parser.add_argument(
-        "--patient", default="patient", metavar="COLUMN", help="column with the patients"
-    )
-    parser.add_doubts()
-    parser.add_threads("slides that are read at the same time")
-    parser.add_output("TSV")
+from muse_pipeline.cli.signature import Results, Written
 
 
-def run(args: argparse.Namespace) -> None:
+def run(
+    results: Results,
+    sheet: Path,
+    group: str,
+    output: Written,
+    patient: str = "patient",
+    include_doubtful: Sequence[str] = (),
+    threads: int = 1,
+) -> None:
+    """Write the table.
+
+    Args:
+        results: folder with one folder per slide
+        sheet: table with a row per slide
+        group: column with the group of each slide
+        output: table to write (TSV)
+        patient: column with the patients
+        include_doubtful: keep numbers with this kind of doubt in totals and statistics; may be
+            given several times
+        threads: slides that are read at the same time
+    """
     from muse_pipeline.statistics.cohort import compare_cohort
 
-    how = args.group, args.patient, args.output, args.include_doubtful, args.threads
-    for line in compare_cohort(args.results, args.sheet, *how):
+    for line in compare_cohort(results, sheet, group, patient, output, include_doubtful, threads):
         print(line)

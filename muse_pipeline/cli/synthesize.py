@@ -9,83 +9,78 @@ rendered by the generator of a run with `method: unit`, and is a source of label
 finetune`.
 """
 
-import argparse
+from __future__ import annotations
 
-from muse_pipeline.cli.arguments import Parser, at_least_one, positive, zero_or_more
+from pathlib import Path
+
+from muse_pipeline.cli.arguments import Parser
+from muse_pipeline.cli.signature import AtLeastOne, Written, ZeroOrMore, add_parameters
 
 
 def add_arguments(parser: Parser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    masks = kinds.add_parser(
-        "masks", help="instance masks of glands and stroma", description=write_masks.__doc__
-    )
-    masks.add_output("FOLDER", "folder to write; masks from an earlier call are replaced")
-    masks.add_number("--n", at_least_one, "N", "number", default=1000)
-    masks.add_number("--seed", zero_or_more, "S", "seed", default=0)
-    masks.add_number("--mpp", positive, "M", "um per pixel", default=0.5)
-    masks.add_number("--size-px", at_least_one, "P", "side of a mask", default=256)
-    masks.add_threads("number of masks made at the same time")
-    masks.set_defaults(synthesize=write_masks)
-    pictures = kinds.add_parser(
-        "pictures", help="rendered tissue with labels", description=write_pictures.__doc__
-    )
-    pictures.add_output("FOLDER", "folder to write; pictures from an earlier call are replaced")
-    pictures.add_path(
-        "--generator", "FILE", "checkpoint of a run with `method: unit`", required=True
-    )
-    pictures.add_number("--n", at_least_one, "N", "number", default=200)
-    pictures.add_number("--seed", zero_or_more, "S", "seed", default=0)
-    pictures.add_number("--size-px", at_least_one, "P", "side of a picture", default=256)
-    pictures.add_threads("number of pictures made at the same time")
-    pictures.set_defaults(synthesize=write_pictures)
+    for name, function in (("masks", write_masks), ("pictures", write_pictures)):
+        add_parameters(kinds.add_parser(name, help=f"write {name}"), function)
 
 
-def run(args: argparse.Namespace) -> None:
-    args.synthesize(args)
+def write_masks(
+    *,
+    output: Written,
+    n: AtLeastOne = 1000,
+    seed: ZeroOrMore = 0,
+    mpp: float = 0.5,
+    size_px: AtLeastOne = 256,
+    threads: int = 1,
+) -> None:
+    """Synthesise instance masks of glands and stroma.
 
-
-def write_masks(args: argparse.Namespace) -> None:
-    """Synthesise instance masks of glands and stroma."""
+    Args:
+        output: folder to write; masks from an earlier call are replaced
+        n: number
+        seed: seed
+        mpp: um per pixel
+        size_px: side of a mask
+        threads: number of masks made at the same time
+    """
     from muse_pipeline.core.process import show_progress
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.methods.unit import synthesis_folder as folder
     from muse_pipeline.methods.unit.synthesis_masks import TissueSettings
 
+    how = {"seed": seed, "mpp": mpp, "size_px": size_px, "threads": threads}
     with show_progress("masks") as progress:
-        folder.write_mask_folder(
-            args.output,
-            args.n,
-            TissueSettings(),
-            seed=args.seed,
-            mpp=args.mpp,
-            size_px=args.size_px,
-            threads=args.threads,
-            progress=progress,
-        )
-    print(f"{args.output}: {count_noun(args.n, 'mask')}; see {folder.PAGE}")
+        folder.write_mask_folder(output, n, TissueSettings(), **how, progress=progress)
+    print(f"{output}: {count_noun(n, 'mask')}; see {folder.PAGE}")
 
 
-def write_pictures(args: argparse.Namespace) -> None:
-    """Render synthesised masks as tissue."""
+def write_pictures(
+    *,
+    generator: Path,
+    output: Written,
+    n: AtLeastOne = 200,
+    seed: ZeroOrMore = 0,
+    size_px: AtLeastOne = 256,
+    threads: int = 1,
+) -> None:
+    """Render synthesised masks as tissue.
+
+    Args:
+        generator: checkpoint of a run with `method: unit`
+        output: folder to write; pictures from an earlier call are replaced
+        n: number
+        seed: seed
+        size_px: side of a picture
+        threads: number of pictures made at the same time
+    """
     from muse_pipeline.core.process import show_progress
     from muse_pipeline.core.text import count_noun
     from muse_pipeline.methods.unit import synthesis_folder as folder
     from muse_pipeline.methods.unit.rendering import Renderer
 
-    renderer = Renderer(args.generator)
+    renderer = Renderer(generator)
+    how = {"seed": seed, "mpp": renderer.mpp, "size_px": size_px, "threads": threads}
     with show_progress("pictures") as progress:
         folder.write_mask_folder(
-            args.output,
-            args.n,
-            renderer.tissue,
-            seed=args.seed,
-            mpp=renderer.mpp,
-            size_px=args.size_px,
-            threads=args.threads,
-            render=renderer,
-            progress=progress,
+            output, n, renderer.tissue, **how, render=renderer, progress=progress
         )
-    print(
-        f"{args.output}: {count_noun(args.n, 'picture')} at {renderer.mpp:g} um/px; see"
-        f" {folder.PAGE}"
-    )
+    print(f"{output}: {count_noun(n, 'picture')} at {renderer.mpp:g} um/px; see {folder.PAGE}")

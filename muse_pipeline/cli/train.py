@@ -6,21 +6,26 @@ writes <name>.onnx. The same command continues a run that was stopped. `muse fin
 pretrain` and `muse psm` are for configs without a method.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import re
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from textwrap import TextWrapper
 
-from muse_pipeline.cli.arguments import (
-    Parser,
-    at_least_one,
-    positive,
-    share_of_cores,
-    text_columns,
-    zero_or_more,
+from muse_pipeline.cli.arguments import Parser, TrainingOutput, share_of_cores, text_columns
+from muse_pipeline.cli.signature import (
+    AtLeastOne,
+    Positive,
+    Verb,
+    Written,
+    ZeroOrMore,
+    add_parameters,
 )
+from muse_pipeline.core.types import ACCELERATORS
 
 # Descriptions, keyed by verb, of the verbs for a single method. METHODS contains the method that
 # each verb uses for a config without a method.
@@ -55,44 +60,10 @@ METHODS = {"finetune": "detector", "pretrain": "muse", "psm": "psm"}
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("config", type=Path, help="config of the run (YAML), such as one of --list")
     parser.add_argument(
         "--list", action=_ListRecipes, nargs=0, help="list configs to copy and edit, and exit"
     )
-    parser.add_output("FOLDER", "folder of the run")
-    parser.add_argument("--until", metavar="STAGE", help="last stage to finish (default: all)")
-    parser.add_compute()
-    parser.add_argument(
-        "--loaders",
-        type=zero_or_more,
-        help=(
-            "threads (MUSE, TriDeNT: processes) that prepare batches (default: that of --threads"
-            " with a GPU, else 0)"
-        ),
-    )
-    parser.add_argument(
-        "--devices",
-        type=at_least_one,
-        default=1,
-        help="number of GPUs, or of processes on a CPU, per node; each takes `batch` windows",
-    )
-    parser.add_argument(
-        "--nodes",
-        type=at_least_one,
-        default=1,
-        help="number of machines on which srun or torchrun starts this command",
-    )
-    if parser.prog == "muse finetune":
-        parser.add_number(
-            "--minutes", positive, "N", "longest duration of all trainings of a single process"
-        )
-    parser.add_flag(
-        "--start-over",
-        "discard a run with other settings, data or weights in the folder; otherwise an error",
-    )
-    parser.add_config(
-        "detector.schedule.steps=100" if parser.prog == "muse psm" else "schedule.steps=100"
-    )
+    add_parameters(parser, train)
 
 
 class _ListRecipes(argparse.Action):
@@ -118,33 +89,66 @@ def _first_sentence(text: str) -> str:
     return re.split(r"[.;] ", " ".join(line.removeprefix("# ") for line in lines))[0].rstrip(".:")
 
 
-def run(args: argparse.Namespace) -> None:
-    from muse_pipeline.cli.arguments import TrainingOutput
+def train(
+    config: Path,
+    output: Written,
+    verb: Verb,
+    until: str | None = None,
+    threads: AtLeastOne | None = None,
+    accelerator: str = ACCELERATORS[0],
+    loaders: ZeroOrMore | None = None,
+    devices: AtLeastOne = 1,
+    nodes: AtLeastOne = 1,
+    minutes: Positive | None = None,
+    start_over: bool = False,
+    data: Path | None = None,
+    changes: Sequence[str] = (),
+) -> None:
+    """Train the model.
+
+    Args:
+        config: config of the run (YAML), such as one of --list
+        output: folder of the run
+        verb: verb that was given, for the method of a config without a method
+        until: last stage to finish (default: all)
+        threads: threads of each process (default: OMP_NUM_THREADS, else all cores that this process
+            may use)
+        accelerator: training device
+        loaders: threads (MUSE, TriDeNT: processes) that prepare batches (default: that of --threads
+            with a GPU, else 0)
+        devices: number of GPUs, or of processes on a CPU, per node; each takes `batch` windows
+        nodes: number of machines on which srun or torchrun starts this command
+        minutes: longest duration of all trainings of a detector in a single process
+        start_over: discard a run with other settings, data or weights in the folder; otherwise an
+            error
+        data: folder to which the config's paths are relative
+        changes: change settings of the config, such as schedule.steps=100
+    """
     from muse_pipeline.training.devices import is_first_process
     from muse_pipeline.training.recipe import load_run, train_run
     from muse_pipeline.training.run import Options
 
-    changes = [*args.set, f"minutes={args.minutes}"] if getattr(args, "minutes", None) else args.set
-    recipe, config = load_run(args.config, args.data, changes, METHODS.get(args.verb))
-    output = TrainingOutput()
+    changes = [*changes, f"minutes={minutes}"] if minutes else changes
+    recipe, run = load_run(config, data, changes, METHODS.get(verb))
+    shown = TrainingOutput()
     options = Options(
-        accelerator=args.accelerator,
-        threads=share_of_cores(args.threads, args.devices),
-        devices=args.devices,
-        nodes=args.nodes,
-        loaders=args.loaders,
-        compares_threads=not (args.threads or os.environ.get("OMP_NUM_THREADS")),
-        start_over=args.start_over,
-        log=output.log if is_first_process() else lambda line: None,
-        progress=output.progress,
+        accelerator=accelerator,
+        threads=share_of_cores(threads, devices),
+        devices=devices,
+        nodes=nodes,
+        loaders=loaders,
+        compares_threads=not (threads or os.environ.get("OMP_NUM_THREADS")),
+        start_over=start_over,
+        log=shown.log if is_first_process() else lambda line: None,
+        progress=shown.progress,
     )
-    checkpoint = train_run(recipe, config, args.output, options, args.until)
+    checkpoint = train_run(recipe, run, output, options, until)
     if not is_first_process():
         return
     print(checkpoint)
-    if recipe.ends_in_model and args.until is None:
+    if recipe.ends_in_model and until is None:
         from muse_pipeline.export.onnx import export_onnx
 
-        model = args.output / f"{config.name}.onnx"
+        model = output / f"{run.name}.onnx"
         export_onnx(checkpoint, model)
         print(model)

@@ -6,26 +6,26 @@
 The pages can also be opened by a double click, without a server.
 """
 
-import argparse
+from __future__ import annotations
 
-from muse_pipeline.cli.arguments import Parser, zero_or_more
+from muse_pipeline.cli.signature import Results, ZeroOrMore
 
 MOST_LISTED = 10
 
 
-def add_arguments(parser: Parser) -> None:
-    parser.add_results("results", "RESULTS", "output folder of a run, or a slide's folder in it")
-    parser.add_argument("--port", type=zero_or_more, default=8080, help="0: any free port")
+def run(results: Results, port: ZeroOrMore = 8080) -> None:
+    """Print the addresses of the pages, and serve the pages.
 
-
-def run(args: argparse.Namespace) -> None:
-    """Print the addresses of the pages, and serve the pages."""
+    Args:
+        results: output folder of a run, or a slide's folder in it
+        port: 0: any free port
+    """
     from contextlib import suppress
 
     from muse_pipeline.viewer.page import ADDRESS, find_pages, start_server
 
-    pages = find_pages(args.results)
-    with start_server(args.results, args.port) as server:
+    pages = find_pages(results)
+    with start_server(results, port) as server:
         for page in pages[:MOST_LISTED]:
             print(f"http://{ADDRESS}:{server.server_port}/{page}")
         if len(pages) > MOST_LISTED:

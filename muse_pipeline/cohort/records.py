@@ -118,10 +118,19 @@ class Records:
     def is_current(self, job: Job) -> bool:
         """True if the results of a job are complete and were made with the settings of this run."""
         request = self.find_request(job)
+        if request is None or self._was_killed(job):
+            return False
         times = [time for name in job.reads if (time := self._time(name)) is not None]
-        return request is not None and self._is_complete(
-            job, max([request.stat().st_mtime_ns, *times])
-        )
+        return self._is_complete(job, max([request.stat().st_mtime_ns, *times]))
+
+    def _was_killed(self, job: Job) -> bool:
+        """True if the last step of a job was killed, even after its last file: its ledger is empty
+        until it ends.
+        """
+        try:
+            return not SlideFiles(self.folder).ledger(job.ledgers[-1]).stat().st_size
+        except OSError:
+            return False
 
     @cached_property
     def outdated(self) -> list[Job]:
@@ -225,8 +234,9 @@ class Records:
         yield from (f"{Path(name).name} is newer than the results made from it" for name in newer)
 
     def is_unfinished(self, job: Job) -> bool:
-        """True if a job with the settings of this run was stopped before it wrote all its files."""
-        return self._times(job) is None and self.find_request(job) is not None
+        """True if a job with the settings of this run was stopped before its end."""
+        is_stopped = self._times(job) is None or self._was_killed(job)
+        return is_stopped and self.find_request(job) is not None
 
     def _is_complete(self, job: Job, since_ns: int | None = None) -> bool:
         """True if all files of a job exist and none is older than ``since_ns``, by default the time

@@ -173,34 +173,31 @@ def pretraining_options(settings: Mapping[str, Any], model: Mapping[str, Any]) -
         if name not in {"run", "exclude", "held_splits"}
     }
     file = given.get("run") or run_file(own, Path(settings["output"], "pretraining"))
-    words = {
-        "--data": [settings["train_data"] or ("." if "run" not in given else None)],
-        "--set": as_changes(own) if "run" in given else [],
+    data = settings["train_data"] or (None if "run" in given else ".")
+    judges = [training_file(settings), *training_data(settings)[1:]]
+    words: dict[str, Iterable[str]] = {
+        "--data": [data] if data else [],
+        "--set": list(as_changes(own)) if "run" in given else [],
         "--exclude": given.get("exclude", []),
-        "--judged-by": (
-            [training_file(settings), *training_data(settings)[1:]]
-            if model.get("is_validated")
-            else []
-        ),
+        "--judged-by": judges if model.get("is_validated") else [],
     }
-    chosen = {flag: [word for word in values if word is not None] for flag, values in words.items()}
-    options = [word for flag, values in chosen.items() if values for word in (flag, *values)]
-    return [
-        file,
-        *options,
-        *(["--held-splits", *given["held_splits"]] if given.get("held_splits") is not None else []),
-    ]
+    options = [word for flag, values in words.items() if values for word in (flag, *values)]
+    held = given.get("held_splits")  # an empty list holds no slide back
+    return [file, *options, *([] if held is None else ["--held-splits", *held])]
 
 
-def require_fitting_pretraining(run: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Check that a pretraining run, as `muse step pretrain-config` plans it, suits the model, as
-    `muse step model` describes it.
+def complete_pretraining(
+    settings: Mapping[str, Any], run: Mapping[str, Any], model: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Add the codec of its images to a pretraining run, as `muse step pretrain-config` plans it,
+    after a check that it suits the model, as `muse step model` describes it.
     """
     if model.get("backbone", run["backbone"]) != run["backbone"]:
         raise ConfigError(
             f"config: `pretrain` trains {run['backbone']}, but the training run '{model['name']}'"
             f" has {model['backbone']}; give both the same `backbone`"
         )
+    return {**run, "codec": pretraining_codec(settings, run["mpp"])}
 
 
 def training_data(settings: Mapping[str, Any]) -> list[str]:
@@ -220,7 +217,7 @@ def region_run(settings: Mapping[str, Any]) -> str | None:
 
 
 def slides_of_region_run(settings: Mapping[str, Any]) -> list[str]:
-    """Changes, as for ``--set``, that add the workflow's sheet and results to a region run's
+    """The option ``--set`` that adds the workflow's sheet and results to a region run's
     ``slide_labels``.
     """
     text = read_text(Path(settings["regions"]))
@@ -234,7 +231,8 @@ def slides_of_region_run(settings: Mapping[str, Any]) -> list[str]:
         for name, location in locations.items()
         if name not in given
     }
-    return list(as_changes({"slide_labels": missing}))
+    changes = list(as_changes({"slide_labels": missing}))
+    return ["--set", *changes] if changes else []
 
 
 def require_region_model(model: Mapping[str, Any]) -> None:

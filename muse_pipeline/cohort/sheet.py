@@ -53,28 +53,42 @@ MPP = re.compile(
 )  # names of the column mpp
 
 
+def _column(text: str, kind: str = "string", **limits: Any) -> Any:
+    """A column that may be empty, with its part of the sheet's schema."""
+    schema = {"type": [kind, "null"], **limits, "description": text}
+    return field(default=None, metadata=schema)
+
+
+def _required(text: str) -> Any:
+    return field(metadata={"type": "string", "minLength": 1, "description": text})
+
+
 @dataclass(frozen=True)
 class SheetRow:
     """A slide of the cohort."""
 
-    slide_id: str  # name of the slide; no two in a sheet may differ only in case
-    path: str  # absolute path of the slide, or its URL (a ``SlideUrl``)
-    mpp: float | None = None  # um per level-0 pixel; None to use the value in the file
-    patient: str | None = None  # patient of the slide
-    roi: str | None = None  # absolute path of a GeoJSON that limits the analysis; or None
-    split: str | None = None  # part of the cohort: train, val or any other name
-    shards: int | None = (
-        None  # number of jobs into which detection is divided; None to use the number in the config
+    slide_id: str = _required("name of the slide; no two in a sheet may differ only in case")
+    path: str = _required("absolute path of the slide, or its URL")  # a ``SlideUrl``
+    mpp: float | None = _column(
+        "um per level-0 pixel; null to use the value in the file", "number", exclusiveMinimum=0
     )
-    regions: str | None = None  # absolute path of a GeoJSON of tissue areas with classes; or None
-    partner: str | None = None  # absolute path of a second picture of the same tissue; or None
-    # absolute path of landmarks, a matrix or a transform.json that registration starts from; or
-    # None
-    partner_transform: str | None = None
-    label: str | None = None  # class of the slide, for training region models; or None
-    organ: str | None = None  # organ, which decides which classes were measured in it; or None
-    stain: str | None = (
-        None  # "H&E", "IHC" or "unknown" (see ``core.specimen``); None means "unknown"
+    patient: str | None = _column("patient of the slide")
+    roi: str | None = _column("absolute path of a GeoJSON that limits the analysis")
+    split: str | None = _column("part of the cohort: train, val or any other name")
+    shards: int | None = _column(
+        "number of jobs into which detection is divided; null to use the number in the config",
+        "integer",
+        minimum=1,
+    )
+    regions: str | None = _column("absolute path of a GeoJSON of tissue areas with classes")
+    partner: str | None = _column("absolute path of a second picture of the same tissue")
+    partner_transform: str | None = _column(
+        "absolute path of landmarks, a matrix or a transform.json that registration starts from"
+    )
+    label: str | None = _column("class of the slide, for training region models")
+    organ: str | None = _column("organ, which decides which classes were measured in it")
+    stain: str | None = _column(
+        "stain; null means unknown: the colours decide", enum=[*STAINS, None]
     )
     # cells of columns that the user has added, keyed by the column's name; an empty cell is None
     own: dict[str, str | None] = field(default_factory=dict)
@@ -104,9 +118,26 @@ class SheetRow:
         return values | values.pop("own")
 
 
-COLUMNS = tuple(field.name for field in fields(SheetRow) if field.name != "own")
+_COLUMNS = tuple(column for column in fields(SheetRow) if column.metadata)
+COLUMNS = tuple(column.name for column in _COLUMNS)
 OF_EVALUATION = "region"  # a column of the sheets of `muse evaluate`, not a misspelt "regions"
 RESERVED = {"_index", "__categories", "."}  # names that AnnData and HDF5 do not allow for columns
+
+
+def sheet_schema() -> dict[str, Any]:
+    """JSON schema of the resolved sheet, whose ``slides`` are its rows."""
+    row = {
+        "type": "object",
+        "required": list(REQUIRED),
+        "properties": {column.name: dict(column.metadata) for column in _COLUMNS},
+        "additionalProperties": {"type": ["string", "null"]},  # columns of the user
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Slides of a run",
+        "type": "object",
+        "properties": {"slides": {"type": "array", "items": row}},
+    }
 
 
 def name_own(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
@@ -486,24 +517,15 @@ def _row_problems(values: dict[str, str], folder: Path) -> Iterator[str]:
 
 
 def _parse_row(values: dict[str, str], folder: Path) -> SheetRow:
-    filled = {name: cell for name, cell in values.items() if cell}
-    return SheetRow(
-        slide_id=filled["slide_id"],
-        path=(
-            SlideUrl(filled["path"])
-            if is_url(filled["path"])
-            else str(absolute_path(filled["path"], folder))
-        ),
-        mpp=_parse_mpp(filled.get("mpp", "")),
-        patient=filled.get("patient"),
-        split=filled.get("split"),
-        shards=_parse_shards(filled.get("shards", "")),
-        **{name: str(absolute_path(filled[name], folder)) for name in FILES[1:] if name in filled},
-        label=filled.get("label"),
-        organ=filled.get("organ"),
-        stain=name_stain(filled["stain"]) if "stain" in filled else None,
-        own={name: cell or None for name, cell in values.items() if name and name not in COLUMNS},
-    )
+    def locate(cell: str) -> str:
+        return SlideUrl(cell) if is_url(cell) else str(absolute_path(cell, folder))
+
+    parsers = {"mpp": _parse_mpp, "shards": _parse_shards, "stain": name_stain}
+    parsers |= dict.fromkeys(FILES, locate)
+    filled = {name: cell for name, cell in values.items() if cell and name in COLUMNS}
+    row = {name: parsers.get(name, str)(cell) for name, cell in filled.items()}
+    own = {name: cell or None for name, cell in values.items() if name and name not in COLUMNS}
+    return SheetRow(**row, own=own)
 
 
 def absolute_path(cell: str, folder: Path) -> Path:

@@ -22,11 +22,13 @@ class Registry(Generic[T]):
     of the plug-in, only that module is imported, so that a plug-in does not need the packages that
     others need. A plug-in whose packages are missing fails only when it is requested. If each
     plug-in is a package, its module ``entry`` registers it. Other distributions add plug-ins
-    through entry points whose group is the name of the ``package``, and which load a module.
+    through entry points of a ``group``, by default the name of the ``package``, each of which loads
+    a module, unless a module of the package has registered a plug-in for it.
     """
 
-    def __init__(self, kind: str, package: str, entry: str = ""):
+    def __init__(self, kind: str, package: str, entry: str = "", group: str = ""):
         self.kind, self.package, self._entry = kind, package, f".{entry}" if entry else ""
+        self.group = group or package
         self._entries: dict[str, T] = {}
         self._loaded = False
         self._lacking: dict[str, ModuleNotFoundError] = {}
@@ -69,8 +71,9 @@ class Registry(Generic[T]):
                 self._import(module.name)
             from importlib.metadata import entry_points  # takes longer to load than this module
 
-            for point in entry_points(group=self.package):
-                point.load()
+            for point in entry_points(group=self.group):
+                if point.name not in self._entries:
+                    point.load()
 
     def _import(self, module: str) -> None:
         name = f"{self.package}.{module}{self._entry}"

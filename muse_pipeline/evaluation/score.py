@@ -213,7 +213,7 @@ def _read_size(nuclei: Path) -> tuple[int, int] | None:
         return tuple(read_json(info)["size_px"]) if info.is_file() else None
     except (ValueError, KeyError, TypeError) as error:
         raise NucleiError(
-            f"{info}: has no size of the slide; write it again with `muse inspect`"
+            f"{info}: has no size of the slide; write it again with `muse step inspect`"
         ) from error
 
 

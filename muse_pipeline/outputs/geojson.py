@@ -63,7 +63,7 @@ class GeoJson(Output):
             {"type": "array", "items": {"type": "string", "minLength": 1}},
             "columns of `nuclei.parquet` to add to the nuclei in QuPath, such as `[h_mean,"
             " shape_circularity]`",
-            metavar="COLUMN",
+            in_file_only=True,
         ),
     )
     rank = 20

@@ -54,6 +54,7 @@ class SpatialData(Output):
         "also write `slide.spatialdata.zarr` for SpatialData: outlines, nuclei and a link to the"
         " image",
         "Implies `features: all` and needs `keep_stores`",
+        in_file_only=True,
     )
     rank = 80
     requires = "zarr", "spatial"

@@ -26,7 +26,9 @@ from muse_pipeline.slides.signature import require_file, slide_file, why_unreada
 
 WHITE = 255  # value of pixels outside a slide
 Alpha = Literal["opacity", "multiplied in", "none"]
-READERS: Registry[type[SlideReader]] = Registry("slide reader", "muse_pipeline.slides")
+READERS: Registry[type[SlideReader]] = Registry(
+    "slide reader", "muse_pipeline.slides", group="muse.readers"
+)
 
 
 class UnsuitedError(SlideError):

@@ -105,7 +105,7 @@ def require_unchanged(slide: SlideReader, info: SlideInfo) -> None:
     """Make sure that a slide's file is still the one described by ``info``."""
     if fingerprint_file(slide.path) != info.fingerprint:
         raise SlideError(
-            f"{slide.path}: is not the file that `muse inspect` read ({info.slide_id}); run it"
+            f"{slide.path}: is not the file that `muse step inspect` read ({info.slide_id}); run it"
             " again"
         )
 
@@ -117,11 +117,11 @@ def read_info(path: Path | str) -> SlideInfo:
     except OSError as error:
         raise SlideError(
             f"{path}: cannot be read ({error.strerror}); give a slide's output folder, or write it"
-            " with `muse inspect`"
+            " with `muse step inspect`"
         ) from error
     except ValueError as error:
         raise SlideError(
-            f"{path}: is not a slide.json of this version; write it with `muse inspect`"
+            f"{path}: is not a slide.json of this version; write it with `muse step inspect`"
         ) from error
 
 

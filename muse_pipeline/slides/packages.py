@@ -1,7 +1,7 @@
-"""Readers from other packages, with OpenSlide's interface: entry points of the group
-``muse.readers``.
+"""Readers from other packages, with OpenSlide's interface: entry points of the group of
+``READERS`` that refer to a class.
 
-An entry point is named after the reader and refers to a class like OpenSlide's, which is called
+An entry point is named after the reader, and its class is like OpenSlide's, which is called
 with a path and has ``level_dimensions``, ``level_downsamples``, ``properties``, ``close()``, and
 ``read_region(location, level, size)`` with a location in level-0 pixels.
 """
@@ -28,7 +28,6 @@ from muse_pipeline.slides.base import (
 )
 from muse_pipeline.slides.mpp import mpp_from_objective, mpp_from_values
 
-GROUP = "muse.readers"
 PROBE_PX = 64
 SAME_DOWNSAMPLE = 0.02  # maximum relative difference between stated and measured downsamples
 
@@ -111,7 +110,8 @@ class PackageReader(SlideReader):
         self._slide.close()
 
 
-for _point in entry_points(group=GROUP):
-    READERS.register(_point.name)(
-        type(_point.name, (PackageReader,), {"name": _point.name, "load": _point.load})
-    )
+for _point in entry_points(group=READERS.group):
+    if _point.attr:  # otherwise a module, which registers a reader of its own
+        READERS.register(_point.name)(
+            type(_point.name, (PackageReader,), {"name": _point.name, "load": _point.load})
+        )

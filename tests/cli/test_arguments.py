@@ -1,20 +1,20 @@
 """Numbers that are out of range are rejected before any work begins."""
 
-import importlib
 import json
 import re
 
 import pytest
 
-from muse_pipeline.cli import arguments
+from muse_pipeline.cli import arguments, pretrain_config
 from muse_pipeline.cli.arguments import Parser
 from muse_pipeline.cli.main import VERBS, import_verb
+from muse_pipeline.cli.signature import add_verb
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_option_is_the_same_in_every_verb(verb):
     parser = Parser()
-    import_verb(verb).add_arguments(parser)
+    add_verb(parser, import_verb(verb))
     options = parser._option_string_actions
     assert ("-o" in options) == ("--output" in options)
     for name, metavar in (
@@ -64,13 +64,13 @@ def test_threads_are_all_cores_shared_by_the_processes_unless_a_number_is_asked_
 
 def test_an_option_that_stands_twice_is_not_forgotten():
     parser = Parser()
-    importlib.import_module("muse_pipeline.cli.pretrain_config").add_arguments(parser)
+    add_verb(parser, pretrain_config)
     words = (
         "c.yaml --sheet s --results r -o o --exclude P1 P2 --exclude P3 --set a=1 --set b=2"
         " --held-splits val"
     )
     given = parser.parse_args(words.split())
-    assert (given.exclude, given.set, given.held_splits) == (
+    assert (given.exclude, given.changes, given.held_splits) == (
         ["P1", "P2", "P3"],
         ["a=1", "b=2"],
         ["val"],

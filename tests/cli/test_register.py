@@ -52,7 +52,7 @@ def test_a_partner_is_registered_checked_and_tiled(muse, files, tmp_path):
     assert read_json(again / "transform.json")["residuals"]["kept"] >= kept - 1
 
     info = tmp_path / "slide.json"
-    assert muse(f"inspect {folder / 'he.tif'} --output {info}")[0] == 0
+    assert muse(f"step inspect {folder / 'he.tif'} --output {info}")[0] == 0
     outputs = [
         "--mask",
         tmp_path / "t.npz",
@@ -136,7 +136,7 @@ def test_advice_is_for_the_verb(muse, files, tmp_path):
 def test_a_foreign_transform_is_recorded(muse, files, tmp_path):
     (tmp_path / "t.json").write_text(json.dumps({"matrix": [[1, 0, 0], [0, 1, 0]]}))
     (tmp_path / "slide.json").write_text("{}")
-    muse(f"inspect {files[0] / 'he.tif'} --output {tmp_path / 'slide.json'}")
+    muse(f"step inspect {files[0] / 'he.tif'} --output {tmp_path / 'slide.json'}")
     store = tmp_path / "partner/x.zarr"
     arguments = ["--info", tmp_path / "slide.json", "--tissue", tmp_path / "none.npz", "-o", store]
     pair = [files[0] / "he.tif", "--partner", files[0] / "ihc.png"]

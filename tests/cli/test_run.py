@@ -161,14 +161,17 @@ def test_another_patient_leaves_no_file_with_the_earlier_one(muse, mixed):
 
 
 def test_a_measurement_that_no_nucleus_has_stops_the_run_before_any_work(muse, mixed):
-    run = "run", mixed / "slides/a.tif", "-o", mixed / "results"
-    status, _, printed = muse(*run, "--measurements", "h_men")
+    config = mixed / "run.yaml"
+    run = "run", mixed / "slides/a.tif", "-o", mixed / "results", "--config", config
+    config.write_text("measurements: [h_men]")
+    status, _, printed = muse(*run)
     assert (status, (mixed / "results").exists()) == (2, False)
     assert (
         "measurements: the table of nuclei has no numeric column 'h_men'; did you mean 'h_mean'?"
         in printed
     )
-    assert muse(*run, "--measurements", "texture_asm")[0] == 2 and not (mixed / "results").exists()
+    config.write_text("measurements: [texture_asm]")
+    assert muse(*run)[0] == 2 and not (mixed / "results").exists()
 
 
 def test_a_failed_output_repeats_the_job_that_writes_it(muse, mixed, monkeypatch):

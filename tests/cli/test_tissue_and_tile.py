@@ -41,7 +41,7 @@ def run_steps(muse, slide, out, *tile_arguments, roi=None):
     `tile`.
     """
     info = out / "slide.json"
-    assert muse(f"inspect {slide} --slide-id discs --output {info}")[0] == 0
+    assert muse(f"step inspect {slide} --slide-id discs --output {info}")[0] == 0
     limits = ["--roi", roi] if roi else []
     outputs = ["--mask", out / "tissue.npz", "--picture", out / "tissue.png"]
     outputs += ["--outline", out / "tissue.geojson", "--colour", out / "colour.json"]
@@ -160,5 +160,7 @@ def test_a_slide_that_took_the_position_of_another_is_rejected(muse, tmp_path, v
     }
     status, _, printed = muse(f"step {verb} {slide} --info {out / 'slide.json'}", *arguments[verb])
     assert status == 2
-    assert f"{slide}: is not the file that `muse inspect` read (discs); run it again" in printed
+    assert (
+        f"{slide}: is not the file that `muse step inspect` read (discs); run it again" in printed
+    )
     assert not list(out.glob("new*"))

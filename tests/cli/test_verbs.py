@@ -105,7 +105,7 @@ BAD_INPUT = {
     "preflight": ["{noise}", "--model", "no-such-name"],
     "qupath-script": ["--config", "{missing}", "--output", "{out}"],
     "step fetch": ["{missing}", "--output", "{out}"],
-    "inspect": ["{noise}", "--output", "{out}"],
+    "step inspect": ["{noise}", "--output", "{out}"],
     "step tissue": [
         *["{noise}", "--info", "{missing}", "--mask", "{out}"],
         *["--picture", "{out}", "--outline", "{out}", "--colour", "{out}"],
@@ -155,7 +155,7 @@ BAD_INPUT = {
     "step stitch": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
     "embed": ["{missing}", "--model", "{noise}"],
     "step geojson": ["{noise}", "--info", "{missing}", "--output", "{out}"],
-    "anndata": ["{noise}", "-o", "{out}"],
+    "step anndata": ["{noise}", "-o", "{out}"],
     "bins": ["{missing}", "--visium-hd", "{missing}", "-o", "{out}"],
     "step spatialdata": ["{noise}", "--store", "{missing}", "-o", "{out}"],
     "statistics": ["{missing}", "--sheet", "{missing}", "--group", "label", "-o", "{out}"],
@@ -169,7 +169,12 @@ BAD_INPUT = {
     "demo-slide": ["{out}", "--area-mm2", "-1"],
     "synthesize": ["pictures", "--generator", "{missing}", "--output", "{out}"],
 }
-JOINED = {"step image", "step nuclei", "step partner"}  # each runs several steps in one process
+JOINED = {
+    "step image",
+    "step nuclei",
+    "step partner",
+    "step proposals",
+}  # each runs several steps in one process
 JUDGES = {"doctor"}  # problems are their output, not an error
 
 

@@ -236,6 +236,15 @@ def note(folder: Path, step: str, status: str | None) -> None:
     (folder / f"ledger/{step}.json").write_text(text)
 
 
+def test_a_job_killed_after_its_last_file_is_repeated(finished):
+    note(finished, "overlay", None)
+    assert outdated(finished) == ["nuclei", "embed"]
+    assert find_replaced(Records(finished, JOBS)) == [UNFINISHED]
+    note(finished, "overlay", "ok")
+    note(finished, "stitch", None)  # of an earlier run: a later step has ended
+    assert outdated(finished) == []
+
+
 @pytest.mark.parametrize("status", ["failed", None])
 def test_a_failed_step_leaves_no_results_that_it_should_have_replaced(finished, status):
     other = with_settings(*ALL, mpp=0.25)

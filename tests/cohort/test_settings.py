@@ -72,7 +72,7 @@ def test_a_region_run_has_the_slides_of_the_workflow_where_it_names_none(tmp_pat
         changes = [
             f'slide_labels.{name}="{tmp_path / location}"' for name, location in expected.items()
         ]
-        assert settings.slides_of_region_run(of_run) == changes
+        assert settings.slides_of_region_run(of_run) == (["--set", *changes] if changes else [])
 
 
 def test_two_images_of_one_name_are_rejected():

@@ -9,13 +9,13 @@ import yaml
 
 SUPPORT = Path(__file__).parents[1] / "support"
 KINDS = {
-    "methods": ("muse_pipeline.training.recipe", "RECIPES"),
-    "inference.families": ("muse_pipeline.inference.families", "FAMILIES"),
-    "outputs": ("muse_pipeline.outputs.base", "OUTPUTS"),
-    "slides": ("muse_pipeline.slides.base", "READERS"),
-    "labels.layouts": ("muse_pipeline.labels.layouts", "LAYOUTS"),
-    "models": ("muse_pipeline.models", "BACKBONES"),
-    "proposals": ("muse_pipeline.proposals", "PROPOSERS"),
+    "muse_pipeline.methods": ("muse_pipeline.training.recipe", "RECIPES"),
+    "muse_pipeline.inference.families": ("muse_pipeline.inference.families", "FAMILIES"),
+    "muse_pipeline.outputs": ("muse_pipeline.outputs.base", "OUTPUTS"),
+    "muse.readers": ("muse_pipeline.slides.base", "READERS"),
+    "muse_pipeline.labels.layouts": ("muse_pipeline.labels.layouts", "LAYOUTS"),
+    "muse_pipeline.models": ("muse_pipeline.models", "BACKBONES"),
+    "muse_pipeline.proposals": ("muse_pipeline.proposals", "PROPOSERS"),
 }
 PRINT_KINDS = """
 import importlib, sys
@@ -31,7 +31,7 @@ def install(folder: Path, groups: dict[str, str]) -> dict[str, str]:
     about = folder / "toys-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
-    points = [f"[muse_pipeline.{group}]\ntoy = {module}\n" for group, module in groups.items()]
+    points = [f"[{group}]\ntoy = {module}\n" for group, module in groups.items()]
     (about / "entry_points.txt").write_text("".join(points))
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -55,7 +55,7 @@ def test_every_kind_of_plug_in_is_found(tmp_path):
 
 
 def test_a_method_of_another_distribution_reads_its_config(tmp_path):
-    environment = install(tmp_path, {"methods": "toy_sum"})
+    environment = install(tmp_path, {"muse_pipeline.methods": "toy_sum"})
     environment["PYTHONPATH"] += f"{os.pathsep}{SUPPORT}"
     config = {"method": "toy_sum", "name": "x", "schedul": {}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))

@@ -121,7 +121,7 @@ def test_names_and_slides_that_spatialdata_would_reject(
     if find_spec("spatialdata"):
         assert len(import_module("spatialdata").read_zarr(output)["table"]) == n_nuclei
     h5py = pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed")
-    assert main(["anndata", table, "-o", str(tmp_path / "nuclei.h5ad")]) == 0
+    assert main(["step", "anndata", table, "-o", str(tmp_path / "nuclei.h5ad")]) == 0
     with h5py.File(tmp_path / "nuclei.h5ad") as file:
         assert all(
             isinstance(file["obs"][key], h5py.Dataset) and file["obs"][key].shape == (n_nuclei,)

@@ -46,6 +46,7 @@ class Specimen:
 
 
 INSPECT = (
+    "step",
     "inspect",
     "{file}",
     "--slide-id",

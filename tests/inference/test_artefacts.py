@@ -403,7 +403,7 @@ def test_a_slide_has_one_number_everywhere(results, muse):
     values = {measure.name: value for measure, value in measure_slide(folder).items()}
     assert values["nuclei_per_mm2"] == pytest.approx(float(row["nuclei_per_mm2"]), rel=1e-3)
     h5py = pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed")
-    assert muse(f"anndata {folder / 'nuclei.parquet'} -o {folder / 'nuclei.h5ad'}")[0] == 0
+    assert muse(f"step anndata {folder / 'nuclei.parquet'} -o {folder / 'nuclei.h5ad'}")[0] == 0
     with h5py.File(folder / "nuclei.h5ad") as file:
         column = file["obs/quality"]
         names = [*column["categories"].asstr()[:], None]

@@ -115,7 +115,8 @@ def test_membranes_are_scored_and_nuclei_are_not_positive(muse, tmp_path):
     assert abs(float(row["membrane_percent_positive"]) - 100 * has_ring.mean()) < 5
     assert muse(*run, "PD-L1", "-o", tmp_path / "nuclei")[0] == 0
     assert (
-        "run with `cells: true` (--cells) to score them" in scores_of(tmp_path / "nuclei")["her2"]["warnings"]
+        "run with `cells: true` (--cells) to score them"
+        in scores_of(tmp_path / "nuclei")["her2"]["warnings"]
     )
 
 

@@ -155,7 +155,7 @@ def test_a_card_does_not_recommend_positive_nuclei_that_are_left_out(cohort):
 def test_tables_and_datasets_state_the_verdicts(cohort, muse):
     results, slides = cohort
     table = read_table(results / "cohort.tsv", "slide_id")
-    assert muse(f"anndata {results} -o {results / 'cohort.h5ad'}")[0] == 0
+    assert muse(f"step anndata {results} -o {results / 'cohort.h5ad'}")[0] == 0
     with h5py.File(results / "cohort.h5ad") as file:
         index = file["obs/_index"].asstr()[:].tolist()
         obs = {

@@ -60,12 +60,12 @@ def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
     assert (tmp_path / "copy/a b.tif").read_bytes() == slide_bytes
     assert (
         muse(
-            f"inspect {tmp_path / 'copy'} --slide-id S --source {shown} --output "
+            f"step inspect {tmp_path / 'copy'} --slide-id S --source {shown} --output "
             f"{tmp_path / '1.json'}"
         )[0]
         == 0
     )
-    assert muse(f"inspect {pyramid_path} --slide-id S --output {tmp_path / '2.json'}")[0] == 0
+    assert muse(f"step inspect {pyramid_path} --slide-id S --output {tmp_path / '2.json'}")[0] == 0
     ours, local = (json.loads((tmp_path / name).read_text()) for name in ("1.json", "2.json"))
     assert ours == {**local, "path": shown}
     assert not [
@@ -203,7 +203,7 @@ def test_a_copy_of_another_slide_is_rejected(muse, tmp_path, slide_bytes):
     with serve({"/a.tif": Served(slide_bytes)}) as host:
         remote.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
     status, _, errors = muse(
-        f"inspect {tmp_path / 'copy'} --source s3://b/a.tif --output {tmp_path / 'o.json'}"
+        f"step inspect {tmp_path / 'copy'} --source s3://b/a.tif --output {tmp_path / 'o.json'}"
     )
     assert (status, "a.tif, not from s3://b/a.tif" in errors) == (2, True)
     (tmp_path / "copy/source.json").write_text('{"url": "s3://b/a.tif", "file": "../a.tif"}')
@@ -214,10 +214,10 @@ def test_a_copy_of_another_slide_is_rejected(muse, tmp_path, slide_bytes):
 def test_readers_state_how_a_url_is_opened(muse, tmp_path):
     for query in ("sig=geheim", f"sig={'geheim' * 100}"):  # the second is too long for a file name
         url, output = f"https://ann:geheim@host/a.tif?{query}", tmp_path / "o.json"
-        assert muse(f"inspect {url} --slide-id S --output {output}")[::2] == (
+        assert muse(f"step inspect {url} --slide-id S --output {output}")[::2] == (
             2,
             (
-                "muse inspect: https://host/a.tif: is a URL, not a path; copy it here first with"
+                "muse step inspect: https://host/a.tif: is a URL, not a path; copy it here first with"
                 " `muse step fetch`\n"
             ),
         )

@@ -62,7 +62,10 @@ def drawn(tmp_path_factory) -> Path:
     """
     folder = tmp_path_factory.mktemp("drawn")
     draw_stained_slide(folder / "S.tif", size_px=1600, n_nuclei=50)
-    assert main(["inspect", str(folder / "S.tif"), "--output", str(folder / "slide.json")]) == 0
+    assert (
+        main(["step", "inspect", str(folder / "S.tif"), "--output", str(folder / "slide.json")])
+        == 0
+    )
     assert main([str(word) for word in tissue(folder / "S.tif")]) == 0
     write_json(folder / "hanging.json", read_json(folder / "slide.json") | {"reader": "hangs"})
     return folder

@@ -136,6 +136,7 @@ def test_the_fingerprint_of_a_mirax_slide_covers_its_folder(tmp_path):
 def test_the_command(muse, tmp_path, pyramid_path):
     output, ledger = tmp_path / "out/slide.json", tmp_path / "ledger.json"
     arguments = (
+        "step",
         "inspect",
         pyramid_path,
         "--slide-id",
@@ -148,15 +149,15 @@ def test_the_command(muse, tmp_path, pyramid_path):
     assert muse(*arguments)[0] == 0
     assert read_info(output).slide_id == "a slide"
     assert json.loads(ledger.read_text())["status"] == "ok"
-    assert muse(f"inspect {tmp_path / 'nowhere.svs'} --output {output}")[::2] == (
+    assert muse(f"step inspect {tmp_path / 'nowhere.svs'} --output {output}")[::2] == (
         2,
-        f"muse inspect: {tmp_path / 'nowhere.svs'}: no such file; check the path\n",
+        f"muse step inspect: {tmp_path / 'nowhere.svs'}: no such file; check the path\n",
     )
 
 
 def test_the_command_prints_what_it_finds(muse, tmp_path):
     write_pyramid(tmp_path / "black.tif", np.zeros((400, 500, 3), np.uint8), mpp=0.25)
-    status, shown, _ = muse(f"inspect {tmp_path / 'black.tif'}")
+    status, shown, _ = muse(f"step inspect {tmp_path / 'black.tif'}")
     assert (status, shown.splitlines()[0], sorted(tmp_path.iterdir())) == (
         0,
         "black",

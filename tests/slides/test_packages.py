@@ -40,7 +40,7 @@ def test_levels_that_contradict_each_other_are_rejected(pyramid_path, kind, mess
 
 
 def test_an_entry_point_becomes_a_reader(pyramid_path, monkeypatch):
-    point = EntryPoint("kfbslide", "openslide:OpenSlide", packages.GROUP)
+    point = EntryPoint("kfbslide", "openslide:OpenSlide", READERS.group)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
     monkeypatch.setattr(READERS, "_entries", dict(READERS._entries))
     monkeypatch.delitem(sys.modules, packages.__name__)

@@ -18,12 +18,12 @@ h5py = pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not ins
 
 @pytest.fixture
 def output(results):
-    assert main(["anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
+    assert main(["step", "anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
     return results / "cohort.h5ad"
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("words", [["anndata"], ["statistics", "--group", "label"]])
+@pytest.mark.parametrize("words", [["step", "anndata"], ["statistics", "--group", "label"]])
 def test_as_many_slides_are_read_at_once_as_there_are_threads(results, monkeypatch, words, threads):
     meeting, used = Barrier(threads), set()
 
@@ -83,13 +83,13 @@ def test_a_row_per_slide_with_the_columns_of_the_sheet(results, output):
         for n, row in enumerate(json.loads((results / "sheet.json").read_text()))
     ]
     (results / "sheet.json").write_text(json.dumps(rows))
-    assert main(["anndata", str(results), "-o", str(results / "own.h5ad")]) == 0
+    assert main(["step", "anndata", str(results), "-o", str(results / "own.h5ad")]) == 0
     with h5py.File(results / "own.h5ad") as file:
         assert list(file["obs/T_N/categories"].asstr()[:]) == ["T0", "T1"] and list(
             file["obs/T_N/codes"][:2]
         ) == [0, 1]
     (results / "sheet.json").write_text(json.dumps([row | {"T/N": None} for row in rows]))
-    assert main(["anndata", str(results), "-o", str(output)]) == 0
+    assert main(["step", "anndata", str(results), "-o", str(output)]) == 0
     assert output.read_bytes() == first
 
 
@@ -105,7 +105,7 @@ def test_a_row_has_the_doubts_and_the_names_of_the_table_of_the_cohort(results):
         writer = csv.DictWriter(file, list(table[0]), dialect="excel-tab")
         writer.writeheader()
         writer.writerows(table[1:])
-    assert main(["anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
+    assert main(["step", "anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
     with h5py.File(results / "cohort.h5ad") as file:
         columns = [
             "path",
@@ -155,7 +155,7 @@ def test_columns_with_reserved_names_get_names_of_their_own(results):
     with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
         header = next(csv.reader(file, dialect="excel-tab"))
     assert len(set(header)) == len(header)
-    assert main(["anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
+    assert main(["step", "anndata", str(results), "-o", str(results / "cohort.h5ad")]) == 0
     with h5py.File(results / "cohort.h5ad") as file:
         for name, column in OWN.items():
             assert list(file[f"obs/{column}/categories"].asstr()[:]) == [
@@ -181,14 +181,14 @@ def test_a_slide_without_nuclei_is_left_out_and_a_sheet_may_be_given(results, ou
     (results / "sheet.json").unlink()
     again = results / "again.h5ad"
     sheet = results / "slides.tsv"
-    assert main(["anndata", str(results), "--sheet", str(sheet), "-o", str(again)]) == 0
+    assert main(["step", "anndata", str(results), "--sheet", str(sheet), "-o", str(again)]) == 0
     with h5py.File(again) as file:
         assert list(file["obs/_index"].asstr()[:]) == ["s0", "s1", "s2", "s4", "s5"]
 
 
 def test_results_without_nuclei_are_one_sentence(tmp_path, capsys):
     (tmp_path / "sheet.json").write_text("[]")
-    assert main(["anndata", str(tmp_path), "-o", str(tmp_path / "cohort.h5ad")]) == 2
+    assert main(["step", "anndata", str(tmp_path), "-o", str(tmp_path / "cohort.h5ad")]) == 2
     assert "has no slides of the sheet with nuclei.parquet" in capsys.readouterr().err
 
 

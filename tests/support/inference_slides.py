@@ -98,7 +98,18 @@ def tile_slide(folder: Path, path: Path) -> Path:
     ]
     tissue = [word if word.startswith("--") else str(folder / word) for word in tissue]
     assert (
-        main(["inspect", slide, "--slide-id", "drawn", "--output", str(folder / "slide.json")]) == 0
+        main(
+            [
+                "step",
+                "inspect",
+                slide,
+                "--slide-id",
+                "drawn",
+                "--output",
+                str(folder / "slide.json"),
+            ]
+        )
+        == 0
     )
     assert main(["step", "tissue", slide, *info, *tissue]) == 0
     store = str(folder / "image-500nm.zarr")

@@ -62,7 +62,7 @@ def take_to_store(folder: Path) -> None:
     }
     files = [word for flag, name in names.items() for word in (f"--{flag}", str(folder / name))]
     slide, info = str(folder / "drawn.tif"), str(folder / "slide.json")
-    assert main(["inspect", slide, "--slide-id", "drawn", "--output", info]) == 0
+    assert main(["step", "inspect", slide, "--slide-id", "drawn", "--output", info]) == 0
     assert main(["step", "tissue", slide, "--info", info, *files]) == 0
     tissue, store = str(folder / "tissue.npz"), str(folder / "image-500nm.zarr")
     assert (

@@ -25,7 +25,7 @@ def step_commands(slide: Path, folder: Path, threads: int = 1) -> list[list[str]
         folder / "tissue.geojson",
     ]
     commands = [
-        ["inspect", slide, "--slide-id", folder.name, "--output", info],
+        ["step", "inspect", slide, "--slide-id", folder.name, "--output", info],
         ["step", "tissue", slide, "--info", info, *pictures, "--colour", colour],
         ["step", "tile", slide, "--info", info, "--tissue", tissue, *at_once, "--output", store],
         [

@@ -134,7 +134,7 @@ def test_embeddings_of_other_nuclei_are_one_sentence(cohort, tmp_path, capsys):
         "0.5",
     ]
     assert main([*run, "--embedding"]) == 0
-    words = ["anndata", str(tmp_path / "s1/nuclei.parquet"), "-o", str(tmp_path / "x.h5ad")]
+    words = ["step", "anndata", str(tmp_path / "s1/nuclei.parquet"), "-o", str(tmp_path / "x.h5ad")]
     assert main([*words, "--embeddings", str(tmp_path / "s2/embeddings-compact.parquet")]) == 2
     assert (
         "s2/embeddings-compact.parquet: has no embeddings of the nuclei" in capsys.readouterr().err

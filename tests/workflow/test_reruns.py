@@ -58,12 +58,12 @@ ROWS = [  # the shards of slide b do not depend on the config
 # included.
 NUCLEI = {"nuclei": 2, "report": 1}
 DETECTION = {"detect": 3, **NUCLEI}
-PROPOSALS = {"propose": 3, "stitch_proposals": 2, "geojson_proposals": 2}
+PROPOSALS = {"propose": 3, "proposals": 2}
 EVERYTHING = {"image": 2, **DETECTION, **PROPOSALS}
 PRETRAINING = {"pretrain": 1, "report": 1}
 # The same if steps are repeated for slide a alone.
 CUT_OF_A = {
-    **{"detect": 1, "nuclei": 1, "propose": 1, "stitch_proposals": 1, "geojson_proposals": 1},
+    **{"detect": 1, "nuclei": 1, "propose": 1, "proposals": 1},
     "report": 1,
 }
 A = {"image": 1, **CUT_OF_A}
@@ -99,7 +99,7 @@ CHANGED_SETTINGS = [
     ("max_corrupt", 0.5, EVERYTHING),
     ("shards", 1, {}),
     ("shards", 3, {**CUT_OF_A, "detect": 3, "propose": 3}),
-    ("frame", "openslide", {**NUCLEI, "geojson_proposals": 2}),
+    ("frame", "openslide", {**NUCLEI, "proposals": 2}),
     ("max_features", 100, NUCLEI),
     ("csv", True, NUCLEI),
     ("cells", True, NUCLEI),

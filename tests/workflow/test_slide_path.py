@@ -176,4 +176,4 @@ def test_the_jobs_of_the_workflow_are_not_in_the_list_of_commands(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = re.findall(r"^    ([\w-]+) ", capsys.readouterr().out, re.M)
-    assert "inspect" in listed and "step" not in listed
+    assert "preflight" in listed and "step" not in listed

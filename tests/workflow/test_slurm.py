@@ -2,6 +2,8 @@
 and GPUs.
 """
 
+import csv
+import json
 import random
 import shutil
 import subprocess
@@ -25,6 +27,8 @@ from workflow_runs import (
     write_config,
     write_sheet,
 )
+
+from muse_pipeline.cohort.ledgers import read_progress
 
 PROFILES = Path(__file__).parents[2] / "workflow/profiles"
 # Jobs are short here, so their status is queried often. Everything else is as in the profile that
@@ -182,6 +186,43 @@ def test_a_slide_whose_node_is_lost_is_done_on_the_other_node(slurm, tmp_path, m
     slurm.start_node(lost)
     assert nodes and lost not in nodes
     assert_bytes_of_one_machine(cohort, tmp_path / "here", muse)
+
+
+def test_a_lost_node_costs_no_slide_of_two_batches_and_repeats_no_finished_one(slurm, tmp_path):
+    """The table of used beside requested resources is printed (``-s``)."""
+    names = [f"s{number:02}" for number in range(40)]
+    for seed, name in enumerate(names):
+        draw_stained_slide(tmp_path / f"{name}.tif", size_px=300, n_nuclei=20, seed=seed)
+    rows = [{"slide_id": name, "path": tmp_path / f"{name}.tif"} for name in names]
+    write_sheet(tmp_path / "slides.tsv", rows)
+    write_config(tmp_path)
+    results = tmp_path / "results"
+    run = start_on_slurm(slurm, tmp_path, "slurm")
+    finished = wait_for(lambda: sorted(results.glob("*/summary.json"))[9:], run, tmp_path)
+    ended = {path: path.stat().st_mtime_ns for path in finished}
+    lost = slurm.node_of(slurm.call("squeue", "-h", "-t", "R", "-o", "%i").split()[0])
+    slurm.lose_node(lost)
+    assert run.wait() == 0, (tmp_path / "output.txt").read_text("utf-8")
+    slurm.start_node(lost)
+    assert {path: path.stat().st_mtime_ns for path in finished} == ended
+    with (results / "cohort.tsv").open(newline="") as table:
+        outcomes = [row["status"] for row in csv.DictReader(table, delimiter="\t")]
+    assert outcomes == ["ok"] * len(names)
+    batches = {
+        path.stem: [row["slide_id"] for row in json.loads(path.read_text())]
+        for path in sorted((results / "logs/batches").glob("*.json"))
+    }
+    assert sorted(name for batch in batches.values() for name in batch) == names
+    jobs = submitted(tmp_path)
+    assert len(jobs) == len(batches) + 1  # and the report
+    print("\n| batch | slides | cores | memory asked | memory used | processor s |")
+    for job, (batch, slides) in zip(jobs, batches.items(), strict=False):
+        steps = [step for name in slides for step in read_progress(results / name)]
+        cores, mb = slurm.granted(job)
+        used_mib = max(step.peak_memory_mib or 0 for step in steps)
+        seconds = sum(step.processor_seconds or 0 for step in steps)
+        print(f"| {batch} | {len(slides)} | {cores} | {mb} MB | {used_mib} MiB | {seconds:.0f} |")
+        assert used_mib < mb
 
 
 def test_killed_and_cancelled_jobs_begin_anew_and_the_bytes_are_those_of_one_machine(

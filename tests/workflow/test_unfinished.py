@@ -62,7 +62,7 @@ def test_five_times_the_right_plan(finished, tmp_path):
     )  # without Snakemake's metadata, as in the next plan
     shutil.rmtree(folder / ".snakemake")
     write_sheet(folder / "slides.tsv", rows_of(finished, b={"shards": 2}))
-    of_proposals = {"propose": 2, "stitch_proposals": 1, "geojson_proposals": 1}
+    of_proposals = {"propose": 2, "proposals": 1}
     assert plan(folder) == ({"image": 1, "detect": 2, "nuclei": 1, **of_proposals, **REPORT}, {"b"})
     run = run_snakemake(folder)
     assert run.returncode == 0 and plan(folder) == ({}, set()), run.stdout

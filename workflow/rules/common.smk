@@ -18,12 +18,13 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
 
 from muse_pipeline.cohort import settings
 from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files, store_name
 from muse_pipeline.cohort.ledgers import failed_steps
 from muse_pipeline.cohort.lock import find_other_run, lock_results
-from muse_pipeline.cohort.records import Job, describe_changes
+from muse_pipeline.cohort.records import Job
 from muse_pipeline.core.errors import MuseError
 from muse_pipeline.plan import state_of_files, without_patterns
 from muse_pipeline.settings import complete_config
@@ -45,6 +46,10 @@ def checked(function, *arguments):
         raise WorkflowError(str(error)) from None
 
 
+def to_json(content):
+    return json.dumps(content, indent=1, ensure_ascii=False)
+
+
 def record(path, text):
     """Write an input of the run and return its path; without a run, that of a new file if it would change."""
     if PLACEHOLDER:
@@ -58,7 +63,7 @@ def planned(path, plan):
     if not workflow.is_main_process:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     result = plan()
-    record(Path(path), json.dumps(result, indent=1, ensure_ascii=False))
+    record(Path(path), to_json(result))
     return result
 
 
@@ -98,14 +103,11 @@ def plan_run():
     if config["proposals"]:
         resolve("proposer", *PROPOSER)
     plan = checked(WorkflowPlan.from_config, config, resolve_model())
+    slides = list(plan.rows.values())
+    validate({"slides": slides}, "../schemas/slides.schema.yaml", set_default=False)
     record(CONFIG, CONFIG_TEXT)
-    record(RESOLVED_MODEL, json.dumps(plan.model, indent=1, ensure_ascii=False))
-    return plan, record(SHEET, json.dumps(list(plan.rows.values()), indent=1, ensure_ascii=False))
-
-
-def of_slide(method, *arguments):
-    """An input or params function that calls a method of the plan with the slide of the job."""
-    return lambda wildcards: checked(method, wildcards.slide, *arguments)
+    record(RESOLVED_MODEL, to_json(plan.model))
+    return plan, record(SHEET, to_json(slides))
 
 
 def requested(job):
@@ -132,19 +134,6 @@ def intermediate(path):
     return path if config["keep_stores"] else temp(path)
 
 
-def plan_pretraining():
-    """Write the run's config with its slides, and return its plan."""
-    file, *options = checked(settings.pretraining_options, config, MODEL)
-    run = settings.slug(Path(file).stem)
-    folders = "--results", OUTPUT, "--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"
-    planned_run = {
-        **resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options),
-        "run": run,
-    }
-    checked(settings.require_fitting_pretraining, planned_run, MODEL)
-    return {**planned_run, "codec": checked(settings.pretraining_codec, config, planned_run["mpp"])}
-
-
 def by_attempt(amount):
     """A resource that grows with every retry of a job."""
     return lambda wildcards, attempt: amount * attempt
@@ -154,14 +143,6 @@ def training_devices(wildcards, resources):
     """Options for the GPUs that the profile assigns to a training; without any, the training chooses the device."""
     n_gpus = int(resources.get("gpu", 0))
     return ["--accelerator", "cuda", "--devices", n_gpus] if n_gpus else []
-
-
-def plan_region_training():
-    """The description of the training run from `muse step model`; its sheet and results are by default those of this run."""
-    changes = checked(settings.slides_of_region_run, config)
-    model = resolve("model", REGION_RUN, *(["--set", *changes] if changes else []))
-    checked(settings.require_region_model, model)
-    return {**model, "changes": changes}
 
 
 def model_file(wildcards):
@@ -174,23 +155,6 @@ def model_file(wildcards):
 def model_options(wildcards, input):
     """The model and what runs it, both resolved once for all jobs, as options of a command."""
     return ["--model", input.model or MODEL["model"], "--provider", MODEL["provider"]]
-
-
-def report_failures():
-    """Write the report of a run with failures, and remove results that failed slides should have replaced."""
-    Path(ALL_WELL).unlink(missing_ok=True)
-    training = Path(OUTPUT, "training", RUN or "")
-    lacks_model = TRAINING and not (training / "model.onnx").exists()
-    why = ["--no-model", f"the model was not made; see {training}/logs"] if lacks_model else []
-    with open(REPORT_LOG, "w", encoding="utf-8") as log:
-        subprocess.run([*REPORT_COMMAND, *why], stdout=log, stderr=subprocess.STDOUT)
-        waits = [slide for slide in PRETRAIN_SLIDES if failed_steps(Path(PLAN.folder(slide)))]
-        if waits and not Path(PRETRAINED[0]).exists():
-            log.write(
-                f"pretraining waits for {', '.join(waits)}: fix these slides or list them in `pretrain.exclude`"
-            )
-    for slide in TODO.outdated:
-        PLAN.records(slide).withdraw_failed()
 
 
 config.update(checked(complete_config, config))

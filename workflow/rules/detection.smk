@@ -17,13 +17,13 @@ rule detect:
     log:
         text="<results>/{slide}/logs/detect-{shard}.log",
         ledger="<results>/{slide}/ledger/detect-{shard}.json",
-    threads: of_slide(PLAN.threads)
+    threads: lambda w: PLAN.threads(w.slide)
     resources:
         mem_mb=by_attempt(3000),
         runtime=by_attempt(240),
     params:
         model=model_options,
-        stain=of_slide(PLAN.option, "--stain", "stain"),
+        stain=lambda w: PLAN.option(w.slide, "--stain", "stain"),
     shell:
         r"""
         muse step detect {input.store:q} {params.model:q} \
@@ -38,10 +38,10 @@ rule detect:
 rule nuclei:
     """Join the shards of a slide, write its nuclei for QuPath, draw them and summarise the slide."""
     input:
-        shards=of_slide(PLAN.shards),
+        shards=lambda w: PLAN.shards(w.slide),
         info="<results>/{slide}/slide.json",
         mask="<results>/{slide}/tissue.npz",
-        regions=of_slide(PLAN.regions),
+        regions=lambda w: PLAN.regions(w.slide),
         store=f"<results>/{{slide}}/{STORE}",
         colour="<results>/{slide}/colour.json" if PLAN.reads_pixels else [],
         model=model_file if config["embedding"] else [],
@@ -51,15 +51,16 @@ rule nuclei:
         outputs=[file_of_output(name) for name in PLAN.output_names],
     log:
         "<results>/{slide}/logs/nuclei.log",
-    threads: of_slide(PLAN.threads)
+    threads: lambda w: PLAN.threads(w.slide)
     resources:
         mem_mb=by_attempt(3000),
         runtime=by_attempt(40),
+        gpu=int(config["embedding"] and MODEL["provider"] in ("cuda", "tensorrt")),
     params:
         folder=subpath(output.nuclei, parent=True),
-        regions=of_slide(PLAN.regions_option),
+        regions=lambda w: PLAN.regions_option(w.slide),
         config=CONFIG,
-        patient=of_slide(PLAN.option, "--patient", "patient"),
+        patient=lambda w: PLAN.option(w.slide, "--patient", "patient"),
         model=lambda wildcards, input: (
             model_options(wildcards, input) if config["embedding"] else []
         ),

@@ -5,6 +5,16 @@ Reads the stores and proposals of the training slides and, for TriDeNT, their pa
 If a partner cannot be registered, partner.json has the reason and its store is an empty folder.
 """
 
+
+def plan_pretraining():
+    """Write the run's config with its slides, and return its plan."""
+    file, *options = checked(settings.pretraining_options, config, MODEL)
+    run = settings.slug(Path(file).stem)
+    folders = "--results", OUTPUT, "--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"
+    plan = resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options)
+    return checked(settings.complete_pretraining, config, {**plan, "run": run}, MODEL)
+
+
 PRETRAINING = planned(f"{OUTPUT}/pretraining.json", plan_pretraining) if config["pretrain"] else {}
 PRETRAINING_FOLDER = f"{OUTPUT}/pretraining/{PRETRAINING['run']}" if PRETRAINING else None
 PRETRAINED = [f"{PRETRAINING_FOLDER}/checkpoint.pt"] if PRETRAINING else []
@@ -18,9 +28,9 @@ TODO = Unfinished(PLAN, not workflow.is_main_process, PLACEHOLDER and Path(PLACE
 rule partner:
     """Register the slide's partner and write it in the slide's frame, or record why that failed."""
     input:
-        slide=of_slide(PLAN.input),
-        partner=of_slide(PLAN.file, "partner"),
-        start=of_slide(PLAN.file, "partner_transform"),
+        slide=lambda w: PLAN.input(w.slide),
+        partner=lambda w: PLAN.file(w.slide, "partner"),
+        start=lambda w: PLAN.file(w.slide, "partner_transform"),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
         request=requested("partner"),
@@ -29,11 +39,11 @@ rule partner:
         store=intermediate(directory(f"<results>/{{slide}}/{PARTNER_STORE}")),
     log:
         "<results>/{slide}/logs/partner.log",
-    threads: of_slide(PLAN.threads)
+    threads: lambda w: PLAN.threads(w.slide)
     params:
-        slide=of_slide(PLAN.argument),
-        partner=of_slide(lambda slide: PLAN.row(slide)["partner"]),
-        start=of_slide(PLAN.option, "--start", "partner_transform"),
+        slide=lambda w: PLAN.argument(w.slide),
+        partner=lambda w: PLAN.row(w.slide)["partner"],
+        start=lambda w: PLAN.option(w.slide, "--start", "partner_transform"),
         mpp=PRETRAINING.get("mpp"),
         max_corrupt=config["max_corrupt"],
     shell:

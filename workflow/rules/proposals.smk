@@ -11,7 +11,7 @@ rule propose:
         store=f"<results>/{{slide}}/{STORE}",
         colour="<results>/{slide}/colour.json",
         info="<results>/{slide}/slide.json",
-        read=of_slide(PLAN.proposer_inputs),
+        read=lambda w: PLAN.proposer_inputs(w.slide),
         request=requested("propose-{shard}"),
     output:
         proposals=intermediate("<results>/{slide}/proposals/{shard}.parquet"),
@@ -37,52 +37,29 @@ rule propose:
         """
 
 
-rule stitch_proposals:
-    """Join the shards of a slide's proposals."""
+rule proposals:
+    """Join the shards of a slide's proposals, and write them for QuPath."""
     input:
-        shards=of_slide(PLAN.shards, "proposals"),
+        shards=lambda w: PLAN.shards(w.slide, "proposals"),
         info="<results>/{slide}/slide.json",
-        tissue="<results>/{slide}/tissue.npz",
-        request=requested("stitch-proposals"),
+        mask="<results>/{slide}/tissue.npz",
+        request=requested("proposals"),
     output:
         proposals="<results>/{slide}/proposals.parquet",
-    log:
-        text="<results>/{slide}/logs/stitch-proposals.log",
-        ledger="<results>/{slide}/ledger/stitch-proposals.json",
-    threads: 4
-    resources:
-        mem_mb=by_attempt(3000),
-    shell:
-        r"""
-        muse step stitch {input.shards:q} \
-            --info {input.info:q} \
-            --tissue {input.tissue:q} \
-            --threads {threads} \
-            --output {output.proposals:q} \
-            --ledger {log.ledger:q} >{log.text:q} 2>&1
-        """
-
-
-rule geojson_proposals:
-    """Write the proposals for QuPath."""
-    input:
-        proposals="<results>/{slide}/proposals.parquet",
-        info="<results>/{slide}/slide.json",
-        request=requested("geojson-proposals"),
-    output:
         geojson="<results>/{slide}/proposals.geojson.gz",
         provenance="<results>/{slide}/proposals.provenance.json",
     log:
-        text="<results>/{slide}/logs/geojson-proposals.log",
-        ledger="<results>/{slide}/ledger/geojson-proposals.json",
+        "<results>/{slide}/logs/proposals.log",
+    threads: 4
+    resources:
+        mem_mb=by_attempt(3000),
     params:
-        frame=config["frame"],
+        folder=subpath(output.proposals, parent=True),
+        config=CONFIG,
     shell:
         r"""
-        muse step geojson {input.proposals:q} \
-            --info {input.info:q} \
-            --frame {params.frame} \
+        muse step proposals {input.shards:q} \
+            --config {params.config:q} \
             --threads {threads} \
-            --output {output.geojson:q} \
-            --ledger {log.ledger:q} >{log.text:q} 2>&1
+            --output {params.folder:q} >{log:q} 2>&1
         """

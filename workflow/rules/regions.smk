@@ -6,22 +6,26 @@ model.onnx. If it or the mapping fails, slides have nuclei without regions, and 
 """
 
 REGION_RUN = settings.region_run(config)
-REGION_FOLDER = (
-    f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)}" if REGION_RUN else None
-)
+
+
+def plan_region_training():
+    """The description of the training run; its sheet and results are by default those of this run."""
+    changes = checked(settings.slides_of_region_run, config)
+    model = resolve("model", REGION_RUN, *changes)
+    checked(settings.require_region_model, model)
+    return {**model, "changes": changes}
 
 
 REGION_TRAINING = planned(f"{OUTPUT}/region_model.json", plan_region_training) if REGION_RUN else {}
 REGION_INPUTS = without_patterns(REGION_TRAINING.get("inputs", []))  # labels, pictures and weights
-REGION_CHANGES = ["--set", *REGION_TRAINING["changes"]] if REGION_TRAINING.get("changes") else []
+REGION_CHANGES = REGION_TRAINING.get("changes", [])
 REGION_LABELS = {
     slide: label for slide, label in REGION_TRAINING.get("slides", {}).items() if slide in ROWS
 }
-REGION_MODEL = (
-    f"{REGION_FOLDER}/model.onnx" if REGION_RUN else None if PLAN.maps_nuclei else config["regions"]
-)
-REGION_STATE = [f"{REGION_FOLDER}/training.json"] if REGION_RUN else []
-
+REGION_MODEL, REGION_STATE = None if PLAN.maps_nuclei else config["regions"], []
+if REGION_RUN:
+    REGION_FOLDER = f"{OUTPUT}/region_training/{settings.slug(Path(REGION_RUN).stem)}"
+    REGION_MODEL, REGION_STATE = f"{REGION_FOLDER}/model.onnx", [f"{REGION_FOLDER}/training.json"]
 REGION_TRAINING_JOB = Job(
     "train",
     {"files": state_of_files(REGION_INPUTS), "changes": REGION_CHANGES, "labels": REGION_LABELS},
@@ -71,14 +75,14 @@ rule regions:
         mask="<results>/{slide}/tissue.npz",
         colour="<results>/{slide}/colour.json",
         model=REGION_STATE or without_patterns([REGION_MODEL] if REGION_MODEL else []),
-        shards=of_slide(PLAN.shards) if PLAN.maps_nuclei else [],
+        shards=lambda w: PLAN.shards(w.slide) if PLAN.maps_nuclei else [],
         request=requested("regions"),
     output:
         state="<results>/{slide}/regions.json",
     log:
         text="<results>/{slide}/logs/regions.log",
         ledger="<results>/{slide}/ledger/regions.json",
-    threads: of_slide(PLAN.threads)
+    threads: lambda w: PLAN.threads(w.slide)
     params:
         source=lambda wildcards, input: (
             ["--nuclei", *input.shards] if PLAN.maps_nuclei else ["--model", REGION_MODEL]

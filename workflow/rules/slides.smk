@@ -35,8 +35,8 @@ rule fetch:
 rule image:
     """Read the slide's header, find its tissue, measure its stains, and write its image for detection."""
     input:
-        slide=of_slide(PLAN.input),
-        roi=of_slide(PLAN.file, "roi"),
+        slide=lambda w: PLAN.input(w.slide),
+        roi=lambda w: PLAN.file(w.slide, "roi"),
         request=requested("image"),
     output:
         info="<results>/{slide}/slide.json",
@@ -47,14 +47,14 @@ rule image:
         store=intermediate(directory(f"<results>/{{slide}}/{STORE}")),
     log:
         "<results>/{slide}/logs/image.log",
-    threads: of_slide(PLAN.threads)
+    threads: lambda w: PLAN.threads(w.slide)
     resources:
         mem_mb=by_attempt(3000),
         runtime=by_attempt(80),
     params:
-        slide=of_slide(PLAN.argument_and_source),
-        slide_mpp=of_slide(PLAN.option, "--mpp", "mpp"),
-        roi=of_slide(PLAN.option, "--roi", "roi"),
+        slide=lambda w: PLAN.argument_and_source(w.slide),
+        slide_mpp=lambda w: PLAN.option(w.slide, "--mpp", "mpp"),
+        roi=lambda w: PLAN.option(w.slide, "--roi", "roi"),
         config=CONFIG,
         folder=subpath(output.info, parent=True),
     shell:
@@ -70,7 +70,7 @@ rule image:
 rule tile:
     """Write an additional image of the slide, at the mpp in the store's name."""
     input:
-        slide=of_slide(PLAN.input),
+        slide=lambda w: PLAN.input(w.slide),
         info="<results>/{slide}/slide.json",
         tissue="<results>/{slide}/tissue.npz",
         request=requested("tile-{store}"),
@@ -81,12 +81,12 @@ rule tile:
         ledger="<results>/{slide}/ledger/tile-{store}.json",
     wildcard_constraints:
         store="|".join(map(re.escape, OTHER_STORES)) or "(?!)",
-    threads: of_slide(PLAN.threads)
+    threads: lambda w: PLAN.threads(w.slide)
     resources:
         mem_mb=by_attempt(3000),
         runtime=by_attempt(60),
     params:
-        slide=of_slide(PLAN.argument),
+        slide=lambda w: PLAN.argument(w.slide),
         mpp=lambda wildcards: MPP_OF_STORE[wildcards.store],
         max_corrupt=config["max_corrupt"],
         codec=lambda wildcards: PLAN.other_stores(wildcards.slide).get(wildcards.store, "zstd"),

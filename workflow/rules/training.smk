@@ -11,11 +11,7 @@ RUN_FILE = f"{OUTPUT}/training/{RUN}/cohort.yaml" if ON_SLIDES else TRAINING
 RUN_INPUTS = without_patterns(MODEL.get("inputs", []))  # labels, pictures and weights
 TRAINING_DATA = [] if ON_SLIDES else settings.training_data(config)
 # The pretrained backbone replaces the `checkpoint` of the run.
-WEIGHTS = [
-    word
-    for path in PRETRAINED
-    for word in ("--set", f"checkpoint={json.dumps(os.path.abspath(path))}")
-]
+WEIGHTS = [f"checkpoint={json.dumps(os.path.abspath(path))}" for path in PRETRAINED]
 TRAINING_JOB = Job(
     "finetune",
     {"files": state_of_files(RUN_INPUTS), "data": TRAINING_DATA, "weights": PRETRAINED},
@@ -24,16 +20,9 @@ TRAINING_JOB = Job(
 
 
 if ON_SLIDES and workflow.is_main_process:
-    on_slides = [
-        "--sheet",
-        config["slides"],
-        "--results",
-        OUTPUT,
-        "--held-splits",
-        "--output",
-        RUN_FILE,
-    ]
-    resolve("pretrain-config", TRAINING, *settings.training_data(config), *on_slides)
+    on_slides = ["--sheet", config["slides"], "--results", OUTPUT, "--output", RUN_FILE]
+    how = [*settings.training_data(config), *on_slides, "--held-splits"]
+    resolve("pretrain-config", TRAINING, *how)
 
 
 rule finetune:
@@ -54,7 +43,7 @@ rule finetune:
         runtime=by_attempt(1440),
     params:
         devices=training_devices,
-        options=[*TRAINING_DATA, *WEIGHTS],
+        options=[*TRAINING_DATA, *(["--set", *WEIGHTS] if WEIGHTS else [])],
         folder=subpath(output.checkpoint, parent=True),
     shell:
         r"""

@@ -100,7 +100,7 @@ def draw_cohort(
             word for flag, file in names.items() for word in (f"--{flag}", str(results / file))
         ]
         info, tissue = str(results / "slide.json"), str(results / "tissue.npz")
-        assert main(["inspect", str(slide), "--slide-id", name, "--output", info]) == 0
+        assert main(["step", "inspect", str(slide), "--slide-id", name, "--output", info]) == 0
         assert main(["step", "tissue", str(slide), "--info", info, *files]) == 0
         store = str(results / "image-500nm.zarr")
         assert (
