@@ -216,6 +216,7 @@ def test_a_lost_node_costs_no_slide_of_two_batches_and_repeats_no_finished_one(s
     jobs = submitted(tmp_path)
     assert len(jobs) == len(batches) + 1  # and the report
     print("\n| batch | slides | cores | memory asked | memory used | processor s |")
+    print("|---|---|---|---|---|---|")
     for job, (batch, slides) in zip(jobs, batches.items(), strict=False):
         steps = [step for name in slides for step in read_progress(results / name)]
         cores, mb = slurm.granted(job)
