@@ -120,13 +120,14 @@ def write_page(
         plots=describe_plots(entries),
         cards=map_in_order(lambda entry: describe_card(entry, album), entries, threads),
         cost_columns=COST_COLUMNS,
-        costs=[cost.texts for cost in step_costs(map(_steps_of, ranked))],
+        costs=[cost.texts for cost in step_costs(map(steps_of, ranked))],
         pretraining=pretraining_facts(pretraining, album) if pretraining else None,
         models=[(own[-1].provenance, card_facts(own[-1].provenance.card)) for own in models],
     )
 
 
-def _steps_of(slide: SlideResult) -> SlideSteps:
+def steps_of(slide: SlideResult) -> SlideSteps:
+    """The steps of a slide and the area of its tissue, including what totals leave out."""
     left_out_mm2 = slide.provenance.left_out_mm2 if slide.summary else 0.0
     return slide.progress, (slide.tissue_mm2 or 0.0) + left_out_mm2
 
