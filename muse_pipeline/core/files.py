@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -124,6 +124,25 @@ def cache_name(path: Path, how: str) -> str:
     return hashlib.sha256(
         f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {how}".encode()
     ).hexdigest()[:16]
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that ``write_tsv`` wrote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, dialect="excel-tab"))
+
+
+def write_tsv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table atomically; missing cells are empty."""
+    with (
+        complete_file(path) as partial,
+        partial.open("w", encoding="utf-8", newline="", errors="replace") as file,
+    ):
+        writer = csv.DictWriter(
+            file, list(columns), dialect="excel-tab", lineterminator="\n", extrasaction="ignore"
+        )
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_json(path: Path | str, values: Any) -> None:

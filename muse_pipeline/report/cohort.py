@@ -49,12 +49,12 @@ class SlideResult:
     slide_id: str  # name of the slide in the sheet
     path: str  # path of the slide's file in the sheet
     folder: Path  # folder of its results
+    progress: list[StepRecord]  # records of the steps, one per step
     # "ok"; "empty" (finished, but there is no tissue or no nucleus); "partial" (finished, with the
     # gaps that ``reason`` describes); "failed" (with ``step`` and ``reason``)
-    status: str
-    step: str  # the step that failed; "" if none did
-    reason: str  # reason for any status except "ok"; "" if the status is "ok"
-    progress: list[StepRecord]  # records of the steps, one per step
+    status: str = "failed"
+    step: str = "report"  # the step that failed; "" if none did
+    reason: str = ""  # reason for any status except "ok"; "" if the status is "ok"
     patient: str = ""  # patient of the slide in the sheet; "" if none
     split: str = ""  # part of the cohort in the sheet, such as "train"; "" if none
     group: str = ""  # group in which the report shows the slide; "" if none
@@ -177,31 +177,26 @@ def judge_slide(
     """The outcome of the slide in ``row``; "ok" only if every check passes."""
     name = str(row["slide_id"])
     files = SlideFiles(results / name)
-    shards = int(row["shards"]) if row.get("shards") else None
-    progress = read_progress(files.folder, shards, no_model)
+    progress = read_progress(files.folder, int(row.get("shards") or 0), no_model)
     done = {record.step for record in progress if record.status == "ok"}
     info = _read(read_info, files.info) if "inspect" in done else None
     tissue = _read(TissueMask.load, files.mask) if "tissue" in done else None
     colour = _read(read_json, files.colour) if "tissue" in done else {"warnings": []}
-    of_files = dict.fromkeys(
-        [
-            *(info.warnings if info else ()),
-            *(colour["warnings"] if colour else ["colour.json cannot be read"]),
-        ]
-    )
+    warnings = [
+        *(info.warnings if info else ()),
+        *(colour["warnings"] if colour else ["colour.json cannot be read"]),
+        *(warning for record in progress for warning in record.warnings),
+    ]
     failed = SlideResult(
         slide_id=name,
         folder=files.folder,
-        status="failed",
-        step="report",
-        reason="",
         progress=progress,
         **{column: str(row.get(column) or "") for column in ("path", "patient", "split", "organ")},
         group=(groups or {}).get(name, ""),
         own={column: cell for column, cell in row.items() if column not in COLUMNS},
         info=info,
         tissue_mm2=tissue.area_mm2 if tissue else None,
-        warnings=[*of_files, *(warning for record in progress for warning in record.warnings)],
+        warnings=list(dict.fromkeys(warnings)),
         included=included,
     )
     if problem := first_problem(progress):
@@ -345,24 +340,20 @@ def _find_stale(
     """Describe which input of finished results has changed since; "" if none has."""
     if info is None:
         return _missing(files.info)
-    request, now = files.request("nuclei"), path and Path(path).resolve()
-    problems = {
-        "is unfinished: its nuclei are older than the settings of the last run": (
-            request.exists() and files.nuclei.stat().st_mtime_ns < request.stat().st_mtime_ns
-        ),
-        "its nuclei were found in a different version of the slide's file": (
-            provenance.fingerprint != info.fingerprint
-        ),
-        "its nuclei were found at a different mpp of the slide": provenance.slide_mpp != info.mpp,
-        "its nuclei were found in a different tissue mask or region of interest": (
-            provenance.tissue_sha256 not in {None, tissue.sha256}
-        ),
-        f"its results belong to {info.path}, not to the sheet's {path}": (
-            now and now != Path(info.path).resolve()
-        ),
-    }
-    wrong = [problem for problem, is_wrong in problems.items() if is_wrong]
-    return f"{wrong[0]}; run the workflow again" if wrong else ""
+    request, of = files.request("nuclei"), "its nuclei were found"
+    if request.exists() and files.nuclei.stat().st_mtime_ns < request.stat().st_mtime_ns:
+        problem = "is unfinished: its nuclei are older than the settings of the last run"
+    elif provenance.fingerprint != info.fingerprint:
+        problem = f"{of} in a different version of the slide's file"
+    elif provenance.slide_mpp != info.mpp:
+        problem = f"{of} at a different mpp of the slide"
+    elif provenance.tissue_sha256 not in {None, tissue.sha256}:
+        problem = f"{of} in a different tissue mask or region of interest"
+    elif path and Path(path).resolve() != Path(info.path).resolve():
+        problem = f"its results belong to {info.path}, not to the sheet's {path}"
+    else:
+        return ""
+    return f"{problem}; run the workflow again"
 
 
 def _name_gaps(summary: dict[str, Any], info: SlideInfo) -> str:

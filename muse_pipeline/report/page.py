@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from itertools import groupby
@@ -14,6 +13,7 @@ import numpy as np
 from muse_pipeline.cohort.layout import CohortFiles
 from muse_pipeline.cohort.ledgers import COST_COLUMNS, SlideSteps, step_costs
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.files import read_tsv
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.inference.card import card_facts
 from muse_pipeline.inference.trust import MARK, NUCLEI, describe_marks, describe_slides, join_marks
@@ -120,13 +120,14 @@ def write_page(
         plots=describe_plots(entries),
         cards=map_in_order(lambda entry: describe_card(entry, album), entries, threads),
         cost_columns=COST_COLUMNS,
-        costs=[cost.texts for cost in step_costs(map(_steps_of, ranked))],
+        costs=[cost.texts for cost in step_costs(map(steps_of, ranked))],
         pretraining=pretraining_facts(pretraining, album) if pretraining else None,
         models=[(own[-1].provenance, card_facts(own[-1].provenance.card)) for own in models],
     )
 
 
-def _steps_of(slide: SlideResult) -> SlideSteps:
+def steps_of(slide: SlideResult) -> SlideSteps:
+    """The steps of a slide and the area of its tissue, including what totals leave out."""
     left_out_mm2 = slide.provenance.left_out_mm2 if slide.summary else 0.0
     return slide.progress, (slide.tissue_mm2 or 0.0) + left_out_mm2
 
@@ -160,8 +161,8 @@ def read_statistics(table: Path) -> dict[str, Any]:
     """
     patients = table.with_suffix(f".patients{table.suffix}")
     try:
-        of_patient = _read(patients)
-        groups = groupby(_read(table), key=lambda row: (row["first"], row["second"]))
+        of_patient = read_tsv(patients)
+        groups = groupby(read_tsv(table), key=lambda row: (row["first"], row["second"]))
         pairs = [
             _pair(names, [_measure(row, names, of_patient) for row in rows])
             for names, rows in groups
@@ -173,11 +174,6 @@ def read_statistics(table: Path) -> dict[str, Any]:
     names = sorted({name for pair in pairs for name in pair["names"]})
     colors = {name: group_color(names, name) for name in names}
     return {"pairs": pairs, "colors": colors, "table": table.name, "patients": patients.name}
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, dialect="excel-tab"))
 
 
 def _measure(

@@ -17,6 +17,7 @@ from muse_pipeline.features.catalogue import WITHOUT_CLASSES, every_feature
 from muse_pipeline.inference.trust import CLASSES, LEAVE_OUT, NUCLEI, REGIONS, join_marks, of_class
 from muse_pipeline.report.cohort import SlideResult, by_model, class_names, counted, describe_model
 from muse_pipeline.report.notices import ShownSlide
+from muse_pipeline.report.overlays import nice_length
 from muse_pipeline.report.slide_card import add_up
 
 # Okabe & Ito, "Color Universal Design", 2008
@@ -214,12 +215,9 @@ def _text(value: float) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """At most six round numbers that enclose the values from ``low`` to ``high``."""
+    """At most seven round numbers that enclose the values from ``low`` to ``high``."""
     reach = max(high - low, 1e-9 * max(abs(high), 1), 1e-12)
-    power = 10.0 ** math.floor(math.log10(reach / 4))
-    step = next(
-        power * size for size in (1, 2, 2.5, 5, 10) if power * size * 4 >= reach * (1 - 1e-9)
-    )
+    step = nice_length(reach / 2)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(n * step, 12) for n in range(first, max(last, first + 1) + 1)]
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from muse_pipeline.cohort.ledgers import STEPS, order_steps
 from muse_pipeline.cohort.sheet import name_own
-from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.files import write_tsv
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.inference.counts import (
@@ -115,7 +114,7 @@ def write_table(slides: Sequence[SlideResult], path: Path) -> None:
         costs = {f"{cost}_{s.step}": getattr(s, cost) for cost in COSTS for s in slide.progress}
         stated = {own[name]: one_line(cell or "") for name, cell in slide.own.items()}
         rows += [dict(ChainMap(costs, stated, *cells)), *cores]
-    _write(path, [*columns, *own.values()], rows)
+    write_tsv(path, [*columns, *own.values()], rows)
 
 
 def _core_rows(slide: SlideResult) -> Iterator[dict[str, Any]]:
@@ -138,21 +137,9 @@ def write_roi_table(slides: Sequence[SlideResult], path: Path) -> None:
     """
     rows = [row for slide in slides if slide.summary for row in _annotation_rows(slide)]
     if rows:
-        _write(path, dict.fromkeys(name for row in rows for name in row), rows)
+        write_tsv(path, dict.fromkeys(name for row in rows for name in row), rows)
     else:
         path.unlink(missing_ok=True)
-
-
-def _write(path: Path, columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> None:
-    with (
-        complete_file(path) as partial,
-        partial.open("w", encoding="utf-8", newline="", errors="replace") as file,
-    ):
-        writer = csv.DictWriter(
-            file, columns, dialect="excel-tab", lineterminator="\n", extrasaction="ignore"
-        )
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _annotation_rows(slide: SlideResult) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ patient, which the tests use, are in ``statistics.patients.tsv``.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ from muse_pipeline.cohort.layout import CohortFiles, SlideFiles
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.cohort.sheet import is_missing, read_cells
 from muse_pipeline.core.errors import ConfigError, MissingPackageError, NucleiError, StoreError
-from muse_pipeline.core.files import complete_file, read_json
+from muse_pipeline.core.files import complete_file, read_json, read_tsv, write_tsv
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.features.catalogue import MIX_UM, WITHOUT_CLASSES, every_feature
@@ -201,18 +200,11 @@ def write_cohort(
             name: [getattr(measure, name) for measure in measures] for name in ("group", "unit")
         }
         write_var(elements, [measure.name for measure in measures], described)
-        _write_obs(elements, slides, _read_table(files.table))
+        rows = read_tsv(files.table) if files.table.is_file() else []
+        _write_obs(elements, slides, {row["slide_id"]: row for row in rows})
         text = json.dumps({"slides": origins}, sort_keys=True, ensure_ascii=False)
         elements.scalar("uns/muse", text)
     return len(slides)
-
-
-def _read_table(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of cohort.tsv by slide; empty without the file."""
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        return {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
 
 
 def _write_obs(
@@ -389,14 +381,16 @@ def compare_cohort(
         row[[LEAVE_OUT in map(trust.verdict, measure.of) for measure in measures]] = np.nan
     means, order = mean_by_patient(values, [patients[slide] for slide in used])
     compared = list(compare_pairs(means, [group_of[name] for name in order]))
-    _write(output, COLUMNS, _rows_of_measures(measures, compared))
+    write_tsv(output, COLUMNS, _rows_of_measures(measures, compared))
     n_slides = Counter(patients[slide] for slide in used)
-    rows = (
-        [name, group_of[name], n_slides[name], *map(_text, mean)]
+    names = [measure.name for measure in measures]
+    of_patients = (
+        {"patient": name, "group": group_of[name], "n_slides": n_slides[name]}
+        | dict(zip(names, map(_text, mean), strict=True))
         for name, mean in zip(order, means, strict=True)
     )
-    header = ["patient", "group", "n_slides", *(measure.name for measure in measures)]
-    _write(output.with_suffix(f".patients{output.suffix}"), header, rows)
+    header = ["patient", "group", "n_slides", *names]
+    write_tsv(output.with_suffix(f".patients{output.suffix}"), header, of_patients)
     n_without = len(rows_of(results)) - len(grouped)
     without = f"{count_noun(n_without, 'slide')} without a value in the column '{group}'"
     lines = [
@@ -437,19 +431,13 @@ def read_groups(results: Path, sheet: Path, group: str, patient: str) -> tuple[d
 
 def _rows_of_measures(
     measures: list[Measure], compared: list[tuple[str, str, Difference]]
-) -> Iterator[list[Any]]:
+) -> Iterator[dict[str, Any]]:
     for first, second, difference in compared:
         for k, measure in enumerate(measures):
-            numbers = (getattr(difference, name)[k] for name in ("effect", "low", "high", "p", "q"))
-            row = [measure.name, measure.unit, first, second, *difference.n[:, k]]
-            yield [*row, *map(_text, (*difference.mean[:, k], *numbers))]
-
-
-def _write(output: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with complete_file(output) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, dialect="excel-tab", lineterminator="\n")
-        table.writerow(header)
-        table.writerows(rows)
+            tests = (getattr(difference, name)[k] for name in ("effect", "low", "high", "p", "q"))
+            numbers = map(_text, (*difference.mean[:, k], *tests))
+            row = measure.name, measure.unit, first, second, *difference.n[:, k], *numbers
+            yield dict(zip(COLUMNS, row, strict=True))
 
 
 def _text(number: float) -> str:

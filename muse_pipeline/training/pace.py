@@ -88,12 +88,12 @@ class PaceStage(PreparedStage):
         of_scores = OVERHEAD * of_picture * sum(limit.pictures[begun:]) / 60
         share = min(1.0, (left - of_scores) / of_steps)
         fixed = limit.minutes - left + of_scores
+        least, enough = (math.ceil(fixed + part * of_steps) for part in (LEAST_SHARE, 1))
         if share < LEAST_SHARE:
+            fewer = f", or {least} for a tenth of the steps" if least < enough else ""
             raise ConfigError(
                 f"--minutes {limit.minutes:g}: too short for the labels on this machine; give"
-                f" --minutes {math.ceil(fixed + of_steps)}, or"
-                f" {math.ceil(fixed + LEAST_SHARE * of_steps)} for a tenth of the steps"
-                f"{', and --start-over' if begun else ''}"
+                f" --minutes {enough}{fewer}{', and --start-over' if begun else ''}"
             )
         trainings = count_noun(len(self._steps) - begun, "training")
         log(
@@ -103,7 +103,7 @@ class PaceStage(PreparedStage):
         if share < 1:
             log(
                 f"{share:.0%} of the steps are taken, in {limit.minutes:g} min; --minutes"
-                f" {math.ceil(fixed + of_steps)} takes all"
+                f" {enough} takes all"
             )
         pace = {"threads": threads, "share": share, "seconds_per_step": seconds[threads]}
         pace |= {"seconds_per_picture": of_picture, "minutes_left": left}

@@ -7,11 +7,11 @@ import pytest
 
 from muse_pipeline.cohort.ledgers import Cost, StepRecord, step_costs
 from muse_pipeline.report.cohort import SlideResult
-from muse_pipeline.report.page import write_page
+from muse_pipeline.report.page import steps_of, write_page
 
 
 def slide(mm2: float | None, *records: StepRecord) -> SlideResult:
-    return SlideResult("s", "s.svs", Path("s"), "ok", "", "", list(records), tissue_mm2=mm2)
+    return SlideResult("s", "s.svs", Path("s"), list(records), "ok", "", tissue_mm2=mm2)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def slides():
 
 def test_the_steps_of_all_slides_are_added_up(slides):
     tile, detect = Cost("tile", 3.0, 4.0, 4.0, 300), Cost("detect", 5.5, 10.0, 4.0, 400)
-    assert step_costs(slide.steps for slide in slides) == [
+    assert step_costs(map(steps_of, slides)) == [
         tile,
         detect,
         Cost("all", 8.5, 14.0, 4.0, 400),
@@ -44,13 +44,15 @@ def test_the_steps_of_all_slides_are_added_up(slides):
 
 def test_a_step_is_divided_by_the_tissue_in_which_it_ran(slides):
     skipped = slide(7.0, StepRecord("tile", "ok", "", 1.0, 2.0, 100))
-    assert [
-        cost.tissue_mm2 for cost in step_costs(slide.steps for slide in [*slides, skipped])
-    ] == [11.0, 4.0, 11.0]
+    assert [cost.tissue_mm2 for cost in step_costs(map(steps_of, [*slides, skipped]))] == [
+        11.0,
+        4.0,
+        11.0,
+    ]
 
 
 def test_without_a_step_there_is_nothing_to_divide():
-    assert step_costs([slide(None).steps]) == []
+    assert step_costs([steps_of(slide(None))]) == []
 
 
 def test_the_report_has_the_same_table(slides, tmp_path):

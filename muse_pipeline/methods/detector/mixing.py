@@ -248,7 +248,8 @@ def describe_choice(choice: dict[str, Any], where: str) -> list[str]:
     )
     tried = "" if share else f" with {SHARES[0]:.0%} of the change"
     sentences = [
-        f"{kept}, by {where} ({count_noun(choice['n_blocks'], 'block')} of {BLOCK_UM:g} um)"
+        f"{kept}, as scored on {where}, in {count_noun(choice['n_blocks'], 'square')} of"
+        f" {BLOCK_UM:g} um"
     ]
     for name, score in choice["scores"].items():
         low, high = score["interval"] or (float("nan"), float("nan"))

@@ -398,7 +398,7 @@ class DetectorStage(TrainingStage[DetectorConfig, DetectorData]):
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
             yield f"{SCORE} of the kept weights, from step {step:,}: {score:.1f}"
-        choice, where = kept.meta.get("mixing"), "labels held out in turn"
+        choice, where = kept.meta.get("mixing"), "labels that were not trained on"
         if choice:
             where = "validation labels" if data.held else where
             yield from describe_choice(choice, where)

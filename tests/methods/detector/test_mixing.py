@@ -170,7 +170,10 @@ def test_a_choice_is_described_with_its_interval():
     kept, detection, *classes = describe_choice(
         choose_share(counts_of(10, 11, 13, 15, 17), CLASSES), "held-out labels"
     )
-    assert kept == "100% of the change by training is kept, by held-out labels (40 blocks of 64 um)"
+    assert (
+        kept
+        == "100% of the change by training is kept, as scored on held-out labels, in 40 squares of 64 um"
+    )
     pattern = (
         r"{} F1 on held-out labels: [\d.]+ before, [\d.]+ now \(\+[\d.]+, 95 % interval \+[\d.]+ to"
         r" \+[\d.]+\)"
