@@ -257,8 +257,7 @@ def describe_membranes(provenance: Provenance) -> str:
     if OF_CELLS not in provenance.verdict.reasons:
         return ""
     has_cells = provenance.features and provenance.features.expand_um
-    score = ", and only nuclei were scored; score membranes with `cells: true` (--cells)"
-    return OF_CELLS if has_cells else OF_CELLS + score
+    return OF_CELLS if has_cells else f"{OF_CELLS}; run with `cells: true` (--cells) to score them"
 
 
 def describe_gaps(provenance: Provenance) -> Iterator[str]:
