@@ -13,8 +13,7 @@ contributed are not merged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -225,32 +224,11 @@ def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return first[:, 0] * second[:, 0] + first[:, 1] * second[:, 1]
 
 
-@dataclass
-class Reports:
-    """Reports of N nuclei by windows (frame: work), numbered by the caller.
-
-    The windows whose reports are merged into each report, (N, 4), include its own, in descending
-    order; padded with -1.
-    """
-
-    xy: np.ndarray
-    window: np.ndarray
-    number: np.ndarray
-    merged_windows: np.ndarray
-
-    def __getitem__(self, index: np.ndarray) -> Reports:
-        return Reports(
-            self.xy[index], self.window[index], self.number[index], self.merged_windows[index]
-        )
-
-    @staticmethod
-    def concatenate(parts: Sequence[Reports]) -> Reports:
-        """All reports of one or more parts, in order."""
-        columns = zip(
-            *((part.xy, part.window, part.number, part.merged_windows) for part in parts),
-            strict=True,
-        )
-        return Reports(*map(np.concatenate, columns))
+# Reports of nuclei by windows (frame: work), numbered by the caller. The windows whose reports are
+# merged into a report include its own, in descending order; padded with -1.
+REPORT = np.dtype(
+    [("xy", float, 2), ("window", int), ("number", int), ("merged_windows", np.int32, 4)]
+)
 
 
 def report_window(
@@ -264,26 +242,24 @@ def report_window(
     return replace(nuclei, xy=xy, frame=Frame.WORK)[near]
 
 
-def merge_seams(reports: Reports, grid: WindowGrid, mpp: float) -> Reports:
-    """Merge reports of the same nucleus pair by pair, repeatedly, because four cores meet at a
+def merge_seams(reports: np.ndarray, grid: WindowGrid, mpp: float) -> np.ndarray:
+    """Merge reports (N,) of the same nucleus pair by pair, repeatedly, because four cores meet at a
     corner.
     """
-    alive = np.ones(len(reports.window), bool)
-    merged_windows = reports.merged_windows.copy()
-    depth = grid.depth_px(reports.xy, reports.window)
+    reports, alive = reports.copy(), np.ones(len(reports), bool)
+    xy, window, merged_windows = (reports[name] for name in ("xy", "window", "merged_windows"))
+    depth = grid.depth_px(xy, window)
     # The other report lies within ``SAME_UM`` of this one, and at most ``SLACK_UM`` outside its own
     # core.
     near_seam = depth <= (SLACK_UM + SAME_UM) / mpp
     while True:
         candidates = np.flatnonzero(alive & near_seam)
-        first, second = _mutually_nearest(
-            reports.xy[candidates], merged_windows[candidates], SAME_UM / mpp
-        )
+        first, second = _mutually_nearest(xy[candidates], merged_windows[candidates], SAME_UM / mpp)
         if not len(first):
-            return replace(reports, merged_windows=merged_windows)[np.flatnonzero(alive)]
+            return reports[alive]
         first, second = candidates[first], candidates[second]
         second_deeper = (depth[second] > depth[first]) | (
-            (depth[second] == depth[first]) & (reports.window[second] < reports.window[first])
+            (depth[second] == depth[first]) & (window[second] < window[first])
         )
         alive[np.where(second_deeper, first, second)] = False
         # At most four cores meet, so the four largest numbers include all windows; the rest is
@@ -334,11 +310,12 @@ class SeamResolver:
         Returns the numbers (n,) int64 of reports that are now known to be kept, sorted by window,
         then y, then x.
         """
-        number = np.arange(self._n_added, self._n_added + len(window))
+        reports = np.zeros(len(window), REPORT)
+        reports["xy"], reports["window"] = xy, window
+        reports["number"] = np.arange(self._n_added, self._n_added + len(window))
+        reports["merged_windows"] = -1
+        reports["merged_windows"][:, 0] = window
         self._n_added += len(window)
-        merged_windows = np.full((len(window), 4), -1, np.int32)
-        merged_windows[:, 0] = window
-        reports = Reports(xy, window, number, merged_windows)
         rows = window // self.grid.shape[1]
         final = []
         for row in np.unique(rows).tolist():
@@ -362,8 +339,8 @@ class SeamResolver:
         """
         if not self._waiting:
             return []
-        below, self._waiting = Reports.concatenate(self._waiting), []
-        self.n_decided = int(below.number[0])
+        below, self._waiting = np.concatenate(self._waiting), []
+        self.n_decided = int(below["number"][0])
         final = []
         if self._above is not None and self._row_above != self._row - 1:
             final.append(self._settle(self._above))
@@ -373,18 +350,18 @@ class SeamResolver:
         else:
             # The row above now has both of its neighbours and is final; this row waits for the one
             # below.
-            both = merge_seams(Reports.concatenate([self._above, below]), self.grid, self.mpp)
-            upper = both.window // self.grid.shape[1] < self._row
+            both = merge_seams(np.concatenate([self._above, below]), self.grid, self.mpp)
+            upper = both["window"] // self.grid.shape[1] < self._row
             final.append(self._settle(both[upper]))
             self._above = both[~upper]
         self._row_above = self._row
         return final
 
-    def _settle(self, reports: Reports) -> np.ndarray:
-        is_confirmed = reports.merged_windows[:, 1] >= 0  # by at least two windows
-        kept = reports[is_confirmed | self.grid.owns(reports.xy, reports.window)]
-        x, y = kept.xy.T
-        return kept.number[np.lexsort((x, y, kept.window))]
+    def _settle(self, reports: np.ndarray) -> np.ndarray:
+        is_confirmed = reports["merged_windows"][:, 1] >= 0  # by at least two windows
+        kept = reports[is_confirmed | self.grid.owns(reports["xy"], reports["window"])]
+        x, y = kept["xy"].T
+        return kept["number"][np.lexsort((x, y, kept["window"]))]
 
 
 _NONE = np.zeros(0, np.int64)

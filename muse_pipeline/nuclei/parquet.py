@@ -469,14 +469,10 @@ def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Tab
 
 def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarray) -> bool:
     """True if a row group's statistics allow positions in the rectangle."""
-    columns = {
-        group.column(index).path_in_schema: group.column(index)
-        for index in range(group.num_columns)
-    }
-    ranges = [columns[name].statistics for name in ("x", "y")]
+    x_and_y = (group.column(index).statistics for index in (0, 1))
     return all(
         range_ is None or not range_.has_min_max or (range_.max >= low and range_.min < high)
-        for range_, low, high in zip(ranges, low_xy, high_xy, strict=True)
+        for range_, low, high in zip(x_and_y, low_xy, high_xy, strict=True)
     )
 
 

@@ -259,11 +259,7 @@ def _write_table(group: zarr.Group, table: NucleiTable) -> None:
     """Write the table, which annotates the outlines; without nuclei, it annotates no element."""
     elements = Elements(group)
     write_elements(elements, table, {REGION_KEY: OUTLINES})
-    ids = elements.ids(f"obs/{INSTANCE_KEY}", table.n_nuclei)
-    start = 0
-    for batch in table.batches():
-        ids[start : start + len(batch.rows)] = elements.to_ids(batch.ids)
-        start += len(batch.rows)
+    elements.ids(f"obs/{INSTANCE_KEY}", table.n_nuclei)[:] = group["obs/_index"][:]
     order = [*group["obs"].attrs["column-order"], INSTANCE_KEY]
     elements.group("obs", {"column-order": order})
     keys = {"region": OUTLINES, "region_key": REGION_KEY, "instance_key": INSTANCE_KEY}
