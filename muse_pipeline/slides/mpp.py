@@ -41,29 +41,13 @@ BESIDE_POWER, GIVEN_BESIDE_POWER = (0.35, 1.5), (0.65, 1.5)
 GIVEN = "given by the user"  # the source of an mpp that overrides the file
 DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
 
-# Units of OME-XML, ImageJ and TIFF. The micro sign and Greek mu are different characters; "li" is a
-# line, 1/12 inch.
+# Units of OME-XML, ImageJ and TIFF. The micro sign and Greek mu are different characters.
 _UNITS_UM = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
-    **{
-        "pm": 1e-6,
-        "Å": 1e-4,
-        "nm": 1e-3,
-        "mm": 1e3,
-        "millimeter": 1e3,
-        "dm": 1e5,
-        "m": 1e6,
-        "km": 1e9,
-    },
-    **{
-        "cm": 1e4,
-        "centimeter": 1e4,
-        "thou": 25.4,
-        "pt": 25_400 / 72,
-        "in": 25_400.0,
-        "inch": 25_400.0,
-    },
-    **{"li": 25_400 / 12, "ft": 304_800.0, "yd": 914_400.0},
+    **{"nm": 1e-3, "m": 1e6},
+    **dict.fromkeys(("mm", "millimeter"), 1e3),
+    **dict.fromkeys(("cm", "centimeter"), 1e4),
+    **dict.fromkeys(("in", "inch"), 25_400.0),
 }
 
 
