@@ -25,7 +25,7 @@ from muse_pipeline.inference.detect import ModelFinder, detect_shard
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.store.grid import Shard, WindowGrid
+from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.store import open_store, tissue_pixel_px
 from muse_pipeline.store.write import tissue_on_lattice
 from muse_pipeline.tissue.mask import TissueMask
@@ -114,7 +114,7 @@ def time_without_network(predictor: Predictor, files: SlideFiles, threads: int) 
     store = open_store(files.store(predictor.card.mpp))
     with tempfile.TemporaryDirectory() as folder:
         started, finder = time.process_time(), ModelFinder(predictor, IDENTITY)
-        detect_shard(store, finder, Shard(1, 1), Path(folder) / "shard.parquet", threads=threads)
+        detect_shard(store, finder, Path(folder) / "shard.parquet", threads=threads)
         return time.process_time() - started
 
 

@@ -32,10 +32,10 @@ from muse_pipeline.inference.trust import find
 from muse_pipeline.nuclei.pairs import REACH_UM, SLACK_UM
 from muse_pipeline.qupath.regions import describe_roi, read_roi
 from muse_pipeline.slides.slide_image import SlideImage, to_slide, warn_user
-from muse_pipeline.store.grid import Shard, WindowGrid
+from muse_pipeline.store.grid import WindowGrid
 from muse_pipeline.store.resample import warn_enlarged
 from muse_pipeline.store.store import open_store
-from muse_pipeline.store.write import write_store
+from muse_pipeline.store.write import StoreOptions, write_store
 from muse_pipeline.store.zarr_files import close_shards
 from muse_pipeline.tissue import find as search
 from muse_pipeline.tissue.colour import SlideColour, measure_colour
@@ -210,19 +210,11 @@ def _run_steps(
         near = low - SEAM_REACH_UM / card.mpp, high + SEAM_REACH_UM / card.mpp
         # Windows whose core touches ``near`` also read the pixels in their halos.
         seen = grid.field_of_view(*near)
-    write_store(
-        slide, info, tissue, files.store(card.mpp), mpp=card.mpp, threads=threads, within=seen
-    )
+    options = StoreOptions(card.mpp, within=seen)
+    write_store(slide, info, tissue, files.store(card.mpp), options, threads)
     try:
         finder, choice = ModelFinder.of_slide(predictor, tissue.colour), WindowChoice(within=near)
-        detect_shard(
-            open_store(files.store(card.mpp)),
-            finder,
-            Shard(1, 1),
-            shard,
-            threads=threads,
-            choice=choice,
-        )
+        detect_shard(open_store(files.store(card.mpp)), finder, shard, choice, threads=threads)
     finally:
         # The folder is deleted next, and files that are still open would keep their disk space.
         close_shards()

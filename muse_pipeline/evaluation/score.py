@@ -5,6 +5,7 @@ computed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,15 +117,11 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     )
     detected = detected[kept]
     judged = _inside(region, detected.xy)
-    matches = match_nuclei(detected, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
+    match = partial(match_nuclei, detected, counted.nuclei, len(classes), mpp, rules.radius_um)
+    matches = match(judged)
     if counted.accepted is not None:
-        # A true nucleus with several accepted classes gets that of its match, so classes are
-        # matched once more.
-        taken = matches.taken[0]
-        paired = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
-        right = paired[counted.accepted[taken[paired], matches.predicted_label[paired]]]
-        counted.nuclei.label[taken[right]] = matches.predicted_label[right]
-        matches = match_nuclei(detected, counted.nuclei, len(classes), mpp, rules.radius_um, judged)
+        _settle_classes(counted, matches)
+        matches = match(judged)
     panoptic, jaccard = _score_outlines(pair.nuclei, kept, counted, matches, len(classes), mpp)
     # Infinite beyond FAR_UM, and if there are no true nuclei.
     nearest_um, _ = cKDTree(counted.nuclei.xy * mpp).query(
@@ -149,6 +146,14 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
         found_far=int((judged & np.isinf(nearest_um)).sum()),
         names_classes=bool((truth.nuclei.label >= 0).any()),
     )
+
+
+def _settle_classes(truth: Truth, matches: Matches) -> None:
+    """Give true nuclei with several accepted classes that of their match, if it is one of them."""
+    taken = matches.taken[0]
+    paired = np.flatnonzero((taken >= 0) & (matches.predicted_label >= 0))
+    right = paired[truth.accepted[taken[paired], matches.predicted_label[paired]]]
+    truth.nuclei.label[taken[right]] = matches.predicted_label[right]
 
 
 def _require_on_slide(

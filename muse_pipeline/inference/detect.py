@@ -92,13 +92,14 @@ class Guard:
 
 @dataclass(frozen=True)
 class WindowChoice:
-    """The windows of a slide in which nuclei are searched for: those that ``guard`` does not
-    exclude.
+    """The windows of a slide in which nuclei are searched for: those of a ``shard`` that ``guard``
+    does not exclude.
 
     Only batches with a window whose core touches the rectangle ``within``, two corners (x, y) in
     work pixels, are run.
     """
 
+    shard: Shard = Shard(1, 1)
     guard: Guard | None = None
     within: tuple[np.ndarray, np.ndarray] | None = None
     # shift of the window grid; set only by tests, which check that results do not depend on it
@@ -111,12 +112,11 @@ EVERY_WINDOW = WindowChoice()
 def detect_shard(
     store: Store,
     finder: Detector,
-    shard: Shard,
     output: Path,
+    choice: WindowChoice = EVERY_WINDOW,
     *,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
-    choice: WindowChoice = EVERY_WINDOW,
     in_processes: bool = False,
 ) -> dict[str, Any]:
     """Find the nuclei of one shard, write them to ``output``, and return the facts that are written
@@ -128,19 +128,18 @@ def detect_shard(
     Args:
         store: the slide's image at the card's mpp.
         finder: detector of the nuclei.
-        shard: shard whose batches are run.
         output: path of the shard's file.
+        choice: windows that are searched.
         threads: number of batches that are read and run at the same time; results do not depend on
             it.
         progress: function called with (batches done, batches in all).
-        choice: windows that are searched.
         in_processes: True to start processes instead of many threads; they import the program's
             main module.
     """
     card, guard = finder.card, choice.guard
     require_mpp(store, card)
     grid = WindowGrid(store.size_px, card.input_px, card.halo_px, choice.offset_px)
-    batches = shard.batches(grid.windows_with_tissue(*store.tissue), card.batch)
+    batches = choice.shard.batches(grid.windows_with_tissue(*store.tissue), card.batch)
     if choice.within is not None:
         batches = [windows for windows in batches if grid.touches(windows, *choice.within).any()]
     store.keep_chunks(CACHED_CHUNKS * (threads + 1))
@@ -160,7 +159,7 @@ def detect_shard(
                 progress(done, len(batches))
         store.require_unchanged()
         facts = {
-            "shard": str(shard),
+            "shard": str(choice.shard),
             "n_windows": sum(map(len, batches)),
             "full_windows": full,
             **({"guarded_windows": guarded} if guard or guarded else {}),

@@ -255,10 +255,8 @@ def propose_shard(
     The result does not depend on ``threads``. Returns warnings for the ledger: those of the guard,
     and one if no nuclei were found.
     """
-    choice = WindowChoice(guard=guard)
-    facts = detect_shard(
-        store, proposer, shard, output, threads=threads, progress=progress, choice=choice
-    )
+    choice = WindowChoice(shard, guard)
+    facts = detect_shard(store, proposer, output, choice, threads=threads, progress=progress)
     warnings, n_windows = list(guard.remarks) if guard else [], facts["n_windows"]
     for reason, windows in sorted(facts.get("guarded_windows", {}).items()):
         if reason != GLASS:

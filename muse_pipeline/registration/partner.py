@@ -21,7 +21,7 @@ from muse_pipeline.registration.record import RegisteredPartner
 from muse_pipeline.registration.register import open_pair
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.store.resample import AreaReader
-from muse_pipeline.store.write import write_store
+from muse_pipeline.store.write import StoreOptions, write_store
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import strips
 
@@ -79,12 +79,10 @@ def write_partner_store(
         )  # a coarser partner is enlarged
         return WarpedReader(reader, registered.transform, size_px, image_mpp)
 
-    facts = {
-        "partner": {"partner": registered.partner, "transform_sha256": sha256_of(registered.path)}
-    }
-    options = {"mpp": mpp, "threads": pair.threads, "max_corrupt": max_corrupt}
+    origin = {"partner": registered.partner, "transform_sha256": sha256_of(registered.path)}
+    options = StoreOptions(mpp, max_corrupt, facts={"partner": origin})
     tissue = trusted_tissue(tissue, registered)
-    write_store(pair.partner, info, tissue, path, open_image=open_warped, facts=facts, **options)
+    write_store(pair.partner, info, tissue, path, options, pair.threads, open_warped)
 
 
 def trusted_tissue(tissue: TissueMask, registered: RegisteredPartner) -> PartnerTissue:

@@ -15,7 +15,7 @@ from muse_pipeline.slides.inspect import info_text, inspect_slide, read_info, re
 from muse_pipeline.slides.isolation import call_isolated
 from muse_pipeline.slides.remote import SlideUrl, fetch_slide, is_url
 from muse_pipeline.store.resample import warn_enlarged
-from muse_pipeline.store.write import write_store
+from muse_pipeline.store.write import StoreOptions, write_store
 from muse_pipeline.tissue.colour import measure_colour
 from muse_pipeline.tissue.find import (
     FoundTissue,
@@ -177,9 +177,7 @@ def tile(
             header,
             TissueMask.load(tissue, header),
             output,
-            mpp=mpp,
-            threads=threads,
-            max_corrupt=max_corrupt,
-            codec=codec,
+            StoreOptions(mpp, max_corrupt, codec),
+            threads,
         )
     return warn_enlarged(header, mpp)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.process import print_load, show_progress
-from muse_pipeline.inference.detect import ModelFinder, detect_shard
+from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_shard
 from muse_pipeline.inference.model import name_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import read_colour
@@ -39,7 +39,7 @@ def detect(
         threads: windows that run at the same time.
         stain: stain in the sheet; if it is missing or "unknown", the colours decide.
     """
-    part, image = Shard.parse(shard), open_store(store)
+    choice, image = WindowChoice(Shard.parse(shard)), open_store(store)
     image.require_lossless()
     finder = ModelFinder.of_slide(predictor, read_colour(colour, image.fingerprint), stain)
     device = f" ({predictor.device})" if predictor.device else ""
@@ -51,8 +51,8 @@ def detect(
         detect_shard(
             image,
             finder,
-            part,
             output,
+            choice,
             threads=threads,
             progress=progress,
             in_processes=predictor.provider == "cpu",

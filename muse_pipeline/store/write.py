@@ -4,9 +4,9 @@ slide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -236,19 +236,29 @@ class ImageReader(Protocol):
         """A rectangle of the image, (h, w, 3) uint8; see ``AreaReader.read``."""
 
 
+@dataclass(frozen=True)
+class StoreOptions:
+    """Options of the image that a store holds."""
+
+    mpp: float = 0.5  # um per pixel of the store
+    max_corrupt: float = 0.01  # largest fraction of the tissue that may be undecodable
+    codec: str = LOSSLESS  # one of ``zarr_files.CODECS``
+    # two corners (x, y) in work pixels; if given, only chunks that touch this rectangle are written
+    within: tuple[np.ndarray, np.ndarray] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)  # added to the store's attributes
+
+
+DEFAULT = StoreOptions()
+
+
 def write_store(
     slide: Slide,
     info: SlideInfo,
     tissue: TissueMask,
     path: Path | str,
-    *,
-    mpp: float = 0.5,
+    options: StoreOptions = DEFAULT,
     threads: int = 1,
-    max_corrupt: float = 0.01,
-    within: tuple[np.ndarray, np.ndarray] | None = None,
     open_image: Callable[[Slide, SlideInfo, float], ImageReader] = AreaReader,
-    codec: str = LOSSLESS,
-    facts: dict[str, Any] | None = None,
 ) -> None:
     """Write the chunks of a slide within ``MARGIN_UM`` of ``tissue`` as a store in the folder
     ``path``.
@@ -260,28 +270,24 @@ def write_store(
         info: facts about the slide.
         tissue: mask of the slide's tissue.
         path: folder to write.
-        mpp: um per pixel of the store.
+        options: options of the image.
         threads: number of chunks read at the same time.
-        max_corrupt: largest fraction of the tissue that may be undecodable.
-        within: two corners (x, y) in work pixels; if given, only chunks that touch this rectangle
-            are written.
         open_image: function that returns the image of a slide at an mpp.
-        codec: one of ``zarr_files.CODECS``.
-        facts: facts to add to the store's attributes.
     """
     require_own_folder(Path(path), is_store(Path(path)))
     cv2.setNumThreads(1)
+    mpp, codec = options.mpp, options.codec
     reader = open_image(tissue.scanned(slide, info), info, mpp)
     chunks = chunks_with_tissue(tissue, mpp, reader.size_px)
-    if within is not None:
-        chunks &= chunks_within(*within, chunks.shape)
+    if options.within is not None:
+        chunks &= chunks_within(*options.within, chunks.shape)
     with complete_file(path) as folder:
         create_levels(folder, reader.size_px, codec)
         label = tissue_on_lattice(tissue, mpp, reader.size_px)
         write_label(folder, label, mpp)
         counts = count_cells(label, np.ones(2), CHUNK_PX / tissue_pixel_px(mpp), chunks.shape)
         n_pixels = np.concatenate([n for _, n in counts])
-        corrupt = CorruptChunks(n_pixels, int(label.sum()), max_corrupt, info.slide_id)
+        corrupt = CorruptChunks(n_pixels, int(label.sum()), options.max_corrupt, info.slide_id)
         tissue_sha256 = tissue.sha256
         del label, tissue  # the masks of large slides need much memory
         pairs = map_in_time(
@@ -299,7 +305,7 @@ def write_store(
             "files": list_files(folder),
             "tissue_sha256": tissue_sha256,
             "codec": codec,
-            **(facts or {}),
+            **options.facts,
         }
         write_group(
             folder, {"ome": image_metadata(info.slide_id, mpp, PYRAMID), "muse": attributes}

@@ -150,7 +150,6 @@ def test_windows_of_one_picture_join_without_duplicates(run):
 
 def test_a_full_window_is_named(run, tmp_path):
     from muse_pipeline.inference.detect import ModelFinder, detect_shard
-    from muse_pipeline.store.grid import Shard
 
     class Picture:
         """A store in memory, with many nuclei in every window."""
@@ -170,9 +169,7 @@ def test_a_full_window_is_named(run, tmp_path):
             pass
 
     predictor = Predictor(run / "model.onnx")
-    facts = detect_shard(
-        Picture(), ModelFinder(predictor, IDENTITY), Shard(1, 1), tmp_path / "s.parquet"
-    )
+    facts = detect_shard(Picture(), ModelFinder(predictor, IDENTITY), tmp_path / "s.parquet")
     assert facts["full_windows"] == [0, 1]  # 36 nuclei per window, but 30 slots
 
 

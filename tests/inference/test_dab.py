@@ -27,7 +27,6 @@ from muse_pipeline.inference.stains import (
 )
 from muse_pipeline.inference.stitch import stitch_shards
 from muse_pipeline.nuclei.parquet import iterate_rows, read_nuclei, read_provenance
-from muse_pipeline.store.grid import Shard
 from muse_pipeline.tissue.stain import IDENTITY
 
 IHC = Verdict(OTHER_STAIN, (BROWN_NUCLEI,))
@@ -47,7 +46,7 @@ def find_nuclei(stored, predictor, folder, verdict):
     store, info, tissue, *_ = stored
     folder.mkdir()
     finder = ModelFinder(predictor, colour_of_fit(predictor.card.colour, None), verdict)
-    detect_shard(store, finder, Shard(1, 1), folder / "1-of-1.parquet")
+    detect_shard(store, finder, folder / "1-of-1.parquet")
     stitch_shards([folder / "1-of-1.parquet"], info, tissue.kept, folder / "nuclei.parquet")
     return folder / "nuclei.parquet"
 

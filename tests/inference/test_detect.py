@@ -212,13 +212,11 @@ def test_batches_that_touch_a_rectangle_are_run_whole(tiled_slide, tmp_path):
 
     finder = Recorder(tiled_slide.predictor, tiled_slide.colour)
     runs = []
-    detect_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "all.parquet")
+    detect_shard(tiled_slide.store, finder, tmp_path / "all.parquet")
     every, runs = runs, []
     low, high = np.array([1000, 1000]), np.array([1100, 2000])
     within = WindowChoice(within=(low, high))
-    facts = detect_shard(
-        tiled_slide.store, finder, Shard(1, 1), tmp_path / "some.parquet", choice=within
-    )
+    facts = detect_shard(tiled_slide.store, finder, tmp_path / "some.parquet", within)
     cores = [np.array(batch) + finder.card.halo_px for batch in every]
     touching = [((core < high) & (core + 960 > low)).all(1).any() for core in cores]
     assert runs == [batch for batch, touches in zip(every, touching, strict=True) if touches]
@@ -245,7 +243,6 @@ def test_what_windows_of_a_row_share_is_decoded_once(tiled_slide, tmp_path, monk
     detect_shard(
         store,
         Blind(tiled_slide.predictor, tiled_slide.colour),
-        Shard(1, 1),
         tmp_path / "all.parquet",
     )
     assert max(Counter(read).values()) == 4  # up to four windows share a chunk
@@ -273,15 +270,18 @@ def test_shards_of_another_cut_model_or_slide_are_rejected(tiled_slide, tmp_path
     mixed = tmp_path / "2-of-2.parquet"
     first = tmp_path / "1-of-2.parquet"
     finder = ModelFinder(tiled_slide.predictor, tiled_slide.colour)
-    detect_shard(tiled_slide.store, finder, Shard(1, 2), first)
+    detect_shard(tiled_slide.store, finder, first, WindowChoice(Shard(1, 2)))
     detect_shard(
-        tiled_slide.store, replace(finder, colour=tiled_slide.colour * 1.1), Shard(2, 2), mixed
+        tiled_slide.store,
+        replace(finder, colour=tiled_slide.colour * 1.1),
+        mixed,
+        WindowChoice(Shard(2, 2)),
     )
     with pytest.raises(StoreError, match="different store"):
         stitch_shards(
             [first, mixed], tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet"
         )
-    detect_shard(tiled_slide.store, finder, Shard(2, 2), mixed)
+    detect_shard(tiled_slide.store, finder, mixed, WindowChoice(Shard(2, 2)))
     other = replace(tiled_slide.info, fingerprint="another")
     with pytest.raises(StoreError, match="run `muse step detect`"):
         stitch_shards([first, mixed], other, tiled_slide.tissue.kept, tmp_path / "n.parquet")
@@ -324,7 +324,7 @@ def test_a_model_of_another_mpp_is_rejected(tiled_slide, tmp_path):
         predictor.card = replace(card, mpp=0.25)
         with pytest.raises(ModelError, match="stored"):
             finder = ModelFinder(predictor, tiled_slide.colour)
-            detect_shard(tiled_slide.store, finder, Shard(1, 1), tmp_path / "s.parquet")
+            detect_shard(tiled_slide.store, finder, tmp_path / "s.parquet")
     finally:
         predictor.card = card
     assert not list(tmp_path.iterdir())
@@ -344,5 +344,5 @@ def test_a_store_that_another_job_replaces_meanwhile_is_noticed(tiled_slide, tmp
 
     with pytest.raises(StoreError, match="replaced while"):
         finder = ModelFinder(tiled_slide.predictor, tiled_slide.colour)
-        detect_shard(store, finder, Shard(1, 8), output, progress=replace_store)
+        detect_shard(store, finder, output, WindowChoice(Shard(1, 8)), progress=replace_store)
     assert not output.exists()

@@ -11,7 +11,7 @@ from drawn import ArraySlide
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.store.store import open_store
-from muse_pipeline.store.write import write_store
+from muse_pipeline.store.write import StoreOptions, write_store
 from muse_pipeline.tissue.mask import TissueMask
 
 
@@ -30,7 +30,7 @@ def paths(tmp_path_factory):
     folder = tmp_path_factory.mktemp("codec")
     paths = {codec: folder / f"{codec}.zarr" for codec in ("zstd", "jpeg")}
     for codec, path in paths.items():
-        write_store(slide, slide.info((0.5, 0.5)), mask, path, codec=codec)
+        write_store(slide, slide.info((0.5, 0.5)), mask, path, StoreOptions(codec=codec))
     return paths
 
 

@@ -6,7 +6,7 @@ from drawn import ArraySlide
 
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.store.store import PERIOD_PX, continue_axis, open_store
-from muse_pipeline.store.write import write_store
+from muse_pipeline.store.write import StoreOptions, write_store
 from muse_pipeline.tissue.mask import TissueMask
 
 
@@ -106,7 +106,9 @@ def test_tissue_is_at_the_same_positions_at_a_coarser_mpp(tmp_path):
     mask = TissueMask(
         np.arange(121) // 8 % 2 == np.zeros((35, 1)), np.array([8.0, 8.0]), None, 0.13
     )
-    write_store(slide, slide.info((0.46, 0.46)), mask, tmp_path / "image-460nm.zarr", mpp=0.46)
+    write_store(
+        slide, slide.info((0.46, 0.46)), mask, tmp_path / "image-460nm.zarr", StoreOptions(0.46)
+    )
     store = open_store(tmp_path / "image-460nm.zarr")
     xy = np.stack([np.arange(2100), np.full(2100, 300)], 1) + 0.5
     inside = store.in_tissue(xy)

@@ -17,7 +17,12 @@ from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.core.errors import OutputError, SlideError, StoreError
 from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.store.store import open_store
-from muse_pipeline.store.write import chunks_with_tissue, tissue_on_lattice, write_store
+from muse_pipeline.store.write import (
+    StoreOptions,
+    chunks_with_tissue,
+    tissue_on_lattice,
+    write_store,
+)
 from muse_pipeline.tissue.mask import TissueMask
 
 MPP = (0.25, 0.2504)
@@ -29,7 +34,7 @@ def noise_slide(width=2900, height=2300, **kw):
     )
 
 
-def write(path, slide, *rectangles, slide_mpp=MPP, roi=None, **options):
+def write(path, slide, *rectangles, slide_mpp=MPP, roi=None, threads=1, **options):
     """Write a store of a slide whose tissue is rectangles (left, top, right, bottom) in um; return
     its SlideInfo.
     """
@@ -42,7 +47,8 @@ def write(path, slide, *rectangles, slide_mpp=MPP, roi=None, **options):
         info,
         TissueMask(mask, np.array([8.0, 8.0]), roi, mask.sum() * 64e-6),
         path,
-        **options,
+        StoreOptions(**options),
+        threads,
     )
     return info
 

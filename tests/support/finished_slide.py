@@ -21,7 +21,7 @@ from muse_pipeline.nuclei.parquet import NucleiWriter, OptionalColumns
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.store.write import write_store
+from muse_pipeline.store.write import StoreOptions, write_store
 from muse_pipeline.tissue.mask import TissueMask
 
 HOSTILE = "<script>alert(1)<\u2215script>\"'&amp;\u202egvs 肿瘤"
@@ -114,7 +114,7 @@ def write_slide(
     tissue = replace(find_pink(pixels), annotations=tuple(annotations))
     tissue.save(folder / "tissue.npz")
     Image.fromarray(pixels).save(folder / "tissue.png")
-    write_store(slide, info, tissue, folder / "image-500nm.zarr", mpp=MPP, max_corrupt=0.5)
+    write_store(slide, info, tissue, folder / "image-500nm.zarr", StoreOptions(MPP, 0.5))
     write_nuclei(
         folder,
         info,

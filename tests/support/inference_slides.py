@@ -41,11 +41,8 @@ class TiledSlide:
         paths = [folder / f"{Shard(i, n_shards)}.parquet" for i in range(1, n_shards + 1)]
         finder = ModelFinder(self.predictor, self.colour)
         for index, path in enumerate(paths, 1):
-            shard = Shard(index, n_shards)
-            choice = WindowChoice(offset_px=offset_px)
-            detect_shard(
-                self.store, finder, shard, path, threads=threads, choice=choice, in_processes=True
-            )
+            choice = WindowChoice(Shard(index, n_shards), offset_px=offset_px)
+            detect_shard(self.store, finder, path, choice, threads=threads, in_processes=True)
         return paths
 
     def nuclei(self, folder: Path, **how) -> Path:

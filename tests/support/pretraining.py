@@ -19,7 +19,7 @@ from muse_pipeline.nuclei.parquet import NucleiWriter
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.store.write import write_store
+from muse_pipeline.store.write import StoreOptions, write_store
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import fit_macenko
 
@@ -69,7 +69,7 @@ def draw_slide(
     whole = TissueMask(
         np.ones((n_cells, n_cells), bool), np.array([8.0, 8.0]), None, (SIDE_PX * mpp / 1000) ** 2
     )
-    write_store(slide, info, whole, folder / "image-500nm.zarr", mpp=MPP)
+    write_store(slide, info, whole, folder / "image-500nm.zarr", StoreOptions(MPP))
     fit = fit_macenko(tissue.pixels.reshape(-1, 3))
     write_json(
         folder / "colour.json",

@@ -40,7 +40,7 @@ def results_of(slide, folder):
     info = slide.info(MPP)
     found = find_tissue(slide, info)
     colour = measure_colour(slide, info, found.tissue, warnings=found.warnings)
-    write_store(slide, info, found.tissue, folder / "image.zarr", mpp=0.5)
+    write_store(slide, info, found.tissue, folder / "image.zarr")
     store = open_store(folder / "image.zarr")
     return (
         found.tissue,
