@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import reference_stains
-from muse_pipeline.methods.detector.run import describe_detector
+from muse_pipeline.methods.detector.stage import describe_detector
 from muse_pipeline.methods.unit.config import (
     UnitConfig,
     UnitStageConfig,
