@@ -23,7 +23,7 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.method import DistillationTerm
-from muse_pipeline.methods.detector.run import describe_detector
+from muse_pipeline.methods.detector.stage import describe_detector
 from muse_pipeline.methods.detector.start import Start, describe_origins, load_trained
 from muse_pipeline.methods.muse.config import MuseConfig
 from muse_pipeline.methods.muse.data import PretrainData, require_fine

@@ -70,7 +70,7 @@ def run(
         export(
             checkpoint,
             partial,
-            calibration=calibration or (pictures if of_regions else None),
+            calibration=calibration,
             **changes,
         )
         if pictures:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -351,13 +351,23 @@ def ordered_pairs(n_local: int) -> list[tuple[int, int]]:
     ]
 
 
+class BatchSettings(Protocol):
+    """The settings of a run that determine its batches of views."""
+
+    views: ViewSettings  # geometry of views
+    batch: int  # sets of views per batch
+    augmentation: Augmentation  # strength of the variation of colour and sharpness
+    seed: int  # seed of the run
+    balance: float  # that of ``ViewSampler``
+    grey: float  # share of grey views
+
+
 class ViewBatches:
     """Samples batches on the CPU that depend only on their index, so that a resumed run gets the
     same ones.
 
     ``colours`` (N, 3, 4) are the images' maps in optical density, and ``stains`` (2, 3) the
-    reference stains along which colour is varied. Geometry follows ``settings``, not
-    ``augmentation``; ``balance`` is that of ``ViewSampler``.
+    reference stains along which colour is varied.
     """
 
     # True to read windows, from which ``ViewBatch.cut`` cuts views with the same distributions
@@ -368,24 +378,12 @@ class ViewBatches:
         images: Sequence[NucleusImage],
         colours: np.ndarray,
         stains: np.ndarray,
-        *,
-        settings: ViewSettings,
-        batch: int,
-        augmentation: Augmentation,
-        seed: int,
-        balance: float = 0.5,
-        grey: float = 0.1,
+        config: BatchSettings,
     ):
-        self.sample = ViewSampler(images, settings, balance)
+        self.sample = ViewSampler(images, config.views, config.balance)
         self._colour = {image: colour for image, colour in zip(images, colours, strict=True)}
         self._stains = torch.from_numpy(np.asarray(stains, np.float32))
-        self.settings, self.batch, self.augmentation, self.seed = (
-            settings,
-            batch,
-            augmentation,
-            seed,
-        )
-        self.grey = grey
+        self.config = config
 
     def __call__(self, number: int) -> ViewBatch:
         """The batch whose index is ``number``."""
@@ -393,9 +391,9 @@ class ViewBatches:
 
     def draw(self, number: int) -> tuple[ViewBatch, list[ViewSet]]:
         """Return the batch whose index is ``number``, and its sets of views."""
-        generator = np.random.default_rng(seed_of_step(self.seed, number))
-        varied = torch.Generator().manual_seed(seed_of_step(self.seed, number))
-        sets, n_local = [self.sample(generator) for _ in range(self.batch)], self.settings.n_local
+        config, seed = self.config, seed_of_step(self.config.seed, number)
+        generator, varied = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        sets, n_local = [self.sample(generator) for _ in range(config.batch)], config.views.n_local
         colours = [self._draw_colours(sets, n, varied) for n in (2, n_local)]
         pixels, windows = (
             self._plan(sets, varied) if self.on_device else (self._cut(sets, generator), None)
@@ -411,7 +409,7 @@ class ViewBatches:
 
         The views of a set are cut in succession, because they read the same few chunks of a store.
         """
-        settings = self.settings
+        settings = self.config.views
         sizes = (2, settings.global_px), (settings.n_local, settings.local_px)
         parts = [np.empty((n, len(sets), side, side, 3), np.uint8) for n, side in sizes]
         for number, view_set in enumerate(sets):
@@ -419,7 +417,7 @@ class ViewBatches:
                 view_set.views, chain(*(part[:, number] for part in parts)), strict=True
             ):
                 pixels[:] = vary_view_sharpness(
-                    view.cut(view_set.image), view.mpp, self.augmentation, generator
+                    view.cut(view_set.image), view.mpp, self.config.augmentation, generator
                 )
         return tuple(torch.from_numpy(part).flatten(0, 1).permute(0, 3, 1, 2) for part in parts)
 
@@ -431,7 +429,7 @@ class ViewBatches:
         """
         corners, windows = zip(*(view_set.read() for view_set in sets), strict=True)
         first = np.cumsum([0, *(pixels.size // 3 for pixels in windows)]).tolist()
-        cuts, settings = [], self.settings
+        cuts, settings = [], self.config.views
         for numbers, size_px in (
             (range(2), settings.global_px),
             (range(2, 2 + settings.n_local), settings.local_px),
@@ -468,18 +466,18 @@ class ViewBatches:
             np.stack([self._colour[view_set.image] for view_set in sets]).astype(np.float32)
         )
         colour, n = colour.repeat(n_views, 1, 1), n_views * len(sets)
-        least = self.augmentation.partial_colour
+        least = self.config.augmentation.partial_colour
         colour = part_way(colour, least + (1 - least) * torch.rand(n, generator=generator))
-        colour = vary_colour(colour, self._stains, self.augmentation, generator)
+        colour = vary_colour(colour, self._stains, self.config.augmentation, generator)
         # A weighted mean of the three densities is grey.
         grey = colour.new_tensor(LUMINANCE).expand(3, 3) @ colour
         return torch.where(
-            (torch.rand(n, generator=generator) < self.grey)[:, None, None], grey, colour
+            (torch.rand(n, generator=generator) < self.config.grey)[:, None, None], grey, colour
         )
 
     def _match(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, ...]:
         """``teacher_xy``, ``student_xy`` and ``shared`` of a ``ViewBatch``."""
-        pairs, most = ordered_pairs(self.settings.n_local), self.settings.max_matches
+        pairs, most = ordered_pairs(self.config.views.n_local), self.config.views.max_matches
         chosen = [
             [_draw(view_set.shared(*pair), most, generator) for view_set in sets] for pair in pairs
         ]

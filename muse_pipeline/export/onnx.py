@@ -25,13 +25,7 @@ from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.core.text import join_sentences
 from muse_pipeline.export.cut import cut
-from muse_pipeline.export.quantise import (
-    calibration_windows,
-    describe_calibration,
-    errors_only,
-    halve,
-    quantise,
-)
+from muse_pipeline.export.quantise import errors_only, halve, quantise_on
 from muse_pipeline.inference.card import (
     DENSE,
     EMBEDDING,
@@ -79,14 +73,8 @@ def export_onnx(
         changes: ``name`` and settings of the export, as in ``load_detector``.
     """
     graph, card = load_detector(checkpoint, **changes)
-    folder = calibration or RunFolder(checkpoint.parent).pictures
-    windows = calibration_windows(folder, card) if card.precision == "int8" else []
-    model = trace(graph, card)
-    if windows:
-        model = quantise(model, windows, card.source["backbone"])
-        card = dataclasses.replace(
-            card, source={**card.source, "calibration": describe_calibration(windows)}
-        )
+    pictures = calibration or RunFolder(checkpoint.parent).pictures
+    model, card = quantise_on(pictures, trace(graph, card), card)
     write_model(cut(model), card, output)
     return card
 

@@ -97,13 +97,13 @@ class Parity:
         )
 
 
-def check_parity(checkpoint: Path, model: Path, images: Path, provider: str = "cpu") -> Parity:
+def check_parity(checkpoint: Path, model: Path, images: Path) -> Parity:
     """Compare a checkpoint, run in torch in float32, with the model exported from it, on the
     pictures in a folder.
 
     The pictures are PNG at the model's mpp; the upper left windows of the first six are compared.
     """
-    predictor = Predictor(model, provider)
+    predictor = Predictor(model)
     card = predictor.card
     # Windows, slots and outputs as in the model, but in float32.
     as_exported = {

@@ -9,8 +9,9 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -25,8 +26,23 @@ from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.tissue.stain import fit_macenko
 
+AnyCard = TypeVar("AnyCard", ModelCard, RegionCard)
 QUANTISED = ("Conv", "Add", "Relu", "Clip")
 KEPT = ("Resize", "Transpose", "Reshape")  # operations that gain nothing from int8
+
+
+def quantise_on(
+    pictures: Path, model: onnx.ModelProto, card: AnyCard
+) -> tuple[onnx.ModelProto, AnyCard]:
+    """The model in int8, if its card has this precision, with ranges from the ``pictures`` in a
+    folder; and its card, which then states them.
+    """
+    if card.precision != "int8":
+        return model, card
+    windows = calibration_windows(pictures, card)
+    model = quantise(model, windows, card.source["backbone"])
+    source = {**card.source, "calibration": describe_calibration(windows)}
+    return model, replace(card, source=source)
 
 
 def quantise(

@@ -5,7 +5,6 @@ graph.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,14 @@ from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import list_pictures
 from muse_pipeline.export.onnx import trace_windows, write_model
 from muse_pipeline.export.parity import COLOUR
-from muse_pipeline.export.quantise import calibration_windows, describe_calibration, halve, quantise
+from muse_pipeline.export.quantise import calibration_windows, halve, quantise_on
 from muse_pipeline.inference.card import MAP, REGIONS, ColourReference, RegionCard
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.models.region import RegionGraph, RegionNetwork
 from muse_pipeline.models.weights import load_weights
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.region_model import RegionExport, RegionModel
+from muse_pipeline.training.run import RunFolder
 
 # Limits of the largest and of the mean difference of probabilities between a network and its graph.
 TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (0.05, 0.005), "int8": (0.5, 0.03)}
@@ -95,52 +95,23 @@ def export_region_model(
     of any size.
 
     For ``changes``, see ``load_region_model``. The folder ``calibration`` has pictures to calibrate
-    int8.
+    int8, by default the run's own.
     """
     network, card = load_region_model(checkpoint, **changes)
-    windows = []
-    if card.precision == "int8":
-        if calibration is None:
-            raise ConfigError(
-                "precision 'int8' is calibrated on pictures; give --calibration FOLDER"
-            )
-        windows = calibration_windows(calibration, card)
     if card.precision == "fp16":
         halve(network)
     network.backbone.fix_size(card.input_px, card.input_px)
     traced = trace_windows(
         RegionGraph(network).eval(), card, [MAP], network.backbone.lattice.any_size
     )
-    if windows:
-        traced = quantise(traced, windows, card.source["backbone"])
-        card = dataclasses.replace(
-            card, source={**card.source, "calibration": describe_calibration(windows)}
-        )
+    traced, card = quantise_on(calibration or RunFolder(checkpoint.parent).pictures, traced, card)
     write_model(traced, card, output)
     return card
 
 
-@dataclass(frozen=True)
-class RegionParity:
-    """Differences of probabilities, over all cells and classes, between a network in torch and its
-    exported graph.
-    """
-
-    n_windows: int
-    largest: float
-    mean: float
-    other_class: float  # share of cells whose likeliest class differs
-
-    def __str__(self) -> str:
-        return (
-            f"{self.n_windows} windows; probabilities differ by {self.largest:.2g} at most and"
-            f" {self.mean:.2g} on average, {self.other_class:.2%} of cells have a different class"
-        )
-
-
-def check_region_parity(checkpoint: Path, model: Path, images: Path) -> RegionParity:
-    """Compare a checkpoint, run in float32, with the model exported from it, on at most
-    ``MAX_PICTURES`` pictures.
+def check_region_parity(checkpoint: Path, model: Path, images: Path) -> str:
+    """Compare the probabilities of a checkpoint, run in float32, with those of the model exported
+    from it, on at most ``MAX_PICTURES`` pictures, and return the differences in words.
     """
     predictor = RegionPredictor(model)
     card = predictor.card
@@ -151,19 +122,21 @@ def check_region_parity(checkpoint: Path, model: Path, images: Path) -> RegionPa
     network, _ = load_region_model(checkpoint, input_px=card.input_px, halo_px=card.halo_px)
     network.backbone.fix_size(card.input_px, card.input_px)
     graph = RegionGraph(network).eval()
-    largest, means, others = 0.0, [], []
+    differences, others = [], []
     windows = calibration_windows(images, card)[:MAX_PICTURES]
     for window in windows:
         with torch.no_grad():
             expected = graph(torch.from_numpy(window.pixels), torch.from_numpy(COLOUR)).numpy()
         exported = predictor(window.pixels.transpose(0, 2, 3, 1), COLOUR)
-        difference = np.abs(exported - expected)
-        largest = max(largest, float(difference.max()))
-        means.append(float(difference.mean()))
-        others.append(float((exported.argmax(1) != expected.argmax(1)).mean()))
-    parity = RegionParity(len(windows), largest, float(np.mean(means)), float(np.mean(others)))
+        differences.append(np.abs(exported - expected))
+        others.append(exported.argmax(1) != expected.argmax(1))
+    largest, mean = np.max(differences), np.mean(differences)
     at_most, on_average = TOLERANCES[card.precision]
-    if parity.largest > at_most or parity.mean > on_average:
+    parity = (
+        f"{len(windows)} windows; probabilities differ by {largest:.2g} at most and {mean:.2g} on"
+        f" average, {np.mean(others):.2%} of cells have a different class"
+    )
+    if largest > at_most or mean > on_average:
         raise ModelError(
             f"{checkpoint}: the exported graph differs from its checkpoint ({parity}); do not"
             " use it"

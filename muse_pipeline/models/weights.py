@@ -139,38 +139,37 @@ def _some(names: dict[Any, Any]) -> str:
 POSITIONS = "encoder.encoder.pos_embed"  # the only tensor whose length may differ; it is resampled
 MAX_NAMED = 3
 
-Shapes = dict[str, torch.Size]
-
 
 def matching_backbones(weights: Mapping[str, Tensor]) -> list[str]:
     """Names of the registered networks with exactly these names and shapes, except for the
     positional table's grid.
     """
-    shapes = _shapes(weights)
-    return [name for name in BACKBONES.names() if not _misfit(shapes, _registered_shapes(name))]
+    return [name for name in BACKBONES.names() if not describe_misfit(weights, _registered(name))]
 
 
-def nearest_backbone(weights: Mapping[str, Tensor]) -> str:
-    """Name of the registered network that shares the most names and shapes with these weights."""
-    entries = set(_shapes(weights).items())
-    return max(
-        BACKBONES.names(), key=lambda name: len(entries & set(_registered_shapes(name).items()))
-    )
+def describe_nearest(weights: Mapping[str, Tensor]) -> str:
+    """The registered network that shares the most names and shapes with these weights, and how it
+    differs from them.
+    """
+
+    def shapes(of: Mapping[str, Tensor]) -> set[tuple[str, torch.Size]]:
+        return {(name, value.shape) for name, value in of.items()}
+
+    own = shapes(weights)
+    near = max(BACKBONES.names(), key=lambda name: len(own & shapes(_registered(name))))
+    return f"{near}: {describe_misfit(weights, _registered(near))}"
 
 
 def describe_misfit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """Describe the difference between the weights and a network; "" if they fit."""
-    return _misfit(_shapes(weights), _shapes(wanted))
-
-
-def _misfit(own: Shapes, wanted: Shapes) -> str:
-    both = own.keys() & wanted.keys()
-    other = sorted(name for name in both if not _same_shape(name, own[name], wanted[name]))
+    pairs = {name: (weights[name].shape, wanted[name].shape) for name in weights.keys() & wanted}
     parts = {
-        "missing": sorted(wanted.keys() - own.keys()),
-        "surplus": sorted(own.keys() - wanted.keys()),
+        "missing": sorted(wanted.keys() - weights.keys()),
+        "surplus": sorted(weights.keys() - wanted.keys()),
         "of a different shape": [
-            f"{name} {tuple(own[name])}, not {tuple(wanted[name])}" for name in other
+            f"{name} {tuple(own)}, not {tuple(other)}"
+            for name, (own, other) in sorted(pairs.items())
+            if not _same_shape(name, own, other)
         ],
     }
     return "; ".join(
@@ -186,11 +185,7 @@ def _same_shape(name: str, own: torch.Size, wanted: torch.Size) -> bool:
     return side >= 1 and side.is_integer() and (own[0], own[2]) == (1, wanted[2])
 
 
-def _shapes(weights: Mapping[str, Tensor]) -> Shapes:
-    return {name: value.shape for name, value in weights.items()}
-
-
 @cache
-def _registered_shapes(name: str) -> Shapes:
+def _registered(name: str) -> dict[str, Tensor]:
     with torch.device("meta"):  # allocates no memory and draws no random numbers
-        return _shapes(BACKBONES[name]().state_dict())
+        return BACKBONES[name]().state_dict()

@@ -30,10 +30,9 @@ from muse_pipeline.models.weights import (
     POSITIONS,
     PREFIX,
     backbone_weights,
-    describe_misfit,
+    describe_nearest,
     load_weights,
     matching_backbones,
-    nearest_backbone,
     read_pickle,
     require_finite,
 )
@@ -308,11 +307,9 @@ def recognise_backbone(weights: dict[str, Tensor], path: Path) -> str:
     """
     names = matching_backbones(weights)
     if not names:
-        near = nearest_backbone(weights)
-        misfit = describe_misfit(weights, BACKBONES[near]().state_dict())
         raise CheckpointError(
-            f"{path}: fits no known backbone; compared with the nearest, {near}: {misfit}; known: "
-            f"{', '.join(BACKBONES.names())}"
+            f"{path}: fits no known backbone; compared with the nearest,"
+            f" {describe_nearest(weights)}; known: {', '.join(BACKBONES.names())}"
         )
     grid = square_grid(weights[POSITIONS]) if POSITIONS in weights else None
     by_name = re.search(r"[-_](\d+)$", path.stem)

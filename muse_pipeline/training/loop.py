@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from muse_pipeline.core.errors import CheckpointError, DivergedError
+from muse_pipeline.core.errors import CheckpointError, CollapsedError, DivergedError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.training.checkpoint import (
@@ -111,6 +113,7 @@ class Monitor:
         """Called by the first process after a resume point was saved."""
 
 
+@dataclass(eq=False)
 class BestWeights(Monitor):
     """Scores a run at every validation, logs the scores and writes the checkpoint of the best
     weights to ``path``.
@@ -121,23 +124,12 @@ class BestWeights(Monitor):
     if it is None.
     """
 
-    def __init__(
-        self,
-        name: str,
-        score: Callable[[], dict[str, float]],
-        path: Path,
-        describe: Callable[[int, dict[str, float]], Checkpoint],
-        keeps_later: bool = False,
-        patience: int | None = None,
-    ):
-        self.name, self.score, self.path, self.describe, self.keeps_later = (
-            name,
-            score,
-            path,
-            describe,
-            keeps_later,
-        )
-        self.patience = patience
+    name: str
+    score: Callable[[], dict[str, float]]
+    path: Path
+    describe: Callable[[int, dict[str, float]], Checkpoint]
+    keeps_later: bool = False
+    patience: int | None = None
 
     def on_validate(self, done: int, log: MetricsLog) -> bool:
         """Score the weights, keep them if they are the best, and log the scores; True if they no
@@ -146,7 +138,7 @@ class BestWeights(Monitor):
         # Earlier scores are read from the log, which contains only the steps that a resumed run
         # keeps.
         earlier = [row[self.name] for row in log.read() if self.name in row]
-        best, scores = max(earlier, default=float("-inf")), self.score()
+        best, scores = max(earlier, default=-math.inf), self.score()
         if scores[self.name] > best or (self.keeps_later and scores[self.name] == best):
             save_checkpoint(self.path, self.describe(done, scores))
         # Logged for the last completed step, so that ``forget_from`` keeps it if the run is resumed
@@ -183,8 +175,27 @@ class Alarm(Monitor):
             self.check(done, losses)
 
     def check(self, done: int, losses: dict[str, float]) -> None:
-        """Raise ``CollapsedError`` if a value ``persists`` outside its limits."""
+        """Raise ``CollapsedError`` if a value ``persists`` outside its limits (``require``)."""
         raise NotImplementedError
+
+    def require(
+        self,
+        done: int,
+        name: str,
+        value: float,
+        meaning: str,
+        least: float = -math.inf,
+        most: float = math.inf,
+    ) -> None:
+        """Require that the value ``name`` does not persist below ``least`` or above ``most``;
+        ``meaning`` ends the message.
+        """
+        if self.persists(name, not least <= value <= most):
+            limit = f"below {least:g}" if value < least else f"above {most:g}"
+            raise CollapsedError(
+                f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is {value:.3g},"
+                f" {limit} at {IN_A_ROW} logged steps in a row: {meaning}"
+            )
 
     def persists(self, name: str, is_outside: bool) -> bool:
         """Count the logged steps in a row at which ``name`` is outside its limits; True if

@@ -241,6 +241,19 @@ def is_made(folder: Path, made_from: dict[str, Any], start_over: bool) -> bool:
     )
 
 
+class StageList(list[Stage]):
+    """The stages of a run in ``folder``."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def add(self, kind: Callable[..., Stage], name: str, *inputs: Any) -> Path:
+        """Add the stage of a ``kind`` that is made from ``inputs``, and return its result."""
+        self.append(kind(*inputs, stage_folder(self.folder, len(self) + 1, name), name))
+        return self[-1].result
+
+
 class Recipe(ABC):
     """The interface between a method and the engine; registered in ``RECIPES`` by
     ``methods/<name>/run.py``.

@@ -5,6 +5,7 @@ show.
 import dataclasses
 import itertools
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,16 +40,15 @@ def make(
     views = ViewSettings(
         global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), max_matches=max_matches
     )
-    batches = ViewBatches(
-        images,
-        colours,
-        STAINS,
-        settings=views,
+    config = SimpleNamespace(
+        views=views,
         batch=B,
         augmentation=augmentation or Augmentation(),
         seed=7,
+        balance=0.5,
         grey=grey,
     )
+    batches = ViewBatches(images, colours, STAINS, config)
     batches.on_device = on_device
     return batches
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.inference.card import ColourReference, NucleusClass
 from muse_pipeline.methods.detector.config import DetectorConfig, ExportSettings
-from muse_pipeline.methods.detector.run import describe_detector
+from muse_pipeline.methods.detector.stage import describe_detector
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method, Schedule

@@ -15,7 +15,7 @@ from toy_gan import N_RAYS, SIDE_PX, detector_config
 
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.inference.card import ColourReference
-from muse_pipeline.methods.detector.run import describe_detector
+from muse_pipeline.methods.detector.stage import describe_detector
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.method import Method, Schedule

@@ -27,9 +27,8 @@ from muse_pipeline.training.method import Method, Schedule
 from muse_pipeline.training.recipe import (
     MADE_FROM,
     PreparedStage,
-    Stage,
+    StageList,
     TrainingStage,
-    stage_folder,
 )
 from muse_pipeline.training.run import Inputs, Log
 
@@ -72,32 +71,28 @@ SCORES_OF_SLIDES = "slides.json"
 CHANCE = 0.5  # AUC of a constant score
 
 
-def slide_stages(config: MilConfig, folder: Path) -> list[Stage]:
-    """Stages for bags, the model of each fold, and the choice of tiles; an empty list without slide
-    labels.
+def add_slide_stages(stages: StageList, config: MilConfig) -> Path | None:
+    """Add stages for bags, the model of each fold, and the choice of tiles, and return the folder
+    of tiles; None without slide labels.
     """
-    if config.slide_labels is None:
-        return []
-    bags = BagsStage(config, stage_folder(folder, 1, "bags"))
-    stages: list[Stage] = [bags]
-    for fold in range(config.slide_labels.folds):
-        name = f"attention-{fold + 1}"
+    labels = config.slide_labels
+    if labels is None:
+        return None
+    bags = stages.add(BagsStage, "bags", config)
+    models = []
+    for fold in range(labels.folds):
         settings = AttentionConfig(
-            bags=bags.result,
+            bags=bags,
             fold=fold,
-            folds=config.slide_labels.folds,
+            folds=labels.folds,
             classes=config.class_names,
-            schedule=config.slide_labels.schedule,
-            batch=config.slide_labels.bags,
-            hidden=config.slide_labels.hidden,
+            schedule=labels.schedule,
+            batch=labels.bags,
+            hidden=labels.hidden,
             seed=config.seed,
         )
-        stages.append(AttentionStage(settings, stage_folder(folder, len(stages) + 1, name), name))
-    models = [stage.result for stage in stages[1:]]
-    stages.append(
-        TilesStage(config, bags.result, models, stage_folder(folder, len(stages) + 1, "tiles"))
-    )
-    return stages
+        models.append(stages.add(AttentionStage, f"attention-{fold + 1}", settings))
+    return stages.add(TilesStage, "tiles", config, bags, models)
 
 
 class SlideAttention(Method):
@@ -217,8 +212,15 @@ class TilesStage(PreparedStage):
     ``models`` are the checkpoints of the folds.
     """
 
-    def __init__(self, config: MilConfig, bags: Path, models: Sequence[Path], folder: Path):
-        super().__init__(folder, "tiles")
+    def __init__(
+        self,
+        config: MilConfig,
+        bags: Path,
+        models: Sequence[Path],
+        folder: Path,
+        name: str = "tiles",
+    ):
+        super().__init__(folder, name)
         self.config, self.bags, self.models = config, bags, list(models)
 
     def made_from(self) -> dict[str, Any]:

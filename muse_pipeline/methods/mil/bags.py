@@ -144,8 +144,8 @@ class BagsStage(PreparedStage):
     ``<slide_id>-xy.npy`` of tiles.
     """
 
-    def __init__(self, config: MilConfig, folder: Path):
-        super().__init__(folder, "bags")
+    def __init__(self, config: MilConfig, folder: Path, name: str = "bags"):
+        super().__init__(folder, name)
         self.config, self.settings = config, config.slide_labels
 
     def made_from(self) -> dict[str, Any]:

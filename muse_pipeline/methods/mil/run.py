@@ -13,7 +13,7 @@ import torch
 from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.inference.card import REGIONS, painting_warnings
 from muse_pipeline.inference.model import find_checkpoint
-from muse_pipeline.methods.mil.attention import slide_metrics, slide_stages
+from muse_pipeline.methods.mil.attention import add_slide_stages, slide_metrics
 from muse_pipeline.methods.mil.bags import list_labelled_slides
 from muse_pipeline.methods.mil.config import (
     MilConfig,
@@ -41,10 +41,10 @@ from muse_pipeline.training.recipe import (
     RECIPES,
     Recipe,
     Stage,
+    StageList,
     TrainingStage,
     describe_model_run,
     require_training_data,
-    stage_folder,
 )
 from muse_pipeline.training.region_model import RegionModel, region_checkpoint
 from muse_pipeline.training.run import Inputs, Log, plain_settings
@@ -74,28 +74,23 @@ class MilRecipe(Recipe):
 
     def stages(self, config: MilConfig, folder: Path) -> Sequence[Stage]:
         """Return the stages for these settings."""
-        stages: list[Stage] = slide_stages(config, folder)
+        stages = StageList(folder)
+        tiles = add_slide_stages(stages, config)
         shared = {
             field.name: getattr(config, field.name) for field in dataclasses.fields(NetworkSettings)
         }
-        settings = StageConfig(**shared, tiles=stages[-1].result if stages else None)
-
-        def add(kind: type[RegionStage], name: str, config: StageConfig) -> Path:
-            stages.append(kind(config, stage_folder(folder, len(stages) + 1, name), name))
-            return stages[-1].result
-
+        settings = StageConfig(**shared, tiles=tiles)
         # The teacher does not depend on the students' settings; with the defaults, it stays valid
         # if they change.
-        previous = add(
-            TeacherStage, "teacher", dataclasses.replace(settings, student=StudentSettings())
-        )
+        alone = dataclasses.replace(settings, student=StudentSettings())
+        previous = stages.add(TeacherStage, "teacher", alone)
         schedule, rounds = config.student.schedule or config.schedule, config.student.rounds
         if rounds:
             schedule = dataclasses.replace(schedule, steps=rounds * schedule.steps)
             student = dataclasses.replace(
                 settings, schedule=schedule, previous=previous, seed=config.seed + 1
             )
-            add(StudentStage, "student", student)
+            stages.add(StudentStage, "student", student)
         return stages
 
 
@@ -159,15 +154,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         )
         # With few images, AUCs are often equal; the later weights are kept then, because they were
         # trained longer.
-        return (
-            BestWeights(
-                AUC,
-                score,
-                self.run_folder.best,
-                describe,
-                keeps_later=True,
-            ),
-        )
+        return (BestWeights(AUC, score, self.run_folder.best, describe, keeps_later=True),)
 
     def checkpoint(self, data: RegionData, method: Method) -> Checkpoint:
         """Checkpoint of the weights with the best validation score or, without validation, of the

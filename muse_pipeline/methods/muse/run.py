@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -54,9 +55,7 @@ class MuseRecipe(Recipe):
 
 def make_batches(config: MuseConfig, data: PretrainData) -> ViewBatches:
     """The stream of views of a run."""
-    names = ("batch", "augmentation", "seed", "balance", "grey")
-    settings = {"settings": config.views, **{name: getattr(config, name) for name in names}}
-    return ViewBatches(data.images, data.colours, reference_stains(data.reference), **settings)
+    return ViewBatches(data.images, data.colours, reference_stains(data.reference), config)
 
 
 class MuseStage(TrainingStage[MuseConfig, PretrainData]):
@@ -182,7 +181,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
 LIMITS = {
     "entropy_nucleus": (0.01, 0.995),
     "entropy_image": (0.01, 0.999),
-    "spread": (0.05, float("inf")),
+    "spread": (0.05, math.inf),
 }
 OF_NUCLEI = {"entropy_nucleus", "spread"}  # meaningless at steps whose views share no nucleus
 
@@ -205,15 +204,12 @@ class CollapseAlarm(Alarm):
             if name not in OF_NUCLEI and "entropy_nucleus" in losses:
                 # whole views of uniform tissue may have similar vectors while nuclei differ
                 continue
-            value = losses.get(name, least)
-            if self.persists(name, not least <= value <= most):
-                seen = "nuclei" if name in OF_NUCLEI else "views"
-                raise CollapsedError(
-                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is"
-                    f" {value:.3g}, outside {least:g} to {most:g} at {IN_A_ROW} logged steps in a"
-                    f" row, so all {seen} look alike to the network; start a new run folder with"
-                    " `distillation.balance: sinkhorn`, a lower learning rate or a larger batch"
-                )
+            seen = "nuclei" if name in OF_NUCLEI else "views"
+            meaning = (
+                f"all {seen} look alike to the network; start a new run folder with"
+                " `distillation.balance: sinkhorn`, a lower learning rate or a larger batch"
+            )
+            self.require(done, name, losses.get(name, least), meaning, least, most)
 
 
 N_SETS, GAP_PX, ZOOM = 6, 8, 2

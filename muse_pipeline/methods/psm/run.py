@@ -9,7 +9,7 @@ The method is from "Exploring Unsupervised Cell Recognition with Prior Self-acti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -69,8 +69,8 @@ from muse_pipeline.training.recipe import (
     PreparedStage,
     Recipe,
     Stage,
+    StageList,
     TrainingStage,
-    stage_folder,
 )
 from muse_pipeline.training.run import Inputs, Log, plain_settings
 
@@ -172,8 +172,10 @@ class PseudoMaskStage(PreparedStage):
     is the checkpoint of the activation stage, None if there is none.
     """
 
-    def __init__(self, config: PsmConfig, activation: Path | None, folder: Path):
-        super().__init__(folder, "masks")
+    def __init__(
+        self, config: PsmConfig, activation: Path | None, folder: Path, name: str = "masks"
+    ):
+        super().__init__(folder, name)
         self.config, self.activation = config, activation
 
     def made_from(self) -> dict[str, Any]:
@@ -320,8 +322,8 @@ class LabelsStage(PreparedStage):
     centroids of instances.
     """
 
-    def __init__(self, config: PsmConfig, masks: Path, folder: Path):
-        super().__init__(folder, "labels")
+    def __init__(self, config: PsmConfig, masks: Path, folder: Path, name: str = "labels"):
+        super().__init__(folder, name)
         self.config, self.masks = config, masks
 
     def made_from(self) -> dict[str, Any]:
@@ -396,34 +398,23 @@ class PsmRecipe(Recipe):
 
     def stages(self, config: PsmConfig, folder: Path) -> Sequence[Stage]:
         """Return the stages for these settings."""
-        stages: list[Stage] = []
-
-        def add(name: str, make: Callable[[Path], Stage]) -> Path:
-            stages.append(make(stage_folder(folder, len(stages) + 1, name)))
-            return stages[-1].result
-
-        activation = None
+        stages, activation = StageList(folder), None
         if config.masks == "activation":
             shared = {"sources": config.sources, "mpp": config.mpp, "seed": config.seed}
             settings = ActivationConfig(**vars(config.activation), **shared)
-            activation = add(
-                "activation", lambda where: ActivationStage(settings, where, "activation")
-            )
-        masks = add("masks", lambda where: PseudoMaskStage(config, activation, where))
-        labels = add("labels", lambda where: LabelsStage(config, masks, where))
-        detector = add(
-            "detector",
-            lambda where: DetectorStage(configure_detector(config, labels), where, "detector"),
-        )
+            activation = stages.add(ActivationStage, "activation", settings)
+        masks = stages.add(PseudoMaskStage, "masks", config, activation)
+        labels = stages.add(LabelsStage, "labels", config, masks)
+        detector = stages.add(DetectorStage, "detector", configure_detector(config, labels))
         for number in range(1, config.self_training.rounds + 1):
             finder = configure_detector(config, labels)
             finder = replace(
                 finder, export=replace(finder.export, threshold=config.self_training.threshold)
             )
-            name, inputs = f"found-labels-{number}", (finder, detector, labels)
-            labels = add(name, lambda where, n=name, i=inputs: FoundLabelsStage(*i, where, n))
-            name, settings = f"self-training-{number}", configure_detector(config, labels)
-            detector = add(name, lambda where, n=name, s=settings: DetectorStage(s, where, n))
+            name = f"found-labels-{number}"
+            labels = stages.add(FoundLabelsStage, name, finder, detector, labels)
+            settings = configure_detector(config, labels)
+            detector = stages.add(DetectorStage, f"self-training-{number}", settings)
         return stages
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from muse_pipeline.core.errors import CollapsedError, ConfigError
+from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
@@ -27,7 +27,7 @@ from muse_pipeline.methods.trident.partners import (
     open_partner,
 )
 from muse_pipeline.models import BACKBONES
-from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
+from muse_pipeline.training.loop import Alarm, Monitor
 from muse_pipeline.training.method import Method, WeightedSum
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage
 from muse_pipeline.training.run import Inputs, Log
@@ -177,13 +177,12 @@ class SpreadAlarm(Alarm):
     def check(self, done: int, losses: dict[str, float]) -> None:
         """Compare the spread of each level with ``LEAST_SPREAD``."""
         for name, value in losses.items():
-            if name.endswith("_spread") and self.persists(name, value < LEAST_SPREAD):
-                raise CollapsedError(
-                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is"
-                    f" {value:.3g}, below {LEAST_SPREAD:g} at {IN_A_ROW} logged steps in a row, so"
-                    " all vectors are alike; start a new run folder with a larger batch, a lower"
+            if name.endswith("_spread"):
+                meaning = (
+                    "all vectors are alike; start a new run folder with a larger batch, a lower"
                     " learning rate or a larger `alignment.variance`"
                 )
+                self.require(done, name, value, meaning, LEAST_SPREAD)
 
 
 N_PAIRS, GAP_PX = 6, 8

@@ -160,8 +160,8 @@ DARK, PALE = (
 class SynthesisStage(PreparedStage):
     """Synthesises the masks of a run, as ``muse synthesize masks`` does."""
 
-    def __init__(self, config: UnitConfig, folder: Path):
-        super().__init__(folder, MASKS)
+    def __init__(self, config: UnitConfig, folder: Path, name: str = MASKS):
+        super().__init__(folder, name)
         self.config = config
 
     @property

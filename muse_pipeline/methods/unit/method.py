@@ -68,7 +68,7 @@ class UnitTraining(Method):
     def __init__(self, config: UnitConfig, palette: np.ndarray, stains: np.ndarray):
         super().__init__()
         self.config = config
-        self.generator = CoModulatedGenerator(**vars(config.generator))
+        self.generator = CoModulatedGenerator(config.generator)
         self.reader = build_reader(config)
         self.picture_discriminator = build_discriminator(config.pictures)
         self.mask_discriminator = build_discriminator(config.mask_discriminator)

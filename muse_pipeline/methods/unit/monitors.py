@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from muse_pipeline.core.errors import CollapsedError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
@@ -27,7 +26,7 @@ from muse_pipeline.methods.unit.synthesis_masks import draw_page
 from muse_pipeline.models.detector import DetectionGraph
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.proposals.otsu_mask import fit_otsu
-from muse_pipeline.training.loop import IN_A_ROW, Alarm, Monitor
+from muse_pipeline.training.loop import Alarm, Monitor
 from muse_pipeline.training.method import Schedule
 
 FOLDER = "translation"
@@ -67,13 +66,9 @@ class TranslationAlarm(Alarm):
     def check(self, done: int, losses: dict[str, float]) -> None:
         """Compare the diagnostics with ``LIMITS``."""
         for name, (least, meaning, remedy) in LIMITS.items():
-            value = losses.get(f"generator {name}")
-            if value is not None and self.persists(name, value < least):
-                raise CollapsedError(
-                    f"{self.folder}: collapsed by step {done}: {name.replace('_', ' ')} is"
-                    f" {value:.3g}, below {least:g} at {IN_A_ROW} logged steps in a row: {meaning}."
-                    f" No checkpoint was saved; start a new run folder and {remedy}"
-                )
+            if (value := losses.get(f"generator {name}")) is not None:
+                advice = f"No checkpoint was saved; start a new run folder and {remedy}"
+                self.require(done, name, value, f"{meaning}. {advice}", least)
 
 
 class TranslationPictures(Monitor):

@@ -39,7 +39,7 @@ class Renderer:
             )
         settings = parse_config(checkpoint.meta["renderer"], RendererSettings, f"{path}: renderer")
         self.mpp, self.tissue = float(checkpoint.meta["mpp"]), settings.tissue
-        self.network = CoModulatedGenerator(**vars(settings.generator)).eval()
+        self.network = CoModulatedGenerator(settings.generator).eval()
         self.network.load_state_dict(checkpoint.networks["generator"])
 
     @torch.no_grad()

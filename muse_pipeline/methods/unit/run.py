@@ -17,7 +17,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import reference_stains
-from muse_pipeline.methods.detector.run import describe_detector
+from muse_pipeline.methods.detector.stage import describe_detector
 from muse_pipeline.methods.unit.config import (
     UnitConfig,
     UnitStageConfig,
@@ -53,9 +53,9 @@ from muse_pipeline.training.recipe import (
     RECIPES,
     Recipe,
     Stage,
+    StageList,
     TrainingStage,
     describe_model_run,
-    stage_folder,
 )
 from muse_pipeline.training.run import Inputs, Log, plain_settings
 
@@ -87,22 +87,12 @@ class UnitRecipe(Recipe):
                 "sources: the list is empty; name folders of H&E pictures (`images`) or stores"
                 " (`store`)"
             )
-        stages: list[Stage] = []
-        masks = config.masks
+        stages, masks = StageList(folder), config.masks
         if masks is None:
-            stages.append(SynthesisStage(config, stage_folder(folder, 1, "masks")))
-            masks = stages[0].result
-        first = UnitStage(
-            stage_config(config, masks, None),
-            stage_folder(folder, len(stages) + 1, TRANSLATION),
-            TRANSLATION,
-        )
-        settings = stage_config(config, masks, first.result)
-        return (
-            *stages,
-            first,
-            UnitStage(settings, stage_folder(folder, len(stages) + 2, READER), READER),
-        )
+            masks = stages.add(SynthesisStage, "masks", config)
+        first = stages.add(UnitStage, TRANSLATION, stage_config(config, masks, None))
+        stages.add(UnitStage, READER, stage_config(config, masks, first))
+        return stages
 
 
 class UnitStage(TrainingStage[UnitStageConfig, UnitData]):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from muse_pipeline.methods.unit.config import GeneratorSettings
 from muse_pipeline.models import BACKBONES, HEADS
 from muse_pipeline.models.detector import NucleusDetector, NucleusMaps
 
@@ -90,22 +91,12 @@ class CoModulatedGenerator(nn.Module):
     map.
     """
 
-    def __init__(
-        self,
-        *,
-        base: int,
-        most: int,
-        levels: int,
-        noise_dim: int,
-        style_dim: int,
-        code_dim: int,
-        mapping_layers: int,
-        skip_stride: int,
-        dropout: float,
-    ):
+    def __init__(self, settings: GeneratorSettings):
         super().__init__()
-        self.noise_dim, self.stride_px, self.skip_stride = noise_dim, 2**levels, skip_stride
-        widths = [min(base * 2**level, most) for level in range(levels + 1)]
+        levels, style_dim, code_dim = settings.levels, settings.style_dim, settings.code_dim
+        self.noise_dim, self.skip_stride = settings.noise_dim, settings.skip_stride
+        self.stride_px = 2**levels
+        widths = [min(settings.base * 2**level, settings.most) for level in range(levels + 1)]
         pairs = list(pairwise(widths))
         self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, padding=1), nn.LeakyReLU(SLOPE))
         self.down = nn.ModuleList(
@@ -113,9 +104,9 @@ class CoModulatedGenerator(nn.Module):
             for fine, coarse in pairs
         )
         self.code = nn.Sequential(
-            nn.Linear(widths[-1], code_dim), nn.LeakyReLU(SLOPE), nn.Dropout(dropout)
+            nn.Linear(widths[-1], code_dim), nn.LeakyReLU(SLOPE), nn.Dropout(settings.dropout)
         )
-        inputs = [noise_dim, *[style_dim] * (mapping_layers - 1)]
+        inputs = [settings.noise_dim, *[style_dim] * (settings.mapping_layers - 1)]
         self.mapping = nn.Sequential(
             *(nn.Sequential(nn.Linear(n, style_dim), nn.LeakyReLU(SLOPE)) for n in inputs)
         )

@@ -15,7 +15,8 @@ from muse_pipeline.data.augment import LabelledBatch, WeakView
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.method import DetectorTraining, DistillationTerm
 from muse_pipeline.methods.detector.mixing import count_left, find_kept, split_images
-from muse_pipeline.methods.detector.run import HeldOutStage, load_detector_config
+from muse_pipeline.methods.detector.run import load_detector_config
+from muse_pipeline.methods.detector.stage import HeldOutStage
 from muse_pipeline.methods.detector.start import load_trained, read_start
 from muse_pipeline.methods.detector.validation import Scorer
 from muse_pipeline.models.detector import NucleusMaps

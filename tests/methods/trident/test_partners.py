@@ -2,6 +2,8 @@
 shares.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -26,18 +28,12 @@ def make_picture(seed: int = 0) -> NucleusPicture:
 
 def make_batches(images, partners, **settings) -> PairBatches:
     still = Augmentation(stain_gain=0, stain_mix=0, shift=0, blur=0, noise=0)
-    views = ViewBatches(
-        images,
-        np.tile(np.eye(3, 4), (len(images), 1, 1)),
-        np.eye(3)[:2],
-        settings=ViewSettings(
-            **{"global_px": 48, "n_local": 0, "mpp": (0.5, 1.0), "min_matches": 1, **settings}
-        ),
-        batch=8,
-        augmentation=still,
-        seed=3,
+    views = {"global_px": 48, "n_local": 0, "mpp": (0.5, 1.0), "min_matches": 1, **settings}
+    config = SimpleNamespace(
+        views=ViewSettings(**views), batch=8, augmentation=still, seed=3, balance=0.5, grey=0.1
     )
-    return PairBatches(views, images, partners)
+    colours = np.tile(np.eye(3, 4), (len(images), 1, 1))
+    return PairBatches(ViewBatches(images, colours, np.eye(3)[:2], config), images, partners)
 
 
 @pytest.mark.parametrize("mirror", [False, True])

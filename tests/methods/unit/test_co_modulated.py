@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch.nn import functional
 
+from muse_pipeline.methods.unit.config import GeneratorSettings
 from muse_pipeline.methods.unit.translation import CoModulatedGenerator, ModulatedConv
 
-TINY = {
-    "base": 4,
-    "most": 8,
-    "levels": 2,
-    "noise_dim": 6,
-    "style_dim": 5,
-    "code_dim": 7,
-    "mapping_layers": 2,
-    "skip_stride": 2,
-    "dropout": 0.5,
-}
+TINY = GeneratorSettings(
+    base=4,
+    most=8,
+    levels=2,
+    noise_dim=6,
+    style_dim=5,
+    code_dim=7,
+    mapping_layers=2,
+    skip_stride=2,
+)
 
 
 def inputs(batch=2, height=16, width=24, seed=0):
@@ -55,7 +55,7 @@ def test_demodulation_gives_unit_variance_whatever_the_style():
 
 def test_equal_inputs_give_equal_pictures_and_each_of_them_counts():
     torch.manual_seed(0)
-    network = CoModulatedGenerator(**TINY).eval()
+    network = CoModulatedGenerator(TINY).eval()
     for block in network.refine:
         torch.nn.init.constant_(block.strength, 0.5)  # the initial value is 0
     mask, noise, grain = inputs()
@@ -71,7 +71,7 @@ def test_equal_inputs_give_equal_pictures_and_each_of_them_counts():
 
 @pytest.mark.parametrize("height, width", [(4, 4), (16, 24), (36, 8)])
 def test_any_multiple_of_the_stride_gives_pixels_of_the_masks_size(height, width):
-    network = CoModulatedGenerator(**TINY)
+    network = CoModulatedGenerator(TINY)
     picture = network(*inputs(2, height, width))
     assert picture.shape == (2, 3, height, width)
     assert picture.min() >= 0 and picture.max() <= 255
@@ -83,7 +83,7 @@ def test_the_masks_code_enters_every_style():
     picture.
     """
     torch.manual_seed(0)
-    network = CoModulatedGenerator(**TINY).eval()
+    network = CoModulatedGenerator(TINY).eval()
     mask, noise, grain = inputs()
     with torch.no_grad():
         before = network(mask, noise, grain)

@@ -6,6 +6,7 @@ import torch
 
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.methods.detector.criterion import DenseCriterion
+from muse_pipeline.methods.unit.config import GeneratorSettings
 from muse_pipeline.methods.unit.data import MaskDomain, turn_picture, turn_xy
 from muse_pipeline.methods.unit.synthesis_masks import (
     InstanceMask,
@@ -64,15 +65,17 @@ def test_the_instance_guide_has_gradients_in_generator_and_reader(domain):
     torch.manual_seed(0)
     pictures, xy, rays, label = map(torch.from_numpy, domain(0, 2))
     generator = CoModulatedGenerator(
-        base=4,
-        most=8,
-        levels=2,
-        noise_dim=4,
-        style_dim=4,
-        code_dim=4,
-        mapping_layers=1,
-        skip_stride=1,
-        dropout=0.0,
+        GeneratorSettings(
+            base=4,
+            most=8,
+            levels=2,
+            noise_dim=4,
+            style_dim=4,
+            code_dim=4,
+            mapping_layers=1,
+            skip_stride=1,
+            dropout=0.0,
+        )
     )
     reader = MaskReader("muse_compact_16", N_RAYS, (4, 4))
     rendered = generator(pictures, torch.randn(2, 4), torch.randn(2, 1, 64, 64))
