@@ -87,6 +87,12 @@ def trials() -> Path:
 
 
 @pytest.fixture(scope="session")
+def trials5() -> Path:
+    """The same of a later round: by default ../shared/reference/trials5."""
+    return find_shared("reference/trials5")
+
+
+@pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
     """``once("drawn", fill)``: the folder "drawn", which one test process fills for all.
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.doubts.run import APART, COLON, measure_once, pictures, read
+from experiments.doubts.run import APART, BONE, COLON, ORION, measure_once, pictures, read
 from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.inference.card import ClassReference
 from muse_pipeline.inference.detect import detect_picture
@@ -34,10 +34,8 @@ from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.tissue.stain import fit_macenko
 
 TRAINING = "BRCA-M2C, training"
-CLASSES = (
-    "Lymphocyte",
-    "Epithelial",
-)  # not "Stroma", which is everything else and has no typical size
+CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
+MIXED = ("Stroma",)  # everything else; the size of its nuclei proves nothing about the class
 ORGANS = ("breast",)  # organs of the pictures that the built-in models were evaluated on
 
 
@@ -102,7 +100,9 @@ def all_pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
         yield TRAINING, path.name.split("_")[0], read(path), 0.5
     for path in sorted({*(data / "brca-m2c/images").iterdir()} - {*training}):
         yield "BRCA-M2C, validation", path.name.split("_")[0], read(path), 0.5
-    yield from (one for one in pictures(data) if one[0] not in {"BRCA-M2C", COLON, APART})
+    yield from (
+        one for one in pictures(data) if one[0] not in {"BRCA-M2C", COLON, APART, ORION, BONE}
+    )
     for path in sorted((data / "orion-crc-tiles/images").glob("*.tif")):
         yield "ORION, colon", path.name[:3], read(path), 0.5
     for path in sorted((data / "oesophagus-tcga-unlabelled/images").glob("*.jpg")):
@@ -137,9 +137,10 @@ def reference(slides: dict[tuple[str, str], dict[str, dict]], name: str) -> Clas
     """
     known = [one[name] for (group, _), one in slides.items() if group == TRAINING]
     enough = [one for one in known if one["n_nuclei"] >= MIN_NUCLEI]
+    keys = ["median_area_um2", *([] if name in MIXED else ["mean_class_probability"])]
     ranges = {
         key: tuple(np.percentile([one[key] for one in enough], (0, 50, 100)).round(4).tolist())
-        for key in ("median_area_um2", "mean_class_probability")
+        for key in keys
     }
     return ClassReference(len(enough), **ranges)
 

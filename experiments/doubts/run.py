@@ -5,10 +5,10 @@ doubt on a right one.
 
 Every picture is judged with its true pixel size and with multiples of it, including half and
 double. Pictures of the same slide are also judged together, as are all pictures of a patient in
-TNBC, and all pictures of NuCLS. The mouth and the colon state no pixel size; nuclei look like those
-of the breast at the assumed ones. DSB-2018 states none either, so each picture gets the one at
-which its median nucleus has a radius of 3.6 um, and is left out of the sums. Slides of
-immunohistochemistry are not judged.
+TNBC, and all pictures of NuCLS. The mouth, the colon, Orion and osteosarcoma state no pixel size;
+nuclei look like those of the breast at the assumed ones. DSB-2018 states none either, so each
+picture gets the one at which its median nucleus has a radius of 3.6 um, and is left out of the
+sums. Slides of immunohistochemistry are not judged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from experiments.common.crops import bowl_mpp
 from muse_pipeline.core.files import write_json
 from muse_pipeline.inference.card import ClassReference
 from muse_pipeline.inference.detect import detect_picture
-from muse_pipeline.inference.doubts import MIN_NUCLEI, NuclearSize, have_usual_sizes
+from muse_pipeline.inference.doubts import MIN_NUCLEI, NuclearSize, judge_scale
 from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.nuclei.rays import rays_to_rings
@@ -36,10 +36,10 @@ from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.tissue.stain import fit_macenko
 
-FACTORS = (0.25, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0)  # ratios of given and true pixel size
+FACTORS = (0.5, 1.0, 1.5, 2.0)  # ratios of given and true pixel size
 LONGEST_PX = 7000  # longest side of a picture at the model's mpp
-APART, COLON, MOUTH = "DSB-2018", "colon", "mouth"
-EVERY = 6  # of the pictures of the colon
+APART, COLON, MOUTH, ORION, BONE = "DSB-2018", "colon", "mouth", "Orion", "osteosarcoma"
+EVERY = 18  # of the pictures of the colon
 SLIDES = ("wsi-cmu-small-region/CMU-1-Small-Region.svs", "wsi-openslide-crops/OS-1-detail.ome.tif")
 
 
@@ -88,8 +88,7 @@ def measure_all(data: Path, predictor: Predictor) -> Iterator[dict]:
                 if nuclei.prob.shape[1] > 1
                 else []
             )
-            mm2 = pixels.shape[0] * pixels.shape[1] * given**2 / 1e6
-            entry = {"group": group, "slide": slide, "factor": factor, "mpp": mpp, "mm2": mm2}
+            entry = {"group": group, "slide": slide, "factor": factor, "mpp": mpp}
             classes = [predictor.card.classes[label].name for label in nuclei.label]
             yield {**entry, "area": area, "prob": prob, "class": classes}
 
@@ -116,6 +115,9 @@ def pictures(data: Path) -> Iterator[tuple[str, str, np.ndarray, float]]:
             cv2.resize(pixels, (pixels.shape[1] * 5 // 4, pixels.shape[0])),
             EBHI_MPP,
         )
+    for name, folder in ((ORION, "orion-crc-tiles"), (BONE, "osteosarcoma-ut")):
+        for path in sorted((data / folder / "images").iterdir())[::2]:
+            yield name, path.stem, read(path), 0.5
     for path in sorted((data / "dsb2018-brightfield/images").glob("*.png")):
         mask = cv2.imread(
             str(data / "dsb2018-brightfield/labels" / path.name), cv2.IMREAD_UNCHANGED
@@ -137,10 +139,11 @@ def tables(found: list[dict], references: dict[str, ClassReference]) -> Iterator
     """Lines with the number of warnings by factor, for pictures and for slides with enough
     nuclei.
     """
-    together = defaultdict(lambda: {"area": [], "prob": [], "class": [], "mm2": 0.0})
+    together = defaultdict(lambda: {"area": [], "prob": [], "class": []})
     for one in found:
-        for name in ("area", "prob", "class", "mm2"):
+        for name in ("area", "prob", "class"):
             together[one["group"], one["slide"], one["factor"]][name] += one[name]
+        together[one["group"], one["slide"], one["factor"]]["mpp"] = one["mpp"]
     slides = [{"group": key[0], "factor": key[2], **values} for key, values in together.items()]
     for title, entries in (("pictures", found), ("slides", slides)):
         yield f"{title} of {MIN_NUCLEI} nuclei or more: warned of, by given over true um per pixel"
@@ -167,9 +170,8 @@ def is_doubted(entry: dict, references: dict[str, ClassReference]) -> bool:
     """True if ``stitch`` would warn of the size of an entry's nuclei."""
     area, prob, classes = (np.array(entry[name]) for name in ("area", "prob", "class"))
     of_class = {name: size_of(area[classes == name], prob[classes == name]) for name in references}
-    of_class["others"] = NuclearSize(len(area) - sum(size.n_nuclei for size in of_class.values()))
-    are_usual = have_usual_sizes(references, of_class)
-    return bool(size_of(area, prob).describe_doubt((0.5, 0.5), entry["mm2"], are_usual))
+    mpp = (entry["mpp"] * entry["factor"],) * 2
+    return bool(judge_scale(references, size_of(area, prob), of_class, mpp))
 
 
 def size_of(area: np.ndarray, prob: np.ndarray) -> NuclearSize:

@@ -75,12 +75,13 @@ class ClassReference:
         n_slides: number of slides with enough nuclei of the class.
         median_area_um2: minimum, median and maximum, over these slides, of the median area.
         mean_class_probability: minimum, median and maximum, over these slides, of the mean
-            probability.
+            probability; None for a class of several kinds of cells, whose size proves nothing about
+            the class.
     """
 
     n_slides: int
     median_area_um2: tuple[float, float, float]
-    mean_class_probability: tuple[float, float, float]
+    mean_class_probability: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,9 @@ because of a doubt. docs/guide/confidence.md states how often pictures of an uns
 flagged, and the limits of the check.
 
 ``inference.trust`` states what doubts mean for numbers. If the pixel size is wrong, the commonest
-mistake, nuclei have a different size and lower class probabilities. Both also occur at the right
-pixel size: nuclei of lymph nodes are small, and classes in an unfamiliar organ are uncertain. Hence
-the plausible range of the median area narrows as the mean class probability falls, unless the
-nuclei of a class are about as large as in training. A pixel size that the scanner wrote into the
-slide's file is rarely wrong, so the size of nuclei then leads to a warning only. The limits come
-from the breast tissue that `compact` was trained on, and from other tissue.
+mistake, the nuclei of every class are larger or smaller than in training. In other tissue, single
+classes differ too, so that the classes are judged together. A pixel size that the scanner wrote
+into the slide's file is rarely wrong, so the size of nuclei then leads to a warning only.
 """
 
 from __future__ import annotations
@@ -44,26 +41,14 @@ PERCENTILES = (1, 50, 99)
 BROWN = "much brown, such as pigment"
 BROWN_NUCLEI = "brown nuclei or cells, as in immunohistochemistry"
 MIN_NUCLEI = 100  # minimum number of nuclei of a class or slide; fewer may not be representative
-SMALLEST = (
-    (0.86, 0.955),
-    (20.0, 12.0),
-)  # mean class probabilities, and the minimum median areas in um2 for them
-LARGEST = (
-    (0.85, 0.92),
-    (54.0, 75.0),
-)  # mean class probabilities, and the maximum median areas in um2 for them
-# At half the true pixel size nuclei are both small and four times as dense; in frozen sections they
-# are only small.
-SMALLEST_SPARSE, DENSE_PER_MM2 = (
-    12.0,
-    8000.0,
-)  # minimum median area in um2 of a slide with fewer nuclei per mm2
-# The same minimum applies if this share of the nuclei belongs to classes whose median area is at
-# least this fraction of the smallest one in training, as in follicles and crowded glands; at half
-# the pixel size they are rare.
-USUAL_SHARE, USUAL_AREA = 0.2, 0.68
-# minimum for models of one class, without a maximum: a doubled pixel size hardly enlarges nuclei
-SMALLEST_ALONE = 14.0
+# The plausible sizes of nuclei relative to training, from pictures of eight organs, those at half,
+# 1.5 and twice their pixel size included (experiments/doubts).
+PLAUSIBLE = 0.48, 1.5
+# At a wrong pixel size no picture has a higher mean class probability; the largest size is doubled.
+CERTAIN = 0.97
+MIN_OF_CLASS = 15  # minimum number of nuclei of a class whose size is compared
+# plausible median areas in um2 for models whose cards have no sizes
+PLAUSIBLE_UM2 = 14.0, 100.0
 ENLARGED_MPP = 0.525  # in coarser slides, which are enlarged, parts of nuclei are found: not judged
 CHECK = "check the pixel size"  # beginning of the warning
 _BIN_UM2, _LARGEST_UM2 = 0.1, 1000.0
@@ -87,7 +72,7 @@ class Measure(NamedTuple):
 # Each margin is how far pictures of one site lie outside the range of two other sites
 # (docs/guide/confidence.md).
 STAINS = {
-    "brown": Measure(0.01, "", BROWN),
+    "brown": Measure(0.007, "", BROWN),
     "foreign": Measure(0.1, "", "colours other than those of haematoxylin and eosin"),
     "tissue red": Measure(0.2, "tissue redder", "tissue bluer"),
     "tissue blue": Measure(0.2, "tissue more violet", "tissue more yellow or brown"),
@@ -219,7 +204,7 @@ def judge_classes(
     """
     reasons = []
     for name, reference in references.items():
-        if sizes[name]["n_nuclei"] < MIN_NUCLEI:
+        if sizes[name]["n_nuclei"] < MIN_NUCLEI or reference.mean_class_probability is None:
             continue
         area, probability = (
             sizes[name][key] for key in ("median_area_um2", "mean_class_probability")
@@ -248,52 +233,49 @@ class NuclearSize:
     median_area_um2: float | None = None
     mean_class_probability: float | None = None
 
-    def describe_doubt(
-        self, mpp: tuple[float, float], tissue_mm2: float, are_usual: bool = False
-    ) -> str:
-        """A warning if nuclei of this size are implausible at ``mpp`` = (x, y) um per level-0
-        pixel; "" otherwise.
 
-        Small nuclei are plausible in enlarged slides, if they lie far apart in the tissue, or if
-        their classes explain them (``have_usual_sizes``).
-        """
-        if self.n_nuclei < MIN_NUCLEI:
-            return ""
-        area, probability = self.median_area_um2, self.mean_class_probability
-        if probability is None:
-            least, most, unsure = SMALLEST_ALONE, np.inf, ""
-        else:
-            least, most = (np.interp(probability, *limit) for limit in (SMALLEST, LARGEST))
-            if max(mpp) > ENLARGED_MPP:
-                least = 0.0
-            if are_usual or self.n_nuclei < DENSE_PER_MM2 * tissue_mm2:
-                least = min(least, SMALLEST_SPARSE)
-            unsure = (
-                f", mean class probability {probability:.2f}, {self.n_nuclei / tissue_mm2:,.0f}"
-                " per mm2"
-            )
-        if least <= area <= most:
-            return ""
-        size = "small" if area < least else "large"
-        return (
-            f"{CHECK}, {np.mean(mpp):.4g} um: the nuclei are too {size} for it (median area"
-            f" {area:.1f} um2{unsure})"
-        )
-
-
-def have_usual_sizes(
+def relative_sizes(
     references: Mapping[str, ClassReference], of_class: Mapping[str, NuclearSize]
-) -> bool:
-    """True if enough of a slide's nuclei belong to classes whose nuclei are about as large as in
-    training.
+) -> dict[str, float]:
+    """Median area of the nuclei divided by that in training, by class; without classes that the
+    card does not describe or that have fewer than ``MIN_OF_CLASS`` nuclei.
     """
-    usual = [
-        size.n_nuclei
+    return {
+        name: size.median_area_um2 / references[name].median_area_um2[1]
         for name, size in of_class.items()
-        if name in references
-        and (size.median_area_um2 or 0) >= USUAL_AREA * references[name].median_area_um2[0]
-    ]
-    return sum(usual) >= USUAL_SHARE * max(sum(size.n_nuclei for size in of_class.values()), 1)
+        if name in references and size.n_nuclei >= MIN_OF_CLASS
+    }
+
+
+def judge_scale(
+    references: Mapping[str, ClassReference],
+    size: NuclearSize,
+    of_class: Mapping[str, NuclearSize],
+    mpp: tuple[float, float],
+) -> str:
+    """A warning if the nuclei of a slide are too small or too large for its ``mpp`` = (x, y) um per
+    level-0 pixel; "" otherwise.
+
+    Classes are compared by the geometric mean of their relative sizes. Small nuclei are not judged
+    in enlarged slides, nor if all belong to a class of several kinds of cells, such as fibres of
+    muscle cut across.
+    """
+    if size.n_nuclei < MIN_NUCLEI:
+        return ""
+    ratios, area = relative_sizes(references, of_class), size.median_area_um2
+    ratio = float(np.exp(np.mean(np.log(list(ratios.values()))))) if ratios else None
+    value, (least, most) = (area, PLAUSIBLE_UM2) if ratio is None else (ratio, PLAUSIBLE)
+    if (size.mean_class_probability or 0) > CERTAIN:
+        most *= 2
+    is_mixed = ratios and not any(references[name].mean_class_probability for name in ratios)
+    is_small = value < least and max(mpp) <= ENLARGED_MPP and not is_mixed
+    if not is_small and value <= most:
+        return ""
+    compared = "" if ratio is None else f", {ratio:.2g} times that of training, class by class"
+    return (
+        f"{CHECK}, {np.mean(mpp):.4g} um: the nuclei are too {'small' if is_small else 'large'} for"
+        f" it (median area {area:.1f} um2{compared})"
+    )
 
 
 class SizeSample:

@@ -105,10 +105,13 @@ def import_model(
     if wrong := _find_fault(card, maps):
         raise ModelError(f"{network}: returns {wrong}, or export the network again")
     n_drawn, n_right = int(_lattice(card).sum()), _count_right(card, maps)
+    others = _try_scalings(network, session, card, field)
     if 2 * n_right < n_drawn:
-        _require_scaling(network, session, card, n_right)
-    trial = {"trial": f"finds {n_right} of {n_drawn} synthetic nuclei"}
-    card = replace(card, source=card.source | trial)
+        _require_scaling(network, card, n_right, others)
+    trial = f"finds {n_right} of {n_drawn} synthetic nuclei"
+    if as_many := [scaling for scaling, n in others.items() if n >= n_right > 0]:
+        trial += f", and as many with --scaling {', '.join(as_many)}: give the one of its training"
+    card = replace(card, source=card.source | {"trial": trial})
     with _with_card(graph or network, card, output) as unfinished:
         Predictor(unfinished)(field, IDENTITY)
     return card
@@ -251,23 +254,30 @@ def _count_right(card: ImportedCard, outputs: list[np.ndarray]) -> int:
     return len(np.unique(cell[is_on], axis=0))
 
 
+def _try_scalings(
+    network: Path, session: InferenceSession, card: ImportedCard, field: np.ndarray
+) -> dict[str, int]:
+    """Number of synthetic nuclei that the network finds with each scaling other than the card's;
+    without scalings that are at fault.
+    """
+    found = {}
+    for scaling in SCALINGS if card.dtype != "uint8" else ():
+        if scaling != card.scaling:
+            other = replace(card, scaling=scaling)
+            pixels = {session.get_inputs()[0].name: scale_pixels(field, other)}
+            maps = run_session(session, network, list(card.maps), pixels)
+            if not _find_fault(other, maps):
+                found[scaling] = _count_right(other, maps)
+    return found
+
+
 def _require_scaling(
-    network: Path, session: InferenceSession, card: ImportedCard, n_right: int
+    network: Path, card: ImportedCard, n_right: int, others: dict[str, int]
 ) -> None:
     """Reject ``card.scaling``, with which the network finds ``n_right`` synthetic nuclei, if it
-    finds over twice as many with another one.
+    finds over twice as many with one of the ``others`` (``_try_scalings``).
     """
-    better = []
-    for scaling in SCALINGS if card.dtype != "uint8" else ():
-        other = replace(card, scaling=scaling)
-        pixels = {
-            session.get_inputs()[0].name: scale_pixels(
-                _draw_field(card.mpp, card.input_px, card.batch), other
-            )
-        }
-        maps = run_session(session, network, list(card.maps), pixels)
-        if not _find_fault(other, maps) and _count_right(other, maps) > 2 * n_right:
-            better.append(scaling)
+    better = [scaling for scaling, n in others.items() if n > 2 * n_right]
     if better or (card.scaling == "none" and not n_right):
         number = n_right or "none"
         what = f"with --scaling {card.scaling}, the network finds {number} of the synthetic nuclei"

@@ -23,7 +23,8 @@ from muse_pipeline.core.provenance import OTHER_STAIN, ClassSizes, Provenance, S
 from muse_pipeline.core.types import INTENSITIES_OD, Frame, SlideInfo
 from muse_pipeline.features.neighbours import with_surroundings
 from muse_pipeline.inference.card import ClassReference, ModelCard
-from muse_pipeline.inference.doubts import NuclearSize, SizeSample, have_usual_sizes, judge_classes
+from muse_pipeline.inference.doubts import NuclearSize, SizeSample, judge_classes, judge_scale
+from muse_pipeline.inference.predictor import CONSTANT
 from muse_pipeline.inference.shards import (
     iterate_groups,
     read_positions,
@@ -159,14 +160,10 @@ def stitch_shards(
     map_parts = partial(choose_map(threads, provenance.n_windows, in_processes), threads=threads)
     with NucleiWriter(output, names, provenance, card.n_rays, optional) as writer:
         size, of_class = write_nuclei(writer, around, measures, info, map_parts)
-        if card.is_imported:  # size limits suit only our models' probabilities
-            size = replace(size, mean_class_probability=None)
         if shards.verb == "detect":
             is_same_stain = shards.common.get("appearance", {}).get("verdict") != OTHER_STAIN
             of_names = dict(zip(names, of_class, strict=True))
-            writer.complete(
-                **_judge_sizes(size, of_names, card.nuclei, info, kept.area_mm2, is_same_stain)
-            )
+            writer.complete(**_judge_sizes(size, of_names, card.nuclei, info, is_same_stain))
     return writer.provenance
 
 
@@ -211,14 +208,12 @@ def _judge_sizes(
     of_class: Mapping[str, NuclearSize],
     references: Mapping[str, ClassReference],
     info: SlideInfo,
-    area_mm2: float,
     is_same_stain: bool,
 ) -> dict[str, SizeRecord | ClassSizes]:
     """Fields of ``Provenance`` for the sizes of nuclei; only slides with the model's stain are
     judged.
     """
-    are_usual = have_usual_sizes(references, of_class)
-    doubt = size.describe_doubt(info.mpp, area_mm2, are_usual) if is_same_stain else ""
+    doubt = judge_scale(references, size, of_class, info.mpp) if is_same_stain else ""
     fields = {"nuclear_size": SizeRecord(size.median_area_um2, size.mean_class_probability, doubt)}
     if references:
         sizes = {name: asdict(size) for name, size in of_class.items()}
@@ -450,6 +445,14 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
 KEPT_FACTS = ("refiner_sha256", "appearance", "positive_od", "third_stain", "proposer", "warnings")
 
 
+def count_useless(n_by_fault: Counter[str], n_windows: int) -> int:
+    """Number of windows whose output of the network is useless, without a single constant one of
+    several windows, which proves nothing: it may show dust on glass.
+    """
+    is_dust = n_by_fault[CONSTANT] == 1 < n_windows
+    return n_by_fault.total() - is_dust
+
+
 def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea) -> Provenance:
     """Describe slide, tissue, model, settings and versions; repeated runs have equal
     descriptions.
@@ -461,7 +464,8 @@ def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea)
             {reason: len(windows) for reason, windows in facts.get("guarded_windows", {}).items()}
         )
     n_windows = sum(facts["n_windows"] for facts in shards.facts)
-    if shards.verb == "detect" and n_guarded.total() > MOST_USELESS * n_windows:
+    n_useless = count_useless(n_guarded, n_windows)
+    if shards.verb == "detect" and n_useless > MOST_USELESS * n_windows:
         raise ModelError(
             f"{info.slide_id}: for {n_guarded.total():,} of {n_windows:,} windows of tissue, model"
             f" '{card.name}' returns {' or '.join(n_guarded)}, so nuclei are missing there; export"

@@ -285,7 +285,7 @@ def describe_total(slides: Sequence[SlideResult]) -> str:
 
     added, scored = counted(slides), score_total(slides)
     texts = []
-    if added or not scored:
+    if added:
         stain = " of H&E" if any(slide.positive for slide in slides) else ""
         texts.append(count(sum(slide.n_nuclei for slide in added), len(added), stain))
     if scored:
@@ -296,7 +296,7 @@ def describe_total(slides: Sequence[SlideResult]) -> str:
     texts.append(describe_slides(trusts, NUCLEI))
     kept = [trust for trust in trusts if trust.verdict(NUCLEI) != LEAVE_OUT]
     texts += [describe_slides(kept, quantity) for quantity in (CLASSES, POSITIVE)]
-    return "; ".join(filter(None, texts))
+    return "; ".join(filter(None, texts if added or scored else ["no nuclei", *texts]))
 
 
 def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:

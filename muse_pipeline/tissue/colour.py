@@ -48,7 +48,6 @@ FINE_UM, COARSE_UM = (
 STAINED_DENSITY = 0.15  # a pixel is stained if the channel that absorbs most exceeds this density
 CERTAIN_DENSITY = 0.3  # |OD|; the directions of paler colours are noise
 DARKEST = 90.0  # percentile; the tenth of pixels that absorbs most is taken for nuclei
-BLOCK_PX = 4  # side of averaged blocks, since the scanner may colour single pixels
 MIN_MEASURED_PIXELS = 500
 # The palest pixels (percentile) are glass if their density of blue is below MAX_TINT, and their
 # summed density below GLASS_SHARE of the median of the field.
@@ -84,7 +83,9 @@ MIN_BETWEEN = 0.05  # minimum share of tissue between cells, with which cells ar
 # The share of pink in stained tissue from which eosin is present: mixtures of haematoxylin and DAB
 # are not pink. Pink absorbs green most, by these ratios.
 MAX_PINK, PINK_TO_RED, PINK_TO_BLUE, PINK_DENSITY = 0.01, 1.5, 1.15, 0.2
-SMALL_PX = 2  # side of the averaged blocks in which brown and pink are looked for
+# side of the averaged blocks in which brown and pink are looked for, since the scanner may colour
+# single pixels; grains of pigment are hardly larger
+BLOCK_PX = 2
 
 
 class BrownSample:
@@ -100,8 +101,7 @@ class BrownSample:
 
     def __init__(self) -> None:
         self._n_spots = self._n_brown_spots = self._n_brown_cells = 0
-        self._n_stained = self._n_brown = 0  # numbers of coarse blocks
-        # numbers of stained small blocks in cells and between them: all, strong brown, brown, pink
+        # numbers of stained blocks in cells and between them: all, strong brown, brown, pink
         self._n_blocks = np.zeros((2, 4), int)
 
     def add(self, pixels: np.ndarray, usable: np.ndarray, mpp: float) -> None:
@@ -111,19 +111,16 @@ class BrownSample:
         spots, brown_spots = find_spots(pixels, usable, mpp)
         self._n_spots += np.count_nonzero(spots)
         self._n_brown_spots += np.count_nonzero(brown_spots)
-        density, stained = _average_blocks(pixels, usable, BLOCK_PX)
-        self._n_stained += np.count_nonzero(stained)
-        self._n_brown += np.count_nonzero(is_brown(density) & stained)
-        density, stained = _average_blocks(pixels, usable, SMALL_PX)
+        density, stained = _average_blocks(pixels, usable)
         red, green, blue = np.moveaxis(density, -1, 0)
         brown = (blue > MIN_BLUE) & (blue > green) & (blue > red)
         pink = (green > PINK_DENSITY) & (green > PINK_TO_RED * red) & (green > PINK_TO_BLUE * blue)
         kinds = np.ones_like(stained), is_brown(density), brown, pink
         row, column = (
-            np.minimum(at // SMALL_PX, n - 1)
+            np.minimum(at // BLOCK_PX, n - 1)
             for at, n in zip(np.nonzero(spots), stained.shape, strict=True)
         )
-        block_um = SMALL_PX * mpp
+        block_um = BLOCK_PX * mpp
         around = _disc(AROUND_SPOT_UM / block_um).astype(np.float32)
         share = cv2.filter2D(brown.astype(np.float32), -1, around / around.sum())
         self._n_brown_cells += np.count_nonzero(share[row, column] > MIN_AROUND)
@@ -138,7 +135,8 @@ class BrownSample:
     @property
     def area_share(self) -> float | None:
         """Brown share of the stained area; None if nothing is stained."""
-        return self._n_brown / self._n_stained if self._n_stained else None
+        n, n_brown, *_ = self._n_blocks.sum(0)
+        return n_brown / n if n else None
 
     @property
     def has_eosin(self) -> bool:
@@ -164,13 +162,11 @@ class BrownSample:
         return bool(self._n_brown_cells >= least and (stands_out or is_strong))
 
 
-def _average_blocks(
-    pixels: np.ndarray, usable: np.ndarray, side_px: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _average_blocks(pixels: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Densities (h', w', 3) of a field averaged in blocks, without a tint, and which blocks are
     stained tissue (h', w') bool.
     """
-    size = max(1, pixels.shape[1] // side_px), max(1, pixels.shape[0] // side_px)
+    size = max(1, pixels.shape[1] // BLOCK_PX), max(1, pixels.shape[0] // BLOCK_PX)
     density = optical_density(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
     inside = cv2.resize(usable.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     if inside.any():

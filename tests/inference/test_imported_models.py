@@ -4,6 +4,7 @@ into nuclei.
 
 import re
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import cv2
@@ -38,6 +39,7 @@ from muse_pipeline.inference.families import FAMILIES
 from muse_pipeline.inference.maps import SCALINGS, nuclei_of_maps
 from muse_pipeline.inference.model import read_card
 from muse_pipeline.inference.predictor import CONSTANT, NOT_FINITE, Predictor, find_faults
+from muse_pipeline.inference.stitch import count_useless
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.nuclei.rays import rays_to_rings
 from muse_pipeline.proposals.base import NUCLEUS
@@ -557,6 +559,26 @@ def test_windows_for_which_a_network_returns_no_numbers_fail_the_slide(
     assert (run[0] != 0) == bool(fault)
     if fault:
         assert re.search(rf"for \d+ of \d+ windows? of tissue, .*{re.escape(fault)}", str(run))
+
+
+@pytest.mark.parametrize("scaling", ["unit", "imagenet"])
+def test_scalings_with_which_as_many_nuclei_are_found_are_named(scaling, muse, tmp_path, trials5):
+    network = trials5 / "1-network-returns-nan/sd_plain.onnx"
+    words = "--kind", "stardist", "--mpp", "0.5", "--input-px", "128", "--classes", "Nucleus"
+    model = tmp_path / "m.onnx"
+    status, out, _ = muse("import-model", network, *words, "--scaling", scaling, "-o", model)
+    others = [name for name in ("unit", "symmetric", "imagenet", "percentile") if name != scaling]
+    assert (
+        status == 0
+        and f"16 synthetic nuclei, and as many with --scaling {', '.join(others)}:" in out
+    )
+
+
+def test_one_constant_window_of_several_does_not_fail_a_slide():
+    assert count_useless(Counter({CONSTANT: 1}), 9) == 0
+    assert count_useless(Counter({CONSTANT: 1}), 1) == 1
+    assert count_useless(Counter({CONSTANT: 2}), 9) == 2
+    assert count_useless(Counter({CONSTANT: 1, NOT_FINITE: 1}), 9) == 1
 
 
 def test_faults_of_outputs():

@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+from dataclasses import replace
 
 import h5py
 import pytest
@@ -14,7 +15,7 @@ from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.core.provenance import DARK, OF_CELLS, STATED_IHC
 from muse_pipeline.core.types import DOUBTS
 from muse_pipeline.inference.doubts import BROWN_NUCLEI
-from muse_pipeline.inference.trust import LEAVE_OUT, RULES, judge_results
+from muse_pipeline.inference.trust import LEAVE_OUT, RULES, judge, judge_results
 from muse_pipeline.report.cohort import gather_cohort
 from muse_pipeline.report.page import write_report
 from muse_pipeline.report.slide_card import describe_use
@@ -146,6 +147,12 @@ def test_results_and_report_judge_as_the_table_states(cohort):
             assert summary["verdicts"].items() >= expected(finding).items()
 
 
+def test_a_slide_without_nuclei_needs_no_organ(cohort):
+    provenance = cohort[1]["no_organ"].provenance
+    assert "no_organ" in judge(provenance, "").findings
+    assert judge(replace(provenance, n_nuclei=0), "").findings == {}
+
+
 def test_a_card_does_not_recommend_positive_nuclei_that_are_left_out(cohort):
     _, slides = cohort
     use = "Counts and outlines may be used; positive nuclei and classes may not."
@@ -236,7 +243,10 @@ def test_the_last_lines_which_qupath_shows_name_every_finding(cohort, tmp_path):
             write_report([slide], tmp_path, tmp_path / "report.html", tmp_path / "cohort.tsv")
         )
         is_counted = OUT not in (verdicts["nuclei"], verdicts.get("positive"))
-        assert (": 0 nuclei of 0 slides" in f": {lines}") != is_counted, finding
+        assert lines.startswith("no nuclei; ") != is_counted, finding
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        withheld = re.search(r"<dt>Nuclei</dt><dd>\s*<span>– <small>in no total", page)
+        assert bool(withheld) != is_counted, finding
         if finding == "gaps":
             assert "1 partial" in lines
         elif finding:

@@ -9,10 +9,19 @@ from drawn import paint
 from drawn_ihc import add_ink, add_pigment, draw_ihc, turn_collagen_brown
 
 from muse_pipeline.core.pictures import read_rgb, resize_picture
+from muse_pipeline.inference.doubts import BROWN as BROWN_SHARE
+from muse_pipeline.inference.doubts import judge_appearance
+from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.stains import DAB
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
-from muse_pipeline.tissue.colour import AppearanceSample, cut_fields, find_spots
+from muse_pipeline.tissue.colour import (
+    AppearanceSample,
+    SlideColour,
+    cut_fields,
+    find_spots,
+    measure_picture,
+)
 from muse_pipeline.tissue.stain import TEXTBOOK
 
 MPP = 0.5
@@ -75,6 +84,29 @@ def test_h_and_e_with_brown_between_the_nuclei_is_not_immunohistochemistry(distu
     disturbed = disturb(nuclei, MPP)
     changed = (np.abs(disturbed.astype(int) - nuclei).max(-1) > 20).mean()
     assert changed > 0.01 and not is_ihc(disturbed)
+
+
+def mentions_brown(pixels, mpp=MPP):
+    measures = measure_picture(pixels, mpp)
+    verdict = judge_appearance(
+        read_card(find_model("compact")).appearance, SlideColour(appearance=measures)
+    )
+    return BROWN_SHARE in str(verdict.reasons)
+
+
+def test_pigment_on_a_fiftieth_of_the_tissue_is_mentioned():
+    nuclei = draw_cells(0, False, BROWN, 0.3 * EOSIN)
+    assert mentions_brown(add_pigment(nuclei, MPP)) and not mentions_brown(nuclei)
+
+
+@pytest.mark.parametrize(
+    "name, mpp", [("brca-m2c/images", 0.5), ("camelyon16-patches/tumor", 0.25)]
+)
+def test_pigment_on_real_tissue_is_mentioned(shared_data, name, mpp):
+    for path in sorted((shared_data / name).iterdir())[::8]:
+        pixels = read_rgb(path)
+        assert mentions_brown(add_pigment(pixels, mpp, 0.04), mpp), path.name
+        assert not mentions_brown(pixels, mpp), path.name
 
 
 @pytest.mark.parametrize("background", [0.1, 0.4, 0.9])
@@ -155,6 +187,11 @@ def test_slides_and_parts_of_them(shared_data, name, expected):
     # a corner of OS-2 has ten nuclei, of which one is brown
     assert sum(is_ihc(part, info.mpp[0]) != expected for part in parts) <= int(expected)
     assert is_ihc(pixels, info.mpp[0]) == expected
+
+
+def test_pigment_between_nuclei(trials5):
+    pixels = read_rgb(trials5 / "4-pigment-taken-for-ihc/pigment.png")
+    assert mentions_brown(pixels, 0.499) and not is_ihc(pixels, 0.499)
 
 
 def test_dab_over_haematoxylin(trials):

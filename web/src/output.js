@@ -92,7 +92,7 @@ export function findDoubts(run, info, organ) {
   if (Math.max(...info.mpp) > run.card.mpp * 1.05) {
     doubts.push(`The slide has ${info.mpp[0].toPrecision(3)} µm/px and is enlarged: nuclei are missed.`);
   }
-  const size = doubtSize(all, classes, references);
+  const size = doubtSize(all, classes, references, info.mpp);
   if (size) doubts.push(`Check the pixel size, ${info.mpp[0].toPrecision(3)} µm: ${size}.`);
   const isScanners = info.source === "scanner";
   if (!size || isScanners) doubts.push(...doubtClasses(classes, references));
@@ -105,21 +105,23 @@ export function findDoubts(run, info, organ) {
   return doubts;
 }
 
-function doubtSize(all, classes, references) {
+/* The plausible sizes of nuclei, and of those of a class relative to training, are those of inference/doubts.py. */
+function doubtSize(all, classes, references, mpp) {
   if (all.n < LEAST) return "";
-  const usual = classes.filter(({ name, area }) => references[name]
-    && area >= 0.68 * references[name].median_area_um2[0]).reduce((n, each) => n + each.n, 0);
-  const hasClasses = classes.length > 1;
-  let least = hasClasses ? interpolate(all.probability, [0.86, 0.955], [20, 12]) : 14;
-  const most = hasClasses ? interpolate(all.probability, [0.85, 0.92], [48, 75]) : Infinity;
-  if (hasClasses && (usual >= 0.2 * all.n || all.perMm2 < 8000)) least = Math.min(least, 12);
-  if (all.area >= least && all.area <= most) return "";
-  const word = all.area < least ? "small" : "large";
-  return `the nuclei are too ${word} for it (median area ${all.area.toFixed(1)} µm²)`;
+  const compared = classes.filter(({ name, n }) => references[name] && n >= 15);
+  const logs = compared.map(({ name, area }) => Math.log(area / references[name].median_area_um2[1]));
+  const ratio = Math.exp(logs.reduce((sum, each) => sum + each, 0) / logs.length);
+  const [value, least, limit] = logs.length ? [ratio, 0.48, 1.5] : [all.area, 14, 100];
+  const most = limit * (all.probability > 0.97 ? 2 : 1);
+  const isMixed = compared.length && !compared.some(({ name }) => references[name].mean_class_probability);
+  const isSmall = value < least && Math.max(...mpp) <= 0.525 && !isMixed;
+  if (!isSmall && value <= most) return "";
+  const times = logs.length ? `, ${ratio.toPrecision(2)} times that of training, class by class` : "";
+  return `the nuclei are too ${isSmall ? "small" : "large"} for it (median area ${all.area.toFixed(1)} µm²${times})`;
 }
 
 function doubtClasses(classes, references) {
-  return classes.filter(({ name, n }) => references[name] && n >= LEAST).flatMap((each) => {
+  return classes.filter(({ name, n }) => references[name]?.mean_class_probability && n >= LEAST).flatMap((each) => {
     const { median_area_um2: [, typical, most], mean_class_probability: known } = references[each.name];
     const limits = [Math.sqrt(typical * most), 1.2 * most, 1.2 * most];
     const limit = each.probability > known[2] ? Infinity : interpolate(each.probability, known, limits);

@@ -116,8 +116,8 @@ class DetectorConfig(ModelSettings):
         augmentation: strength of the augmentation.
         export: settings of the exported model; those not given are taken from ``checkpoint`` if it
             is a detector.
-        organ: organ of labels whose sheet states none; the model's card lists the organs of the
-            labels of each class.
+        organ: organ of labels whose sheet states none; the model's card lists the organs in
+            which a class has at least 20 validation labels (or labels, without `validation`).
         method: name of the method, "detector".
     """
 

@@ -33,6 +33,8 @@ from muse_pipeline.methods.detector.config import DetectorConfig
 from muse_pipeline.methods.detector.start import Start
 from muse_pipeline.training.run import Log, RunFolder
 
+MIN_MEASURED = 20  # minimum number of labels of a class by which it is measured in an organ
+
 
 @dataclass(frozen=True, eq=False)
 class DetectorData:
@@ -60,18 +62,21 @@ class DetectorData:
         )
 
     def organs(self, kept: Sequence[int]) -> dict[str, list[str]]:
-        """The organs of the labels of each class, without classes in ``kept``, for the card."""
-        organs: dict[str, list[str]] = {}
-        for index, name in enumerate(self.config.class_names):
-            labelled = [
-                image
-                for image in (*self.images, *self.held)
-                if index not in kept and count_labels([image], len(self.config.classes))[index]
-            ]
-            stated = {name_organ(image.organ or self.config.organ) for image in labelled} - {""}
-            if stated:
-                organs[name] = sorted(stated)
-        return organs
+        """The organs in which each class is measured, without classes in ``kept``, for the card:
+        those with ``MIN_MEASURED`` of its labels for validation, or held out in turn without these.
+        """
+        by_organ: dict[str, list[LabelledImage]] = {}
+        for image in self.held or self.images:
+            by_organ.setdefault(name_organ(image.organ or self.config.organ), []).append(image)
+        by_organ.pop("", None)
+        n_classes = len(self.config.classes)
+        counts = {organ: count_labels(by_organ[organ], n_classes) for organ in sorted(by_organ)}
+        organs = {
+            name: [organ for organ, n in counts.items() if n[index] >= MIN_MEASURED]
+            for index, name in enumerate(self.config.class_names)
+            if index not in kept
+        }
+        return {name: of_class for name, of_class in organs.items() if of_class}
 
     def describe(self, run: RunFolder, log: Log) -> None:
         """Print label counts by patient, write them by picture, and warn of pictures without fitted

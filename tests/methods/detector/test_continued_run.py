@@ -336,6 +336,9 @@ def test_the_organ_of_the_sheet_is_that_of_learnt_classes(folder, tmp_path):
     source = dataclasses.replace(config.sources[0], slides=sheet)
     data = read_detector_data(dataclasses.replace(config, sources=(source,)))
     assert data.organs([1]) == {"Dark": ["colon"]}
+    few = dataclasses.replace(data.images[0], nuclei=data.images[0].nuclei[:30])
+    assert dataclasses.replace(data, held=[few]).organs([]) == {}  # 15 of each class
+    assert dataclasses.replace(data, held=[few, few]).organs([]).keys() == {"Dark", "Pale"}
 
 
 def test_pictures_with_few_of_their_nuclei_labelled_are_named(folder):
