@@ -101,14 +101,7 @@ def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_aske
     (results / "slides.tsv").write_text("\n".join(rows) + "\n")
 
     def compare(*words):
-        command = [
-            "statistics",
-            str(results),
-            "--sheet",
-            str(results / "slides.tsv"),
-            "--group",
-            "label",
-        ]
+        command = f"statistics {results} --sheet {results / 'slides.tsv'} --group label".split()
         assert main([*command, "-o", str(results / "statistics.tsv"), *words]) == 0
         with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
             rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
@@ -141,14 +134,7 @@ def test_regions_that_are_doubtful_are_not_compared(results, write_doubtful, cap
     write_doubtful("s4", 70, unlike=(300, 1000))
 
     def compare(*words):
-        command = [
-            "statistics",
-            str(results),
-            "--sheet",
-            str(results / "slides.tsv"),
-            "--group",
-            "label",
-        ]
+        command = f"statistics {results} --sheet {results / 'slides.tsv'} --group label".split()
         assert main([*command, "-o", str(results / "statistics.tsv"), *words]) == 0
         with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
             n = {
@@ -170,7 +156,7 @@ def test_regions_that_are_doubtful_are_not_compared(results, write_doubtful, cap
 def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(
     results, write_doubtful, capsys
 ):
-    write = ["statistics", str(results), "--sheet", str(results / "slides.tsv"), "--group", "label"]
+    write = f"statistics {results} --sheet {results / 'slides.tsv'} --group label".split()
 
     def compare(names):
         for name in names:
@@ -193,7 +179,7 @@ def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(
 def test_what_was_not_measured_in_an_organ_is_tested_and_marked(results, capsys):
     sheet = results / "slides.tsv"
     header, *rows = sheet.read_text().splitlines()
-    words = ["--sheet", str(sheet), "--group", "label", "-o", str(results / "statistics.tsv")]
+    words = f"--sheet {sheet} --group label -o {results / 'statistics.tsv'}".split()
     tables = []
     for organ in ("", "Colon ascendens"):
         sheet.write_text(
@@ -214,8 +200,8 @@ def test_what_was_not_measured_in_an_organ_is_tested_and_marked(results, capsys)
 def test_groups_without_sound_slides_are_rejected_with_the_reason(results, write_doubtful, capsys):
     for name in ("s3", "s4", "s5"):
         write_doubtful(name, 900, nuclear_size="too large")
-    words = ["--group", "label", "-o", str(results / "statistics.tsv")]
-    assert main(["statistics", str(results), "--sheet", str(results / "slides.tsv"), *words]) == 2
+    words = f"--group label -o {results / 'statistics.tsv'}".split()
+    assert main([*f"statistics {results} --sheet {results / 'slides.tsv'}".split(), *words]) == 2
     message = (
         "give slides of at least two groups (3 slides left out: doubtful scale; include_doubtful"
         " keeps"

@@ -17,7 +17,7 @@ from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import RunFolder
 
 STEPS, SAVE_EVERY = 16, 4
-MUSE = (sys.executable, "-m", "muse_pipeline.cli.main", "finetune")
+MUSE = f"{sys.executable} -m muse_pipeline.cli.main finetune".split()
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,7 @@ def command(config, folder, *options):
     settings = (f"schedule.save_every={SAVE_EVERY}", "window_px=64")
     return [
         *MUSE,
-        str(config),
-        "--output",
-        str(folder),
-        "--accelerator",
-        "cpu",
+        *f"{config} --output {folder} --accelerator cpu".split(),
         *options,
         "--set",
         *settings,

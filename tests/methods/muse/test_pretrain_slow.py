@@ -26,7 +26,7 @@ from muse_pipeline.training.loop import MetricsLog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 14
-MUSE = (sys.executable, "-m", "muse_pipeline.cli.main", "pretrain")
+MUSE = f"{sys.executable} -m muse_pipeline.cli.main pretrain".split()
 TINY_VIEWS = ("views.global_px=64", "views.local_px=32", "views.n_local=1")
 
 
@@ -40,11 +40,7 @@ def pictures(tmp_path_factory):
 def command(config, folder, *options, settings=()):
     return [
         *MUSE,
-        str(config),
-        "-o",
-        str(folder),
-        "--accelerator",
-        "cpu",
+        *f"{config} -o {folder} --accelerator cpu".split(),
         *options,
         *(["--set", *settings] if settings else []),
     ]
