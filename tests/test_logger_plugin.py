@@ -63,14 +63,7 @@ def folder(tmp_path_factory) -> Path:
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--cores",
-        "1",
-        "--keep-going",
-        "--logger",
-        "muse",
+        *f"{sys.executable} -m snakemake --cores 1 --keep-going --logger muse".split(),
         *options,
     ]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

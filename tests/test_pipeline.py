@@ -44,16 +44,7 @@ def run(slide: Path, output: Path, *arguments: object) -> Path:
     """Run `muse run` and return the slide's folder."""
     assert (
         main(
-            [
-                "run",
-                str(slide),
-                "--features",
-                "none",
-                "--no-quality",
-                "-o",
-                str(output),
-                *map(str, arguments),
-            ]
+            [*f"run {slide} --features none --no-quality -o {output}".split(), *map(str, arguments)]
         )
         == 0
     )

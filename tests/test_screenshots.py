@@ -39,8 +39,8 @@ NUCLEI = """(points) => {
 def slide(tmp_path_factory):
     """Results of the demo slide from a model that finds the same nuclei on every processor."""
     top = tmp_path_factory.mktemp("pictures")
-    assert muse(["demo-slide", str(top / "demo"), "--area-mm2", "2", "--mpp", "0.5"]) == 0
-    command = ["run", str(top / "demo/demo.svs"), "--model", "compact-fp32"]
+    assert muse(f"demo-slide {top / 'demo'} --area-mm2 2 --mpp 0.5".split()) == 0
+    command = f"run {top / 'demo/demo.svs'} --model compact-fp32".split()
     assert muse([*command, "--output", str(top / "results")]) == 0
     return top / "results/demo"
 

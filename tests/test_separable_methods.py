@@ -47,6 +47,6 @@ def test_everything_else_works_without_the_companion_methods(tmp_path):
     found = subprocess.run([sys.executable, "-c", IMPORT_ALL], check=False, **run)
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == ["detector", "muse"]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *KEPT]
+    command = [*f"{sys.executable} -m pytest -q -x -p no:cacheprovider".split(), *KEPT]
     tested = subprocess.run(command, check=False, **run)
     assert tested.returncode == 0, tested.stdout[-3000:]

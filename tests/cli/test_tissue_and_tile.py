@@ -43,8 +43,8 @@ def run_steps(muse, slide, out, *tile_arguments, roi=None):
     info = out / "slide.json"
     assert muse(f"step inspect {slide} --slide-id discs --output {info}")[0] == 0
     limits = ["--roi", roi] if roi else []
-    outputs = ["--mask", out / "tissue.npz", "--picture", out / "tissue.png"]
-    outputs += ["--outline", out / "tissue.geojson", "--colour", out / "colour.json"]
+    outputs = f"--mask {out / 'tissue.npz'} --picture {out / 'tissue.png'}".split()
+    outputs += f"--outline {out / 'tissue.geojson'} --colour {out / 'colour.json'}".split()
     muse.ok(
         f"step tissue {slide} --info {info}",
         *limits,
@@ -156,7 +156,7 @@ def test_a_slide_that_took_the_position_of_another_is_rejected(muse, tmp_path, v
     ]
     arguments = {
         "tissue": made,
-        "tile": ("--tissue", out / "tissue.npz", "--mpp", 0.5, "-o", out / "new.zarr"),
+        "tile": f"--tissue {out / 'tissue.npz'} --mpp 0.5 -o {out / 'new.zarr'}".split(),
     }
     status, _, printed = muse(f"step {verb} {slide} --info {out / 'slide.json'}", *arguments[verb])
     assert status == 2

@@ -38,17 +38,10 @@ def test_a_verb_explains_itself(verb, capsys):
 def test_nothing_that_is_read_is_written_over(muse, tmp_path):
     slide = tmp_path / "slide.png"
     slide.write_bytes(b"pixels")
-    here = [
-        "step",
-        "tissue",
-        slide,
-        "--info",
-        tmp_path / "i.json",
-        "--mask",
-        tmp_path / "m.npz",
-        "--colour",
-        tmp_path / "c.json",
-    ]
+    here = (
+        f"step tissue {slide} --info {tmp_path / 'i.json'} --mask {tmp_path / 'm.npz'} "
+        f"--colour {tmp_path / 'c.json'}"
+    ).split()
     for picture, outline in ((slide, tmp_path / "o.geojson"), (tmp_path / "x", tmp_path / "x")):
         status, _, printed = muse(*here, "--picture", picture, "--outline", outline)
         assert (status, slide.read_bytes()) == (2, b"pixels") and "is already an input" in printed
@@ -115,13 +108,7 @@ BAD_INPUT = {
     "step import-checkpoint": ["{noise}", "-o", "{out}"],
     "import-model": [
         "{noise}",
-        "--kind",
-        "hover",
-        "--mpp",
-        "0.5",
-        "--scaling",
-        "unit",
-        "-o",
+        *["--kind", "hover", "--mpp", "0.5", "--scaling", "unit", "-o"],
         "{out}",
     ],
     "step pretrain-config": [
@@ -225,7 +212,7 @@ def test_a_file_that_may_not_be_read_is_one_sentence(monkeypatch, capsys):
 
 def test_a_reader_may_close_the_pipe():
     """For example, `head` closes the pipe early."""
-    command = [sys.executable, "-u", "-m", "muse_pipeline.cli.main", "doctor"]
+    command = f"{sys.executable} -u -m muse_pipeline.cli.main doctor".split()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""

@@ -38,7 +38,7 @@ def test_a_verb_that_trains_names_the_extra(tmp_path):
     config = tmp_path / "a.yaml"
     config.write_text("name: a\n")
     commands = [
-        [verb, str(config), "-o", str(tmp_path / "out")] for verb in ("psm", "finetune", "export")
+        f"{verb} {config} -o {tmp_path / 'out'}".split() for verb in ("psm", "finetune", "export")
     ]
     done = python(
         "from muse_pipeline.cli.main import main; print([main(command) for command in"
@@ -52,7 +52,7 @@ def test_a_verb_that_trains_names_the_extra(tmp_path):
 
 def test_a_run_needs_none_of_the_other_extras(tmp_path):
     draw_stained_slide(tmp_path / "a.tif", size_px=500, n_nuclei=60)
-    words = ["run", str(tmp_path / "a.tif"), "-o", str(tmp_path / "r"), "--threads", "1"]
+    words = f"run {tmp_path / 'a.tif'} -o {tmp_path / 'r'} --threads 1".split()
     done = python(f"""
 for name in ("snakemake", "geopandas", "pandas", "anndata", "h5py", "zarr"):
     sys.modules[name] = None

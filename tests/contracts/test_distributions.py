@@ -59,6 +59,6 @@ def test_a_method_of_another_distribution_reads_its_config(tmp_path):
     environment["PYTHONPATH"] += f"{os.pathsep}{SUPPORT}"
     config = {"method": "toy_sum", "name": "x", "schedul": {}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    train = "-m", "muse_pipeline.cli.main", "train", tmp_path / "c.yaml", "-o", tmp_path / "run"
+    train = f"-m muse_pipeline.cli.main train {tmp_path / 'c.yaml'} -o {tmp_path / 'run'}".split()
     ended = run(environment, *train)
     assert ended.returncode == 2 and "did you mean 'schedule'" in ended.stderr

@@ -49,7 +49,7 @@ def test_one_table(muse, tmp_path):
 def test_radius_and_score_cut_are_printed_and_kept_to(muse, tmp_path):
     path = write_result(tmp_path, "a")
     (tmp_path / "t.csv").write_text(TRUTH)
-    arguments = ["evaluate", path, "--truth", tmp_path / "t.csv", "--json", tmp_path / "s.json"]
+    arguments = f"evaluate {path} --truth {tmp_path / 't.csv'} --json {tmp_path / 's.json'}".split()
     _, out, _ = muse(*arguments, "--radius-um", "0.5", "--score", "0.7")
     assert "within 0.5 um; mpp 0.25; score cut 0.7\n" in out
     assert read_json(tmp_path / "s.json")["detection"]["true_positives"] == 1
@@ -86,13 +86,8 @@ def test_a_folder_of_regions_has_one_for_every_slide(muse, cohort):
     for name in ("a", "B"):
         (cohort / f"regions/{name}.geojson").write_text(json.dumps(region))
     call = (
-        "evaluate",
-        cohort / "results",
-        "--truth",
-        cohort / "truth",
-        "--region",
-        cohort / "regions",
-    )
+        f"evaluate {cohort / 'results'} --truth {cohort / 'truth'} --region {cohort / 'regions'}"
+    ).split()
     status, _, output = muse(*call)
     assert (status, output.count("\n")) == (2, 1)
     assert "has no region of slide 'b', nor does its truth" in output
@@ -402,7 +397,7 @@ def test_a_class_map_gives_classes_of_the_truth_those_of_the_model(muse, tmp_pat
         "x,y,class\n"
         + "".join(f"{x:.0f},{y:.0f},{word}\n" for (x, y), word in zip(XY, words, strict=True))
     )
-    call = "evaluate", path, "--truth", truth, "--json", tmp_path / "s.json", "--class-map"
+    call = f"evaluate {path} --truth {truth} --json {tmp_path / 's.json'} --class-map".split()
     mapped = truth.read_text()
     truth.write_text(mapped.replace("tumour", "Dark"))  # a class of the model needs no entry
     assert muse(*call, "round=Pale,Dark", "debris=null")[0] == 0

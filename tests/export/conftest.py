@@ -30,7 +30,7 @@ def as_traced_before(run):
 
 def train_and_export(folder: Path) -> None:
     config = write_config(draw_labelled_folder(folder), steps=60, capacity=30)
-    words = ["finetune", str(config), "--output", str(folder / "run"), "--accelerator", "cpu"]
+    words = f"finetune {config} --output {folder / 'run'} --accelerator cpu".split()
     assert main([*words, "--set", "schedule.save_every=60"]) == 0
 
     def trace_and_keep(graph, card):
@@ -42,12 +42,7 @@ def train_and_export(folder: Path) -> None:
         patch.setattr("muse_pipeline.export.onnx.trace", trace_and_keep)
         assert (
             main(
-                [
-                    "export",
-                    str(folder / "run/checkpoint.pt"),
-                    "--output",
-                    str(folder / "model.onnx"),
-                ]
+                (f"export {folder / 'run/checkpoint.pt'} --output {folder / 'model.onnx'}").split()
             )
             == 0
         )

@@ -73,9 +73,7 @@ def test_the_graphs_are_those_that_the_script_writes(tmp_path):
 
 
 def test_a_built_in_model_with_another_card_is_one_file_with_its_graph(tmp_path):
-    assert (
-        main(["card", "compact-int8", "--temperature", "2", "-o", str(tmp_path / "soft.onnx")]) == 0
-    )
+    assert main(f"card compact-int8 --temperature 2 -o {tmp_path / 'soft.onnx'}".split()) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["soft.onnx"]
     pixels = np.random.default_rng(0).integers(90, 255, (1, 96, 96, 3), np.uint8)
     soft, built_in = Predictor(tmp_path / "soft.onnx"), Predictor(find_model("compact-int8"))

@@ -27,7 +27,7 @@ def small(run, as_traced_before, tmp_path_factory):
     """An int8 model for windows of 128 px, and what its export printed."""
     path, printed = tmp_path_factory.mktemp("int8") / "model.onnx", StringIO()
     with redirect_stdout(printed):
-        assert main(["export", str(run / "run/checkpoint.pt"), "--output", str(path), *HOW]) == 0
+        assert main([*f"export {run / 'run/checkpoint.pt'} --output {path}".split(), *HOW]) == 0
     return path, printed.getvalue()
 
 
@@ -76,13 +76,9 @@ def test_what_is_known_of_nuclei_is_gathered_before_it_is_dequantised(small):
 @pytest.mark.slow
 def test_other_processes_write_the_same_bytes(run, small, tmp_path):
     again = tmp_path / "again.onnx"
-    command = [
-        sys.executable,
-        "-m",
-        "muse_pipeline.cli.main",
-        "export",
-        str(run / "run/checkpoint.pt"),
-    ]
+    command = (
+        f"{sys.executable} -m muse_pipeline.cli.main export {run / 'run/checkpoint.pt'}".split()
+    )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     subprocess.run(
         [*command, "--output", str(again), *HOW], check=True, env=environment, capture_output=True
@@ -107,15 +103,7 @@ def test_without_pictures_there_is_a_sentence(run, tmp_path, capsys):
     empty.mkdir()
     how = [*HOW, "--calibration", str(empty)]
     assert (
-        main(
-            [
-                "export",
-                str(run / "run/checkpoint.pt"),
-                "--output",
-                str(tmp_path / "m.onnx"),
-                *how,
-            ]
-        )
+        main([*f"export {run / 'run/checkpoint.pt'} --output {tmp_path / 'm.onnx'}".split(), *how])
         == 2
     )
     assert "no pictures to calibrate precision 'int8' on; give a folder" in capsys.readouterr().err

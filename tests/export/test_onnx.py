@@ -122,14 +122,10 @@ def test_a_name_without_a_checkpoint_is_one_sentence(tmp_path, muse):
 def test_a_graph_that_cannot_be_checked_is_not_written(run, as_traced_before, tmp_path, muse):
     """The image for the check shows only glass, without nuclei that could be compared."""
     cv2.imwrite(str(tmp_path / "glass.png"), np.full((100, 100, 3), 255, np.uint8))
-    command = [
-        "export",
-        run / "run/checkpoint.pt",
-        "--output",
-        tmp_path / "m.onnx",
-        "--check-images",
-        tmp_path,
-    ]
+    command = (
+        f"export {run / 'run/checkpoint.pt'} --output {tmp_path / 'm.onnx'} --check-images "
+        f"{tmp_path}"
+    ).split()
     status, _, complaint = muse(*command)
     assert (status, "finds no nucleus" in complaint) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["glass.png"]

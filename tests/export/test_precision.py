@@ -30,7 +30,7 @@ def half(run, tmp_path_factory):
     path, printed = tmp_path_factory.mktemp("half") / "model.onnx", StringIO()
     how = ["--precision", "fp16", "--embedding", "--input-px", "128"]
     with redirect_stdout(printed):
-        assert main(["export", str(run / "run/checkpoint.pt"), "--output", str(path), *how]) == 0
+        assert main([*f"export {run / 'run/checkpoint.pt'} --output {path}".split(), *how]) == 0
     return path, printed.getvalue()
 
 

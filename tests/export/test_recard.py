@@ -142,7 +142,7 @@ def test_organs_and_sizes_of_classes_stand_in_the_cards_of_built_in_models_and_o
     breast = {"Lymphocyte": ("breast",), "Epithelial": ("breast", "colon"), "Stroma": ("breast",)}
     assert built_in.organs == breast and built_in.nuclei.keys() == breast.keys()
     assert "Measured in         Epithelial: breast, colon\n" in muse("card compact")[1]
-    organs = "--organ", "kidney", "--organ", "Stroma=bladder"
+    organs = ["--organ", "kidney", "--organ", "Stroma=bladder"]
     assert muse("card compact-fp32", *organs, "-o", tmp_path / "a.onnx")[0] == 0
     card = read_card(tmp_path / "a.onnx")
     own = {"Lymphocyte": ("kidney",), "Epithelial": ("kidney",), "Stroma": ("kidney", "bladder")}

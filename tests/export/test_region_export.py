@@ -69,16 +69,9 @@ def test_vgg_leaves_as_onnx_and_not_as_int8(tmp_path, capsys):
     checkpoint = save_drawn_model(
         tmp_path, RegionNetwork("vgg16_3_stages", 2).eval(), "vgg16_3_stages"
     )
-    words = [
-        "export",
-        str(checkpoint),
-        "--output",
-        str(tmp_path / "m.onnx"),
-        "--input-px",
-        "192",
-        "--halo-px",
-        "32",
-    ]
+    words = (
+        f"export {checkpoint} --output {tmp_path / 'm.onnx'} --input-px 192 --halo-px 32".split()
+    )
     assert main(words) == 0
     assert main([*words, "--precision", "int8"]) == 2
     assert "choose fp32 or fp16" in capsys.readouterr().err

@@ -21,15 +21,13 @@ def stitch(tiled_slide):
 
     def run(output: Path, shards: list[Path], *more: str) -> Path:
         folder = tiled_slide.folder
-        words = [
-            "--info",
-            folder / "slide.json",
-            "--tissue",
-            folder / "tissue.npz",
-            "--output",
-            output,
+        words = (
+            f"--info {folder / 'slide.json'} --tissue {folder / 'tissue.npz'} --output {output}"
+        ).split()
+        words += [
+            *f"--store {folder / 'image-500nm.zarr'} --colour {folder / 'colour.json'}".split(),
+            *more,
         ]
-        words += ["--store", folder / "image-500nm.zarr", "--colour", folder / "colour.json", *more]
         assert main(list(map(str, ["step", "stitch", *shards, *words]))) == 0
         return output
 

@@ -137,7 +137,7 @@ def test_counts_of_each_nucleus_are_those_of_the_positions_in_it(slide, tmp_path
         given = ["--visium-hd", write_visium_hd(tmp_path / "binned_outputs", slide)]
     else:
         transcripts, matrix = write_xenium(tmp_path / "outs", slide)
-        given = ["--xenium", transcripts, "--transform", matrix]
+        given = f"--xenium {transcripts} --transform {matrix}".split()
     status, shown, printed = muse(f"bins {slide[0]}", *given, "--expand-um", "0", "-o", output)
     assert (status, printed) == (0, "")
     counts, genes = read_bins(output)
@@ -280,7 +280,7 @@ def test_controls_of_xenium_are_no_genes(slide, tmp_path, muse, control):
         )
     table.to_parquet(transcripts)
     output = tmp_path / "a.h5ad"
-    words = ("--xenium", transcripts, "--transform", matrix, "--expand-um", "0", "-o", output)
+    words = f"--xenium {transcripts} --transform {matrix} --expand-um 0 -o {output}".split()
     assert muse(f"bins {slide[0]}", *words)[0] == 0
     counts, found = read_bins(output)
     alone = are_alone(slide)
@@ -293,7 +293,7 @@ def base(trials, once):
     """Results of the picture to which the assays among the trials belong."""
     from muse_pipeline.cli.main import main
 
-    words = ["run", str(trials / "0-picture/base.jpg"), "--mpp", "0.499", "--no-viewer", "-o"]
+    words = f"run {trials / '0-picture/base.jpg'} --mpp 0.499 --no-viewer -o".split()
     return once("base-of-trials", lambda folder: main([*words, str(folder)])) / "base"
 
 
@@ -403,7 +403,7 @@ def test_the_scale_of_the_bins_is_checked(slide, tmp_path, muse, value, message)
 def test_a_table_of_transcripts_is_checked(slide, tmp_path, muse, change, message):
     transcripts, matrix = write_xenium(tmp_path / "outs", slide)
     change(pd.read_parquet(transcripts)).to_parquet(transcripts)
-    words = ("--xenium", transcripts, "--transform", matrix, "-o", tmp_path / "bins.h5ad")
+    words = f"--xenium {transcripts} --transform {matrix} -o {tmp_path / 'bins.h5ad'}".split()
     status, _, printed = muse(f"bins {slide[0]}", *words)
     assert (status, printed.count("\n")) == (2, 1) and message in printed
     assert not (tmp_path / "bins.h5ad").exists()

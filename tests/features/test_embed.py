@@ -51,7 +51,7 @@ def folder(tiled_slide, table_file, tmp_path_factory):
 
 def embed(folder, *words):
     return main(
-        ["embed", str(folder), "--model", str(folder.parent / "small.onnx"), *map(str, words)]
+        [*f"embed {folder} --model {folder.parent / 'small.onnx'}".split(), *map(str, words)]
     )
 
 
@@ -107,7 +107,7 @@ def cosine(first, second):
 @pytest.fixture(scope="module")
 def of_detector(folder):
     """Embeddings of the nuclei by the built-in detector."""
-    assert main(["embed", str(folder), "--model", "compact-fp32"]) == 0
+    assert main(f"embed {folder} --model compact-fp32".split()) == 0
     return pandas.read_parquet(folder / "embeddings-compact.parquet")
 
 
@@ -140,9 +140,7 @@ def test_a_detector_without_the_map_of_its_head_is_one_sentence(tmp_path):
 
 
 def test_a_detector_with_another_card_keeps_the_map_of_its_head(tmp_path):
-    assert (
-        main(["card", "compact-fp32", "--temperature", "2", "-o", str(tmp_path / "soft.onnx")]) == 0
-    )
+    assert main(f"card compact-fp32 --temperature 2 -o {tmp_path / 'soft.onnx'}".split()) == 0
     assert Embedder(tmp_path / "soft.onnx").card.embedding_dim == 24
 
 
@@ -179,15 +177,9 @@ def test_outlines_of_another_program_get_the_features_of_detected_nuclei(
     folder, found, table, tiled_slide
 ):
     outlines = folder.parent / "cells.geojson"
-    words = [
-        "step",
-        "geojson",
-        str(folder / "nuclei.parquet"),
-        "--info",
-        str(folder / "slide.json"),
-        "-o",
-        str(outlines),
-    ]
+    words = (
+        f"step geojson {folder / 'nuclei.parquet'} --info {folder / 'slide.json'} -o {outlines}"
+    ).split()
     assert main(words) == 0
     assert embed(folder, "--nuclei", outlines, "--features") == 0
     foreign = pandas.read_parquet(folder / "embeddings-small-cells.geojson.parquet")
@@ -220,7 +212,7 @@ def test_the_image_that_a_network_lacks_is_written_by_the_command_in_the_message
     card = json.loads(model.metadata_props[0].value) | {"mpp": 0.75, "name": "wide"}
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(card)})
     onnx.save(model, folder.parent / "wide.onnx")
-    words = ["embed", str(folder), "--model", str(folder.parent / "wide.onnx")]
+    words = f"embed {folder} --model {folder.parent / 'wide.onnx'}".split()
     assert main(words) == 2
     message = capsys.readouterr().err
     assert (
@@ -253,17 +245,7 @@ def test_what_is_wrong_is_one_sentence(folder, tiled_slide, capsys):
     assert "1000 x 10 px do not have the slide's proportions" in capsys.readouterr().err
     assert (
         main(
-            [
-                "step",
-                "detect",
-                str(folder),
-                "--model",
-                str(folder.parent / "small.onnx"),
-                "--colour",
-                "c",
-                "-o",
-                "o",
-            ]
+            (f"step detect {folder} --model {folder.parent / 'small.onnx'} --colour c -o o").split()
         )
         == 2
     )
@@ -271,5 +253,5 @@ def test_what_is_wrong_is_one_sentence(folder, tiled_slide, capsys):
         "computes features of nuclei, for `muse embed`; give a model that finds nuclei"
         in capsys.readouterr().err
     )
-    assert main(["embed", str(folder.parent), "--model", str(folder.parent / "small.onnx")]) == 2
+    assert main(f"embed {folder.parent} --model {folder.parent / 'small.onnx'}".split()) == 2
     assert "slide.json" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def folder(tiled_slide, table_file, tmp_path_factory):
         str(folder.parent / "linear.onnx"),
     )
     assert main(["import-model", network, *WORDS, "-o", model]) == 0
-    assert main(["embed", str(folder), "--model", model]) == 0
+    assert main(f"embed {folder} --model {model}".split()) == 0
     return folder
 
 
@@ -81,12 +81,7 @@ def test_windows_and_threads_leave_no_trace(folder, vectors, tiled_slide):
     shifted = embed_nuclei(tiled_slide.store, encoder, np.eye(3, 4), xy, threads=3, offset_px=200)
     np.testing.assert_allclose(np.stack(vectors["embedding"]), shifted, rtol=0.002, atol=0.002)
     before = (folder / "embeddings-linear.parquet").read_bytes()
-    assert (
-        main(
-            ["embed", str(folder), "--model", str(folder.parent / "linear.onnx"), "--threads", "3"]
-        )
-        == 0
-    )
+    assert main(f"embed {folder} --model {folder.parent / 'linear.onnx'} --threads 3".split()) == 0
     assert (folder / "embeddings-linear.parquet").read_bytes() == before
 
 
@@ -95,8 +90,8 @@ def test_a_graph_may_fix_the_number_of_tiles(folder, vectors):
         draw_encoder(folder.parent / "network.onnx", batch=3),
         str(folder.parent / "threes.onnx"),
     )
-    assert main(["import-model", network, *WORDS, "--outputs", "vector", "-o", model]) == 0
-    assert main(["embed", str(folder), "--model", model]) == 0
+    assert main(["import-model", network, *WORDS, *f"--outputs vector -o {model}".split()]) == 0
+    assert main(f"embed {folder} --model {model}".split()) == 0
     threes = pandas.read_parquet(folder / "embeddings-threes.parquet")
     np.testing.assert_allclose(
         np.stack(threes["embedding"]), np.stack(vectors["embedding"]), rtol=0.002, atol=0.002
@@ -132,22 +127,7 @@ def test_what_is_no_encoder_is_one_sentence(drawing, words, message, tmp_path, c
 
 def test_an_encoder_finds_no_nuclei(folder, tmp_path, capsys):
     model = str(folder.parent / "linear.onnx")
-    assert (
-        main(
-            [
-                "step",
-                "detect",
-                str(folder),
-                "--model",
-                model,
-                "--colour",
-                "c",
-                "-o",
-                str(tmp_path / "o"),
-            ]
-        )
-        == 2
-    )
+    assert main(f"step detect {folder} --model {model} --colour c -o {tmp_path / 'o'}".split()) == 2
     assert (
         "computes features of nuclei, for `muse embed`; give a model that finds nuclei"
         in capsys.readouterr().err

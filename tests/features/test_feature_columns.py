@@ -74,17 +74,10 @@ def test_the_table_names_its_features_and_their_stains(table_file, tiled_slide):
 
 def test_features_without_an_image_are_refused(tiled_slide, shard, tmp_path, capsys):
     folder, output = tiled_slide.folder, tmp_path / "nuclei.parquet"
-    words = [
-        "step",
-        "stitch",
-        shard,
-        "--info",
-        folder / "slide.json",
-        "--tissue",
-        folder / "tissue.npz",
-        "--output",
-        output,
-    ]
+    words = (
+        f"step stitch {shard} --info {folder / 'slide.json'} --tissue "
+        f"{folder / 'tissue.npz'} --output {output}"
+    ).split()
     words = [*map(str, words), "--features", "basic"]
     assert main(words) == 2
     assert (
@@ -93,13 +86,7 @@ def test_features_without_an_image_are_refused(tiled_slide, shard, tmp_path, cap
     )
     assert (
         main(
-            [
-                *words,
-                "--store",
-                str(tmp_path / "gone.zarr"),
-                "--colour",
-                str(folder / "colour.json"),
-            ]
+            [*words, *f"--store {tmp_path / 'gone.zarr'} --colour {folder / 'colour.json'}".split()]
         )
         == 2
     )

@@ -137,6 +137,6 @@ def test_settings_of_cells():
     assert RunSettings({"cells": True, "features": "none"}).cells == {"expand_um": 5}
     assert RunSettings({"cells": True, "features": "none"}).features == "basic"
     assert RunSettings({"cells": True, "features": "all"}).features == "all"
-    words = [sys.executable, "-m", "muse_pipeline.cli.main", "run", "--help"]
+    words = f"{sys.executable} -m muse_pipeline.cli.main run --help".split()
     shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert "--cells" in shown and "--expand-um" in shown

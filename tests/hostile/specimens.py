@@ -77,39 +77,22 @@ def at(name: str) -> str:
     return f"{{here}}/{name}"
 
 
-TISSUE_RUN = ("step", "tissue", at(SLIDE), "--info", at(INFO), *TISSUE_OUT)
-TILE_RUN = ("step", "tile", at(SLIDE), "--info", at(INFO), "--tissue", at(TISSUE), *TILE_OUT)
-DETECT_RUN = (
-    "step",
-    "detect",
-    at(STORE),
-    "--colour",
-    at(COLOUR),
-    "--output",
+TISSUE_RUN = [*f"step tissue {at(SLIDE)} --info {at(INFO)}".split(), *TISSUE_OUT]
+TILE_RUN = [*f"step tile {at(SLIDE)} --info {at(INFO)} --tissue {at(TISSUE)}".split(), *TILE_OUT]
+DETECT_RUN = [
+    *f"step detect {at(STORE)} --colour {at(COLOUR)} --output".split(),
     "{out}/1.parquet",
     "--ledger",
     "{out}/l.json",
-)
-STITCH_RUN = (
-    "step",
-    "stitch",
-    at(SHARD),
-    "--info",
-    at(INFO),
-    "--tissue",
-    at(TISSUE),
-    "--output",
+]
+STITCH_RUN = [
+    *f"step stitch {at(SHARD)} --info {at(INFO)} --tissue {at(TISSUE)} --output".split(),
     "{out}/nuclei.parquet",
-)
-GEOJSON_RUN = (
-    "step",
-    "geojson",
-    at(NUCLEI),
-    "--info",
-    at(INFO),
-    "--output",
+]
+GEOJSON_RUN = [
+    *f"step geojson {at(NUCLEI)} --info {at(INFO)} --output".split(),
     "{out}/nuclei.geojson.gz",
-)
+]
 EVALUATE = ("evaluate", at(NUCLEI), "--truth", "{file}", "--json", "{out}/scores.json")
 
 SPECIMENS = (
@@ -163,7 +146,7 @@ SPECIMENS = (
     Specimen(
         "results of a slide",
         NUCLEI,
-        (("step", "overlay", at("S"), "--ledger", "{out}/l.json"),),
+        ([*f"step overlay {at('S')} --ledger".split(), "{out}/l.json"],),
         mutations.BINARY,
         ("S",),
     ),

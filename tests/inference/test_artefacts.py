@@ -110,7 +110,7 @@ def results(slide):
     }
     for name, more in options.items():
         folder = slide.parent / name
-        words = ["run", slide, "--output", folder, "--features", "none", "--threads", "1"]
+        words = f"run {slide} --output {folder} --features none --threads 1".split()
         assert main([*map(str, words), *more]) == 0
     return slide.parent
 
@@ -452,7 +452,7 @@ def test_without_the_setting_there_is_no_column_and_no_file(results):
 def test_areas_of_an_earlier_table_are_removed(results, muse, tmp_path):
     folder = shutil.copytree(results / "flagged/drawn", tmp_path / "drawn")
     (config := tmp_path / "config.yaml").write_text("quality: false")
-    given = "--config", config, "-o", folder
+    given = f"--config {config} -o {folder}".split()
     muse.ok(f"step nuclei {folder / 'shards/1-of-1.parquet'}", *given)
     assert "quality" not in pq.read_schema(folder / "nuclei.parquet").names
     assert not (folder / "artefacts.geojson").exists()
@@ -494,21 +494,13 @@ def test_an_image_of_another_slide_is_rejected(results, muse, tmp_path):
     image = shutil.copytree(folder / "image-500nm.zarr", tmp_path / "image-500nm.zarr")
     group = zarr.open_group(image, mode="r+")
     group.attrs["muse"] = {**group.attrs["muse"], "fingerprint": "0" * 64}
-    words = [
-        folder / "shards/1-of-1.parquet",
-        "--info",
-        folder / "slide.json",
-        "--tissue",
-        folder / "tissue.npz",
-    ]
-    words += [
-        "--store",
-        image,
-        "--colour",
-        folder / "colour.json",
-        "--artefacts",
-        tmp_path / "a.geojson",
-    ]
+    words = (
+        f"{folder / 'shards/1-of-1.parquet'} --info {folder / 'slide.json'} --tissue "
+        f"{folder / 'tissue.npz'}"
+    ).split()
+    words += (
+        f"--store {image} --colour {folder / 'colour.json'} --artefacts {tmp_path / 'a.geojson'}"
+    ).split()
     status, _, error = muse("step stitch", *words, "--output", tmp_path / "n.parquet")
     assert status == 2 and error.count("\n") == 1 and not (tmp_path / "a.geojson").exists()
     assert "is not the image of slide 'drawn'" in error
@@ -538,17 +530,9 @@ def test_glands_that_look_like_ink_stay_in_the_totals(tmp_path):
     from muse_pipeline.cli.main import main
 
     Image.fromarray(draw_rings()).save(tmp_path / "rings.png")
-    words = [
-        "run",
-        tmp_path / "rings.png",
-        "--mpp",
-        "0.5",
-        "-o",
-        tmp_path,
-        "--features",
-        "none",
-        "--no-viewer",
-    ]
+    words = (
+        f"run {tmp_path / 'rings.png'} --mpp 0.5 -o {tmp_path} --features none --no-viewer".split()
+    )
     assert main(list(map(str, words))) == 0
     row, table = (
         read_row(tmp_path),
@@ -563,7 +547,7 @@ def test_glands_that_look_like_ink_stay_in_the_totals(tmp_path):
 def test_a_slide_too_coarse_to_judge_focus_states_it_on_its_card_and_in_the_table(slide, tmp_path):
     from muse_pipeline.cli.main import main
 
-    words = ["run", slide, "--mpp", "0.62", "-o", tmp_path, "--features", "none", "--no-viewer"]
+    words = f"run {slide} --mpp 0.62 -o {tmp_path} --features none --no-viewer".split()
     assert main(list(map(str, words))) == 0
     row, report = read_row(tmp_path), (tmp_path / "report.html").read_text(encoding="utf-8")
     assert row["blurred_mm2"] == "" and float(row["ink_mm2"]) > 0

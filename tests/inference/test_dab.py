@@ -107,7 +107,7 @@ def test_outlines_do_not_grow_over_a_brown_membrane(predictor):
 def test_membranes_are_scored_and_nuclei_are_not_positive(muse, tmp_path):
     pixels, _, has_ring = draw_ihc(0.5, (400, 400), 0.33, is_membrane=True)
     Image.fromarray(pixels).save(tmp_path / "her2.png")
-    run = ["run", tmp_path / "her2.png", "--mpp", 0.5, "--no-viewer", "--stain"]
+    run = f"run {tmp_path / 'her2.png'} --mpp 0.5 --no-viewer --stain".split()
     assert muse(*run, "HER2", "--cells", "-o", tmp_path / "cells")[0] == 0
     row = scores_of(tmp_path / "cells")["her2"]
     assert float(row["percent_positive"]) < 1

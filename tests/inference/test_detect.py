@@ -134,12 +134,7 @@ def test_outlines_end_where_a_picture_ends(tiled_slide, whole, tmp_path):
     )  # around the densest position
     crop = Image.open(tiled_slide.folder / "demo.svs").crop((x, y, x + 1000, y + 800))
     crop.save(tmp_path / "crop.png")
-    assert (
-        main(
-            ["run", str(tmp_path / "crop.png"), "--mpp", "0.25", "--output", str(tmp_path / "out")]
-        )
-        == 0
-    )
+    assert main(f"run {tmp_path / 'crop.png'} --mpp 0.25 --output {tmp_path / 'out'}".split()) == 0
     table = pq.read_table(tmp_path / "out/crop/nuclei.parquet")
     outlines, rays = (
         shapely.from_wkb(table["geometry"].to_numpy()),

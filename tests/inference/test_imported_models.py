@@ -50,13 +50,13 @@ WORDS = {
     "hover": (draw_hover, ("--logits",)),
     "cellvit": (draw_cellvit, ("--logits",)),
     "hovernext": (draw_hovernext, ("--logits",)),
-    "instanseg": (draw_instanseg, ("--classes", "Nucleus", "--input-px", "256")),
+    "instanseg": (draw_instanseg, ["--classes", "Nucleus", "--input-px", "256"]),
     "cellpose": (draw_cellpose, ("--classes", "Nucleus")),
     "distance": (draw_distance, ()),
     "boundary": (draw_boundary, ()),
 }
 MARGIN_PX = 60
-COMMON = ("--mpp", "0.5", "--scaling", "unit")
+COMMON = ["--mpp", "0.5", "--scaling", "unit"]
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,8 @@ def imported(muse, tmp_path):
     def make(kind, *more, network=None):
         draw, words = WORDS[kind]
         network, model = network or draw(tmp_path / f"{kind}.onnx"), tmp_path / f"{kind}-model.onnx"
-        words = (
-            "import-model",
-            network,
-            "--kind",
-            kind,
+        words = [
+            *f"import-model {network} --kind {kind}".split(),
             *COMMON,
             "--classes",
             *CLASSES,
@@ -83,7 +80,7 @@ def imported(muse, tmp_path):
             *more,
             "-o",
             model,
-        )
+        ]
         status, out, errors = muse(*words)
         assert (status, errors) == (0, ""), errors
         assert str(model) in out
@@ -175,17 +172,11 @@ def test_networks_of_both_precisions_find_the_same_nuclei(muse, tmp_path, trials
     found = []
     for name in ("sd_plain", "sd_half"):
         network, model = trials / f"4-plateau-hangs/{name}.onnx", tmp_path / f"{name}.onnx"
-        words = (
-            "import-model",
-            network,
-            "--kind",
-            "stardist",
+        words = [
+            *f"import-model {network} --kind stardist".split(),
             *COMMON,
-            "--input-px",
-            "256",
-            "-o",
-            model,
-        )
+            *f"--input-px 256 -o {model}".split(),
+        ]
         assert muse(*words)[0] == 0
         found.append(detect_image(Predictor(model), pixels, IDENTITY))
     assert len(found[1]) == pytest.approx(len(found[0]), abs=2) and len(found[0]) > 20
@@ -295,17 +286,13 @@ def test_implausible_rays_are_one_sentence(px, message, muse, tmp_path):
 @pytest.mark.parametrize("scaling", ["none", "symmetric"])
 def test_a_scaling_with_which_nothing_is_found_is_rejected(kind, scaling, muse, tmp_path):
     draw, words = WORDS[kind]
-    words = (
-        "--kind",
-        kind,
-        "--mpp",
-        "0.5",
-        "--classes",
+    words = [
+        *f"--kind {kind} --mpp 0.5 --classes".split(),
         *CLASSES,
         *words,
         "-o",
         tmp_path / "m.onnx",
-    )
+    ]
     status, _, errors = muse(
         f"import-model {draw(tmp_path / 'network.onnx')} --scaling {scaling}", *words
     )
@@ -328,17 +315,12 @@ def draw_nuclei():
 def test_a_network_that_returns_its_input_is_rejected(scaling, logits, muse, tmp_path):
     net = Drawing(channels_first=True)
     net.give("maps", net.pixels)
-    words = (
-        "--kind",
-        "boundary",
-        "--mpp",
-        "0.5",
-        "--scaling",
-        scaling,
+    words = [
+        *f"--kind boundary --mpp 0.5 --scaling {scaling}".split(),
         *logits,
         "-o",
         tmp_path / "m.onnx",
-    )
+    ]
     status, _, errors = muse(f"import-model {net.save(tmp_path / 'network.onnx')}", *words)
     assert (status, errors.count("\n")) == (2, 1)
     is_prob = scaling in ("unit", "percentile")
@@ -349,7 +331,7 @@ def test_a_network_that_returns_its_input_is_rejected(scaling, logits, muse, tmp
 
 
 def test_the_reason_of_the_runtime_is_not_cut_off(muse, tmp_path, trials):
-    words = ("--kind", "stardist", *COMMON, "--input-px", "256", "-o", tmp_path / "m.onnx")
+    words = ["--kind", "stardist", *COMMON, *f"--input-px 256 -o {tmp_path / 'm.onnx'}".split()]
     status, _, errors = muse(f"import-model {trials / '8-weak/sd_future_ir.onnx'}", *words)
     assert (status, errors.count("\n")) == (2, 1)
     assert (
@@ -416,7 +398,7 @@ def test_an_input_of_bytes_may_have_the_name_that_ours_has(muse, tmp_path, tissu
     )
     port.name, port.type.tensor_type.elem_type = "pixels", onnx.TensorProto.UINT8
     onnx.save(network, tmp_path / "bytes.onnx")
-    words = ("--kind", "distance", "--mpp", "0.5", "--scaling", "none", "--classes", *CLASSES)
+    words = [*["--kind", "distance", "--mpp", "0.5", "--scaling", "none", "--classes"], *CLASSES]
     status, _, errors = muse(
         f"import-model {tmp_path / 'bytes.onnx'}", *words, "-o", tmp_path / "m.onnx"
     )
@@ -497,16 +479,7 @@ def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data
         900:1500, 700:1300
     ]
     cv2.imwrite(str(tmp_path / "skin.png"), pixels[..., ::-1])
-    words = (
-        "--mpp",
-        "0.5",
-        "--model",
-        model,
-        "--no-viewer",
-        "--no-quality",
-        "-o",
-        tmp_path / "out",
-    )
+    words = f"--mpp 0.5 --model {model} --no-viewer --no-quality -o {tmp_path / 'out'}".split()
     muse.ok(f"run {tmp_path / 'skin.png'}", *words)
     verdict = check_geojson(tmp_path / "out/skin/nuclei.geojson.gz")
     assert verdict.is_good and verdict.n_by_type["detection"] > 10
@@ -548,7 +521,7 @@ def test_windows_for_which_a_network_returns_no_numbers_fail_the_slide(
         net.give("dist", rays)
         return net.save(path)
 
-    words = "--classes", "Nucleus", "--input-px", "256"
+    words = ["--classes", "Nucleus", "--input-px", "256"]
     model = imported("stardist", *words, network=draw(tmp_path / "log.onnx"))
     pixels = tissue.pixels.copy()
     pixels[200, 200] = pixel, 0, 0

@@ -46,17 +46,9 @@ def shards(drawn_slide, tmp_path_factory) -> Path:
     """
     shard = tmp_path_factory.mktemp("shards") / "1-of-1.parquet"
     colour = str(drawn_slide.folder / "colour.json")
-    detect = [
-        "step",
-        "detect",
-        str(drawn_slide.store),
-        "--colour",
-        colour,
-        "--shard",
-        "1-of-1",
-        "--output",
-        str(shard),
-    ]
+    detect = (
+        f"step detect {drawn_slide.store} --colour {colour} --shard 1-of-1 --output {shard}"
+    ).split()
     assert main(detect) == 0
     table = pq.read_table(shard).replace_schema_metadata(pq.read_metadata(shard).metadata)
     prob = np.array(table["prob"].to_pylist(), np.float32)
@@ -72,15 +64,7 @@ def shards(drawn_slide, tmp_path_factory) -> Path:
 def stitch(slide, shards: Path, output: Path, *more: str) -> Path:
     info, tissue = str(slide.folder / "slide.json"), str(slide.folder / "tissue.npz")
     words = [
-        "step",
-        "stitch",
-        str(shards),
-        "--info",
-        info,
-        "--tissue",
-        tissue,
-        "--output",
-        str(output),
+        *f"step stitch {shards} --info {info} --tissue {tissue} --output {output}".split(),
         *more,
     ]
     assert main(words) == 0
@@ -101,7 +85,7 @@ def test_without_regions_there_is_no_column(drawn_slide, shards, tmp_path):
 
 
 def test_a_failed_model_costs_the_regions_alone(drawn_slide, shards, nuclei, tmp_path):
-    assert main(["regions", str(drawn_slide.store), "--model", "compact", "-o", str(tmp_path)]) == 2
+    assert main(f"regions {drawn_slide.store} --model compact -o {tmp_path}".split()) == 2
     output, ledger = tmp_path / "nuclei.parquet", tmp_path / "stitch.json"
     stitch(drawn_slide, shards, output, "--regions", str(tmp_path), "--ledger", str(ledger))
     table, expected = pq.read_table(output), pq.read_table(nuclei)
@@ -111,7 +95,7 @@ def test_a_failed_model_costs_the_regions_alone(drawn_slide, shards, nuclei, tmp
     assert warning.startswith("no tissue regions: ")
     assert json.loads(pq.read_metadata(output).metadata[b"muse"])["regions"]["status"] == "failed"
     info, geojson = str(drawn_slide.folder / "slide.json"), str(tmp_path / "nuclei.geojson")
-    assert main(["step", "geojson", str(output), "--info", info, "--output", geojson]) == 0
+    assert main(f"step geojson {output} --info {info} --output {geojson}".split()) == 0
 
 
 def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, tmp_path):
@@ -136,7 +120,7 @@ def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_mod
     tumour[40:130, 50:160] = True
     write_pyramid(tmp_path / "S.tif", draw_slide(tumour, seed=5), factors=(4,), mpp=SLIDE_MPP)
     results = tmp_path / "results"
-    command = ["run", tmp_path / "S.tif", "-o", results, "--threads", "1", "--regions"]
+    command = f"run {tmp_path / 'S.tif'} -o {results} --threads 1 --regions".split()
     assert muse(*command, region_model)[0] == 0
     table = pandas.read_parquet(results / "S/nuclei.parquet")
     assert set(table["region"].dropna()) == {"Stroma", "Tumour"}
@@ -175,17 +159,9 @@ def test_regions_of_another_slide_are_rejected(drawn_slide, shards, found, tmp_p
     record = json.loads((found / "regions.json").read_text())
     (tmp_path / "other/regions.json").write_text(json.dumps({**record, "fingerprint": "0" * 64}))
     info, tissue = str(drawn_slide.folder / "slide.json"), str(drawn_slide.folder / "tissue.npz")
-    words = [
-        "step",
-        "stitch",
-        str(shards),
-        "--info",
-        info,
-        "--tissue",
-        tissue,
-        "--regions",
-        str(tmp_path / "other"),
-    ]
+    words = (
+        f"step stitch {shards} --info {info} --tissue {tissue} --regions {tmp_path / 'other'}"
+    ).split()
     assert main([*words, "--output", str(tmp_path / "nuclei.parquet")]) == 2
     assert "made for a different slide" in capsys.readouterr().err
 
@@ -199,17 +175,7 @@ def results(drawn_slide, nuclei, found, tmp_path) -> Path:
     shutil.copy(nuclei, folder)
     info, output = folder / "slide.json", str(folder / "nuclei.geojson.gz")
     assert (
-        main(
-            [
-                "step",
-                "geojson",
-                str(folder / "nuclei.parquet"),
-                "--info",
-                str(info),
-                "--output",
-                output,
-            ]
-        )
+        main(f"step geojson {folder / 'nuclei.parquet'} --info {info} --output {output}".split())
         == 0
     )
     for step in ("inspect", "tissue", "tile", "regions", "detect", "stitch", "geojson"):
@@ -227,7 +193,7 @@ def read_row(results: Path) -> dict[str, str]:
 
 def test_a_slide_without_its_regions_stands_in_the_report(results, drawn_slide, shards, capsys):
     folder = results / "drawn"
-    assert main(["regions", str(drawn_slide.store), "--model", "compact", "-o", str(folder)]) == 2
+    assert main(f"regions {drawn_slide.store} --model compact -o {folder}".split()) == 2
     write_json(
         folder / "ledger/regions.json",
         {"step": "regions", "status": "failed", "reason": "no model"},
@@ -286,7 +252,7 @@ def test_nuclei_of_a_class_that_their_region_does_not_have(
     # The number of these nuclei is in the summary, the cohort table and the report; a measurement
     # marks each in QuPath.
     info, geojson = str(drawn_slide.folder / "slide.json"), str(folder / "nuclei.geojson.gz")
-    assert main(["step", "geojson", str(output), "--info", info, "-o", geojson]) == 0
+    assert main(f"step geojson {output} --info {info} -o {geojson}".split()) == 0
     assert main(["step", "overlay", str(folder)]) == 0 and main(["report", str(results)]) == 0
     assert (
         json.loads((folder / "summary.json").read_text())["regions"]["n_unlike_region"]
@@ -304,7 +270,7 @@ def test_nuclei_of_a_class_that_their_region_does_not_have(
         f"check the regions: {expected.sum():,} of {n_judged:,} nuclei are epithelial outside"
         " epithelium or" in page
     )
-    assert main(["report", str(results), "--include-doubtful", "regions"]) == 0
+    assert main(f"report {results} --include-doubtful regions".split()) == 0
     assert read_row(results)["left_out"] == ""
     features = json.loads(gzip.decompress(Path(geojson).read_bytes()))["features"]
     assert [
@@ -404,16 +370,6 @@ def test_ignored_areas_and_further_planes_are_no_part_of_drawn_areas(drawn_slide
 def test_areas_without_a_class_are_one_sentence(drawn_slide, shards, tmp_path, capsys):
     areas = draw_areas(tmp_path / "areas.geojson", {"Ignore*": shapely.box(0, 0, 4000, 4000)})
     info, tissue = str(drawn_slide.folder / "slide.json"), str(drawn_slide.folder / "tissue.npz")
-    words = [
-        "step",
-        "stitch",
-        str(shards),
-        "--info",
-        info,
-        "--tissue",
-        tissue,
-        "--regions",
-        str(areas),
-    ]
+    words = f"step stitch {shards} --info {info} --tissue {tissue} --regions {areas}".split()
     assert main([*words, "--output", str(tmp_path / "nuclei.parquet")]) == 2
     assert "has no area with a class" in capsys.readouterr().err

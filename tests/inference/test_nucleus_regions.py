@@ -106,11 +106,8 @@ def nuclei(tiled_slide, shards, mapped, tmp_path_factory):
     """The table of nuclei with these regions."""
     output = tmp_path_factory.mktemp("nuclei") / "nuclei.parquet"
     files = (
-        "--info",
-        str(tiled_slide.folder / "slide.json"),
-        "--tissue",
-        str(tiled_slide.folder / "tissue.npz"),
-    )
+        f"--info {tiled_slide.folder / 'slide.json'} --tissue {tiled_slide.folder / 'tissue.npz'}"
+    ).split()
     assert (
         main(
             [
@@ -118,10 +115,7 @@ def nuclei(tiled_slide, shards, mapped, tmp_path_factory):
                 "stitch",
                 *map(str, shards),
                 *files,
-                "--regions",
-                str(mapped),
-                "-o",
-                str(output),
+                *f"--regions {mapped} -o {output}".split(),
             ]
         )
         == 0

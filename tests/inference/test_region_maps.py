@@ -134,17 +134,7 @@ def test_a_model_of_nuclei_is_rejected_and_the_reason_is_kept(drawn_slide, found
     """
     shutil.copytree(found, tmp_path / "S1")
     assert (
-        main(
-            [
-                "regions",
-                str(drawn_slide.store),
-                "--model",
-                "compact",
-                "--output",
-                str(tmp_path / "S1"),
-            ]
-        )
-        == 2
+        main(f"regions {drawn_slide.store} --model compact --output {tmp_path / 'S1'}".split()) == 2
     )
     assert "give a model that maps regions" in capsys.readouterr().err
     record = json.loads((tmp_path / "S1/regions.json").read_text())
@@ -174,16 +164,8 @@ def test_a_model_whose_training_failed_is_no_wrong_path(drawn_slide, tmp_path, c
 
 def test_a_region_model_finds_no_nuclei(drawn_slide, region_model, tmp_path, capsys):
     colour, output = str(drawn_slide.folder / "colour.json"), str(tmp_path / "1-of-1.parquet")
-    detect = [
-        "step",
-        "detect",
-        str(drawn_slide.store),
-        "--model",
-        str(region_model),
-        "--colour",
-        colour,
-        "--shard",
-        "1-of-1",
-    ]
+    detect = (
+        f"step detect {drawn_slide.store} --model {region_model} --colour {colour} --shard 1-of-1"
+    ).split()
     assert main([*detect, "--output", output]) == 2
     assert "for `muse regions`; give a model that finds nuclei" in capsys.readouterr().err

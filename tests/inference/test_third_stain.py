@@ -106,7 +106,7 @@ def test_scores_of_a_slide_do_not_change_with_a_third_stain(folder, muse, tmp_pa
     true = {"h_score": 100 * level.mean(), "percent_positive": 100 * (level > 0).mean()}
     slides, config = [folder / "two.tif", folder / "three.tif"], tmp_path / "third.yaml"
     config.write_text("third_stain: true")
-    options = "--threads", 1, "--cells", "--stain", "IHC"
+    options = ["--threads", "1", "--cells", "--stain", "IHC"]
     for name, more in (("plain", ()), ("third", ["--config", config])):
         assert muse("run", *slides, "-o", tmp_path / name, *options, *more)[0] == 0
     plain, found = read_rows(tmp_path / "plain"), read_rows(tmp_path / "third")

@@ -21,7 +21,7 @@ from muse_pipeline.slides.inspect import read_info
 
 
 def propose(slide: Path, output: Path, *arguments: str) -> int:
-    about = ["--colour", str(slide / "colour.json"), "--info", str(slide / "slide.json")]
+    about = f"--colour {slide / 'colour.json'} --info {slide / 'slide.json'}".split()
     return main(
         [
             "step",
@@ -36,7 +36,7 @@ def propose(slide: Path, output: Path, *arguments: str) -> int:
 
 
 def stitch(slide: Path, shards: list[Path], output: Path) -> Path:
-    about = ["--info", str(slide / "slide.json"), "--tissue", str(slide / "tissue.npz")]
+    about = f"--info {slide / 'slide.json'} --tissue {slide / 'tissue.npz'}".split()
     assert main(["step", "stitch", *map(str, shards), *about, "--output", str(output)]) == 0
     return output
 

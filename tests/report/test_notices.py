@@ -15,7 +15,7 @@ from finished_slide import draw_tissue, row, write_slide
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.provenance import DARK, NO_BROWN, STATED_IHC
 from muse_pipeline.inference.doubts import BROWN_NUCLEI
-from muse_pipeline.inference.trust import describe_marks, find
+from muse_pipeline.inference.trust import find
 from muse_pipeline.report.cohort import counted, describe_total, gather_cohort
 from muse_pipeline.report.notices import (
     find_notices,
@@ -236,30 +236,6 @@ def test_doubtful_numbers_are_in_no_total_and_the_total_states_what_it_contains(
     assert text.count("* classes: accuracy not measured in kidney (1 slide") == 1
 
 
-def test_the_table_states_what_the_totals_leave_out(slides, tmp_path):
-    write_table(list(slides.values()), tmp_path / "cohort.tsv")
-    with (tmp_path / "cohort.tsv").open(encoding="utf-8", newline="") as file:
-        rows = {each["slide_id"]: each for each in csv.DictReader(file, dialect="excel-tab")}
-    assert {name: each["left_out"] for name, each in rows.items() if each["left_out"]} == {
-        "swollen": "classes: doubtful classes",
-        "small": "nuclei: doubtful scale",
-        "small and given": "nuclei: doubtful scale",
-        "dark": "nuclei: other stain",
-    }
-    assert rows["kidney"]["organ"] == "kidney"
-    assert {name: each["marked"] for name, each in rows.items() if each["marked"]} == {
-        "pale": "nuclei: unlike training",
-        "given": "nuclei: check mpp",
-        "brown": "nuclei: check stain",
-        "pink": "nuclei: check stain",
-        "gaps": "nuclei: gaps",
-        "pen": "nuclei: check tissue",
-        "bare": "nuclei: check tissue",
-        "kidney": "classes: accuracy not measured in kidney",
-    }
-    assert rows["kidney"]["nuclei_Lymphocyte"] == rows["plain"]["nuclei_Lymphocyte"]
-
-
 def test_the_table_has_every_warning_of_the_page_once(slides, tmp_path):
     write_table(
         [
@@ -409,21 +385,6 @@ def test_the_last_lines_of_a_large_run_name_each_kind_of_warning_once(slides, tm
         "* classes: accuracy not measured in kidney (50 slides); the accuracy of compact was"
         " measured in breast; check the classes on the overlays"
     ]
-
-
-def test_an_organ_that_is_not_stated_marks_what_an_unmeasured_one_marks(slides, tmp_path):
-    nodes = [replace(slides["plain"], slide_id=name, organ="") for name in ("node 1", "node 2")]
-    assert not any(find_notices(slide) for slide in nodes)
-    assert nodes[0].trust.effects.keys() == slides["kidney"].trust.effects.keys()
-    for quantity in nodes[0].trust.effects:
-        assert nodes[0].trust.verdict(quantity) == slides["kidney"].trust.verdict(quantity)
-    assert nodes[0].class_counts == slides["plain"].class_counts
-    write_page(nodes, tmp_path / "report.html")
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    line = "* classes: organ not stated (2 slides); the accuracy of compact was measured in breast;"
-    assert text.count(line) == 1 and '<section class="attention' not in text
-    assert text.index("<dt>Nuclei</dt>") < text.index(line) < text.index("All slides")
-    assert describe_marks([slides["brown"].trust, slides["plain"].trust]) == []
 
 
 def test_classes_are_measured_one_by_one(slides, tmp_path):

@@ -249,13 +249,8 @@ def test_the_command_sums_up_and_ends_well_although_slides_failed(cohort, muse, 
     pages = []
     for threads in (1, 2):
         outputs = (
-            "--output",
-            tmp_path / "r.html",
-            "--table",
-            tmp_path / "c.tsv",
-            "--threads",
-            threads,
-        )
+            f"--output {tmp_path / 'r.html'} --table {tmp_path / 'c.tsv'} --threads {threads}"
+        ).split()
         out = muse.ok(f"report {results} --slides {sheet}", *outputs)
         pages.append((tmp_path / "r.html").read_bytes())
     assert pages[0] == pages[1]

@@ -195,16 +195,16 @@ def test_the_command_reads_groups_from_the_sheet(slides, tmp_path, capsys):
     (results / "sheet.json").write_text(f"[{', '.join(map(to_json, ('one', 'two', 'three')))}]")
     sheet = tmp_path / "slides.tsv"
     sheet.write_text("slide_id\tpath\tgrade\none\ta.svs\thigh\ntwo\tb.svs\tlow\nthree\tc.svs\t\n")
-    assert main(["report", str(results), "--sheet", str(sheet), "--group", "grade"]) == 0
+    assert main(f"report {results} --sheet {sheet} --group grade".split()) == 0
     page = (results / "report.html").read_text(encoding="utf-8")
     assert re.findall(r'<td class="group"><bdi>(.*?)</bdi>', page) == ["high", "low", ""]
     capsys.readouterr()
-    assert main(["report", str(results), "--sheet", str(sheet), "--group", "stage"]) == 2
+    assert main(f"report {results} --sheet {sheet} --group stage".split()) == 2
     assert "has no column 'stage'" in capsys.readouterr().err
     sheet.write_text("slide\tgrade\none\thigh\n")
-    assert main(["report", str(results), "--sheet", str(sheet), "--group", "grade"]) == 2
+    assert main(f"report {results} --sheet {sheet} --group grade".split()) == 2
     assert "has no column 'slide_id'; its columns are slide, grade" in capsys.readouterr().err
-    assert main(["report", str(results), "--group", "grade"]) == 2
+    assert main(f"report {results} --group grade".split()) == 2
     assert "--group and --sheet belong together" in capsys.readouterr().err
 
 

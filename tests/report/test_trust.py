@@ -184,7 +184,7 @@ def test_tables_and_datasets_state_the_verdicts(cohort, muse):
 
 def test_statistics_test_what_is_used_or_marked(cohort, muse):
     results, _ = cohort
-    words = ("--sheet", results / "slides.tsv", "--group", "group", "-o", results / "s.tsv")
+    words = f"--sheet {results / 'slides.tsv'} --group group -o {results / 's.tsv'}".split()
     status, printed, _ = muse(f"statistics {results}", *words)
     assert (
         status == 0 and "* Lymphocyte, Stromal: accuracy not measured in colon (1 slide)" in printed

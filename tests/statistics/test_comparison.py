@@ -101,14 +101,7 @@ def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_aske
     (results / "slides.tsv").write_text("\n".join(rows) + "\n")
 
     def compare(*words):
-        command = [
-            "statistics",
-            str(results),
-            "--sheet",
-            str(results / "slides.tsv"),
-            "--group",
-            "label",
-        ]
+        command = f"statistics {results} --sheet {results / 'slides.tsv'} --group label".split()
         assert main([*command, "-o", str(results / "statistics.tsv"), *words]) == 0
         with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
             rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
@@ -136,41 +129,10 @@ def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_aske
     assert [n[name] for name in ("nuclei_per_mm2", "percent_Lymphocyte")] == [5, 4]
 
 
-def test_regions_that_are_doubtful_are_not_compared(results, write_doubtful, capsys):
-    write_doubtful("s5", 70, unlike=(3, 10))
-    write_doubtful("s4", 70, unlike=(300, 1000))
-
-    def compare(*words):
-        command = [
-            "statistics",
-            str(results),
-            "--sheet",
-            str(results / "slides.tsv"),
-            "--group",
-            "label",
-        ]
-        assert main([*command, "-o", str(results / "statistics.tsv"), *words]) == 0
-        with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
-            n = {
-                row["measure"]: int(row["n_second"])
-                for row in csv.DictReader(file, dialect="excel-tab")
-            }
-        return (
-            capsys.readouterr().out,
-            n["nuclei_per_mm2_Lymphocyte"],
-            n["nuclei_per_mm2_in_tumour_Lymphocyte"],
-        )
-
-    printed, *n = compare()
-    assert "regions of 1 slide left out: doubtful regions" in printed and n == [3, 2]
-    printed, *n = compare("--include-doubtful", "regions")
-    assert "left out" not in printed and n == [3, 3]
-
-
 def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(
     results, write_doubtful, capsys
 ):
-    write = ["statistics", str(results), "--sheet", str(results / "slides.tsv"), "--group", "label"]
+    write = f"statistics {results} --sheet {results / 'slides.tsv'} --group label".split()
 
     def compare(names):
         for name in names:
@@ -190,32 +152,11 @@ def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(
     assert not any("Lymphocyte" in name or "Epithelial" in name for name in of_ihc)
 
 
-def test_what_was_not_measured_in_an_organ_is_tested_and_marked(results, capsys):
-    sheet = results / "slides.tsv"
-    header, *rows = sheet.read_text().splitlines()
-    words = ["--sheet", str(sheet), "--group", "label", "-o", str(results / "statistics.tsv")]
-    tables = []
-    for organ in ("", "Colon ascendens"):
-        sheet.write_text(
-            "\n".join([f"{header}\torgan", *(f"{row}\t{organ}" for row in rows)]) + "\n"
-        )
-        assert main(["statistics", str(results), *words]) == 0
-        tables.append((results / "statistics.tsv").read_bytes())
-    unstated, stated = (
-        line
-        for line in capsys.readouterr().out.splitlines()
-        if "organ" in line or "colon (6" in line
-    )
-    assert tables[0] == tables[1]
-    assert unstated.startswith("* classes: organ not stated (6 slides")
-    assert stated.startswith("* Lymphocyte: accuracy not measured in colon (6 slides")
-
-
 def test_groups_without_sound_slides_are_rejected_with_the_reason(results, write_doubtful, capsys):
     for name in ("s3", "s4", "s5"):
         write_doubtful(name, 900, nuclear_size="too large")
-    words = ["--group", "label", "-o", str(results / "statistics.tsv")]
-    assert main(["statistics", str(results), "--sheet", str(results / "slides.tsv"), *words]) == 2
+    words = f"--group label -o {results / 'statistics.tsv'}".split()
+    assert main([*f"statistics {results} --sheet {results / 'slides.tsv'}".split(), *words]) == 2
     message = (
         "give slides of at least two groups (3 slides left out: doubtful scale; include_doubtful"
         " keeps"

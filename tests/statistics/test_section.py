@@ -12,7 +12,7 @@ from muse_pipeline.report.plots import group_color
 
 def compare(results, group="label"):
     output = results / "statistics.tsv"
-    words = ["statistics", str(results), "--sheet", str(results / "slides.tsv"), "--group", group]
+    words = f"statistics {results} --sheet {results / 'slides.tsv'} --group {group}".split()
     assert main([*words, "-o", str(output)]) == 0
     return output
 
@@ -98,7 +98,7 @@ def test_names_of_groups_stay_text(results):
 
 def test_the_report_has_the_section(results):
     output = compare(results)
-    assert main(["report", str(results), "--statistics", str(output)]) == 0
+    assert main(f"report {results} --statistics {output}".split()) == 0
     assert '<h2 id="statistics">Groups of patients</h2>' in (results / "report.html").read_text()
     assert main(["report", str(results)]) == 0
     assert "Groups of patients" not in (results / "report.html").read_text()

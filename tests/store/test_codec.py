@@ -63,13 +63,8 @@ def test_its_metadata_name_the_codecs(paths):
 
 def test_detection_rejects_it_in_one_sentence(paths, tmp_path, muse):
     given = (
-        "--model",
-        "label_free",
-        "--colour",
-        tmp_path / "colour.json",
-        "-o",
-        tmp_path / "shard.parquet",
-    )
+        f"--model label_free --colour {tmp_path / 'colour.json'} -o {tmp_path / 'shard.parquet'}"
+    ).split()
     status, _, errors = muse(f"step detect {paths['jpeg']}", *given)
     assert (status, errors.count("\n")) == (2, 1)
     assert "jpeg.zarr: has lossy compression (jpeg), for pretraining only" in errors

@@ -70,7 +70,7 @@ def run_sheet(sheet: Path, output: Path, shards: int, threads: int) -> Path:
         "measurements": ["h_mean"],
     }
     config.write_text(yaml.safe_dump(settings))
-    words = ["run", sheet, "-o", output, "--threads", threads, "--config", config]
+    words = f"run {sheet} -o {output} --threads {threads} --config {config}".split()
     assert main([*map(str, words)]) == 0
     return output
 
@@ -182,7 +182,7 @@ def run_microarray(folder: Path, demo: Path) -> Path:
         "--threads",
         "1",
     ]
-    assert main(["run", str(folder / "T.scn"), "-o", str(folder / "tma"), *options]) == 0
+    assert main([*f"run {folder / 'T.scn'} -o {folder / 'tma'}".split(), *options]) == 0
     return folder / "tma/T"
 
 

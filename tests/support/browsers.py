@@ -40,7 +40,7 @@ def _install(package: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "update"],
-        ["apt-get", "install", "-y", "--no-install-recommends", package],
+        f"apt-get install -y --no-install-recommends {package}".split(),
     ):
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if run.returncode:
@@ -74,18 +74,11 @@ class Firefox:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         (folder / "user.js").write_text(f'user_pref("marionette.port", {port});\n')
-        command = [
-            "firefox-esr",
-            "--headless",
-            "--no-remote",
-            "--marionette",
-            "--profile",
-            str(folder),
-        ]
+        command = f"firefox-esr --headless --no-remote --marionette --profile {folder}".split()
         environment = {**os.environ, "HOME": str(folder)}
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(
-            [*command, "--width", "1400", "--height", "900"], env=environment, **quiet
+            [*command, *["--width", "1400", "--height", "900"]], env=environment, **quiet
         )
         self._socket = _connect(port)
         self._receive()

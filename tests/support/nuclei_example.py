@@ -49,6 +49,14 @@ def draw_nuclei(n, seed=0, side_px=40_000):
     )
 
 
+def write_table(path, nuclei, classes, mpp, provenance):
+    """Write a table of nuclei with their outlines and shapes, and return its path."""
+    rings = rays_to_rings(np.nan_to_num(nuclei.xy), nuclei.rays, mpp)
+    with NucleiWriter(path, classes, provenance, nuclei.rays.shape[1]) as writer:
+        writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, mpp))
+    return path
+
+
 def write_example(path, nuclei, batch=50_000):
     positive_od = 0.2 if nuclei.dab_od.size else None
     optional = OptionalColumns(embedding_dim=nuclei.embedding.shape[1], positive_od=positive_od)

@@ -11,13 +11,10 @@ import yaml
 from drawn import ArraySlide
 from drawn_tissue import draw_labelled_tissue
 from labelled import draw_labelled_folder
-from nuclei_example import drawn_provenance
+from nuclei_example import drawn_provenance, write_table
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.parquet import NucleiWriter
-from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
-from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.write import StoreOptions, write_store
 from muse_pipeline.tissue.mask import TissueMask
@@ -93,7 +90,4 @@ def write_proposals(
         score=np.ones(n),
         prob=np.ones((n, 1)),
     )
-    rings = rays_to_rings(np.nan_to_num(nuclei.xy), nuclei.rays, (MPP, MPP))
-    with NucleiWriter(path, ["Nucleus"], output, n_rays=8) as writer:
-        writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, (MPP, MPP)))
-    return path
+    return write_table(path, nuclei, ["Nucleus"], (MPP, MPP), output)

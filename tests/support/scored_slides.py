@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from nuclei_example import drawn_provenance
+from nuclei_example import drawn_provenance, write_table
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.parquet import NucleiWriter
-from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
-from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
 
 CLASSES = ("Dark", "Pale")
@@ -42,9 +39,7 @@ def write_result(
     }
     path = folder / slide_id / "nuclei.parquet"
     nuclei.prob = np.eye(2, dtype=np.float32)[nuclei.label]
-    with NucleiWriter(path, CLASSES, drawn_provenance(**provenance), 32) as writer:
-        rings = rays_to_rings(nuclei.xy, nuclei.rays, MPP)
-        writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, MPP))
+    write_table(path, nuclei, CLASSES, MPP, drawn_provenance(**provenance))
     if size_px:
         write_json(path.with_name("slide.json"), {"size_px": size_px})
     return path

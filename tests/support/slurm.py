@@ -248,7 +248,7 @@ def _require_programs() -> None:
             f"{', '.join(missing)} not found; as root: apt-get install {' '.join(PACKAGES)}"
         )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
+    install = [*["apt-get", "install", "-y", "--no-install-recommends"], *PACKAGES]
     for command in (["apt-get", "update"], install):
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if run.returncode:

@@ -6,11 +6,9 @@ import json
 
 import numpy as np
 from finished_slide import CLASSES, MPP, draw_tissue, provenance, write_slide
+from nuclei_example import write_table
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.parquet import NucleiWriter
-from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
-from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.slides.inspect import read_info
 
@@ -42,11 +40,7 @@ def draw_nuclei(xy, label, seed=0) -> Nuclei:
 
 def write_nuclei(folder, nuclei: Nuclei) -> None:
     info = read_info(folder / "slide.json")
-    rings = rays_to_rings(nuclei.xy, nuclei.rays, info.mpp)
-    with NucleiWriter(
-        folder / "nuclei.parquet", list(CLASSES), provenance(info), n_rays=32
-    ) as writer:
-        writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, info.mpp))
+    write_table(folder / "nuclei.parquet", nuclei, list(CLASSES), info.mpp, provenance(info))
 
 
 def write_uneven_slide(results, slide_id: str, seed=0):

@@ -81,15 +81,9 @@ def snakemake_command(*arguments: str, cores: int | None = 2) -> list[str]:
     """The command that a user types in the cohort's folder, without ``--cores`` if ``cores`` is
     None.
     """
-    program = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--snakefile",
-        str(SNAKEFILE),
-        "--configfile",
-        "config.yaml",
-    ]
+    program = (
+        f"{sys.executable} -m snakemake --snakefile {SNAKEFILE} --configfile config.yaml".split()
+    )
     return [*program, *([] if cores is None else ["--cores", str(cores)]), *arguments]
 
 

@@ -160,7 +160,7 @@ def test_one_thread_is_compared_with_two(folder, tmp_path):
 
 def test_the_option_sets_the_limit(folder, tmp_path, muse):
     """The limit of a single training, without parts that are held out."""
-    command = ["finetune", folder / "tiny.yaml", "-o", tmp_path, "--accelerator", "cpu"]
+    command = f"finetune {folder / 'tiny.yaml'} -o {tmp_path} --accelerator cpu".split()
     status, _, error = muse(*command, "--minutes", "3")
     assert status == 0 and "about 1 min for 1 training, with " in error
     assert read_json(tmp_path / "stages/0-pace/made-from.json")["minutes"] == 3
@@ -171,15 +171,10 @@ def test_the_option_sets_the_limit(folder, tmp_path, muse):
 @pytest.mark.slow
 def test_of_several_processes_one_prints(folder, tmp_path):
     changes = [f"checkpoint={folder / 'first/checkpoint.pt'}", "mixing.folds=2", "schedule.steps=2"]
-    command = [
-        sys.executable,
-        "-m",
-        "muse_pipeline.cli.main",
-        "finetune",
-        folder / "tiny.yaml",
-        "-o",
-        tmp_path / "run",
-    ]
-    command += ["--accelerator", "cpu", "--threads", "1", "--devices", "2", "--set", *changes]
+    command = (
+        f"{sys.executable} -m muse_pipeline.cli.main finetune {folder / 'tiny.yaml'} -o "
+        f"{tmp_path / 'run'}"
+    ).split()
+    command += [*["--accelerator", "cpu", "--threads", "1", "--devices", "2", "--set"], *changes]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert printed.count("training 1 of 3") == printed.count("training 2 of 3") == 1

@@ -70,7 +70,7 @@ def warnings_in(report: Path) -> str:
 
 
 def test_an_output_of_one_file_is_written_and_reported(cohort, with_toy):
-    options = "a.tif", "-o", "results", "--no-viewer"
+    options = ["a.tif", "-o", "results", "--no-viewer"]
     muse(cohort, "run", *options, "--toy", "--toy-title", "A slide")
     written = cohort / "results/a/toy.txt"
     title, n = written.read_text(encoding="utf-8").splitlines()

@@ -105,14 +105,8 @@ def test_step_by_step_the_bytes_are_the_same(slide, whole, tmp_path):
 def test_the_jobs_of_the_workflow_give_the_same_bytes_and_ledgers(slide, whole, tmp_path):
     folder = tmp_path / "S"
     (detect,) = (command for command in step_commands(slide, folder) if command[1] == "detect")
-    image = ["step", "image", str(slide), "--slide-id", "S", "--output", str(folder)]
-    nuclei = [
-        "step",
-        "nuclei",
-        str(folder / "shards/1-of-1.parquet"),
-        "--output",
-        str(folder),
-    ]
+    image = f"step image {slide} --slide-id S --output {folder}".split()
+    nuclei = f"step nuclei {folder / 'shards/1-of-1.parquet'} --output {folder}".split()
     for command in (image, detect, nuclei):
         assert main(command) == 0, command
     assert results(folder) == results(whole)
@@ -144,10 +138,7 @@ def test_new_nuclei_replace_outdated_files_and_keep_proposals(whole, tmp_path):
                 "step",
                 "nuclei",
                 *shards,
-                "--config",
-                str(tmp_path / "config.yaml"),
-                "--output",
-                str(folder),
+                *f"--config {tmp_path / 'config.yaml'} --output {folder}".split(),
             ]
         )
         == 0

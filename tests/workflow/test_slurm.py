@@ -265,17 +265,9 @@ def test_detection_is_given_the_gpu_that_it_asks_for_and_states_what_it_lacks(
         assert not list((tmp_path / "results" / slide).glob("nuclei.*"))
 
 
-TRAIN = [
-    sys.executable,
-    "-m",
-    "muse_pipeline.cli.main",
-    "finetune",
-    "tiny.yaml",
-    "--accelerator",
-    "cpu",
-    "--devices",
-    "2",
-]
+TRAIN = (
+    f"{sys.executable} -m muse_pipeline.cli.main finetune tiny.yaml --accelerator cpu --devices 2"
+).split()
 
 
 def test_tasks_of_srun_train_one_network_and_a_job_of_one_task_starts_its_own(slurm, tmp_path):
@@ -308,7 +300,7 @@ def test_tasks_of_srun_train_one_network_and_a_job_of_one_task_starts_its_own(sl
         assert all(
             torch.equal(value, states[0]["method"][name]) for name, value in state["method"].items()
         )
-    command = [*tasks, "-o", "wrong", "--devices", "4"]
+    command = [*tasks, *["-o", "wrong", "--devices", "4"]]
     run = subprocess.run(
         command,
         cwd=tmp_path,

@@ -77,7 +77,7 @@ def test_configs_of_trainings_are_listed(capsys):
 def test_pictures_have_an_mpp_and_a_sheet_is_kept(muse, tmp_path):
     (tmp_path / "slides").mkdir()
     Image.new("RGB", (300, 300), (226, 170, 205)).save(tmp_path / "slides/a.png")
-    words = "workflow", tmp_path / "study", "--slides", tmp_path / "slides"
+    words = f"workflow {tmp_path / 'study'} --slides {tmp_path / 'slides'}".split()
     status, _, errors = muse(*words)
     assert (
         status == 2 and "pictures only with --mpp" in errors and not (tmp_path / "study").exists()
@@ -113,16 +113,9 @@ def wheel(tmp_path_factory):
         )
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(TOP / name, copy)
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        str(copy),
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-    ]
+    build = (
+        f"{sys.executable} -m pip wheel {copy} --no-deps --no-build-isolation --no-index".split()
+    )
     subprocess.run([*build, "--quiet", "--wheel-dir", str(copy / "dist")], check=True)
     return next((copy / "dist").glob("*.whl"))
 
@@ -165,14 +158,14 @@ def installed(wheel, tmp_path_factory):
         assert run.returncode == 0, run.stdout + run.stderr
         return run.stdout
 
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(here)], check=True)
+    subprocess.run(f"{sys.executable} -m venv --without-pip {here}".split(), check=True)
     site = Path(
         call("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     )
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = ["install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    install = f"install --quiet --no-deps --no-index {wheel}".split()
     subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(here / "bin/python"), *install], check=True
+        [*f"{sys.executable} -m pip --python {here / 'bin/python'}".split(), *install], check=True
     )
     assert Path(
         call("python", "-c", "import muse_pipeline; print(muse_pipeline.__file__)")
@@ -196,7 +189,7 @@ def test_the_wheel_alone_runs_slides_and_a_study_and_shows_them_with_the_same_by
         expected = (tmp_path / "by_source/a" / name).read_bytes()
         assert (tmp_path / "by_wheel/a" / name).read_bytes() == expected, name
         assert (tmp_path / "study/results/a" / name).read_bytes() == expected, name
-    view = [installed.muse, "view", "by_wheel/a", "--port", "0"]
+    view = f"{installed.muse} view by_wheel/a --port 0".split()
     with subprocess.Popen(
         view, cwd=tmp_path, env=installed.environment, stdout=subprocess.PIPE, text=True
     ) as server:
@@ -272,7 +265,7 @@ def test_a_module_of_the_snakefile_runs_as_snakedeploy_writes_it(tmp_path):
     (tmp_path / "Snakefile").write_text("\n".join([*lines, "use rule * from muse", ""]))
     shutil.copytree(TOP / "config", tmp_path / "config")
     shutil.copytree(TOP / "workflow/profiles", tmp_path / "profiles")
-    command = [sys.executable, "-m", "snakemake", "--cores", "2"]
+    command = f"{sys.executable} -m snakemake --cores 2".split()
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0 and (tmp_path / "results/report.html").is_file(), (
         run.stdout + run.stderr
@@ -329,13 +322,7 @@ def test_the_snakefile_of_a_clone_runs_in_any_folder(tmp_path):
 
     def run(*words):
         command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--snakefile",
-            TOP / "Snakefile",
-            "--cores",
-            "2",
+            *f"{sys.executable} -m snakemake --snakefile {TOP / 'Snakefile'} --cores 2".split(),
             *words,
         ]
         return subprocess.run(

@@ -28,7 +28,7 @@ SETTINGS = {"csv": True, "viewer": False, "shards": 1}
 
 def run_muse(folder: Path, settings: dict) -> int:
     write_config(folder, **settings)
-    words = ["run", folder / "slides.tsv", "-o", folder / "results"]
+    words = f"run {folder / 'slides.tsv'} -o {folder / 'results'}".split()
     return main([*map(str, [*words, "--config", folder / "config.yaml"])])
 
 

@@ -17,7 +17,6 @@ from muse_pipeline.methods.detector import data as finetune_data
 from muse_pipeline.methods.detector.data import read_detector_data
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import RunFolder
 
 
@@ -57,14 +56,6 @@ def test_what_the_card_states_may_change_without_training_again(folder, tmp_path
     again = load_checkpoint(finetune(load_detector_config(path), tmp_path, CPU))
     assert again.meta["config"]["export"]["threshold"] == 0.6
     assert same_weights(first, again)
-
-
-def test_the_rate_rises_and_falls():
-    schedule = Schedule(steps=100, learning_rate=1.0, warmup=0.1)
-    rates = [schedule.rate(step) for step in range(100)]
-    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] == pytest.approx(0.01, abs=0.01)
 
 
 def test_a_picture_whose_stains_cannot_be_fitted_is_named(folder, tmp_path):

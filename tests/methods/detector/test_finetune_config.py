@@ -136,9 +136,7 @@ def test_a_run_goes_on_where_its_data_moved_to_and_not_with_other_labels(folder,
 def test_no_checkpoint_and_no_provenance_names_a_folder_of_this_machine(
     folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        "sys.argv", ["muse", "finetune", str(folder / "tiny.yaml"), "--output", "run"]
-    )
+    monkeypatch.setattr("sys.argv", f"muse finetune {folder / 'tiny.yaml'} --output run".split())
     config = load_detector_config(write_config(folder, steps=1))
     path = finetune(config, tmp_path, CPU)
     assert str(folder) not in (tmp_path / "provenance.json").read_text()

@@ -35,7 +35,7 @@ def data(tmp_path_factory):
 
 
 def train(muse, data, folder, *changes):
-    options = ["--output", folder, "--accelerator", "cpu", "--threads", 1]
+    options = f"--output {folder} --accelerator cpu --threads 1".split()
     return muse(f"finetune {RECIPE} --data {data}", *options, "--set", *SMALL, *changes)
 
 

@@ -96,6 +96,7 @@ def test_what_scores_depend_on_does_not_change_before_the_best_is_chosen(
         "capacity": 100,
         "threshold": 0.6,
         "colour_share": 0.5,
+        "snap_um": 1.0,
     }
     for name, value in scored.items():
         with pytest.raises(
@@ -204,18 +205,3 @@ def test_a_network_draws_outlines_as_its_exported_model_does():
     assert np.allclose(found.xy, expected.xy, atol=1e-2) and np.allclose(
         found.rays, expected.rays, atol=1e-2
     )
-
-
-def test_a_run_with_validation_does_not_go_on_with_other_outlines(config, tmp_path):
-    def stop(done, steps, losses):
-        if done > 4:
-            raise KeyboardInterrupt
-
-    config = dataclasses.replace(
-        config, schedule=dataclasses.replace(config.schedule, save_every=4)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, tmp_path, dataclasses.replace(CPU, progress=stop))
-    snapped = dataclasses.replace(config, export=dataclasses.replace(config.export, snap_um=1.0))
-    with pytest.raises(CheckpointError, match=r"export\.snap_um"):
-        finetune(snapped, tmp_path, CPU)

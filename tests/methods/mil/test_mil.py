@@ -73,14 +73,7 @@ def run(patches):
 def train_arguments(patches, folder, *changes):
     settings = [word for change in changes for word in ("--set", change)]
     return [
-        "train",
-        str(patches / "mil.yaml"),
-        "-o",
-        str(folder),
-        "--accelerator",
-        "cpu",
-        "--threads",
-        "1",
+        *f"train {patches / 'mil.yaml'} -o {folder} --accelerator cpu --threads 1".split(),
         *settings,
     ]
 

@@ -49,7 +49,7 @@ def plan(muse, where):
     """
 
     def run(*arguments):
-        common = (
+        common = [
             "given.yaml",
             "--sheet",
             "slides.tsv",
@@ -59,7 +59,7 @@ def plan(muse, where):
             "run.yaml",
             "--resolved",
             "run.json",
-        )
+        ]
         status, out, errors = muse("step pretrain-config", *common, *arguments)
         return status, load_muse_config(Path("run.yaml")) if status == 0 else None, out + errors
 

@@ -9,12 +9,12 @@ from labelled import CPU, draw_labelled_folder
 from tiny_runs import PSM as CONFIG
 
 from muse_pipeline.cohort.patients import patient_in_name
-from muse_pipeline.core.errors import ConfigError, LabelError, OutputError
+from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.data.unlabelled import PATIENT_OF_CROP
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.methods.psm.run import PsmRecipe, write_labels
 from muse_pipeline.training.checkpoint import load_checkpoint
-from muse_pipeline.training.recipe import is_made, load_run, stage_folder, train_run
+from muse_pipeline.training.recipe import load_run, stage_folder, train_run
 from muse_pipeline.training.run import Options
 
 
@@ -76,14 +76,6 @@ def test_labels_are_nearly_the_nuclei_that_were_drawn(config_path, finished):
         assert abs(int(instances.max()) - n_drawn(config_path, f"P{number}")) <= 6
         points = (finished[0] / f"stages/2-labels/points/{name}.tsv").read_text().splitlines()
         assert len(points) - 1 == instances.max()
-
-
-def test_labels_of_a_user_s_own_are_spared(tmp_path):
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels/mine.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="command did"):
-        is_made(tmp_path / "labels", {}, start_over=True)
-    assert (tmp_path / "labels/mine.txt").is_file()
 
 
 def test_a_picture_of_more_nuclei_than_a_label_image_holds_is_rejected(tmp_path):

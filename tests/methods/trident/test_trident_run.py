@@ -98,16 +98,7 @@ def test_a_checkpoint_is_fine_tuned_as_any_other(pictures, tmp_path, muse):
     backbone = tmp_path / "run/checkpoint.pt"
 
     labelled = Path(pictures["images"]).parent
-    how = [
-        "--data",
-        labelled,
-        "--set",
-        f"checkpoint={backbone}",
-        "--accelerator",
-        "cpu",
-        "--threads",
-        "1",
-    ]
+    how = f"--data {labelled} --set checkpoint={backbone} --accelerator cpu --threads 1".split()
     muse.ok(f"finetune {write_training_config(labelled, steps=2)}", *how, "-o", tmp_path / "tuned")
     tuned = load_checkpoint(tmp_path / "tuned/checkpoint.pt")
     assert tuned.head and tuned.backbone.keys() == load_checkpoint(backbone).backbone.keys()

@@ -16,7 +16,7 @@ from muse_pipeline.methods.unit.synthesis_folder import (
 )
 from muse_pipeline.methods.unit.synthesis_masks import KINDS, TissueSettings, synthesise_mask
 
-SMALL = ("--n", "7", "--seed", "5", "--mpp", "0.5", "--size-px", "96")
+SMALL = ["--n", "7", "--seed", "5", "--mpp", "0.5", "--size-px", "96"]
 
 
 def test_the_bytes_depend_on_the_seed_and_not_on_threads(muse, tmp_path):

@@ -123,16 +123,8 @@ def test_the_detector_is_exported(run_folder, tmp_path, muse):
 
 def test_rendered_pictures_and_the_checkpoint_start_a_finetuning(run_folder, tmp_path, muse):
     command = (
-        "synthesize",
-        "pictures",
-        "--generator",
-        run_folder / "checkpoint.pt",
-        "--n",
-        2,
-        "--size-px",
-        128,
-        "-o",
-    )
+        f"synthesize pictures --generator {run_folder / 'checkpoint.pt'} --n 2 --size-px 128 -o"
+    ).split()
     for name in ("rendered", "again"):
         muse.ok(*command, tmp_path / name)
     files = sorted(

@@ -29,15 +29,13 @@ def cohort(tmp_path):
 
 
 def plan(muse, folder, *more):
-    arguments = (
-        "--sheet",
-        folder / "slides.tsv",
-        "--results",
-        folder / "results",
-        "-o",
-        folder / "cohort.yaml",
+    arguments = [
+        *(
+            f"--sheet {folder / 'slides.tsv'} --results {folder / 'results'} -o "
+            f"{folder / 'cohort.yaml'}"
+        ).split(),
         *more,
-    )
+    ]
     status, _, errors = muse(f"step pretrain-config {folder / 'unit.yaml'}", *arguments)
     return status, errors
 

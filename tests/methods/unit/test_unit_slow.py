@@ -26,19 +26,9 @@ def test_two_processes_finish_every_stage(tmp_path):
     draw_tissue(tmp_path)
     (tmp_path / "unit.yaml").write_text(yaml.safe_dump(yaml.safe_load(CONFIG)))
     for name in ("one", "other"):
-        command = [
-            "muse",
-            "train",
-            "unit.yaml",
-            "-o",
-            name,
-            "--accelerator",
-            "cpu",
-            "--threads",
-            "1",
-            "--devices",
-            "2",
-        ]
+        command = (
+            f"muse train unit.yaml -o {name} --accelerator cpu --threads 1 --devices 2".split()
+        )
         subprocess.run(command, check=True, cwd=tmp_path)
     one, other = ((tmp_path / name / "checkpoint.pt").read_bytes() for name in ("one", "other"))
     assert one == other
