@@ -177,7 +177,7 @@ def build_parser(
         )
         if chosen:  # the list of all verbs needs no options, which would take long to load
             subparser.set_defaults(writes=WRITES)
-            add_verb(subparser, module)
+            add_verb(subparser, module, arguments[1:])
     parser.description = _list_verbs(summaries, groups)
     return parser
 

@@ -306,7 +306,7 @@ AFAR = (
 @pytest.mark.parametrize(
     "option, text, reason",
     [
-        *[(option, None, "no such file") for option in ("--roi", "--regions")],
+        *[(option, None, "No such file") for option in ("--roi", "--regions")],
         ("--roi", AFAR, "is outside slide 'glass'"),
         ("--roi", "x,y\n1,2\n", "not JSON"),
         ("--regions", AFAR, "has no area with a class on slide 'glass'"),
