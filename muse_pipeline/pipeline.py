@@ -256,6 +256,8 @@ def make_image(
     source, roi = row.path if is_url(row.path) else None, row.roi and Path(row.roi)
     _forget_steps(files, "inspect", "tissue", f"tile-{store_name(mpp)}")
     with _step(files, "inspect", begin):
+        import muse_pipeline.store.write  # noqa: F401 - processes that `inspect` forks inherit its libraries
+
         steps.inspect(slide, row.slide_id, row.mpp, source, files.info)
     with _step(files, "tissue", begin):
         outputs = files.mask, files.picture, files.outline, files.colour

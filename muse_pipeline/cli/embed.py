@@ -37,7 +37,7 @@ def run(
         nuclei: another program's nuclei, instead of the run's
         features: also measure shape, stains, texture and neighbours
         threads: windows run at the same time
-        provider: what runs the model
+        provider: runtime of the model
     """
     from muse_pipeline.cohort.layout import SlideFiles
     from muse_pipeline.inference.encoder import open_embedder

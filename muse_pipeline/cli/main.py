@@ -166,15 +166,18 @@ def build_parser(
     summaries = {}
     for verb in chosen or " ".join(groups.values()).split():
         module = import_verb(verb)
-        # Without docstrings (``PYTHONOPTIMIZE=2``), a verb has no text.
-        text = getattr(module, "DESCRIPTIONS", {}).get(verb) or module.__doc__ or verb
+        text = (
+            getattr(module, "DESCRIPTIONS", {}).get(verb)
+            or module.__doc__
+            or _read_docstring(module.__file__)
+        )
         summaries[verb] = text.strip().splitlines()[0]
         subparser = subparsers.add_parser(
             verb, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if chosen:  # the list of all verbs needs no options, which would take long to load
             subparser.set_defaults(writes=WRITES)
-            add_verb(subparser, module)
+            add_verb(subparser, module, arguments[1:])
     parser.description = _list_verbs(summaries, groups)
     return parser
 
@@ -183,6 +186,15 @@ def import_verb(verb: str) -> ModuleType:
     """Import the module of a verb."""
     # Verbs import most modules in ``run``, so that help and errors about arguments appear at once.
     return importlib.import_module(f"muse_pipeline.cli.{MODULES.get(verb, verb).replace('-', '_')}")
+
+
+def _read_docstring(file: str) -> str:
+    """Read the docstring of a module from its file, because ``PYTHONOPTIMIZE=2`` removes it from
+    the module.
+    """
+    import ast
+
+    return ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
 
 
 def _list_verbs(summaries: Mapping[str, str], groups: Mapping[str, str]) -> str:

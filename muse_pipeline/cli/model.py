@@ -26,7 +26,7 @@ def run(
 
     Args:
         model: built-in name, .onnx file or training config (YAML)
-        provider: what runs the model
+        provider: runtime of the model
         here: fail if the provider does not start on this machine
         data: folder to which the config's paths are relative
         changes: change settings of the config, such as schedule.steps=100

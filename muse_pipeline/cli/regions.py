@@ -46,7 +46,7 @@ def run(
         info: slide.json (default: next to the store)
         colour: colour.json (default: next to the store)
         threads: windows run at the same time
-        provider: what runs the model
+        provider: runtime of the model
         outcome: ledger of the step, which then ends well if it fails (JSON)
     """
     from muse_pipeline.cohort.layout import SlideFiles

@@ -45,9 +45,9 @@ def run(
         mpp: um per pixel of every slide, not the files'
         add: append slides that are not in the sheet yet
         tma: find the cores of slides that are tissue microarrays
-        core_map: with --tma: table with `core` (B-7) and columns such as `patient`
+        core_map: table for --tma with `core` (B-7) and columns such as `patient`
         check: check this sheet instead of writing one
-        resolved: with --check: write the rows, with absolute paths
+        resolved: file for the rows of --check, with absolute paths (JSON)
     """
     from muse_pipeline.cohort.collect import add_to_sheet, collect_slides, write_sheet
     from muse_pipeline.cohort.sheet import read_sheet

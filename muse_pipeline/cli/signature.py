@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import Parameter, getdoc, signature
 from pathlib import Path
 from typing import Any
@@ -106,10 +106,12 @@ PIXELS = {
 }
 
 
-def add_verb(parser: Parser, module: Any) -> None:
-    """Add the arguments of a verb, and set the function that runs it."""
+def add_verb(parser: Parser, module: Any, words: Sequence[str] = ()) -> None:
+    """Add the arguments of a verb, which is given with ``words``, and set the function that runs
+    it.
+    """
     if hasattr(module, "add_arguments"):
-        module.add_arguments(parser)
+        module.add_arguments(parser, words)
     else:
         add_parameters(parser, module.run)
 

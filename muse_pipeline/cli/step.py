@@ -7,7 +7,7 @@ or, for those that read the config of a run, in `muse_pipeline/pipeline.py`.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
@@ -26,10 +26,12 @@ STEPS = {
 COMMANDS = ("anndata", "model", "pretrain-config", "proposer", "import-checkpoint")
 
 
-def add_arguments(parser: Parser) -> None:
+def add_arguments(parser: Parser, words: Sequence[str] = ()) -> None:
+    """Add the step that ``words`` begin with, or all steps, whose libraries take long to load."""
+    known = (*STEPS, *COMMANDS)
     steps = parser.add_subparsers(dest="step", metavar="STEP", required=True)
     layout = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    for name in (*STEPS, *COMMANDS):
+    for name in set(words[:1]).intersection(known) or known:
         function, documented = find_step(name)
         text = (getdoc(documented) or name).partition("\n\nArgs:")[0].replace("``", "`")
         text = text.replace(", and return warnings", "")

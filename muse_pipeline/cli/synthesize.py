@@ -11,13 +11,14 @@ finetune`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import Parser
 from muse_pipeline.cli.signature import AtLeastOne, Written, ZeroOrMore, add_parameters
 
 
-def add_arguments(parser: Parser) -> None:
+def add_arguments(parser: Parser, _: Sequence[str] = ()) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for name, function in (("masks", write_masks), ("pictures", write_pictures)):
         add_parameters(kinds.add_parser(name, help=f"write {name}"), function)

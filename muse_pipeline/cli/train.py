@@ -59,7 +59,7 @@ into the run folder. See docs/guide/label-free.md.
 METHODS = {"finetune": "detector", "pretrain": "muse", "psm": "psm"}
 
 
-def add_arguments(parser: Parser) -> None:
+def add_arguments(parser: Parser, _: Sequence[str] = ()) -> None:
     parser.add_argument(
         "--list", action=_ListRecipes, nargs=0, help="list configs to copy and edit, and exit"
     )

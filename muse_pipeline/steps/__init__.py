@@ -10,7 +10,8 @@ from typing import Any
 
 # The module of each step, and of what steps share.
 MODULES = {
-    **dict.fromkeys(("fetch", "inspect", "tissue", "tile"), "image"),
+    **dict.fromkeys(("fetch", "inspect"), "slide"),
+    **dict.fromkeys(("tissue", "tile"), "image"),
     **dict.fromkeys(("detect", "propose"), "shards"),
     **dict.fromkeys(("stitch", "Pixels", "geojson", "spatialdata"), "table"),
     **dict.fromkeys(("embed", "image_mpp"), "embedding"),

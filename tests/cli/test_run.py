@@ -16,7 +16,7 @@ import pytest
 from slide_files import write_pyramid
 from workflow_runs import draw_stained_slide
 
-from muse_pipeline import pipeline
+from muse_pipeline import steps
 from muse_pipeline.cli import run_slides
 from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files
 from muse_pipeline.cohort.lock import lock_results
@@ -196,7 +196,7 @@ def test_a_killed_run_continues_with_the_job(muse, mixed, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "stitch", interrupt)
+        patch.setattr(steps, "stitch", interrupt)
         assert muse(*run)[0] == 130
     before = times_in(mixed / "results/a")
     assert muse(*run)[0] == 0
@@ -264,7 +264,7 @@ def test_a_defect_is_one_line_and_its_traceback_is_in_the_log(muse, tmp_path, mo
         raise KeyError("lost")
 
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
-    monkeypatch.setattr(pipeline, "tile", break_down)
+    monkeypatch.setattr(steps, "tile", break_down)
     status, shown, _ = muse(f"run {tmp_path / 'glass.tif'} -o {tmp_path / 'results'}")
     log = tmp_path / "results/glass/logs/run.log"
     assert status == 2 and f"glass: tile: unexpected KeyError: 'lost'; see {log}\n" in shown

@@ -119,7 +119,7 @@ def test_the_jobs_of_the_workflow_give_the_same_bytes_and_ledgers(slide, whole, 
 def test_new_nuclei_replace_outdated_files_and_keep_proposals(whole, tmp_path):
     folder = tmp_path / "S"
     folder.mkdir()
-    for name in ("slide.json", "tissue.npz", "colour.json", "image-500nm.zarr"):
+    for name in ("slide.json", "tissue.npz", "tissue.png", "colour.json", "image-500nm.zarr"):
         (folder / name).symlink_to(whole / name)
     outdated = (
         "nuclei.h5ad",
