@@ -57,9 +57,10 @@ def measure() -> dict[str, int]:
     """The figures of ``BUDGETS``; those of folders are printed."""
     from muse_pipeline.cli.arguments import Parser
     from muse_pipeline.cli.main import VERBS, import_verb
+    from muse_pipeline.cli.signature import add_verb
 
     parser = Parser()
-    import_verb("run").add_arguments(parser)
+    add_verb(parser, import_verb("run"))
     code = [path for folder in ("muse_pipeline", "tests") for path in (TOP / folder).rglob("*.py")]
     rooms = [count_by_room(*folders.split(" and ")) for folders in ROOMS]
     for room, n in sorted((rooms[0] + rooms[1] + rooms[2]).items(), key=lambda item: -item[1]):
