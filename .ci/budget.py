@@ -12,13 +12,13 @@ from pathlib import Path
 
 TOP = Path(__file__).parents[1]
 BUDGETS = {
-    "tokens of muse_pipeline": (373_000, 335_000),
-    "tokens of tests": (420_000, 350_000),
+    "tokens of muse_pipeline": (375_000, 335_000),
+    "tokens of tests": (421_000, 350_000),
     "tokens of experiments and benchmarks": (52_000, 55_000),
-    "lines of more than 100 columns": (58, 0),
-    "verbs": (26, 24),
-    "options of muse run": (25, 22),
-    "recipes": (9, 8),
+    "lines of more than 100 columns": (60, 0),
+    "verbs": (24, 24),
+    "options of muse run": (23, 22),
+    "recipes": (8, 8),
 }
 LAYOUT = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),
