@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from slide_files import write_pyramid
 
-from muse_pipeline import steps
 from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide, read_info
+from muse_pipeline.steps import image
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.tma import find_cores
@@ -228,13 +228,13 @@ def test_tissue_of_a_file_is_found_once_for_its_cores(microarray, write_map, mus
     sheet, _ = write_map("")
     assert muse(f"sheet {microarray} -o {sheet} --tma")[0] == 0
     slide, info = microarray / "one.tif", tmp_path / "slide.json"
-    steps.inspect(slide, "one", None, None, info)
+    image.inspect(slide, "one", None, None, info)
     for row in read_sheet(sheet)[:2]:
         outputs = [
             tmp_path / row.slide_id / name
             for name in ("mask.npz", "tissue.png", "t.geojson", "colour.json")
         ]
-        steps.tissue(slide, info, *outputs, Path(row.roi))
+        image.tissue(slide, info, *outputs, Path(row.roi))
         with open_slide(slide) as opened:
             alone = find_tissue(opened, read_info(info), read_roi(row.roi, read_info(info))).tissue
         found = TissueMask.load(outputs[0])
@@ -242,4 +242,4 @@ def test_tissue_of_a_file_is_found_once_for_its_cores(microarray, write_map, mus
             alone.sha256,
             alone.area_mm2,
         ) and found.area_mm2 > 0.05
-    assert len(steps._last_with_roi) == 1
+    assert len(image._last_with_roi) == 1
