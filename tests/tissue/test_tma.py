@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from slide_files import write_pyramid
 
+from muse_pipeline import steps
 from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.qupath.regions import read_roi
@@ -228,13 +229,13 @@ def test_tissue_of_a_file_is_found_once_for_its_cores(microarray, write_map, mus
     sheet, _ = write_map("")
     assert muse(f"sheet {microarray} -o {sheet} --tma")[0] == 0
     slide, info = microarray / "one.tif", tmp_path / "slide.json"
-    image.inspect(slide, "one", None, None, info)
+    steps.inspect(slide, "one", None, None, info)
     for row in read_sheet(sheet)[:2]:
         outputs = [
             tmp_path / row.slide_id / name
             for name in ("mask.npz", "tissue.png", "t.geojson", "colour.json")
         ]
-        image.tissue(slide, info, *outputs, Path(row.roi))
+        steps.tissue(slide, info, *outputs, Path(row.roi))
         with open_slide(slide) as opened:
             alone = find_tissue(opened, read_info(info), read_roi(row.roi, read_info(info))).tissue
         found = TissueMask.load(outputs[0])
