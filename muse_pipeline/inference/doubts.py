@@ -43,7 +43,8 @@ BROWN_NUCLEI = "brown nuclei or cells, as in immunohistochemistry"
 MIN_NUCLEI = 100  # minimum number of nuclei of a class or slide; fewer may not be representative
 # The plausible sizes of nuclei relative to training, from pictures of eight organs, those at half,
 # 1.5 and twice their pixel size included (experiments/doubts).
-PLAUSIBLE = 0.48, 1.5
+PLAUSIBLE = 0.47, 1.5
+LARGEST_MIXED = 2.0  # where all belong to a class of several kinds of cells, such as hepatocytes
 # At a wrong pixel size no picture has a higher mean class probability; the largest size is doubled.
 CERTAIN = 0.97
 MIN_OF_CLASS = 15  # minimum number of nuclei of a class whose size is compared
@@ -263,11 +264,13 @@ def judge_scale(
     if size.n_nuclei < MIN_NUCLEI:
         return ""
     ratios, area = relative_sizes(references, of_class), size.median_area_um2
+    is_mixed = ratios and not any(references[name].mean_class_probability for name in ratios)
     ratio = float(np.exp(np.mean(np.log(list(ratios.values()))))) if ratios else None
     value, (least, most) = (area, PLAUSIBLE_UM2) if ratio is None else (ratio, PLAUSIBLE)
+    if is_mixed:
+        most = LARGEST_MIXED
     if (size.mean_class_probability or 0) > CERTAIN:
         most *= 2
-    is_mixed = ratios and not any(references[name].mean_class_probability for name in ratios)
     is_small = value < least and max(mpp) <= ENLARGED_MPP and not is_mixed
     if not is_small and value <= most:
         return ""

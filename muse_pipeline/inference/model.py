@@ -236,7 +236,8 @@ def card_text(session: onnxruntime.InferenceSession, path: Path) -> str:
             f"{path}: this ONNX file has no card; export it with `muse export` or `muse"
             " import-model`"
         )
-    return json.dumps({**json.loads(metadata[METADATA_KEY]), **read_measured(path)})
+    text, measured = metadata[METADATA_KEY], read_measured(path)
+    return json.dumps(json.loads(text) | measured) if measured else text
 
 
 def read_measured(path: Path) -> dict[str, Any]:

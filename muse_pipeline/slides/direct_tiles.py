@@ -5,7 +5,7 @@ OpenSlide composites every tile with transparency, which takes several times as 
 JPEG. Here, tifffile reads the index of the tiles once, and each tile then takes one read and one
 call of its codec. At the first read of a level, some of its tiles are compared with OpenSlide's
 pixels; a level that differs in a single bit is left to OpenSlide, as are tiles that are missing or
-damaged and levels with another compression. (JPEG 2000 takes as long in OpenSlide.)
+damaged and levels with another compression. (Decoding is most of the work for JPEG 2000.)
 """
 
 from __future__ import annotations

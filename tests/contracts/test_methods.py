@@ -55,7 +55,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("method", [*RUNS.keys() & RECIPES.names(), *TOYS])
+@pytest.mark.parametrize("method", [*sorted(RUNS.keys() & RECIPES.names()), *TOYS])
 def test_a_stopped_run_comes_to_the_same_bytes_and_is_for_one_config(
     method, images, tmp_path, muse, monkeypatch, undrawn
 ):

@@ -95,7 +95,7 @@ def test_a_missing_provider_is_one_sentence_and_costs_nothing(finished, undistur
         pytest.skip("this runtime has CUDA")
     run = run_snakemake(finished, "--config", "provider=cuda")
     assert run.returncode == 1
-    assert "provider 'cuda' was requested but is not in this installation" in run.stdout
+    assert "provider 'cuda' is not in this installation" in run.stdout
     assert_as_undisturbed(finished, undisturbed)
 
 

@@ -124,16 +124,13 @@ def test_slides_that_do_not_come_cost_themselves_alone(first_run, host):
         "s3://slides/nowhere.tif: cannot be fetched: there is no such file"
         in slides["gone"]["reason"]
     )
-    assert (
-        f"{host}/no.tif: cannot be fetched: access is denied (HTTP 403)"
-        in slides["rejected"]["reason"]
-    )
+    assert f"{host}/no.tif: cannot be fetched: access is denied" in slides["rejected"]["reason"]
     assert slides["S 1"]["path"] == f"{host}/x/S%201.tif"
 
 
 def test_the_bytes_are_those_of_slides_on_this_machine(first_run, drawn, tmp_path, muse):
     folder, _ = first_run
-    assert muse(f"run {drawn / 'S 1.tif'} {drawn / 'T.tif'} -o {tmp_path}")[0] == 0
+    assert muse("run", drawn / "S 1.tif", drawn / "T.tif", "-o", tmp_path)[0] == 0
     for slide in ("S 1", "T"):
         for name in RESULTS:
             local, fetched = tmp_path / slide / name, folder / "results" / slide / name
@@ -225,11 +222,11 @@ def test_a_key_with_special_characters(bucket, drawn, tmp_path):
     [
         ("s3://slides/nowhere.tif", {}, "there is no such file"),
         ("s3://no-such-bucket/a.tif", {}, "there is no such file"),
-        ("s3://slides/folder", {}, "is a folder"),
+        ("s3://slides/folder", {}, "there is no such file"),
         (
             "s3://slides/other.tif",
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
-            "Could not connect to the endpoint",
+            "EndpointConnectionError",
         ),
         (
             "s3://slides/other.tif",

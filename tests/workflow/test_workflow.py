@@ -155,10 +155,10 @@ def test_the_end_names_what_failed_and_why(first_run):
     assert (bare.returncode, heading) == (
         1,
         "1 slide failed:",
-    ) and "nuclei of 1 slide; 1 slide left out: same picture twice" in totals
+    ) and "no nuclei; 2 slides left out: doubtful scale" in totals
     assert failure.startswith("  broken: inspect: ") and WHY_BROKEN in failure
     assert "same picture twice (1 slide; remove one of the two from the sheet):" in doubts
-    # Drawn slides lack fine detail.
+    # Drawn slides lack fine detail, and their nuclei are large.
     assert "artefacts (2 slides; check the outlined artefacts):" in doubts
     assert last == "3 slides: 2 ok, 1 failed; see results/report.html"
 

@@ -111,9 +111,9 @@ function doubtSize(all, classes, references, mpp) {
   const compared = classes.filter(({ name, n }) => references[name] && n >= 15);
   const logs = compared.map(({ name, area }) => Math.log(area / references[name].median_area_um2[1]));
   const ratio = Math.exp(logs.reduce((sum, each) => sum + each, 0) / logs.length);
-  const [value, least, limit] = logs.length ? [ratio, 0.48, 1.5] : [all.area, 14, 100];
-  const most = limit * (all.probability > 0.97 ? 2 : 1);
+  const [value, least, limit] = logs.length ? [ratio, 0.47, 1.5] : [all.area, 14, 100];
   const isMixed = compared.length && !compared.some(({ name }) => references[name].mean_class_probability);
+  const most = (isMixed ? 2 : limit) * (all.probability > 0.97 ? 2 : 1);
   const isSmall = value < least && Math.max(...mpp) <= 0.525 && !isMixed;
   if (!isSmall && value <= most) return "";
   const times = logs.length ? `, ${ratio.toPrecision(2)} times that of training, class by class` : "";
