@@ -258,9 +258,7 @@ def test_detection_is_given_the_gpu_that_it_asks_for_and_states_what_it_lacks(
     assert {job: slurm.gpus().get(job) for job in jobs} == dict.fromkeys(jobs, "0")
     for slide in SLIDES:
         log = (tmp_path / "results" / slide / "logs/detect-1-of-1.log").read_text("utf-8")
-        assert log.startswith(
-            "muse step detect: provider 'cuda' is not in this installation"
-        )
+        assert log.startswith("muse step detect: provider 'cuda' is not in this installation")
         assert len(log.splitlines()) == 1
         assert not list((tmp_path / "results" / slide).glob("nuclei.*"))
 
