@@ -404,12 +404,18 @@ def _classification(key: str, name: str | list[str], color: Sequence[int]) -> by
 
 
 def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Names (N, L) of absolute positions, to 0.01 px."""
+    """Names (N, L) of absolute positions, to 0.01 px; a running number distinguishes equal
+    positions in a batch.
+    """
     hundredths = np.rint(np.stack([x, y]) * 100).astype(np.int64)
-    columns = [render_integers(values, _CENTROID_DIGITS) for values in hundredths]
-    # of earlier versions, which numbered equal positions: the ids of nuclei depend on it
-    number = np.full_like(columns[0], ord("0"))
-    return np.concatenate([*columns, number], axis=1)
+    key = hundredths[0] << 32 | hundredths[1]
+    order = np.argsort(key, kind="stable")
+    rank = np.arange(len(key))
+    begins = np.diff(key[order], prepend=-1) != 0
+    repeat = np.empty_like(rank)  # all zeros after `stitch`, whose nuclei have distinct positions
+    repeat[order] = rank - np.maximum.accumulate(np.where(begins, rank, 0))
+    columns = [render_integers(values, _CENTROID_DIGITS) for values in (*hundredths, repeat)]
+    return np.concatenate(columns, axis=1)
 
 
 def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:

@@ -50,7 +50,8 @@ def of_classes(**sizes):
         ({"Lymphocyte": (90, 15), "Epithelial": (90, 23), "Stroma": (90, 12)}, ""),  # frozen
         ({"Epithelial": (250, 75), "Stroma": (50, 30)}, ""),  # a tumour with large nuclei
         ({"Lymphocyte": (14, 5.0), "Stroma": (286, 8.3)}, ""),  # muscle cut across
-        ({"Stroma": (300, 36)}, "large"),
+        ({"Stroma": (300, 44)}, ""),  # cells that were not trained on, such as hepatocytes
+        ({"Stroma": (300, 48)}, "large"),
         ({"Lymphocyte": (50, 9.4), "Epithelial": (150, 16.6), "Stroma": (100, 9.9)}, "small"),
         ({"Lymphocyte": (50, 40), "Epithelial": (150, 80), "Stroma": (100, 40)}, "large"),
         ({"Lymphocyte": (14, 24), "Epithelial": (150, 94), "Stroma": (100, 47)}, "large"),
@@ -68,10 +69,9 @@ def test_nuclei_of_all_classes_are_compared_with_training(classes, size):
 
 
 def test_larger_nuclei_are_plausible_if_their_classes_are_certain():
-    references, of_class = read_card(find_model("compact")).nuclei, of_classes(Stroma=(300, 41.4))
+    references, of_class = read_card(find_model("compact")).nuclei, of_classes(Stroma=(300, 48))
     doubts = [
-        judge_scale(references, NuclearSize(300, 41.4, prob), of_class, MPP)
-        for prob in (0.97, 0.98)  # the second as on the synthetic slide
+        judge_scale(references, NuclearSize(300, 48, prob), of_class, MPP) for prob in (0.97, 0.98)
     ]
     assert list(map(bool, doubts)) == [True, False]
 

@@ -33,7 +33,7 @@ def join(first: Views, second: Views, n_views: int) -> Views:
 
 def joined(first: ViewBatch, second: ViewBatch) -> ViewBatch:
     """One batch with the sets of both."""
-    tables = (torch.cat(pair, 1) for pair in zip(first[2:6], second[2:6], strict=True))
+    tables = (torch.cat(pair, 1) for pair in zip(first[2:5], second[2:5], strict=True))
     return ViewBatch(
         join(first.global_views, second.global_views, 2),
         join(first.local_views, second.local_views, 2),
