@@ -51,8 +51,9 @@ from muse_pipeline.inference.artefacts import (
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.region_maps import map_slide, tissue_on_cells
 from muse_pipeline.inference.stains import read_colour
+from muse_pipeline.inference.trust import find
+from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.pipeline import make_image
-from muse_pipeline.report.cohort import gather_cohort
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.statistics.cohort import measure_slide
 from muse_pipeline.store.store import open_store
@@ -426,9 +427,9 @@ def test_overlays_do_not_count_nuclei_in_artefacts(results):
 
 
 def test_a_slide_that_is_mostly_out_of_focus_is_listed_for_a_check(results):
-    (slide,) = gather_cohort(results / "flagged", read_json(results / "flagged/sheet.json"))
-    slide.summary["provenance"]["quality"] |= {"asked": ["blurred", "ink"], "subtract": ["ink"]}
-    assert slide.trust.findings["artefacts"].startswith(
+    provenance = read_provenance(results / "flagged/drawn/nuclei.parquet")
+    quality = replace(provenance.quality, asked=("blurred", "ink"), subtract=("ink",))
+    assert find(replace(provenance, quality=quality))["artefacts"].startswith(
         "most of the tissue is out of focus, so nothing is left out for it; "
     )
 

@@ -85,7 +85,7 @@ def test_a_restained_slide_is_paired_and_a_bad_partner_costs_its_pairs_alone(tmp
     assert (results / "b/nuclei.geojson.gz").is_file()
     page = (results / "report.html").read_text(encoding="utf-8")
     assert "partner not registered" in page
-    assert "1 slide whose partner was not registered" in run.stdout and "b: " in run.stdout
+    assert "no partner (1 slide; correct" in run.stdout and "b: " in run.stdout
 
     (tmp_path / "glass.tif").write_bytes(
         (tmp_path / "ihc.tif").read_bytes()
