@@ -27,11 +27,6 @@ ALL_WELL = f"{OUTPUT}/logs/all_well"
 REPORT_LOG = f"{OUTPUT}/logs/report.log"  # printed at the end of a run
 
 
-def request_of_cohort(name, values, *files):
-    """The request of a job that writes ``files`` of the cohort."""
-    return TODO.request_of_cohort(Job(name, values, writes=files), OUTPUT)
-
-
 rule report:
     """Report the outcome of every slide, failures first."""
     input:
@@ -72,7 +67,7 @@ rule statistics:
         "<results>/logs/statistics.log",
     threads: 4
     params:
-        results=OUTPUT,
+        results=subpath(output.table, parent=True),
         sheet=config["slides"],
         options=[*option("--group", STATISTICS.get("group")), *INCLUDE_DOUBTFUL],
         patient=STATISTICS["patient"],
@@ -100,7 +95,7 @@ rule anndata_cohort:
         "<results>/logs/anndata.log",
     threads: 4
     params:
-        results=OUTPUT,
+        results=subpath(output.h5ad, parent=True),
         sheet=config["slides"],
     shell:
         r"""
@@ -109,27 +104,3 @@ rule anndata_cohort:
             --threads {threads} \
             --output {output.h5ad:q} >{log:q} 2>&1
         """
-
-
-def remove_old_cohort_files():
-    """Remove files of the cohort that are not requested, or older than the nuclei that they are made from."""
-    unrequested = () if config["anndata"] else OF_COHORT[:1]
-    unrequested += () if config["statistics"] else OF_COHORT[1:]
-    remove_cohort_files(Path(OUTPUT), TODO.with_nuclei, unrequested)
-
-
-def report_failures():
-    """Write the report of a run with failures, and remove results that failed slides should have replaced."""
-    Path(ALL_WELL).unlink(missing_ok=True)
-    training = Path(OUTPUT, "training", RUN or "")
-    lacks_model = TRAINING and not (training / "model.onnx").exists()
-    why = ["--no-model", f"the model was not made; see {training}/logs"] if lacks_model else []
-    with open(REPORT_LOG, "w", encoding="utf-8") as log:
-        subprocess.run([*REPORT_COMMAND, *why], stdout=log, stderr=subprocess.STDOUT)
-        waits = [slide for slide in PRETRAIN_SLIDES if failed_steps(Path(PLAN.folder(slide)))]
-        if waits and not Path(PRETRAINED[0]).exists():
-            log.write(
-                f"pretraining waits for {', '.join(waits)}: fix these slides or list them in `pretrain.exclude`"
-            )
-    for slide in TODO.outdated:
-        PLAN.records(slide).withdraw_failed()

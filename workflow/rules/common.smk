@@ -186,3 +186,49 @@ wildcard_constraints:
     slide="[^/]+",
     shard=r"\d+-of-\d+",
     batch=r"\d+-of-\d+",
+
+
+def plan_pretraining():
+    """Write the run's config with its slides, and return its plan."""
+    file, *options = checked(settings.pretraining_options, config, MODEL)
+    run = settings.slug(Path(file).stem)
+    folders = "--results", OUTPUT, "--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"
+    plan = resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options)
+    return checked(settings.complete_pretraining, config, {**plan, "run": run}, MODEL)
+
+
+def plan_region_training():
+    """The description of the training run; its sheet and results are by default those of this run."""
+    changes = checked(settings.slides_of_region_run, config)
+    model = resolve("model", REGION_RUN, *changes)
+    checked(settings.require_region_model, model)
+    return {**model, "changes": changes}
+
+
+def request_of_cohort(name, values, *files):
+    """The request of a job that writes ``files`` of the cohort."""
+    return TODO.request_of_cohort(Job(name, values, writes=files), OUTPUT)
+
+
+def remove_old_cohort_files():
+    """Remove files of the cohort that are not requested, or older than the nuclei that they are made from."""
+    unrequested = () if config["anndata"] else OF_COHORT[:1]
+    unrequested += () if config["statistics"] else OF_COHORT[1:]
+    remove_cohort_files(Path(OUTPUT), TODO.with_nuclei, unrequested)
+
+
+def report_failures():
+    """Write the report of a run with failures, and remove results that failed slides should have replaced."""
+    Path(ALL_WELL).unlink(missing_ok=True)
+    training = Path(OUTPUT, "training", RUN or "")
+    lacks_model = TRAINING and not (training / "model.onnx").exists()
+    why = ["--no-model", f"the model was not made; see {training}/logs"] if lacks_model else []
+    with open(REPORT_LOG, "w", encoding="utf-8") as log:
+        subprocess.run([*REPORT_COMMAND, *why], stdout=log, stderr=subprocess.STDOUT)
+        waits = [slide for slide in PRETRAIN_SLIDES if failed_steps(Path(PLAN.folder(slide)))]
+        if waits and not Path(PRETRAINED[0]).exists():
+            log.write(
+                f"pretraining waits for {', '.join(waits)}: fix these slides or list them in `pretrain.exclude`"
+            )
+    for slide in TODO.outdated:
+        PLAN.records(slide).withdraw_failed()

@@ -5,16 +5,6 @@ Reads the stores and proposals of the training slides and, for TriDeNT, their pa
 If a partner cannot be registered, partner.json has the reason and its store is an empty folder.
 """
 
-
-def plan_pretraining():
-    """Write the run's config with its slides, and return its plan."""
-    file, *options = checked(settings.pretraining_options, config, MODEL)
-    run = settings.slug(Path(file).stem)
-    folders = "--results", OUTPUT, "--output", f"{OUTPUT}/pretraining/{run}/cohort.yaml"
-    plan = resolve("pretrain-config", file, "--sheet", config["slides"], *folders, *options)
-    return checked(settings.complete_pretraining, config, {**plan, "run": run}, MODEL)
-
-
 PRETRAINING = planned(f"{OUTPUT}/pretraining.json", plan_pretraining) if config["pretrain"] else {}
 PRETRAINING_FOLDER = f"{OUTPUT}/pretraining/{PRETRAINING['run']}" if PRETRAINING else None
 PRETRAINED = [f"{PRETRAINING_FOLDER}/checkpoint.pt"] if PRETRAINING else []

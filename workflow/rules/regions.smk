@@ -7,15 +7,6 @@ model.onnx. If it or the mapping fails, slides have nuclei without regions, and 
 
 REGION_RUN = settings.region_run(config)
 
-
-def plan_region_training():
-    """The description of the training run; its sheet and results are by default those of this run."""
-    changes = checked(settings.slides_of_region_run, config)
-    model = resolve("model", REGION_RUN, *changes)
-    checked(settings.require_region_model, model)
-    return {**model, "changes": changes}
-
-
 REGION_TRAINING = planned(f"{OUTPUT}/region_model.json", plan_region_training) if REGION_RUN else {}
 REGION_INPUTS = without_patterns(REGION_TRAINING.get("inputs", []))  # labels, pictures and weights
 REGION_CHANGES = REGION_TRAINING.get("changes", [])
