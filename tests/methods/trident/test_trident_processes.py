@@ -27,7 +27,7 @@ def joined(first: PairBatch, second: PairBatch) -> PairBatch:
     """One batch with the sets of both."""
     parts = [[part.chunk(2) for part in one.views.global_views] for one in (first, second)]
     wide = Views(*(torch.cat([a[0], b[0], a[1], b[1]]) for a, b in zip(*parts, strict=True)))
-    tables = (torch.cat(pair, 1) for pair in zip(first.views[2:6], second.views[2:6], strict=True))
+    tables = (torch.cat(pair, 1) for pair in zip(first.views[2:5], second.views[2:5], strict=True))
     partners = zip(first.partner, second.partner, strict=True)
     partner = PartnerBatch(*map(torch.cat, partners))
     return PairBatch(ViewBatch(wide, None, *tables), partner)
