@@ -157,7 +157,7 @@ def test_the_end_names_what_failed_and_why(first_run):
         "1 slide failed:",
     ) and "no nuclei; 2 slides left out: doubtful scale" in totals
     assert failure.startswith("  broken: inspect: ") and WHY_BROKEN in failure
-    assert "same picture twice (1 slide; remove one of the two from the sheet):" in doubts
+    assert "doubtful scale (2 slides; correct the pixel size):" in doubts
     # Drawn slides lack fine detail, and their nuclei are large.
     assert "artefacts (2 slides; check the outlined artefacts):" in doubts
     assert last == "3 slides: 2 ok, 1 failed; see results/report.html"
