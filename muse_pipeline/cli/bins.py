@@ -14,7 +14,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from muse_pipeline.cli.signature import Results, Written
+from muse_pipeline.cli.signature import Results
+from muse_pipeline.core.types import Written
 from muse_pipeline.outputs.cells import EXPAND_UM
 
 

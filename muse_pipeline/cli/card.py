@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import positive, show_result, text_columns
-from muse_pipeline.cli.signature import NotNegative, Positive, Written
+from muse_pipeline.cli.signature import NotNegative, Positive
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.types import Written
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.card import Card, ModelCard

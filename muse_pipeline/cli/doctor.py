@@ -5,7 +5,7 @@ workflow, cores.
 from __future__ import annotations
 
 from muse_pipeline.cli.arguments import show_result
-from muse_pipeline.cli.signature import Written
+from muse_pipeline.core.types import Written
 
 
 def run(json: Written | None = None) -> None:

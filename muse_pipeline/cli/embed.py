@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muse_pipeline.cli.signature import Results, Written
+from muse_pipeline.cli.signature import Results
+from muse_pipeline.core.types import Written
 
 
 def run(

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muse_pipeline.cli.arguments import show_result
-from muse_pipeline.cli.signature import AtLeastOne, Fraction, Positive, Results, Written
+from muse_pipeline.cli.signature import AtLeastOne, Fraction, Positive, Results
 from muse_pipeline.core.errors import ConfigError, LabelError, NucleiError
-from muse_pipeline.core.types import GEOJSON_FRAMES
+from muse_pipeline.core.types import GEOJSON_FRAMES, Written
 
 if TYPE_CHECKING:
     from muse_pipeline.evaluation.truth import Pairing

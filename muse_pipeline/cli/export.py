@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muse_pipeline.cli.signature import AtLeastOne, Written
+from muse_pipeline.cli.signature import AtLeastOne
+from muse_pipeline.core.types import Written
 
 
 def run(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muse_pipeline.cli.signature import Written
+from muse_pipeline.core.types import Written
 
 
 def run(

@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from muse_pipeline.cli.signature import AtLeastOne, Fraction, NotNegative, Written
-from muse_pipeline.core.types import ENCODER
+from muse_pipeline.cli.signature import AtLeastOne, Fraction, NotNegative
+from muse_pipeline.core.types import ENCODER, Written
 
 
 def run(

@@ -35,7 +35,6 @@ MODULES = dict.fromkeys(
     ("finetune", "pretrain", "psm"), "train"
 )  # module of each verb that has none of its own
 VERBS = tuple(" ".join([*GROUPS.values(), *MORE.values()]).split())
-WRITES = frozenset({"output"})  # arguments of `run` and the trainings that are written
 SMALL_MATRICES = ("run", "step", "embed", "register")
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
 EXTRAS = {  # the packages that each extra installs, by the names of their modules
@@ -176,7 +175,6 @@ def build_parser(
             verb, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if chosen:  # the list of all verbs needs no options, which would take long to load
-            subparser.set_defaults(writes=WRITES)
             add_verb(subparser, module, arguments[1:])
     parser.description = _list_verbs(summaries, groups)
     return parser

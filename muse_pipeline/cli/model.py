@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from muse_pipeline.cli.signature import Written
+from muse_pipeline.core.types import Written
 
 
 def run(

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import show_result
-from muse_pipeline.cli.signature import Location, Written
+from muse_pipeline.cli.signature import Location
+from muse_pipeline.core.types import Written
 
 
 def run(

@@ -6,7 +6,7 @@ it reads a slide, so that mistakes are found early.
 
 from __future__ import annotations
 
-from muse_pipeline.cli.signature import Written
+from muse_pipeline.core.types import Written
 
 
 def run(method: str, settings: str = "{}", resolved: Written | None = None) -> None:

@@ -16,8 +16,8 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muse_pipeline.cli.signature import Written
 from muse_pipeline.core.errors import ArgumentError, ModelError
+from muse_pipeline.core.types import Written
 
 if TYPE_CHECKING:
     from muse_pipeline.inference.predictor import RegionPredictor

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from muse_pipeline.cli.signature import Positive, Written
-from muse_pipeline.core.types import GEOJSON_FRAMES
+from muse_pipeline.cli.signature import Positive
+from muse_pipeline.core.types import GEOJSON_FRAMES, Written
 
 
 def run(

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from muse_pipeline.cli.signature import AtLeastOne, Location, RunOptions, Written
+from muse_pipeline.cli.signature import AtLeastOne, Location, RunOptions
+from muse_pipeline.core.types import Written
 
 
 def run(

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from warnings import warn
 
-from muse_pipeline.cli.signature import Written
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError, SlideError
 from muse_pipeline.core.text import count_noun, some_of
+from muse_pipeline.core.types import Written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -40,7 +40,6 @@ from muse_pipeline.core.types import (
 )
 
 # Annotations of parameters.
-Written = Path  # a file or folder that is written
 Results = Path  # a file or folder of results, which must exist
 Location = Path | str  # a file, a folder or the URL of a slide
 Positive = NotNegative = Fraction = float

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from muse_pipeline.cli.arguments import Parser
-from muse_pipeline.cli.signature import AtLeastOne, Written, ZeroOrMore, add_parameters
+from muse_pipeline.cli.signature import AtLeastOne, ZeroOrMore, add_parameters
+from muse_pipeline.core.types import Written
 
 
 def add_arguments(parser: Parser, _: Sequence[str] = ()) -> None:

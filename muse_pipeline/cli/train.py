@@ -17,15 +17,8 @@ from pathlib import Path
 from textwrap import TextWrapper
 
 from muse_pipeline.cli.arguments import Parser, TrainingOutput, share_of_cores, text_columns
-from muse_pipeline.cli.signature import (
-    AtLeastOne,
-    Positive,
-    Verb,
-    Written,
-    ZeroOrMore,
-    add_parameters,
-)
-from muse_pipeline.core.types import ACCELERATORS
+from muse_pipeline.cli.signature import AtLeastOne, Positive, Verb, ZeroOrMore, add_parameters
+from muse_pipeline.core.types import ACCELERATORS, Written
 
 # Descriptions, keyed by verb, of the verbs for a single method. METHODS contains the method that
 # each verb uses for a config without a method.

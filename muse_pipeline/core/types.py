@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+# annotation of parameters of steps and verbs: a file or folder that is written
+Written = Path
 GEOJSON_FRAMES = ("qupath", "openslide")  # see ``coords.qupath_offset_px``
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")  # devices for training
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino", "torch", "torch-cpu")  # for inference

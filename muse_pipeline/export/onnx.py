@@ -74,7 +74,7 @@ def export_onnx(
     """
     graph, card = load_detector(checkpoint, **changes)
     pictures = calibration or RunFolder(checkpoint.parent).pictures
-    model, card = quantise_on(pictures, trace(graph, card), card)
+    model, card = quantise_on(pictures, lambda: trace(graph, card), card)
     write_model(cut(model), card, output)
     return card
 

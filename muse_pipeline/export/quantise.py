@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,15 +32,15 @@ KEPT = ("Resize", "Transpose", "Reshape")  # operations that gain nothing from i
 
 
 def quantise_on(
-    pictures: Path, model: onnx.ModelProto, card: AnyCard
+    pictures: Path, trace: Callable[[], onnx.ModelProto], card: AnyCard
 ) -> tuple[onnx.ModelProto, AnyCard]:
-    """The model in int8, if its card has this precision, with ranges from the ``pictures`` in a
-    folder; and its card, which then states them.
+    """The model that ``trace`` returns, in int8 if its card has this precision, with ranges from
+    the ``pictures`` in a folder; and its card, which then states them.
     """
     if card.precision != "int8":
-        return model, card
-    windows = calibration_windows(pictures, card)
-    model = quantise(model, windows, card.source["backbone"])
+        return trace(), card
+    windows = calibration_windows(pictures, card)  # tracing takes longer than finding a fault here
+    model = quantise(trace(), windows, card.source["backbone"])
     source = {**card.source, "calibration": describe_calibration(windows)}
     return model, replace(card, source=source)
 

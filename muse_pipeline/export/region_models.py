@@ -5,6 +5,7 @@ graph.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,10 @@ def export_region_model(
     if card.precision == "fp16":
         halve(network)
     network.backbone.fix_size(card.input_px, card.input_px)
-    traced = trace_windows(
-        RegionGraph(network).eval(), card, [MAP], network.backbone.lattice.any_size
+    trace = partial(
+        trace_windows, RegionGraph(network).eval(), card, [MAP], network.backbone.lattice.any_size
     )
-    traced, card = quantise_on(calibration or RunFolder(checkpoint.parent).pictures, traced, card)
+    traced, card = quantise_on(calibration or RunFolder(checkpoint.parent).pictures, trace, card)
     write_model(traced, card, output)
     return card
 

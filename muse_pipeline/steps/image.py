@@ -7,6 +7,7 @@ from pathlib import Path
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.process import return_large_arrays
+from muse_pipeline.core.types import Written
 from muse_pipeline.qupath.regions import describe_roi, read_annotations, read_roi, write_outline
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import read_info, require_unchanged
@@ -22,9 +23,6 @@ from muse_pipeline.tissue.find import (
 )
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.outline import read_thumbnail, trace_outline, write_picture
-
-Written = Path  # a path that a step writes
-
 
 # Tissue found in the whole file of the last slide with a ROI; the next slide is often another core
 # in that file.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from muse_pipeline.core.types import Written
 from muse_pipeline.registration import record
 from muse_pipeline.registration.partner import open_pair_of_files, write_partner_store
 from muse_pipeline.registration.register import inspect_for_pair, register_partner
@@ -11,8 +12,6 @@ from muse_pipeline.registration.transform import read_given
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.slides.isolation import call_isolated
 from muse_pipeline.tissue.mask import TissueMask
-
-Written = Path  # a path that a step writes
 
 
 def partner(

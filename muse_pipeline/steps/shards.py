@@ -6,6 +6,7 @@ from pathlib import Path
 
 from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.process import print_load, show_progress
+from muse_pipeline.core.types import Written
 from muse_pipeline.inference.detect import ModelFinder, WindowChoice, detect_shard
 from muse_pipeline.inference.model import name_model
 from muse_pipeline.inference.predictor import Predictor
@@ -13,8 +14,6 @@ from muse_pipeline.inference.stains import read_colour
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.grid import Shard
 from muse_pipeline.store.store import open_store
-
-Written = Path  # a path that a step writes
 
 
 def detect(

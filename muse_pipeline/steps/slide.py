@@ -10,11 +10,10 @@ from pathlib import Path
 from muse_pipeline.cohort.sheet import read_row
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import write_json
+from muse_pipeline.core.types import Written
 from muse_pipeline.slides.inspect import info_text, inspect_slide
 from muse_pipeline.slides.isolation import call_isolated
 from muse_pipeline.slides.remote import SlideUrl, fetch_slide, is_url
-
-Written = Path  # a path that a step writes
 
 
 def fetch(url: str, output: Written, slide_id: str | None = None) -> None:

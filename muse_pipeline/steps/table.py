@@ -12,7 +12,7 @@ from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.process import return_large_arrays
 from muse_pipeline.core.provenance import OTHER_STAIN, Provenance
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.core.types import INTENSITIES_OD, LEFT_OUT, SlideInfo
+from muse_pipeline.core.types import INTENSITIES_OD, LEFT_OUT, SlideInfo, Written
 from muse_pipeline.features.measure import FeatureSettings
 from muse_pipeline.inference.artefacts import ArtefactMap, find_artefacts, seek_no_artefacts
 from muse_pipeline.inference.region_lookup import SlideRegions, load_regions
@@ -25,8 +25,6 @@ from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.store.store import Store, open_store
 from muse_pipeline.tissue.colour import MacenkoFit
 from muse_pipeline.tissue.mask import TissueMask
-
-Written = Path  # a path that a step writes
 
 
 @dataclass(frozen=True)
