@@ -86,10 +86,11 @@ class Records:
 
     def find_request(self, job: Job) -> Path | None:
         """The request with the settings of this run to which results may belong; None if there is
-        none.
+        none, or if the job was killed, so that Snakemake finds a new request and repeats the job.
         """
         last, before = self.request(job), self._request_before(job)
-        if job.outcome and (find_json(self.folder / job.outcome) or {}).get("status") == "failed":
+        outcome = find_json(self.folder / job.outcome) if job.outcome else None
+        if (outcome or {}).get("status") == "failed" or self._was_killed(job):
             return None
         if compare(find_json(last), job.settings) == {}:
             return last
@@ -118,7 +119,7 @@ class Records:
     def is_current(self, job: Job) -> bool:
         """True if the results of a job are complete and were made with the settings of this run."""
         request = self.find_request(job)
-        if request is None or self._was_killed(job):
+        if request is None:
             return False
         times = [time for name in job.reads if (time := self._time(name)) is not None]
         return self._is_complete(job, max([request.stat().st_mtime_ns, *times]))
@@ -236,7 +237,7 @@ class Records:
     def is_unfinished(self, job: Job) -> bool:
         """True if a job with the settings of this run was stopped before its end."""
         is_stopped = self._times(job) is None or self._was_killed(job)
-        return is_stopped and self.find_request(job) is not None
+        return is_stopped and compare(find_json(self.request(job)), job.settings) == {}
 
     def _is_complete(self, job: Job, since_ns: int | None = None) -> bool:
         """True if all files of a job exist and none is older than ``since_ns``, by default the time
