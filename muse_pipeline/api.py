@@ -43,9 +43,8 @@ from muse_pipeline.tissue.find import is_fluorescence
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.outline import trace_outline
 
-SEAM_REACH_UM = (
-    4 * SLACK_UM + REACH_UM
-)  # windows further from a box than this do not change the nuclei in it
+# windows further from a box than this do not change the nuclei in it
+SEAM_REACH_UM = 4 * SLACK_UM + REACH_UM
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

@@ -41,9 +41,8 @@ class Models:
     predictor: Predictor  # the detection model
     # region model, for slides whose row does not name a file of drawn regions; None without a model
     regions: RegionPredictor | None = None
-    embedder: Embedder | None = (
-        None  # network that computes a vector of features for every nucleus; or None
-    )
+    # network that computes a vector of features for every nucleus; or None
+    embedder: Embedder | None = None
 
 
 def plan_slides(rows: Sequence[SheetRow], models: Models, settings: RunSettings) -> Plan:

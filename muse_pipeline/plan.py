@@ -29,12 +29,8 @@ REGIONS = (
     SlideFiles.region_picture,
     SlideFiles.region_map,
 )
-INTERMEDIATE = (
-    "image-",
-    "shards/",
-    "proposals/",
-    "partner/image-",
-)  # names of images and shards begin like this
+# names of images and shards begin like this
+INTERMEDIATE = ("image-", "shards/", "proposals/", "partner/image-")
 
 SMALL_BYTES = 8 << 20
 # formats whose main file does not contain all pixels

@@ -29,10 +29,8 @@ from muse_pipeline.outputs.geojson import require_measurements
 from muse_pipeline.plan import NUCLEI, Plan, find_replaced
 from muse_pipeline.settings import require_available
 
-LEAST_IN_BATCH, MOST_IN_BATCH = (
-    10,
-    50,
-)  # slides; a process starts in a second, and a job of a cluster in 15
+# slides; a process starts in a second, and a job of a cluster in 15
+LEAST_IN_BATCH, MOST_IN_BATCH = (10, 50)
 THREADS = 4
 
 

@@ -68,12 +68,7 @@ def run(
         (export_region_model, check_region_parity) if of_regions else (export_onnx, check_parity)
     )
     with complete_file(output) as partial:
-        export(
-            checkpoint,
-            partial,
-            calibration=calibration,
-            **changes,
-        )
+        export(checkpoint, partial, calibration=calibration, **changes)
         if pictures:
             parity = check(checkpoint, partial, pictures)
             print(f"checked against torch on {pictures}: {parity}")

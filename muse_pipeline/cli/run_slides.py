@@ -46,11 +46,7 @@ from muse_pipeline.plan import Plan, find_replaced
 from muse_pipeline.qupath.regions import read_areas, read_class_areas, read_roi
 from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide
 from muse_pipeline.report.page import load_page, write_report
-from muse_pipeline.settings import (
-    RunSettings,
-    read_run_config,
-    require_available,
-)
+from muse_pipeline.settings import RunSettings, read_run_config, require_available
 from muse_pipeline.slides.inspect import inspect_slide, read_info
 from muse_pipeline.slides.isolation import call_isolated
 from muse_pipeline.slides.mpp import require_mpp
@@ -115,10 +111,7 @@ def choose_rows(
             require_file(location)
     found = find_rows(slides, mpp and require_mpp(mpp), roi, drawn)
     rows = [row.complete(**specimen) for row in found]
-    for option, areas, read in (
-        ("--roi", roi, read_roi),
-        ("--regions", drawn, read_class_areas),
-    ):
+    for option, areas, read in (("--roi", roi, read_roi), ("--regions", drawn, read_class_areas)):
         if areas is not None:
             _require_areas(option, areas, read, rows)
     return rows

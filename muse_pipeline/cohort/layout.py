@@ -31,11 +31,8 @@ BESIDE_SLIDES = frozenset(
     | {"sheet.json", "model.json", "run_config.yaml", "pretraining.json", "region_model.json"}
     | {"logs", "training", "pretraining", "region_training", "qupath"}
 )
-OF_COHORT = (
-    "cohort.h5ad",
-    "statistics.tsv",
-    "statistics.patients.tsv",
-)  # files made from the nuclei of all slides
+# files made from the nuclei of all slides
+OF_COHORT = ("cohort.h5ad", "statistics.tsv", "statistics.patients.tsv")
 
 
 def store_name(mpp: float) -> str:

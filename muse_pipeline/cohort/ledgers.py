@@ -49,15 +49,12 @@ class StepRecord:
     step: str  # name of the step
     status: str  # "ok", "failed" or "missing"
     reason: str = ""  # sentence that explains why the step failed or is missing; "" if it is ok
-    seconds: float | None = (
-        None  # wall-clock time, summed over shards; None if nothing was recorded
-    )
-    processor_seconds: float | None = (
-        None  # that of all threads, summed over shards; None if nothing was recorded
-    )
-    peak_memory_mib: int | None = (
-        None  # largest peak memory of any shard; None if nothing was recorded
-    )
+    # wall-clock time, summed over shards; None if nothing was recorded
+    seconds: float | None = None
+    # that of all threads, summed over shards; None if nothing was recorded
+    processor_seconds: float | None = None
+    # largest peak memory of any shard; None if nothing was recorded
+    peak_memory_mib: int | None = None
     warnings: tuple[str, ...] = ()  # warnings of the step without duplicates
 
 

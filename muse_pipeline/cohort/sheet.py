@@ -24,23 +24,14 @@ from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
 FILES = ("path", "roi", "regions", "partner", "partner_transform")
-NEWER = (
-    "regions",
-    "partner",
-    "partner_transform",
-    "organ",
-    "stain",
-)  # in a row of `sheet.json` only if filled
+# in a row of `sheet.json` only if filled
+NEWER = ("regions", "partner", "partner_transform", "organ", "stain")
 REQUIRED = ("slide_id", "path")
 MISSING = frozenset(
     {"NA", "N/A", "n/a", "#N/A", "#NA", "#NV", "<NA>", "NaN", "nan", "NULL", "null"}
 )  # as written by R, pandas and Excel
-NO_PATIENT = {
-    "none",
-    "unknown",
-    "missing",
-    *(word.casefold() for word in MISSING),
-}  # compared without regard to case
+# compared without regard to case
+NO_PATIENT = {"none", "unknown", "missing", *(word.casefold() for word in MISSING)}
 
 # A slide_id is the name of a folder, the value of a Snakemake wildcard and part of shell commands.
 ID_MAX_BYTES = 120

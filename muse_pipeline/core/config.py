@@ -171,10 +171,8 @@ def _apply(change: str, values: Any) -> None:
         for name in outer:
             values = values[int(name)] if isinstance(values, list) else values.setdefault(name, {})
         value = yaml.safe_load(text)
-        is_plain = isinstance(value, str) and text[:1] not in {
-            "'",
-            '"',
-        }  # text without quotes may contain a #
+        # text without quotes may contain a #
+        is_plain = isinstance(value, str) and text[:1] not in {"'", '"'}
         values[int(last) if isinstance(values, list) else last] = text if is_plain else value
     except IndexError as error:
         raise ConfigError(

@@ -9,10 +9,8 @@ import numpy as np
 
 from muse_pipeline.core.errors import LabelError
 
-PNG = {
-    "format": "PNG",
-    "compress_type": 3,
-}  # for Pillow: run-length encoding is twice as fast, and files are smaller
+# for Pillow: run-length encoding is twice as fast, and files are smaller
+PNG = {"format": "PNG", "compress_type": 3}
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 

@@ -86,12 +86,10 @@ class FeatureRecord:
     set: str  # name of the set of features
     mpp: Number  # um per pixel of the image in which they were measured
     stains: dict[str, Any]  # source and vectors of the stains
-    n_without_pixels: int | None = (
-        None  # number of nuclei that contain no pixel centre; None if they were not counted
-    )
-    expand_um: Number | None = (
-        None  # distance by which nuclei are expanded to cells; None if there are no cells
-    )
+    # number of nuclei that contain no pixel centre; None if they were not counted
+    n_without_pixels: int | None = None
+    # distance by which nuclei are expanded to cells; None if there are no cells
+    expand_um: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -194,26 +192,23 @@ class Provenance:
     tissue_sha256: str | None  # checksum of the tissue to which nuclei were restricted
     refiner_sha256: str | None = None  # checksum of the network that refined the outlines
     appearance: Verdict | None = None  # comparison of the slide with the model's training pictures
-    positive_od: Number | None = (
-        None  # minimum optical density of a positive nucleus in immunohistochemistry
-    )
+    # minimum optical density of a positive nucleus in immunohistochemistry
+    positive_od: Number | None = None
     # minimum optical densities of nuclei that are 1+, 2+ and 3+ in immunohistochemistry
     intensities_od: tuple[Number, ...] | None = None
     # unit vector of a stain other than haematoxylin and DAB in immunohistochemistry
     third_stain: tuple[Number, ...] | None = None
     proposer: dict[str, Any] | None = None  # settings of the proposer that found the proposals
-    warnings: tuple[str, ...] | None = (
-        None  # warnings of the guard that skips unsuitable windows for a proposer
-    )
+    # warnings of the guard that skips unsuitable windows for a proposer
+    warnings: tuple[str, ...] | None = None
     # number of windows that the guard skipped, or whose output of the network is useless, keyed by
     # reason
     guarded_windows: dict[str, int] | None = None
     roi: Roi | None = None
     regions: Regions | None = None
     quality: Quality | None = None  # artefacts in the tissue
-    morphology: tuple[dict[str, Any], ...] | None = (
-        None  # description of each cluster of nuclei with similar shapes
-    )
+    # description of each cluster of nuclei with similar shapes
+    morphology: tuple[dict[str, Any], ...] | None = None
     # features of the nuclei, and the image and stains with which they were measured
     features: FeatureRecord | None = None
     n_repaired_outlines: int | None = None  # number of outlines that were repaired

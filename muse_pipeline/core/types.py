@@ -23,35 +23,22 @@ MODEL_PRECISIONS = ("fp32", "fp16", "int8")  # types of weights and activations 
 ModelPrecision = Annotated[str, OneOf(MODEL_PRECISIONS)]
 # kind of third-party networks that compute a vector for a tile (see ``inference.encoder``)
 ENCODER = "encoder"
-SCALINGS = (
-    "none",
-    "unit",
-    "symmetric",
-    "imagenet",
-    "percentile",
-)  # how the input of these networks is scaled
+# how the input of these networks is scaled
+SCALINGS = ("none", "unit", "symmetric", "imagenet", "percentile")
 FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
 # findings that leave numbers of a slide out of totals (see ``inference.trust``)
 DOUBTS = ("stain", "scale", "same", "classes", "regions", "membranes")
-ARTEFACTS = (
-    "blurred",
-    "fold",
-    "bubble",
-    "ink",
-)  # values of the column ``quality`` (see ``inference.artefacts``)
+# values of the column ``quality`` (see ``inference.artefacts``)
+ARTEFACTS = ("blurred", "fold", "bubble", "ink")
 LEFT_OUT = (
     "blurred",
 )  # artefacts that totals leave out by default: the others are also found in sound tissue
-INTENSITIES_OD = (
-    0.2,
-    0.4,
-    0.6,
-)  # minimum optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
+# minimum optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
+INTENSITIES_OD = (0.2, 0.4, 0.6)
 # Built-in models by `mode`; None if no mode is given, so that any model may be.
 MODEL_OF_MODE = {None: "compact", "supervised": "compact", "label-free": "label_free"}
-FROM_NUCLEI = (  # value of the setting `regions` for tissue regions from the classes of the nuclei
-    "nuclei"
-)
+# value of the setting `regions` for tissue regions from the classes of the nuclei
+FROM_NUCLEI = "nuclei"
 # class of nuclei in lower case -> tissue that is mapped from them
 TISSUES = {"epithelial": "Epithelium", "lymphocyte": "Lymphoid"}
 

@@ -228,9 +228,8 @@ def move_nuclei(
     n_rays = rays.shape[-1]
     angle = 2 * math.pi * torch.arange(n_rays, device=rays.device) / n_rays
     direction = torch.stack([angle.cos(), angle.sin()])  # (2, R)
-    back = (
-        torch.linalg.inv(linear) @ direction
-    )  # (B, 2, R): direction of each new ray before the map
+    # (B, 2, R): direction of each new ray before the map
+    back = torch.linalg.inv(linear) @ direction
     position = torch.atan2(back[:, 1], back[:, 0]) * (n_rays / (2 * math.pi)) % n_rays
     below = position.floor()
     share = (position - below)[:, None]

@@ -96,9 +96,8 @@ class NucleusImage:
     patient: str  # patient of the image
     mpp: float  # um per pixel
     size_px: tuple[int, int]  # (width, height)
-    stain: (
-        MacenkoFit | None
-    )  # stains fitted to the picture or the slide's tissue; None if the fit failed
+    # stains fitted to the picture or the slide's tissue; None if the fit failed
+    stain: MacenkoFit | None
     weight: float  # relative frequency at which the image is sampled
 
 
@@ -142,9 +141,8 @@ class NucleusIndex:
     cell_px: float  # side of a cell
     n_columns: int  # number of cells per row
     xy: np.ndarray  # (N, 2) float32 image px
-    occupied: (
-        np.ndarray
-    )  # (C,) int64 indices, ascending, of the cells that contain nuclei, counted row by row
+    # (C,) int64 indices, ascending, of the cells that contain nuclei, counted row by row
+    occupied: np.ndarray
     # (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell; the last entry is
     # N
     start: np.ndarray

@@ -186,9 +186,8 @@ class UnlabelledWindows:
 MIN_TISSUE = 0.5  # minimum share of tissue in a window of a slide
 
 
-PATIENT_OF_CROP = (  # in names by ``cut_crops``
-    r"(?:^picture-\d{5}-|^)(TCGA-\w\w-\w{4}|.+?(?=-\d{5}-\d+-\d+$|$))"
-)
+# in names by ``cut_crops``
+PATIENT_OF_CROP = r"(?:^picture-\d{5}-|^)(TCGA-\w\w-\w{4}|.+?(?=-\d{5}-\d+-\d+$|$))"
 
 
 def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, np.ndarray]:

@@ -33,11 +33,8 @@ from muse_pipeline.data.nucleus_images import NucleusImage
 
 PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # in units of a view's side
 MAX_SIDE_PX = 4096
-QUARTER_TURNS = (
-    cv2.ROTATE_90_COUNTERCLOCKWISE,
-    cv2.ROTATE_180,
-    cv2.ROTATE_90_CLOCKWISE,
-)  # by 1, 2 and 3 turns
+# by 1, 2 and 3 turns
+QUARTER_TURNS = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
 BORDER_PX = 2  # nuclei closer than this to the border of a view count as outside it
 
 
@@ -133,9 +130,8 @@ class ViewSet:
 
     image: NucleusImage  # image of the views
     views: tuple[View, ...]  # the V views
-    placed: (
-        np.ndarray
-    )  # (V, N, 2) positions, in px of each view, of all nuclei in the box around the global views
+    # (V, N, 2) positions, in px of each view, of all nuclei in the box around the global views
+    placed: np.ndarray
     seen: np.ndarray  # (V, N) bool, True for nuclei inside a view
 
     @classmethod
@@ -327,9 +323,8 @@ class ViewBatch(NamedTuple):
     teacher_xy: Tensor  # (P, B, M, 2) positions of shared nuclei in the teacher's view, in its px
     student_xy: Tensor  # (P, B, M, 2) positions of the same nuclei in the student's view
     shared: Tensor  # (P, B, M) bool, True for entries that contain a nucleus, False for padding
-    windows: Tensor | None = (
-        None  # (N, 3) uint8 pixels of the sets' windows, one after the other, until views are cut
-    )
+    # (N, 3) uint8 pixels of the sets' windows, one after the other, until views are cut
+    windows: Tensor | None = None
 
     def cut(self, augmentation: Augmentation) -> ViewBatch:
         """The batch with the pixels of all views, cut on the device of the windows; itself if it

@@ -147,12 +147,7 @@ class LabelledWindows(PictureWindows):
         view = (part.to(self.device) for part in drawn[:3])
         xy, label, rays, shares = self.nuclei.move(*view, settings.window_px)
         batch = LabelledBatch(
-            drawn.pixels,
-            drawn.colour,
-            xy,
-            label,
-            rays,
-            shares=shares if shares.shape[2] else None,
+            drawn.pixels, drawn.colour, xy, label, rays, shares=shares if shares.shape[2] else None
         )
         if self.depths is not None:
             depths = [self.depths[i] for i in drawn.chosen]
@@ -224,10 +219,8 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
     low = (centre - half).floor().clamp(min=0)
     high = (centre + half).ceil()
     device = pictures[0].device
-    middles, maps = (
-        (centre - low)[:, None].to(device),
-        back[:, None].to(device),
-    )  # copied once for all windows
+    # copied once for all windows
+    middles, maps = ((centre - low)[:, None].to(device), back[:, None].to(device))
     windows = []
     for picture, middle, matrix, first, last in zip(
         pictures, middles, maps, low.int().tolist(), high.int().tolist(), strict=True

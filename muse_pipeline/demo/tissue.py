@@ -47,11 +47,8 @@ KINDS = (
     Kind((9.5, 14.0), (0.62, 0.92), (0.70, 1.35), membrane=0.60, nucleoli=2),
     Kind((10.5, 17.0), (0.22, 0.36), (1.10, 1.75)),
 )
-CLUMPS, CLUMP_UM, WOBBLE = (
-    0.35,
-    1.7,
-    0.1,
-)  # contrast and size of grains of chromatin, and unevenness of outlines
+# contrast and size of grains of chromatin, and unevenness of outlines
+CLUMPS, CLUMP_UM, WOBBLE = (0.35, 1.7, 0.1)
 
 
 @dataclass(frozen=True)
@@ -118,9 +115,8 @@ def _draw(kind: Kind, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
     offsets = (np.arange(STAMP_SIDE) + 0.5 - STAMP_SIDE / 2) * STAMP_UM
     x, y = np.meshgrid(offsets, offsets)
     edge = np.interp(np.arctan2(y, x), angles, radius, period=2 * np.pi)
-    depth = (
-        (edge - np.hypot(x, y)) * half[1] / edge
-    )  # depth along the ray, scaled to about the distance to the rim
+    # depth along the ray, scaled to about the distance to the rim
+    depth = (edge - np.hypot(x, y)) * half[1] / edge
     grains, fine = (
         smooth_noise(STAMP_SIDE, share * CLUMP_UM / STAMP_UM, rng) for share in (1, 0.45)
     )

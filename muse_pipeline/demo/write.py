@@ -36,9 +36,8 @@ from muse_pipeline.demo.tissue import (
     plan_tissue,
 )
 
-FINEST_MPP = (
-    0.25  # coarser slides are painted at this pixel size or finer, then averaged as by a camera
-)
+# coarser slides are painted at this pixel size or finer, then averaged as by a camera
+FINEST_MPP = 0.25
 HALO_UM, FOLD_HALO_UM = 4.0, 28.0
 PAINTED_PX = 512  # side of a block that fits in the CPU's caches
 OPTICS_UM, DEFOCUS_UM = 0.22, 0.95  # standard deviations of the blur
@@ -187,10 +186,8 @@ def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
     return (smoothstep(inside, -5, 8) * streaks)[..., None] * PEN_DENSITY
 
 
-TILE_PX, BLOCK_PX = (
-    256,
-    1024,
-)  # a block becomes one tile of the next level, which is four times smaller
+# a block becomes one tile of the next level, which is four times smaller
+TILE_PX, BLOCK_PX = (256, 1024)
 QUALITY = 80
 PaintBlock = Callable[
     [int, int], np.ndarray

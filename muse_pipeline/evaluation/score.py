@@ -46,9 +46,8 @@ class Rules:
     """Rules for scoring."""
 
     radius_um: float = RADIUS_UM  # largest distance of a match
-    min_score: float | None = (
-        None  # minimum score of the detected nuclei that are used; None to use all in the table
-    )
+    # minimum score of the detected nuclei that are used; None to use all in the table
+    min_score: float | None = None
     # "qupath" if positions in GeoJSON start at the corner of the scanner's bounds, otherwise
     # "openslide"
     frame: str = "qupath"
@@ -68,17 +67,14 @@ class SlideScore:
     # counts, by class probability, of found nuclei whose true class is known; None without classes
     calibration: CalibrationCounts | None
     panoptic: PanopticCounts | None  # sums for PQ, or None if the truth has no outlines
-    jaccard: (
-        np.ndarray | None
-    )  # (2,) areas of intersection and of union for AJI, or None if the truth has no outlines
+    # (2,) areas of intersection and of union for AJI, or None if the truth has no outlines
+    jaccard: np.ndarray | None
     region_mm2: float | None  # area of the annotated region, or None if the whole slide counts
     outside_region: int  # number of true nuclei outside this region, which are ignored
-    outside_slide: (
-        np.ndarray
-    )  # (n, 2) positions of true nuclei outside the slide, which are ignored
-    true_in_tissue: (
-        int | None
-    )  # number of true nuclei that count and lie in the searched tissue; None if unknown
+    # (n, 2) positions of true nuclei outside the slide, which are ignored
+    outside_slide: np.ndarray
+    # number of true nuclei that count and lie in the searched tissue; None if unknown
+    true_in_tissue: int | None
     # number of found nuclei that are judged and lie farther than ``FAR_UM`` from every true nucleus
     found_far: int
     names_classes: bool  # True if any nucleus of the truth, even an ignored one, has a class
@@ -182,10 +178,8 @@ def _require_on_slide(
         )
 
 
-LEAST_TRUE, MOST = (
-    5,
-    0.5,
-)  # minimum number of true nuclei; minimum fraction near found ones (by chance up to 0.25)
+# minimum number of true nuclei; minimum fraction near found ones (by chance up to 0.25)
+LEAST_TRUE, MOST = (5, 0.5)
 
 
 def _require_order(

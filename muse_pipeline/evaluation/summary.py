@@ -36,10 +36,7 @@ NOT_SCORED = {
 
 
 def summarise_scores(
-    scores: Sequence[SlideScore],
-    pairing: Pairing,
-    rules: Rules,
-    repeats: int = REPEATS,
+    scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int = REPEATS
 ) -> dict[str, Any]:
     """The result of ``muse evaluate``, as a dictionary for JSON."""
     classes = scores[0].run.class_names

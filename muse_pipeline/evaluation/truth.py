@@ -50,9 +50,8 @@ class Truth:
     nuclei: Nuclei  # T nuclei (frame: level0); label -1 if the class is unknown
     # (T,) polygons in level-0 px, empty without nuclei; None if at least one nucleus is a point
     outlines: np.ndarray | None = None
-    region: BaseGeometry | None = (
-        None  # area in which the truth is complete, in level-0 px; None for the whole slide
-    )
+    # area in which the truth is complete, in level-0 px; None for the whole slide
+    region: BaseGeometry | None = None
     # (T, C) bool, accepted classes of each nucleus, including its label; None if no nucleus has
     # several classes
     accepted: np.ndarray | None = None

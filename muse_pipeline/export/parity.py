@@ -18,9 +18,8 @@ from muse_pipeline.inference.predictor import Predictor, nuclei_of_windows
 from muse_pipeline.nuclei.table import Nuclei
 
 MAX_PICTURES = 6
-TIED_PX = (
-    2.0 * CELL_PX
-)  # maximum distance between two equally good cells, one of which becomes the peak by rounding
+# maximum distance between two equally good cells, one of which becomes the peak by rounding
+TIED_PX = 2.0 * CELL_PX
 MAX_TIED = 0.02  # accepted share of nuclei whose peak is tied
 # Neither symmetric nor the identity, so that a graph that ignores or transposes its map finds
 # different nuclei.
@@ -33,9 +32,8 @@ COLOUR = np.array(
 class Tolerance:
     """Largest differences allowed between two runtimes."""
 
-    unmatched: (
-        float  # share of nuclei that only one runtime finds, except for those near the threshold
-    )
+    # share of nuclei that only one runtime finds, except for those near the threshold
+    unmatched: float
     xy_px: float  # distance below which two positions belong to one nucleus
     # share of nuclei with different classes, except for those with nearly equal probabilities
     label: float
@@ -64,9 +62,8 @@ class Parity:
 
     n_windows: int
     n_nuclei: int  # that torch found
-    n_unmatched: (
-        int  # found by only one runtime, above the threshold by more than the tolerance of scores
-    )
+    # found by only one runtime, above the threshold by more than the tolerance of scores
+    n_unmatched: int
     n_other_class: int  # with different classes, except for those with nearly equal probabilities
     xy_px: float
     score: float

@@ -192,9 +192,8 @@ def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
 
 def _look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     """The entries of ``table`` (256,) for values (h, w) uint8."""
-    return (
-        cv2.LUT(values, table) if values.size else np.zeros(values.shape, table.dtype)
-    )  # LUT returns None if empty
+    # LUT returns None if empty
+    return cv2.LUT(values, table) if values.size else np.zeros(values.shape, table.dtype)
 
 
 def _gather(planes: Sequence[np.ndarray], pixel: np.ndarray) -> list[np.ndarray]:
@@ -272,10 +271,8 @@ def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
     return list(percentiles)
 
 
-LEVEL_OD, N_LEVELS = (
-    0.05,
-    32,
-)  # the last level includes densities above 1.6, and the first level negative ones
+# the last level includes densities above 1.6, and the first level negative ones
+LEVEL_OD, N_LEVELS = (0.05, 32)
 
 
 def measure_texture(
@@ -286,10 +283,8 @@ def measure_texture(
 
     The table (3, 256) of haematoxylin comes from ``stain_tables``.
     """
-    (height, width), pixel = (
-        planes.shape[1:],
-        nuclei.pixel.astype(np.intp),
-    )  # converted once for all channels
+    # converted once for all channels
+    (height, width), pixel = (planes.shape[1:], nuclei.pixel.astype(np.intp))
     y = nuclei.pixel // width  # vectorised, unlike divmod
     x = nuclei.pixel - y * np.int32(width)
     # The pixels themselves, and those to the right, to the left, below and above, if the image has
@@ -335,10 +330,8 @@ def _haralick(
     level, n_levels = level.astype(np.int16), int(level.max(initial=0)) + 1
     level_of_cell = np.full(cell.max(initial=0) + stride + 2, -1, np.int16)
     level_of_cell[cell] = level
-    first_entry, none = (
-        nuclei.owner * (n_levels**2 + 1),
-        np.int16(n_levels**2),
-    )  # the last entry is for missing pairs
+    # the last entry is for missing pairs
+    first_entry, none = (nuclei.owner * (n_levels**2 + 1), np.int16(n_levels**2))
     entries = np.empty((4, len(level)), np.int64)
     n_pairs, sums, products = np.zeros((3, len(level)), np.int16)  # over the pairs with each pixel
     for row, step in zip(entries, (1, stride - 1, stride, stride + 1), strict=True):

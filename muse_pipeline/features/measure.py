@@ -40,9 +40,8 @@ from muse_pipeline.store.store import Store
 from muse_pipeline.tissue.mask import KeptArea
 from muse_pipeline.tissue.stain import TEXTBOOK, MacenkoFit
 
-MAX_RAY_UM = (
-    24.0  # pixels farther from a nucleus' centre are left out, so that only nearby nuclei can touch
-)
+# pixels farther from a nucleus' centre are left out, so that only nearby nuclei can touch
+MAX_RAY_UM = 24.0
 FIELD_PX = 1500  # longest side of a field, the area that is read at once
 # Number of nuclei whose pixels are held at once, so that they fit in the CPU's cache; texture takes
 # more memory.

@@ -49,61 +49,41 @@ MPP = 0.5  # um per pixel at which focus is measured
 CELL_UM = 16.0  # side of a cell
 _CELL_PX = 32
 MIN_PROBABILITY = 0.5  # minimum probability of a kind that the model maps
-CONNECTED_PROBABILITY = (
-    0.05  # minimum probability of cells connected to a fold: docs/results/artefacts.md
-)
+# minimum probability of cells connected to a fold: docs/results/artefacts.md
+CONNECTED_PROBABILITY = 0.05
 # Colours of areas, as natural logarithms: docs/results/artefacts.md
-MIN_HAEMATOXYLIN = (
-    0.1  # mean of an area in which focus is judged; bone and other tissue without nuclei have less
-)
+# mean of an area in which focus is judged; bone and other tissue without nuclei have less
+MIN_HAEMATOXYLIN = 0.1
 MIN_INK = 0.95  # minimum density of ink; bone and blood have up to 0.91
 DARKER = 1.6  # minimum density of folds and ink, relative to the slide's median
-MORE_STAIN = (
-    1.3,
-    1.6,
-)  # minimum haematoxylin and eosin of a fold, relative to the tissue around it
+# minimum haematoxylin and eosin of a fold, relative to the tissue around it
+MORE_STAIN = (1.3, 1.6)
 MIN_FOLD_UM = 200.0  # minimum length of a fold, without its margin
-MAX_PALE = (
-    0.4  # maximum fraction of the cells around a fold that have less than ``PALE`` of its density
-)
+# maximum fraction of the cells around a fold that have less than ``PALE`` of its density
+MAX_PALE = 0.4
 PALE = 0.25
 # minimum density of the middle of a fold, at least so many cells from its edge, relative to its rim
 MIDDLE_CELLS, MIN_MIDDLE = 2.5, 0.9
 _AROUND = 5  # width in cells of the border in which a fold is compared with the tissue around it
 _SQUARE = np.ones((3, 3), np.uint8)
-_SEARCHED_MM2 = (
-    0.002,
-    0.001,
-    0.004,
-)  # least area searched for folds and for ink, if dark, and for bubbles, if soft
-_WINDOW_PX = (
-    480  # side of the model's windows, small because most tissue is neither dark nor out of focus
-)
-MIN_AREAS_MM2 = (
-    0.004,
-    0.002,
-    0.004,
-    0.0,
-)  # minimum area of each of ``KINDS``; smaller areas are dropped
-SHARE_OF_MEDIAN = (
-    0.58  # threshold of the ratio, as a fraction of the slide's median: docs/results/artefacts.md
-)
-RATIO_LIMITS = (
-    0.2,
-    0.36,
-)  # range of that threshold, for slides that are mostly blurred or rich in fine collagen
-MIN_ENERGY = (
-    0.5  # minimum energy of coarse detail in grey levels squared; cells with less are not judged
-)
+# least area searched for folds and for ink, if dark, and for bubbles, if soft
+_SEARCHED_MM2 = (0.002, 0.001, 0.004)
+# side of the model's windows, small because most tissue is neither dark nor out of focus
+_WINDOW_PX = 480
+# minimum area of each of ``KINDS``; smaller areas are dropped
+MIN_AREAS_MM2 = (0.004, 0.002, 0.004, 0.0)
+# threshold of the ratio, as a fraction of the slide's median: docs/results/artefacts.md
+SHARE_OF_MEDIAN = 0.58
+# range of that threshold, for slides that are mostly blurred or rich in fine collagen
+RATIO_LIMITS = (0.2, 0.36)
+# minimum energy of coarse detail in grey levels squared; cells with less are not judged
+MIN_ENERGY = 0.5
 # the same for cells that count for the median, since noise has a high ratio, as in cartilage
 USUAL_ENERGY = 8.0
-_NOISE = (
-    0.0334,
-    0.0139,
-)  # energy of white noise in fine and in coarse detail, relative to that in the finest detail
-MIN_TISSUE = (
-    0.6  # minimum fraction of tissue in a cell, since the edge of tissue would count as detail
-)
+# energy of white noise in fine and in coarse detail, relative to that in the finest detail
+_NOISE = (0.0334, 0.0139)
+# minimum fraction of tissue in a cell, since the edge of tissue would count as detail
+MIN_TISSUE = 0.6
 MAX_GREEN = 220  # brighter pixels are glass
 # maximum fraction of blurred tissue that is left out, and of another artefact that is not unusual
 # colour
@@ -232,9 +212,8 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
         n = round(
             CELL_UM / maps.cell_um
         )  # cells of the model's map along the side of a cell of ``CELL_UM``
-        return (
-            average_over_tissue(maps.prob[1:], maps.tissue, n, is_tissue.shape) / 255
-        )  # class 0 is clean tissue
+        # class 0 is clean tissue
+        return average_over_tissue(maps.prob[1:], maps.tissue, n, is_tissue.shape) / 255
 
     # Normalised stains tell folds from darkly stained tissue, but normalisation would distort the
     # colours of ink.
@@ -488,10 +467,8 @@ def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
     softer = cv2.GaussianBlur(soft, (3, 3), 0)
     softer_small = softer[::2, ::2].copy()
     softest = cv2.GaussianBlur(softer_small, (3, 3), 0)
-    sampled = (
-        sharp[::4, ::4].copy(),
-        soft[::2, ::2].copy(),
-    )  # every fourth pixel is enough to measure noise
+    # every fourth pixel is enough to measure noise
+    sampled = (sharp[::4, ::4].copy(), soft[::2, ::2].copy())
     noise, fine, coarse = (
         _measure_energy(*pair) for pair in (sampled, (soft, softer), (softer_small, softest))
     )

@@ -20,9 +20,8 @@ METADATA_KEY = "muse_card"
 OUTPUTS, EMBEDDING = ("xy", "score", "prob", "rays"), "embedding"
 MAP, DENSE = "map", "dense"
 PIXELS, DENSITY = "pixels", "density"
-REFINER_DATA = (  # training data of `refine`
-    "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"
-)
+# training data of `refine`
+REFINER_DATA = "outlines of TNBC (CC-BY-4.0), NuCLS and DSB-2018 (CC0-1.0)"
 WINDOW_TEXT = "{input_px:,} px, of which {halo_px} px on every side belong to neighbouring windows"
 MAX_SNAP_UM = 5.0
 

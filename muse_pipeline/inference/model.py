@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 AnyCard = TypeVar("AnyCard", bound=Card)
 BUILT_IN = Path(__file__).parent / "built_in"
-DENSITIES = (
-    BUILT_IN / "density/density.onnx"
-)  # graph from pixels in uint8 to log((pixel + 1) / 256)
+# graph from pixels in uint8 to log((pixel + 1) / 256)
+DENSITIES = BUILT_IN / "density/density.onnx"
 _RUN = (
     "is a training run; `muse finetune` and `muse export` it, or name it as `model` in the"
     " workflow's config"

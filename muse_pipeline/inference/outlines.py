@@ -24,9 +24,8 @@ from muse_pipeline.tissue.stain import DENSITY
 EDGE_STEP_UM = 0.25  # step of the radii that are tried along a ray
 LOYALTY = 1.0  # cost per squared relative change of a ray, in units of the nucleus' mean edge
 FAINTEST = 5.0  # difference in grey level across an edge; fainter edges have less weight
-SMOOTHING = (
-    np.array([1, 8, 28, 56, 70, 56, 28, 8, 1], np.float32) / 256
-)  # over neighbouring rays, as edges are noisy
+# over neighbouring rays, as edges are noisy
+SMOOTHING = np.array([1, 8, 28, 56, 70, 56, 28, 8, 1], np.float32) / 256
 STAYING = 0.05  # weight of leaving a ray unchanged, relative to that of a mean edge
 LEAST_EDGE_UM = 1.0  # minimum length of a ray that is moved to an edge
 EDGE_BLOCK = 128  # number of nuclei at a time, so that their samples fit into a core's cache

@@ -137,10 +137,8 @@ class GraphRunner:
         self.sha256 = sha256_of(self.path)
 
     def __reduce__(self) -> tuple:
-        return type(self), (
-            self.path,
-            self.provider,
-        )  # sessions cannot be copied to other processes
+        # sessions cannot be copied to other processes
+        return type(self), (self.path, self.provider)
 
     def run(self, outputs: list[str], pixels: np.ndarray, colour: np.ndarray) -> list[np.ndarray]:
         """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3,

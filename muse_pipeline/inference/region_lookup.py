@@ -38,9 +38,8 @@ class RegionClass(NucleusClass):
 
     tissue: shapely.Geometry  # tissue of the class, in level-0 pixels
     is_inside: bool  # True if the class lies inside the border
-    border: shapely.Geometry | None = (
-        None  # border of the class alone; None if it is not distinguished
-    )
+    # border of the class alone; None if it is not distinguished
+    border: shapely.Geometry | None = None
 
 
 class SlideRegions:

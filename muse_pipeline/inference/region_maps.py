@@ -57,9 +57,8 @@ class SlideMap:
     facts: dict[
         str, Any
     ]  # origin of the maps, size of a cell, slide and versions, as in ``regions.json``
-    rim_um: float = (
-        RIM_UM  # width of the edge of the tissue, which gets the classes of the tissue next to it
-    )
+    # width of the edge of the tissue, which gets the classes of the tissue next to it
+    rim_um: float = RIM_UM
 
     @property
     def cell_um(self) -> float:

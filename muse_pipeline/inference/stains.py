@@ -30,16 +30,13 @@ from muse_pipeline.tissue.stain import (
 )
 
 MAX_GAIN_RATIO = 18.0  # pictures of H&E have ratios of 1 to 14, violet pictures mostly 20 to 60
-CLASSES = (
-    NucleusClass("Negative", (90, 90, 180)),
-    NucleusClass("Positive", (200, 50, 50)),
-)  # as in QuPath
+# as in QuPath
+CLASSES = (NucleusClass("Negative", (90, 90, 180)), NucleusClass("Positive", (200, 50, 50)))
 LN_10 = float(np.log(10))  # densities use the natural logarithm in the code, base 10 in results
 POSITIVE_OD = INTENSITIES_OD[0]  # threshold of the mean DAB of a nucleus, base 10
 ABSOLUTE = round(POSITIVE_OD * LN_10, 6)  # the same threshold as a natural logarithm
-FAINT = (
-    ABSOLUTE / 2
-)  # DAB density above which pixels are recoloured in part; from ``ABSOLUTE`` on, in full
+# DAB density above which pixels are recoloured in part; from ``ABSOLUTE`` on, in full
+FAINT = ABSOLUTE / 2
 DARKEST = 1.3  # largest density of recoloured pixels; brown nuclei may be ten times as dense
 # points on each ray from which the mean over a nucleus is computed; each represents the same area
 N_RINGS = 4
@@ -49,9 +46,8 @@ N_STEPS = 16  # samples along a ray, to find where brown begins
 STAINS = np.array(
     [stain / np.linalg.norm(stain) for stain in (TEXTBOOK[0], DAB, np.cross(TEXTBOOK[0], DAB))]
 )
-_SHARES = (
-    np.linalg.inv(STAINS).T[:2].astype(np.float32)
-)  # without the third stain, which is a residual
+# without the third stain, which is a residual
+_SHARES = np.linalg.inv(STAINS).T[:2].astype(np.float32)
 BLUE = STAINS[0].astype(np.float32)
 
 
@@ -168,9 +164,8 @@ def mean_within(values: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
     if not n:
         return np.zeros(0)
     reach_px = nuclei.rays[..., None] * np.sqrt((np.arange(N_RINGS) + 0.5) / N_RINGS) / mpp
-    xy = (
-        nuclei.xy[:, None, None] + reach_px[..., None] * ray_directions(n_rays)[:, None]
-    )  # (N, R, rings, 2)
+    # (N, R, rings, 2)
+    xy = nuclei.xy[:, None, None] + reach_px[..., None] * ray_directions(n_rays)[:, None]
     positions = (xy.reshape(n, n_rays * N_RINGS, 2) - 0.5).astype(np.float32)
     samples = cv2.remap(values, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     sector = np.square(nuclei.rays, dtype=float)  # proportional to the area of the sector

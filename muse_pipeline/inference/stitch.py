@@ -73,9 +73,8 @@ PACKAGES = (
 MOST_USELESS = 0.001  # largest share of windows with a useless output of the network
 OF_EVERY_PIXEL = "h_mean"  # a feature that every nucleus has unless it contains no pixel centre
 AT_ONCE = 2048  # number of nuclei whose outlines a thread holds at once
-AHEAD = (
-    ROW_GROUP // AT_ONCE
-)  # number of parts made ahead, so that threads do not wait while a row group is written
+# number of parts made ahead, so that threads do not wait while a row group is written
+AHEAD = ROW_GROUP // AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -83,15 +82,12 @@ class ColumnSources:
     """Sources of optional columns of a table of nuclei; None leaves the columns out."""
 
     regions: SlideRegions | None = None  # regions of the slide, from ``region_lookup.load_regions``
-    features: FeatureSettings | None = (
-        None  # settings of the features that are measured for every nucleus
-    )
-    artefacts: ArtefactMap | None = (
-        None  # artefacts for the column ``quality``, with the kinds that totals leave out
-    )
-    intensities: Sequence[float] = (
-        INTENSITIES_OD  # densities of DAB (base 10) from which nuclei are 1+, 2+ and 3+
-    )
+    # settings of the features that are measured for every nucleus
+    features: FeatureSettings | None = None
+    # artefacts for the column ``quality``, with the kinds that totals leave out
+    artefacts: ArtefactMap | None = None
+    # densities of DAB (base 10) from which nuclei are 1+, 2+ and 3+
+    intensities: Sequence[float] = INTENSITIES_OD
 
 
 OUTLINES_ALONE = ColumnSources()
@@ -426,10 +422,8 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
     order of the table.
     """
     seams = SeamResolver(grid, mpp)
-    chosen, stops = (
-        np.zeros(0, np.int64),
-        deque([0]),
-    )  # indices of the nuclei to be returned, and ends of the groups
+    # indices of the nuclei to be returned, and ends of the groups
+    chosen, stops = (np.zeros(0, np.int64), deque([0]))
     for part in chain(*(iterate_groups(path, read_positions) for path in paths), [None]):
         if part is not None:
             stops.append(stops[-1] + len(part[1]))

@@ -107,9 +107,8 @@ class TargetModel(NamedTuple):
     ]  # names of its classes; if there are none, only the positions of nuclei are read
     mpp: float  # um per pixel of its input
     n_rays: int  # number of rays per nucleus
-    context_px: (
-        int  # side of its largest training window, for which regions of slides have enough context
-    )
+    # side of its largest training window, for which regions of slides have enough context
+    context_px: int
 
 
 @dataclass(frozen=True)

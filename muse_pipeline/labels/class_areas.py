@@ -37,9 +37,8 @@ class ClassAreas:
 
     path: Path  # path of the file
     unit: str  # "feature" for GeoJSON, "value" for masks
-    number: (
-        np.ndarray
-    )  # (A,) for each area, the number of its GeoJSON feature or its value in the mask
+    # (A,) for each area, the number of its GeoJSON feature or its value in the mask
+    number: np.ndarray
     shape: np.ndarray  # (A,) valid polygons or multipolygons
     classes: tuple[
         tuple[int, ...], ...
@@ -175,11 +174,8 @@ def _read_mask(
     values = values[(values != 0) | with_zero]
     number = np.searchsorted(values, mask.astype(int)) + 1
     shapes = label_image_to_polygons(np.where(np.isin(mask, values), number, 0).astype(np.int32))
-    return (
-        values,
-        values,
-        shapely.simplify(shapes, 1.0),
-    )  # with exact pixel borders, shrinking takes ten times as long
+    # with exact pixel borders, shrinking takes ten times as long
+    return (values, values, shapely.simplify(shapes, 1.0))
 
 
 class AreaDetector:

@@ -33,9 +33,8 @@ class LabelledImage:
     name: str
     pixels: np.ndarray  # (h, w, 3) uint8
     nuclei: Nuclei  # nuclei inside the region, with rays in um, NaN where an outline is unknown
-    stain: (
-        MacenkoFit | None
-    )  # stains fitted to the picture or to the tissue of its slide; None if the fit failed
+    # stains fitted to the picture or to the tissue of its slide; None if the fit failed
+    stain: MacenkoFit | None
     weight: float  # relative frequency at which the image is sampled in training
     grow_outlines: bool = True  # True if nuclei labelled as points have grown outlines
     # appearance of the slide, as `muse step tissue` measures it; None for a picture that belongs

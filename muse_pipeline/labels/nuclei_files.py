@@ -40,10 +40,8 @@ from muse_pipeline.qupath.regions import are_called, remove_spikes, union_of_are
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
-SAME_UM, FEW_COPIES = (
-    0.5,
-    0.01,
-)  # nuclei in the same square of this side are duplicates; accepted share of them
+# nuclei in the same square of this side are duplicates; accepted share of them
+SAME_UM, FEW_COPIES = (0.5, 0.01)
 Meaning = TypeVar("Meaning")
 
 
@@ -55,16 +53,14 @@ class FileNuclei:
     # nuclei with rays in um, NaN for points; their labels are unknown until ``with_labels``
     nuclei: Nuclei
     words: Sequence[str | None]  # N class names; None or "" for a nucleus without a class
-    numbers: (
-        np.ndarray
-    )  # (N,) int, the line, feature or instance number of each nucleus in the file
+    # (N,) int, the line, feature or instance number of each nucleus in the file
+    numbers: np.ndarray
     unit: str  # meaning of ``numbers``: "line", "feature" or "instance"
     # union of the regions in which all nuclei are in the file, in px of the nuclei; None if none is
     # drawn
     area: BaseGeometry | None = None
-    shapes: np.ndarray | None = (
-        None  # (N,) points and polygons of a GeoJSON file; None for other files
-    )
+    # (N,) points and polygons of a GeoJSON file; None for other files
+    shapes: np.ndarray | None = None
 
     def where(self, index: int) -> str:
         """The beginning of a message about a nucleus: its file and number."""
@@ -269,9 +265,8 @@ def _to_number(cell: str, separator: str | None) -> float:
 class ObjectRules(NamedTuple):
     """The meaning of objects in GeoJSON."""
 
-    region_class: str = (
-        REGION  # class or name of annotations around areas in which all nuclei are in the file
-    )
+    # class or name of annotations around areas in which all nuclei are in the file
+    region_class: str = REGION
     ignored: Collection[str] = IGNORED  # classes and names of annotations that are not nuclei
     repairs_regions: bool = True  # True to repair regions whose lines cross, False to reject them
     # True to read tiles too, and to accept detections of any size: a detected clump is one nucleus
@@ -334,9 +329,8 @@ def _join_regions(objects: GeoJSONObjects, repairs: bool) -> BaseGeometry | None
 
 
 SPECK_UM2 = 1.25  # smaller areas of a mask are ignored as specks
-POINT_TO_INSTANCE_UM = (
-    2.0  # maximum distance from the centroid of an instance to the point that gives its class
-)
+# maximum distance from the centroid of an instance to the point that gives its class
+POINT_TO_INSTANCE_UM = 2.0
 
 
 def read_instances(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) -> FileNuclei:

@@ -16,10 +16,8 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import DENSITY, ROUNDED_TEXTBOOK, MacenkoFit
 
 MAX_RADIUS_UM = 12.0
-BLUR_UM, OTSU_SHARE = (
-    0.35,
-    0.8,
-)  # with these, outlines grown from NuCLS centroids are 2 % larger than NuCLS masks
+# with these, outlines grown from NuCLS centroids are 2 % larger than NuCLS masks
+BLUR_UM, OTSU_SHARE = (0.35, 0.8)
 SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 
@@ -84,15 +82,12 @@ STEP_UM = 0.25  # distance between samples along a ray
 REACH_UM = 12.0
 WIDTH_UM = 0.75  # width of the bands that are compared on either side of an edge
 LEAST_UM = 1.0  # minimum length of a ray
-CIRCLES_UM = (
-    4.5,
-    6.5,
-)  # radii of circles that are tried in addition to the given outline; for pale, large nuclei
+# radii of circles that are tried in addition to the given outline; for pale, large nuclei
+CIRCLES_UM = (4.5, 6.5)
 # cost of a relative difference of 1 from the initial outline, in units of the nucleus' own edge
 LOYALTY = 0.7
-OUTWARD_UM = (
-    0.125  # how far people draw outside the steepest edge; with this offset, areas agree within 1 %
-)
+# how far people draw outside the steepest edge; with this offset, areas agree within 1 %
+OUTWARD_UM = 0.125
 # factor on ``LOYALTY`` if an outline shrinks: the rim of a pale nucleus has an inner edge too
 INWARD = 4.0
 CLEAR = 0.75  # minimum mean edge along an outline, in units of the nucleus' own edge
@@ -169,9 +164,8 @@ def _edges(
     samples.
     """
     samples = radii + STEP_UM / 2
-    at = (
-        xy[:, None, None] + ray_directions(n_rays)[:, None] * (samples / mpp)[:, None]
-    )  # (N, R, S, 2)
+    # (N, R, S, 2)
+    at = xy[:, None, None] + ray_directions(n_rays)[:, None] * (samples / mpp)[:, None]
     dark = ndimage.map_coordinates(
         amount, [at[..., 1] - 0.5, at[..., 0] - 0.5], order=1, mode="nearest"
     )

@@ -20,9 +20,8 @@ from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.tissue.colour import measure_colour
 from muse_pipeline.tissue.find import find_tissue
 
-LEAST_CONTEXT_PX = (
-    192  # half a window of `my_labels.yaml`; windows may be centred on the border of a region
-)
+# half a window of `my_labels.yaml`; windows may be centred on the border of a region
+LEAST_CONTEXT_PX = 192
 
 
 @dataclass(frozen=True)

@@ -36,16 +36,12 @@ from muse_pipeline.qupath.parse import iterate_features, properties_of
 from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.inspect import inspect_slide
 
-SURROUND_PX = (
-    64  # context around the cell of a window, so that nuclei found at its border are complete
-)
-OUTLINE_MARGIN_UM = (
-    30.0  # context around the cell of a window, for outlines that grow over its border
-)
-SLIDE, NUCLEI = (
-    "muse slide",
-    "muse nuclei",
-)  # metadata keys of regions drawn in the viewer (page/teach.js)
+# context around the cell of a window, so that nuclei found at its border are complete
+SURROUND_PX = 64
+# context around the cell of a window, for outlines that grow over its border
+OUTLINE_MARGIN_UM = 30.0
+# metadata keys of regions drawn in the viewer (page/teach.js)
+SLIDE, NUCLEI = ("muse slide", "muse nuclei")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,13 +21,10 @@ from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.tissue.stain import MacenkoFit
 
-PLAUSIBLE_RADIUS_UM = (
-    1.7,
-    5.5,
-)  # medians in breast and skin: 2.0 to 4.3; at twice the mpp: 4.0 to 6.5
-MIN_SHARE_GROWN = (
-    0.5  # in pictures of BRCA-M2C 0.81 or more, with the labels of another picture 0.44 or less
-)
+# medians in breast and skin: 2.0 to 4.3; at twice the mpp: 4.0 to 6.5
+PLAUSIBLE_RADIUS_UM = (1.7, 5.5)
+# in pictures of BRCA-M2C 0.81 or more, with the labels of another picture 0.44 or less
+MIN_SHARE_GROWN = 0.5
 # Share of outlines that are not darker inside than around: in H&E (BRCA-M2C, NuCLS, NuInsSeg) 0.01
 # or less, with the outlines of another picture 0.21 or more; in fluorescence nearly 1.
 SHARE_MISPLACED = 0.15, 0.85
@@ -221,9 +218,8 @@ def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceR
     """
     appearances = []
     for image in images:
-        left, top, right, bottom = (
-            image.annotated_box
-        )  # measured if the image is not part of a slide
+        # measured if the image is not part of a slide
+        left, top, right, bottom = image.annotated_box
         appearances.append(
             image.appearance or measure_picture(image.pixels[top:bottom, left:right], mpp)
         )

@@ -17,12 +17,10 @@ from muse_pipeline.models.base import Backbone, conv_norm, interpolate_at
 PRIOR = 0.05  # initial score: the share of cells in dense tissue that contain a centre
 MEAN_RADIUS_UM = 4.0  # initial length of rays
 STEEPNESS = 3.0  # scale of the raw output; a larger value lets an optimiser step change rays more
-MEAN_RAY = (
-    math.log(math.e - 1) / STEEPNESS
-)  # raw output that ``to_rays`` maps to ``MEAN_RADIUS_UM``
-LEAST_INVERSE_SQUARE = (
-    0.01  # in units of 1 / ``MEAN_RADIUS_UM`` squared, so that no ray is longer than 40 um
-)
+# raw output that ``to_rays`` maps to ``MEAN_RADIUS_UM``
+MEAN_RAY = math.log(math.e - 1) / STEEPNESS
+# in units of 1 / ``MEAN_RADIUS_UM`` squared, so that no ray is longer than 40 um
+LEAST_INVERSE_SQUARE = 0.01
 
 
 def to_rays(raw: Tensor) -> Tensor:
@@ -118,9 +116,8 @@ def pick(rows: Tensor, cell: Tensor, n_cells: int) -> Tensor:
     return rows[cell + first.view(-1, *(1,) * (cell.dim() - 1))]
 
 
-RIVAL_CELLS = (
-    2  # largest distance, in rows or columns, between two cells that may point to the same nucleus
-)
+# largest distance, in rows or columns, between two cells that may point to the same nucleus
+RIVAL_CELLS = 2
 SAME_NUCLEUS_CELLS = 1.0  # points closer than this belong to one nucleus: 2 um at 0.5 um/px
 
 
@@ -196,13 +193,8 @@ class PointHead(NucleusHead):
 
 
 HIDDEN = (64, 96)  # smallest and largest number of channels; channels at stride 4 are expensive
-FIVE = (
-    (0, 0),
-    (-1, 0),
-    (1, 0),
-    (0, -1),
-    (0, 1),
-)  # (x, y) offsets of a cell and its four neighbours
+# (x, y) offsets of a cell and its four neighbours
+FIVE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 LEAST_WEIGHT = 1e-12
 
 
@@ -258,9 +250,8 @@ class DenseHead(NucleusHead):
         around = nn.functional.pad(located, (1,) * 4, value=-1e4)  # no peaks beyond the border
         right, down = torch.tensor(FIVE, device=cell.device).T
         wide = columns + 2
-        near = (
-            ((row + 1) * wide + column + 1)[..., None] + down * wide + right
-        )  # (B, K, 5), numbered as in ``around``
+        # (B, K, 5), numbered as in ``around``
+        near = ((row + 1) * wide + column + 1)[..., None] + down * wide + right
         centre, x, y = pick(as_rows(around), near, around.shape[-2] * wide).movedim(-1, 0)
         x, y = x + right, y + down  # relative to the centre of the peak's own cell
         apart = torch.stack((x - x[..., :1], y - y[..., :1])).abs().amax(0)

@@ -13,9 +13,8 @@ import shapely
 
 from muse_pipeline.core.errors import NucleiError
 
-_WKB_START = (  # little-endian, a polygon, one ring; the number of vertices follows
-    b"\1\3\0\0\0\1\0\0\0"
-)
+# little-endian, a polygon, one ring; the number of vertices follows
+_WKB_START = b"\1\3\0\0\0\1\0\0\0"
 _WKB_HEADER, _WKB_VERTEX = 13, 16  # bytes
 
 

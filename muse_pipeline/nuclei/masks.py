@@ -200,9 +200,8 @@ def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
 
 MAX_PIXELS = 2_000_000_000  # 45,000 px per side, 8 GB with 32-bit numbers
 
-Image.MAX_IMAGE_PIXELS = (
-    None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
-)
+# MAX_PIXELS is checked instead of Pillow's limit, with a clear message
+Image.MAX_IMAGE_PIXELS = None
 
 
 SPECK_PX = 20  # smaller areas that share the number of a nucleus are remnants of drawing
@@ -309,11 +308,8 @@ def _require_size(path: Path, shape: tuple[int, ...]) -> None:
         )
 
 
-IMAGES, INSTANCES, POINTS = (
-    "images",
-    "instances",
-    "points",
-)  # subfolders that ``write_instances`` writes
+# subfolders that ``write_instances`` writes
+IMAGES, INSTANCES, POINTS = ("images", "instances", "points")
 
 
 def write_instances(

@@ -25,9 +25,8 @@ from muse_pipeline.nuclei.rays import ray_directions, rays_to_rings
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import WindowGrid, WindowPart
 
-SLACK = (
-    1 + 1e-9
-)  # rounding must not put two positions a radius apart into cells that are not adjacent
+# rounding must not put two positions a radius apart into cells that are not adjacent
+SLACK = 1 + 1e-9
 SLACK_UM = 4.0  # distance outside its core up to which a window reports nuclei
 SAME_UM = 2.0  # maximum distance between two reports of the same nucleus
 
@@ -42,9 +41,8 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
     if len(xy) < 2:
         return np.zeros((0, 2), int)
     column, row = np.floor((xy - xy.min(axis=0)) / (radius * SLACK)).astype(np.int64).T
-    n_columns = (
-        column.max() + 2
-    )  # including an empty column between the end of a row and the next row
+    # including an empty column between the end of a row and the next row
+    n_columns = column.max() + 2
     cell = row * n_columns + column
     order = np.argsort(cell, kind="stable")
     cell = cell[order]
@@ -64,10 +62,8 @@ def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
 SAME_SHARE = 0.4  # maximum overlap, as a fraction of the smaller outline; see docs/results.md
 # nuclei that are compared with each other, after a comparison with those kept of the blocks before
 BLOCK = 256
-SANE_UM = (
-    0.01,
-    1000.0,
-)  # limits of rays; GEOS cannot make polygons of rays that are 0, negative or NaN
+# limits of rays; GEOS cannot make polygons of rays that are 0, negative or NaN
+SANE_UM = (0.01, 1000.0)
 
 
 def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
@@ -122,10 +118,8 @@ def _overlapping_pairs(
 
 
 REACH_UM = 32.0  # nuclei with centres farther apart do not cut each other
-MIDDLE = (
-    0.25,
-    0.75,
-)  # range in which a line may cross the segment between two centres, as fractions of its length
+# range in which a line may cross the segment between two centres, as fractions of its length
+MIDDLE = (0.25, 0.75)
 
 
 class Cuts(NamedTuple):

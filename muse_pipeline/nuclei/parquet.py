@@ -38,11 +38,8 @@ ROW_GROUP = 32_768
 PROVENANCE_KEY = b"muse"
 CLUSTER = "cluster"  # cluster by shape (``MorphologyClusters``), in tables of one class
 DAB_OD, POSITIVE = "dab_od", "positive"  # for immunohistochemistry
-REGION, REGION_PROB, BORDER = (
-    "region",
-    "region_prob",
-    "border_distance_um",
-)  # if tissue regions are known
+# if tissue regions are known
+REGION, REGION_PROB, BORDER = ("region", "region_prob", "border_distance_um")
 UNLIKE_REGION = "unlike_region"  # True for nuclei of a class that does not occur in their region
 CELL_RAYS = "cell_rays"  # if nuclei are grown into cells; with as many numbers per row as "rays"
 QUALITY = "quality"  # kind of artefact at the nucleus; null if there is none
@@ -68,12 +65,10 @@ class OptionalColumns:
 
     embedding_dim: int = 0  # number of features in ``embedding``; 0 to leave the column out
     clusters: bool = False  # True to add the column ``cluster``
-    positive_od: float | None = (
-        None  # minimum ``dab_od`` of a positive nucleus; None to leave out both columns
-    )
-    regions: Sequence[str] | None = (
-        None  # names of the classes of tissue regions; None to leave out their columns
-    )
+    # minimum ``dab_od`` of a positive nucleus; None to leave out both columns
+    positive_od: float | None = None
+    # names of the classes of tissue regions; None to leave out their columns
+    regions: Sequence[str] | None = None
     borders: Sequence[
         str
     ] = ()  # classes of tissue regions with a column for the distance to their own border
@@ -81,9 +76,8 @@ class OptionalColumns:
     features: Sequence[
         str
     ] = ()  # names of further numeric columns; rows of ``cell_rays`` are lists
-    artefacts: Sequence[str] | None = (
-        None  # names of the kinds of artefacts; None to leave out ``quality``
-    )
+    # names of the kinds of artefacts; None to leave out ``quality``
+    artefacts: Sequence[str] | None = None
 
 
 NO_OPTIONAL = OptionalColumns()
@@ -185,13 +179,10 @@ class NucleiWriter:
         # completes it.
         with ExitStack() as stack:
             partial = stack.enter_context(complete_file(self.path))
-            settings = {
-                "compression": "zstd",
-                "use_dictionary": ["class", "label"],
-            }  # few distinct values
-            settings["write_page_checksum"] = (
-                True  # without it, damaged bytes would pass for valid numbers
-            )
+            # few distinct values
+            settings = {"compression": "zstd", "use_dictionary": ["class", "label"]}
+            # without it, damaged bytes would pass for valid numbers
+            settings["write_page_checksum"] = True
             self._file = stack.enter_context(
                 pq.ParquetWriter(partial, self.format.schema, **settings)
             )

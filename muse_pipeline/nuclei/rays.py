@@ -13,9 +13,8 @@ import shapely
 
 DECIMALS = 1  # decimal places of the coordinates of outlines, in pixels
 QUPATH_GRID_PX = 0.01
-_CLEARANCE_PX = (
-    2 * QUPATH_GRID_PX
-)  # parts farther apart do not meet when each moves by half a cell of the grid
+# parts farther apart do not meet when each moves by half a cell of the grid
+_CLEARANCE_PX = 2 * QUPATH_GRID_PX
 _CIRCLE = np.array(
     [(1, 0), (0.7, 0.7), (0, 1), (-0.7, 0.7), (-1, 0), (-0.7, -0.7), (0, -1), (0.7, -0.7)]
 )

@@ -22,13 +22,11 @@ class Nuclei:
     rays: np.ndarray = None
     label: np.ndarray = None  # (N,) int32 class index; -1 if unknown
     score: np.ndarray = None  # (N,) float32 confidence that there is a nucleus; 1 by default
-    prob: np.ndarray = (
-        None  # (N, C) float32 class probabilities, given that there is a nucleus; (N, 0) if unknown
-    )
+    # (N, C) float32 class probabilities, given that there is a nucleus; (N, 0) if unknown
+    prob: np.ndarray = None
     embedding: np.ndarray = None  # (N, D) float32 features; (N, 0) if there are none
-    dab_od: np.ndarray = (
-        None  # (N, 1) float32 mean optical density (base 10) of DAB; (N, 0) if not measured
-    )
+    # (N, 1) float32 mean optical density (base 10) of DAB; (N, 0) if not measured
+    dab_od: np.ndarray = None
     fault: str = ""  # reason why a network's output for this window is useless; "" if it is not
 
     def __post_init__(self) -> None:

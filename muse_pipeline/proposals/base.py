@@ -39,9 +39,8 @@ from muse_pipeline.tissue.colour import SlideColour
 from muse_pipeline.tissue.stain import DENSITY, is_brown
 
 NUCLEUS = NucleusClass("Nucleus", (0, 158, 115))
-WORK_MPP = (
-    0.5  # finer stores are averaged to about this pixel size, at which a nucleus is ten pixels wide
-)
+# finer stores are averaged to about this pixel size, at which a nucleus is ten pixels wide
+WORK_MPP = 0.5
 INPUT_PX = 1024
 HALO_UM = 20.0  # more than the windows' slack plus the radius of a nucleus
 SAMPLE_PX = 512
@@ -152,9 +151,8 @@ class Proposer(Detector):
 
 
 GLASS, INK, BROWN, BLURRED = "glass", "ink", "brown stain", "out of focus"
-STAINED_DENSITY = (
-    0.15  # optical density of the darkest channel at about 2 um/px; clean glass is below 0.1
-)
+# optical density of the darkest channel at about 2 um/px; clean glass is below 0.1
+STAINED_DENSITY = 0.15
 MIN_STAINED = 0.01  # minimum stained share of a window
 MAX_FOREIGN = 0.6  # largest share of ink or brown in the stained area
 MIN_SHARPNESS = 0.15  # sharp windows are above 0.2, windows blurred by 2 um (sigma) below 0.15

@@ -39,10 +39,8 @@ from muse_pipeline.tissue.background import clear_foreign_colours
 STEP_UM = 0.35
 MIN_RADIUS_UM = 1.0
 NEIGHBOUR_UM = 20.0
-INSIDE_UM, AROUND_UM = (
-    2.5,
-    5.0,
-)  # radius that is surely inside a nucleus; radius at which the background begins
+# radius that is surely inside a nucleus; radius at which the background begins
+INSIDE_UM, AROUND_UM = (2.5, 5.0)
 BLOCK = 1024  # nuclei processed at a time: (1024, 32, 30) floats
 TRESPASS = 10.0  # cost per step into a neighbour's territory
 
@@ -107,9 +105,8 @@ def _profiles(
     density: np.ndarray, mpp: float, xy: np.ndarray, steps_um: np.ndarray, n_rays: int
 ) -> np.ndarray:
     """Density (N, n_rays, T) in the middle of each of T steps along each ray."""
-    offsets = (
-        ray_directions(n_rays)[:, None] * (steps_um - STEP_UM / 2)[:, None] / mpp
-    )  # (n_rays, T, 2)
+    # (n_rays, T, 2)
+    offsets = ray_directions(n_rays)[:, None] * (steps_um - STEP_UM / 2)[:, None] / mpp
     at = (xy[:, None] - 0.5 + offsets.reshape(1, -1, 2)).astype(np.float32)
     sampled = cv2.remap(density, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return sampled.reshape(len(xy), n_rays, len(steps_um))
@@ -161,14 +158,12 @@ CORE_UM = 1.5  # sigma of the smoothing for the density at a peak
 EDGE_UM = 0.4  # sigma of the smoothing for outlines, less than the blur of a 0.5 um pixel
 # upper limit of the density, in units of ``edge_density``; darker pixels are grain, folds or dirt
 CAP = 2.0
-MIN_DENSITY = (
-    0.12  # minimum density at the edge of a nucleus; eosin, red cells and glass are below it
-)
+# minimum density at the edge of a nucleus; eosin, red cells and glass are below it
+MIN_DENSITY = 0.12
 MIN_VALUES = 20  # minimum number of peaks or pixels from which a threshold is estimated
 NOISE = 0.01  # filter response to a camera's noise on glass; lower maxima are not peaks
-MIN_ANSWER = (
-    0.09  # filter response to a disc of 4 um radius that is denser than its surroundings by 0.12
-)
+# filter response to a disc of 4 um radius that is denser than its surroundings by 0.12
+MIN_ANSWER = 0.09
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,8 @@ from muse_pipeline.proposals.base import N_RAYS, Proposer, SlideSample, proposer
 from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 
 PACKAGES = ("muse-pipeline", "numpy", "shapely")
-SAME_SHAPE = (
-    0.01  # largest relative difference between the aspect ratios of a label image and its slide
-)
+# largest relative difference between the aspect ratios of a label image and its slide
+SAME_SHAPE = 0.01
 UNITS = ("px", "um")
 SLIDE = "{slide}"
 

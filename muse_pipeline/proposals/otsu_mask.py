@@ -22,10 +22,8 @@ OPEN_UM = 0.5  # radius of the opening that removes fibres and bridges thinner t
 MAX_HOLE_UM2 = 20.0  # smaller holes are pale chromatin, and are filled
 MAX_SAMPLE = 1_000_000  # number of pixels sampled from all pictures together
 N_BINS = 256
-PERCENTILES = (
-    0.5,
-    99.5,
-)  # ends of the histogram; the full range, with dirt and folds, would make its bins too wide
+# ends of the histogram; the full range, with dirt and folds, would make its bins too wide
+PERCENTILES = (0.5, 99.5)
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,11 @@ from muse_pipeline.core.content import name_content
 from muse_pipeline.core.errors import GeoJSONError
 
 OBJECT_TYPES = ("detection", "cell", "annotation", "tile", "tmaCore", "root")
-TYPE_KEYS = (
-    "objectType",
-    "object_type",
-    "type",
-)  # properties with the type, in the order in which QuPath reads them
+# properties with the type, in the order in which QuPath reads them
+TYPE_KEYS = ("objectType", "object_type", "type")
 _TYPE_OF_WORD = {word: word for word in OBJECT_TYPES} | {"tma_core": "tmaCore"}
-TYPE_NAMES = {kind: kind for kind in OBJECT_TYPES} | {
-    "tmaCore": "TMA core",
-    "root": "root object",
-}  # names in messages
+# names in messages
+TYPE_NAMES = {kind: kind for kind in OBJECT_TYPES} | {"tmaCore": "TMA core", "root": "root object"}
 OUTSIDE = "annotation outside the slide"
 _PLURALS = {
     OUTSIDE: "annotations outside the slide",
@@ -46,10 +41,8 @@ _PLURALS = {
 
 REGION = "Region"  # QuPath's own class is "Region*"
 IGNORED = ("Tissue", "Ignore")
-_WITH_DERIVED = {
-    REGION,
-    *IGNORED,
-}  # classes that include their derived classes, such as "Ignore*: Positive"
+# classes that include their derived classes, such as "Ignore*: Positive"
+_WITH_DERIVED = {REGION, *IGNORED}
 
 
 def properties_of(feature: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,9 +118,8 @@ def why_left_out(
     is_above = [
         isinstance(plane, dict) and bool(plane.get("z") or plane.get("t")) for plane in planes
     ]
-    reasons[is_above] = (
-        "object on a plane above 0"  # a bright-field slide has only the plane z = 0, t = 0
-    )
+    # a bright-field slide has only the plane z = 0, t = 0
+    reasons[is_above] = "object on a plane above 0"
     reasons[shapely.is_missing(shapes)] = "object without a shape"
     for index, kind in enumerate(types):
         if kind in unwanted:

@@ -265,14 +265,11 @@ OPTIONAL = {  # for tables with these columns
     parquet.QUALITY: ("In artefact", parquet.QUALITY, 1),  # 1 where totals leave a nucleus out
 }
 CHOSEN_DIGITS = 4  # digits after the point, for columns that the user chose
-INTENSITIES = (
-    ("Negative", 1.25),
-    ("Positive", 0.75),
-)  # QuPath's names, and brightness relative to the class's colour
+# QuPath's names, and brightness relative to the class's colour
+INTENSITIES = (("Negative", 1.25), ("Positive", 0.75))
 _CENTROID_DIGITS = 12
-_AT_ONCE = (
-    2_048  # nuclei rendered together; at some 1,400 bytes each, they fit into the cache of a core
-)
+# nuclei rendered together; at some 1,400 bytes each, they fit into the cache of a core
+_AT_ONCE = 2_048
 
 
 class FeatureRenderer:

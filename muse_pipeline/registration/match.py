@@ -17,9 +17,8 @@ from muse_pipeline.slides.base import WHITE
 from muse_pipeline.store.resample import AreaReader
 from muse_pipeline.tissue.stain import DENSITY
 
-CLEAR = (
-    0.1  # the correlation of a tile's best position must exceed that of all other positions by this
-)
+# the correlation of a tile's best position must exceed that of all other positions by this
+CLEAR = 0.1
 MIN_CORRELATION = 0.2
 OTHER_POSITION_UM = 8.0  # positions farther than this from the best one count as other positions
 FLAT = 0.02  # standard deviation of optical density; a tile that varies less shows no nuclei
@@ -110,9 +109,8 @@ class Power:
 
     um: float  # um per pixel
     tile_um: float  # side of a tile
-    reach_um: (
-        float  # a tile is searched for up to this distance in x and y from its expected position
-    )
+    # a tile is searched for up to this distance in x and y from its expected position
+    reach_um: float
 
     @property
     def tile_px(self) -> int:
@@ -132,12 +130,10 @@ class TileMatches:
     centre_um: np.ndarray  # (N, 2) centres on the slide
     # (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match
     shift_um: np.ndarray
-    is_seen: (
-        np.ndarray
-    )  # (N,) bool, True if the tile lies on the partner, which is not uniform there
-    is_clear: (
-        np.ndarray
-    )  # (N,) bool, True if the best position is much better than all other positions
+    # (N,) bool, True if the tile lies on the partner, which is not uniform there
+    is_seen: np.ndarray
+    # (N,) bool, True if the best position is much better than all other positions
+    is_clear: np.ndarray
     # (N,) bool, True if the tile correlates with the partner at its expected position, or is
     # uniform
     is_alike: np.ndarray

@@ -44,9 +44,8 @@ def open_pair_of_files(
 class PartnerTissue(TissueMask):
     """The tissue of a slide, limited to the area in which its partner can be trusted."""
 
-    trusted: np.ndarray | None = (
-        None  # (h, w) bool, True for pixels of the mask in kept tiles and on the partner
-    )
+    # (h, w) bool, True for pixels of the mask in kept tiles and on the partner
+    trusted: np.ndarray | None = None
 
     @property
     def dilated(self) -> np.ndarray:

@@ -40,10 +40,8 @@ SCALES = (0.94, 0.97, 1.0, 1.03, 1.06)  # scales that are tried for the best pla
 # 0
 GLASS = -0.3
 N_PLACEMENTS = 6
-LOW_POWERS = (
-    Power(16.0, 1024.0, 400.0),
-    Power(8.0, 512.0, 160.0),
-)  # at these, overviews are compared
+# at these, overviews are compared
+LOW_POWERS = (Power(16.0, 1024.0, 400.0), Power(8.0, 512.0, 160.0))
 HIGH_POWERS = (Power(4.0, 320.0, 60.0), Power(2.0, 256.0, 16.0))
 MOST_TILES = 300  # largest number of tiles for a fit
 LEAST_TILES = 6

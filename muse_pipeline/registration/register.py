@@ -41,15 +41,13 @@ class TileResiduals:
 
     side_um: float  # side of a tile; tiles lie side by side from the corner of level 0
     centre_um: np.ndarray  # (N, 2) centres on the slide
-    residual_um: (
-        np.ndarray
-    )  # (N,) distance between slide and partner that remains; NaN if it is unknown
+    # (N,) distance between slide and partner that remains; NaN if it is unknown
+    residual_um: np.ndarray
     # (N,) bool, True if the residual was measured in the tile itself. A tile that only correlates
     # with the partner has the largest residual of its neighbours
     is_measured: np.ndarray
-    is_seen: (
-        np.ndarray
-    )  # (N,) bool, True if the tile lies on the partner, which is not uniform there
+    # (N,) bool, True if the tile lies on the partner, which is not uniform there
+    is_seen: np.ndarray
     limit_um: float  # largest residual of a tile that is kept
 
     @property
@@ -148,12 +146,7 @@ def measure_tiles(pair: Pair, transform: Transform, power: Power, limit_um: floa
             if len(near) >= LEAST_NEIGHBOURS:
                 residual[tile] = residual[measured[near]].max()
     return TileResiduals(
-        power.tile_um,
-        centre,
-        residual,
-        matches.is_clear,
-        matches.is_seen,
-        limit_um,
+        power.tile_um, centre, residual, matches.is_clear, matches.is_seen, limit_um
     )
 
 

@@ -11,9 +11,8 @@ from urllib.parse import quote
 
 from PIL import Image
 
-EMBEDDED_SLIDES = (
-    30  # maximum number of slides with embedded pictures, 1 MB each; a larger page is slow to open
-)
+# maximum number of slides with embedded pictures, 1 MB each; a larger page is slow to open
+EMBEDDED_SLIDES = 30
 THUMBNAIL_PX = 112  # shown at half this size, to be sharp on screens with two pixels per CSS pixel
 _QUALITY = 78
 

@@ -46,9 +46,8 @@ class DensityGrid:
     level 0.
     """
 
-    counts: (
-        np.ndarray
-    )  # (C + 1, rows, columns) nuclei by class; the last plane counts nuclei without a known class
+    # (C + 1, rows, columns) nuclei by class; the last plane counts nuclei without a known class
+    counts: np.ndarray
     size_um: tuple[float, float]  # (width, height) of the slide
 
     @property
@@ -102,9 +101,8 @@ def choose_fields(grid: DensityGrid) -> list[Field]:
     """
     n = FIELD_CELLS
     table = np.pad(grid.counts.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
-    counts = (
-        table[:, n:, n:] - table[:, :-n, n:] - table[:, n:, :-n] + table[:, :-n, :-n]
-    )  # sums over n x n cells
+    # sums over n x n cells
+    counts = table[:, n:, n:] - table[:, :-n, n:] - table[:, n:, :-n] + table[:, :-n, :-n]
     width, height = (max(1, int(extent // CELL_UM) - FIELD_CELLS + 1) for extent in grid.size_um)
     counts = counts[:, :height, :width]  # only fields that are entirely on the slide
     total = counts.sum(0)

@@ -19,9 +19,8 @@ from muse_pipeline.core import text
 from muse_pipeline.core.files import complete_file
 
 # sqrt(1.05 * 0.05) - 0.05, as the contrast of two luminances is (lighter + 0.05) / (darker + 0.05).
-EQUAL_CONTRAST = (
-    0.179  # relative luminance of a colour on which black and white are equally legible
-)
+# relative luminance of a colour on which black and white are equally legible
+EQUAL_CONTRAST = 0.179
 _BUFFERED = 1000  # number of parts of a template that are written together
 # Control characters, marks of writing direction and surrogates, which could disguise names.
 _TREACHEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

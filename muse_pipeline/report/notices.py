@@ -7,13 +7,7 @@ from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from muse_pipeline.core.text import count_noun, some_of
-from muse_pipeline.inference.trust import (
-    LEAVE_OUT,
-    OF_RUN,
-    RULES,
-    TEXTS,
-    describe_marks,
-)
+from muse_pipeline.inference.trust import LEAVE_OUT, OF_RUN, RULES, TEXTS, describe_marks
 from muse_pipeline.report.cohort import STATUSES, SlideResult
 
 LEVELS = RED, AMBER = "red", "amber"  # red: numbers are missing or wrong; amber: they may be wrong

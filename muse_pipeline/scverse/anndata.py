@@ -23,13 +23,7 @@ from muse_pipeline.core.environment import link_folder
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.nuclei.arrow import bytes_to_arrow
 from muse_pipeline.nuclei.parquet import open_nuclei
-from muse_pipeline.scverse.elements import (
-    Elements,
-    NucleiTable,
-    class_colors,
-    keys_of,
-    open_hdf5,
-)
+from muse_pipeline.scverse.elements import Elements, NucleiTable, class_colors, keys_of, open_hdf5
 from muse_pipeline.store.store import PYRAMID, open_store
 
 if TYPE_CHECKING:

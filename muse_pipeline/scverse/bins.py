@@ -34,14 +34,10 @@ from muse_pipeline.scverse.anndata import begin_anndata, write_nuclei_elements, 
 from muse_pipeline.scverse.elements import NucleiTable, open_hdf5, require_h5py
 from muse_pipeline.tissue.mask import TissueMask
 
-XENIUM_UM_PER_PX = (
-    0.2125  # pixel size of the morphology picture, if experiment.xenium does not state it
-)
-GENE, IS_GENE, CODEWORD = (
-    "feature_name",
-    "is_gene",
-    "codeword_category",
-)  # the last two in recent versions of Xenium
+# pixel size of the morphology picture, if experiment.xenium does not state it
+XENIUM_UM_PER_PX = 0.2125
+# the last two in recent versions of Xenium
+GENE, IS_GENE, CODEWORD = ("feature_name", "is_gene", "codeword_category")
 GENE_EXPRESSION = "Gene Expression"  # type of the features of Space Ranger that are genes
 # Prefixes of the names of features that are no genes, regardless of case.
 CONTROLS = (

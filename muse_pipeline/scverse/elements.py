@@ -127,13 +127,8 @@ def _encoded(element: Any, kind: str) -> Any:
     return element
 
 
-DESCRIPTIONS = (
-    "score",
-    REGION_PROB,
-    BORDER,
-    "dab_od",
-    "cluster",
-)  # numeric columns of ``obs``, if the table has them
+# numeric columns of ``obs``, if the table has them
+DESCRIPTIONS = ("score", REGION_PROB, BORDER, "dab_od", "cluster")
 
 
 @dataclass(frozen=True)

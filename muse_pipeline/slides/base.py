@@ -57,9 +57,8 @@ class SlideProperties:
     mpp_candidates: tuple[
         MppCandidate, ...
     ] = ()  # sizes of a level-0 pixel in the file, the most trusted first
-    bounds: Bounds | None = (
-        None  # rectangle that the scanner marks as non-empty, in absolute level-0 pixels
-    )
+    # rectangle that the scanner marks as non-empty, in absolute level-0 pixels
+    bounds: Bounds | None = None
     warnings: tuple[
         str, ...
     ] = ()  # about what is read, such as the choice of one picture among several
@@ -271,9 +270,8 @@ def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
 
 DEPTHS = (8, 10, 12, 14, 16)  # numbers of bits that cameras use of 16
 RARE = 1e-4  # share of pixels that may need more bits, such as hot pixels
-BRIGHTEST = (
-    98  # percentile of values that are bright in bright field, at least ``LEAST_BRIGHT`` in 8 bits
-)
+# percentile of values that are bright in bright field, at least ``LEAST_BRIGHT`` in 8 bits
+BRIGHTEST = 98
 LEAST_BRIGHT = 100
 
 

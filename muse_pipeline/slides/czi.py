@@ -51,9 +51,8 @@ class CziReader(SlideReader):
         try:
             self._document = Document(str(path))
             _require_one_colour_picture(path, self._document)
-            box = (
-                self._document.total_bounding_rectangle_no_pyramid
-            )  # around all scenes, in stage pixels
+            # around all scenes, in stage pixels
+            box = self._document.total_bounding_rectangle_no_pyramid
             self._corner = box.x, box.y
             self.properties = _read_properties(self._document, (box.w, box.h))
             self._kind = "Bgr48" if "Bgr48" in self._document.pixel_types.values() else "Bgr24"

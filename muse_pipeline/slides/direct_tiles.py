@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 
-CACHE_BYTES = (
-    32 << 20
-)  # size of the cache of decoded tiles, as in OpenSlide; enough for a row of chunks of `tile`
+# size of the cache of decoded tiles, as in OpenSlide; enough for a row of chunks of `tile`
+CACHE_BYTES = 32 << 20
 MAX_DIRECTORIES = 100  # a slide has a dozen; in a damaged file, their chain may have no end
 CONTIGUOUS = 1  # PlanarConfiguration of interleaved channels
 

@@ -42,9 +42,8 @@ if TYPE_CHECKING:
 HEAD_BYTES = 4096  # beginning of a picture, which contains the number of bits per sample
 MAX_PIXELS = 400_000_000  # decoding takes up to 7 bytes per pixel: under 3 GiB
 
-Image.MAX_IMAGE_PIXELS = (
-    None  # MAX_PIXELS is checked instead of Pillow's limit, with a clear message
-)
+# MAX_PIXELS is checked instead of Pillow's limit, with a clear message
+Image.MAX_IMAGE_PIXELS = None
 
 
 class ArrayReader(SlideReader):

@@ -21,20 +21,14 @@ if TYPE_CHECKING:
 # 10 um are 2,540 dpi: coarser tags describe screens and paper (72, 96, 300 dpi), not a microscope.
 RESOLUTION_TAG_RANGE_UM = (0.02, 10.0)
 PLAUSIBLE_RANGE_UM = (0.11, 2.0)  # the finest scanners have 0.115 um
-POSSIBLE_RANGE_UM = (
-    0.01,
-    100.0,
-)  # from finer than light can resolve to coarser than any image of cells or tissue
+# from finer than light can resolve to coarser than any image of cells or tissue
+POSSIBLE_RANGE_UM = (0.01, 100.0)
 LONGEST_SLIDE_MM = 300  # slides of whole organs are 200 mm long
 MAX_ANISOTROPY = 0.02
 IMPLAUSIBLE_ANISOTROPY = 0.2  # no scanner has pixels as oblong as this
 MAX_DISAGREEMENT = 0.05
-SCANNER = (
-    "openslide.mpp-x",
-    "tiffslide.mpp-x",
-    "CZI scaling",
-    "OME-XML PhysicalSizeX",
-)  # sources that scanners write
+# sources that scanners write
+SCANNER = ("openslide.mpp-x", "tiffslide.mpp-x", "CZI scaling", "OME-XML PhysicalSizeX")
 # Range of an mpp, relative to the estimate from the objective: scanners with a magnifying adapter
 # have pixels half as large as the power suggests, but none has larger ones.
 BESIDE_POWER, GIVEN_BESIDE_POWER = (0.35, 1.5), (0.65, 1.5)
@@ -83,10 +77,8 @@ def mpp_from_ome_xml(xml: str | None, size_px: tuple[int, int]) -> MppCandidate 
                 _positive(pixels.get(f"PhysicalSize{axis}")) * _UNITS_UM.get(unit, 0.0)
                 for axis, unit in zip("XY", units, strict=True)
             )
-            sizes = (
-                x or y,
-                y or x,
-            )  # if the file states only one side, pixels are taken to be square
+            # if the file states only one side, pixels are taken to be square
+            sizes = (x or y, y or x)
             return mpp_from_values(*sizes, "OME-XML PhysicalSizeX")
     return None
 

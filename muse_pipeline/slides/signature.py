@@ -132,10 +132,7 @@ def why_unreadable(path: Path, reason: str) -> str:
             f"is a {kind} picture with the suffix of a slide; rename it to"
             f" {path.stem}{PICTURES.get(kind)}, and give --mpp",
         ),
-        (
-            part,
-            f"is the {part} of a DICOM slide; give a file of its series with ImageType VOLUME",
-        ),
+        (part, f"is the {part} of a DICOM slide; give a file of its series with ImageType VOLUME"),
         (
             kind == "TIFF" and _first_directory_offset(path) >= n_bytes,
             f"is truncated ({n_bytes:,} bytes; its directory would lie beyond); {_REMEDY}",
@@ -145,10 +142,7 @@ def why_unreadable(path: Path, reason: str) -> str:
             f"begins like a {kind} file but cannot be opened ({reason}) and may be damaged;"
             f" {_REMEDY}",
         ),
-        (
-            True,
-            name_content(path) or f"is not a slide or image of a known format; {_REMEDY}",
-        ),
+        (True, name_content(path) or f"is not a slide or image of a known format; {_REMEDY}"),
     )
     return f"{path}: {next(text for applies, text in reasons if applies)}"
 

@@ -28,13 +28,8 @@ from muse_pipeline.slides.mpp import (
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
-VENDORS = (
-    "svs",
-    "scn",
-    "bif",
-    "ndpi",
-    "philips",
-)  # formats in which the first picture is the slide
+# formats in which the first picture is the slide
+VENDORS = ("svs", "scn", "bif", "ndpi", "philips")
 ASIDE = re.compile(
     "label|macro|thumb|overview", re.IGNORECASE
 )  # names of pictures that are not the slide
@@ -44,17 +39,13 @@ TILED = 4
 SEVERAL = "pictures of similar size"  # part of a warning
 SIMILAR = 3  # a picture smaller by at most this factor may be a slide too
 MAX_PADDING = 0.05  # as a fraction of the side of a level
-DARK, MOSTLY = (
-    40,
-    0.5,
-)  # upper grey level of dark pixels; share of them above which a picture is not bright field
+# upper grey level of dark pixels; share of them above which a picture is not bright field
+DARK, MOSTLY = (40, 0.5)
 # median sum of the channels, in the pixels that are not dark, below which a dark picture is
 # fluorescence
 DIM = 300
-BLOCK_PX, COLOURED = (
-    8,
-    20,
-)  # side of averaged blocks; minimum difference between channels in the most coloured 1 %
+# side of averaged blocks; minimum difference between channels in the most coloured 1 %
+BLOCK_PX, COLOURED = (8, 20)
 
 
 def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:

@@ -44,9 +44,8 @@ if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 
-MAX_CHUNK_BYTES = (
-    64 << 20
-)  # larger chunks are left to ``ImageReader``: each read here would decode a whole chunk
+# larger chunks are left to ``ImageReader``: each read here would decode a whole chunk
+MAX_CHUNK_BYTES = 64 << 20
 PROBE_PX = 1024
 
 

@@ -37,9 +37,8 @@ class Difference:
     low: np.ndarray  # lower end of the 95 % bootstrap interval of the effect
     high: np.ndarray  # upper end of the interval
     p: np.ndarray  # two-sided p of a permutation test of the difference in means
-    q: (
-        np.ndarray
-    )  # p adjusted for the number of measures: the false discovery rate of Benjamini and Hochberg
+    # p adjusted for the number of measures: the false discovery rate of Benjamini and Hochberg
+    q: np.ndarray
 
 
 def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray, list[str]]:

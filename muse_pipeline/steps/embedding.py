@@ -23,12 +23,7 @@ from muse_pipeline.inference.embed import Embedder, embed_nuclei, write_embeddin
 from muse_pipeline.inference.encoder import TileEncoder
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.inference.stitch import clip_to_slide
-from muse_pipeline.nuclei.parquet import (
-    open_nuclei,
-    parse_outlines,
-    read_nuclei,
-    read_provenance,
-)
+from muse_pipeline.nuclei.parquet import open_nuclei, parse_outlines, read_nuclei, read_provenance
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.write import nucleus_ids
 from muse_pipeline.scverse.bins import MOVED_UM, count_displaced

@@ -34,15 +34,12 @@ class Pixels:
     store: Path  # image in which the nuclei were found
     colour: Path  # path of the slide's stains
     features: str = "none"  # set of features to measure
-    artefacts: Path | None = (
-        None  # GeoJSON to write artefacts to, in which nuclei are flagged; None to seek none
-    )
-    subtract: Sequence[str] = (
-        LEFT_OUT  # kinds of artefacts whose nuclei and areas are left out of totals
-    )
-    expand_um: float | None = (
-        None  # distance by which nuclei are expanded to cells; None to measure no cells
-    )
+    # GeoJSON to write artefacts to, in which nuclei are flagged; None to seek none
+    artefacts: Path | None = None
+    # kinds of artefacts whose nuclei and areas are left out of totals
+    subtract: Sequence[str] = LEFT_OUT
+    # distance by which nuclei are expanded to cells; None to measure no cells
+    expand_um: float | None = None
 
 
 def stitch(

@@ -30,11 +30,8 @@ from muse_pipeline.store.zarr_files import (
 CHUNK_PX = 512
 SHARD_PX = 4096
 CHUNKS_PER_SHARD = SHARD_PX // CHUNK_PX
-PYRAMID = (
-    1,
-    4,
-    16,
-)  # a shard covers the same tissue at every level, so that its levels can be written together
+# a shard covers the same tissue at every level, so that its levels can be written together
+PYRAMID = (1, 4, 16)
 BACKGROUND = 255
 TISSUE_UM = 8.0  # side of a pixel of the tissue label, before rounding to whole work pixels
 PERIOD_PX = 128  # width of the strip along an edge of an image that repeats beyond the edge
@@ -164,13 +161,8 @@ class Store:
         self.fingerprint = str(attributes["fingerprint"])
 
     def __reduce__(self) -> tuple:
-        return Store, (
-            self.path,
-            self._full_px,
-            self._tissue,
-            self.attributes,
-            self._reduction,
-        )  # without its cache
+        # without its cache
+        return Store, (self.path, self._full_px, self._tissue, self.attributes, self._reduction)
 
     def at(self, mpp: float) -> Store:
         """The same image at a coarser mpp, read from the best level and averaged if that level is

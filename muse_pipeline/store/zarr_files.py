@@ -34,11 +34,8 @@ BYTES = {"name": "bytes"}
 LOSSLESS, JPEG = "zstd", "jpeg"
 CODECS = (LOSSLESS, JPEG)
 ZSTD, OF_PLANES = {"level": -1, "checksum": True}, {"level": 0, "checksum": False}
-JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = (
-    "imagecodecs_jpeg",
-    90,
-    "420",
-)  # imagecodecs registers this name
+# imagecodecs registers this name
+JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = ("imagecodecs_jpeg", 90, "420")
 
 
 def zstd(level: int, checksum: bool) -> dict[str, Any]:

@@ -45,9 +45,8 @@ class Seen:
     """Training data of weights, as listed in their checkpoint."""
 
     images: frozenset[str] = frozenset()  # names of pictures and slides
-    patients: frozenset[str] = (
-        frozenset()
-    )  # of these images, and of validation images by which weights were chosen
+    # of these images, and of validation images by which weights were chosen
+    patients: frozenset[str] = frozenset()
     learnt_patients: frozenset[str] = frozenset()  # of training images only
 
     def extend(

@@ -153,9 +153,8 @@ class BestWeights(Monitor):
 
 
 IN_A_ROW = 5  # number of consecutive logged steps outside the limits after which a run ends
-GRACE = (
-    0.1  # initial share of a run that is not checked, because feature vectors may still be alike
-)
+# initial share of a run that is not checked, because feature vectors may still be alike
+GRACE = 0.1
 
 
 class Alarm(Monitor):

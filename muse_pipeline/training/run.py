@@ -80,22 +80,18 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.config = (
-            path / "config.yaml"
-        )  # the resolved settings, which the same command can read again
-        self.provenance = (
-            path / "provenance.json"
-        )  # versions, command and checksums (``describe_run``)
+        # the resolved settings, which the same command can read again
+        self.config = path / "config.yaml"
+        # versions, command and checksums (``describe_run``)
+        self.provenance = path / "provenance.json"
         self.metrics = path / "metrics.jsonl"  # the log of metrics (``loop.MetricsLog``)
         self.curves = path / "curves.png"  # a plot of the metrics
-        self.pictures = (
-            path / "pictures"
-        )  # crops of the training pictures, on which an export is checked
+        # crops of the training pictures, on which an export is checked
+        self.pictures = path / "pictures"
         self.resume = path / "resume.pt"  # the resume point (``checkpoint.save_resume_point``)
         self.best = path / "best.pt"  # the checkpoint with the best validation score so far
-        self.checkpoint = (
-            path / "checkpoint.pt"
-        )  # the best validated weights or, without validation, the last
+        # the best validated weights or, without validation, the last
+        self.checkpoint = path / "checkpoint.pt"
         self.scores = path / "scores.txt"  # the sentences that a finished run prints
 
     def begin(

@@ -21,9 +21,8 @@ from muse_pipeline.nuclei.masks import depth_um
 from muse_pipeline.nuclei.table import Nuclei
 
 POSITION_UM = 0.5  # sigma of the blur of positions
-FALL_PER_UM = (
-    0.2  # where a position falls faster, two nuclei meet; within a nucleus it rises from -1 to 1
-)
+# where a position falls faster, two nuclei meet; within a nucleus it rises from -1 to 1
+FALL_PER_UM = 0.2
 
 
 @FAMILIES.register("hover")

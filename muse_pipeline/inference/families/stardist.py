@@ -10,9 +10,8 @@ from muse_pipeline.inference.families import FAMILIES
 from muse_pipeline.inference.maps import Family, Map, nuclei_table, probabilities
 from muse_pipeline.nuclei.table import Nuclei
 
-PEAK_UM = (
-    1.0  # half the side of the square around a peak in which no point has a higher probability
-)
+# half the side of the square around a peak in which no point has a higher probability
+PEAK_UM = 1.0
 
 
 @FAMILIES.register("stardist")
@@ -46,9 +45,8 @@ class StarDist(Family):
         reach = max(round(PEAK_UM / card.mpp / card.stride_px), 1)
         row, column = np.nonzero(_find_peaks(score, maps[1].min(0), card.threshold, reach))
         rays = maps[1][:, row, column].T.clip(0) * np.float32(card.mpp)
-        xy = (
-            np.stack([column, row], 1) * card.stride_px + 0.5
-        )  # centre of the first pixel of a cell, not of the cell
+        # centre of the first pixel of a cell, not of the cell
+        xy = np.stack([column, row], 1) * card.stride_px + 0.5
         classes = probabilities(maps[2], card)[:, row, column] if len(maps) > 2 else None
         return nuclei_table(xy, rays, score[row, column], classes, card)
 

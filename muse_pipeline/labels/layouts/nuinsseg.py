@@ -12,10 +12,8 @@ from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import read_instances, require_size
 from muse_pipeline.nuclei.masks import read_mask
 
-MASKS = (
-    "label masks modify",
-    "label masks",
-)  # in the second folder, the overlap of two nuclei has its own number
+# in the second folder, the overlap of two nuclei has its own number
+MASKS = ("label masks modify", "label masks")
 
 
 @LAYOUTS.register("nuinsseg")

@@ -15,13 +15,8 @@ from muse_pipeline.labels.dataset_source import DatasetLayout, as_published
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.labels.nuclei_files import measure_instances
 
-WORDS = (
-    "Neoplastic",
-    "Inflammatory",
-    "Connective",
-    "Dead",
-    "Epithelial",
-)  # channels of masks.npy, then background
+# channels of masks.npy, then background
+WORDS = ("Neoplastic", "Inflammatory", "Connective", "Dead", "Epithelial")
 
 
 @LAYOUTS.register("pannuke")

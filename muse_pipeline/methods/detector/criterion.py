@@ -20,9 +20,8 @@ from muse_pipeline.core.registry import Registry
 from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
 from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusMaps
 
-REACH_CELLS = (
-    1.0  # largest distance between a nucleus and the middle of a cell that predicts it, in cells
-)
+# largest distance between a nucleus and the middle of a cell that predicts it, in cells
+REACH_CELLS = 1.0
 REACH_SIGMAS = 5.0  # distance at which Gaussians are cut off; their value there is 4e-6
 CANDIDATE_CELLS = 2  # a nucleus has 5 x 5 candidate cells, 4 to 6 um to either side at 0.5 um/px
 RAY_WEIGHT = 2.0  # weight of the ray term; all other terms of the loss have the weight 1
@@ -339,9 +338,8 @@ class PointCriterion(Criterion):
         cell, allowed = cells_around(
             batch.xy, (rows, columns), CELL_PX, CANDIDATE_CELLS
         )  # (B, M, K)
-        own = (
-            cell.shape[2] // 2
-        )  # a nucleus outside the window has no cell of its own and gets no proposal
+        # a nucleus outside the window has no cell of its own and gets no proposal
+        own = cell.shape[2] // 2
         allowed = allowed & allowed[..., own, None] & (_gather(inside, cell)[..., 0] > 0)
         point = (
             _gather(maps.offset, cell) + torch.stack((cell % columns, cell // columns), -1) + 0.5

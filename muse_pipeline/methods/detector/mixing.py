@@ -28,10 +28,8 @@ from muse_pipeline.training.method import Schedule
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 NUCLEI_PER_STEP, LEAST_STEPS = 4, 200
-FULL_RATE, FULL_RATE_NUCLEI = (
-    2.5e-4,
-    2000,
-)  # highest learning rate, and the minimum number of labelled nuclei for it
+# highest learning rate, and the minimum number of labelled nuclei for it
+FULL_RATE, FULL_RATE_NUCLEI = (2.5e-4, 2000)
 BLOCK_UM = 64.0  # side of the blocks of a picture that the bootstrap resamples
 N_SCORES = 8  # times that a training is scored on labels held out
 PATIENCE = 2  # scores in a row that are not above the best one before, after which it ends
@@ -207,9 +205,8 @@ def choose_share(
         together = compare_scores(
             counts[0], after, blocks, partial(_sum_of_scores, rows=[*criteria.values()])
         )
-        best["scores"] = (
-            best["scores"] or scores
-        )  # if no share is chosen, the smallest one's are reported
+        # if no share is chosen, the smallest one's are reported
+        best["scores"] = best["scores"] or scores
         # A 95 % interval is 2 x 1.96 standard errors wide. Without an interval (a single block) no
         # share is chosen.
         low, high = together["interval"] or (-np.inf, np.inf)

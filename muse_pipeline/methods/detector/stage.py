@@ -71,9 +71,8 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
     def __init__(self, config: DetectorConfig, folder: Path, name: str = "train"):
         super().__init__(config, folder, name)
         self._data: DetectorData | None = None
-        self._choice: dict[str, Any] | None = (
-            None  # the result of ``choose_share``, by labels held out in turn
-        )
+        # the result of ``choose_share``, by labels held out in turn
+        self._choice: dict[str, Any] | None = None
         self._kept: list[int] = []  # classes that labels do not change (``find_kept``)
 
     @property

@@ -147,9 +147,8 @@ def read_start(config: DetectorConfig) -> Start | None:
 
 
 def _holds_detector(checkpoint: Checkpoint) -> bool:
-    return (
-        bool(checkpoint.head) and checkpoint.meta.get("kind") == "detector"
-    )  # region models have a head too
+    # region models have a head too
+    return bool(checkpoint.head) and checkpoint.meta.get("kind") == "detector"
 
 
 def take_over(network: NucleusDetector, start: Start) -> None:
@@ -173,9 +172,8 @@ def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:
     teacher, begun, _ = load_trained(path)
     require_window(config.window_px, teacher.backbone, f"{path} ({begun.backbone})")
     alike = ["head", "class_names", "n_rays", "mpp", "colour"]
-    alike += (
-        [] if teacher.backbone.lattice.any_size else ["window_px"]
-    )  # a fixed window must be the same
+    # a fixed window must be the same
+    alike += [] if teacher.backbone.lattice.any_size else ["window_px"]
     for name in alike:
         initial, ours = getattr(begun, name), getattr(config, name)
         if initial != ours:

@@ -39,9 +39,8 @@ from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.checkpoint import Checkpoint, load_detector_weights
 
 MEAN = "mean class"
-SCORE = (  # from matches within 3 um; the weights with the highest score are kept
-    f"validation {MEAN} F1"
-)
+# from matches within 3 um; the weights with the highest score are kept
+SCORE = f"validation {MEAN} F1"
 SUM = f"validation detection + {MEAN} F1"  # likewise, on labels held out in turn
 
 
@@ -247,9 +246,8 @@ def find_unlabelled(images: Sequence[LabelledImage], scorer: Scorer) -> Iterator
 
 
 LEAST_FOUND, SHARE_LABELLED = 20, 0.3
-PRIOR_NUCLEI = (
-    4000  # number of labelled nuclei that have the same weight as the initial detector's shares
-)
+# number of labelled nuclei that have the same weight as the initial detector's shares
+PRIOR_NUCLEI = 4000
 N_IMAGES = 24
 AROUND_UM = 128.0  # width of the tissue that is kept around an annotated region
 

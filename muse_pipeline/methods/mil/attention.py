@@ -24,12 +24,7 @@ from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide
 from muse_pipeline.methods.mil.config import MilConfig
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.method import Method, Schedule
-from muse_pipeline.training.recipe import (
-    MADE_FROM,
-    PreparedStage,
-    StageList,
-    TrainingStage,
-)
+from muse_pipeline.training.recipe import MADE_FROM, PreparedStage, StageList, TrainingStage
 from muse_pipeline.training.run import Inputs, Log
 
 

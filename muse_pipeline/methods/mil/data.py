@@ -144,9 +144,8 @@ class RegionScorer:
         padded = torch.from_numpy(cv2.copyMakeBorder(pixels, *borders, cv2.BORDER_REFLECT)).to(
             device
         )
-        windows = (
-            padded.permute(2, 0, 1).unfold(1, side, side).unfold(2, side, side)
-        )  # (3, rows, columns, S, S)
+        # (3, rows, columns, S, S)
+        windows = padded.permute(2, 0, 1).unfold(1, side, side).unfold(2, side, side)
         rows, columns = windows.shape[1:3]
         windows = windows.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side).float()
         colour, cells = torch.as_tensor(colour, device=device), side // CELL_PX

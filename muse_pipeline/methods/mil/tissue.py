@@ -96,9 +96,8 @@ class TissueImage:
     name: str
     pixels: np.ndarray  # (h, w, 3) uint8
     label: int  # class index of the image; -1 if its pixels are labelled instead
-    target: np.ndarray | None = (
-        None  # (h, w) uint8 class index or ``UNKNOWN``; None if the image has one label
-    )
+    # (h, w) uint8 class index or ``UNKNOWN``; None if the image has one label
+    target: np.ndarray | None = None
     # (h, w) uint8 class index or ``UNKNOWN``, used only for scores; None if the source has no masks
     mask: np.ndarray | None = None
     patient: str = ""  # patient of the image
@@ -319,9 +318,8 @@ def _read_areas(
                 )
 
 
-MOST_OVERLAP = (
-    0.05  # maximum overlap, as a share of the smaller area; hand-drawn neighbours overlap a little
-)
+# maximum overlap, as a share of the smaller area; hand-drawn neighbours overlap a little
+MOST_OVERLAP = 0.05
 
 
 def _require_disjoint(

@@ -73,11 +73,7 @@ class RegionWindows(PictureWindows):
         label = functional.one_hot(labels.clamp(min=0), self.n_classes)[:, 1:]
         label = torch.where(labels[:, None] < 0, -1, label).to(self.device)
         return RegionBatch(
-            drawn.pixels,
-            drawn.colour,
-            label.float(),
-            (target * is_known).float(),
-            is_known.float(),
+            drawn.pixels, drawn.colour, label.float(), (target * is_known).float(), is_known.float()
         )
 
     def _classes(self, index: int, centre: Tensor, linear: Tensor) -> Tensor:

@@ -25,9 +25,8 @@ from muse_pipeline.training.recipe import RECIPES, Recipe, load_run
 from muse_pipeline.training.run import Inputs, plain_settings
 
 HELD_SPLITS = ("test",)
-PLACEHOLDER = (  # path of store and proposals until ``plan_cohort_run`` inserts the slides
-    "a slide's"
-)
+# path of store and proposals until ``plan_cohort_run`` inserts the slides
+PLACEHOLDER = "a slide's"
 
 
 class SlidesConfig(Protocol):
@@ -49,9 +48,8 @@ class Cohort:
     """Slides of a cohort, and the rules that hold out some of them."""
 
     rows: Sequence[SheetRow]  # rows of the sheet
-    results: (
-        Path  # folder with one folder per slide for stores and proposals, which may not exist yet
-    )
+    # folder with one folder per slide for stores and proposals, which may not exist yet
+    results: Path
     exclude: tuple[
         str, ...
     ] = ()  # strings; slides whose id contains one of them are neither trained on nor held out

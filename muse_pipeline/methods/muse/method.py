@@ -297,9 +297,8 @@ class MusePretraining(Method):
         """Freeze the prototypes at the start of the run."""
         if progress < self.settings.frozen:
             for level in self._levels():
-                level.student.prototypes.grad = (
-                    None  # an optimiser skips parameters without a gradient
-                )
+                # an optimiser skips parameters without a gradient
+                level.student.prototypes.grad = None
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

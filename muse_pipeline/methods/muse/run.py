@@ -24,11 +24,7 @@ from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.config import require_windows
 from muse_pipeline.methods.muse.config import MuseConfig
-from muse_pipeline.methods.muse.data import (
-    PretrainData,
-    read_pretrain_data,
-    require_apart,
-)
+from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data, require_apart
 from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.validation import SCORE, PointSet, read_held, score_held
 from muse_pipeline.models import BACKBONES

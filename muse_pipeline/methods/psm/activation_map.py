@@ -290,9 +290,8 @@ def _spread_start(values: np.ndarray, k: int, generator: np.random.Generator) ->
     for _ in range(k - 1):
         distance = np.min([((values - centre) ** 2).sum(1, dtype=float) for centre in centres], 0)
         total = distance.sum()
-        share = (
-            distance / total if total else None
-        )  # if all values are centres already, choose any of them
+        # if all values are centres already, choose any of them
+        share = distance / total if total else None
         centres.append(values[generator.choice(len(values), p=share)])
     return np.array(centres)
 

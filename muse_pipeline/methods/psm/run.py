@@ -293,9 +293,8 @@ def split_instances(mask: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> 
     return drop_small_labels(instances, MIN_AREA_UM2 / config.mpp**2)
 
 
-FRAGMENT_UM2 = (
-    2.0  # minimum area of an instance; smaller ones are remainders of nuclei overlapped by others
-)
+# minimum area of an instance; smaller ones are remainders of nuclei overlapped by others
+FRAGMENT_UM2 = 2.0
 # width by which a picture is mirrored beyond its border, so that nuclei at the border are found
 SURROUND_UM = 32.0
 

@@ -259,9 +259,8 @@ class Trident(Method):
         ``*_partners`` is the share of samples that have a partner.
         """
         pixels, colour = batch.views.global_views
-        n = (
-            1 if self.settings.branches == 2 else 2
-        )  # with two branches, only the first global view is used
+        # with two branches, only the first global view is used
+        n = 1 if self.settings.branches == 2 else 2
         pixels, colour = (part[: n * len(pixels) // 2] for part in (pixels, colour))
         features = self.backbone(self.backbone.prepare(pixels, colour))
         he = [Features(*parts) for parts in zip(*(part.chunk(n) for part in features), strict=True)]

@@ -99,11 +99,8 @@ class PairedSource(NucleusSource):
             )
 
 
-N_RAYS, POINT_UM, REACH_UM = (
-    32,
-    3.0,
-    20.0,
-)  # rays per outline; radius drawn for a point; maximum ray length
+# rays per outline; radius drawn for a point; maximum ray length
+N_RAYS, POINT_UM, REACH_UM = (32, 3.0, 20.0)
 INSIDE, OUTLINE = (0, 160, 80), (0, 0, 0)  # colours on white; outlines separate touching nuclei
 SUBPIXEL_BITS = 4
 RAYS = "rays.npy"
@@ -141,9 +138,8 @@ class DrawnNuclei:
         index, margin = NucleusIndex.open(self.folder, self.size_px, self.mpp), REACH_UM / self.mpp
         numbers, centres = index.inside(*np.subtract(xy, margin), *np.add(xy, size) + margin)
         rays = np.load(self.folder / RAYS, mmap_mode="r")[numbers]
-        rings = (
-            rays_to_rings(centres - xy, rays, (self.mpp, self.mpp)) - 0.5
-        )  # OpenCV counts from pixel centres
+        # OpenCV counts from pixel centres
+        rings = rays_to_rings(centres - xy, rays, (self.mpp, self.mpp)) - 0.5
         points = list(np.round(rings * 2**SUBPIXEL_BITS).astype(np.int32))
         for ring in points:
             cv2.fillPoly(canvas, [ring], INSIDE, cv2.LINE_8, SUBPIXEL_BITS)
@@ -275,9 +271,8 @@ class PartnerBatch(NamedTuple):
 
     image: Tensor  # pixels (K, 3, R, R) uint8 of the K sets with a partner
     image_known: Tensor  # (B,) bool, True for the K sets with a partner
-    nuclei_known: (
-        Tensor  # (B, M) bool, True for nuclei in both global views that the partner covers
-    )
+    # (B, M) bool, True for nuclei in both global views that the partner covers
+    nuclei_known: Tensor
 
 
 class PairBatch(NamedTuple):

@@ -51,9 +51,8 @@ class GeneratorSettings:
         dropout: dropout probability of the mask's code.
     """
 
-    base: Annotated[int, Between(1, 1024)] = (
-        64  # code: min(16384 / resolution, 512) channels, which is 64 at 256 px
-    )
+    # code: min(16384 / resolution, 512) channels, which is 64 at 256 px
+    base: Annotated[int, Between(1, 1024)] = 64
     most: int = 512  # code
     levels: Annotated[int, Between(1, 8)] = 6  # code: from 256 to 4 px
     noise_dim: int = 512  # code
@@ -90,12 +89,8 @@ class DiscriminatorSettings:
         r1_every: interval of R1 in steps; the penalty is multiplied by it.
     """
 
-    widths: tuple[int, ...] = (
-        64,
-        128,
-        256,
-        512,
-    )  # masks: code; pictures: ours (code: StyleGAN2's network)
+    # masks: code; pictures: ours (code: StyleGAN2's network)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
     loss: Annotated[str, OneOf(ADVERSARIAL)] = "least squares"  # masks: code
     r1_gamma: NotNegative = 1.0  # pictures: code
     r1_every: Count = 16  # ours, as in StyleGAN2
@@ -182,9 +177,8 @@ class UnitConfig(ModelSettings):
     n_masks: Annotated[int, Between(1, 1_000_000)] = 10_800  # code
     mask_px: Annotated[int, Between(16, 4096)] = 320  # code: windows are 0.8 of a tile
     tissue: TissueSettings = TissueSettings()
-    checkpoint: Weights | None = (
-        None  # uncertain: the authors' runs start from an unnamed weight file
-    )
+    # uncertain: the authors' runs start from an unnamed weight file
+    checkpoint: Weights | None = None
     colour: ColourMethod = "macenko"  # ours; the paper has none
     augmentation: Augmentation = Augmentation()  # ours; the paper has none
     discriminator_rate: Annotated[float, Between(0, 100)] = 1.0  # code

@@ -137,24 +137,16 @@ def _ray_permutations(n_rays: int) -> np.ndarray:
 
 
 MASKS = "masks"
-MIN_TISSUE, GLASS = (
-    0.5,
-    200,
-)  # in a window with tissue, at least this share of pixels has a channel below ``GLASS``
+# in a window with tissue, at least this share of pixels has a channel below ``GLASS``
+MIN_TISSUE, GLASS = (0.5, 200)
 TRIES = 8  # attempts to draw a window with enough tissue
 SAMPLE = 64  # number of windows on which colours are measured
-STAIN_WINDOWS, STAIN_PX = (
-    8,
-    128,
-)  # number and side of the windows to which an image's stains are fitted
-KEPT, KEPT_PX = (
-    8,
-    512,
-)  # number and side of the pictures of tissue that are saved next to the checkpoint
-DARK, PALE = (
-    20,
-    40,
-)  # percentiles of brightness: darker pixels count as nuclei, paler pixels as background
+# number and side of the windows to which an image's stains are fitted
+STAIN_WINDOWS, STAIN_PX = (8, 128)
+# number and side of the pictures of tissue that are saved next to the checkpoint
+KEPT, KEPT_PX = (8, 512)
+# percentiles of brightness: darker pixels count as nuclei, paler pixels as background
+DARK, PALE = (20, 40)
 
 
 class SynthesisStage(PreparedStage):

@@ -11,11 +11,7 @@ import torch
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import ArgumentError, CheckpointError
 from muse_pipeline.methods.unit.config import GeneratorSettings
-from muse_pipeline.methods.unit.synthesis_masks import (
-    InstanceMask,
-    TissueSettings,
-    stylise,
-)
+from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, TissueSettings, stylise
 from muse_pipeline.methods.unit.translation import CoModulatedGenerator
 from muse_pipeline.training.checkpoint import load_checkpoint
 

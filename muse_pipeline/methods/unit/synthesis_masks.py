@@ -18,10 +18,8 @@ from scipy.spatial import cKDTree
 from muse_pipeline.core.config import Between, Fraction
 from muse_pipeline.core.errors import ArgumentError
 
-KINDS = (
-    "Epithelial",
-    "Stroma",
-)  # kinds 0 and 1; all nuclei that are not on the rim of a gland are stroma nuclei
+# kinds 0 and 1; all nuclei that are not on the rim of a gland are stroma nuclei
+KINDS = ("Epithelial", "Stroma")
 EPITHELIAL, STROMA = range(2)
 
 
@@ -97,15 +95,13 @@ CLEAR_BAND, CLEAR_BAND_UM = 0.5, (3.75, 15.0)  # share of glands with an empty b
 ROUGHNESS = 0.04, 0.08  # range of the amplitude of an outline's Fourier series, in radii
 MAX_OVERLAP = 0.1  # largest share of its area that a nucleus may lose to earlier ones
 MIN_AREA_UM2 = 10.0  # of an instance, or of its part inside the mask; smaller ones are left out
-MARGIN_UM = (
-    8.0  # nuclei are planned up to this far outside the field, because they may reach into it
-)
+# nuclei are planned up to this far outside the field, because they may reach into it
+MARGIN_UM = 8.0
 RIM_POINTS = 128
 RIM_HARMONICS = np.arange(2, 5)
 APART = 0.8  # minimum distance between scattered nuclei, in mean diameters
-PACKED = (
-    0.95  # largest density of scattered nuclei, as a share of that of the densest Matern process
-)
+# largest density of scattered nuclei, as a share of that of the densest Matern process
+PACKED = 0.95
 
 
 class NucleusPlan(NamedTuple):
