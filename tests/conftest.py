@@ -27,7 +27,7 @@ from inference_slides import TiledSlide, open_tiled, take_half_to_store, take_to
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.demo.field import PERIOD_UM, plan_layout
-from muse_pipeline.demo.tissue import Tissue, disable_ipp, plan_tissue
+from muse_pipeline.demo.tissue import Tissue, plan_tissue, without_ipp
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -131,8 +131,8 @@ def planned(once) -> Callable[[float, int], Tissue]:
     )
 
     def plan(area_mm2: float, seed: int) -> Tissue:
-        disable_ipp()
-        layout = plan_layout(area_mm2, PERIOD_UM, np.random.default_rng(seed).spawn(5)[0])
+        with without_ipp():
+            layout = plan_layout(area_mm2, PERIOD_UM, np.random.default_rng(seed).spawn(5)[0])
         return replace(pickle.loads(path.read_bytes()), layout=layout)
 
     return plan

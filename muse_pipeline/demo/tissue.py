@@ -4,6 +4,8 @@ Stamps are synthesised once in fine detail; the nuclei of a slide are rotated an
 them. Epithelial cells are in glands, spindle cells along fibres, and lymphocytes in crowds.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -289,16 +291,22 @@ class Tissue:
     noise: np.ndarray
 
 
-def disable_ipp() -> None:
-    """Disable Intel's IPP in this thread, because the last bits of its results depend on memory
+@contextmanager
+def without_ipp() -> Iterator[None]:
+    """Do not use Intel's IPP in this thread, because the last bits of its results depend on memory
     alignment.
     """
+    is_used = cv2.ipp.useIPP()
     cv2.ipp.setUseIPP(False)
+    try:
+        yield
+    finally:
+        cv2.ipp.setUseIPP(is_used)
 
 
+@without_ipp()
 def plan_tissue(area_mm2: float, seed: int) -> Tissue:
     """Plan a slide with about ``area_mm2`` of tissue."""
-    disable_ipp()
     # Each part has its own random stream, so that a change to one part does not affect the other
     # parts.
     layout_rng, stamp_rng, field_rng, cell_rng, texture_rng = np.random.default_rng(seed).spawn(5)

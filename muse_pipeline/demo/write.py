@@ -32,8 +32,8 @@ from muse_pipeline.demo.tissue import (
     LYMPHOCYTE,
     Tissue,
     cells_in,
-    disable_ipp,
     plan_tissue,
+    without_ipp,
 )
 
 # coarser slides are painted at this pixel size or finer, then averaged as by a camera
@@ -50,6 +50,7 @@ SECOND_STAINS = np.stack(
 )  # nuclei, background, marked nuclei
 
 
+@without_ipp()
 def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np.ndarray:
     """The pixels (h, w, 3) uint8 of a rectangle of glass, painted block by block.
 
@@ -234,7 +235,7 @@ def _paint_tiles(
     ``file``.
     """
     starts = range(0, BLOCK_PX, TILE_PX)
-    with ThreadPoolExecutor(threads, initializer=disable_ipp) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for row in range(n_blocks[1]):
             blocks = list(pool.map(paint, range(n_blocks[0]), repeat(row)))
             smaller = [

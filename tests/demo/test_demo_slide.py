@@ -8,8 +8,9 @@ import yaml
 from openslide import OpenSlide
 from tiffslide import TiffSlide
 
+from muse_pipeline.demo.field import Window
 from muse_pipeline.demo.tissue import CLASSES
-from muse_pipeline.demo.write import BLOCK_PX, TILE_PX, _paint_tiles, write_demo, write_pyramid
+from muse_pipeline.demo.write import BLOCK_PX, TILE_PX, _paint_tiles, paint_block, write_demo
 from muse_pipeline.inference.stains import split_stains
 
 
@@ -90,16 +91,17 @@ def test_threads_repetition_and_a_partner_change_no_byte(demo, tmp_path):
     assert np.median(brown[is_lymphocyte]) > 3 * np.median(brown[~is_lymphocyte]) + 0.2
 
 
-def test_blocks_are_painted_without_ipp(tmp_path):
+def test_blocks_are_painted_without_ipp(tissue, monkeypatch):
     """The rounding of IPP depends on the alignment of memory, which differs from run to run."""
-    used = []
+    used, before = [], cv2.ipp.useIPP()
 
-    def paint(column, row):
+    def paint(tissue, block, times, marked):
         used.append(cv2.ipp.useIPP())
-        return np.zeros((BLOCK_PX, BLOCK_PX, 3), np.uint8)
+        return np.zeros((*block.size[::-1], 3), np.uint8)
 
-    write_pyramid(tmp_path / "slide.svs", paint, (2, 1), 0.25, threads=2)
-    assert used == [False, False]
+    monkeypatch.setattr("muse_pipeline.demo.write._paint_block", paint)
+    paint_block(tissue, Window(0, 0, 0.25, (600, 280)))
+    assert set(used) == {False} and cv2.ipp.useIPP() == before
 
 
 def test_pixels_are_painted_one_row_of_blocks_at_a_time():
