@@ -24,6 +24,7 @@ from slide_files import draw_gradient, write_pyramid
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from inference_slides import TiledSlide, open_tiled, take_half_to_store, take_to_store
+from muse_page import build_page
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.demo.field import PERIOD_UM, plan_layout
@@ -115,6 +116,12 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture(scope="session")
+def html(once) -> Path:
+    """The page ``muse.html``, built by one test process."""
+    return once("page", lambda folder: shutil.copy(build_page(), folder)) / "muse.html"
 
 
 @pytest.fixture(scope="session")

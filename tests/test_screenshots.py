@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browsers import launched_chromium
-from muse_page import Page, build_page
+from muse_page import Page
 from PIL import Image
 from viewer_tab import Tab
 
@@ -106,8 +106,8 @@ def test_the_plots_of_a_report(slide, browser, keep, tmp_path):
     keep("report.jpg", page.screenshot())
 
 
-def test_the_page_in_a_browser(shared_data, browser, keep):
-    page = Page(browser, build_page())
+def test_the_page_in_a_browser(shared_data, html, browser, keep):
+    page = Page(browser, html)
     page.open(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs")
     page.page.select_option("#organ", "this organ")
     page.find()

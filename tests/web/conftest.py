@@ -3,16 +3,10 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from muse_page import build_page
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.slides.base import open_slide
-
-
-@pytest.fixture(scope="session")
-def html():
-    return build_page()
 
 
 @pytest.fixture(scope="session")
