@@ -11,12 +11,9 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import shapely
-import zarr
 from drawn import ArraySlide
 from drawn_rings import draw_rings
 from inference_slides import AREA_MM2 as COARSE_MM2
@@ -51,8 +48,6 @@ from muse_pipeline.inference.artefacts import (
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.region_maps import map_slide, tissue_on_cells
 from muse_pipeline.inference.stains import read_colour
-from muse_pipeline.inference.trust import find
-from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.pipeline import make_image
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.statistics.cohort import measure_slide
@@ -363,19 +358,6 @@ def test_by_default_only_nuclei_out_of_focus_are_in_no_total(results):
     assert "<dt>Artefacts</dt><dd>not sought" in plain_report
 
 
-def test_the_evaluation_states_how_many_nuclei_the_report_does_not_count(results, muse, tmp_path):
-    path = results / "default/drawn/nuclei.parquet"
-    pa.csv.write_csv(pq.read_table(path, columns=["x", "y", "class"]), tmp_path / "truth.csv")
-    status, out, _ = muse(f"evaluate {path} --truth {tmp_path / 'truth.csv'}")
-    row = read_row(results / "default")
-    n, n_left_out = int(row["nuclei"]), int(row["nuclei_left_out"])
-    assert status == 0
-    assert (
-        f"{n + n_left_out:,} nuclei found ({n_left_out:,} of them in artefacts, which the report"
-        " does not" in out
-    )
-
-
 def test_a_slide_has_one_number_everywhere(results, muse):
     folder, row = results / "flagged/drawn", read_row(results / "flagged")
     n, n_left_out = int(row["nuclei"]), int(row["nuclei_in_artefacts"])
@@ -424,14 +406,6 @@ def test_overlays_do_not_count_nuclei_in_artefacts(results):
     for field in json.loads((results / "flagged/drawn/summary.json").read_text())["fields"]:
         low, size = np.array(field["xy_level0"]), np.array(field["size_um"]) / MPP
         assert field["n_nuclei"] == (((xy >= low) & (xy < low + size)).all(1) & sound).sum()
-
-
-def test_a_slide_that_is_mostly_out_of_focus_is_listed_for_a_check(results):
-    provenance = read_provenance(results / "flagged/drawn/nuclei.parquet")
-    quality = replace(provenance.quality, asked=("blurred", "ink"), subtract=("ink",))
-    assert find(replace(provenance, quality=quality))["artefacts"].startswith(
-        "most of the tissue is out of focus, so nothing is left out for it; "
-    )
 
 
 @pytest.mark.parametrize("name, is_shown", [("flagged", True), ("plain", False)])
@@ -488,23 +462,6 @@ def read_row(folder):
     with (folder / "cohort.tsv").open() as file:
         (row,) = csv.DictReader(file, dialect="excel-tab")
     return row
-
-
-def test_an_image_of_another_slide_is_rejected(results, muse, tmp_path):
-    folder = results / "flagged/drawn"
-    image = shutil.copytree(folder / "image-500nm.zarr", tmp_path / "image-500nm.zarr")
-    group = zarr.open_group(image, mode="r+")
-    group.attrs["muse"] = {**group.attrs["muse"], "fingerprint": "0" * 64}
-    words = (
-        f"{folder / 'shards/1-of-1.parquet'} --info {folder / 'slide.json'} --tissue "
-        f"{folder / 'tissue.npz'}"
-    ).split()
-    words += (
-        f"--store {image} --colour {folder / 'colour.json'} --artefacts {tmp_path / 'a.geojson'}"
-    ).split()
-    status, _, error = muse("step stitch", *words, "--output", tmp_path / "n.parquet")
-    assert status == 2 and error.count("\n") == 1 and not (tmp_path / "a.geojson").exists()
-    assert "is not the image of slide 'drawn'" in error
 
 
 def test_a_slide_that_is_soft_in_most_places_keeps_its_nuclei_in_the_totals():

@@ -25,11 +25,6 @@ def test_a_slide_without_a_fit_keeps_its_colours(tmp_path):
     np.testing.assert_array_equal(colour, np.eye(3, 4))
 
 
-def test_a_complete_fit_is_read(tmp_path):
-    (tmp_path / "colour.json").write_text(json.dumps({"macenko": FIT}))
-    assert read_colour(tmp_path / "colour.json").to_dict()["macenko"] == FIT
-
-
 def test_the_stains_of_another_slide_are_rejected(tmp_path):
     (tmp_path / "colour.json").write_text(json.dumps({"macenko": FIT, "fingerprint": "a"}))
     assert read_colour(tmp_path / "colour.json", "a").fingerprint == "a"

@@ -13,9 +13,9 @@ from drawn_ihc import draw_ihc, store_ihc
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from muse_pipeline.core.provenance import DARK, OTHER_STAIN, Verdict
+from muse_pipeline.core.provenance import OTHER_STAIN, Verdict
 from muse_pipeline.inference.detect import ModelFinder, detect_shard
-from muse_pipeline.inference.doubts import BROWN, BROWN_NUCLEI
+from muse_pipeline.inference.doubts import BROWN_NUCLEI
 from muse_pipeline.inference.model import find_model
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.inference.stains import (
@@ -117,11 +117,6 @@ def test_membranes_are_scored_and_nuclei_are_not_positive(muse, tmp_path):
         "run with `cells: true` (--cells) to score them"
         in scores_of(tmp_path / "nuclei")["her2"]["warnings"]
     )
-
-
-def test_a_dark_slide_is_no_immunohistochemistry():
-    assert IHC.is_ihc
-    assert not Verdict(OTHER_STAIN, (DARK,)).is_ihc and not Verdict("flagged", (BROWN,)).is_ihc
 
 
 def test_brown_becomes_blue_and_nothing_else_changes():

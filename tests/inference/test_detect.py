@@ -38,13 +38,6 @@ from muse_pipeline.store.zarr_files import ShardFiles
 from muse_pipeline.tissue.stain import IDENTITY
 
 
-def test_the_slide_is_many_windows_and_many_nuclei(whole):
-    provenance = read_provenance(whole)
-    assert provenance.n_windows >= 4
-    assert provenance.n_nuclei > 500
-    assert provenance.full_windows == ()
-
-
 def test_most_drawn_nuclei_are_found(tiled_slide, whole):
     """No model was trained on synthetic slides, so this only shows that positions and scale are
     right throughout.
@@ -70,15 +63,6 @@ def test_found_positions_are_not_shifted(tiled_slide, whole):
 def sixteenths(tiled_slide, tmp_path_factory):
     """Sixteen shards of the slide, detected on two threads."""
     return tiled_slide.detect(tmp_path_factory.mktemp("sixteenths"), n_shards=16, threads=2)
-
-
-def test_sixteen_shards_and_two_threads_give_the_same_bytes(
-    tiled_slide, whole, sixteenths, tmp_path
-):
-    stitch_shards(
-        sixteenths, tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "nuclei.parquet"
-    )
-    assert (tmp_path / "nuclei.parquet").read_bytes() == whole.read_bytes()
 
 
 def shard_of(whole):
@@ -303,13 +287,6 @@ def test_a_table_states_what_it_was_made_from_and_by(tiled_slide, whole):
         "openslide-bin",
     } <= set(versions)
     assert {"onnxruntime", "onnxruntime-gpu"} & set(versions)
-
-
-def test_a_file_that_is_no_shard_is_rejected(tiled_slide, tmp_path):
-    path = tmp_path / "1-of-1.parquet"
-    path.write_bytes(b"not parquet")
-    with pytest.raises(StoreError, match="complete shard"):
-        stitch_shards([path], tiled_slide.info, tiled_slide.tissue.kept, tmp_path / "n.parquet")
 
 
 def test_a_model_of_another_mpp_is_rejected(tiled_slide, tmp_path):

@@ -35,7 +35,6 @@ from slide_files import write_pyramid
 from muse_pipeline.core import types
 from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.detect import detect_image
-from muse_pipeline.inference.families import FAMILIES
 from muse_pipeline.inference.maps import SCALINGS, nuclei_of_maps
 from muse_pipeline.inference.model import read_card
 from muse_pipeline.inference.predictor import CONSTANT, NOT_FINITE, Predictor, find_faults
@@ -158,30 +157,6 @@ def test_a_plateau_of_equal_scores_is_one_candidate_per_nucleus(imported, centre
     rays = np.repeat((depth if varying else np.full((64, 64), 6.0))[None], 8, 0)
     (found,) = nuclei_of_maps([spread(centres, radius)[None, None], rays[None]], card)
     assert np.allclose(found.xy[np.lexsort(found.xy.T[::-1])], np.array(centres) + 0.5, atol=1.1)
-
-
-def test_a_saturated_window_has_one_candidate(imported):
-    card = replace(read_card(imported("stardist")), n_rays=8, stride_px=1, classes=(NUCLEUS,))
-    (found,) = nuclei_of_maps([np.ones((1, 1, 256, 256)), np.full((1, 8, 256, 256), 8.0)], card)
-    assert len(found) == 1
-
-
-@pytest.mark.timeout(60)
-def test_networks_of_both_precisions_find_the_same_nuclei(muse, tmp_path, trials):
-    pixels = cv2.imread(str(trials / "4-plateau-hangs/crop224.jpg"))[..., ::-1]
-    found = []
-    for name in ("sd_plain", "sd_half"):
-        network, model = trials / f"4-plateau-hangs/{name}.onnx", tmp_path / f"{name}.onnx"
-        words = [
-            *f"import-model {network} --kind stardist".split(),
-            *COMMON,
-            *f"--input-px 256 -o {model}".split(),
-        ]
-        assert muse(*words)[0] == 0
-        found.append(detect_image(Predictor(model), pixels, IDENTITY))
-    assert len(found[1]) == pytest.approx(len(found[0]), abs=2) and len(found[0]) > 20
-    distance, _ = cKDTree(found[0].xy).query(found[1].xy)
-    assert np.median(distance) < 1.5
 
 
 @pytest.fixture(scope="module")
@@ -330,16 +305,6 @@ def test_a_network_that_returns_its_input_is_rejected(scaling, logits, muse, tmp
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_the_reason_of_the_runtime_is_not_cut_off(muse, tmp_path, trials):
-    words = ["--kind", "stardist", *COMMON, *f"--input-px 256 -o {tmp_path / 'm.onnx'}".split()]
-    status, _, errors = muse(f"import-model {trials / '8-weak/sd_future_ir.onnx'}", *words)
-    assert (status, errors.count("\n")) == (2, 1)
-    assert (
-        "(Unsupported model IR version: 99, max supported IR version: " in errors
-        and "/onnxruntime_src" not in errors
-    )
-
-
 @pytest.mark.parametrize(
     "change, reason",
     [
@@ -429,10 +394,6 @@ def test_the_graph_stays_and_the_card_can_be_changed(imported, muse, tmp_path):
     assert Predictor(tmp_path / "soft.onnx").card == replace(read_card(model), temperature=2.0)
 
 
-def test_every_kind_of_network_has_a_drawn_network():
-    assert FAMILIES.names() == sorted(WORDS)
-
-
 def test_every_scaling_has_its_range():
     pixels = np.linspace(0, 255, 3 * 64**2, dtype=np.float32).reshape(1, 64, 64, 3)
     assert tuple(SCALINGS) == types.SCALINGS
@@ -483,24 +444,6 @@ def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data
     muse.ok(f"run {tmp_path / 'skin.png'}", *words)
     verdict = check_geojson(tmp_path / "out/skin/nuclei.geojson.gz")
     assert verdict.is_good and verdict.n_by_type["detection"] > 10
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["stardist", "hover"])
-def test_a_run_has_all_its_files(kind, imported, muse, tmp_path, tissue):
-    cv2.imwrite(str(tmp_path / "slide.png"), tissue.pixels[..., ::-1])
-    status, *_ = muse(
-        f"run {tmp_path / 'slide.png'} --mpp 0.5 --model {imported(kind)} -o {tmp_path / 'out'}"
-    )
-    assert status == 0
-    found = read_nuclei(tmp_path / "out/slide/nuclei.parquet")
-    assert len(found) == pytest.approx(len(tissue.xy), abs=6)
-    assert {"nuclei.geojson.gz", "overlays"} <= {
-        path.name for path in (tmp_path / "out/slide").iterdir()
-    }
-    assert (
-        read_provenance(tmp_path / "out/slide/nuclei.parquet").size_doubt == ""
-    )  # not judged for foreign models
 
 
 @pytest.mark.parametrize("pixel, fault", [(0, NOT_FINITE), (255, "")])

@@ -10,22 +10,19 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from drawn_regions import SLIDE_MPP, draw_slide
+from drawn_regions import SLIDE_MPP
 from qupath_check import check_geojson
 from region_slides import read_polygons
-from slide_files import write_pyramid
 
 from muse_pipeline import read_nuclei
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import LeftOutWarning
 from muse_pipeline.core.files import write_json
-from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.region_files import write_regions
 from muse_pipeline.inference.region_lookup import MARGIN_UM
@@ -109,49 +106,6 @@ def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, t
     assert set(table["region"].dropna()) == {"Stroma"} and table["border_distance_um"].isna().all()
     mm2 = {one.name: one.area_mm2 for one in read_provenance(output).regions.classes}
     assert mm2["Tumour"] == 0 < mm2["Stroma"]
-
-
-@pytest.mark.slow
-def test_muse_run_maps_regions_and_a_failing_model_costs_nothing_else(region_model, muse, tmp_path):
-    """The steps have tests above, and tests/inference/test_nucleus_regions.py runs `muse run` with
-    regions.
-    """
-    tumour = np.zeros((160, 220), bool)  # 2 um a pixel
-    tumour[40:130, 50:160] = True
-    write_pyramid(tmp_path / "S.tif", draw_slide(tumour, seed=5), factors=(4,), mpp=SLIDE_MPP)
-    results = tmp_path / "results"
-    command = f"run {tmp_path / 'S.tif'} -o {results} --threads 1 --regions".split()
-    assert muse(*command, region_model)[0] == 0
-    table = pandas.read_parquet(results / "S/nuclei.parquet")
-    assert set(table["region"].dropna()) == {"Stroma", "Tumour"}
-    assert json.loads((results / "S/regions.json").read_text())["status"] == "ok"
-    assert "unchanged, skipped" in muse(*command, region_model)[1]
-
-    model = onnx.load(region_model)
-    card = json.loads(model.metadata_props[0].value)
-    onnx.helper.set_model_props(
-        model, {METADATA_KEY: json.dumps({**card, "mpp": 1.3, "name": "odd"})}
-    )
-    onnx.save(model, tmp_path / "odd.onnx")
-    status, printed, errors = muse(*command, tmp_path / "odd.onnx")
-    assert (
-        status == 2 and "1 of 1 slides have no tissue regions, because mapping failed (S)" in errors
-    )
-    assert (
-        "regions model.onnx (" in printed and "-> odd.onnx (" in printed
-    )  # the model that is replaced
-    again = pandas.read_parquet(results / "S/nuclei.parquet")
-    assert again["region"].isna().all() and again.drop(columns=COLUMNS).equals(
-        table.drop(columns=COLUMNS)
-    )
-
-    assert muse(*command[:-1])[0] == 0
-    assert "region" not in pq.read_schema(results / "S/nuclei.parquet").names
-    assert not list((results / "S").glob("regions.*"))
-
-    areas = draw_areas(tmp_path / "areas.geojson", {"Necrosis": shapely.box(0, 0, 9999, 9999)})
-    assert muse(*command, areas)[0] == 0
-    assert set(pandas.read_parquet(results / "S/nuclei.parquet")["region"]) == {"Necrosis"}
 
 
 def test_regions_of_another_slide_are_rejected(drawn_slide, shards, found, tmp_path, capsys):
@@ -366,11 +320,3 @@ def test_ignored_areas_and_further_planes_are_no_part_of_drawn_areas(drawn_slide
         assert read_areas(path).equals(area.shape)
     assert (area.class_name, area.color) == ("Tumour", (9, 8, 7))
     assert area.shape.equals(outer - ignored)
-
-
-def test_areas_without_a_class_are_one_sentence(drawn_slide, shards, tmp_path, capsys):
-    areas = draw_areas(tmp_path / "areas.geojson", {"Ignore*": shapely.box(0, 0, 4000, 4000)})
-    info, tissue = str(drawn_slide.folder / "slide.json"), str(drawn_slide.folder / "tissue.npz")
-    words = f"step stitch {shards} --info {info} --tissue {tissue} --regions {areas}".split()
-    assert main([*words, "--output", str(tmp_path / "nuclei.parquet")]) == 2
-    assert "has no area with a class" in capsys.readouterr().err

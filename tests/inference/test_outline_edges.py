@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from muse_pipeline.inference.outlines import LEAST_UM, SMOOTHING, _smooth, snap_to_edges
+from muse_pipeline.inference.outlines import LEAST_UM, snap_to_edges
 
 MPP, N_RAYS, RADIUS_UM, REACH_UM = 0.5, 32, 5.0, 1.5
 CENTRES = np.array([[40.3, 35.8], [90.0, 60.0]])
@@ -63,17 +63,3 @@ def test_a_nucleus_has_the_same_outline_whatever_others_there_are(light):
     assert (found[:2] == snap_to_edges(light, CENTRES, rays[:2], MPP, REACH_UM)).all()
     assert np.isfinite(found).all() and (found > 0).all()
     assert snap_to_edges(light, many[:0], rays[:0], MPP, REACH_UM).shape == (0, N_RAYS)
-
-
-def test_a_nucleus_at_the_border_keeps_finite_rays(light):
-    found = snap_to_edges(
-        light, np.array([[0.2, 0.4], [129.9, 99.9]]), circles(4.0, 0.3), MPP, REACH_UM
-    )
-    assert np.isfinite(found).all() and (found > 0).all()
-
-
-@pytest.mark.parametrize("n_rays", [3, 8, 32])
-def test_neighbouring_rays_are_averaged_around_the_circle(n_rays):
-    values = np.random.default_rng(0).random((5, n_rays), np.float32)
-    expected = sum(share * np.roll(values, step, 1) for step, share in enumerate(SMOOTHING, -4))
-    np.testing.assert_array_equal(_smooth(values), expected)

@@ -1,14 +1,10 @@
 """Outlines are refined by a second network."""
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
-from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.outlines import (
     N_STEPS,
@@ -134,35 +130,8 @@ def test_outlines_are_refined_or_put_on_edges_or_stay(refiner, picture):
     assert fit(0.0, None)[0] is found
 
 
-def test_threads_share_one_network(refiner, picture):
-    rays = [circles(np.array(RADII_UM) * share) for share in np.linspace(0.8, 1.2, 16)]
-    with ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(lambda one: refiner(picture, CENTRES, one, MPP), rays))
-    alone = [refiner(picture, CENTRES, one, MPP) for one in rays]
-    assert np.array_equal(together, alone)
-
-
 def test_values_between_angles_are_those_of_both_sides():
     values = np.array([0.0, 2.0, 4.0], np.float32)
     assert (values @ angle_weights(3, 6)).tolist() == [0, 1, 2, 3, 4, 2]
     assert (values @ angle_weights(3, 3)).tolist() == [0, 2, 4]
     assert (np.arange(8, dtype=np.float32) @ angle_weights(8, 4)).tolist() == [0, 2, 4, 6]
-
-
-def test_a_graph_of_other_shapes_is_one_sentence(tmp_path, picture):
-    rays, change = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 8])
-        for name in ("rays", "change")
-    )
-    density = helper.make_tensor_value_info("density", TensorProto.FLOAT, [3, 17, 64, 8])
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["rays"], ["change"])], "g", [density, rays], [change]
-    )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
-        tmp_path / "a.onnx",
-    )
-    with pytest.raises(ModelError, match="runtime cannot run"):
-        OutlineRefiner(tmp_path / "a.onnx")(
-            picture, CENTRES, np.full((3, N_RAYS), 4, np.float32), MPP
-        )

@@ -5,11 +5,10 @@ import json
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from muse_pipeline.core.errors import ModelError, ProviderError
+from muse_pipeline.core.errors import ModelError
 from muse_pipeline.inference.card import METADATA_KEY, ModelCard
 from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.predictor import GraphRunner, Predictor
@@ -81,15 +80,6 @@ def test_a_card_on_another_graph_is_rejected(tmp_path):
         Predictor(foreign_model(tmp_path / "m.onnx", **{METADATA_KEY: card.to_json()}))
 
 
-def test_a_provider_that_is_not_there_is_an_error():
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("CUDA is there")
-    with pytest.raises(ProviderError, match="cuda"):
-        Predictor(find_model("compact"), "cuda")
-    with pytest.raises(ProviderError, match="unknown"):
-        Predictor(find_model("compact"), "gpu")
-
-
 def test_the_folder_of_a_run_is_given_what_makes_a_model_of_it(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(ModelError, match="training run"):
@@ -144,10 +134,3 @@ def test_a_card_that_is_counted_of_another_graph_is_rejected(tmp_path, stated, p
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ModelError, match=f"its card states '{port}' as"):
         Predictor(tmp_path / "m.onnx")
-
-
-@pytest.mark.parametrize("name", ["mpp", "batch", "stride_px"])
-def test_a_card_without_a_size_is_rejected(name):
-    values = json.loads(read_card(find_model("compact")).to_json())
-    with pytest.raises(ModelError, match=f"{name} is 0"):
-        ModelCard.from_json(json.dumps(values | {name: 0}), "m.onnx")

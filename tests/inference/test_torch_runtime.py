@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
-from muse_pipeline.core.errors import ModelError, ProviderError
+from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.export.onnx import write_model
 from muse_pipeline.inference.artefacts import MODEL as ARTEFACTS
 from muse_pipeline.inference.card import RegionCard
 from muse_pipeline.inference.embed import Embedder
-from muse_pipeline.inference.model import BUILT_IN, find_fault, find_model, read_card
+from muse_pipeline.inference.model import BUILT_IN, find_model, read_card
 from muse_pipeline.inference.predictor import Predictor, RegionPredictor
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.tissue.stain import IDENTITY
@@ -91,16 +91,3 @@ def test_a_copy_of_a_model_needs_its_checkpoint(tmp_path):
 def test_a_model_in_int8_is_rejected():
     with pytest.raises(ModelError, match="floating-point model"):
         Predictor(find_model("compact-int8"), "torch-cpu")
-
-
-def test_a_file_that_is_not_onnx_is_rejected(tmp_path):
-    (tmp_path / "m.onnx").write_bytes(b"no model")
-    with pytest.raises(ModelError, match="ONNX model"):
-        Predictor(tmp_path / "m.onnx", "torch-cpu")
-
-
-def test_torch_without_an_accelerator_is_an_error():
-    if not find_fault("torch"):
-        pytest.skip("PyTorch finds an accelerator here")
-    with pytest.raises(ProviderError, match="not start here"):
-        Predictor(find_model("compact-fp32"), "torch")

@@ -65,8 +65,3 @@ def test_corrections_of_an_older_result_are_rejected_where_results_are_named(tmp
     write_nuclei(tmp_path / "results/S", nuclei_at(XY[1:], np.zeros(len(XY) - 1, int)))
     with pytest.raises(LabelError, match="older result of slide 'S'"):
         read(source, context_px=256)
-
-
-def test_results_without_the_slide_are_one_sentence(tmp_path, slide):
-    with pytest.raises(LabelError, match="`results`"):
-        read(make(tmp_path, slide, tmp_path / "elsewhere"), context_px=256)

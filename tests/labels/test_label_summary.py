@@ -22,20 +22,6 @@ def image(tmp_path_factory):
     ]
 
 
-def test_many_patients_share_a_line(image):
-    pictures = [replace(image, name=f"{i:02}", patient=f"{i:02}") for i in range(30)]
-    lines = [line.split() for line in LabelSummary(pictures, CLASSES, 0.5).text().splitlines()]
-    assert [line[0] for line in lines] == ["patient", *(f"{i:02}" for i in range(24)), "6", "30"]
-    assert lines[-2:] == [
-        ["6", "others", "6", "12", "6", "6"],
-        ["30", "patients", "30", "60", "30", "30"],
-    ]
-    lines = LabelSummary(pictures[:25], CLASSES, 0.5).text().splitlines()
-    assert (
-        lines[-2].split()[0] == "24"
-    )  # the 25th patient, because a line "1 others" would be as long
-
-
 def test_counts_by_picture_and_patient(image, tmp_path):
     pictures = [
         image,
@@ -110,26 +96,6 @@ def test_one_picture_with_the_outlines_of_another_is_named(image):
     (warning,) = warnings(pixels, others)
     assert "in 1 picture, many outlines lie beside nuclei, first in P (" in warning
     assert warnings(pixels, np.concatenate([xy[:55], others[55:]])) == ()
-
-
-def test_of_a_file_that_has_its_mpp_the_positions_are_doubted(image):
-    def warnings(factor):
-        nuclei = replace(image.nuclei, rays=image.nuclei.rays * np.float32(factor))
-        return LabelSummary([replace(image, nuclei=nuclei, stated_mpp=None)], CLASSES, 0.5).warnings
-
-    assert warnings(1) == ()
-    (warning,) = warnings(0.3)
-    assert "at the um/px of their files" in warning and warning.endswith(
-        "check that positions are pixels at full size"
-    )
-    assert "only 0 of 4 points" in warnings(np.nan)[0]
-
-
-def test_what_was_left_out_is_given(image):
-    (warning,) = LabelSummary([replace(image, n_left_out=1204)], CLASSES, 0.5).warnings
-    assert warning.endswith("1,204 nuclei lie outside the annotated regions and were left out")
-    (warning,) = LabelSummary([replace(image, n_left_out=1)], CLASSES, 0.5).warnings
-    assert warning.endswith("1 nucleus lies outside the annotated regions and was left out")
 
 
 def test_a_patient_is_on_one_side(image):

@@ -45,11 +45,3 @@ def test_any_number_of_rays_will_do(n_rays):
     rays = outline_points(picture(disc(60, 60, 9)), one, None, MPP, n_rays).rays
     assert rays.shape == (1, n_rays)
     assert rays == pytest.approx(4.5, abs=0.6)
-
-
-def test_no_points_have_no_outlines():
-    none = Nuclei(np.zeros((0, 2)), Frame.WINDOW)
-    assert outline_points(picture(disc(30, 30, 7)), none, None, MPP, N_RAYS).rays.shape == (
-        0,
-        N_RAYS,
-    )

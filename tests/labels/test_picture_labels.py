@@ -139,13 +139,6 @@ def test_points_that_are_not_grown_have_no_outline_and_raise_no_doubt_about_the_
         require_outlines(read(points))
 
 
-def test_every_part_of_a_multipoint_is_a_nucleus(tmp_path):
-    content = geojson(({"type": "MultiPoint", "coordinates": XY.tolist()}, "Pale"))
-    assert np.allclose(
-        read(make_source(tmp_path, "P.geojson", content, "geojson"))[0].nuclei.xy, XY
-    )
-
-
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
 def test_masks_of_every_kind(tmp_path, suffix):
     mask = np.zeros((90, 120), np.uint16)
@@ -263,28 +256,3 @@ def test_masks_without_mpp_are_taken_to_nuclei_of_one_size(tmp_path):
     (image,) = read(mask_source(tmp_path, diameter_um=8.0))
     assert 2 * image.nuclei.rays[:2].mean() == pytest.approx(8.0, rel=0.05)
     assert image.pixels.shape[0] == pytest.approx(90 * (8.0 / 0.5) / 12.4, rel=0.05)
-
-
-@pytest.mark.parametrize(
-    "settings, sentence",
-    [
-        ({"n": 0, "diameter_um": 8.0}, r"P\.png: has no nucleus to which diameter_um"),
-        ({"mpp": 0.5, "diameter_um": 8.0}, "give either `mpp` or `diameter_um`"),
-    ],
-)
-def test_diameters_that_tell_no_mpp(tmp_path, settings, sentence):
-    with pytest.raises(LabelError, match=sentence):
-        read(mask_source(tmp_path, **settings))
-
-
-def test_a_diameter_that_contradicts_the_file_is_what_is_named(tmp_path):
-    source = mask_source(tmp_path, diameter_um=8.0)
-    (tmp_path / "images/P.png").unlink()
-    options = {"photometric": "rgb", "resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
-    tifffile.imwrite(tmp_path / "images/P.tif", draw_nuclei((120, 90), XY), **options)
-    words = (
-        r"follows from `diameter_um` of this source is 0\.\d+ um/px, but the file states 0\.25"
-        r" um/px"
-    )
-    with pytest.raises(LabelError, match=words):
-        read(source)

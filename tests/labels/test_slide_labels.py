@@ -155,17 +155,6 @@ def test_an_empty_region_may_be_meant(tmp_path, slide):
     assert [len(image.nuclei) for image in read(source, context_px=256)] == [20, 0]
 
 
-def test_a_slide_without_mpp_is_told_where_a_config_states_it(tmp_path):
-    (tmp_path / "slides").mkdir()
-    write_pyramid(tmp_path / "slides/S.tif", draw_nuclei(SIZE, XY, RADIUS), mpp=None)
-    message = (
-        rf"S.tif: .*; give um per pixel in the column mpp of {tmp_path}/slides, or as `mpp` of this"
-        r" source$"
-    )
-    with pytest.raises(LabelError, match=message):
-        read(make(tmp_path, tmp_path / "slides", *labelled()))
-
-
 def test_a_stated_mpp_must_be_the_slides(tmp_path, slide):
     with pytest.raises(LabelError, match=r"S.tif: `mpp` of this source .* 0.25"):
         read(make(tmp_path, slide, *labelled(), mpp=0.5))

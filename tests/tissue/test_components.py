@@ -4,11 +4,9 @@ import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from shapely.geometry import Point
 
-from muse_pipeline.tissue.components import Components, drop_small, number_components
+from muse_pipeline.tissue.components import Components, drop_small
 from muse_pipeline.tissue.find import roi_coverage
 from muse_pipeline.tissue.overview import ROWS
 
@@ -31,16 +29,6 @@ def test_the_same_components_as_of_the_whole_mask(share, smooth, connectivity):
     assert both.shape[1] == len(np.unique(found)) == len(np.unique(expected))
     assert ((found == 0) == ~mask).all()
     np.testing.assert_array_equal(components.choose(np.arange(components.n) > 0), mask)
-
-
-@pytest.mark.parametrize("n_edges", [0, 20, 60, 200])
-def test_components_are_numbered_as_by_scipy(n_edges):
-    for seed in range(50):
-        one, other = np.random.default_rng(seed).integers(0, 100, (2, n_edges))
-        graph = coo_array((np.ones(n_edges, bool), (one, other)), (100, 100))
-        np.testing.assert_array_equal(
-            number_components(100, one, other), connected_components(graph, directed=False)[1]
-        )
 
 
 def test_a_crop_over_many_strips_counts_whole():

@@ -325,10 +325,3 @@ def test_glass_of_a_pale_field_is_no_tissue(share):
 def find_field(pixels):
     slide = ArraySlide([pixels])
     return find_tissue(slide, slide.info((0.5, 0.5)))
-
-
-def test_a_grey_picture_is_named():
-    grey = pale_field(1, 2)[..., 1:2].repeat(3, 2)
-    found = find_field(grey)
-    assert found.tissue.is_empty
-    assert any("the picture is grey" in warning for warning in found.warnings)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from muse_pipeline.tissue.stain import (
-    DENSITY,
     ROUNDED_TEXTBOOK,
     TEXTBOOK,
     is_brown,
@@ -21,12 +20,6 @@ def test_optical_density_is_finite_for_every_pixel():
         and density[0] == pytest.approx(np.log(256))
         and np.isfinite(density).all()
     )
-
-
-def test_both_tables_are_of_one_logarithm():
-    assert DENSITY.dtype == np.float32
-    np.testing.assert_array_equal(DENSITY, -np.log((VALUES.astype(np.float32) + 1) / 256))
-    np.testing.assert_allclose(DENSITY, optical_density(VALUES), rtol=1e-6)
 
 
 def test_brown_is_neither_stain():

@@ -14,7 +14,7 @@ from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.slides.base import open_slide
-from muse_pipeline.slides.inspect import inspect_slide, read_info
+from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.steps import image
 from muse_pipeline.tissue.find import find_tissue
 from muse_pipeline.tissue.mask import TissueMask
@@ -82,21 +82,6 @@ def test_debris_beside_a_row_of_cores_is_no_second_row():
     mask[:3, 40:46] = mask[-4:, 200:205] = mask[150:153, 90:93] = True
     _, found, _ = find_grid(mask)
     assert found.shape == centres.shape and np.linalg.norm(found - centres, axis=-1).max() < 70
-
-
-def test_a_row_of_cores_of_the_trials(trials):
-    path = trials / "8-weak/one_row.tif"
-    info = inspect_slide(path, "one_row", None)
-    with open_slide(path, info.reader) as slide:
-        tissue = find_tissue(slide, info).tissue
-    cores, _ = find_cores(tissue.mask, tissue.mask_mpp)
-    assert [core.name for core in cores if not core.is_missing] == [
-        "A-1",
-        "A-2",
-        "A-3",
-        "A-4",
-        "A-5",
-    ]
 
 
 @pytest.mark.parametrize("pitch_um", [900, 700])
@@ -204,16 +189,11 @@ def test_names_that_the_slide_or_the_map_lacks_are_warned_of(microarray, write_m
             "only 'A1', 'A2'; the slide has 'A-1', 'A-2', 'A-3', 'B-1', 'B-3'",
         ),
         ("core\tpatient\nA-1\tP1\nC-1\tP2\n", "has 'C-1', but the grid of"),
-        ("core\tpatient\nA-1\tP1\nB-4\tP2\n", "ends at B-3, and its names are shifted if"),
-        ("core\tpatient\n", "map.tsv: has no core in it"),
         (
             "core\tpatient\nA-1\tP1\na-1\tP2\n",
             "row 3: core 'a-1' names the same core as that of row 2",
         ),
-        ("core\tpatient\tpatient\nA-1\tP1\tP2\n", "row 1: column 'patient' occurs 2 times"),
         ("core\tpath\nA-1\tP1\n", "the sheet has its own column 'path'"),
-        ("core\tpatient\tmpp\nA-1\tP1\nA-2\tP2\t1\n", "the sheet has its own column 'mpp'"),
-        ("name\tpatient\nA-1\tP1\n", "has no column 'core'"),
     ],
 )
 def test_a_map_that_cannot_be_used_is_one_sentence(text, message, microarray, write_map, muse):

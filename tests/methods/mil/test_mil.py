@@ -44,7 +44,6 @@ from muse_pipeline.methods.mil.tissue import (
     UNKNOWN,
     TissueImage,
     TissueSource,
-    list_labelled,
     read_tissue_images,
 )
 from muse_pipeline.methods.mil.windows import RegionBatch, RegionWindows
@@ -158,37 +157,6 @@ def make_batch(label):
     return RegionBatch(
         pixels, COLOUR[None], torch.tensor([[float(label)]]), target, torch.ones(1, 1, 16, 16)
     )
-
-
-def test_a_student_copies_the_thresholded_teacher_on_positives_and_labels_on_negatives():
-    torch.manual_seed(0)
-    student, teacher = RegionNetwork("muse_compact_16", 2), RegionNetwork("muse_compact_16", 2)
-    method = StudentTraining(student, teacher, StudentSettings()).train()
-    assert method.network.training and not method.teacher.training
-    student.eval()
-    for label in (0, 1):
-        batch = make_batch(label)
-        maps, taught = (
-            student(batch.pixels, batch.colour),
-            teacher(batch.pixels, batch.colour).fused,
-        )
-        taught = taught.detach()
-        assert (
-            0 < (taught >= 0.5).float().mean() < 1 and not taught.long().any()
-        )  # truncation would give only zeros
-        target = taught if label else torch.zeros_like(taught)
-        expected = {
-            "distillation": fusion_dice((*maps.sides, maps.fused), target, batch.known),
-            "cross-entropy": weighted_cross_entropy(
-                maps.fused, (target >= 0.5).float(), batch.known
-            ),
-        }
-        losses = method.losses(batch, "model", 0.0)
-        assert all(torch.equal(losses[name], value) for name, value in expected.items())
-        assert torch.isclose(
-            losses["loss"], expected["distillation"] + 2 * expected["cross-entropy"]
-        )
-    assert not any(parameter.requires_grad for parameter in method.teacher.parameters())
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -417,12 +385,6 @@ def test_the_workflow_learns_what_a_run_reads(patches, muse, tmp_path):
     assert (found["kind"], found["inputs"], found["slides"]) == ("regions", pictures, {})
     status, _, errors = muse(f"step model {patches / 'mil.yaml'} --set sources.0.folders=nowhere")
     assert status == 2 and "nowhere: no such file or folder; correct `folders`" in errors
-
-
-def test_files_that_are_no_pictures_are_left_out(tmp_path):
-    folder = draw_patches(tmp_path, n_images=1)
-    write(folder / "training/Tumour/notes.txt", "x")
-    assert len(list_labelled(TissueSource(folders=folder / "training", mpp=2.0), CLASSES)) == 2
 
 
 def test_settings_of_the_card_may_change_in_a_finished_run(run, patches, muse, tmp_path):

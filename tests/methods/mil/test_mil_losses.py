@@ -6,30 +6,13 @@ import pytest
 import torch
 
 from muse_pipeline.methods.mil.method import (
-    confidence_weights,
     fusion_dice,
-    generalised_mean,
     image_cross_entropy,
     weighted_cross_entropy,
 )
 
 SHAPE = (1, 1, 4, 4)
 ALL = torch.ones(SHAPE)
-
-
-def test_negatives_push_maps_down_and_positives_push_them_up():
-    for target, sign in ((torch.zeros(SHAPE), 1), (torch.ones(SHAPE), -1)):
-        probability = torch.full(SHAPE, 0.4, requires_grad=True)
-        loss = fusion_dice((probability, probability), target, ALL) + weighted_cross_entropy(
-            probability, target, ALL
-        )
-        loss.backward()
-        assert (probability.grad.sign() == sign).all()
-
-
-@pytest.mark.parametrize("target", [torch.zeros(SHAPE), torch.ones(SHAPE)])
-def test_weights_are_one_where_the_target_has_a_single_class(target):
-    assert (confidence_weights(torch.rand(SHAPE), target, ALL) == 1).all()
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -88,15 +71,6 @@ def test_value_and_gradient_of_the_fused_dice_map_by_map():
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     gradients = (torch.autograd.grad(one, maps) for one in (found, expected))
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-6)
-
-
-def test_the_generalised_mean_lies_between_mean_and_maximum():
-    maps = torch.zeros(1, 1, 2, 2)
-    maps[..., 0, 0] = 0.8
-    assert generalised_mean(maps).item() == pytest.approx(0.8 * 0.25**0.25, rel=1e-3)
-    assert generalised_mean(torch.full((2, 3, 4, 4), 0.3)).flatten().tolist() == pytest.approx(
-        [0.3] * 6
-    )
 
 
 def test_image_cross_entropy_judges_only_labelled_images():

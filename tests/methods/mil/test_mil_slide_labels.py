@@ -23,8 +23,6 @@ from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.methods.mil.attention import (
     AttentionStage,
     BagOutput,
-    GatedAttention,
-    SlideAttention,
     TilesStage,
     choose_tiles,
 )
@@ -348,28 +346,6 @@ def write_areas(path, areas):
         for name, corners in areas.items()
     ]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-
-
-def test_attention_finds_the_tiles_that_the_label_is_about():
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    method = SlideAttention(GatedAttention(8, 1, 16))
-    optimiser = torch.optim.Adam(method.parameters(), 3e-3)
-
-    def draw(is_positive):
-        features = torch.randn(40, 8, generator=generator)
-        features[:4, 0] += 4.0 * is_positive
-        return features, torch.tensor([float(is_positive)])
-
-    for _ in range(150):
-        loss = method.losses([draw(index % 2) for index in range(4)], "model", 0.0)["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    with torch.no_grad():
-        output = method.network(draw(1)[0])
-    assert output.attention.sum().item() == pytest.approx(1)
-    assert sorted(choose_tiles(output, 1, most=4, least_probability=0.9).tolist()) == [0, 1, 2, 3]
 
 
 def test_tiles_are_chosen_by_attention_and_their_own_probability():

@@ -84,13 +84,6 @@ def test_slides_are_read_at_the_finest_mpp_and_test_slides_are_held_back(plan, w
     assert (facts["mpp"], facts["backbone"]) == (0.25, "muse_compact_16")
 
 
-def test_test_slides_are_held_back_however_the_word_is_written(plan, where):
-    sheet = where / "slides.tsv"
-    sheet.write_text(sheet.read_text().replace("test", "Test"))
-    plan()
-    assert read_json(where / "run.json")["held"] == ["c"]
-
-
 def test_what_is_left_out_is_for_the_user_to_state(plan):
     _, config, _ = plan("--exclude", "bad", "--held-splits", "val", "test")
     assert [source.store.parent.name for source in config.sources] == ["a", "b"]

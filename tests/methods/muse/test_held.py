@@ -3,7 +3,6 @@ training.
 """
 
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from labelled import CPU, draw_labelled_folder
 from pretraining import draw_pictures
 
 from experiments.common.training import load_muse_config, pretrain
-from muse_pipeline.core.errors import LabelError
 from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.muse.validation import SCORE, accuracy_of_others, read_held
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -108,18 +106,3 @@ def test_neighbours_are_of_other_patients():
 )
 def test_without_classes_or_patients_there_is_no_score(source, change):
     assert read_held([dataclasses.replace(source, **change)], 0.5) == []
-
-
-def test_images_without_a_nucleus_of_known_class_do_not_count(source, folder, tmp_path):
-    """Only one of three patients has nuclei with a class, so there is no score."""
-    shutil.copytree(folder / "held/labels", tmp_path / "labels")
-    for name in ("Q1", "Q2"):
-        path = tmp_path / "labels" / f"{name}_points.txt"
-        path.write_text("".join(f"{line[:-1]}3\n" for line in path.read_text().splitlines()))
-    source = dataclasses.replace(source, labels=tmp_path / "labels", class_map={**MAP, "3": None})
-    assert read_held([source], 0.5) == []
-
-
-def test_a_class_that_is_not_in_the_map_is_named(source):
-    with pytest.raises(LabelError, match="'2'"):
-        read_held([dataclasses.replace(source, class_map={"1": "Dark", "3": "Pale"})], 0.5)

@@ -16,9 +16,8 @@ from pretraining import draw_pictures, draw_slide, write_config, write_proposals
 
 from experiments.common.training import load_muse_config, pretrain
 from muse_pipeline.core.errors import CheckpointError, CollapsedError
-from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.methods.muse.data import read_pretrain_data
-from muse_pipeline.methods.muse.method import MusePretraining, SelfDistillationSettings
+from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.methods.muse.run import CollapseAlarm, MuseStage, make_batches
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.weights import PREFIX
@@ -31,10 +30,9 @@ from muse_pipeline.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from muse_pipeline.training.devices import share_batch_norms
 from muse_pipeline.training.loop import IN_A_ROW, MetricsLog
 from muse_pipeline.training.method import Schedule
-from muse_pipeline.training.run import Options, source_files
+from muse_pipeline.training.run import Options
 
 
 @pytest.fixture(scope="module")
@@ -95,30 +93,6 @@ def test_a_run_leaves_what_it_was(pictures, finished):
     assert all(np.isfinite(list(row.values())).all() for row in rows(folder))
     assert all(row["shared_nuclei"] > 1 for row in rows(folder))
     assert json.loads((folder / "provenance.json").read_text())["inputs"]
-
-
-@pytest.fixture
-def prepared(pictures, tmp_path, monkeypatch):
-    """The arguments of ``share_batch_norms`` in a run: the method, the number of processes and the
-    device.
-    """
-    given = []
-
-    def record(*arguments):
-        given.append(arguments)
-        return share_batch_norms(*arguments)
-
-    monkeypatch.setattr("muse_pipeline.training.recipe.share_batch_norms", record)
-    changes = ["schedule.steps=1"]
-    pretrain(load_muse_config(pictures, changes=changes), tmp_path, CPU)
-    (arguments,) = given
-    return arguments
-
-
-def test_batch_norms_are_prepared_for_the_processes_of_a_run(prepared):
-    method, n_processes, device = prepared
-    assert isinstance(method, MusePretraining)
-    assert (n_processes, device) == (1, torch.device("cpu"))
 
 
 def test_the_loader_gives_the_trainers_features_bit_for_bit(finished, tmp_path):
@@ -219,13 +193,6 @@ def test_a_change_of_tissue_is_rejected_or_begins_anew(pictures, slide, tmp_path
     first = rows(tmp_path / "run")
     pretrain(config, tmp_path / "run", Options(accelerator="cpu", start_over=True))
     assert rows(tmp_path / "run") != first
-
-
-def test_what_is_left_out_may_come_and_go(tmp_path):
-    source = NucleusSource(images=tmp_path, mpp=0.5, exclude=("held",))
-    for name in ("kept.png", "held-1.png"):
-        cv2.imwrite(str(tmp_path / name), np.full((9, 9, 3), 220, np.uint8))
-    assert [file.name for _, file in source_files(source)] == ["kept.png"]
 
 
 def n_chunks(views):
@@ -371,19 +338,6 @@ def test_views_that_share_no_nuclei_are_no_collapse_but_are_reported(tmp_path):
         alarm.on_log(done, none)
     with pytest.raises(CollapsedError, match="views had shared"):
         alarm.on_log(70, none)
-
-
-def test_labels_give_positions_whatever_their_classes(pictures):
-    """A run without a class map accepts labels of any classes."""
-    config = load_muse_config(pictures)
-    data = read_pretrain_data(config.sources, 0.5, 20, pictures.parent / "unused")
-    text = (pictures.parent / "labels/P0_points.txt").read_text().splitlines()
-    expected = np.array(
-        [[int(column) + 0.5, int(row) + 0.5] for row, column, _ in map(str.split, text)]
-    )
-    found = data.images[0].nuclei.xy
-    distance = np.linalg.norm(expected[:, None] - found, axis=-1)
-    assert len(found) == len(expected) and distance.min(1).max() < 0.51
 
 
 def test_nuclei_of_plain_pictures_are_found(pictures, tmp_path):

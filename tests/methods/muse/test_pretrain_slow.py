@@ -2,11 +2,8 @@
 stores.
 """
 
-import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -105,38 +102,6 @@ def test_a_transformer_goes_on_at_large_views(pictures, tmp_path):
         assert all(torch.equal(before[key], large.backbone[key]) for key in kept)
         shutil.rmtree(folder)
     shutil.rmtree(tmp_path / "small")
-
-
-def test_a_thousand_stores_start_at_once_with_few_files_open(tmp_path):
-    draw_slide(tmp_path / "s0")
-    sources = []
-    for number in range(1000):
-        if number:
-            shutil.copytree(tmp_path / "s0", tmp_path / f"s{number}", copy_function=os.link)
-        where = f"s{number}/"
-        sources.append(
-            {
-                "store": f"{where}image-500nm.zarr",
-                "proposals": f"{where}proposals.parquet",
-                "patient_name": f"{number}",
-            }
-        )
-    config = write_config(tmp_path / "c.yaml", sources, schedule={"steps": 6})
-    limited = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); "
-        "from muse_pipeline.cli.main import main; sys.exit(main())"
-    )
-    run = [sys.executable, "-c", limited, *command(config, tmp_path / "run", "--loaders", "2")[3:]]
-    printed = []
-    for _ in range(2):  # the second call finds the run finished
-        before = os.times().children_user
-        done = subprocess.run(run, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert os.times().children_user - before < 120
-        printed.append(done.stderr)
-    assert "on 1,000 images of 1,000 patients" in printed[0]
-    output = json.loads((tmp_path / "run/provenance.json").read_text())
-    assert len([name for name in output["inputs"] if "proposals" in name]) == 1000
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,11 @@
 loaded.
 """
 
-import dataclasses
-
 import numpy as np
 import pytest
 from labelled import CPU
 from PIL import Image
 
-from muse_pipeline.core.errors import CheckpointError, ConfigError
 from muse_pipeline.data.unlabelled import UnlabelledSource
 from muse_pipeline.methods.psm.activation_map import PseudoMasker
 from muse_pipeline.methods.psm.run import ActivationConfig, ActivationStage, load_activation
@@ -33,16 +30,3 @@ def test_the_checkpoint_makes_masks(config, tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     masker = PseudoMasker(load_activation(path), [pixels], 0.5)
     assert masker(pixels).shape == (64, 64) and masker.activation is not None
-
-
-def test_mistakes_are_reported_before_anything_is_trained(config, tmp_path):
-    with pytest.raises(ConfigError, match="did you mean 'shallow_cnn'"):
-        ActivationStage(dataclasses.replace(config, backbone="shallow_cn"), tmp_path / "run").run(
-            CPU
-        )
-    with pytest.raises(ConfigError, match="multiple"):
-        ActivationStage(dataclasses.replace(config, window_px=40), tmp_path / "run").run(CPU)
-    (tmp_path / "foreign.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(CheckpointError):
-        load_activation(tmp_path / "foreign.pt")
-    assert not (tmp_path / "run").exists()

@@ -41,18 +41,6 @@ def test_it_is_the_convolution_with_modulated_and_demodulated_weights():
         assert torch.allclose(found, functional.conv2d(one[None], weight, padding=1)[0], atol=1e-5)
 
 
-def test_demodulation_gives_unit_variance_whatever_the_style():
-    torch.manual_seed(0)
-    conv = ModulatedConv(32, 16, 4)
-    with torch.no_grad():
-        out = conv(
-            torch.randn(4, 32, 64, 64), torch.tensor([0.1, 1, 5, 20])[:, None] * torch.randn(4, 4)
-        )
-    inner = out[..., 1:-1, 1:-1]  # padding affects the border
-    assert torch.allclose(inner.var((2, 3)), torch.ones(4, 16), atol=0.25)
-    assert inner.var() == pytest.approx(1, abs=0.05)
-
-
 def test_equal_inputs_give_equal_pictures_and_each_of_them_counts():
     torch.manual_seed(0)
     network = CoModulatedGenerator(TINY).eval()

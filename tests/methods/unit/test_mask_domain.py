@@ -2,11 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
 
-from muse_pipeline.data.augment import LabelledBatch
-from muse_pipeline.methods.detector.criterion import DenseCriterion
-from muse_pipeline.methods.unit.config import GeneratorSettings
 from muse_pipeline.methods.unit.data import MaskDomain, turn_picture, turn_xy
 from muse_pipeline.methods.unit.synthesis_masks import (
     InstanceMask,
@@ -14,7 +10,6 @@ from muse_pipeline.methods.unit.synthesis_masks import (
     fills,
     synthesise_mask,
 )
-from muse_pipeline.methods.unit.translation import CoModulatedGenerator, MaskReader
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 
 MPP, N_RAYS = 0.5, 16
@@ -54,41 +49,6 @@ def test_nuclei_turn_with_their_pixels(turn):
     found, wanted = domain.nuclei(0).rays[:, domain.turned[turn]], turned.rays
     both = np.isfinite(wanted[:, 0])
     assert np.allclose(found[both], wanted[both], atol=1e-4)
-
-
-def test_the_8_turns_differ():
-    picture = np.arange(9).reshape(3, 3)
-    assert len({turn_picture(picture, turn).tobytes() for turn in range(8)}) == 8
-
-
-def test_the_instance_guide_has_gradients_in_generator_and_reader(domain):
-    torch.manual_seed(0)
-    pictures, xy, rays, label = map(torch.from_numpy, domain(0, 2))
-    generator = CoModulatedGenerator(
-        GeneratorSettings(
-            base=4,
-            most=8,
-            levels=2,
-            noise_dim=4,
-            style_dim=4,
-            code_dim=4,
-            mapping_layers=1,
-            skip_stride=1,
-            dropout=0.0,
-        )
-    )
-    reader = MaskReader("muse_compact_16", N_RAYS, (4, 4))
-    rendered = generator(pictures, torch.randn(2, 4), torch.randn(2, 1, 64, 64))
-    labels = LabelledBatch(None, None, xy, label, rays)
-    DenseCriterion(MPP, torch.ones(1))(reader(rendered, torch.eye(3, 4)).nuclei, labels)[
-        "loss"
-    ].backward()
-    for network in (generator, reader.backbone, reader.head):
-        gradients = [
-            parameter.grad for parameter in network.parameters() if parameter.grad is not None
-        ]
-        assert all(gradient.isfinite().all() for gradient in gradients)
-        assert sum(gradient.abs().sum() for gradient in gradients) > 0
 
 
 def test_an_empty_window_is_a_window():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from muse_pipeline.core.errors import LabelError
-from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.picture_source import PictureSource
@@ -56,13 +55,6 @@ def test_masks_are_read_back_and_are_a_source_of_labels(tmp_path):
         assert (
             image.nuclei.label == mask.kinds
         ).mean() > 0.95  # a few centroids are nearer to a neighbour's point
-
-
-def test_the_record_has_the_settings(tmp_path):
-    write_mask_folder(tmp_path / "masks", 4, TissueSettings(), seed=1, mpp=0.5, size_px=128)
-    found = read_json(tmp_path / "masks/masks.json")
-    assert (found["seed"], found["mpp"], found["size_px"], found["n"]) == (1, 0.5, 128, 4)
-    assert found["tissue"]["magnification"] == 1.0
 
 
 def test_an_earlier_set_is_replaced_and_another_folder_is_not(muse, tmp_path):

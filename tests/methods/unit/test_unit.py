@@ -165,20 +165,6 @@ def test_rendered_pictures_and_the_checkpoint_start_a_finetuning(run_folder, tmp
     assert "checkpoint.pt, backbone and head" in out + errors
 
 
-def test_a_detector_without_a_generator_renders_nothing(run_folder, tmp_path, muse):
-    status, _, errors = muse(
-        f"synthesize pictures --generator {run_folder / 'stages/1-masks/made-from.json'} "
-        f"-o {tmp_path / 'out'}"
-    )
-    assert status == 2 and "made-from.json" in errors
-    status, _, errors = muse(
-        f"synthesize pictures --generator {run_folder / 'checkpoint.pt'} -o "
-        f"{tmp_path / 'out'} --size-px 100"
-    )
-    assert status == 2 and "give multiples of 16 px" in errors
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_collapsed_run_saves_no_checkpoint_and_names_a_remedy(
     tissue, tmp_path, muse, monkeypatch
 ):
