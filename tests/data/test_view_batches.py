@@ -64,31 +64,6 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(leaves(one), leaves(other), strict=True))
 
 
-def test_shapes():
-    batch = make()(0)
-    assert batch.global_views.pixels.shape == (2 * B, 3, 64, 64)
-    assert batch.local_views.pixels.shape == (2 * B, 3, 32, 32)
-    assert batch.local_views.colour.shape == (2 * B, 3, 4)
-    n_pairs = len(ordered_pairs(2))
-    assert n_pairs == 6 and set(ordered_pairs(2)) == {
-        (0, 1),
-        (0, 2),
-        (0, 3),
-        (1, 0),
-        (1, 2),
-        (1, 3),
-    }
-    assert (
-        batch.teacher_xy.shape[:2]
-        == batch.student_xy.shape[:2]
-        == batch.shared.shape[:2]
-        == (n_pairs, B)
-    )
-    assert (batch.global_views.pixels >= 0).all() and (batch.global_views.pixels <= 255).all()
-    assert batch.shared.any((1, 2)).all()
-    assert make(n_local=0)(0).local_views is None
-
-
 @pytest.mark.parametrize("on_device", [False, True])
 def test_a_number_is_one_batch_whatever_was_made_before_and_by_which_thread(on_device):
     batches = make(on_device=on_device)
@@ -162,16 +137,6 @@ def test_views_are_blurred_and_noisy_alike_when_they_are_cut_on_a_device(flat):
         # the measure's range.
         quantiles = slice(len(one) // 20, -len(one) // 20, 50)
         assert ((other - one)[quantiles].abs() <= 0.15 * (one[-50] - one[50])).all(), name
-
-
-def test_shared_nuclei_lie_in_both_views_and_are_no_more_than_asked_for():
-    for most in (64, 3):
-        batch = make(max_matches=most)(1)
-        assert batch.shared.sum(2).max() <= most
-        for pair, (_, student) in enumerate(ordered_pairs(2)):
-            for xy, side in ((batch.teacher_xy, 64), (batch.student_xy, 64 if student < 2 else 32)):
-                inside = xy[pair][batch.shared[pair]]
-                assert ((inside >= 2) & (inside < side - 2)).all()
 
 
 def test_a_random_part_of_the_nuclei_that_both_views_show_is_compared():

@@ -17,12 +17,10 @@ from exports import single_window_size
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.coords import level0_to_work
-from muse_pipeline.core.errors import ModelError
 from muse_pipeline.export.onnx import load_embedder
 from muse_pipeline.inference.card import METADATA_KEY
 from muse_pipeline.inference.embed import Embedder, embed_nuclei
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import interpolate_at
 from muse_pipeline.nuclei.parquet import read_provenance
@@ -130,13 +128,6 @@ def test_a_detector_s_windows_leave_no_trace(of_detector, tiled_slide):
     )
     vectors = np.stack(of_detector["embedding"])
     assert cosine(vectors, shifted).min() >= 0.999 and not np.array_equal(vectors, shifted)
-
-
-def test_a_detector_without_the_map_of_its_head_is_one_sentence(tmp_path):
-    shutil.copy(find_model("compact-fp32"), tmp_path / "whole.onnx")
-    assert Predictor(tmp_path / "whole.onnx").card.name == "compact"
-    with pytest.raises(ModelError, match=r"whole\.onnx: .*no output 'dense'"):
-        Embedder(tmp_path / "whole.onnx")
 
 
 def test_a_detector_with_another_card_keeps_the_map_of_its_head(tmp_path):

@@ -12,7 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 from muse_pipeline import read_anndata
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.coords import level0_to_work
-from muse_pipeline.core.errors import MissingPackageError
 from muse_pipeline.inference.embed import embed_nuclei
 from muse_pipeline.inference.encoder import TileEncoder
 
@@ -107,8 +106,6 @@ def test_a_graph_may_fix_the_number_of_tiles(folder, vectors):
             "output 'maps' has shape [16, 5, 1, 1] for 16 tiles; an encoder gives a vector",
         ),
         ({"weights": WEIGHTS * np.nan}, [], "returns NaN, or values above 65,504"),
-        ({"weights": WEIGHTS * 1e7}, [], "returns NaN, or values above 65,504"),
-        ({"weights": WEIGHTS[:0]}, [], "output 'vector' has shape [16, 0] for 16 tiles"),
         (
             {"pixels": TensorProto.UINT8},
             [],
@@ -125,15 +122,6 @@ def test_what_is_no_encoder_is_one_sentence(drawing, words, message, tmp_path, c
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_an_encoder_finds_no_nuclei(folder, tmp_path, capsys):
-    model = str(folder.parent / "linear.onnx")
-    assert main(f"step detect {folder} --model {model} --colour c -o {tmp_path / 'o'}".split()) == 2
-    assert (
-        "computes features of nuclei, for `muse embed`; give a model that finds nuclei"
-        in capsys.readouterr().err
-    )
-
-
 @pytest.mark.skipif(
     find_spec("anndata") is None, reason="anndata is not installed (it needs pandas below 3)"
 )
@@ -144,11 +132,3 @@ def test_a_cohort_is_one_anndata_with_features_and_embedding(folder, vectors):
     table = pandas.read_parquet(folder / "nuclei.parquet")
     np.testing.assert_array_equal(nuclei.obs["class"], table["class"])
     np.testing.assert_array_equal(nuclei[:, "area_um2"].X[:, 0], table["area_um2"])
-
-
-@pytest.mark.skipif(find_spec("anndata") is not None, reason="anndata is installed")
-def test_a_missing_package_is_one_sentence(folder):
-    with pytest.raises(
-        MissingPackageError, match="needs the package 'anndata'; install the extra `spatial`"
-    ):
-        read_anndata(folder.parent)

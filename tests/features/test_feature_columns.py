@@ -9,7 +9,6 @@ import numpy as np
 import pandas
 import pytest
 
-from muse_pipeline.cli.main import main
 from muse_pipeline.features.catalogue import features_of
 from muse_pipeline.features.neighbours import measure_neighbours, with_surroundings
 from muse_pipeline.nuclei.parquet import nuclei_schema, read_nuclei, read_provenance
@@ -70,28 +69,6 @@ def test_the_table_names_its_features_and_their_stains(table_file, tiled_slide):
     assert said["set"] == "all" and said["mpp"] == 0.5 and said["n_without_pixels"] == 0
     assert said["stains"]["source"] == "slide"
     np.testing.assert_allclose(said["stains"]["vectors"], fit["stains"])
-
-
-def test_features_without_an_image_are_refused(tiled_slide, shard, tmp_path, capsys):
-    folder, output = tiled_slide.folder, tmp_path / "nuclei.parquet"
-    words = (
-        f"step stitch {shard} --info {folder / 'slide.json'} --tissue "
-        f"{folder / 'tissue.npz'} --output {output}"
-    ).split()
-    words = [*map(str, words), "--features", "basic"]
-    assert main(words) == 2
-    assert (
-        "--features and --artefacts need pixels; give --store and --colour too"
-        in capsys.readouterr().err
-    )
-    assert (
-        main(
-            [*words, *f"--store {tmp_path / 'gone.zarr'} --colour {folder / 'colour.json'}".split()]
-        )
-        == 2
-    )
-    assert "gone.zarr: no such store; run `muse step tile` first" in capsys.readouterr().err
-    assert not output.exists()
 
 
 def test_every_feature_is_in_the_documentation():

@@ -149,26 +149,6 @@ def test_a_folder_that_is_moved_with_its_store_keeps_its_image(folder, tiled_sli
     )
 
 
-def test_a_deleted_store_is_one_sentence(folder, tmp_path, capsys):
-    gone, output = str(tmp_path / "image-500nm.zarr"), tmp_path / "slide.spatialdata.zarr"
-    assert (
-        main(
-            [
-                "step",
-                "spatialdata",
-                str(folder / "nuclei.parquet"),
-                "--store",
-                gone,
-                "-o",
-                str(output),
-            ]
-        )
-        == 2
-    )
-    assert "no such store; run `muse step tile` first" in capsys.readouterr().err
-    assert not output.exists()
-
-
 def test_a_cohort_is_one_table_that_is_read_when_it_is_asked_for(
     folder, table, stitch, shard, tmp_path
 ):

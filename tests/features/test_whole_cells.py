@@ -13,7 +13,6 @@ import shapely
 from nuclei_example import slide_info
 from qupath_check import check_geojson
 
-from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.types import Frame
 from muse_pipeline.features.catalogue import CELL
 from muse_pipeline.features.cells import find_cells
@@ -125,12 +124,6 @@ def test_a_cell_that_collapses_is_repaired_and_no_other_changes(tiled_slide, tab
         for number, pair in enumerate(zip(whole, collapsed, strict=True))
         if pair[0] != pair[1]
     ] == [5]
-
-
-def test_a_table_without_cells_is_named(tiled_slide, shard, stitch, tmp_path):
-    path = stitch(tmp_path / "nuclei.parquet", [shard])
-    with pytest.raises(NucleiError, match="setting `cells`"):
-        write_cells(path, tiled_slide.info, tmp_path / "cells.geojson.gz")
 
 
 def test_settings_of_cells():

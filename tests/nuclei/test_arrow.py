@@ -12,7 +12,6 @@ import shapely
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.nuclei.arrow import (
     bytes_to_arrow,
-    lists_to_numpy,
     polygons_to_wkb,
     to_arrow,
     to_numpy,
@@ -37,17 +36,6 @@ def test_numbers_come_back_and_nulls_are_null():
     assert to_arrow(values, valid).to_pylist() == [
         int(value) if value % 3 else None for value in values
     ]
-
-
-def test_lists_come_back_from_slices_too():
-    values = np.arange(24, dtype=np.float32).reshape(8, 3)
-    lists = pa.FixedSizeListArray.from_arrays(to_arrow(values.ravel()), 3)
-    assert np.array_equal(lists_to_numpy(column(lists)[2:5]), values[2:5])
-
-
-def test_byte_strings():
-    assert bytes_to_arrow([b"a", b"", "ö".encode()], pa.string()).to_pylist() == ["a", "", "ö"]
-    assert bytes_to_arrow([], pa.binary()).to_pylist() == []
 
 
 @pytest.mark.parametrize("outlines", [[TRIANGLE, SQUARE, SQUARE, TRIANGLE], [SQUARE] * 3, []])
@@ -104,11 +92,3 @@ def test_writing_and_drawing_nuclei_loads_neither_pandas_nor_scipy(tmp_path):
         str(Path(__file__).parents[1] / "support"),
     ]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-def test_bools_come_back_from_any_part_of_a_column():
-    values = np.random.default_rng(0).random(77) < 0.4
-    column = pa.chunked_array([to_arrow(values[:30]), to_arrow(values[30:])])
-    assert np.array_equal(to_numpy(column), values)
-    assert np.array_equal(to_numpy(column[13:50]), values[13:50])
-    assert to_numpy(column[:0]).dtype == bool and to_arrow(values).type == pa.bool_()

@@ -5,7 +5,7 @@ labels.
 import numpy as np
 import pytest
 
-from muse_pipeline.nuclei.masks import label_image_to_nuclei, march_rays, rings_to_labels
+from muse_pipeline.nuclei.masks import march_rays, rings_to_labels
 
 MPP = (0.5, 0.5)
 
@@ -19,37 +19,11 @@ def draw(size, *shapes):
     return labels
 
 
-@pytest.mark.parametrize("centre", [(30, 30), (30.5, 30.5), (30.3, 29.8)])
-def test_a_disc_has_its_radius_in_every_direction(centre):
-    nuclei = label_image_to_nuclei(draw(60, (*centre, 9, 9)), MPP, 32)
-    assert np.allclose(nuclei.xy, centre, atol=0.15)
-    assert np.abs(nuclei.rays - 4.5).max() < 0.35
-    assert abs(nuclei.rays.mean() - 4.5) < 0.1
-
-
-def test_an_ellipse_is_long_where_it_is_long():
-    nuclei = label_image_to_nuclei(draw(60, (30, 30, 16, 8)), MPP, 32)
-    assert nuclei.rays[0, [0, 16]] == pytest.approx([8, 8], abs=0.3)
-    assert nuclei.rays[0, [8, 24]] == pytest.approx([4, 4], abs=0.3)
-
-
-def test_anisotropic_pixels():
-    nuclei = label_image_to_nuclei(draw(60, (30, 30, 8, 16)), (0.5, 0.25), 32)
-    assert np.abs(nuclei.rays - 4).max() < 0.35
-
-
 def test_given_centres_and_one_that_lies_outside_its_own_nucleus():
     labels = draw(60, (15, 15, 8, 8), (40, 40, 8, 8))
     rays = march_rays(labels, np.array([(18.0, 15.0), (55.0, 55.0)]), MPP, 4)
     assert rays[0] == pytest.approx([2.5, np.sqrt(64 - 9) / 2, 5.5, np.sqrt(64 - 9) / 2], abs=0.3)
     assert np.isnan(rays[1]).all()
-
-
-def test_numbers_may_have_gaps_and_nothing_is_nothing():
-    labels = draw(60, (15, 15, 8, 8), (40, 40, 6, 6)) * 7
-    assert len(label_image_to_nuclei(labels, MPP, 8)) == 2
-    assert len(label_image_to_nuclei(np.zeros((5, 5), int), MPP, 8)) == 0
-    assert len(label_image_to_nuclei(np.ones((20, 20), int), MPP, 8)) == 1
 
 
 def test_rings_cover_the_pixels_whose_centres_they_hold():

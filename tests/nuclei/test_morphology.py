@@ -1,4 +1,3 @@
-import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -6,7 +5,6 @@ from nuclei_example import MPP, draw_nuclei, drawn_provenance, slide_info
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei import shape as morphology
-from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.parquet import CLUSTER, NucleiWriter, OptionalColumns, read_nuclei
 from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
 from muse_pipeline.nuclei.shape import ShapeSample, measure_shapes
@@ -109,14 +107,3 @@ def test_the_cluster_is_a_column_and_a_measurement_where_asked_for(tmp_path):
     )
     assert "Morphology cluster" not in plain[0]
     assert [one["Morphology cluster"] for one in clustered] == number.tolist()
-
-
-def test_real_nuclei_fall_into_groups_that_differ(shared_data):
-    mask = cv2.imread(str(shared_data / "nucls-cc0/instances/train_3.png"), cv2.IMREAD_UNCHANGED)
-    found = label_image_to_nuclei(mask.astype(np.int32), MPP, 32)
-    nuclei = Nuclei(found.xy, Frame.LEVEL0, rays=found.rays)
-    clusters = fit([nuclei])
-    number = clusters.assign(measure(nuclei))
-    assert set(number) == {1, 2, 3, 4}
-    area = measure(nuclei)["area_um2"]
-    assert np.median(area[number == 4]) > 1.5 * np.median(area[number == 1])

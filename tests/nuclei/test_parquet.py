@@ -1,4 +1,3 @@
-import gzip
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,23 +137,6 @@ def test_a_slide_without_nuclei(tmp_path):
     assert geopandas.read_parquet(tmp_path / "nuclei.parquet").empty
     write_csv(tmp_path / "nuclei.parquet", tmp_path / "nuclei.csv.gz")
     assert pd.read_csv(tmp_path / "nuclei.csv.gz").empty
-
-
-def test_csv(tmp_path):
-    nuclei = draw_nuclei(300)
-    write_example(tmp_path / "nuclei.parquet", nuclei)
-    for name in ("a.csv.gz", "b.csv.gz"):
-        write_csv(tmp_path / "nuclei.parquet", tmp_path / name)
-    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
-    assert gzip.decompress((tmp_path / "a.csv.gz").read_bytes()).startswith(
-        b'"x","y","label","class","score","prob_Lymphocyte"'
-    )
-    frame = pd.read_csv(tmp_path / "a.csv.gz")
-    assert np.allclose(frame[["x", "y"]], nuclei.xy, atol=0.0051)
-    assert np.allclose(frame["score"], nuclei.score) and np.allclose(
-        frame["prob_Tumour"], nuclei.prob[:, 1]
-    )
-    assert (frame["class"].isna() == (nuclei.label < 0)).all()
 
 
 def test_failure_leaves_nothing(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from nuclei_example import PROVENANCE
 
 from muse_pipeline.core.errors import NucleiError
-from muse_pipeline.core.provenance import NamedFile, Provenance
+from muse_pipeline.core.provenance import Provenance
 
 # Four provenances: of nuclei with regions and artefacts, on an IHC slide, or from a model with one
 # class; of proposals.
@@ -23,35 +23,6 @@ def test_a_file_of_today_is_written_again_with_the_same_bytes(text):
             Provenance.from_dict(json.loads(text)).to_dict(), sort_keys=True, ensure_ascii=False
         )
         == text
-    )
-
-
-def test_facts_of_a_file_are_typed():
-    regions, brown, clusters, proposals = (
-        Provenance.from_dict(json.loads(text)) for text in (REGIONS, BROWN, CLUSTERS, PROPOSALS)
-    )
-    assert regions.model.name == "compact" and regions.class_names == [
-        "Lymphocyte",
-        "Epithelial",
-        "Stroma",
-    ]
-    assert regions.run_name == f"plain|{regions.model.sha256}" and regions.slide_mpp == (0.5, 0.5)
-    assert regions.regions.origin == NamedFile("areas.geojson", regions.regions.file.sha256)
-    assert [band.um for band in regions.regions.bands] == [50, 100]
-    assert regions.organs == {
-        name: ["breast"] for name in regions.class_names
-    }  # the card lists organs of all classes
-    assert regions.quality.asked == ("blurred",) and regions.size_doubt.startswith(
-        "check the um per pixel"
-    )
-    assert brown.verdict.is_ihc and brown.n_positive == brown.n_nuclei
-    assert (
-        clusters.verdict.verdict == "ok"
-        and not clusters.class_doubt
-        and len(clusters.morphology) == 4
-    )
-    assert (
-        proposals.proposer["method"] == "haematoxylin" and proposals.verdict.verdict == "not known"
     )
 
 

@@ -7,15 +7,12 @@ import re
 from dataclasses import replace
 from html import unescape
 
-import numpy as np
 import pytest
-import tifffile
 from finished_slide import draw_tissue, row, write_slide
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.provenance import DARK, NO_BROWN, STATED_IHC
 from muse_pipeline.inference.doubts import BROWN_NUCLEI
-from muse_pipeline.inference.trust import find
 from muse_pipeline.report.cohort import counted, describe_total, gather_cohort
 from muse_pipeline.report.notices import (
     find_notices,
@@ -25,7 +22,6 @@ from muse_pipeline.report.notices import (
 from muse_pipeline.report.page import MOST_LINES, write_page, write_report
 from muse_pipeline.report.slide_card import describe_use
 from muse_pipeline.report.tables import write_table
-from muse_pipeline.slides.inspect import inspect_slide
 from muse_pipeline.slides.mpp import MppCandidate, choose_mpp
 from muse_pipeline.tissue.find import DOUBT as TISSUE_DOUBT
 
@@ -109,42 +105,6 @@ def test_red_slides_come_before_amber_ones_and_failed_ones_first(slides):
     ]
 
 
-def test_red_and_amber_view_different_on_the_page(slides, tmp_path):
-    write_page(list(slides.values()), tmp_path / "report.html")
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    red, amber = (
-        text.split(f'<section class="attention {level}">')[1].split("</section>")[0]
-        for level in ("red", "amber")
-    )
-    assert "Needs attention" in red and "Check before use" in amber
-    assert [re.findall("<bdi>(.*?)</bdi>", part) for part in (red, amber)] == [
-        ["lost", "dark", "swollen", "small", "small and given"],
-        ["gaps", "bare", "small and given", "pale", "given", "brown", "pink", "pen"],
-    ]
-    assert '<ul class="warnings red"><li>check the pixel size' in text
-    assert '<ul class="warnings amber"><li>stains unlike those of training: tissue paler' in text
-    back = dict(
-        re.findall(
-            r"\.pill\.(\w+) { color: var\(--[\w-]+\); background: (var\(--[\w-]+\)); }", text
-        )
-    )
-    assert (
-        back["red"] == "var(--red)" and ".pill.partial, .pill.amber" in text
-    )  # solid red, pale amber
-
-
-def test_nuclei_of_unusual_size_are_counted_if_the_scanner_states_the_mpp(slides):
-    summary = slides["small"].summary
-    stated = {**summary["provenance"], "mpp_source": "openslide.mpp-x"}
-    changed = replace(slides["small"], summary={**summary, "provenance": stated})
-    slide = replace(changed, found=find(changed.provenance))
-    assert find_notices(slide) == [("amber", "mpp", DOUBT)]
-    assert counted([slide]) and slide.trust.verdict("nuclei") == "mark"
-    assert describe_use(slide).startswith(
-        "Counts and outlines may be used; first compare the pixel size"
-    )
-
-
 def test_a_slide_of_an_implausible_mpp_is_in_no_total(slides, tmp_path):
     sizes = {
         "fine": (0.05, 0.05),
@@ -183,22 +143,6 @@ def test_a_slide_of_an_implausible_mpp_is_in_no_total(slides, tmp_path):
     (notice,) = find_notices(found[0])
     assert notice == ("red", "scale", f"{reasons['fine']}; its nuclei are in no total")
     assert len(counted(replace(slide, included=("scale",)) for slide in found)) == 4
-
-
-def test_a_file_of_several_pictures_is_listed_for_a_check_before_use(tmp_path):
-    with tifffile.TiffWriter(tmp_path / "two.tif") as tiff:
-        for side in (300, 280):
-            tiff.write(np.full((side, side, 3), 200, np.uint8), photometric="rgb")
-    (warning,) = inspect_slide(tmp_path / "two.tif", "two", mpp=0.25).warnings
-    picture = draw_tissue((600, 500), 100)
-    write_slide(
-        tmp_path, "two", picture, warnings=[warning], appearance={"verdict": "ok", "reasons": []}
-    )
-    (slide,) = slides = gather_cohort(tmp_path, [row("two")])
-    assert find_notices(slide) == [("amber", "picture", warning)] and "2 pictures" in warning
-    heading, reason = summarise_flags(slides)[:2]
-    assert heading.startswith("check picture (1 slide; ") and reason == f"  two: {warning}"
-    assert "may be used; first check that the right picture was read" in describe_use(slide)
 
 
 def test_doubtful_numbers_are_in_no_total_and_the_total_states_what_it_contains(slides, tmp_path):
@@ -419,13 +363,3 @@ def test_classes_are_measured_one_by_one(slides, tmp_path):
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     row_of = text.split('class="scroll slides"')[1].split("</table>")[0].split("<tr")[2]
     assert row_of.count(">*</abbr>") == 2 and row_of.count("number share") == 3
-
-
-def test_a_doubt_about_the_stain_states_what_contradicts_it(slides):
-    (of_pink,) = find_notices(slides["pink"])
-    assert of_pink.sentence.startswith("stated as immunohistochemistry, but the ")
-    assert of_pink.sentence.endswith(" % positive nuclei are not brown; is it H&E?")
-    (of_brown,) = find_notices(slides["brown"])
-    assert of_brown.sentence.endswith(
-        ": nuclei are scored as positive or negative; state the stain in the sheet"
-    )

@@ -81,17 +81,6 @@ def test_every_slide_has_a_dot_in_every_plot(slides):
     assert "area_um2, µm²" in folded
 
 
-def test_the_columns_of_the_class_mix_have_names_unless_there_are_many(slides):
-    def names(shown):
-        return re.findall(
-            r"<text[^>]*>(.*?)</text>", figure_of(draw(shown), "Class mix of every slide")
-        )
-
-    named = [replace(slide, slide_id=f"slide of the cohort {i}") for i, slide in enumerate(slides)]
-    assert sorted(names(named)) == [f"slide of… cohort {i}" for i in range(N_SLIDES)]
-    assert len(names(slides * 6)) == 6 * N_SLIDES and names(slides * 9) == []
-
-
 def test_many_slides_share_a_path_but_outliers_keep_their_link(slides):
     many = [replace(slides[1 + i % 7], slide_id=f"m{i}") for i in range(300)]
     figure = figure_of(draw([slides[0], *many]), "All nuclei, per mm²")

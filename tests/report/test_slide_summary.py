@@ -1,9 +1,9 @@
 import numpy as np
 import pyarrow.parquet as pq
-from finished_slide import draw_tissue, provenance, slide_path, write_nuclei
+from finished_slide import draw_tissue, write_nuclei
 from PIL import Image
 
-from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.report.slide_summary import summarise_slide
 
@@ -59,20 +59,6 @@ def test_without_a_store_known_pictures_stay(slide_folder):
     assert summarise_slide(slide_folder) == known
 
 
-def test_without_a_store_pictures_of_an_older_version_stay(slide_folder):
-    known = summarise_slide(slide_folder)
-    older = {
-        **known,
-        "made_from": {**known["made_from"], "version": "0.0"},
-        "corrupt_level0": [[1, 2, 3, 4]],
-    }
-    write_json(slide_folder / "summary.json", older)
-    density = (slide_folder / "density.png").read_bytes()
-    (slide_folder / "image-500nm.zarr").rename(slide_folder / "away")
-    assert summarise_slide(slide_folder) == {**known, "corrupt_level0": [[1, 2, 3, 4]]}
-    assert (slide_folder / "density.png").read_bytes() == density
-
-
 def test_without_a_store_the_density_is_drawn_on_the_mask(slide_folder):
     (slide_folder / "image-500nm.zarr").rename(slide_folder / "away")
     summary = summarise_slide(slide_folder)
@@ -102,11 +88,3 @@ def test_full_windows_are_named_in_level0_pixels(slide_folder):
     _, xy, label = draw_tissue()
     write_nuclei(slide_folder, info, 2 * xy, label, full_windows=[4])
     assert summarise_slide(slide_folder)["full_windows_level0"] == [[1024, 1024, 1024, 1024]]
-
-
-def test_provenance_travels(slide_folder):
-    info = SlideInfo.from_dict(read_json(slide_folder / "slide.json"))
-    written = summarise_slide(slide_folder)["provenance"]
-    assert written["fingerprint"] == info.fingerprint
-    assert written["model"] == provenance(info).to_dict()["model"]
-    assert info.path == slide_path("one")

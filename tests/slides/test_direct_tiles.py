@@ -12,9 +12,8 @@ import tifffile
 from slide_files import shrink, spoil_tile, write_pyramid
 
 from muse_pipeline.core.errors import SlideError
-from muse_pipeline.slides.base import UnsuitedError, open_slide
+from muse_pipeline.slides.base import open_slide
 from muse_pipeline.slides.direct_tiles import DirectTiles
-from muse_pipeline.slides.openslide import OpenSlideReader
 
 SIZE, TILE = (700, 520), 240  # in px; the size is not a multiple of the tile
 REGIONS = [
@@ -149,22 +148,6 @@ def test_pixels_of_a_real_slide_are_openslides_own(shared_data):
     for y in range(-100, sizes[0][1], 1000):
         region = (-100, y), 0, (2500, 1000)
         np.testing.assert_array_equal(tiles.read(*region, paint), paint(*region))
-
-
-def test_real_slides_read_as_with_openslide_alone(shared_data):
-    n_openslide = 0
-    for path in sorted(
-        path for path in shared_data.glob("wsi-*/*") if path.suffix in {".svs", ".dcm", ".ndpi"}
-    ):
-        try:
-            slide = OpenSlideReader(path)
-        except UnsuitedError:
-            continue
-        n_openslide += 1
-        for level, (width, height) in enumerate(slide.properties.level_sizes_px):
-            region = (width // 2, height // 2), level, (600, 400)
-            assert outcome(slide, *region) == slide._paint(*region).tobytes()
-    assert n_openslide >= 2
 
 
 def test_a_reader_of_direct_tiles_is_still_the_openslide_reader(tmp_path, picture):

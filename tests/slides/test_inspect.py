@@ -62,15 +62,6 @@ def test_aperio_with_objective_power_only(tmp_path, gradient):
     assert "only an estimate" in info.warnings[0]
 
 
-def test_aperio_mpp(tmp_path, gradient):
-    path = tmp_path / "scan.svs"
-    write_pyramid(
-        path, gradient, description="Aperio Image Library v1\n1001x803|AppMag = 20|MPP = 0.4"
-    )
-    info = inspect_slide(path, "scan")
-    assert (info.mpp, info.mpp_source, info.warnings) == ((0.4, 0.4), "openslide.mpp-x", ())
-
-
 def test_a_missing_mpp_is_rejected_with_the_way_to_give_it(tmp_path, gradient):
     path = tmp_path / "picture.png"
     Image.fromarray(gradient).save(path, dpi=(72, 72))
@@ -204,11 +195,6 @@ def test_real_slides(shared_data, name):
     assert info.level_downsamples == tuple((float(2**k), float(2**k)) for k in range(n_levels))
     words = {"dicom": "implausible", "hamamatsu": "fluorescence"}.get(vendor)
     assert all(words in warning for warning in info.warnings) if words else not info.warnings
-
-
-def test_real_random_bytes(shared_data):
-    with pytest.raises(SlideError, match="slide"):
-        inspect_slide(shared_data / "wsi-awkward/broken.svs", "broken")
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])

@@ -10,7 +10,6 @@ from muse_pipeline.slides.mpp import (
     mpp_from_ome_xml,
     mpp_from_resolution_tags,
     mpp_from_values,
-    require_possible,
 )
 
 OME = """<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
@@ -191,7 +190,3 @@ def test_an_mpp_that_does_not_suit_the_objective_is_doubted(stated, power, given
 def test_either_axis_may_disagree():
     (warning,) = choose_mpp([MppCandidate((0.25, 0.5), "x")], 0.25)[2]
     assert warning == "the mpp, 0.25 um as given, overrides 0.25 x 0.5 um from x"
-
-
-def test_a_coarse_picture_is_possible():
-    require_possible((28.97, 28.97), "x", (2000, 2000))

@@ -4,7 +4,6 @@ slides.
 
 import io
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import cv2
@@ -19,7 +18,6 @@ from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides import image
 from muse_pipeline.slides.base import exact_downsamples, open_slide
 from muse_pipeline.slides.openslide import _read_downsamples
-from muse_pipeline.slides.tiff_pictures import complaints_of_tifffile
 
 
 def read_whole(path):
@@ -293,25 +291,6 @@ def test_truncated_tiff(tmp_path, gradient, ome, kept, caplog):
     assert not caplog.records  # nothing is logged in addition to the sentence
 
 
-def test_complaints_about_a_file_are_those_of_its_thread(tmp_path, gradient):
-    with tifffile.TiffWriter(whole := tmp_path / "whole.tif") as tiff:
-        for _ in range(2):
-            tiff.write(gradient, tile=(128, 128), photometric="rgb", metadata=None)
-    with tifffile.TiffFile(whole) as tiff:
-        first = tiff.pages[0].dataoffsets[-1] + tiff.pages[0].databytecounts[-1]
-    path = spoilt(tmp_path, "cut.tif", whole.read_bytes()[:first])
-    with complaints_of_tifffile() as complaints, ThreadPoolExecutor(1) as pool:
-        with pytest.raises(SlideError, match="directory"):
-            pool.submit(open_slide, path, "tiffslide").result()
-        assert not complaints
-
-
-def test_too_large_to_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr(image, "MAX_PIXELS", 1000)
-    Image.new("RGB", (40, 30)).save(tmp_path / "large.png")
-    assert "40 x 30 pixels in one chunk are too many" in sentence(tmp_path / "large.png")
-
-
 TILES = {"tile": (64, 64), "photometric": "rgb"}
 REDUCED = TILES | {"subfiletype": 1}
 
@@ -372,15 +351,6 @@ def test_the_pixel_size_and_the_name_of_pictures_of_ome_tiff(tmp_path):
             assert slide.properties.level_sizes_px[0] == shape[1::-1]
             assert slide.properties.mpp_candidates[0].mpp == (0.5, 0.5)
             assert len(slide.properties.warnings) == n_warnings
-
-
-def test_olympus_without_its_pixels(tmp_path):
-    pages_of(tmp_path / "tumour.tif", (SMALL, {}))
-    path = (tmp_path / "tumour.tif").rename(tmp_path / "tumour.vsi")
-    assert (
-        "an Olympus slide, whose pixels, in the folder '_tumour_' next to it, cannot be read"
-        in sentence(path)
-    )
 
 
 PLANES, LEVELS = (pixels.transpose(2, 0, 1) for pixels in (SLIDE, LEVEL))
@@ -546,10 +516,3 @@ def test_colours_stored_as_luminance_and_chrominance(tmp_path, gradient):
         path = tmp_path / f"{name}.tif"
         Image.fromarray(gradient).convert("YCbCr").save(path, **options)
         assert abs(read_whole(path)[1].astype(int) - gradient).mean() < 2
-
-
-def test_floating_point_is_rejected(tmp_path):
-    tifffile.imwrite(tmp_path / "float.tif", np.zeros((64, 64, 3), np.float32), photometric="rgb")
-    assert "float32" in sentence(tmp_path / "float.tif") and "8-bit RGB" in sentence(
-        tmp_path / "float.tif"
-    )

@@ -52,7 +52,7 @@ class TiledSlide:
         return output
 
 
-AREA_MM2 = 0.6
+AREA_MM2, STORE = 0.6, "image-500nm.zarr"
 
 
 def take_to_store(folder: Path, mpp: float, area_mm2: float = AREA_MM2) -> Path:
@@ -80,53 +80,16 @@ def take_half_to_store(fine: Path, folder: Path) -> Path:
     return tile_slide(folder, folder / "demo.svs")
 
 
-def tile_slide(folder: Path, path: Path) -> Path:
+def tile_slide(folder: Path, path: Path, slide_id: str = "drawn") -> Path:
     """Run the steps up to `tile` on a slide, and return the folder of their files."""
-    slide, info = str(path), ["--info", str(folder / "slide.json")]
-    tissue = [
-        "--mask",
-        "tissue.npz",
-        "--picture",
-        "tissue.png",
-        "--outline",
-        "tissue.geojson",
-        "--colour",
-        "colour.json",
-    ]
-    tissue = [word if word.startswith("--") else str(folder / word) for word in tissue]
-    assert (
-        main(
-            [
-                "step",
-                "inspect",
-                slide,
-                "--slide-id",
-                "drawn",
-                "--output",
-                str(folder / "slide.json"),
-            ]
-        )
-        == 0
-    )
-    assert main(["step", "tissue", slide, *info, *tissue]) == 0
-    store = str(folder / "image-500nm.zarr")
-    assert (
-        main(
-            [
-                "step",
-                "tile",
-                slide,
-                *info,
-                "--tissue",
-                str(folder / "tissue.npz"),
-                "--mpp",
-                "0.5",
-                "--output",
-                store,
-            ]
-        )
-        == 0
-    )
+    info, mask, store = (f"{folder}/{name}" for name in ("slide.json", "tissue.npz", STORE))
+    files = f"--mask {mask} --picture {folder}/tissue.png --outline {folder}/tissue.geojson"
+    for step in (
+        f"inspect {path} --slide-id {slide_id} --output {info}",
+        f"tissue {path} --info {info} {files} --colour {folder}/colour.json",
+        f"tile {path} --info {info} --tissue {mask} --mpp 0.5 --output {store}",
+    ):
+        assert main(["step", *step.split()]) == 0
     return folder
 
 

@@ -21,6 +21,7 @@ from drawn_regions import (
     save_drawn_model,
 )
 from exports import single_window_size
+from inference_slides import tile_slide
 from slide_files import write_pyramid
 
 from muse_pipeline.cli.main import main
@@ -54,35 +55,7 @@ def take_to_store(folder: Path) -> None:
     """Draw a slide with islands of tumour in stroma, and run the steps up to `tile`."""
     inside = draw_tumour(TISSUE_UM, seed=3)
     write_pyramid(folder / "drawn.tif", draw_slide(inside, seed=4), factors=(4, 16), mpp=SLIDE_MPP)
-    names = {
-        "mask": "tissue.npz",
-        "picture": "tissue.png",
-        "outline": "tissue.geojson",
-        "colour": "colour.json",
-    }
-    files = [word for flag, name in names.items() for word in (f"--{flag}", str(folder / name))]
-    slide, info = str(folder / "drawn.tif"), str(folder / "slide.json")
-    assert main(["step", "inspect", slide, "--slide-id", "drawn", "--output", info]) == 0
-    assert main(["step", "tissue", slide, "--info", info, *files]) == 0
-    tissue, store = str(folder / "tissue.npz"), str(folder / "image-500nm.zarr")
-    assert (
-        main(
-            [
-                "step",
-                "tile",
-                slide,
-                "--info",
-                info,
-                "--tissue",
-                tissue,
-                "--mpp",
-                "0.5",
-                "--output",
-                store,
-            ]
-        )
-        == 0
-    )
+    tile_slide(folder, folder / "drawn.tif")
 
 
 def export_drawn_model(folder: Path) -> Path:

@@ -11,6 +11,7 @@ import torch
 import yaml
 from drawn_regions import GLASS_UM, MPP, SLIDE_MPP, dice, draw_slide
 from every_setting import REPORTS, SCHEDULE, Kind, parts_of_step, with_setting
+from inference_slides import tile_slide
 from region_slides import read_polygons
 from slide_files import write_pyramid
 
@@ -88,37 +89,7 @@ def draw_cohort(
         slide, results = folder / f"{name}.tif", folder / "results" / name
         results.mkdir(parents=True)
         write_pyramid(slide, draw_slide(masks[name], seed=number), factors=(4,), mpp=SLIDE_MPP)
-        names = {
-            "mask": "tissue.npz",
-            "picture": "tissue.png",
-            "outline": "tissue.geojson",
-            "colour": "colour.json",
-        }
-        files = [
-            word for flag, file in names.items() for word in (f"--{flag}", str(results / file))
-        ]
-        info, tissue = str(results / "slide.json"), str(results / "tissue.npz")
-        assert main(["step", "inspect", str(slide), "--slide-id", name, "--output", info]) == 0
-        assert main(["step", "tissue", str(slide), "--info", info, *files]) == 0
-        store = str(results / "image-500nm.zarr")
-        assert (
-            main(
-                [
-                    "step",
-                    "tile",
-                    str(slide),
-                    "--info",
-                    info,
-                    "--tissue",
-                    tissue,
-                    "--mpp",
-                    "0.5",
-                    "--output",
-                    store,
-                ]
-            )
-            == 0
-        )
+        tile_slide(results, slide, name)
         rows.append(f"{name}\t{slide}\tP{number}\t{CLASSES[has_tumour]}")
     (folder / "slides.tsv").write_text("\n".join(rows) + "\n")
     defaults = {"folds": 2, "tiles": 8, "probability": 0.5, "steps": 4}
