@@ -3,11 +3,7 @@
 import re
 import time
 
-import pytest
-
 from muse_pipeline.cli.arguments import TrainingOutput
-from muse_pipeline.core import process
-from muse_pipeline.core.process import print_load
 
 
 def test_without_a_terminal_each_logged_step_is_a_line(capsys):
@@ -39,23 +35,3 @@ def test_on_a_terminal_the_losses_stand_beside_a_bar(capsys, monkeypatch):
     assert "100/100" in error
     assert "loss 1" in error
     assert "step 50 of" not in error
-
-
-@pytest.mark.parametrize(
-    "seconds, threads, printed",
-    [
-        (12.0, 2, "finding nuclei took 12.0 s on 2 threads, 50% busy\n"),
-        (2.0, 1, "finding nuclei took 2.0 s on 1 thread, 100% busy\n"),
-        (0.4, 2, ""),
-    ],
-)
-def test_the_load_is_printed_of_work_of_a_second_or_more(
-    capsys, monkeypatch, seconds, threads, printed
-):
-    clock = iter((100.0, 100.0 + seconds))
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    used = iter((5.0, 5.0 + seconds))
-    monkeypatch.setattr(process, "all_processor_seconds", lambda: next(used))
-    with print_load("finding nuclei", threads):
-        pass
-    assert capsys.readouterr().out == printed

@@ -1,7 +1,5 @@
 """`muse step proposer` shows a proposer's settings, or what is wrong with them."""
 
-import pytest
-
 from muse_pipeline.core.files import read_json
 
 
@@ -13,33 +11,6 @@ def test_settings_left_out_have_their_defaults(muse, tmp_path):
     settings = {"radii_um": [3.0, 4.0, 5.0], "min_distance_um": 3.0}
     settings |= {"strictness": 0.7, "max_radius_um": 10.0}
     assert read_json(tmp_path / "p.json") == {"method": "haematoxylin", "settings": settings}
-
-
-@pytest.mark.parametrize(
-    "method, settings, message",
-    [
-        ("haematoxilin", "{}", "unknown proposer 'haematoxilin'; did you mean 'haematoxylin'?"),
-        (
-            "haematoxylin",
-            "{strictnes: 2}",
-            "proposals: haematoxylin: unknown setting 'strictnes'; did you mean 'strictness'?",
-        ),
-        ("imported", "{}", "proposals: imported: setting 'file' is missing; add it"),
-        (
-            "imported",
-            "{file: '{slide_id}.csv'}",
-            "imported: unknown field {slide_id} in 'file'; write {slide} for",
-        ),
-        ("haematoxylin", "[1]", "proposals: haematoxylin: "),
-    ],
-)
-def test_what_is_wrong_is_one_sentence(muse, method, settings, message):
-    status, out, error = muse(f"step proposer {method} --settings", settings)
-    assert (
-        (status, out) == (2, "")
-        and error.startswith(f"muse step proposer: {message}")
-        and error.count("\n") == 1
-    )
 
 
 def test_a_method_whose_packages_only_the_jobs_have_is_not_rejected(muse, tmp_path, monkeypatch):

@@ -123,15 +123,6 @@ def test_a_partner_that_cannot_be_used_is_one_sentence_and_nothing_is_written(
     assert not out.exists()
 
 
-def test_advice_is_for_the_verb(muse, files, tmp_path):
-    he, ihc = files[0] / "he.tif", files[0] / "ihc.png"
-    for pair, option in (((ihc, he), "--mpp"), ((he, ihc), "--partner-mpp")):
-        status, _, error = muse("register", *pair, "-o", tmp_path / "out")
-        assert status == 2 and error.endswith(f"give it with {option}\n") and "sheet" not in error
-    status, _, error = muse(f"register {he} {ihc} --partner-mpp 1.6 -o {tmp_path / 'out'}")
-    assert status == 2 and "(slide 0.6, partner 1.6)" in error and "--max-residual" in error
-
-
 def test_a_foreign_transform_is_recorded(muse, files, tmp_path):
     (tmp_path / "t.json").write_text(json.dumps({"matrix": [[1, 0, 0], [0, 1, 0]]}))
     (tmp_path / "slide.json").write_text("{}")

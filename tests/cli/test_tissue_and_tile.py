@@ -138,11 +138,6 @@ def test_a_spoiled_jpeg_tile_is_a_hole_or_a_sentence(muse, slide_path, tmp_path)
     )
 
 
-def test_a_slide_too_coarse_is_reported(muse, slide_path, tmp_path):
-    status, _, printed = run_steps(muse, slide_path, tmp_path, "--mpp", "0.1")
-    assert status == 2 and "0.25 um/px, too coarse for an image at 0.1 um/px" in printed
-
-
 @pytest.mark.parametrize("verb", ["tissue", "tile"])
 def test_a_slide_that_took_the_position_of_another_is_rejected(muse, tmp_path, verb):
     slide, out = tmp_path / "s.tif", tmp_path / "out"

@@ -339,18 +339,6 @@ def test_values_that_no_reader_understands_are_phrases(tmp_path):
     assert compare({**now, "slide": str(tmp_path / "link.svs")}, now) == {}
 
 
-def test_lines_name_each_change_once_with_its_slides():
-    model, roi = "model a (1) -> b (2)", "roi none -> r.json (3)"
-    found = {f"S{n}": [model] for n in range(7)} | {"S7": [model, roi]}
-    assert describe_changes(found) == [
-        "This run replaces the finished results of 8 slides:",
-        f"  {model}: 8 slides (S0, S1, S2, S3, S4 and 3 more)",
-        f"  {roi}: 1 slide (S7)",
-        "To keep them, stop the run and give another output folder.",
-    ]
-    assert describe_changes({}) == []
-
-
 def test_a_job_that_has_recorded_a_failure_is_repeated(finished):
     jobs = [replace(job, outcome="regions.json") if job is REGIONS else job for job in JOBS]
     assert outdated(finished, jobs) == []

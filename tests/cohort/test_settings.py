@@ -75,13 +75,6 @@ def test_a_region_run_has_the_slides_of_the_workflow_where_it_names_none(tmp_pat
         assert settings.slides_of_region_run(of_run) == (["--set", *changes] if changes else [])
 
 
-def test_two_images_of_one_name_are_rejected():
-    assert settings.name_stores([0.5, 0.25, 0.5]) == {
-        "image-500nm.zarr": 0.5,
-        "image-250nm.zarr": 0.25,
-    }
-
-
 def test_only_an_image_for_pretraining_alone_may_be_lossy():
     lossy = complete(pretrain_store={"codec": "jpeg"}, extra_mpps=[1.0])
     assert settings.pretraining_codec(lossy, 0.25) == "jpeg"

@@ -94,12 +94,6 @@ def test_a_partner_and_where_its_registration_starts(folder):
     assert second.partner is None and second.partner_transform is None
 
 
-def test_csv_with_a_byte_order_mark_and_windows_lines(folder):
-    path = folder / "slides.csv"
-    path.write_bytes('\ufeffpath,slide_id\r\na.svs,"A, the first"\r\n'.encode())
-    assert read_sheet(path) == [SheetRow("A, the first", str(folder / "a.svs"))]
-
-
 def test_paths_start_at_the_sheet(folder, monkeypatch):
     (folder / "sheets").mkdir()
     path = write(

@@ -66,13 +66,6 @@ def test_convolutions_are_integers_and_the_last_layer_is_not(small):
     assert all(kinds[node.input[1]] == TensorProto.FLOAT for node in last)
 
 
-def test_what_is_known_of_nuclei_is_gathered_before_it_is_dequantised(small):
-    graph = onnx.load(small[0]).graph
-    gathered = {node.output[0] for node in graph.node if node.op_type == "GatherND"}
-    after = [node.op_type for node in graph.node if gathered & set(node.input)]
-    assert after.count("DequantizeLinear") == 1  # scores and positions are gathered as floats
-
-
 @pytest.mark.slow
 def test_other_processes_write_the_same_bytes(run, small, tmp_path):
     again = tmp_path / "again.onnx"
@@ -108,19 +101,6 @@ def test_without_pictures_there_is_a_sentence(run, tmp_path, capsys):
     )
     assert "no pictures to calibrate precision 'int8' on; give a folder" in capsys.readouterr().err
     assert not (tmp_path / "m.onnx").exists()
-
-
-def test_a_network_with_attention_is_rejected():
-    weight = helper.make_tensor("w", TensorProto.FLOAT, (1, 1, 1, 1), [1.0])
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["patches"], name="first"),
-        helper.make_node("Softmax", ["patches"], ["attention"], name="softmax"),
-        helper.make_node("Conv", ["attention", "w"], ["y"], name="last"),
-    ]
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 1, 4, 4)) for name in "xy"]
-    model = helper.make_model(helper.make_graph(nodes, "attention", ports[:1], ports[1:], [weight]))
-    with pytest.raises(ConfigError, match="convolutions"):
-        quantise(model, [], "vit")
 
 
 def test_a_product_before_a_convolution_is_rejected():

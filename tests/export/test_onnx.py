@@ -9,7 +9,7 @@ import pytest
 import torch
 from drawn_tissue import draw_labelled_tissue
 
-from muse_pipeline.core.errors import CheckpointError, LabelError, ModelError
+from muse_pipeline.core.errors import CheckpointError, ModelError
 from muse_pipeline.export.onnx import export_onnx, load_detector
 from muse_pipeline.export.parity import check_parity
 from muse_pipeline.inference.detect import detect_image
@@ -108,17 +108,6 @@ def test_a_built_in_name_is_its_checkpoint(tmp_path, muse):
     assert len(exported) > 5 and np.array_equal(exported.prob, shipped.prob)
 
 
-def test_a_name_without_a_checkpoint_is_one_sentence(tmp_path, muse):
-    status, _, error = muse(f"export comact --output {tmp_path / 'm.onnx'}")
-    assert (
-        status,
-        "comact: no such checkpoint; give a .pt file or a built-in name (compact)" in error,
-    ) == (
-        2,
-        True,
-    )
-
-
 def test_a_graph_that_cannot_be_checked_is_not_written(run, as_traced_before, tmp_path, muse):
     """The image for the check shows only glass, without nuclei that could be compared."""
     cv2.imwrite(str(tmp_path / "glass.png"), np.full((100, 100, 3), 255, np.uint8))
@@ -167,12 +156,6 @@ def test_a_full_window_is_named(run, tmp_path):
     predictor = Predictor(run / "model.onnx")
     facts = detect_shard(Picture(), ModelFinder(predictor, IDENTITY), tmp_path / "s.parquet")
     assert facts["full_windows"] == [0, 1]  # 36 nuclei per window, but 30 slots
-
-
-def test_a_broken_picture_to_check_on_is_named(run, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(LabelError, match="readable"):
-        check_parity(run / "run/checkpoint.pt", run / "model.onnx", tmp_path)
 
 
 def test_a_checkpoint_that_does_not_fit_is_rejected(run, tmp_path):

@@ -11,7 +11,6 @@ import pytest
 from drawn_tissue import draw_labelled_tissue
 
 from muse_pipeline.export.parity import check_parity
-from muse_pipeline.inference.artefacts import MODEL
 from muse_pipeline.inference.model import find_model, read_card
 from muse_pipeline.inference.predictor import Predictor, temper
 from muse_pipeline.tissue.stain import IDENTITY
@@ -86,21 +85,6 @@ def test_refining_replaces_moving_to_edges(muse, tmp_path, picture):
         and not np.array_equal(before.rays, after.rays)
     )
     assert np.array_equal(after.rays, shipped.rays)
-
-
-def test_a_region_model_has_no_outlines(muse, tmp_path):
-    status, _, errors = muse(f"card {MODEL} --refine -o {tmp_path / 'a.onnx'}")
-    assert (
-        status == 2
-        and "has no temperature, outlines or organs" in errors
-        and errors.count("\n") == 1
-    )
-    status, out, _ = muse(f"card {MODEL} --limits", "H&E alone.", "-o", tmp_path / "a.onnx")
-    assert (
-        status == 0
-        and out.count("\n") == 1
-        and read_card(tmp_path / "a.onnx").limits == "H&E alone."
-    )
 
 
 def test_limits_are_reported_anew_and_the_weights_stay(run, muse, tmp_path):

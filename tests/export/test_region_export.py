@@ -77,11 +77,6 @@ def test_vgg_leaves_as_onnx_and_not_as_int8(tmp_path, capsys):
     assert "choose fp32 or fp16" in capsys.readouterr().err
 
 
-def test_options_of_detectors_are_rejected(checkpoint, tmp_path, muse):
-    status, _, err = muse(f"export {checkpoint} --output {tmp_path / 'm.onnx'} --embedding")
-    assert (status, "a region model has no 'embedding'" in err) == (2, True)
-
-
 def test_a_checkpoint_keeps_the_network(checkpoint):
     network, card = load_region_model(checkpoint)
     picture = draw_texture(draw_blobs(128, 5), MPP, 6)
@@ -90,8 +85,3 @@ def test_a_checkpoint_keeps_the_network(checkpoint):
         maps = network(torch.from_numpy(picture).permute(2, 0, 1)[None].float(), torch.eye(3, 4))
     assert maps.fused.shape == (1, 1, 32, 32)
     assert card.stride_px == 16
-
-
-def test_the_card_is_printed(region_model, muse):
-    out = muse.ok(f"card {region_model}")
-    assert "Tumour" in out

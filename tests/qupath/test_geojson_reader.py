@@ -150,26 +150,6 @@ def ring(*xy):
 
 
 @pytest.mark.parametrize(
-    "geometry, message",
-    [
-        (
-            ring((1, 1), (5, 5), (9, 9)),
-            r"a\.geojson, feature 2: is a polygon without an area; delete it",
-        ),
-        (ring((3, 3), (3, 4), (3, 3)), r"a\.geojson, feature 2: is a polygon without an area"),
-    ],
-)
-def test_what_cannot_be_a_nucleus_is_named(tmp_path, geometry, message):
-    path = write(
-        tmp_path / "a.geojson",
-        {"geometry": ring((0, 0), (8, 0), (8, 8), (0, 8))},
-        {"geometry": geometry},
-    )
-    with pytest.raises(LabelError, match=message):
-        read_drawn(path, MPP, 8)
-
-
-@pytest.mark.parametrize(
     "top", [30, 60]
 )  # a symmetric bow-tie, whose signed area is 0, and an asymmetric one
 def test_of_crossing_lines_the_largest_area_is_measured(tmp_path, top):

@@ -5,7 +5,6 @@ pretraining.
 import numpy as np
 import pytest
 import simplejpeg
-import zarr
 from drawn import ArraySlide
 
 from muse_pipeline.core.errors import StoreError
@@ -77,12 +76,3 @@ def test_a_chunk_of_another_size_is_damaged(paths, monkeypatch):
     monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *how: decode_jpeg(*how)[:256])
     with pytest.raises(StoreError, match="damaged"):
         store.read((0, 0), (400, 300))
-
-
-def test_a_codec_of_a_later_version_is_rejected(paths, tmp_path):
-    group = zarr.open_group(paths["jpeg"], mode="r+")
-    before = group.attrs["muse"]
-    group.attrs["muse"] = {**before, "codec": "jxl"}
-    with pytest.raises(StoreError, match="compressed"):
-        open_store(paths["jpeg"])
-    group.attrs["muse"] = before

@@ -56,15 +56,6 @@ def test_a_core_does_not_touch_a_rectangle_that_ends_where_it_begins():
     ]
 
 
-def test_only_windows_whose_core_touches_tissue_are_visited():
-    tissue = np.zeros((44, 63), bool)
-    tissue[16, 16] = True  # work px 256 to 272: the corner of window 5's core
-    assert GRID.windows_with_tissue(tissue, 16).tolist() == [5]
-    tissue[15, 16] = True
-    assert GRID.windows_with_tissue(tissue, 16).tolist() == [1, 5]
-    assert GRID.windows_with_tissue(np.zeros((44, 63), bool), 16).tolist() == []
-
-
 @pytest.mark.parametrize("offset_px, mask_px", [(0, 16), (128, 16), (100, 13), (96, 27)])
 def test_visited_windows_are_those_of_a_count_pixel_by_pixel(offset_px, mask_px):
     grid = WindowGrid((1000, 700), 320, 32, offset_px)

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from muse_pipeline.core.errors import CheckpointError, DivergedError
-from muse_pipeline.training.loop import MetricsLog, Monitor, Turn, train
+from muse_pipeline.training.loop import MetricsLog, Monitor, train
 from muse_pipeline.training.method import Method, Schedule, build_adamw, set_step
 from muse_pipeline.training.run import RunFolder
 
@@ -164,14 +164,6 @@ def test_steps_are_those_of_adamw_written_out(tmp_path):
     assert method.last_progress == 5 / 6
 
 
-def test_the_norm_of_clipped_gradients_is_the_limit():
-    turn = Turn(Slopes(), "model", Schedule(10, clip=0.25))
-    found = turn.update(0, [torch.tensor([3.0, 0.0, 4.0])], Fabric(accelerator="cpu", devices=1))
-    assert found["gradient"] == 5
-    torch.testing.assert_close(turn.method.weight.grad, torch.tensor([[0.15, 0.0]]))
-    torch.testing.assert_close(turn.method.bias.grad, torch.tensor([0.2]))
-
-
 CHANGES = {  # setting of a schedule -> a value other than that in ``run_changed``
     "steps": 8,
     "learning_rate": 0.2,
@@ -291,19 +283,6 @@ def test_the_backbone_has_a_rate_of_its_own_and_biases_do_not_decay():
     assert found[id(method.head.bias)] == (0.4, 0.0)
 
 
-def test_decay_goes_to_its_last_value_along_a_cosine_on_kernels_alone():
-    method, schedule = Line(), Schedule(100, weight_decay=0.04, last_weight_decay=0.4)
-    optimiser = build_adamw(method.named_parameters(), schedule)
-    found = []
-    for step in (0, 50, 99):
-        set_step(optimiser, schedule, step)
-        found.append(
-            {len(one["params"][0].shape): one["weight_decay"] for one in optimiser.param_groups}
-        )
-    assert [one[2] for one in found] == pytest.approx([0.04, 0.22, 0.4], abs=1e-3)
-    assert [one[1] for one in found] == [0, 0, 0]
-
-
 @pytest.mark.parametrize(
     "content", [b"", b"nothing", "list", "foreign", "other devices", "other network"]
 )
@@ -335,12 +314,6 @@ def test_a_cut_off_last_line_is_forgotten(tmp_path):
     log.forget_from(3)
     assert [row["step"] for row in log.read()] == [0, 1, 2]
     assert log.path.read_text().endswith("\n")
-
-
-def test_the_learning_rate_follows_the_square_root_of_the_batches():
-    schedule = Schedule(100, learning_rate=1e-3, reference_batches=2)
-    assert [schedule.for_batches(n).learning_rate for n in (2, 8)] == [1e-3, 2e-3]
-    assert Schedule(100).for_batches(8) == Schedule(100)
 
 
 def test_a_run_of_more_batches_per_step_learns_at_the_scaled_rate(tmp_path):

@@ -121,27 +121,6 @@ def test_files_of_earlier_nuclei_are_not_kept(cohort, tmp_path):
     assert not any(path.exists() for path in (tmp_path / "cohort.h5ad", *of_slide))
 
 
-def test_embeddings_of_other_nuclei_are_one_sentence(cohort, tmp_path, capsys):
-    pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed")
-    run = [
-        "run",
-        str(cohort / "s1.tif"),
-        str(cohort / "s2.tif"),
-        "-o",
-        str(tmp_path),
-        "--no-viewer",
-        "--mpp",
-        "0.5",
-    ]
-    assert main([*run, "--embedding"]) == 0
-    words = ["step", "anndata", str(tmp_path / "s1/nuclei.parquet"), "-o", str(tmp_path / "x.h5ad")]
-    assert main([*words, "--embeddings", str(tmp_path / "s2/embeddings-compact.parquet")]) == 2
-    assert (
-        "s2/embeddings-compact.parquet: has no embeddings of the nuclei" in capsys.readouterr().err
-    )
-    assert not (tmp_path / "x.h5ad").exists()
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohort):

@@ -97,27 +97,6 @@ def test_a_training_run_begins_with_it(cohort):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings, sentence",
-    [
-        ({"pretrain": {**PRETRAIN, "bach": 2}}, "unknown setting 'bach'; did you mean 'batch'?"),
-        (
-            {"pretrain": {**PRETRAIN, "backbone": "muse_compact_48"}, "model": "tiny.yaml"},
-            "`pretrain` trains muse_compact_48, but the training run 'tiny' has muse_compact_16",
-        ),
-    ],
-)
-def test_a_mistake_is_one_sentence_before_anything_is_planned(cohort, settings, sentence):
-    """Other mistakes are in tests/methods/muse (`muse step pretrain-config`) and
-    tests/cohort/test_settings.py.
-    """
-    write_config(cohort, **settings)
-    run = run_snakemake(cohort, "--dry-run")
-    assert (run.returncode, "Traceback" in run.stdout, planned_jobs(run.stdout)) == (1, False, {})
-    assert sentence in run.stdout
-
-
-@pytest.mark.slow
 def test_from_slides_to_a_page_that_links_the_run(tmp_path, shared_data):
     draw_stained_slide(tmp_path / "a.tif", size_px=1000, n_nuclei=250)
     shutil.copy(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs", tmp_path / "b.svs")

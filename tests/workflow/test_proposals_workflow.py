@@ -6,7 +6,6 @@ import gzip
 import json
 
 import pytest
-import yaml
 from workflow_runs import (
     draw_stained_slide,
     inputs_of,
@@ -69,17 +68,6 @@ def translated(tmp_path):
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
     (tmp_path / "tiny.yaml").write_text(UNIT)
     return tmp_path
-
-
-@pytest.mark.slow
-def test_a_run_without_labels_or_sources_is_trained_on_the_slides(translated):
-    write_config(translated, mode="label-free", model="tiny.yaml")
-    run = run_snakemake(translated, "--dry-run", "--printshellcmds")
-    assert run.returncode == 0, run.stdout
-    read = ["results/training/tiny/cohort.yaml", "results/a/image-500nm.zarr"]
-    assert inputs_of(run.stdout, "finetune")[:-1] == read, run.stdout  # the last is a request
-    sources = yaml.safe_load((translated / read[0]).read_text())["sources"]
-    assert sources == [{"store": str(translated / read[1])}]
 
 
 @pytest.mark.slow

@@ -172,22 +172,6 @@ def assert_bytes_of_one_machine(cohort: Path, folder: Path, muse) -> None:
     assert (cohort / "results/report.html").is_file()
 
 
-def test_a_slide_whose_node_is_lost_is_done_on_the_other_node(slurm, tmp_path, muse):
-    (tmp_path / "cohort").mkdir()
-    cohort = draw_cohort(tmp_path / "cohort")
-    run = start_on_slurm(slurm, cohort, "slurm")
-    wait_for(lambda: running_step("first", cohort, "detect"), run, cohort)
-    job = wait_for(lambda: job_of("first", cohort), run, cohort)
-    lost = slurm.node_of(job)
-    slurm.lose_node(lost)
-    assert wait_for(lambda: job_of("first", cohort), run, cohort)
-    nodes = {slurm.node_of(job) for job in submitted(cohort)} - {""}
-    assert run.wait() == 0, (cohort / "output.txt").read_text("utf-8")
-    slurm.start_node(lost)
-    assert nodes and lost not in nodes
-    assert_bytes_of_one_machine(cohort, tmp_path / "here", muse)
-
-
 def test_a_lost_node_costs_no_slide_of_two_batches_and_repeats_no_finished_one(slurm, tmp_path):
     """The table of used beside requested resources is printed (``-s``)."""
     names = [f"s{number:02}" for number in range(40)]
