@@ -110,18 +110,3 @@ def test_the_ledger_states_that_nothing_was_sought_in_ink(whole):
     ledger = json.loads((whole.parent / "propose.json").read_text())
     assert ledger["status"] == "ok"
     assert ledger["warnings"] == ["2 of 16 windows skipped (ink): nothing is proposed there"]
-
-
-@pytest.mark.parametrize(
-    "arguments, printed",
-    [
-        (["--method", "haematoxilin"], "did you mean 'haematoxylin'"),
-        (["--settings", "{min_distance: 3}"], "did you mean 'min_distance_um'"),
-        (["--settings", "{strictness: -1}"], "strictness is -1"),
-        (["--settings", "{a: ["], "; correct it"),
-    ],
-)
-def test_wrong_words_are_one_sentence(coarse_slide, tmp_path, capsys, arguments, printed):
-    assert propose(coarse_slide, tmp_path / "1-of-1.parquet", *arguments) == 2
-    assert printed in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from labelled import CPU, draw_labelled_folder, write_config
 from slide_files import write_pyramid
 
 from experiments.common.training import finetune
-from muse_pipeline.core.errors import ConfigError, LabelError, MuseError
+from muse_pipeline.core.errors import ConfigError, MuseError
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.card import replace_outlines
@@ -204,21 +204,6 @@ REPORT = (
 )
 
 
-def test_the_end_of_a_run_compares_the_labels(folder, tmp_path):
-    draw_slide(tmp_path)
-    start = f"checkpoint={folder / 'first/checkpoint.pt'}"
-    config = slide_config(tmp_path, folder / "tiny.yaml", start)
-    _, output = run(config, tmp_path / "run")
-    assert all(
-        re.fullmatch(pattern, sentence)
-        for pattern, sentence in zip(
-            REPORT,
-            [line for line in output if not line.startswith("warning: F1 on")][-2:],
-            strict=True,
-        )
-    )
-
-
 def test_what_changed_is_measured(folder, tmp_path):
     """A network with the same weights has the same scores, and one with swapped classes has not."""
     draw_slide(tmp_path)
@@ -239,11 +224,6 @@ def test_what_changed_is_measured(folder, tmp_path):
         assert (before == now) == same_classes
         n_before, n_now, more = map(int, re.fullmatch(REPORT[1], number).groups())
         assert n_before == n_now > 0 and more == 0
-
-
-def test_labels_without_any_class_are_rejected(folder, tmp_path):
-    with pytest.raises(LabelError, match="training labels"):
-        run(continued(folder, 'sources.0.class_map={"1": null, "2": null}'), tmp_path)
 
 
 @pytest.fixture

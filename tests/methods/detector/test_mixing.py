@@ -3,7 +3,6 @@ is reported.
 """
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from muse_pipeline.methods.detector.mixing import (
     SHARES,
     choose_share,
     count_left,
-    describe_choice,
     describe_falls,
     describe_kept,
     find_kept,
@@ -164,25 +162,6 @@ def test_scores_of_areas_alone_are_of_classes():
     counts[:, :, 0] = 0
     choice = choose_share(counts, CLASSES)
     assert choice["share"] == 1.0 and [*choice["scores"]] == ["mean class", *CLASSES]
-
-
-def test_a_choice_is_described_with_its_interval():
-    kept, detection, *classes = describe_choice(
-        choose_share(counts_of(10, 11, 13, 15, 17), CLASSES), "held-out labels"
-    )
-    assert (
-        kept
-        == "100% of the change by training is kept, as scored on held-out labels, in 40 squares of 64 um"
-    )
-    pattern = (
-        r"{} F1 on held-out labels: [\d.]+ before, [\d.]+ now \(\+[\d.]+, 95 % interval \+[\d.]+ to"
-        r" \+[\d.]+\)"
-    )
-    assert re.fullmatch(pattern.format("detection"), detection)
-    for name, sentence in zip(("mean class", *CLASSES), classes, strict=True):
-        assert re.fullmatch(pattern.format(name), sentence)
-    worse = choose_share(counts_of(10, 9, 8, 7, 6), CLASSES)
-    assert describe_choice(worse, "x")[0].startswith("not enough labels: initial")
 
 
 def test_a_class_that_falls_is_named_and_keeps_the_initial_weights():

@@ -53,11 +53,6 @@ def test_the_terms_are_what_their_equations_state():
     assert terms["loss"] == pytest.approx(terms["offset"] + terms["type"] + terms["rays"])
 
 
-def test_one_pixel_at_a_quarter_micron_costs_what_the_paper_line_states():
-    px_um = 0.25
-    assert px_um**2 * OFFSET_WEIGHT == pytest.approx(5e-3)
-
-
 def test_a_confident_proposal_is_preferred_to_a_slightly_nearer_one():
     maps = flat_maps(-4.0)
     with torch.no_grad():

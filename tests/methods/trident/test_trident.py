@@ -195,17 +195,6 @@ def test_every_kind_trains_whatever_partners_there_are(loss, branches, known):
     assert (method.partner is None) == (branches == 1)
 
 
-def test_two_branches_see_the_first_view_alone():
-    method, batch = make_trident(branches=2).eval(), make_pairs(KNOWN)
-    changed = batch.views.global_views.pixels.clone()
-    changed[3:] = 0
-    other = batch._replace(
-        views=batch.views._replace(global_views=batch.views.global_views._replace(pixels=changed))
-    )
-    assert method.losses(batch, "model", 0.0)["loss"] == method.losses(other, "model", 0.0)["loss"]
-    assert method.trained() is method.backbone
-
-
 def test_a_partner_that_is_absent_changes_no_gradient_of_the_partner_encoder():
     method = make_trident(nucleus_weight=0.0)
     method.losses(make_pairs([False] * 3), "model", 0.0)["loss"].backward()

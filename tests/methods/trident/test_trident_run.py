@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,6 @@ from paired import SETTINGS, draw_paired_pictures, draw_paired_slide, write_pair
 from pretraining import draw_slide, write_proposals
 
 from muse_pipeline.core.files import write_json
-from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run
@@ -157,24 +155,6 @@ def test_a_partner_store_that_covers_no_tissue_is_refused(slide, tmp_path, muse)
         tmp_path,
         with_partner(slide, store=str(tmp_path / "bare.zarr")),
         "covers no tissue of",
-    )
-
-
-def test_partner_pictures_of_another_size_or_name_are_refused(pictures, tmp_path, muse):
-    wrong = tmp_path / "wrong"
-    wrong.mkdir()
-    first = list_pictures(Path(pictures["images"]))[0]
-    write_png(wrong / "other.png", read_rgb(first))
-    source = {**pictures, "partner": {"images": str(wrong)}}
-    refused(muse, tmp_path, source, "has no file for any of 3 pictures")
-    write_png(wrong / f"{first.stem}.png", cv2.resize(read_rgb(first), (100, 80)))
-    refused(muse, tmp_path, source, f"{first.stem}.png: is 100 x 80 px, but its H&E picture")
-    write_png(wrong / f"{first.stem}.png", np.zeros((80, 100), np.uint8))
-    refused(
-        muse,
-        tmp_path,
-        {**pictures, "partner": {"nuclei": str(wrong)}},
-        "is 100 x 80 px, but its picture",
     )
 
 
