@@ -12,9 +12,11 @@ import torch
 
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
-from muse_pipeline.data.views import Cuts, View, ViewSampler, ViewSettings
+from muse_pipeline.data.views import Cuts, View, ViewSampler, ViewSet, ViewSettings
 
 MPP, SIDE_PX, RADIUS_PX = 0.25, 2048, 8.0
+GROUND = 250.0
+LEVELS = np.arange(0, 200, 20)  # values of each channel, which give a thousand colours
 SETTINGS = ViewSettings(n_local=2)
 N_SETS = 250
 
@@ -25,6 +27,82 @@ def tissue(xy, pixels=None):
     return NucleusPicture(
         "P", "P", MPP, size_px, None, 1.0, pixels, NucleusIndex.build(xy, size_px, MPP)[0]
     )
+
+
+@pytest.fixture(scope="module")
+def discs():
+    """A picture with a disc at every nucleus of its index, and the (N, 3) colours of the discs in
+    the same order.
+    """
+    step = 64.0  # 16 um: 3,900 nuclei per mm2
+    rng = np.random.default_rng(0)
+    lattice = np.stack(np.meshgrid(*[np.arange(step / 2, SIDE_PX, step)] * 2), -1).reshape(-1, 2)
+    xy = tissue(lattice + rng.uniform(-8, 8, lattice.shape)).nuclei.xy.astype(float)
+    colours = np.stack(np.meshgrid(*[LEVELS] * 3), -1).reshape(-1, 3)[np.arange(len(xy)) % 1000]
+    picture = np.full((SIDE_PX, SIDE_PX, 3), GROUND)
+    for (x, y), colour in zip(xy, colours, strict=True):
+        left, top = int(x) - 12, int(y) - 12
+        rows, columns = slice(max(top, 0), top + 25), slice(max(left, 0), left + 25)
+        grid = (
+            np.mgrid[
+                rows.start : min(rows.stop, SIDE_PX), columns.start : min(columns.stop, SIDE_PX)
+            ]
+            + 0.5
+        )
+        share = np.clip(RADIUS_PX + 0.5 - np.hypot(grid[1] - x, grid[0] - y), 0, 1)[..., None]
+        picture[rows, columns] += share * (colour - picture[rows, columns])
+    image = tissue(xy, picture.round().astype(np.uint8))
+    assert np.array_equal(image.nuclei.xy, xy.astype(np.float32))
+    return image, colours
+
+
+def around(pixels, placed, reach):
+    """(n, 2 reach + 1, 2 reach + 1, 3) crops of a view, and the (..., 2) centres of their
+    pixels.
+    """
+    corner = np.floor(placed).astype(int) - reach
+    offset = np.arange(2 * reach + 1)
+    rows, columns = corner[:, 1, None] + offset, corner[:, 0, None] + offset
+    crops = pixels[rows[:, :, None], columns[:, None]].astype(float)
+    x, y = np.broadcast_arrays(columns[:, None] + 0.5, rows[:, :, None] + 0.5)
+    return crops, np.stack([x, y], -1)
+
+
+def test_discs_are_where_views_position_them_and_shared_ones_are_the_same(discs):
+    """A nucleus has the same index in every view: the disc at its position has its colour."""
+    image, colours = discs
+    sample, generator = ViewSampler([image], SETTINGS), np.random.default_rng(1)
+    errors, turned, n_shared = [], set(), 0
+    for _ in range(N_SETS):
+        drawn = sample(generator)
+        found = ViewSet.index(
+            image, drawn.views, image.nuclei.xy.astype(float)
+        )  # in the order of ``colours``
+        assert [len(found.shared(0, other)) for other in (1, 2)] == [
+            len(drawn.shared(0, other)) for other in (1, 2)
+        ]
+        n_shared += len(drawn.shared(0, 1))
+        for view, placed, seen in zip(found.views, found.placed, found.seen, strict=True):
+            turned.add((view.mirror, view.turns))
+            pixels = view.cut(image)
+            assert pixels.shape == (view.size_px, view.size_px, 3)
+            radius = RADIUS_PX * view.size_px / view.side_px
+            reach = int(np.ceil(radius)) + 1
+            whole = seen & ((placed > reach + 1) & (placed < view.size_px - reach - 1)).all(1)
+            crops, middles = around(pixels, placed[whole], reach)
+            contrast = (colours[whole] - GROUND)[:, None, None]
+            share = ((crops - GROUND) * contrast).sum(-1) / (contrast**2).sum(-1)
+            assert (
+                np.abs(crops - GROUND - share[..., None] * contrast).max(initial=0) < 9
+            )  # no other colour
+            centroid = (middles * share[..., None]).sum((1, 2)) / share.sum((1, 2))[:, None]
+            errors.append(np.linalg.norm(centroid - placed[whole], axis=1))
+    errors = np.concatenate(errors)
+    assert len(errors) > 20 * N_SETS
+    assert n_shared > 8 * N_SETS
+    assert errors.mean() <= 0.3
+    assert errors.max() <= 1
+    assert len(turned) == 8
 
 
 @pytest.mark.parametrize("side_px, size_px", [(7, 7), (12, 24), (40, 20)])
