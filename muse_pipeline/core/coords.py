@@ -13,6 +13,7 @@ readers add it.
 from __future__ import annotations
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import GeoJSONError
 from muse_pipeline.core.types import GEOJSON_FRAMES, Bounds
@@ -20,17 +21,17 @@ from muse_pipeline.core.types import GEOJSON_FRAMES, Bounds
 CELL_PX = 4  # side of a cell in a network's dense maps, in window pixels
 
 
-def level0_to_work(xy: np.ndarray, slide_mpp: tuple[float, float], work_mpp: float) -> np.ndarray:
+def level0_to_work(xy: ndarray, slide_mpp: tuple[float, float], work_mpp: float) -> ndarray:
     """Convert positions (..., 2) from level-0 pixels to pixels of the store at ``work_mpp``."""
     return np.asarray(xy, float) * (np.asarray(slide_mpp, float) / work_mpp)
 
 
-def work_to_level0(xy: np.ndarray, slide_mpp: tuple[float, float], work_mpp: float) -> np.ndarray:
+def work_to_level0(xy: ndarray, slide_mpp: tuple[float, float], work_mpp: float) -> ndarray:
     """Convert positions (..., 2) from pixels of the store at ``work_mpp`` to level-0 pixels."""
     return np.asarray(xy, float) * (work_mpp / np.asarray(slide_mpp, float))
 
 
-def window_to_work(xy: np.ndarray, origin_xy: np.ndarray) -> np.ndarray:
+def window_to_work(xy: ndarray, origin_xy: ndarray) -> ndarray:
     """Convert positions (..., 2) in a window, whose top left corner is at ``origin_xy``, to work
     pixels.
     """
@@ -50,19 +51,19 @@ def work_size_px(
     return int(width), int(height)
 
 
-def row_column_index_to_xy(row_column: np.ndarray) -> np.ndarray:
+def row_column_index_to_xy(row_column: ndarray) -> ndarray:
     """Convert pixel indices (N, 2) as (row, column), as in many label files, to (x, y) of pixel
     centres.
     """
     return np.asarray(row_column, float)[..., ::-1] + 0.5
 
 
-def xy_index_to_xy(xy: np.ndarray) -> np.ndarray:
+def xy_index_to_xy(xy: ndarray) -> ndarray:
     """Convert pixel indices (N, 2) as (x, y) to positions of pixel centres."""
     return np.asarray(xy, float) + 0.5
 
 
-def xy_to_xy_index(xy: np.ndarray) -> np.ndarray:
+def xy_to_xy_index(xy: ndarray) -> ndarray:
     """Convert positions (..., 2) to fractional pixel indices (x, y), as in drawing libraries."""
     return np.asarray(xy, float) - 0.5
 

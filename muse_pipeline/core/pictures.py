@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import LabelError
 
@@ -24,7 +25,7 @@ def spread_evenly(n: int, n_chosen: int = 6) -> list[int]:
     return np.unique(np.linspace(0, n - 1, min(n_chosen, n)).round().astype(int)).tolist()
 
 
-def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndarray:
+def read_rgb(path: Path, remedy: str = "remove it or write it again") -> ndarray:
     """Read a plain picture as (h, w, 3) uint8 RGB; ``remedy`` is the advice of the error if it is
     damaged.
     """
@@ -34,14 +35,14 @@ def read_rgb(path: Path, remedy: str = "remove it or write it again") -> np.ndar
     return np.ascontiguousarray(picture[..., ::-1])
 
 
-def read_grey(path: Path) -> np.ndarray | None:
+def read_grey(path: Path) -> ndarray | None:
     """Read a plain picture, such as a mask, as (h, w) uint8; None if the file is missing or
     damaged.
     """
     return _decode(path, cv2.IMREAD_GRAYSCALE)
 
 
-def _decode(path: Path, kind: int) -> np.ndarray | None:
+def _decode(path: Path, kind: int) -> ndarray | None:
     """Read pixels as stored; ``cv2.imread`` would apply the EXIF rotation, and fail for many file
     names on Windows.
     """
@@ -51,13 +52,13 @@ def _decode(path: Path, kind: int) -> np.ndarray | None:
         return None
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
+def write_png(path: Path, pixels: ndarray) -> None:
     """Write pixels as PNG: (h, w, 3) uint8 RGB, or (h, w) uint8 or uint16."""
     pixels = np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
     path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
-def resize_picture(pixels: np.ndarray, factor: float) -> np.ndarray:
+def resize_picture(pixels: ndarray, factor: float) -> ndarray:
     """Scale a picture (h, w, 3) by ``factor``; the same array is returned if ``factor`` is 1."""
     if abs(factor - 1) < 1e-6:
         return pixels

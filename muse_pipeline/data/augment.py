@@ -22,6 +22,7 @@ from typing import Annotated, Any, NamedTuple, Self
 import cv2
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
@@ -311,8 +312,8 @@ N_OFFSETS = 1 << 22
 
 
 def vary_view_sharpness(
-    pixels: np.ndarray, mpp: float, augmentation: Augmentation, generator: np.random.Generator
-) -> np.ndarray:
+    pixels: ndarray, mpp: float, augmentation: Augmentation, generator: np.random.Generator
+) -> ndarray:
     """Randomly blur a view (R, R, 3) uint8 and add noise, with the distributions of
     ``vary_sharpness``.
 
@@ -330,7 +331,7 @@ def vary_view_sharpness(
 
 
 @lru_cache
-def _noise_table(n: int) -> np.ndarray:
+def _noise_table(n: int) -> ndarray:
     """int8 normal numbers with standard deviation ``NOISE_STD``, enough for ``n`` of them from any
     offset.
     """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
 from muse_pipeline.core.config import Mpp, Positive
@@ -105,10 +106,10 @@ class NucleusImage:
 class NucleusPicture(NucleusImage):
     """A picture in memory, mirrored beyond its border."""
 
-    pixels: np.ndarray  # (h, w, 3) uint8
+    pixels: ndarray  # (h, w, 3) uint8
     nuclei: NucleusIndex  # index of its nuclei
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """(h, w, 3) uint8 as in ``Image.read``, mirrored beyond the border."""
         return Picture(self.pixels).read(xy, size)
 
@@ -125,7 +126,7 @@ class NucleusSlide(NucleusImage):
         """The index, memory-mapped at each access so that a cohort needs little memory."""
         return NucleusIndex.open(self.folder, self.size_px, self.mpp)
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """(h, w, 3) uint8 as in ``Image.read``, from the store."""
         return self.store.read(xy, size)
 
@@ -140,17 +141,17 @@ class NucleusIndex:
 
     cell_px: float  # side of a cell
     n_columns: int  # number of cells per row
-    xy: np.ndarray  # (N, 2) float32 image px
+    xy: ndarray  # (N, 2) float32 image px
     # (C,) int64 indices, ascending, of the cells that contain nuclei, counted row by row
-    occupied: np.ndarray
+    occupied: ndarray
     # (C + 1,) int64, index in ``xy`` of the first nucleus of each occupied cell; the last entry is
     # N
-    start: np.ndarray
+    start: ndarray
 
     @classmethod
     def build(
-        cls, xy: np.ndarray, size_px: tuple[int, int], mpp: float
-    ) -> tuple[NucleusIndex, np.ndarray]:
+        cls, xy: ndarray, size_px: tuple[int, int], mpp: float
+    ) -> tuple[NucleusIndex, ndarray]:
         """Index positions (N, 2) in an image of ``size_px`` = (width, height); those outside it are
         left out.
 
@@ -195,7 +196,7 @@ class NucleusIndex:
 
     def inside(
         self, left: float, top: float, right: float, bottom: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[ndarray, ndarray]:
         """Indices (M,) in ``xy``, and positions (M, 2) float64, of the nuclei in a half-open box in
         image px.
         """
@@ -212,7 +213,7 @@ class NucleusIndex:
         kept = ((xy >= (left, top)) & (xy < (right, bottom))).all(1)
         return numbers[kept], xy[kept]
 
-    def draw(self, generator: np.random.Generator) -> np.ndarray:
+    def draw(self, generator: np.random.Generator) -> ndarray:
         """Sample the position (2,) of a nucleus: first one of the occupied cells, then one of its
         nuclei.
         """

@@ -10,6 +10,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 import torch
+from numpy import ndarray
+from numpy.random import Generator
 from torch import Tensor
 
 from muse_pipeline.core.config import Mpp
@@ -90,9 +92,9 @@ class Image(Protocol):
 
     slide_id: str
     size_px: tuple[int, int]
-    tissue: tuple[np.ndarray, float]
+    tissue: tuple[ndarray, float]
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``."""
 
 
@@ -101,7 +103,7 @@ class Picture:
     tissue.
     """
 
-    def __init__(self, pixels: np.ndarray, slide_id: str = ""):
+    def __init__(self, pixels: ndarray, slide_id: str = ""):
         self.pixels, self.slide_id = pixels, slide_id
         self.size_px = pixels.shape[1], pixels.shape[0]
         self.tissue = (
@@ -109,11 +111,11 @@ class Picture:
             float(MASK_PX),
         )
 
-    def in_tissue(self, xy: np.ndarray) -> np.ndarray:
+    def in_tissue(self, xy: ndarray) -> ndarray:
         """(M,) bool: True for all positions (M, 2)."""
         return np.ones(len(xy), bool)
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """(h, w, 3) uint8 as in ``Image.read``, mirrored beyond the border."""
         (x, y), (width, height) = xy, size
         left, top, right, bottom = (
@@ -151,12 +153,12 @@ class WindowSampler:
             )
         self._share = area / area.sum()
 
-    def __call__(self, n: int, generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, n: int, generator: Generator) -> ndarray:
         """Sample ``n`` windows (n, S, S, 3) uint8 from the images."""
         chosen = generator.choice(len(self.images), n, p=self._share)
         return np.stack([self._cut(int(index), generator) for index in chosen])
 
-    def _cut(self, index: int, generator: np.random.Generator) -> np.ndarray:
+    def _cut(self, index: int, generator: Generator) -> ndarray:
         image, (cells, columns, side) = self.images[index], self._cells[index]
         row, column = divmod(int(cells[generator.integers(len(cells))]), columns)
         centre = (np.array([column, row]) + generator.random(2)) * side
@@ -190,7 +192,7 @@ MIN_TISSUE = 0.5  # minimum share of tissue in a window of a slide
 PATIENT_OF_CROP = r"(?:^picture-\d{5}-|^)(TCGA-\w\w-\w{4}|.+?(?=-\d{5}-\d+-\d+$|$))"
 
 
-def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, np.ndarray]:
+def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, ndarray]:
     """Cut an image into crops (h, w, 3) uint8, keyed by name: windows of a store, or a whole
     picture.
 

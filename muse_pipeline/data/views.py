@@ -17,6 +17,8 @@ from typing import Annotated, NamedTuple, Protocol
 import cv2
 import numpy as np
 import torch
+from numpy import ndarray
+from numpy.random import Generator
 from torch import Tensor
 
 from muse_pipeline.core.config import Between, Count
@@ -86,7 +88,7 @@ class View:
         """Um per pixel of the view."""
         return self.side_px * self.image_mpp / self.size_px
 
-    def view_xy(self, xy: np.ndarray) -> np.ndarray:
+    def view_xy(self, xy: ndarray) -> ndarray:
         """Map image positions (..., 2) to view px."""
         xy = (np.asarray(xy, float) - self.corner) * (self.size_px / self.side_px)
         x, y = xy[..., 0], xy[..., 1]
@@ -96,7 +98,7 @@ class View:
             x, y = y, self.size_px - x
         return np.stack([x, y], -1)
 
-    def source_xy(self, placed: np.ndarray) -> np.ndarray:
+    def source_xy(self, placed: ndarray) -> ndarray:
         """Map positions (..., 2) in view px to image px; the inverse of ``view_xy``."""
         x, y = np.moveaxis(np.asarray(placed, float), -1, 0)
         for _ in range(self.turns):
@@ -105,11 +107,11 @@ class View:
             x = self.size_px - x
         return np.stack([x, y], -1) * (self.side_px / self.size_px) + self.corner
 
-    def sees(self, placed: np.ndarray) -> np.ndarray:
+    def sees(self, placed: ndarray) -> ndarray:
         """(...) bool: True for positions (..., 2) inside the view, excluding its border."""
         return ((placed >= BORDER_PX) & (placed < self.size_px - BORDER_PX)).all(-1)
 
-    def cut(self, image: NucleusImage) -> np.ndarray:
+    def cut(self, image: NucleusImage) -> ndarray:
         """Cut the pixels (R, R, 3) uint8 of the view."""
         pixels = image.read(self.corner, (self.side_px, self.side_px))
         if self.side_px != self.size_px:
@@ -131,17 +133,17 @@ class ViewSet:
     image: NucleusImage  # image of the views
     views: tuple[View, ...]  # the V views
     # (V, N, 2) positions, in px of each view, of all nuclei in the box around the global views
-    placed: np.ndarray
-    seen: np.ndarray  # (V, N) bool, True for nuclei inside a view
+    placed: ndarray
+    seen: ndarray  # (V, N) bool, True for nuclei inside a view
 
     @classmethod
-    def index(cls, image: NucleusImage, views: Sequence[View], xy: np.ndarray) -> ViewSet:
+    def index(cls, image: NucleusImage, views: Sequence[View], xy: ndarray) -> ViewSet:
         """Build a set from ``views`` and the positions ``xy`` (N, 2) of nuclei, in image px."""
         placed = np.stack([view.view_xy(xy) for view in views])
         seen = np.stack([view.sees(at) for view, at in zip(views, placed, strict=True)])
         return cls(image, tuple(views), placed, seen)
 
-    def read(self) -> tuple[np.ndarray, np.ndarray]:
+    def read(self) -> tuple[ndarray, ndarray]:
         """Corner (x, y), in image px, and pixels (h, w, 3) uint8 of the smallest box around all
         views.
         """
@@ -149,7 +151,7 @@ class ViewSet:
         end, corner = (corners + [[view.side_px] for view in self.views]).max(0), corners.min(0)
         return corner, self.image.read(tuple(corner.tolist()), tuple((end - corner).tolist()))
 
-    def shared(self, one: int, other: int) -> np.ndarray:
+    def shared(self, one: int, other: int) -> ndarray:
         """Indices of the nuclei that both views contain."""
         return np.flatnonzero(self.seen[one] & self.seen[other])
 
@@ -170,7 +172,7 @@ class ViewSampler:
         )
         self._share = share / share.sum()
 
-    def __call__(self, generator: np.random.Generator) -> ViewSet:
+    def __call__(self, generator: Generator) -> ViewSet:
         """Sample a set of views around a random nucleus; the set has no nuclei if its global views
         share too few.
         """
@@ -202,19 +204,19 @@ class ViewSampler:
         ]
         return ViewSet.index(image, [*pair, *local], xy if is_enough else xy[:0])
 
-    def draw_mpps(self, generator: np.random.Generator) -> np.ndarray:
+    def draw_mpps(self, generator: Generator) -> ndarray:
         """Sample the um per pixel (2 + n_local,) of the views of a set."""
         return generator.uniform(*self.settings.mpp, 2 + self.settings.n_local)
 
     def _around(
-        self, image: NucleusImage, pivot: np.ndarray, mpp: float, generator: np.random.Generator
+        self, image: NucleusImage, pivot: ndarray, mpp: float, generator: Generator
     ) -> View:
         """A global view with ``pivot`` at least a tenth of its side from its border."""
         at = PIVOT_MARGIN + (1 - 2 * PIVOT_MARGIN) * generator.random(2)
         return self._view(image, pivot, at, mpp, self.settings.global_px, generator)
 
     def _near(
-        self, image: NucleusImage, nucleus: np.ndarray, mpp: float, generator: np.random.Generator
+        self, image: NucleusImage, nucleus: ndarray, mpp: float, generator: Generator
     ) -> View:
         """A local view whose centre is within a quarter of its side of ``nucleus``."""
         at = 0.5 + LOCAL_JITTER * generator.uniform(-1, 1, 2)
@@ -223,11 +225,11 @@ class ViewSampler:
     def _view(
         self,
         image: NucleusImage,
-        point: np.ndarray,
-        at: np.ndarray,
+        point: ndarray,
+        at: ndarray,
         mpp: float,
         size_px: int,
-        generator: np.random.Generator,
+        generator: Generator,
     ) -> View:
         """A view with ``point`` at the fractions ``at`` of its sides, then moved into the image as
         far as possible.
@@ -371,8 +373,8 @@ class ViewBatches:
     def __init__(
         self,
         images: Sequence[NucleusImage],
-        colours: np.ndarray,
-        stains: np.ndarray,
+        colours: ndarray,
+        stains: ndarray,
         config: BatchSettings,
     ):
         self.sample = ViewSampler(images, config.views, config.balance)
@@ -397,9 +399,7 @@ class ViewBatches:
         tables = self._match(sets, generator)
         return ViewBatch(global_views, local_views if n_local else None, *tables, windows), sets
 
-    def _cut(
-        self, sets: Sequence[ViewSet], generator: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _cut(self, sets: Sequence[ViewSet], generator: Generator) -> tuple[Tensor, Tensor]:
         """Cut the pixels of global and local views, with varied sharpness.
 
         The views of a set are cut in succession, because they read the same few chunks of a store.
@@ -470,7 +470,7 @@ class ViewBatches:
             (torch.rand(n, generator=generator) < self.config.grey)[:, None, None], grey, colour
         )
 
-    def _match(self, sets: Sequence[ViewSet], generator: np.random.Generator) -> tuple[Tensor, ...]:
+    def _match(self, sets: Sequence[ViewSet], generator: Generator) -> tuple[Tensor, ...]:
         """``teacher_xy``, ``student_xy`` and ``shared`` of a ``ViewBatch``."""
         pairs, most = ordered_pairs(self.config.views.n_local), self.config.views.max_matches
         chosen = [
@@ -487,7 +487,7 @@ class ViewBatches:
         return tuple(torch.from_numpy(part) for part in (*xy, shared))
 
 
-def _draw(numbers: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:
+def _draw(numbers: ndarray, most: int, generator: Generator) -> ndarray:
     return (
         numbers if len(numbers) <= most else np.sort(generator.choice(numbers, most, replace=False))
     )

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from muse_pipeline.core.coords import CELL_PX
@@ -67,11 +68,11 @@ class PictureWindows:
 
     def __init__(
         self,
-        pictures: Sequence[np.ndarray],
+        pictures: Sequence[ndarray],
         boxes: Sequence[tuple[int, ...]],
         weights: Tensor,
-        colours: np.ndarray,
-        stains: np.ndarray,
+        colours: ndarray,
+        stains: ndarray,
         settings: WindowSettings,
         device: torch.device,
     ):
@@ -116,8 +117,8 @@ class LabelledWindows(PictureWindows):
     def __init__(
         self,
         images: list[LabelledImage],
-        colours: np.ndarray,
-        stains: np.ndarray,
+        colours: ndarray,
+        stains: ndarray,
         settings: WindowSettings,
         device: torch.device,
         weak_view: bool = False,
@@ -161,7 +162,7 @@ class LabelledWindows(PictureWindows):
         return batch
 
 
-def _depth(image: LabelledImage) -> np.ndarray:
+def _depth(image: LabelledImage) -> ndarray:
     """(h, w) int16: in the region, the distance to its border in px, at least 1; the picture's
     border does not count.
 

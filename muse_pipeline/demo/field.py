@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
 from scipy.spatial import cKDTree
 
 PERIOD_UM, RASTER_UM = 3072.0, 2.0
@@ -25,9 +27,7 @@ SOLID_UM = 1e3  # thickness of the epithelium in nests without a lumen, larger t
 CROWD_UM = 260.0  # wavelength of the noise whose peaks are crowds of lymphocytes
 
 
-def smooth_noise(
-    side: int, wavelength: float | tuple[float, float], rng: np.random.Generator
-) -> np.ndarray:
+def smooth_noise(side: int, wavelength: float | tuple[float, float], rng: Generator) -> ndarray:
     """Periodic Gaussian noise (side, side) float32 with mean 0 and standard deviation 1.
 
     It has hardly any detail finer than ``wavelength``, in pixels, or (along y, along x).
@@ -42,7 +42,7 @@ def smooth_noise(
     return (noise / noise.std()).astype(np.float32)
 
 
-def smoothstep(values: np.ndarray, start: float, end: float) -> np.ndarray:
+def smoothstep(values: ndarray, start: float, end: float) -> ndarray:
     """Smooth step from 0 at ``start`` to 1 at ``end``."""
     t = np.clip((values - start) * np.float32(1 / (end - start)), 0, 1)
     return t * t * (3 - 2 * t)
@@ -52,8 +52,8 @@ N_ANGLES = 1024
 
 
 def draw_outline(
-    axes: Sequence[float], wobble: float, n_orders: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+    axes: Sequence[float], wobble: float, n_orders: int, rng: Generator
+) -> tuple[ndarray, ndarray]:
     """An uneven ellipse with these half-axes: (N_ANGLES,) angles and radii."""
     angles = np.arange(N_ANGLES) * (2 * np.pi / N_ANGLES)
     radius = 1 / np.hypot(np.cos(angles) / axes[0], np.sin(angles) / axes[1])
@@ -93,7 +93,7 @@ class Window:
             (width + 2 * margin_px, height + 2 * margin_px),
         )
 
-    def centres(self) -> tuple[np.ndarray, np.ndarray]:
+    def centres(self) -> tuple[ndarray, ndarray]:
         """Pixel centres in um: x as (1, w), y as (h, 1), float32."""
         x = self.x_um + (np.arange(self.size[0]) + 0.5) * self.mpp
         y = self.y_um + (np.arange(self.size[1]) + 0.5) * self.mpp
@@ -104,10 +104,10 @@ class Window:
 class Texture:
     """A periodic picture that can be sampled anywhere, at any pixel size."""
 
-    values: np.ndarray  # (n, n) or (n, n, C) float32, with C up to 4
+    values: ndarray  # (n, n) or (n, n, C) float32, with C up to 4
     pixel_um: float  # um per pixel
 
-    def view(self, window: Window) -> np.ndarray:
+    def view(self, window: Window) -> ndarray:
         """Resample the picture in ``window`` bilinearly: (h, w) or (h, w, C) float32."""
         zoom = window.mpp / self.pixel_um
         x, y = (
@@ -119,7 +119,7 @@ class Texture:
             self.values, matrix, window.size, flags=flags, borderMode=cv2.BORDER_WRAP
         )
 
-    def at(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
+    def at(self, x_um: ndarray, y_um: ndarray) -> ndarray:
         """Sample the picture bilinearly at positions (h, w): (h, w) or (h, w, C) float32."""
         side, scale = np.float32(len(self.values)), np.float32(1 / self.pixel_um)
         pixels = (
@@ -142,7 +142,7 @@ class Field:
     state: Texture
 
 
-def plan_field(rng: np.random.Generator) -> Field:
+def plan_field(rng: Generator) -> Field:
     """Synthesise the maps."""
     noise = {um: smooth_noise(SIDE, um / RASTER_UM, rng) for um in (50.0, 130.0, 300.0, 420.0)}
     depth, wall = _glands(smooth_noise(SIDE, 350 / RASTER_UM, rng), rng)
@@ -157,7 +157,7 @@ def plan_field(rng: np.random.Generator) -> Field:
     return Field(_stack(depth, hollow, flow, loose), _stack(crowd, focus))
 
 
-def _glands(tumour: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _glands(tumour: ndarray, rng: Generator) -> tuple[ndarray, ndarray]:
     """Depth in um inside the glands of the tumour, and the thickness of their epithelium
     (``SOLID_UM`` without lumen).
 
@@ -183,13 +183,13 @@ def _glands(tumour: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
     return depth.astype(np.float32), wall[gland[..., 0]].astype(np.float32)
 
 
-def _blurred(values: np.ndarray, sigma_um: float) -> np.ndarray:
+def _blurred(values: ndarray, sigma_um: float) -> ndarray:
     return cv2.GaussianBlur(np.pad(values, 64, mode="wrap"), (0, 0), sigma_um / RASTER_UM)[
         64:-64, 64:-64
     ]
 
 
-def _stack(*maps: np.ndarray) -> Texture:
+def _stack(*maps: ndarray) -> Texture:
     return Texture(np.ascontiguousarray(np.stack(maps, -1), np.float32), RASTER_UM)
 
 
@@ -203,12 +203,12 @@ MARGIN_UM, ISLAND_GAP_UM, RAG_UM = 300.0, 330.0, 75.0
 class Island:
     """A section of tissue: the periodic field within an outline."""
 
-    centre_um: np.ndarray  # (x, y) of the centre on the glass
-    radius_um: np.ndarray  # (N_ANGLES,) radius of the outline at angles 2 pi k / N_ANGLES
-    shift_um: np.ndarray  # (x, y) of the origin of the glass in the field
-    stains: np.ndarray  # (2, 3) optical density per unit of haematoxylin and eosin
+    centre_um: ndarray  # (x, y) of the centre on the glass
+    radius_um: ndarray  # (N_ANGLES,) radius of the outline at angles 2 pi k / N_ANGLES
+    shift_um: ndarray  # (x, y) of the origin of the glass in the field
+    stains: ndarray  # (2, 3) optical density per unit of haematoxylin and eosin
 
-    def inside_um(self, x_um: np.ndarray, y_um: np.ndarray, rag: Texture) -> np.ndarray:
+    def inside_um(self, x_um: ndarray, y_um: ndarray, rag: Texture) -> ndarray:
         """Approximate depth, in um, of positions on the glass inside the ragged outline; negative
         outside.
         """
@@ -230,7 +230,7 @@ class Island:
         """True if a part of the island may be in a window."""
         return self.extent_um(window)[1] > 0
 
-    def _inside_smooth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def _inside_smooth(self, x: ndarray, y: ndarray) -> ndarray:
         location = np.arctan2(y, x) * np.float32(N_ANGLES / (2 * np.pi))
         low = np.floor(location)
         part, low = location - low, low.astype(np.int32)
@@ -245,12 +245,12 @@ class Island:
 class Stroke:
     """A wavy band across the glass, for a fold in the tissue or ink."""
 
-    start_um: np.ndarray  # (x, y) of the start
-    end_um: np.ndarray  # (x, y) of the end
+    start_um: ndarray  # (x, y) of the start
+    end_um: ndarray  # (x, y) of the end
     width_um: float  # width of the band
     sway_um: float  # amplitude of the waves
 
-    def inside_um(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
+    def inside_um(self, x_um: ndarray, y_um: ndarray) -> ndarray:
         """Depth, in um, of positions inside the band; negative outside."""
         along = self.end_um - self.start_um
         length = np.hypot(*along)
@@ -285,7 +285,7 @@ class Layout:
     pen: Stroke
 
 
-def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> Layout:
+def plan_layout(area_mm2: float, period_um: float, rng: Generator) -> Layout:
     """Plan two rows of two islands with a total area of ``area_mm2``, a fold in the third island,
     and a pen stroke.
     """
@@ -322,7 +322,7 @@ def plan_layout(area_mm2: float, period_um: float, rng: np.random.Generator) -> 
     return Layout((width, height), tuple(islands), fold, pen)
 
 
-def _stains(i: int, rng: np.random.Generator) -> np.ndarray:
+def _stains(i: int, rng: Generator) -> ndarray:
     """Slightly varied stain vectors of island ``i``; one island is pale, one rich in eosin, one in
     haematoxylin.
     """

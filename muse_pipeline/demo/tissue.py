@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
 from scipy.spatial import cKDTree
 
 from muse_pipeline.demo.field import (
@@ -59,9 +61,9 @@ class Stamps:
 
     # (S, side, side, 2) uint8: coverage in steps of 1 / 255, and haematoxylin in steps of
     # ``DENSITY_STEP``
-    density: np.ndarray
-    axes_um: np.ndarray  # (S, 2) half the length of the long and of the short axis
-    label: np.ndarray  # (S,) class, an index into ``CLASSES``
+    density: ndarray
+    axes_um: ndarray  # (S, 2) half the length of the long and of the short axis
+    label: ndarray  # (S,) class, an index into ``CLASSES``
 
     def press(
         self,
@@ -101,7 +103,7 @@ class Stamps:
 DENSITY_STEP = 1 / 80
 
 
-def draw_stamps(rng: np.random.Generator, n_per_kind: int = 80) -> Stamps:
+def draw_stamps(rng: Generator, n_per_kind: int = 80) -> Stamps:
     """Synthesise a stock with ``n_per_kind`` stamps of every kind."""
     label = np.repeat(np.arange(len(KINDS)), n_per_kind)
     density, axes = (
@@ -111,7 +113,7 @@ def draw_stamps(rng: np.random.Generator, n_per_kind: int = 80) -> Stamps:
     return Stamps(density, axes, label)
 
 
-def _draw(kind: Kind, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _draw(kind: Kind, rng: Generator) -> tuple[ndarray, ndarray]:
     half = rng.uniform(*kind.length_um) / 2 * np.array([1, rng.uniform(*kind.aspect)])
     angles, radius = draw_outline(half, WOBBLE, 6, rng)
     offsets = (np.arange(STAMP_SIDE) + 0.5 - STAMP_SIDE / 2) * STAMP_UM
@@ -153,7 +155,7 @@ CELL = np.dtype(
 )
 
 
-def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> np.ndarray:
+def sample_cells(field: Field, stamps: Stamps, rng: Generator) -> ndarray:
     """Propose far too many cells of every class and keep a dense subset without overlap, as (N,)
     ``CELL``.
     """
@@ -178,11 +180,11 @@ def sample_cells(field: Field, stamps: Stamps, rng: np.random.Generator) -> np.n
 
 
 Proposed = tuple[
-    np.ndarray, np.ndarray, np.ndarray
+    ndarray, ndarray, ndarray
 ]  # positions (N, 2), angles (N,), and ranks (N,), lowest first
 
 
-def _epithelium(field: Field, rng: np.random.Generator) -> Proposed:
+def _epithelium(field: Field, rng: Generator) -> Proposed:
     xy = _jittered_lattice(5.6, 2.0, rng)
     depth, hollow, *_ = _at(field.shape, xy)
     xy, depth = xy[(depth > 5) & (hollow < -5)], depth[(depth > 5) & (hollow < -5)]
@@ -194,7 +196,7 @@ def _epithelium(field: Field, rng: np.random.Generator) -> Proposed:
     return xy, angle, np.minimum(row_of_cells, 6) + rng.uniform(0, 3, len(xy))
 
 
-def _lymphocytes(field: Field, rng: np.random.Generator) -> Proposed:
+def _lymphocytes(field: Field, rng: Generator) -> Proposed:
     xy = _jittered_lattice(8.4, 1.3, rng)
     depth, hollow, *_ = _at(field.shape, xy)
     crowd = _at(field.state, xy)[0]
@@ -205,7 +207,7 @@ def _lymphocytes(field: Field, rng: np.random.Generator) -> Proposed:
     return xy, rng.uniform(0, 2 * np.pi, len(xy)), rng.uniform(1.5, 8, len(xy))
 
 
-def _spindles(field: Field, rng: np.random.Generator) -> Proposed:
+def _spindles(field: Field, rng: Generator) -> Proposed:
     xy = rng.uniform(0, PERIOD_UM, (34_000, 2))
     depth, _, _, loose = _at(field.shape, xy)
     crowd = _at(field.state, xy)[0]
@@ -214,7 +216,7 @@ def _spindles(field: Field, rng: np.random.Generator) -> Proposed:
     return xy, along + rng.normal(0, 0.16, len(xy)), rng.uniform(0, 2, len(xy))
 
 
-def _jittered_lattice(spacing_um: float, jitter_um: float, rng: np.random.Generator) -> np.ndarray:
+def _jittered_lattice(spacing_um: float, jitter_um: float, rng: Generator) -> ndarray:
     """Positions (N, 2) in um that cover the field more evenly than random ones."""
     columns = round(PERIOD_UM / spacing_um)
     rows = 2 * round(PERIOD_UM / (spacing_um * 3**0.5))
@@ -223,13 +225,13 @@ def _jittered_lattice(spacing_um: float, jitter_um: float, rng: np.random.Genera
     return np.mod(xy + rng.normal(0, jitter_um, xy.shape), PERIOD_UM)
 
 
-def _at(texture: Texture, xy: np.ndarray) -> np.ndarray:
+def _at(texture: Texture, xy: ndarray) -> ndarray:
     """Values (C, N) of the channels of a map at positions (N, 2) in um."""
     column, row = (xy / RASTER_UM).astype(int).T
     return texture.values[row, column].T
 
 
-def _direction(values: np.ndarray, xy: np.ndarray, slope_y: float = 0.0) -> np.ndarray:
+def _direction(values: ndarray, xy: ndarray, slope_y: float = 0.0) -> ndarray:
     """Angle of steepest ascent of ``values + slope_y * y`` at positions (N, 2) in um."""
     column, row = (xy / RASTER_UM).astype(int).T
     side = len(values)
@@ -238,7 +240,7 @@ def _direction(values: np.ndarray, xy: np.ndarray, slope_y: float = 0.0) -> np.n
     return np.arctan2(dy + 4 * RASTER_UM * slope_y, dx)
 
 
-def _without_overlap(cells: np.ndarray, stamps: Stamps, rank: np.ndarray) -> np.ndarray:
+def _without_overlap(cells: ndarray, stamps: Stamps, rank: ndarray) -> ndarray:
     """(N,) bool: True for cells that do not overlap a kept cell with a lower ``rank``.
 
     A cell is represented by three discs along its long axis.
@@ -284,11 +286,11 @@ class Tissue:
     layout: Layout
     field: Field
     stamps: Stamps
-    cells: np.ndarray
+    cells: ndarray
     fibres: Texture
     grain: Texture
     rag: Texture
-    noise: np.ndarray
+    noise: ndarray
 
 
 @contextmanager
@@ -323,13 +325,13 @@ def plan_tissue(area_mm2: float, seed: int) -> Tissue:
     )
 
 
-def _texture(side: int, pixel_um: float, waves_um: tuple, rng: np.random.Generator) -> Texture:
+def _texture(side: int, pixel_um: float, waves_um: tuple, rng: Generator) -> Texture:
     """A texture with a channel of noise for each wavelength (along y, along x)."""
     channels = [smooth_noise(side, (y / pixel_um, x / pixel_um), rng) for y, x in waves_um]
     return Texture(np.stack(channels, -1), pixel_um)
 
 
-def cells_in(tissue: Tissue, island: Island, window: Window, reach_um: float = 0.0) -> np.ndarray:
+def cells_in(tissue: Tissue, island: Island, window: Window, reach_um: float = 0.0) -> ndarray:
     """Cells of an island whose centres lie within ``reach_um`` of ``window``; their positions are
     on the glass.
     """

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import tifffile
 import yaml
+from numpy import ndarray
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
@@ -51,7 +52,7 @@ SECOND_STAINS = np.stack(
 
 
 @without_ipp()
-def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np.ndarray:
+def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> ndarray:
     """The pixels (h, w, 3) uint8 of a rectangle of glass, painted block by block.
 
     An immunostain marks the nuclei of the class ``marked``, an index in ``tissue.CLASSES``, brown;
@@ -70,7 +71,7 @@ def paint_block(tissue: Tissue, window: Window, marked: int | None = None) -> np
     return pixels
 
 
-def _paint_block(tissue: Tissue, window: Window, times: int, marked: int | None) -> np.ndarray:
+def _paint_block(tissue: Tissue, window: Window, times: int, marked: int | None) -> ndarray:
     fine = Window(
         window.x_um,
         window.y_um,
@@ -98,7 +99,7 @@ def is_blank(tissue: Tissue, window: Window) -> bool:
     return not any(thing.may_show(window) for thing in (*tissue.layout.islands, tissue.layout.pen))
 
 
-def _paint_island(tissue: Tissue, island: Island, window: Window, marked: int | None) -> np.ndarray:
+def _paint_island(tissue: Tissue, island: Island, window: Window, marked: int | None) -> ndarray:
     """Optical density (h, w, 3) float32 of an island, computed with a halo for the blur and the
     fold.
     """
@@ -121,9 +122,7 @@ def _paint_island(tissue: Tissue, island: Island, window: Window, marked: int | 
     return cv2.transform(sharp[halo:-halo, halo:-halo], np.ascontiguousarray(stains.T))
 
 
-def _stain_ground(
-    tissue: Tissue, window: Window
-) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+def _stain_ground(tissue: Tissue, window: Window) -> tuple[tuple[ndarray, ndarray], ndarray]:
     """Amounts of haematoxylin and eosin before nuclei are added, and the blur; ``window`` is in um
     of the field.
     """
@@ -154,7 +153,7 @@ def _stain_ground(
 
 
 def _press_cells(
-    tissue: Tissue, island: Island, stain: np.ndarray, window: Window, marked: int | None
+    tissue: Tissue, island: Island, stain: ndarray, window: Window, marked: int | None
 ) -> None:
     cells = cells_in(tissue, island, window, CELL_REACH_UM)
     rows, columns = stain.shape[:2]
@@ -170,7 +169,7 @@ def _press_cells(
         under[..., 1] += CELL_EOSIN * cover[..., 0]
 
 
-def _fold(tissue: Tissue, stain: np.ndarray, window: Window) -> np.ndarray:
+def _fold(tissue: Tissue, stain: ndarray, window: Window) -> ndarray:
     """Add a second layer of tissue within the fold, displaced and out of focus."""
     shift = np.array([[1, 0, 13.0 / window.mpp], [0, 1, -17.0 / window.mpp]])
     second = cv2.GaussianBlur(stain, (0, 0), 1.6 / window.mpp)
@@ -180,7 +179,7 @@ def _fold(tissue: Tissue, stain: np.ndarray, window: Window) -> np.ndarray:
     return stain + (smoothstep(inside, -1.5, 1.5) * ridge)[..., None] * second
 
 
-def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
+def _paint_pen(tissue: Tissue, window: Window) -> ndarray:
     x, y = np.broadcast_arrays(*window.centres())
     inside = tissue.layout.pen.inside_um(x, y) + 5 * tissue.rag.at(x, y)
     streaks = 0.85 + 0.07 * tissue.rag.at(6 * x, 0.3 * y)
@@ -191,7 +190,7 @@ def _paint_pen(tissue: Tissue, window: Window) -> np.ndarray:
 TILE_PX, BLOCK_PX = (256, 1024)
 QUALITY = 80
 PaintBlock = Callable[
-    [int, int], np.ndarray
+    [int, int], ndarray
 ]  # function of column and row: (BLOCK_PX, BLOCK_PX, 3) uint8
 
 
@@ -230,7 +229,7 @@ def write_pyramid(
 
 def _paint_tiles(
     paint: PaintBlock, n_blocks: tuple[int, int], file: IO, threads: int
-) -> Iterator[np.ndarray]:
+) -> Iterator[ndarray]:
     """Paint a row of blocks at a time, yield its tiles, and write the pixels of the next level to
     ``file``.
     """
@@ -247,7 +246,7 @@ def _paint_tiles(
                 yield np.ascontiguousarray(block[y : y + TILE_PX, x : x + TILE_PX])
 
 
-def _shrink(level: np.ndarray, times: int) -> np.ndarray:
+def _shrink(level: ndarray, times: int) -> ndarray:
     """A level that is ``times`` smaller, made from one row of tiles at a time."""
     size = level.shape[1] // times, TILE_PX // times
     strips = (level[top : top + TILE_PX] for top in range(0, len(level), TILE_PX))
@@ -300,11 +299,11 @@ def write_tissue(
         tissue, _block_at(-1000, 0, mpp)
     )  # painted only once, as the camera's noise repeats
 
-    def paint(column: int, row: int) -> np.ndarray:
+    def paint(column: int, row: int) -> ndarray:
         window = _block_at(column, row, mpp)
         return glass if is_blank(tissue, window) else paint_block(tissue, window)
 
-    def paint_partner(column: int, row: int) -> np.ndarray:
+    def paint_partner(column: int, row: int) -> ndarray:
         pixels = paint_block(
             tissue, _block_at(columns - 1 - column, rows - 1 - row, mpp), LYMPHOCYTE
         )

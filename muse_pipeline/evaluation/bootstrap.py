@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 REPEATS = 1000
 
 
-def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
+def area_under_curve(scores: ndarray, is_positive: ndarray) -> float:
     """Area under the ROC curve of ``scores`` (N,), with ties counted half; NaN without positives or
     negatives.
     """
@@ -28,7 +29,7 @@ def area_under_curve(scores: np.ndarray, is_positive: np.ndarray) -> float:
 
 
 def area_interval(
-    scores: np.ndarray, is_positive: np.ndarray, patients: Sequence[str]
+    scores: ndarray, is_positive: ndarray, patients: Sequence[str]
 ) -> tuple[float, float] | None:
     """95 % interval of ``area_under_curve`` of N scores, bootstrapped over patients; None for a
     single patient.
@@ -42,7 +43,7 @@ def area_interval(
     return percentile_interval(np.array(draws), patients)
 
 
-def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPEATS) -> np.ndarray:
+def resample_sums(values: ndarray, groups: Sequence[str], repeats: int = REPEATS) -> ndarray:
     """Sums (repeats, ...) of ``values`` (N, ...) over bootstrap samples of the N groups' members.
 
     A sample contains as many groups as there are, drawn with replacement, with all their members.
@@ -55,7 +56,7 @@ def resample_sums(values: np.ndarray, groups: Sequence[str], repeats: int = REPE
     return np.stack([by_group[chosen].sum(0) for chosen in drawn])
 
 
-def percentile_interval(draws: np.ndarray, groups: Sequence[str]) -> tuple[float, float] | None:
+def percentile_interval(draws: ndarray, groups: Sequence[str]) -> tuple[float, float] | None:
     """Central 95 % interval of ``draws`` (repeats,), NaN excluded; None for a single group or if
     all are NaN.
     """
@@ -72,10 +73,10 @@ MIN_PATIENTS = 6
 
 
 def compare_scores(
-    before: np.ndarray,
-    after: np.ndarray,
+    before: ndarray,
+    after: ndarray,
     patients: Sequence[str],
-    score: Callable[[np.ndarray], np.ndarray],
+    score: Callable[[ndarray], ndarray],
     repeats: int = REPEATS,
 ) -> dict[str, Any]:
     """Scores of two networks, and their difference (after minus before) with an interval

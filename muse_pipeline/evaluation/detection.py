@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
+from numpy import ndarray
 from scipy.spatial import cKDTree
 
 from muse_pipeline.nuclei.table import Nuclei
 
 
-def match_points(
-    predicted_xy: np.ndarray, score: np.ndarray, true_xy: np.ndarray, radius: float
-) -> np.ndarray:
+def match_points(predicted_xy: ndarray, score: ndarray, true_xy: ndarray, radius: float) -> ndarray:
     """By descending score, match each prediction with the nearest unmatched true point within
     ``radius``.
 
@@ -40,7 +39,7 @@ def match_points(
     return taken
 
 
-def _match_in_order(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _match_in_order(one: ndarray, other: ndarray) -> ndarray:
     """Indices of the matched pairs among (``one``, ``other``), (E,) each: those whose members are
     both in no earlier matched pair.
     """
@@ -62,28 +61,28 @@ class DetectionCounts:
     class.
     """
 
-    values: np.ndarray  # (..., C + 1, 3); leading axes are draws of the bootstrap
+    values: ndarray  # (..., C + 1, 3); leading axes are draws of the bootstrap
 
     def __add__(self, other: DetectionCounts) -> DetectionCounts:
         return DetectionCounts(self.values + other.values)
 
     @property
-    def precision(self) -> np.ndarray:
+    def precision(self) -> ndarray:
         """(..., C + 1) precision in percent; NaN if nothing was found."""
         return ratio(100 * self.values[..., 0], self.values[..., :2].sum(-1))
 
     @property
-    def recall(self) -> np.ndarray:
+    def recall(self) -> ndarray:
         """(..., C + 1) recall in percent; NaN if there are no true nuclei."""
         return ratio(100 * self.values[..., 0], self.values[..., ::2].sum(-1))
 
     @property
-    def f1(self) -> np.ndarray:
+    def f1(self) -> ndarray:
         """(..., C + 1) F1 in percent; NaN if a class is neither present nor predicted."""
         return ratio(200 * self.values[..., 0], self.values @ (2, 1, 1))
 
     @property
-    def mean_class_f1(self) -> np.ndarray:
+    def mean_class_f1(self) -> ndarray:
         """(...) unweighted mean F1 of the classes that are present or predicted; NaN if there are
         none.
         """
@@ -99,13 +98,13 @@ class DetectionCounts:
         }
 
 
-def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def ratio(above: ndarray, below: ndarray) -> ndarray:
     """``above`` / ``below`` (...), NaN where both are 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(above, float) / below
 
 
-def _mean_of_classes(scores: np.ndarray) -> np.ndarray:
+def _mean_of_classes(scores: ndarray) -> ndarray:
     """(...) mean of the scores (..., C + 1) of the classes, without NaN."""
     of_classes = scores[..., 1:]
     return ratio(np.nansum(of_classes, -1), np.isfinite(of_classes).sum(-1))
@@ -115,13 +114,13 @@ def _mean_of_classes(scores: np.ndarray) -> np.ndarray:
 class Matches:
     """Matched nuclei of one slide."""
 
-    predicted_label: np.ndarray  # (P,) class index, -1 unknown
-    true_label: np.ndarray  # (T,) class index, -1 unknown
+    predicted_label: ndarray  # (P,) class index, -1 unknown
+    true_label: ndarray  # (T,) class index, -1 unknown
     # (C + 1, P) index of the matched true nucleus, -1 if none: in row 0 regardless of class, in row
     # 1 + c among nuclei of class c
-    taken: np.ndarray
+    taken: ndarray
     # (P,) bool, True if the truth is complete at the prediction, so that it can be a false positive
-    judged: np.ndarray
+    judged: ndarray
 
     @property
     def counts(self) -> DetectionCounts:
@@ -145,7 +144,7 @@ class Matches:
         return DetectionCounts(np.array(rows, int))
 
     @property
-    def confusion(self) -> np.ndarray:
+    def confusion(self) -> ndarray:
         """(C + 1, C + 1) counts, true class by predicted class; last row: false positives, last
         column: missed nuclei.
 
@@ -178,7 +177,7 @@ def match_nuclei(
     n_classes: int,
     mpp: float | tuple[float, float],
     radius_um: float = RADIUS_UM,
-    judged: np.ndarray | None = None,
+    judged: ndarray | None = None,
 ) -> Matches:
     """Match one slide or picture with pixels of ``mpp``, over all classes and class by class.
 
@@ -202,23 +201,23 @@ def match_nuclei(
 class Overlaps:
     """Areas of P detected and T true outlines, and of the intersections of overlapping pairs."""
 
-    detected: np.ndarray  # (E,) index of the detected outline of each overlapping pair
-    true: np.ndarray  # (E,) index of the true outline of each pair
-    shared: np.ndarray  # (E,) area of the intersection, in the unit of the areas
-    detected_area: np.ndarray  # (P,) areas of the detected outlines
-    true_area: np.ndarray  # (T,) areas of the true outlines
+    detected: ndarray  # (E,) index of the detected outline of each overlapping pair
+    true: ndarray  # (E,) index of the true outline of each pair
+    shared: ndarray  # (E,) area of the intersection, in the unit of the areas
+    detected_area: ndarray  # (P,) areas of the detected outlines
+    true_area: ndarray  # (T,) areas of the true outlines
 
     @property
-    def union(self) -> np.ndarray:
+    def union(self) -> ndarray:
         """(E,) area of the union of each pair."""
         return self.detected_area[self.detected] + self.true_area[self.true] - self.shared
 
     @property
-    def iou(self) -> np.ndarray:
+    def iou(self) -> ndarray:
         """(E,) intersection over union."""
         return self.shared / self.union
 
-    def keep(self, detected: np.ndarray, true: np.ndarray) -> Overlaps:
+    def keep(self, detected: ndarray, true: ndarray) -> Overlaps:
         """Keep only pairs of the outlines selected by masks (P,) and (T,); indices and areas are
         unchanged.
         """
@@ -227,7 +226,7 @@ class Overlaps:
             self, detected=self.detected[pair], true=self.true[pair], shared=self.shared[pair]
         )
 
-    def match(self) -> np.ndarray:
+    def match(self) -> ndarray:
         """Indices (M,) of the pairs with IoU > ``MIN_IOU``, each outline in one pair at most.
 
         They are unique unless outlines overlap others of their kind; then larger IoU come first.
@@ -237,7 +236,7 @@ class Overlaps:
         return np.sort(order[_match_in_order(self.detected[order], self.true[order])])
 
 
-def overlap_polygons(detected: np.ndarray, true: np.ndarray, mpp: tuple[float, float]) -> Overlaps:
+def overlap_polygons(detected: ndarray, true: ndarray, mpp: tuple[float, float]) -> Overlaps:
     """Overlaps in um2 of polygons (P,) and (T,) in pixels of ``mpp``, computed without rasterising
     them.
     """
@@ -264,35 +263,35 @@ class PanopticCounts:
 
     # (..., C + 1, 4) sum of IoU, true positives, false positives, false negatives; leading axes are
     # draws of the bootstrap
-    values: np.ndarray
+    values: ndarray
 
     @property
-    def segmentation_quality(self) -> np.ndarray:
+    def segmentation_quality(self) -> ndarray:
         """(..., C + 1) mean IoU of the matched pairs; NaN if there are none."""
         return ratio(self.values[..., 0], self.values[..., 1])
 
     @property
-    def detection_quality(self) -> np.ndarray:
+    def detection_quality(self) -> ndarray:
         """(..., C + 1) F1 of the matching; NaN if there are neither true nor detected outlines."""
         return ratio(2 * self.values[..., 1], self.values @ (0, 2, 1, 1))
 
     @property
-    def quality(self) -> np.ndarray:
+    def quality(self) -> ndarray:
         """(..., C + 1) PQ; NaN if there are neither true nor detected outlines."""
         return ratio(2 * self.values[..., 0], self.values @ (0, 2, 1, 1))
 
     @property
-    def mean_class_quality(self) -> np.ndarray:
+    def mean_class_quality(self) -> ndarray:
         """(...) mPQ: unweighted mean PQ of the classes that are present or detected."""
         return _mean_of_classes(self.quality)
 
 
 def count_panoptic(
     overlaps: Overlaps,
-    detected_label: np.ndarray,
-    true_label: np.ndarray,
+    detected_label: ndarray,
+    true_label: ndarray,
     n_classes: int,
-    judged: np.ndarray,
+    judged: ndarray,
 ) -> PanopticCounts:
     """Sums for the PQ of one slide with P detected and T true outlines, whose labels are class
     indices, -1 if unknown.
@@ -314,14 +313,14 @@ def count_panoptic(
 
 
 def _sums(
-    overlaps: Overlaps, pairs: np.ndarray, n_true: int, may_be_false: np.ndarray
+    overlaps: Overlaps, pairs: ndarray, n_true: int, may_be_false: ndarray
 ) -> tuple[float, ...]:
     false = may_be_false.copy()
     false[overlaps.detected[pairs]] = False
     return overlaps.iou[pairs].sum(), len(pairs), false.sum(), n_true - len(pairs)
 
 
-def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.ndarray:
+def jaccard_areas(overlaps: Overlaps, judged: ndarray | None = None) -> ndarray:
     """Areas of intersection and of union; the ratio of their sums over slides is the AJI.
 
     Each true nucleus is paired with the detected nucleus of largest IoU. Other detected nuclei that
@@ -343,7 +342,7 @@ def jaccard_areas(overlaps: Overlaps, judged: np.ndarray | None = None) -> np.nd
     return np.array([overlaps.shared[pairs].sum(), covered], float)
 
 
-def jaccard_ratio(areas: np.ndarray) -> np.ndarray:
+def jaccard_ratio(areas: ndarray) -> ndarray:
     """AJI (...) of areas (..., 2); 1 if nothing is present and nothing was detected."""
     shared, covered = np.moveaxis(np.asarray(areas, float), -1, 0)
     return np.divide(shared, covered, out=np.ones_like(shared), where=covered > 0)

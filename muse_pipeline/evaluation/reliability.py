@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.evaluation.bootstrap import REPEATS, percentile_interval, resample_sums
 from muse_pipeline.evaluation.detection import ratio
@@ -25,32 +26,32 @@ class CalibrationCounts:
 
     # (..., N_BINS, 3) count, sum of probabilities, count of correct classes; leading axes are draws
     # of the bootstrap
-    values: np.ndarray
+    values: ndarray
 
     @property
-    def n(self) -> np.ndarray:
+    def n(self) -> ndarray:
         """(...) number of nuclei."""
         return self.values[..., 0].sum(-1)
 
     @property
-    def error(self) -> np.ndarray:
+    def error(self) -> ndarray:
         """(...) expected calibration error: mean difference between confidence and accuracy,
         weighted by bin size.
         """
         return ratio(np.abs(self.values[..., 1] - self.values[..., 2]).sum(-1), self.n)
 
     @property
-    def confidence(self) -> np.ndarray:
+    def confidence(self) -> ndarray:
         """(...) mean probability of the likeliest class."""
         return ratio(self.values[..., 1].sum(-1), self.n)
 
     @property
-    def accuracy(self) -> np.ndarray:
+    def accuracy(self) -> ndarray:
         """(...) fraction of nuclei whose likeliest class is correct."""
         return ratio(self.values[..., 2].sum(-1), self.n)
 
     def describe(
-        self, by_slide: np.ndarray, patients: Sequence[str], repeats: int = REPEATS
+        self, by_slide: ndarray, patients: Sequence[str], repeats: int = REPEATS
     ) -> dict[str, Any]:
         """JSON-ready description, with an interval of the error, bootstrapped over patients.
 
@@ -77,7 +78,7 @@ class CalibrationCounts:
         }
 
 
-def count_calibration(prob: np.ndarray, true_label: np.ndarray) -> CalibrationCounts:
+def count_calibration(prob: ndarray, true_label: ndarray) -> CalibrationCounts:
     """Count nuclei by bin, from their class probabilities (N, C) and their true classes (N,), all
     known.
     """

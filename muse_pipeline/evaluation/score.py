@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import shapely
+from numpy import ndarray
 from scipy.spatial import cKDTree
 
 from muse_pipeline.cohort.layout import SlideFiles
@@ -68,11 +69,11 @@ class SlideScore:
     calibration: CalibrationCounts | None
     panoptic: PanopticCounts | None  # sums for PQ, or None if the truth has no outlines
     # (2,) areas of intersection and of union for AJI, or None if the truth has no outlines
-    jaccard: np.ndarray | None
+    jaccard: ndarray | None
     region_mm2: float | None  # area of the annotated region, or None if the whole slide counts
     outside_region: int  # number of true nuclei outside this region, which are ignored
     # (n, 2) positions of true nuclei outside the slide, which are ignored
-    outside_slide: np.ndarray
+    outside_slide: ndarray
     # number of true nuclei that count and lie in the searched tissue; None if unknown
     true_in_tissue: int | None
     # number of found nuclei that are judged and lie farther than ``FAR_UM`` from every true nucleus
@@ -154,8 +155,8 @@ def _settle_classes(truth: Truth, matches: Matches) -> None:
 
 def _require_on_slide(
     pair: SlidePair,
-    xy: np.ndarray,
-    on_slide: np.ndarray,
+    xy: ndarray,
+    on_slide: ndarray,
     region: shapely.Geometry | None,
     size_px: tuple | None,
 ) -> None:
@@ -183,7 +184,7 @@ LEAST_TRUE, MOST = (5, 0.5)
 
 
 def _require_order(
-    path: Path, true_xy: np.ndarray, found_xy: np.ndarray, mpp: tuple, radius_um: float
+    path: Path, true_xy: ndarray, found_xy: ndarray, mpp: tuple, radius_um: float
 ) -> None:
     """Reject truth whose x and y seem to be exchanged.
 
@@ -216,14 +217,14 @@ def _read_size(nuclei: Path) -> tuple[int, int] | None:
         ) from error
 
 
-def _inside(region: shapely.Geometry | None, xy: np.ndarray) -> np.ndarray:
+def _inside(region: shapely.Geometry | None, xy: ndarray) -> ndarray:
     if region is None:
         return np.ones(len(xy), bool)
     shapely.prepare(region)
     return shapely.contains_xy(region, xy[:, 0], xy[:, 1])
 
 
-def _count_in_tissue(tissue: Path, xy: np.ndarray, mpp: tuple[float, float]) -> int | None:
+def _count_in_tissue(tissue: Path, xy: ndarray, mpp: tuple[float, float]) -> int | None:
     try:
         return (
             int(TissueMask.load(tissue).kept.contains(xy, mpp).sum()) if tissue.is_file() else None
@@ -245,12 +246,12 @@ def _calibrate(nuclei: Nuclei, matches: Matches) -> CalibrationCounts | None:
 
 def _score_outlines(
     nuclei: Path,
-    kept: np.ndarray,
+    kept: ndarray,
     truth: Truth,
     matches: Matches,
     n_classes: int,
     mpp: tuple[float, float],
-) -> tuple[PanopticCounts | None, np.ndarray | None]:
+) -> tuple[PanopticCounts | None, ndarray | None]:
     if truth.outlines is None:
         return None, None
     columns = [

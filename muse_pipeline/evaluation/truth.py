@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import shapely
+from numpy import ndarray
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.cohort.layout import CohortFiles
@@ -49,14 +50,14 @@ class Truth:
 
     nuclei: Nuclei  # T nuclei (frame: level0); label -1 if the class is unknown
     # (T,) polygons in level-0 px, empty without nuclei; None if at least one nucleus is a point
-    outlines: np.ndarray | None = None
+    outlines: ndarray | None = None
     # area in which the truth is complete, in level-0 px; None for the whole slide
     region: BaseGeometry | None = None
     # (T, C) bool, accepted classes of each nucleus, including its label; None if no nucleus has
     # several classes
-    accepted: np.ndarray | None = None
+    accepted: ndarray | None = None
 
-    def __getitem__(self, chosen: np.ndarray) -> Truth:
+    def __getitem__(self, chosen: ndarray) -> Truth:
         """The nuclei chosen by a mask (T,)."""
         outlines, accepted = (
             rows if rows is None else rows[chosen] for rows in (self.outlines, self.accepted)

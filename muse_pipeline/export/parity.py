@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy import ndarray
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.coords import CELL_PX
@@ -186,7 +187,7 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
 
 
 @torch.no_grad()
-def _run_torch(graph: torch.nn.Module, window: np.ndarray) -> Nuclei:
+def _run_torch(graph: torch.nn.Module, window: ndarray) -> Nuclei:
     pixels = torch.from_numpy(window).permute(2, 0, 1)[None]
     return nuclei_of_windows(
         [values.numpy() for values in graph(pixels, torch.from_numpy(COLOUR))]
@@ -202,13 +203,11 @@ def _without_ties(expected: Nuclei, exported: Nuclei, score: float) -> tuple[Nuc
     return _without(expected, first[tied]), _without(exported, second[tied])
 
 
-def _without(nuclei: Nuclei, index: np.ndarray) -> Nuclei:
+def _without(nuclei: Nuclei, index: ndarray) -> Nuclei:
     return nuclei[np.delete(np.arange(len(nuclei)), index)]
 
 
-def _matches(
-    first: np.ndarray, second: np.ndarray, within_px: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _matches(first: ndarray, second: ndarray, within_px: float) -> tuple[ndarray, ndarray]:
     """Indices of the mutually nearest positions in the two sets that are less than ``within_px``
     apart.
     """
@@ -220,7 +219,7 @@ def _matches(
     return np.flatnonzero(mutual), nearest[mutual]
 
 
-def _margin(prob: np.ndarray) -> np.ndarray:
+def _margin(prob: ndarray) -> ndarray:
     """(N,) lead of the most probable class over the second most probable."""
     if prob.shape[1] < 2:
         return np.ones(len(prob))
@@ -228,11 +227,11 @@ def _margin(prob: np.ndarray) -> np.ndarray:
     return first - second
 
 
-def _largest_difference(expected: np.ndarray, exported: np.ndarray) -> float:
+def _largest_difference(expected: ndarray, exported: ndarray) -> float:
     return float(np.abs(expected - exported).max(initial=0.0))
 
 
-def _smallest_cosine(expected: np.ndarray, exported: np.ndarray) -> float:
+def _smallest_cosine(expected: ndarray, exported: ndarray) -> float:
     """Smallest cosine of non-zero vectors; zero vectors, of nuclei outside the window, must be zero
     in both sets.
     """

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 import onnx
+from numpy import ndarray
 from torch import Tensor
 
 from muse_pipeline.core.errors import ConfigError
@@ -252,8 +253,8 @@ class CalibrationWindow:
     the picture.
     """
 
-    pixels: np.ndarray
-    colour: np.ndarray
+    pixels: ndarray
+    colour: ndarray
 
 
 def calibration_windows(folder: Path, card: ModelCard | RegionCard) -> list[CalibrationWindow]:
@@ -287,7 +288,7 @@ def _window(path: Path, card: ModelCard | RegionCard) -> CalibrationWindow:
     return CalibrationWindow(window.transpose(2, 0, 1)[None], colour)
 
 
-def read_window(path: Path, input_px: int) -> tuple[np.ndarray, np.ndarray]:
+def read_window(path: Path, input_px: int) -> tuple[ndarray, ndarray]:
     """The upper left pixels (h, w, 3) uint8 of a picture, and a window (S, S, 3) of them that is
     padded with white.
     """

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.features.densities import count_from
@@ -26,7 +27,7 @@ _LEAST = np.float32(1e-6)
 
 def find_cells(
     nuclei: Nuclei, others: Nuclei, expand_um: float, info: SlideInfo, kept: KeptArea
-) -> np.ndarray:
+) -> ndarray:
     """The cells of nuclei (frame: level0) whose outlines do not overlap, as rays (N, R) float32 in
     um.
 
@@ -48,7 +49,7 @@ def find_cells(
     return np.maximum(cells, nuclei.rays)
 
 
-def measure_area(cells: np.ndarray, shapes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def measure_area(cells: ndarray, shapes: Mapping[str, ndarray]) -> dict[str, ndarray]:
     """The columns of cells with these rays (N, R) in um: rays, areas, and ratios of the areas of
     nucleus and cell.
 
@@ -63,7 +64,7 @@ def measure_area(cells: np.ndarray, shapes: Mapping[str, np.ndarray]) -> dict[st
     }
 
 
-def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
+def grow(rays: ndarray, distance_um: float) -> ndarray:
     """Grow outlines, given as ``rays`` (N, R), by a distance: rays (N, R) float32, all in um.
 
     A grown outline surrounds circles of radius ``distance_um`` around the vertices of the original
@@ -85,7 +86,7 @@ def grow(rays: np.ndarray, distance_um: float) -> np.ndarray:
     return np.ascontiguousarray(grown.T)
 
 
-def _are_near(xy: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
+def _are_near(xy: ndarray, others: ndarray, distance: float) -> ndarray:
     """(M,) bool: True for ``others`` (M, 2) within ``distance`` of any of ``xy`` (N, 2), and for
     some beyond it.
     """
@@ -96,7 +97,7 @@ def _are_near(xy: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray
     return cv2.dilate(near, np.ones((9, 9), np.uint8))[tuple(squares[len(xy) :].T)] > 0
 
 
-def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np.ndarray:
+def _meet(xy: ndarray, rays: ndarray, grown: ndarray, n_own: int) -> ndarray:
     """The first ``n_own`` of the ``grown`` nuclei, as rays that end where growing neighbours
     meet.
     """
@@ -133,7 +134,7 @@ def _meet(xy: np.ndarray, rays: np.ndarray, grown: np.ndarray, n_own: int) -> np
     return cells
 
 
-def _find_facing(xy: np.ndarray, grown: np.ndarray, n_own: int) -> list[np.ndarray]:
+def _find_facing(xy: ndarray, grown: ndarray, n_own: int) -> list[ndarray]:
     """Rays of the first ``n_own`` nuclei that may meet a neighbour while both grow.
 
     The arrays (M,) are the index of the nucleus; index of the neighbour; um between their centres;
@@ -165,12 +166,8 @@ def _find_facing(xy: np.ndarray, grown: np.ndarray, n_own: int) -> list[np.ndarr
 
 
 def _look_up(
-    maps: Sequence[np.ndarray],
-    x: np.ndarray,
-    y: np.ndarray,
-    position: np.ndarray,
-    number: np.ndarray,
-) -> Iterator[np.ndarray]:
+    maps: Sequence[ndarray], x: ndarray, y: ndarray, position: ndarray, number: ndarray
+) -> Iterator[ndarray]:
     """Yield values (M,) of ``maps`` (N, R) for nuclei ``number``, in direction (x, y) relative to
     ray ``position``.
     """
@@ -182,8 +179,8 @@ def _look_up(
 
 
 def _stop_at_edge(
-    xy: np.ndarray, rays: np.ndarray, cells: np.ndarray, info: SlideInfo, kept: KeptArea
-) -> np.ndarray:
+    xy: ndarray, rays: ndarray, cells: ndarray, info: SlideInfo, kept: KeptArea
+) -> ndarray:
     """The rays ``cells`` (N, R) of nuclei at level-0 positions ``xy`` (N, 2), cut off at the edge
     of the tissue.
     """
@@ -203,7 +200,7 @@ class _TissueDepth:
     positions (N, 2) in um.
     """
 
-    def __init__(self, um: np.ndarray, reach_um: float, kept: KeptArea):
+    def __init__(self, um: ndarray, reach_um: float, kept: KeptArea):
         margin = np.ceil((reach_um + 2 * KEEP_UM) / kept.mask_mpp).astype(int) + 2
         self._mpp, self._low = (
             kept.mask_mpp,
@@ -218,7 +215,7 @@ class _TissueDepth:
         depth = measure_depth(mask, kept.mask_mpp) - (0.5 + n_kept) * kept.mask_mpp.mean()
         self._depth = depth.astype(np.float32)
 
-    def at(self, um: np.ndarray) -> np.ndarray:
+    def at(self, um: ndarray) -> ndarray:
         """The depth (...) at positions (..., 2) in um."""
         xy = um / self._mpp - self._low - 0.5
         cell = np.clip(np.floor(xy).astype(int), 0, np.array(self._depth.shape[::-1]) - 2)

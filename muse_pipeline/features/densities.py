@@ -21,6 +21,7 @@ from functools import cached_property
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.nuclei.rays import ray_directions
 from muse_pipeline.tissue.stain import DENSITY
@@ -38,25 +39,25 @@ class Pixels:
     Nucleus i has the pixels ``pixel[start[i]:start[i + 1]]``, with ``start`` (N + 1,).
     """
 
-    pixel: np.ndarray
-    start: np.ndarray
+    pixel: ndarray
+    start: ndarray
 
     @cached_property
-    def n(self) -> np.ndarray:
+    def n(self) -> ndarray:
         """(N,) number of pixels of each nucleus."""
         return np.diff(self.start)
 
     @cached_property
-    def owner(self) -> np.ndarray:
+    def owner(self) -> ndarray:
         """(M,) index of each pixel's nucleus."""
         return np.repeat(np.arange(len(self.start) - 1), self.n)
 
-    def where(self, chosen: np.ndarray) -> Pixels:
+    def where(self, chosen: ndarray) -> Pixels:
         """The pixels for which ``chosen`` (M,) bool is True."""
         kept = np.flatnonzero(chosen)
         return Pixels(self.pixel.take(kept), np.searchsorted(kept, self.start))
 
-    def sum(self, values: np.ndarray) -> np.ndarray:
+    def sum(self, values: ndarray) -> ndarray:
         """(N,) sum of ``values`` (M,) in each nucleus; float64, or int64 if the values are
         integers.
         """
@@ -77,7 +78,7 @@ class Zones:
 
 
 def find_zones(
-    xy: np.ndarray, rays_um: np.ndarray, mpp: float, corner: np.ndarray, shape: tuple[int, int]
+    xy: ndarray, rays_um: ndarray, mpp: float, corner: ndarray, shape: tuple[int, int]
 ) -> Zones:
     """The zones of nuclei in an image of ``shape`` (h, w), without pixels outside the image.
 
@@ -90,7 +91,7 @@ def find_zones(
     return Zones(fill(own), fill(own, core), fill(own, outer))
 
 
-def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
+def to_rows(values: ndarray, n: ndarray) -> ndarray:
     """Consecutive runs of ``n`` (N,) int32 values as rows of an array (N, max n), padded with the
     largest int32.
     """
@@ -99,7 +100,7 @@ def to_rows(values: np.ndarray, n: np.ndarray) -> np.ndarray:
     return rows
 
 
-def count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
+def count_from(first: ndarray, n: ndarray) -> ndarray:
     """For each i in turn, the n[i] integers first[i], first[i] + 1, ...
 
     They are sums of steps, because ``numpy.repeat`` blocks all other threads.
@@ -114,13 +115,13 @@ def count_from(first: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def cross_rows(
-    xy: np.ndarray,
-    rays_um: np.ndarray,
+    xy: ndarray,
+    rays_um: ndarray,
     mpp: float,
-    corner: np.ndarray,
+    corner: ndarray,
     shape: tuple[int, int],
     step: int = 1,
-) -> np.ndarray:
+) -> ndarray:
     """(N, C) int32: indices of the pixels to the right of the points where outlines cross every
     ``step``-th row of an image, for ``fill``; padded by ``to_rows``.
 
@@ -157,7 +158,7 @@ def cross_rows(
     return to_rows(first + nth * width + np.clip(column, 0, width), n_rows.sum(1))
 
 
-def fill(*outlines: np.ndarray) -> Pixels:
+def fill(*outlines: ndarray) -> Pixels:
     """The pixels of each nucleus that lie within an odd number of its outlines, given as crossings
     with rows.
     """
@@ -172,7 +173,7 @@ PERCENTILES = (10, 50, 90)
 STEP = 2.0**-20  # unit of integer densities, in OD
 
 
-def stain_tables(stains: np.ndarray) -> np.ndarray:
+def stain_tables(stains: ndarray) -> ndarray:
     """Contribution (S, 3, 256) int32 of each value of each channel to the density of each stain (S,
     3), in ``STEP``.
     """
@@ -180,7 +181,7 @@ def stain_tables(stains: np.ndarray) -> np.ndarray:
     return np.rint(shares[..., None] * (DENSITY.astype(float) / np.log(10) / STEP)).astype(np.int32)
 
 
-def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
+def split_stain(planes: Sequence[ndarray], table: ndarray) -> ndarray:
     """Density (h, w) int32 of a stain, from three channels (h, w) uint8 and its table (3, 256) of
     ``stain_tables``.
     """
@@ -190,21 +191,19 @@ def split_stain(planes: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
     return density
 
 
-def _look_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+def _look_up(values: ndarray, table: ndarray) -> ndarray:
     """The entries of ``table`` (256,) for values (h, w) uint8."""
     # LUT returns None if empty
     return cv2.LUT(values, table) if values.size else np.zeros(values.shape, table.dtype)
 
 
-def _gather(planes: Sequence[np.ndarray], pixel: np.ndarray) -> list[np.ndarray]:
+def _gather(planes: Sequence[ndarray], pixel: ndarray) -> list[ndarray]:
     """Three channels (M, 1) uint8 of the pixels with these indices (M,) in planes (h, w) uint8."""
     pixel = pixel.astype(np.intp, copy=False)  # converted once for all channels
     return [plane.take(pixel)[:, None] for plane in planes]
 
 
-def measure_densities(
-    zones: Zones, planes: np.ndarray, tables: np.ndarray
-) -> dict[str, np.ndarray]:
+def measure_densities(zones: Zones, planes: ndarray, tables: ndarray) -> dict[str, ndarray]:
     """The features of groups *h* and *e*, (N,) each in OD, from planes (3, h, w) uint8; NaN for
     zones without pixels.
 
@@ -230,7 +229,7 @@ def measure_densities(
     return features
 
 
-def mean_densities(pixels: Pixels, planes: Sequence[np.ndarray]) -> np.ndarray:
+def mean_densities(pixels: Pixels, planes: Sequence[ndarray]) -> ndarray:
     """Mean optical density (N, 3) of each of three channels (h, w) uint8; NaN for nuclei without
     pixels.
     """
@@ -239,7 +238,7 @@ def mean_densities(pixels: Pixels, planes: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([_mean(pixels, values) * STEP for values in densities], -1)
 
 
-def mean_and_sd(pixels: Pixels, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_sd(pixels: Pixels, values: ndarray) -> tuple[ndarray, ndarray]:
     """Mean and standard deviation, (N,) each, of ``values`` (M,) over the pixels of each
     nucleus.
     """
@@ -248,12 +247,12 @@ def mean_and_sd(pixels: Pixels, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     return mean, np.sqrt(np.maximum(_mean(pixels, values * values) - mean * mean, 0))
 
 
-def _mean(pixels: Pixels, values: np.ndarray) -> np.ndarray:
+def _mean(pixels: Pixels, values: ndarray) -> ndarray:
     with np.errstate(invalid="ignore"):
         return pixels.sum(values) / pixels.n
 
 
-def _percentiles(values: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
+def _percentiles(values: ndarray, n: ndarray) -> list[ndarray]:
     """``PERCENTILES``, (N,) each, of consecutive runs of ``n`` (N,) values, as from
     ``numpy.percentile``.
     """
@@ -276,8 +275,8 @@ LEVEL_OD, N_LEVELS = (0.05, 32)
 
 
 def measure_texture(
-    nuclei: Pixels, planes: np.ndarray, table: np.ndarray, mpp: float
-) -> dict[str, np.ndarray]:
+    nuclei: Pixels, planes: ndarray, table: ndarray, mpp: float
+) -> dict[str, ndarray]:
     """The features of the group *texture*, (N,) each, from planes (3, h, w) uint8; NaN where a
     feature is undefined.
 
@@ -307,7 +306,7 @@ def measure_texture(
     }
 
 
-def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
+def _entropy(nuclei: Pixels, level: ndarray) -> ndarray:
     n = len(nuclei.n)
     counts = np.bincount(nuclei.owner * N_LEVELS + level, minlength=n * N_LEVELS).reshape(
         n, N_LEVELS
@@ -317,9 +316,7 @@ def _entropy(nuclei: Pixels, level: np.ndarray) -> np.ndarray:
         return np.where(nuclei.n > 0, -np.nansum(share * np.log2(share), 1), np.nan)
 
 
-def _haralick(
-    nuclei: Pixels, level: np.ndarray, x: np.ndarray, y: np.ndarray
-) -> dict[str, np.ndarray]:
+def _haralick(nuclei: Pixels, level: ndarray, x: ndarray, y: ndarray) -> dict[str, ndarray]:
     """Haralick's features of each nucleus.
 
     The co-occurrence matrix of a nucleus is indexed by the difference of both levels and by the
@@ -365,7 +362,7 @@ def _haralick(
         }
 
 
-def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, int]:
+def _cells(nuclei: Pixels, x: ndarray, y: ndarray) -> tuple[ndarray, int]:
     """Copy each nucleus to a box of its own: cell (M,) of each pixel, and the number of cells in a
     row of any box.
 
@@ -383,7 +380,7 @@ def _cells(nuclei: Pixels, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, in
     return np.repeat(shift, nuclei.n[filled]) + y * stride + x, stride
 
 
-def _clumped_fraction(nuclei: Pixels, values: np.ndarray) -> np.ndarray:
+def _clumped_fraction(nuclei: Pixels, values: ndarray) -> ndarray:
     mean, sd = mean_and_sd(nuclei, values)
     dense, total = values > np.repeat(mean + sd, nuclei.n), nuclei.sum(values)
     with np.errstate(divide="ignore", invalid="ignore"):

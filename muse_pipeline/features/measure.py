@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.provenance import FeatureRecord
@@ -73,7 +74,7 @@ class FeatureMeter:
         info: SlideInfo,
         kept: KeptArea,
         classes: Sequence[str],
-        brown: np.ndarray | None = None,
+        brown: ndarray | None = None,
     ):
         self.settings, self.info, self.kept, self.classes = settings, info, kept, tuple(classes)
         self.store = settings.store
@@ -105,8 +106,8 @@ class FeatureMeter:
         )
 
     def measure(
-        self, nuclei: Nuclei, others: Nuclei, rings: np.ndarray, shapes: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
+        self, nuclei: Nuclei, others: Nuclei, rings: ndarray, shapes: dict[str, ndarray]
+    ) -> dict[str, ndarray]:
         """The columns ``names`` of nuclei (frame: level0), (N,) each, but (N, R) for ``cell_rays``;
         NaN if undefined.
 
@@ -129,8 +130,8 @@ class FeatureMeter:
         return {name: columns[name] for name in self.names}
 
     def _measure_pixels(
-        self, nuclei: Nuclei, others: Nuclei, cells: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
+        self, nuclei: Nuclei, others: Nuclei, cells: ndarray | None
+    ) -> dict[str, ndarray]:
         xy, others_xy = (
             level0_to_work(part.xy, self.info.mpp, self.store.mpp) for part in (nuclei, others)
         )
@@ -168,12 +169,12 @@ class FeatureMeter:
 
     def _measure_field(
         self,
-        own: tuple[np.ndarray, np.ndarray, np.ndarray | None],
-        others_xy: np.ndarray,
-        others_rays: np.ndarray,
-        low: np.ndarray,
-        high: np.ndarray,
-    ) -> dict[str, np.ndarray]:
+        own: tuple[ndarray, ndarray, ndarray | None],
+        others_xy: ndarray,
+        others_rays: ndarray,
+        low: ndarray,
+        high: ndarray,
+    ) -> dict[str, ndarray]:
         """Features of nuclei from the pixels between ``low`` and ``high``; all positions are in
         work px.
 
@@ -202,15 +203,12 @@ class FeatureMeter:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _measure_cells(
-        self,
-        own: Sequence[np.ndarray],
-        image: tuple[float, np.ndarray, tuple[int, int]],
-        rows: np.ndarray,
-    ) -> dict[str, np.ndarray]:
+        self, own: Sequence[ndarray], image: tuple[float, ndarray, tuple[int, int]], rows: ndarray
+    ) -> dict[str, ndarray]:
         """Stains of cells, from arguments as in ``_measure_field`` and the rows to measure."""
         xy, rays, cells = own
 
-        def measure_between(*edges: np.ndarray) -> np.ndarray:
+        def measure_between(*edges: ndarray) -> ndarray:
             crossings = (cross_rows(xy, edge, *image, ROW_STEP) for edge in edges)
             return mean_densities(fill(*crossings), rows)
 
@@ -233,7 +231,7 @@ class FeatureMeter:
         }
 
 
-def _measure_dab(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
+def _measure_dab(density: ndarray, stains: ndarray) -> ndarray:
     """Amounts (N,) of the second of three ``stains`` (3, 3) in densities (N, 3).
 
     Where the third stain is negative, only two are separated, as in nuclei; a third at right angles
@@ -244,14 +242,14 @@ def _measure_dab(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
     return np.where((third < 0) | np.allclose(stains[:2] @ stains[2], 0), two, dab)
 
 
-def _shares(stains: np.ndarray) -> np.ndarray:
+def _shares(stains: ndarray) -> ndarray:
     """(S, 3) weights: ``density @ weights[s]`` is the least-squares amount of stain s of ``stains``
     (S, 3).
     """
     return np.linalg.pinv(np.asarray(stains, float)).T
 
 
-def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
+def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, ndarray]:
     """``SHAPE_COLUMNS`` and the meter's columns for all nuclei of a slide (frame: level0), in the
     nuclei's order.
     """
@@ -270,7 +268,7 @@ def measure_slide(meter: FeatureMeter, nuclei: Nuclei) -> dict[str, np.ndarray]:
     return columns
 
 
-def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:
+def _fields(xy: ndarray, radius: ndarray) -> list[ndarray]:
     """Divide positions (N, 2) into fields: the indices in each field, sorted by ``radius`` (N,).
 
     Fields divide the box around all positions evenly, with sides of up to ``FIELD_PX``.
@@ -284,8 +282,8 @@ def _fields(xy: np.ndarray, radius: np.ndarray) -> list[np.ndarray]:
 
 
 def measure_form(
-    rings: np.ndarray, mpp: tuple[float, float], shapes: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+    rings: ndarray, mpp: tuple[float, float], shapes: Mapping[str, ndarray]
+) -> dict[str, ndarray]:
     """The features of the group *shape*, (N,) each, of outlines (N, V, 2) in pixels without a
     repeated last vertex.
 
@@ -307,7 +305,7 @@ def measure_form(
         }
 
 
-def _largest_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _largest_distance(x: ndarray, y: ndarray) -> ndarray:
     """(N,) Feret diameters: the largest distance between two of the vertices ``x``, ``y`` (N,
     V).
     """

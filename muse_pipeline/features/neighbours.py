@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.features.catalogue import EDGE_UM, MIX_UM, RADII_UM
@@ -22,7 +23,7 @@ _AT_ONCE = 256
 
 
 def with_surroundings(
-    parts: Iterable[Nuclei], reach: np.ndarray, back_px: float
+    parts: Iterable[Nuclei], reach: ndarray, back_px: float
 ) -> Iterator[tuple[Nuclei, Nuclei]]:
     """Yield each part, with all nuclei of other parts within ``reach`` (x, y) of the box around it;
     all in level-0 px.
@@ -60,7 +61,7 @@ class _Part:
         )  # what others need to know
         self.low, self.high = nuclei.xy.min(0), nuclei.xy.max(0)
 
-    def with_others(self, held: Iterable[_Part], reach: np.ndarray) -> tuple[Nuclei, Nuclei]:
+    def with_others(self, held: Iterable[_Part], reach: ndarray) -> tuple[Nuclei, Nuclei]:
         """The part's nuclei, and the position, rays and label of nuclei of other parts within
         ``reach`` of its box.
         """
@@ -76,12 +77,8 @@ class _Part:
 
 
 def measure_neighbours(
-    um: np.ndarray,
-    label: np.ndarray,
-    others_um: np.ndarray,
-    others_label: np.ndarray,
-    classes: Sequence[str],
-) -> dict[str, np.ndarray]:
+    um: ndarray, label: ndarray, others_um: ndarray, others_label: ndarray, classes: Sequence[str]
+) -> dict[str, ndarray]:
     """Distance to the nearest nucleus, counts, and the mix of classes, (N,) each, for nuclei at
     ``um`` (N, 2).
 
@@ -138,9 +135,7 @@ def measure_neighbours(
     return features
 
 
-def measure_edge_distance(
-    xy: np.ndarray, kept: KeptArea, slide_mpp: tuple[float, float]
-) -> np.ndarray:
+def measure_edge_distance(xy: ndarray, kept: KeptArea, slide_mpp: tuple[float, float]) -> ndarray:
     """Distance (N,) in um, at most ``EDGE_UM``, from positions (N, 2) in level-0 px to the edge of
     the kept area.
 

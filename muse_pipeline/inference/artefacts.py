@@ -23,6 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.process import map_in_order
@@ -102,7 +103,7 @@ class ArtefactMap:
     """
 
     # (rows, columns) int8 index into ``kinds``, or ``CLEAN``; the grid starts at level 0's corner
-    kind: np.ndarray
+    kind: ndarray
     area_mm2: dict[str, float]  # area of the tissue with each kind of artefact
     slide_mpp: tuple[float, float]  # (x, y) um per level-0 pixel
     model_sha256: str  # checksum of the model that mapped all kinds but the first
@@ -130,7 +131,7 @@ class ArtefactMap:
             " slide"
         )
 
-    def at(self, xy: np.ndarray) -> np.ndarray:
+    def at(self, xy: ndarray) -> ndarray:
         """(N,) int32 kinds at positions (N, 2) in level-0 pixels."""
         last = np.array(self.kind.shape[::-1]) - 1
         column, row = (np.asarray(xy) * self.slide_mpp / CELL_UM).astype(int).clip(0, last).T
@@ -190,7 +191,7 @@ def find_artefacts(
     )
 
 
-def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[np.ndarray]:
+def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[ndarray]:
     """A mask (rows, columns) bool for each kind of artefact; they may overlap.
 
     Arguments as in ``find_artefacts``.
@@ -206,7 +207,7 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
         density >= DARKER * usual,
     )
 
-    def map_kinds(candidates: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    def map_kinds(candidates: ndarray, colour: ndarray) -> ndarray:
         where = candidates & is_tissue, CELL_UM / model.card.mpp
         maps = map_slide(image, model, colour, where=where, threads=threads)
         n = round(
@@ -250,7 +251,7 @@ def seek_no_artefacts(store: Store, subtract: Sequence[str]) -> ArtefactMap:
     )
 
 
-def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
+def _measure_areas(kind: ndarray, tissue: TissueMask) -> dict[str, float]:
     """Area of the tissue with each kind of artefact, in mm2."""
     row, column = (
         ((np.arange(n) + 0.5) * um / CELL_UM).astype(int).clip(0, n_cells - 1)
@@ -264,8 +265,8 @@ def _measure_areas(kind: np.ndarray, tissue: TissueMask) -> dict[str, float]:
 
 
 def measure_stains(
-    image: Store, colour: np.ndarray, reference: ColourReference
-) -> tuple[np.ndarray, np.ndarray]:
+    image: Store, colour: ndarray, reference: ColourReference
+) -> tuple[ndarray, ndarray]:
     """Optical density of each cell of an image, and the amounts (rows, columns, 2) of haematoxylin
     and eosin.
 
@@ -278,7 +279,7 @@ def measure_stains(
     return density.mean(-1), cv2.transform(cv2.transform(density, colour), amounts)
 
 
-def keep_areas(mask: np.ndarray, values: np.ndarray, minimum: float) -> np.ndarray:
+def keep_areas(mask: ndarray, values: ndarray, minimum: float) -> ndarray:
     """The connected areas of a mask (rows, columns) bool in which the mean of ``values`` is at
     least ``minimum``.
     """
@@ -288,8 +289,8 @@ def keep_areas(mask: np.ndarray, values: np.ndarray, minimum: float) -> np.ndarr
 
 
 def find_folds(
-    prob: np.ndarray, density: np.ndarray, stains: np.ndarray, is_tissue: np.ndarray, usual: float
-) -> np.ndarray:
+    prob: ndarray, density: ndarray, stains: ndarray, is_tissue: ndarray, usual: float
+) -> ndarray:
     """Find long areas with a high probability ``prob`` of a fold that have more of both stains than
     tissue around them.
 
@@ -319,7 +320,7 @@ def find_folds(
     return folds | np.isin(number, number[beside])
 
 
-def has_lumen(area: np.ndarray, density: np.ndarray) -> bool:
+def has_lumen(area: ndarray, density: ndarray) -> bool:
     """True if the middle of an area (rows, columns) is paler than its rim, as in a crypt; folds are
     densest in the middle.
     """
@@ -331,11 +332,7 @@ def has_lumen(area: np.ndarray, density: np.ndarray) -> bool:
 
 
 def _stands_out(
-    area: np.ndarray,
-    core: np.ndarray,
-    density: np.ndarray,
-    stains: np.ndarray,
-    is_tissue: np.ndarray,
+    area: ndarray, core: ndarray, density: ndarray, stains: ndarray, is_tissue: ndarray
 ) -> bool:
     """True if ``core``, part of an area, has more of both stains than the tissue around the area,
     with little glass.
@@ -351,7 +348,7 @@ def _stands_out(
     return bool((stains[core].mean(0) >= MORE_STAIN * np.median(stains[around], 0)).all())
 
 
-def apply_hysteresis(prob: np.ndarray) -> np.ndarray:
+def apply_hysteresis(prob: ndarray) -> ndarray:
     """Connected areas above ``CONNECTED_PROBABILITY`` that contain a cell above
     ``MIN_PROBABILITY``, as a mask.
     """
@@ -362,15 +359,15 @@ def apply_hysteresis(prob: np.ndarray) -> np.ndarray:
 
 
 def average_over_tissue(
-    values: np.ndarray, tissue: np.ndarray, fine: int, n_cells: tuple[int, int]
-) -> np.ndarray:
+    values: ndarray, tissue: ndarray, fine: int, n_cells: tuple[int, int]
+) -> ndarray:
     """Means (C, rows, columns) float32 over the tissue in each cell, 0 in cells without tissue.
 
     The ``values`` (C, h, w) are 0 outside ``tissue`` (h, w) bool; a cell is ``fine`` of their
     pixels wide.
     """
 
-    def average(plane: np.ndarray) -> np.ndarray:
+    def average(plane: ndarray) -> ndarray:
         padded = np.zeros([fine * n for n in n_cells], np.float32)
         part = plane[: padded.shape[0], : padded.shape[1]]
         padded[: part.shape[0], : part.shape[1]] = part
@@ -381,7 +378,7 @@ def average_over_tissue(
     return np.stack([average(plane) for plane in values]) / np.maximum(average(tissue), 1 / fine**2)
 
 
-def drop_most(areas: np.ndarray, is_tissue: np.ndarray) -> np.ndarray:
+def drop_most(areas: ndarray, is_tissue: ndarray) -> ndarray:
     """The areas, or none if they cover more than ``MOST`` of the tissue: then the slide has unusual
     colours.
     """
@@ -390,7 +387,7 @@ def drop_most(areas: np.ndarray, is_tissue: np.ndarray) -> np.ndarray:
 
 def measure_focus(
     image: Store, n_cells: tuple[int, int], threads: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[ndarray, ndarray]:
     """Energies (rows, columns) of fine (0.5 to 0.9 um) and coarse (0.9 to 1.7 um) detail in the
     cells of an image.
 
@@ -419,11 +416,11 @@ def measure_focus(
 
 
 def find_blurred(
-    fine: np.ndarray,
-    coarse: np.ndarray,
+    fine: ndarray,
+    coarse: ndarray,
     share_of_median: float = SHARE_OF_MEDIAN,
     limits: tuple[float, float] = RATIO_LIMITS,
-) -> np.ndarray:
+) -> ndarray:
     """Find cells whose ratio of fine to coarse detail, from ``measure_focus``, is low compared with
     the slide's median.
 
@@ -453,7 +450,7 @@ def _blocks(image: Store, rows: int, columns: int) -> Iterator[tuple[int, int]]:
                 yield row, column
 
 
-def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
+def _measure_block(image: Store, corner: tuple[int, int]) -> ndarray:
     """Energies of fine and coarse detail, and fraction of tissue, in the cells of a block: (n, n,
     3).
     """
@@ -476,7 +473,7 @@ def _measure_block(image: Store, corner: tuple[int, int]) -> np.ndarray:
     return np.stack([fine - _NOISE[0] * noise, coarse - _NOISE[1] * noise, tissue], -1)
 
 
-def _measure_energy(sharper: np.ndarray, softer: np.ndarray) -> np.ndarray:
+def _measure_energy(sharper: ndarray, softer: ndarray) -> ndarray:
     """Mean square of the difference of two images in each cell of a block, in grey levels
     squared.
     """
@@ -484,12 +481,12 @@ def _measure_energy(sharper: np.ndarray, softer: np.ndarray) -> np.ndarray:
     return _average(np.square(difference, out=difference)) / _STEPS**2
 
 
-def _average(values: np.ndarray) -> np.ndarray:
+def _average(values: ndarray) -> ndarray:
     """Means (n, n) of values, at any resolution, over the cells of a block."""
     return cv2.resize(values, (_BLOCK_CELLS, _BLOCK_CELLS), interpolation=cv2.INTER_AREA)
 
 
-def settle_areas(mask: np.ndarray, min_area_mm2: float) -> np.ndarray:
+def settle_areas(mask: ndarray, min_area_mm2: float) -> ndarray:
     """Mask of areas of at least ``min_area_mm2``, grown by one cell, since a cell's measure
     includes its neighbours.
     """

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.core.provenance import Provenance, Quality, Regions, to_json
 from muse_pipeline.core.text import one_line
@@ -41,7 +42,7 @@ NUMBERS_AT_ONCE = 1 << 20  # a small table is read several columns at a time
 
 def stream_positions(
     path: Path, *columns: str, counted_only: bool = False
-) -> Iterator[tuple[np.ndarray, ...]]:
+) -> Iterator[tuple[ndarray, ...]]:
     """Yield xy (n, 2) float64 in level-0 px and each numeric column (n,) of a table, in batches of
     bounded size.
     """
@@ -51,7 +52,7 @@ def stream_positions(
         yield positions(table), *(to_numpy(table[name]) for name in columns)
 
 
-def positions(table: pa.Table) -> np.ndarray:
+def positions(table: pa.Table) -> ndarray:
     """Centres (n, 2) float64 in level-0 px of the nuclei in a table."""
     return np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1)
 
@@ -105,7 +106,7 @@ def count_intensities(
     return {"slide": slide, "annotations": parts[:n], "regions": of_regions}
 
 
-def _index_regions(table: pa.Table, names: Sequence[str]) -> np.ndarray:
+def _index_regions(table: pa.Table, names: Sequence[str]) -> ndarray:
     """The index (n,) of each nucleus's region in ``names``; -1 outside all regions."""
     return pc.fill_null(
         pc.index_in(table[parquet.REGION].cast(pa.string()), texts_to_arrow(names)), -1

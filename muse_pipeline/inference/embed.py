@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy import ndarray
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import ModelError
@@ -63,7 +64,7 @@ class Embedder(GraphRunner):
             }
         )
 
-    def __call__(self, pixels: np.ndarray, colour: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: ndarray, colour: ndarray, xy: ndarray) -> ndarray:
         """(N, D) float32 features of one window (S, S, 3) uint8 at positions (N, 2) in it."""
         return read_map(self.run([DENSE], pixels[None], colour)[0][0], xy, self.card.readout)
 
@@ -102,7 +103,7 @@ def embedding_halo(input_px: int, stride_px: int, any_size: bool) -> int:
     return min(quarter, WINDOW_HALO_PX) if any_size else quarter
 
 
-def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
+def read_map(dense: ndarray, xy: ndarray, readout: str) -> ndarray:
     """Interpolate a map (D, h, w) at positions (N, 2) in the window, as
     ``models.base.interpolate_at`` does: (N, D).
     """
@@ -121,12 +122,12 @@ def read_map(dense: np.ndarray, xy: np.ndarray, readout: str) -> np.ndarray:
 def embed_nuclei(
     store: Store,
     embedder: Embedder | TileEncoder,
-    colour: np.ndarray,
-    xy: np.ndarray,
+    colour: ndarray,
+    xy: ndarray,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
     offset_px: int = 0,
-) -> np.ndarray:
+) -> ndarray:
     """(N, D) float16 features of nuclei at positions ``xy`` (N, 2) on the slide, in work pixels.
 
     Args:
@@ -148,7 +149,7 @@ def embed_nuclei(
     order = np.argsort(window, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(window[order])) + 1) if len(order) else []
 
-    def embed_window(nuclei: np.ndarray) -> np.ndarray:
+    def embed_window(nuclei: ndarray) -> ndarray:
         origin = grid.origin_xy(window[nuclei[0]])
         pixels = store.read_continued(tuple(origin), (card.input_px, card.input_px))
         return embedder(pixels, colour, xy[nuclei] - origin).astype(np.float16)
@@ -166,10 +167,10 @@ def embed_nuclei(
 
 def write_embeddings(
     path: Path,
-    ids: np.ndarray,
-    xy: np.ndarray,
-    features: Mapping[str, np.ndarray],
-    embedding: np.ndarray,
+    ids: ndarray,
+    xy: ndarray,
+    features: Mapping[str, ndarray],
+    embedding: ndarray,
     provenance: Mapping[str, Any],
 ) -> None:
     """Write ``embeddings-<model>.parquet``, with one row per nucleus.

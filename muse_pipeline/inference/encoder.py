@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.inference.card import EncoderCard
 from muse_pipeline.inference.embed import Embedder
@@ -32,14 +33,14 @@ class TileEncoder(GraphRunner):
         super().__init__(path, provider)
         self.card = read_card(path, EncoderCard)
 
-    def __call__(self, pixels: np.ndarray, colour: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: ndarray, colour: ndarray, xy: ndarray) -> ndarray:
         """(N, D) float32 vectors of the nuclei at positions (N, 2) in a window (S, S, 3) uint8."""
         card, corners = self.card, np.round(xy - self.card.tile_px / 2).astype(int)
         tiles = np.stack([pixels[y : y + card.tile_px, x : x + card.tile_px] for x, y in corners])
         batches = [tiles[start : start + card.batch] for start in range(0, len(tiles), card.batch)]
         return np.concatenate([self.encode(batch) for batch in batches])
 
-    def encode(self, tiles: np.ndarray) -> np.ndarray:
+    def encode(self, tiles: ndarray) -> ndarray:
         """(N, D) float32 vectors of at most ``card.batch`` tiles (N, S, S, 3) uint8."""
         card, n = self.card, len(tiles)
         if n < card.batch:  # a graph may fix the number

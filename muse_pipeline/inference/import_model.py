@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import MissingPackageError, ModelError
@@ -199,7 +200,7 @@ def _with_card(network: Path, card: Card, output: Path) -> Iterator[Path]:
         yield unfinished
 
 
-def _find_fault(card: ImportedCard, outputs: list[np.ndarray]) -> str:
+def _find_fault(card: ImportedCard, outputs: list[ndarray]) -> str:
     """Describe a fault in the maps of synthetic nuclei, and what to correct; "" if there is
     none.
     """
@@ -219,7 +220,7 @@ def _find_fault(card: ImportedCard, outputs: list[np.ndarray]) -> str:
     return family.find_fault(maps, card) or _find_wrong_nuclei(card, outputs)
 
 
-def _find_wrong_nuclei(card: ImportedCard, outputs: list[np.ndarray]) -> str:
+def _find_wrong_nuclei(card: ImportedCard, outputs: list[ndarray]) -> str:
     """Describe nuclei that are found but are no synthetic ones; "" if most are."""
     (nuclei, *_), n_right = nuclei_of_maps(outputs, card), _count_right(card, outputs)
     if not len(nuclei):
@@ -238,14 +239,14 @@ def _find_wrong_nuclei(card: ImportedCard, outputs: list[np.ndarray]) -> str:
     return ""
 
 
-def _lattice(card: ImportedCard) -> np.ndarray:
+def _lattice(card: ImportedCard) -> ndarray:
     """(n, n) bool: True for the synthetic nuclei of a window that its maps contain."""
     middle_px = (np.arange(card.input_px * card.mpp // PERIOD_UM) + 0.5) * PERIOD_UM / card.mpp
     is_in = (card.margin_px < middle_px) & (middle_px < card.input_px - card.margin_px)
     return is_in & is_in[:, None]
 
 
-def _count_right(card: ImportedCard, outputs: list[np.ndarray]) -> int:
+def _count_right(card: ImportedCard, outputs: list[ndarray]) -> int:
     """Number of synthetic nuclei that the network finds in the first window."""
     cell, offset = np.divmod(nuclei_of_maps(outputs, card)[0].xy * card.mpp, PERIOD_UM)
     is_on = np.hypot(*(offset - PERIOD_UM / 2).T) < RADIUS_UM
@@ -253,7 +254,7 @@ def _count_right(card: ImportedCard, outputs: list[np.ndarray]) -> int:
 
 
 def _try_scalings(
-    network: Path, session: InferenceSession, card: ImportedCard, field: np.ndarray
+    network: Path, session: InferenceSession, card: ImportedCard, field: ndarray
 ) -> dict[str, int]:
     """Number of synthetic nuclei that the network finds with each scaling other than the card's;
     without scalings that are at fault.
@@ -288,7 +289,7 @@ def _require_scaling(
         raise ModelError(f"{network}: {what}; {remedy}")
 
 
-def _draw_field(mpp: float, side_px: int, batch: int) -> np.ndarray:
+def _draw_field(mpp: float, side_px: int, batch: int) -> ndarray:
     """(B, S, S, 3) uint8 windows with round nuclei on a lattice."""
     um = (np.arange(side_px) + 0.5) * mpp % PERIOD_UM - PERIOD_UM / 2
     is_nucleus = np.hypot(um, um[:, None])[..., None] < RADIUS_UM
@@ -332,9 +333,7 @@ def _read_input(
     }
 
 
-def _fit(
-    network: Path, card: ImportedCard, values: list[np.ndarray], halo_um: float
-) -> ImportedCard:
+def _fit(network: Path, card: ImportedCard, values: list[ndarray], halo_um: float) -> ImportedCard:
     """The card, completed with the sizes of the maps that the network returned."""
     n_rays = _count_rays(card, values)
     if not n_rays:
@@ -366,7 +365,7 @@ def _fit(
     return replace(card, **sizes, n_rays=n_rays, capacity=(side // CELL_PX) ** 2)
 
 
-def _count_rays(card: ImportedCard, values: list[np.ndarray]) -> int:
+def _count_rays(card: ImportedCard, values: list[ndarray]) -> int:
     """Number of rays of an outline; 0 if the outputs are not the maps of the card's kind."""
     if any(of_map.ndim not in (3, 4) for of_map in values):
         return 0

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy import ndarray
 from scipy.special import expit, softmax
 
 from muse_pipeline.core.types import Frame
@@ -30,14 +31,14 @@ N_RAYS = 32  # number of rays of an outline from a label image
 RADIUS_UM = 4.0  # radius of the synthetic nuclei of an import
 
 
-def _stretch(pixels: np.ndarray) -> np.ndarray:
+def _stretch(pixels: ndarray) -> ndarray:
     low, high = np.percentile(pixels, PERCENTILES, axis=(1, 2), keepdims=True).astype(np.float32)
     return (pixels - low) / np.maximum(high - low, 1)
 
 
 # Functions from pixels (B, H, W, 3) float32, 0 to 255, to the network's input, keyed as in
 # ``core.types.SCALINGS``.
-SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+SCALINGS: dict[str, Callable[[ndarray], ndarray]] = {
     "none": lambda pixels: pixels,
     "unit": lambda pixels: pixels / 255,
     "symmetric": lambda pixels: pixels / 127.5 - 1,
@@ -46,7 +47,7 @@ SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def scale_pixels(pixels: np.ndarray, card: ImportedCard | EncoderCard) -> np.ndarray:
+def scale_pixels(pixels: ndarray, card: ImportedCard | EncoderCard) -> ndarray:
     """The network's input for windows (B, H, W, 3) uint8."""
     scaled = SCALINGS[card.scaling](pixels.astype(np.float32)).astype(card.dtype)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)) if card.channels_first else scaled
@@ -75,18 +76,18 @@ class Family(ABC):
         """The maps in the order of ``ImportedCard.maps``."""
 
     @abstractmethod
-    def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
+    def decode(self, maps: list[ndarray], card: ImportedCard) -> Nuclei:
         """The nuclei (frame: window) in the maps (C, h, w) of one window, by descending score."""
 
-    def split(self, joint: np.ndarray, n_classes: int) -> list[np.ndarray]:
+    def split(self, joint: ndarray, n_classes: int) -> list[ndarray]:
         """The maps in an only output (B, C, h, w)."""
         return [joint]
 
-    def count_rays(self, maps: list[np.ndarray]) -> int:
+    def count_rays(self, maps: list[ndarray]) -> int:
         """Number of rays of an outline."""
         return N_RAYS
 
-    def find_fault(self, maps: list[np.ndarray], card: ImportedCard) -> str:
+    def find_fault(self, maps: list[ndarray], card: ImportedCard) -> str:
         """Describe a fault in the maps (B, C, h, w) of synthetic nuclei, and what to correct; "" if
         there is none.
         """
@@ -97,7 +98,7 @@ class Family(ABC):
         return [*maps, Map(name, "classes", class_channels(n_classes))] if n_classes > 1 else maps
 
 
-def channels_first(values: np.ndarray) -> np.ndarray:
+def channels_first(values: ndarray) -> ndarray:
     """Convert a map of square windows from (B, C, h, w), (B, h, w, C) or (B, h, w) to (B, C, h, w)
     float32.
     """
@@ -108,13 +109,13 @@ def channels_first(values: np.ndarray) -> np.ndarray:
     )
 
 
-def read_maps(outputs: Sequence[np.ndarray], card: ImportedCard) -> list[np.ndarray]:
+def read_maps(outputs: Sequence[ndarray], card: ImportedCard) -> list[ndarray]:
     """The maps (B, C, h, w) of ``Family.list_maps`` from the network's outputs ``card.maps``."""
     maps, family = [channels_first(values) for values in outputs], FAMILIES[card.kind]()
     return family.split(maps[0], len(card.classes)) if len(maps) == 1 else maps
 
 
-def nuclei_of_maps(outputs: Sequence[np.ndarray], card: ImportedCard) -> list[Nuclei]:
+def nuclei_of_maps(outputs: Sequence[ndarray], card: ImportedCard) -> list[Nuclei]:
     """The nuclei of each window (frame: window), by descending score, from the network's outputs
     ``card.maps``.
     """
@@ -124,19 +125,19 @@ def nuclei_of_maps(outputs: Sequence[np.ndarray], card: ImportedCard) -> list[Nu
     ]
 
 
-def is_nucleus(prob: np.ndarray) -> np.ndarray:
+def is_nucleus(prob: ndarray) -> ndarray:
     """(h, w) probability of a nucleus, from its own map, or from classes (C, h, w)."""
     return prob[0] if len(prob) == 1 else 1 - prob[0]
 
 
-def probabilities(values: np.ndarray, card: ImportedCard) -> np.ndarray:
+def probabilities(values: ndarray, card: ImportedCard) -> ndarray:
     """(C, h, w) probabilities from a map of probabilities, or of logits if the card states so."""
     if not card.logits:
         return values
     return expit(values) if len(values) == 1 else softmax(values, axis=0)
 
 
-def smooth(values: np.ndarray, sigma_um: float, card: ImportedCard) -> list[np.ndarray]:
+def smooth(values: ndarray, sigma_um: float, card: ImportedCard) -> list[ndarray]:
     """The channels of a map (C, h, w), blurred."""
     return [
         cv2.GaussianBlur(channel, (0, 0), sigma_um / card.mpp / card.stride_px)
@@ -145,9 +146,9 @@ def smooth(values: np.ndarray, sigma_um: float, card: ImportedCard) -> list[np.n
 
 
 def cut_nuclei(
-    nucleus: np.ndarray,
-    relief: Callable[[np.ndarray], np.ndarray],
-    classes: np.ndarray | None,
+    nucleus: ndarray,
+    relief: Callable[[ndarray], ndarray],
+    classes: ndarray | None,
     card: ImportedCard,
 ) -> Nuclei:
     """Nuclei that a watershed separates where the probability ``nucleus`` (h, w) is at least the
@@ -166,7 +167,7 @@ def cut_nuclei(
     )
 
 
-def nucleus_mask(nucleus: np.ndarray, card: ImportedCard) -> np.ndarray:
+def nucleus_mask(nucleus: ndarray, card: ImportedCard) -> ndarray:
     """(h, w) bool: where the probability ``nucleus`` is at least the threshold, without small
     components and holes.
     """
@@ -176,7 +177,7 @@ def nucleus_mask(nucleus: np.ndarray, card: ImportedCard) -> np.ndarray:
 
 
 def nuclei_of_labels(
-    labels: np.ndarray, nucleus: np.ndarray, classes: np.ndarray | None, card: ImportedCard
+    labels: ndarray, nucleus: ndarray, classes: ndarray | None, card: ImportedCard
 ) -> Nuclei:
     """Nuclei of a label image (h, w), 1..N, with the means of probabilities (see ``cut_nuclei``)
     over each of them.
@@ -192,10 +193,10 @@ def nuclei_of_labels(
 
 
 def nuclei_table(
-    xy: np.ndarray,
-    rays: np.ndarray,
-    score: np.ndarray,
-    classes: Sequence[np.ndarray] | None,
+    xy: ndarray,
+    rays: ndarray,
+    score: ndarray,
+    classes: Sequence[ndarray] | None,
     card: ImportedCard,
 ) -> Nuclei:
     """Table of at most ``card.capacity`` nuclei, by descending score; the first of ``classes`` is

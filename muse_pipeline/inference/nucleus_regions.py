@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import FROM_NUCLEI, TISSUES, NucleusClass, SlideInfo
@@ -52,7 +53,7 @@ def map_nuclei(store: Store, paths: Sequence[Path], info: SlideInfo, threads: in
     prob = np.zeros((1 + len(card.classes), *tissue.shape), np.uint8)
     tops, reach = range(0, len(tissue), _BAND_ROWS), math.ceil(REACH_UM / cell_um)
 
-    def map_band(top: int) -> np.ndarray:
+    def map_band(top: int) -> ndarray:
         part = slice(*np.searchsorted(cell[:, 1], (top - reach, top + _BAND_ROWS + reach)))
         size = _BAND_ROWS + 2 * reach, tissue.shape[1]
         return map_shares(cell[part] - (0, top - reach), weight[part], size, cell_um)[
@@ -87,8 +88,8 @@ def name_tissues(
 
 
 def _read_nuclei(
-    shards: ShardSet, card: ModelCard, cell_px: int, tissue: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    shards: ShardSet, card: ModelCard, cell_px: int, tissue: ndarray
+) -> tuple[ndarray, ndarray]:
     """Cells (N, 2) int32 (x, y) of the nuclei in tissue, from top to bottom, and probabilities (N,
     C) times 255.
     """
@@ -107,12 +108,12 @@ def _read_nuclei(
 
 
 def map_shares(
-    cell: np.ndarray,
-    weight: np.ndarray,
+    cell: ndarray,
+    weight: ndarray,
     size: tuple[int, int],
     cell_um: float,
     sigma_um: float = SIGMA_UM,
-) -> np.ndarray:
+) -> ndarray:
     """Maps (1 + C, h, w) uint8 of the area without nuclei and of the classes, on (h, w) cells.
 
     The ``cell`` (N, 2) int (x, y) of each nucleus has the ``weight`` (N, C) uint8: probabilities

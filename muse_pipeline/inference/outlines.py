@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.files import sha256_of
 from muse_pipeline.inference.model import BUILT_IN, open_session, run_session
@@ -39,8 +40,8 @@ BLOCK = 64
 
 
 def snap_to_edges(
-    light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, reach_um: float
-) -> np.ndarray:
+    light: ndarray, xy: ndarray, rays: ndarray, mpp: float, reach_um: float
+) -> ndarray:
     """Move outlines, rays (N, R) in um, to the clearest edge within ``reach_um``; those without an
     edge are unchanged.
 
@@ -57,7 +58,7 @@ def snap_to_edges(
     return np.concatenate(parts) if parts else rays
 
 
-def _snap(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
+def _snap(light: ndarray, xy: ndarray, rays: ndarray, mpp: float, n: int) -> ndarray:
     """``snap_to_edges`` for one block of nuclei, with a reach of ``n`` steps."""
     change = np.arange(-n, n + 1, dtype=np.float32) * np.float32(EDGE_STEP_UM)  # (S,)
     edge = _edges(light, xy, rays, mpp, n)
@@ -74,7 +75,7 @@ def _snap(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: in
     return np.maximum(moved, np.minimum(rays, np.float32(LEAST_EDGE_UM)))
 
 
-def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: int) -> np.ndarray:
+def _edges(light: ndarray, xy: ndarray, rays: ndarray, mpp: float, n: int) -> ndarray:
     """(2 n + 1, N, R) increase in grey level at radii from ``n`` steps before the end of a ray to
     ``n`` steps after it.
 
@@ -92,7 +93,7 @@ def _edges(light: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float, n: i
     return ((pairs[2:] - pairs[:-2]) / 2).reshape(2 * n + 1, *rays.shape)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def _smooth(values: ndarray) -> ndarray:
     """(N, R) weighted means over neighbouring rays, without BLAS, whose sums depend on the number
     of nuclei.
     """
@@ -120,9 +121,7 @@ class OutlineRefiner:
         self.path = Path(path)
         self.session, self.sha256 = open_session(self.path, options, "cpu"), sha256_of(path)
 
-    def __call__(
-        self, pixels: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float
-    ) -> np.ndarray:
+    def __call__(self, pixels: ndarray, xy: ndarray, rays: ndarray, mpp: float) -> ndarray:
         """Refine the rays (N, R) in um of nuclei with centres ``xy`` (N, 2) in a picture (h, w, 3)
         uint8.
         """
@@ -144,9 +143,7 @@ class OutlineRefiner:
         return refined
 
 
-def sample_along_rays(
-    pixels: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float
-) -> np.ndarray:
+def sample_along_rays(pixels: ndarray, xy: ndarray, rays: ndarray, mpp: float) -> ndarray:
     """Colours around the end of each ray (N, R) um, from the inside outwards: (3, 17, N, R)
     uint8.
     """
@@ -157,7 +154,7 @@ def sample_along_rays(
     return np.stack(cv2.split(samples)).reshape(3, *along.shape)
 
 
-def angle_weights(n: int, m: int) -> np.ndarray:
+def angle_weights(n: int, m: int) -> ndarray:
     """Weights (n, m) float32 of linear interpolation from values at n angles to m angles."""
     position = np.arange(m) * n / m
     first, share = position.astype(int), position % 1
@@ -169,7 +166,7 @@ def angle_weights(n: int, m: int) -> np.ndarray:
 
 def fit_outlines(
     windows: list[Nuclei],
-    pixels: np.ndarray,
+    pixels: ndarray,
     mpp: float,
     snap_um: float,
     refiner: OutlineRefiner | None,

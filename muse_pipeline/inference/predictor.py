@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import ModelError
 from muse_pipeline.core.files import sha256_of
@@ -40,7 +41,7 @@ NOT_FINITE, CONSTANT = "no numbers (NaN or infinity)", "one value everywhere"
 STRUCTURED = 10.0  # standard deviation of grey levels of a window with something to see
 
 
-def find_faults(outputs: Sequence[np.ndarray], pixels: np.ndarray | None = None) -> list[str]:
+def find_faults(outputs: Sequence[ndarray], pixels: ndarray | None = None) -> list[str]:
     """The fault of a network's ``outputs`` (B, ...) for each window, or "".
 
     Maps are also compared with the windows' ``pixels`` (B, H, W, 3): they must not be constant
@@ -58,7 +59,7 @@ def find_faults(outputs: Sequence[np.ndarray], pixels: np.ndarray | None = None)
     return faults
 
 
-def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -> list[Nuclei]:
+def nuclei_of_windows(outputs: Sequence[ndarray], temperature: float = 1.0) -> list[Nuclei]:
     """The nuclei in each window (frame: window), by descending score, from xy, score, prob, rays
     and any embedding.
 
@@ -84,7 +85,7 @@ def nuclei_of_windows(outputs: Sequence[np.ndarray], temperature: float = 1.0) -
     ]
 
 
-def temper(prob: np.ndarray, temperature: float) -> np.ndarray:
+def temper(prob: ndarray, temperature: float) -> ndarray:
     """Class probabilities (..., C) with their logits divided by ``temperature`` (Guo et al., ICML
     2017).
 
@@ -140,13 +141,13 @@ class GraphRunner:
         # sessions cannot be copied to other processes
         return type(self), (self.path, self.provider)
 
-    def run(self, outputs: list[str], pixels: np.ndarray, colour: np.ndarray) -> list[np.ndarray]:
+    def run(self, outputs: list[str], pixels: ndarray, colour: ndarray) -> list[ndarray]:
         """The named outputs for windows of ``pixels`` (B, H, W, 3) uint8 and a ``colour`` map (3,
         4) float32.
         """
         return run_session(self.session, self.path, outputs, self.inputs(pixels, colour))
 
-    def inputs(self, pixels: np.ndarray, colour: np.ndarray) -> dict[str, np.ndarray]:
+    def inputs(self, pixels: ndarray, colour: ndarray) -> dict[str, ndarray]:
         """The session's inputs for ``pixels`` and ``colour``, by name."""
         planes = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.uint8)
         for window, channels in zip(pixels, planes, strict=True):
@@ -208,7 +209,7 @@ class Predictor(GraphRunner):
         }
         self.require_shapes({name: shapes[name] for name in (self.port, *self.outputs)})
 
-    def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
+    def __call__(self, pixels: ndarray, colour: ndarray) -> list[Nuclei]:
         """Find the nuclei in each window (frame: window), by descending score.
 
         Args:
@@ -224,7 +225,7 @@ class Predictor(GraphRunner):
             )
         return fit_outlines(nuclei, pixels, self.card.mpp, self.card.snap_um, self.refiner)
 
-    def _find_in_maps(self, pixels: np.ndarray) -> list[Nuclei]:
+    def _find_in_maps(self, pixels: ndarray) -> list[Nuclei]:
         from muse_pipeline.inference.maps import nuclei_of_maps, scale_pixels  # loads SciPy
 
         card = self.card
@@ -256,7 +257,7 @@ class RegionPredictor(GraphRunner):
             }
         )
 
-    def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: ndarray, colour: ndarray) -> ndarray:
         """Probabilities (B, C, H / cell_px, W / cell_px) float32 of the classes; arguments as for
         ``Predictor``.
         """

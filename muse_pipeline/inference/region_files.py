@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import shapely
+from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
 from muse_pipeline.cohort.layout import SlideFiles
@@ -156,12 +157,12 @@ def draw_areas(
 _SHIFT = 4  # bits for fractions of a pixel
 
 
-def _to_pixels(ring: shapely.LinearRing, scale: np.ndarray) -> np.ndarray:
+def _to_pixels(ring: shapely.LinearRing, scale: ndarray) -> ndarray:
     # OpenCV counts from the middle of the first pixel, this package from its corner.
     return np.round((shapely.get_coordinates(ring) * scale - 0.5) * 2**_SHIFT).astype(np.int32)
 
 
-def _add_legend(picture: np.ndarray, classes: Sequence[NucleusClass]) -> Image.Image:
+def _add_legend(picture: ndarray, classes: Sequence[NucleusClass]) -> Image.Image:
     """The picture with the colours and names of the classes below it."""
     size, margin = 18, 8
     font, y = ImageFont.load_default(size), picture.shape[0] + margin

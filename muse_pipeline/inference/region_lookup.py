@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import level0_to_work
@@ -112,7 +113,7 @@ class SlideRegions:
         """Names of the classes that have a border of their own."""
         return [name for name in self._borders if name is not None]
 
-    def columns(self, xy: np.ndarray) -> dict[str, np.ndarray]:
+    def columns(self, xy: ndarray) -> dict[str, ndarray]:
         """The columns of nuclei at ``xy`` (N, 2) in level-0 pixels, (N,) each; safe to call from
         several threads.
 
@@ -134,7 +135,7 @@ class SlideRegions:
             columns[border_of(name)] = self._distance(xy, is_inside, name)
         return columns
 
-    def _distance(self, xy: np.ndarray, is_inside: np.ndarray, name: str | None) -> np.ndarray:
+    def _distance(self, xy: ndarray, is_inside: ndarray, name: str | None) -> ndarray:
         tree = self._trees[name]
         if not len(tree.geometries):
             return np.full(len(xy), np.nan, np.float32)
@@ -147,7 +148,7 @@ class SlideRegions:
 
     def unlike(
         self, classes: Sequence[str], tissues_of: Mapping[str, Sequence[str]]
-    ) -> np.ndarray | None:
+    ) -> ndarray | None:
         """(R + 1, C) bool: True if nuclei of a class do not occur in a region; the last row is for
         ``NO_REGION``.
 
@@ -164,9 +165,7 @@ class SlideRegions:
         )
 
     @staticmethod
-    def are_unlike(
-        columns: dict[str, np.ndarray], label: np.ndarray, unlike: np.ndarray
-    ) -> np.ndarray:
+    def are_unlike(columns: dict[str, ndarray], label: ndarray, unlike: ndarray) -> ndarray:
         """(N,) bool: True for nuclei of classes ``label`` (N,) that are ``unlike`` their region,
         far from a border.
         """
@@ -214,7 +213,7 @@ class ProbabilityMap:
             float(read_json(path / METADATA)["attributes"]["muse"]["cell_um"]),
         )
 
-    def at(self, xy: np.ndarray, label: np.ndarray) -> np.ndarray:
+    def at(self, xy: ndarray, label: ndarray) -> ndarray:
         """(n,) float32 probabilities of classes ``label`` (n,) at positions (n, 2) in level-0
         pixels.
         """
@@ -327,7 +326,7 @@ def outline_kept(kept: KeptArea, info: SlideInfo) -> shapely.Geometry:
     return outline if kept.roi is None else shapely.intersection(outline, kept.roi)
 
 
-def shared_lines(polygons: np.ndarray, is_inside: np.ndarray) -> shapely.Geometry:
+def shared_lines(polygons: ndarray, is_inside: ndarray) -> shapely.Geometry:
     """Lines at which polygons (N,) of a tiling meet, at least one of which lies inside (N,) bool
     the border.
 
@@ -351,13 +350,13 @@ def shared_lines(polygons: np.ndarray, is_inside: np.ndarray) -> shapely.Geometr
     )
 
 
-def _sides(ring: shapely.Geometry) -> np.ndarray:
+def _sides(ring: shapely.Geometry) -> ndarray:
     """The sides of a ring, (n, 4) x0, y0, x1, y1."""
     xy = shapely.get_coordinates(ring)
     return np.concatenate([xy[:-1], xy[1:]], axis=1)
 
 
-def _segments(lines: shapely.Geometry) -> np.ndarray:
+def _segments(lines: shapely.Geometry) -> ndarray:
     parts = [
         _sides(part)
         for part in shapely.get_parts(lines)
@@ -370,5 +369,5 @@ def _segments(lines: shapely.Geometry) -> np.ndarray:
     )
 
 
-def _scale(shape: shapely.Geometry, factor: np.ndarray) -> shapely.Geometry:
+def _scale(shape: shapely.Geometry, factor: ndarray) -> shapely.Geometry:
     return shapely.transform(shape, lambda xy: xy * factor)

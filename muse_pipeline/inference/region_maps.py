@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.process import map_in_order
@@ -50,8 +51,8 @@ class SlideMap:
     is_inside: tuple[bool, ...]  # whether each class lies inside the border
     # (C, H, W) uint8, probabilities times 255; cell (i, j) covers the slide from (i, j) *
     # ``cell_um``
-    prob: np.ndarray
-    tissue: np.ndarray  # (H, W) bool, True where nuclei are kept
+    prob: ndarray
+    tissue: ndarray  # (H, W) bool, True where nuclei are kept
     # minimum area of regions and holes; smaller ones are merged into the class around them
     min_area_mm2: float
     facts: dict[
@@ -69,9 +70,9 @@ class SlideMap:
 def map_slide(
     store: Store,
     predictor: RegionPredictor,
-    colour: np.ndarray,
+    colour: ndarray,
     *,
-    where: tuple[np.ndarray, float] | None = None,
+    where: tuple[ndarray, float] | None = None,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> SlideMap:
@@ -121,13 +122,13 @@ def map_slide(
 
 
 def _run_batch(
-    windows: np.ndarray,
+    windows: ndarray,
     store: Store,
     predictor: RegionPredictor,
-    colour: np.ndarray,
+    colour: ndarray,
     grid: WindowGrid,
-    part_of: Callable[[np.ndarray], WindowPart],
-) -> np.ndarray:
+    part_of: Callable[[ndarray], WindowPart],
+) -> ndarray:
     """Maps (n, C, core, core) uint8 of the cores of n windows."""
     card = predictor.card
     part = part_of(windows) if predictor.any_size else grid.whole
@@ -158,7 +159,7 @@ def describe_slide(store: Store, packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def tissue_on_cells(store: Store, cell_px: int) -> np.ndarray:
+def tissue_on_cells(store: Store, cell_px: int) -> ndarray:
     """(H, W) bool: True for cells of ``cell_px`` work pixels whose centre is in the area where
     nuclei are kept.
     """
@@ -170,7 +171,7 @@ def tissue_on_cells(store: Store, cell_px: int) -> np.ndarray:
     return mask[np.ix_(rows, columns)]
 
 
-def classify(maps: SlideMap) -> np.ndarray:
+def classify(maps: SlideMap) -> ndarray:
     """(H, W) uint8: 0 without tissue, otherwise 1 + index of the likeliest class, without small
     islands and holes.
     """
@@ -186,7 +187,7 @@ def classify(maps: SlideMap) -> np.ndarray:
     return label
 
 
-def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
+def continue_to_edge(label: ndarray, rim_cells: float) -> None:
     """Give the rim of the tissue, ``rim_cells`` wide and mostly glass, the class of the nearest
     inner cell, in place.
 
@@ -207,7 +208,7 @@ def continue_to_edge(label: np.ndarray, rim_cells: float) -> None:
     label[rim] = value[nearest[rim]]
 
 
-def absorb_islands(label: np.ndarray, min_cells: int) -> None:
+def absorb_islands(label: ndarray, min_cells: int) -> None:
     """Assign islands of fewer than ``min_cells`` cells to the class that touches most of their
     border, in place.
 
@@ -228,7 +229,7 @@ def absorb_islands(label: np.ndarray, min_cells: int) -> None:
         _absorb(label, y, x, value, island)
 
 
-def _absorb(label: np.ndarray, y: int, x: int, value: int, island: np.ndarray) -> None:
+def _absorb(label: ndarray, y: int, x: int, value: int, island: ndarray) -> None:
     """Assign one island, whose box begins at (x, y), to the class that touches it most."""
     top, left = max(y - 1, 0), max(x - 1, 0)
     around = label[
@@ -243,7 +244,7 @@ def _absorb(label: np.ndarray, y: int, x: int, value: int, island: np.ndarray) -
         around[inside > 0] = votes.argmax()
 
 
-def trace_regions(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def trace_regions(label: ndarray) -> tuple[ndarray, ndarray]:
     """Polygons (N,) of the classes of a (H, W) uint8 map, 0 for no tissue, and the index (N,) of
     the class of each.
 
@@ -273,7 +274,7 @@ def trace_regions(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return faces[order], value[order] - 1
 
 
-def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
+def _find_arcs(label: ndarray) -> list[ndarray]:
     """Lines (n, 2) along cell sides that separate different values; each is closed or ends where
     three or four meet.
 
@@ -299,7 +300,7 @@ def _find_arcs(label: np.ndarray) -> list[np.ndarray]:
     return arcs
 
 
-def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
+def _find_sides(label: ndarray) -> tuple[ndarray, int]:
     """Ends (E, 2) of sides between different values, as indices of lattice corners; number of
     corners per row.
     """
@@ -311,7 +312,7 @@ def _find_sides(label: np.ndarray) -> tuple[np.ndarray, int]:
     return np.concatenate([flat, upright]), width
 
 
-def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
+def _next_sides(corners: ndarray, is_node: ndarray) -> ndarray:
     """The directed side that continues each directed side at its end; -1 at nodes.
 
     Side e has the number 2 e in the direction from its first end to its second and 2 e + 1 in the
@@ -326,7 +327,7 @@ def _next_sides(corners: np.ndarray, is_node: np.ndarray) -> np.ndarray:
     return following
 
 
-def _cut_corners(xy: np.ndarray) -> shapely.LineString:
+def _cut_corners(xy: ndarray) -> shapely.LineString:
     """An arc through the middles of the cells' sides, which turns stairs into slopes; open ends do
     not move.
     """
@@ -336,11 +337,11 @@ def _cut_corners(xy: np.ndarray) -> shapely.LineString:
     return shapely.LineString(np.concatenate([ends[0], middles, ends[1]]))
 
 
-def _faces(arcs: np.ndarray) -> np.ndarray:
+def _faces(arcs: ndarray) -> ndarray:
     return np.asarray(shapely.get_parts(shapely.polygonize(arcs)), object)
 
 
-def _overlaps(faces: np.ndarray) -> np.ndarray:
+def _overlaps(faces: ndarray) -> ndarray:
     """Edges (M,) where polygons overlap or leave a gap."""
     edges = shapely.coverage_invalid_edges(faces)
     return edges[~shapely.is_empty(edges)]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy import ndarray
 
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.types import Frame
@@ -157,7 +158,7 @@ def _as_damage(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: is damaged; delete it and run {MAKERS} for it again") from error
 
 
-def read_positions(file: pq.ParquetFile, group: int) -> tuple[np.ndarray, np.ndarray]:
+def read_positions(file: pq.ParquetFile, group: int) -> tuple[ndarray, ndarray]:
     """Positions (N, 2) in work pixels and window indices (N,) of a group; reads only a tenth of the
     data.
     """
@@ -186,7 +187,7 @@ def read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
     )
 
 
-def _positions(table: pa.Table) -> np.ndarray:
+def _positions(table: pa.Table) -> ndarray:
     xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1)
     if not np.isfinite(xy).all():
         raise ValueError("positions that are not numbers")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import ModelError, StoreError
 from muse_pipeline.core.files import read_json
@@ -81,7 +82,7 @@ def _is_fit(fit: MacenkoFit) -> bool:
     return bool(np.linalg.matrix_rank(fit.stains) == 2 and (fit.strong > 0).all())
 
 
-def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndarray:
+def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> ndarray:
     """(3, 4) float32 map of optical densities that normalises colours to a card's reference; the
     identity without fit.
 
@@ -107,21 +108,21 @@ def colour_of_fit(reference: ColourReference, fit: MacenkoFit | None) -> np.ndar
     return (1 - share) * IDENTITY + share * whole_way
 
 
-def reference_stains(reference: ColourReference) -> np.ndarray:
+def reference_stains(reference: ColourReference) -> ndarray:
     """(2, 3) unit vectors of the reference's stains; textbook values if the reference leaves
     colours unchanged.
     """
     return np.array(reference.stains or ROUNDED_TEXTBOOK)
 
 
-def stains_with(third: Sequence[float] | None) -> np.ndarray:
+def stains_with(third: Sequence[float] | None) -> ndarray:
     """(3, 3) unit vectors of haematoxylin, DAB and the third stain; ``STAINS`` if ``third`` is
     None.
     """
     return STAINS if third is None else np.vstack([STAINS[:2], third])
 
 
-def split_stains(pixels: np.ndarray, third: Sequence[float] | None = None) -> np.ndarray:
+def split_stains(pixels: ndarray, third: Sequence[float] | None = None) -> ndarray:
     """(h, w, 2) float32 densities, natural logarithms >= 0, of haematoxylin and DAB in pixels (h,
     w, 3) uint8.
 
@@ -138,12 +139,12 @@ def split_stains(pixels: np.ndarray, third: Sequence[float] | None = None) -> np
     return np.where(three[..., 2:] > 0, three[..., :2], two)
 
 
-def density_to_pixels(density: np.ndarray) -> np.ndarray:
+def density_to_pixels(density: ndarray) -> ndarray:
     """Pixels (h, w, 3) uint8 of optical density (h, w, 3) float32: the inverse of ``DENSITY``."""
     return np.clip(np.rint(256 * cv2.exp(-density) - 1), 0, 255).astype(np.uint8)
 
 
-def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
+def recolour_brown(pixels: ndarray, stains: ndarray) -> ndarray:
     """Replace brown with haematoxylin of equal density, up to ``DARKEST``; other pixels (h, w, 3)
     uint8 are unchanged.
 
@@ -156,7 +157,7 @@ def recolour_brown(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
     return density_to_pixels(density + share * (blue - density))
 
 
-def mean_within(values: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
+def mean_within(values: ndarray, nuclei: Nuclei, mpp: float) -> ndarray:
     """(N,) float64 means, over each nucleus (frame: window), of ``values`` (h, w) float32 at
     ``mpp`` um per pixel.
     """
@@ -174,13 +175,13 @@ def mean_within(values: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
     ) / sector.sum(-1)
 
 
-def is_brown_inside(dab: np.ndarray, nuclei: Nuclei, mpp: float) -> np.ndarray:
+def is_brown_inside(dab: ndarray, nuclei: Nuclei, mpp: float) -> ndarray:
     """(N,) bool: nuclei whose inner part is positive; a brown membrane lies outside it."""
     inner = replace(nuclei, rays=nuclei.rays * np.float32(CORE))
     return mean_within(dab, inner, mpp) >= ABSOLUTE
 
 
-def stop_at_brown(dab: np.ndarray, nuclei: Nuclei, mpp: float) -> Nuclei:
+def stop_at_brown(dab: ndarray, nuclei: Nuclei, mpp: float) -> Nuclei:
     """Blue nuclei (frame: window) with rays that end where the density ``dab`` (h, w) of a brown
     membrane begins.
     """

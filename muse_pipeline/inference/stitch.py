@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.environment import find_versions
@@ -230,7 +231,7 @@ class Measures:
     regions: SlideRegions | None
     meter: FeatureMeter | None
     artefacts: ArtefactMap | None
-    unlike: np.ndarray | None  # classes of nuclei that do not occur in each region
+    unlike: ndarray | None  # classes of nuclei that do not occur in each region
 
     def describe(self) -> dict[str, Any]:
         """Fields of ``Provenance`` for the given sources."""
@@ -259,12 +260,8 @@ class Measures:
         )
 
     def columns(
-        self,
-        nuclei: Nuclei,
-        others: Nuclei | None,
-        rings: np.ndarray,
-        shapes: dict[str, np.ndarray],
-    ) -> dict[str, np.ndarray]:
+        self, nuclei: Nuclei, others: Nuclei | None, rings: ndarray, shapes: dict[str, ndarray]
+    ) -> dict[str, ndarray]:
         """The columns of ``nuclei`` (frame: level0) with these ``rings`` and ``shapes``; ``others``
         lie around them.
         """
@@ -326,7 +323,7 @@ def write_nuclei(
 
 def _draw_part(
     part: tuple[Nuclei, Nuclei | None], measures: Measures, rows: RowFormat, info: SlideInfo
-) -> tuple[Rows, int, np.ndarray, Nuclei]:
+) -> tuple[Rows, int, ndarray, Nuclei]:
     """Rows of a part of the nuclei, the number of repaired outlines, and the areas of the nuclei,
     which follow.
     """
@@ -417,7 +414,7 @@ def resolve_stream(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
             yield nuclei[kept]
 
 
-def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[np.ndarray]:
+def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[ndarray]:
     """Yield, for each group of the shards, the indices (n,) of the nuclei that are kept, in the
     order of the table.
     """

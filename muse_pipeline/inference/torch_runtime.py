@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import nn
 
 from muse_pipeline.inference.card import DENSE, Card, ModelCard, RegionCard
@@ -86,7 +87,7 @@ class TorchSession:
         """Ports of the network's outputs."""
         return self._outputs
 
-    def run(self, outputs: list[str] | None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, outputs: list[str] | None, inputs: dict[str, ndarray]) -> list[ndarray]:
         """The named outputs, or all of them except the dense map of a detector, for ``inputs`` by
         name.
         """
@@ -99,7 +100,7 @@ class TorchSession:
             with self._lock:
                 return self._run(outputs, inputs)
 
-    def _run(self, outputs: list[str] | None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def _run(self, outputs: list[str] | None, inputs: dict[str, ndarray]) -> list[ndarray]:
         pixels, colour = (
             torch.from_numpy(np.require(inputs[name], requirements="CW")).to(self.device)
             for name in ("pixels", "colour")

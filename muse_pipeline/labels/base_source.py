@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import cv2
 import numpy as np
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
 from muse_pipeline.cohort.sheet import SheetRow
@@ -36,9 +37,7 @@ MPP_TOLERANCE = 0.05  # maximum relative difference of a stated mpp from that in
 OF_SOURCE = "`mpp` of this source"
 
 
-def read_picture(
-    path: Path, mpp: float | None, origin: str = OF_SOURCE
-) -> tuple[np.ndarray, float]:
+def read_picture(path: Path, mpp: float | None, origin: str = OF_SOURCE) -> tuple[ndarray, float]:
     """Read the pixels (h, w, 3) uint8 and the um per pixel of a plain picture.
 
     ``mpp``, if it is stated elsewhere, must agree with the file; ``origin`` describes it in
@@ -128,12 +127,12 @@ class Sample:
 class LabelledPicture(NamedTuple):
     """A picture with its labels, before resampling."""
 
-    pixels: np.ndarray  # (h, w, 3) uint8
+    pixels: ndarray  # (h, w, 3) uint8
     mpp: float  # um per pixel
     labels: FileNuclei  # nuclei and annotated area, in px of the picture
     # (h, w) bool, the annotated pixels if they are drawn as a mask; None to use the area of
     # ``labels``
-    region: np.ndarray | None = None
+    region: ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -289,7 +288,7 @@ class LabelSource(ABC):
             sample, resized, nuclei, stain=stain, region=region, n_left_out=int((~inside).sum())
         )
 
-    def find_inside(self, labels: FileNuclei) -> np.ndarray:
+    def find_inside(self, labels: FileNuclei) -> ndarray:
         """(N,) bool: True for nuclei in the annotated area of their file; ``outside`` decides about
         all others.
         """
@@ -302,9 +301,7 @@ class LabelSource(ABC):
             labels.reject(~inside, f"outside every '{self.region_class}' annotation", remedy)
         return inside
 
-    def image(
-        self, sample: Sample, pixels: np.ndarray, nuclei: Nuclei, **facts: Any
-    ) -> LabelledImage:
+    def image(self, sample: Sample, pixels: ndarray, nuclei: Nuclei, **facts: Any) -> LabelledImage:
         """A labelled image of a sample; ``facts`` are other attributes of the image."""
         settings = {"weight": self.weight, "source": str(self.location), "stated_mpp": self.mpp}
         grows = self.grow_outlines and "areas" not in facts
@@ -434,7 +431,7 @@ class FolderSource(LabelSource):
             path, self.words_for(model), canvas.size_px, canvas.offset_px, left_out
         )
 
-    def require_nuclei_in(self, areas: ClassAreas, counts: np.ndarray) -> None:
+    def require_nuclei_in(self, areas: ClassAreas, counts: ndarray) -> None:
         """Reject an area whose number of nuclei in ``counts`` (A,) is 0, unless ``allow_empty``."""
         if not self.allow_empty and not counts.all():
             raise LabelError(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.types import Frame
@@ -38,8 +39,8 @@ class ClassAreas:
     path: Path  # path of the file
     unit: str  # "feature" for GeoJSON, "value" for masks
     # (A,) for each area, the number of its GeoJSON feature or its value in the mask
-    number: np.ndarray
-    shape: np.ndarray  # (A,) valid polygons or multipolygons
+    number: ndarray
+    shape: ndarray  # (A,) valid polygons or multipolygons
     classes: tuple[
         tuple[int, ...], ...
     ]  # indices of the classes that the nuclei of each area may have
@@ -48,11 +49,11 @@ class ClassAreas:
         """The beginning of a message about an area: its file and number."""
         return f"{self.path}, {self.unit} {self.number[index]}"
 
-    def change(self, function: Callable[[np.ndarray], np.ndarray]) -> ClassAreas:
+    def change(self, function: Callable[[ndarray], ndarray]) -> ClassAreas:
         """The areas with ``function`` applied to their shapes (A,)."""
         return replace(self, shape=np.array(function(self.shape), object))
 
-    def scale(self, scale: np.ndarray) -> ClassAreas:
+    def scale(self, scale: ndarray) -> ClassAreas:
         """The areas with positions multiplied by ``scale`` (x, y)."""
         return self.change(lambda shape: shapely.transform(shape, lambda xy: xy * scale))
 
@@ -71,7 +72,7 @@ class ClassAreas:
                 )
         return areas
 
-    def owners(self, xy: np.ndarray) -> np.ndarray:
+    def owners(self, xy: ndarray) -> ndarray:
         """(N,) index of the area that contains each position (N, 2); -1 if none does."""
         owner = np.full(len(xy), -1)
         for index, shape in enumerate(self.shape):
@@ -79,7 +80,7 @@ class ClassAreas:
         return owner
 
     def label(
-        self, nuclei: Nuclei, owner: np.ndarray, names: tuple[str, ...], purity: float
+        self, nuclei: Nuclei, owner: ndarray, names: tuple[str, ...], purity: float
     ) -> tuple[Nuclei, tuple[AreaCount, ...]]:
         """Return the nuclei in areas, with their expected class shares and labels, and their number
         in each area.
@@ -102,7 +103,7 @@ class ClassAreas:
         return replace(nuclei, prob=shares[owner], label=label[owner]), counts
 
 
-def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> np.ndarray:
+def expected_shares(classes: tuple[int, ...], n_classes: int, purity: float) -> ndarray:
     """(C,) expected class shares in an area: ``purity`` split equally among ``classes``, the rest
     among all others.
     """
@@ -148,7 +149,7 @@ def read_labelled_areas(
 
 def _read_drawn(
     path: Path, offset_px: tuple[int, int], left_out: Collection[str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[ndarray, ndarray, ndarray]:
     """Words (A,), numbers (A,) and shapes (A,) of the areas in GeoJSON."""
     objects = read_geojson(path, offset_px, tiles=False)
     is_area = (shapely.get_dimensions(objects.geometry) == 2) & ~np.isin(
@@ -166,7 +167,7 @@ def _read_drawn(
 
 def _read_mask(
     path: Path, size_px: tuple[int, int], with_zero: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[ndarray, ndarray, ndarray]:
     """Values (A,), twice, and shapes (A,) of the areas in a mask."""
     mask = read_mask(path)
     require_size(path, mask, size_px)
@@ -188,7 +189,7 @@ class AreaDetector:
         self.predictor = Predictor(find_model(str(name)))
         self.predictor.refiner = None  # outlines are not used
 
-    def find(self, pixels: np.ndarray, stain: MacenkoFit | None) -> Nuclei:
+    def find(self, pixels: ndarray, stain: MacenkoFit | None) -> Nuclei:
         """The nuclei (frame: window) that the detector finds in (h, w, 3) ``pixels``."""
         xy = detect_picture(self.predictor, pixels, self.mpp, stain).xy
         return Nuclei(xy, Frame.WINDOW, rays=np.full((len(xy), self.n_rays), np.nan, np.float32))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.labels.outlines import outline_points
@@ -31,7 +32,7 @@ class LabelledImage:
     # name of the picture; on a slide, the slide's id and the corner of the region's cell, in
     # level-0 px
     name: str
-    pixels: np.ndarray  # (h, w, 3) uint8
+    pixels: ndarray  # (h, w, 3) uint8
     nuclei: Nuclei  # nuclei inside the region, with rays in um, NaN where an outline is unknown
     # stains fitted to the picture or to the tissue of its slide; None if the fit failed
     stain: MacenkoFit | None
@@ -40,10 +41,10 @@ class LabelledImage:
     # appearance of the slide, as `muse step tissue` measures it; None for a picture that belongs
     # to no slide
     appearance: dict[str, float] | None = None
-    region: np.ndarray | None = None  # (h, w) bool, the annotated pixels; None if all are
+    region: ndarray | None = None  # (h, w) bool, the annotated pixels; None if all are
     # (h, w) bool, pixels in any region of the slide, including regions whose nuclei are in other
     # images; None if ``region`` includes them all
-    annotated: np.ndarray | None = None
+    annotated: ndarray | None = None
     patient: str = ""  # patient of the picture
     organ: str = ""  # organ that the sheet of its slide states
     source: str = ""  # folder or sheet of the source
@@ -56,7 +57,7 @@ class LabelledImage:
     areas: tuple[AreaCount, ...] = ()
 
     @property
-    def unannotated(self) -> np.ndarray:
+    def unannotated(self) -> ndarray:
         """(h, w) bool: pixels outside all regions of the slide or picture."""
         if self.region is None:
             return np.zeros(self.pixels.shape[:2], bool)
@@ -73,7 +74,7 @@ class LabelledImage:
 
 
 def complete_outlines(
-    pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float
+    pixels: ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float
 ) -> Nuclei:
     """Grow outlines for nuclei (frame: window) with unknown rays (NaN); all other outlines are
     unchanged.
@@ -91,7 +92,7 @@ LEAST_POINTS, FEW, MOST = 10, 0.5, 0.8
 
 
 def require_order(
-    path: Path, pixels: np.ndarray, points: Nuclei, stain: MacenkoFit | None, mpp: float
+    path: Path, pixels: ndarray, points: Nuclei, stain: MacenkoFit | None, mpp: float
 ) -> None:
     """Reject points that lie on nuclei only with x and y exchanged.
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import shapely
+from numpy import ndarray
 from scipy.spatial import cKDTree
 from shapely.geometry.base import BaseGeometry
 
@@ -54,13 +55,13 @@ class FileNuclei:
     nuclei: Nuclei
     words: Sequence[str | None]  # N class names; None or "" for a nucleus without a class
     # (N,) int, the line, feature or instance number of each nucleus in the file
-    numbers: np.ndarray
+    numbers: ndarray
     unit: str  # meaning of ``numbers``: "line", "feature" or "instance"
     # union of the regions in which all nuclei are in the file, in px of the nuclei; None if none is
     # drawn
     area: BaseGeometry | None = None
     # (N,) points and polygons of a GeoJSON file; None for other files
-    shapes: np.ndarray | None = None
+    shapes: ndarray | None = None
 
     def where(self, index: int) -> str:
         """The beginning of a message about a nucleus: its file and number."""
@@ -82,7 +83,7 @@ class FileNuclei:
         """The nuclei with the class indices ``label`` (N,)."""
         return replace(self, nuclei=replace(self.nuclei, label=np.array(label, np.int32)))
 
-    def fill_area(self, size_px: tuple[int, int]) -> np.ndarray | None:
+    def fill_area(self, size_px: tuple[int, int]) -> ndarray | None:
         """(h, w) bool: the pixels of the area in a picture of ``size_px`` = (width, height); None
         without an area.
         """
@@ -118,7 +119,7 @@ class FileNuclei:
         )
         return replace(self, nuclei=replace(self.nuclei, xy=inside))
 
-    def reject(self, outside: np.ndarray, where: str, remedy: str) -> None:
+    def reject(self, outside: ndarray, where: str, remedy: str) -> None:
         """Reject nuclei that are ``outside`` (N,) an area, which ``where`` describes in the
         message.
         """
@@ -358,7 +359,7 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
     return measure_instances(path, areas, mpp, n_rays)
 
 
-def measure_instances(path: Path, mask: np.ndarray, mpp: float, n_rays: int) -> FileNuclei:
+def measure_instances(path: Path, mask: ndarray, mpp: float, n_rays: int) -> FileNuclei:
     """The nuclei of an instance mask (h, w), read from ``path``."""
     nuclei, numbers = label_image_to_nuclei(mask, (mpp, mpp), n_rays), np.unique(mask)
     return FileNuclei(path, nuclei, [None] * len(nuclei), numbers[numbers > 0], "instance")
@@ -366,7 +367,7 @@ def measure_instances(path: Path, mask: np.ndarray, mpp: float, n_rays: int) -> 
 
 def require_size(
     path: Path,
-    mask: np.ndarray,
+    mask: ndarray,
     size_px: tuple[int, int],
     owner: str = "its picture",
     remedy: str = "give a mask of the same size",

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy import ndarray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -23,7 +24,7 @@ PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 
 
 def outline_points(
-    pixels: np.ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int
+    pixels: ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int
 ) -> Nuclei:
     """Outline nuclei around points in pixels of a picture: a watershed region or a circle, moved to
     the clearest edge.
@@ -47,7 +48,7 @@ def outline_points(
     return replace(nuclei, rays=rays)
 
 
-def grow_regions(amount: np.ndarray, xy: np.ndarray, mpp: float) -> np.ndarray:
+def grow_regions(amount: ndarray, xy: ndarray, mpp: float) -> ndarray:
     """Seeded watershed: (h, w) int32, i + 1 in the region of centre i of ``xy`` (N, 2), 0 in the
     background; N > 0.
 
@@ -102,7 +103,7 @@ NEIGHBOURS = 8
 BLOCK = 512  # nuclei processed at a time, which takes 50 MB
 
 
-def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: float) -> np.ndarray:
+def follow_edges(amount: ndarray, xy: ndarray, rays: ndarray, mpp: float) -> ndarray:
     """Move each outline to the clearest edge from dark to light near the given outline or near a
     circle.
 
@@ -121,7 +122,7 @@ def follow_edges(amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, mpp: floa
     return np.concatenate(moved) if moved else np.zeros_like(rays, np.float32)
 
 
-def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
+def _room(xy_um: ndarray, n_rays: int) -> ndarray:
     """(N, R) um along every ray to the nearest perpendicular bisector between its nucleus and a
     neighbour.
     """
@@ -136,9 +137,7 @@ def _room(xy_um: np.ndarray, n_rays: int) -> np.ndarray:
     return np.where(squared == 0, 0, half_way).min(1)  # 0 for nuclei at the same position
 
 
-def _follow(
-    amount: np.ndarray, xy: np.ndarray, rays: np.ndarray, room: np.ndarray, mpp: float
-) -> np.ndarray:
+def _follow(amount: ndarray, xy: ndarray, rays: ndarray, room: ndarray, mpp: float) -> ndarray:
     radii = (np.arange(round(REACH_UM / STEP_UM)) + 0.5) * STEP_UM  # (S,)
     edge = _edges(amount, xy, radii, rays.shape[1], mpp)
     past = np.maximum(radii - PAST_HALF_WAY * room[..., None], 0)  # (N, R, S)
@@ -157,9 +156,7 @@ def _follow(
     return moved
 
 
-def _edges(
-    amount: np.ndarray, xy: np.ndarray, radii: np.ndarray, n_rays: int, mpp: float
-) -> np.ndarray:
+def _edges(amount: ndarray, xy: ndarray, radii: ndarray, n_rays: int, mpp: float) -> ndarray:
     """(N, R, S): decrease in darkness along a ray at every radius; radii are halfway between
     samples.
     """
@@ -178,7 +175,7 @@ def _edges(
     return np.where(is_there, (inside - outside) / width, 0)  # no edges beyond the picture's border
 
 
-def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.ndarray:
+def _best_path(edge: ndarray, radii: ndarray, outline: ndarray) -> ndarray:
     """(N, R) indices into ``radii`` of the clearest closed path close to an ``outline`` (N, R) in
     um.
     """
@@ -188,7 +185,7 @@ def _best_path(edge: np.ndarray, radii: np.ndarray, outline: np.ndarray) -> np.n
     return _closed_paths(cost, JUMP, BEND)
 
 
-def _closed_paths(cost: np.ndarray, jump: int, bend: float) -> np.ndarray:
+def _closed_paths(cost: ndarray, jump: int, bend: float) -> ndarray:
     """Cheap closed paths (N, R): the middle turn of the cheapest path over two turns, far from its
     free ends.
 

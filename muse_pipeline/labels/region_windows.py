@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+from numpy import ndarray
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.coords import work_to_level0
@@ -38,7 +39,7 @@ class RegionWindow:
     origin: tuple[int, int]  # (x, y) of the picture in work px
     size: tuple[int, int]  # (width, height) of the picture
 
-    def contains(self, xy: np.ndarray) -> np.ndarray:
+    def contains(self, xy: ndarray) -> ndarray:
         """(N,) bool: True for positions (N, 2), in work px, inside both the region and this cell
         (half-open).
         """
@@ -47,7 +48,7 @@ class RegionWindow:
         within = (x >= left) & (x < right) & (y >= top) & (y < bottom)
         return within & shapely.intersects_xy(self.region, x, y)
 
-    def around_cell(self, pixels: np.ndarray, margin_px: int) -> tuple[np.ndarray, np.ndarray]:
+    def around_cell(self, pixels: ndarray, margin_px: int) -> tuple[ndarray, ndarray]:
         """The ``pixels`` of the picture in and around the cell, and the position (x, y) of their
         corner in it.
         """
@@ -55,7 +56,7 @@ class RegionWindow:
         right, bottom = np.subtract(self.cell[2:], self.origin) + margin_px
         return pixels[top:bottom, left:right], np.array([left, top])
 
-    def mask(self) -> np.ndarray:
+    def mask(self) -> ndarray:
         """(height, width) bool: pixels of the picture whose centres are in both the region and this
         cell.
         """
@@ -65,7 +66,7 @@ class RegionWindow:
         inside[max(top, 0) : bottom, max(left, 0) : right] = True
         return filled & inside
 
-    def annotated(self) -> np.ndarray:
+    def annotated(self) -> ndarray:
         """(height, width) bool: pixels of the picture whose centres are in any region of the
         slide.
         """
@@ -109,16 +110,14 @@ class DrawnRegions:
         self.tissue = find_tissue(slide, info).tissue
         self.colour = measure_colour(slide, info, self.tissue)
 
-    def read(
-        self, area: BaseGeometry, context_px: int
-    ) -> Iterator[tuple[RegionWindow, np.ndarray]]:
+    def read(self, area: BaseGeometry, context_px: int) -> Iterator[tuple[RegionWindow, ndarray]]:
         """Yield the windows over ``area``, in work px (``cut_regions``), and their pixels (h, w, 3)
         uint8.
         """
         for window in cut_regions(area, self._reader.size_px, context_px):
             yield window, self._reader.read(window.origin, window.size)
 
-    def in_tissue(self, xy: np.ndarray) -> np.ndarray:
+    def in_tissue(self, xy: ndarray) -> ndarray:
         """(N,) bool: True for positions (N, 2), in work px, in tissue, and for all if no tissue was
         found.
         """
@@ -153,9 +152,7 @@ def open_regions(
         yield DrawnRegions(slide, info, mpp, enlarge)
 
 
-def fill_polygon(
-    polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
+def fill_polygon(polygon: BaseGeometry, origin: tuple[int, int], size: tuple[int, int]) -> ndarray:
     """(height, width) bool: pixels whose centres lie in a polygon or multipolygon, holes excluded.
 
     Along each row of pixel centres, every crossed edge toggles between inside and outside (even-odd
@@ -177,7 +174,7 @@ def fill_polygon(
     return turns.cumsum(1)[:, :-1] % 2 == 1
 
 
-def _edges(low: float, high: float, longest: int) -> np.ndarray:
+def _edges(low: float, high: float, longest: int) -> ndarray:
     """Integers that divide [low, high] into half-open cells of about equal width; the last one is
     above ``high``.
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import complete_file
@@ -226,7 +227,7 @@ def appearance_reference(images: list[LabelledImage], mpp: float) -> AppearanceR
     return describe_training(appearances)
 
 
-def class_weights(images: list[LabelledImage], n_classes: int) -> np.ndarray:
+def class_weights(images: list[LabelledImage], n_classes: int) -> ndarray:
     """(C,) weights of the classes: inverse square roots of their frequencies, with mean 1 over all
     nuclei.
 
@@ -253,7 +254,7 @@ def untaught_classes(images: list[LabelledImage], classes: tuple[str, ...]) -> l
     ]
 
 
-def count_labels(images: Sequence[LabelledImage], n_classes: int) -> np.ndarray:
+def count_labels(images: Sequence[LabelledImage], n_classes: int) -> ndarray:
     """(C,) number of labels of each class; nuclei in class areas count by their expected shares."""
     return sum(
         image.nuclei.prob.sum(0) if image.areas else count_classes([image], n_classes)
@@ -261,7 +262,7 @@ def count_labels(images: Sequence[LabelledImage], n_classes: int) -> np.ndarray:
     )
 
 
-def count_classes(images: list[LabelledImage], n_classes: int) -> np.ndarray:
+def count_classes(images: list[LabelledImage], n_classes: int) -> ndarray:
     """(C,) number of nuclei of each class."""
     labels = np.concatenate([image.nuclei.label for image in images])
     return np.bincount(labels[labels >= 0], minlength=n_classes)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.core.errors import NucleiError
 
@@ -18,7 +19,7 @@ _WKB_START = b"\1\3\0\0\0\1\0\0\0"
 _WKB_HEADER, _WKB_VERTEX = 13, 16  # bytes
 
 
-def to_arrow(values: np.ndarray, valid: np.ndarray | None = None) -> pa.Array:
+def to_arrow(values: ndarray, valid: ndarray | None = None) -> pa.Array:
     """Convert numbers or bools (N,); they become null where ``valid`` (N,) is False."""
     bits = None if valid is None or valid.all() else _pack(valid)
     buffers = [
@@ -28,7 +29,7 @@ def to_arrow(values: np.ndarray, valid: np.ndarray | None = None) -> pa.Array:
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
 
 
-def _pack(values: np.ndarray) -> pa.Buffer:
+def _pack(values: ndarray) -> pa.Buffer:
     return pa.py_buffer(np.packbits(values, bitorder="little"))
 
 
@@ -45,7 +46,7 @@ def texts_to_arrow(texts: Sequence[str]) -> pa.Array:
     return bytes_to_arrow([text.encode() for text in texts], pa.string())
 
 
-def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+def to_numpy(column: pa.ChunkedArray) -> ndarray:
     """The numbers or bools (N,) of a column; nulls become NaN."""
     array = column.combine_chunks()
     if pa.types.is_boolean(array.type):
@@ -54,13 +55,13 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     return array.to_numpy(zero_copy_only=False) if array.null_count else np.from_dlpack(array)
 
 
-def lists_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+def lists_to_numpy(column: pa.ChunkedArray) -> ndarray:
     """The numbers (N, D) of a column of lists of equal length."""
     lists, width = column.combine_chunks(), column.type.list_size
     return np.from_dlpack(lists.values).reshape(-1, width)[lists.offset : lists.offset + len(lists)]
 
 
-def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
+def polygons_to_wkb(polygons: ndarray) -> pa.Array:
     """Convert polygons (N,) to well-known binary; GEOS writes the same bytes, but blocks all
     threads meanwhile.
 
@@ -88,7 +89,7 @@ def polygons_to_wkb(polygons: np.ndarray) -> pa.Array:
     )
 
 
-def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def wkb_to_rings(column: pa.ChunkedArray) -> Iterator[tuple[ndarray, ndarray]]:
     """Read outlines in well-known binary, grouped by their number of vertices.
 
     Yields the indices (n,) of outlines in the column, and their vertices (n, V, 2), the last of

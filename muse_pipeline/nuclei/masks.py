@@ -14,6 +14,7 @@ import numpy as np
 # its parts are loaded when first used, because loading takes longer than a small slide
 import scipy
 import shapely
+from numpy import ndarray
 from PIL import Image
 
 from muse_pipeline.core.content import name_content
@@ -29,7 +30,7 @@ _STEP_PX = 0.5
 _STRIP_PX = 1 << 24  # pixels processed at a time
 
 
-def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_rays: int) -> Nuclei:
+def label_image_to_nuclei(label_image: ndarray, mpp: tuple[float, float], n_rays: int) -> Nuclei:
     """Nuclei (frame: window) without classes of a label image (h, w), 0 for background, in the
     order of their numbers.
 
@@ -41,7 +42,7 @@ def label_image_to_nuclei(label_image: np.ndarray, mpp: tuple[float, float], n_r
     return Nuclei(xy=xy, frame=Frame.WINDOW, rays=march_rays(ranks, xy, mpp, n_rays))
 
 
-def _ranks(label_image: np.ndarray) -> np.ndarray:
+def _ranks(label_image: ndarray) -> ndarray:
     """(h, w): instances renumbered 1, 2, ... in ascending order of their numbers."""
     numbers, ranks = np.unique(label_image, return_inverse=True)
     return ranks.reshape(label_image.shape) + int(
@@ -49,7 +50,7 @@ def _ranks(label_image: np.ndarray) -> np.ndarray:
     )  # 0 is background, even if no pixel is 0
 
 
-def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def rings_to_labels(rings: ndarray, shape: tuple[int, int]) -> ndarray:
     """Paint rings (N, R, 2), in pixels, as labels 1..N into a (h, w) int32 mask; later rings cover
     earlier ones.
 
@@ -67,7 +68,7 @@ def rings_to_labels(rings: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return labels
 
 
-def drop_small_labels(labels: np.ndarray, min_pixels: float) -> np.ndarray:
+def drop_small_labels(labels: ndarray, min_pixels: float) -> ndarray:
     """(h, w) int32: the labels that cover at least ``min_pixels``, renumbered 1..N in the same
     order.
     """
@@ -76,13 +77,13 @@ def drop_small_labels(labels: np.ndarray, min_pixels: float) -> np.ndarray:
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
 
 
-def number_areas(mask: np.ndarray, min_pixels: float) -> np.ndarray:
+def number_areas(mask: ndarray, min_pixels: float) -> ndarray:
     """(h, w) int32: the connected non-zero areas of at least ``min_pixels``, numbered 1..N."""
     labels, _ = scipy.ndimage.label(mask, np.ones((3, 3)))
     return drop_small_labels(labels, min_pixels)
 
 
-def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
+def label_image_to_polygons(label_image: ndarray) -> ndarray:
     """Polygons or multipolygons (N,) in px of the instances of a label image (h, w), with exact
     edges, by number.
     """
@@ -100,7 +101,7 @@ def label_image_to_polygons(label_image: np.ndarray) -> np.ndarray:
     )
 
 
-def _runs(label_image: np.ndarray) -> tuple[np.ndarray, ...]:
+def _runs(label_image: ndarray) -> tuple[ndarray, ...]:
     """Row, left, right and number of every run of equal pixels in a row, except runs of 0.
 
     Runs are found strip by strip, because comparing a whole slide's pixels takes several times the
@@ -119,7 +120,7 @@ def _runs(label_image: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.concatenate(column) for column in zip(*strips, strict=True))
 
 
-def _centres(ranks: np.ndarray) -> np.ndarray:
+def _centres(ranks: ndarray) -> ndarray:
     padded, pixels = np.pad(ranks, 1), np.nonzero(ranks)
     rank = ranks[pixels] - 1
     n = int(rank.max(initial=-1)) + 1
@@ -137,9 +138,7 @@ def _centres(ranks: np.ndarray) -> np.ndarray:
     return xy
 
 
-def march_rays(
-    label_image: np.ndarray, xy: np.ndarray, mpp: tuple[float, float], n_rays: int
-) -> np.ndarray:
+def march_rays(label_image: ndarray, xy: ndarray, mpp: tuple[float, float], n_rays: int) -> ndarray:
     """Rays (N, n_rays) float32 in um from centres ``xy`` (N, 2) to the edge of the nucleus around
     each centre.
 
@@ -155,13 +154,13 @@ def march_rays(
 
 
 def _walk(
-    padded: np.ndarray,
-    xy: np.ndarray,
-    rank: np.ndarray,
-    at_centre: np.ndarray,
+    padded: ndarray,
+    xy: ndarray,
+    rank: ndarray,
+    at_centre: ndarray,
     mpp: tuple[float, float],
     n_rays: int,
-) -> np.ndarray:
+) -> ndarray:
     step_um = _STEP_PX * min(mpp)
     steps_px = ray_directions(n_rays) * step_um / np.asarray(mpp, float)  # (R, 2)
     owner, ray = np.divmod(np.arange(len(xy) * n_rays), n_rays)
@@ -180,7 +179,7 @@ def _walk(
     return rays.reshape(len(xy), n_rays)
 
 
-def _share(padded: np.ndarray, xy: np.ndarray, rank: np.ndarray) -> np.ndarray:
+def _share(padded: ndarray, xy: ndarray, rank: ndarray) -> ndarray:
     """Share (N,) of instance ``rank`` (N,) at ``xy`` (N, 2): 1 inside, 0 outside, linear between
     pixel centres.
     """
@@ -207,7 +206,7 @@ Image.MAX_IMAGE_PIXELS = None
 SPECK_PX = 20  # smaller areas that share the number of a nucleus are remnants of drawing
 
 
-def read_label_image(path: Path, advice: str = "give each nucleus its own number") -> np.ndarray:
+def read_label_image(path: Path, advice: str = "give each nucleus its own number") -> ndarray:
     """Read a mask as (h, w) integers, in which 0 is background and every other number marks one
     nucleus.
 
@@ -230,7 +229,7 @@ LARGEST_NUCLEUS_UM2 = 5_000.0  # a radius of 40 um; larger areas are annotations
 WIDEST_NUCLEUS_UM = 100.0  # separate areas that together span more do not belong to one nucleus
 
 
-def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> None:
+def require_nuclei(path: Path, mask: ndarray, mpp: tuple[float, float]) -> None:
     """Reject the mask (h, w) in a file if one number, other than 0 for background, marks more than
     one nucleus.
 
@@ -263,7 +262,7 @@ def require_nuclei(path: Path, mask: np.ndarray, mpp: tuple[float, float]) -> No
             )
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path) -> ndarray:
     """Read a mask as (h, w) integers or bool."""
     try:
         mask = _decode(path)
@@ -282,7 +281,7 @@ def read_mask(path: Path) -> np.ndarray:
     return mask
 
 
-def _decode(path: Path) -> np.ndarray:
+def _decode(path: Path) -> ndarray:
     """Read the content of a file; pictures with more than ``MAX_PIXELS`` are rejected."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
@@ -313,7 +312,7 @@ IMAGES, INSTANCES, POINTS = ("images", "instances", "points")
 
 
 def write_instances(
-    folder: Path, name: str, pixels: np.ndarray | None, instances: np.ndarray, words: Sequence[str]
+    folder: Path, name: str, pixels: ndarray | None, instances: ndarray, words: Sequence[str]
 ) -> None:
     """Write an instance mask (16-bit PNG), points with classes and, if given, the picture, for an
     "instances" source.
@@ -340,7 +339,7 @@ APART_UM = 2.5  # a peak this close to a higher one in the same component is joi
 MIN_NUCLEUS_UM2 = 9.0  # a disc 3.4 um in diameter; small lymphocytes have 20 um2
 
 
-def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
+def cut_relief(mask: ndarray, relief: ndarray, mpp: float) -> ndarray:
     """Split a mask (h, w) bool into nuclei: (h, w) int32, 1..N in raster order of their peaks, 0
     elsewhere.
 
@@ -370,7 +369,7 @@ def cut_relief(mask: np.ndarray, relief: np.ndarray, mpp: float) -> np.ndarray:
     return drop_small_labels(labels, MIN_NUCLEUS_UM2 / mpp**2)
 
 
-def depth_um(mask: np.ndarray, mpp: float, smooth_um: float = SMOOTH_UM) -> np.ndarray:
+def depth_um(mask: ndarray, mpp: float, smooth_um: float = SMOOTH_UM) -> ndarray:
     """(h, w) float32: distance in um to the edge of a mask (h, w), smoothed."""
     framed = np.pad(mask.astype(np.uint8), 1, mode="edge")  # nuclei continue beyond the picture
     depth = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1] * mpp
@@ -378,8 +377,8 @@ def depth_um(mask: np.ndarray, mpp: float, smooth_um: float = SMOOTH_UM) -> np.n
 
 
 def _join_peaks(
-    goal: np.ndarray, rank: np.ndarray, pixels: np.ndarray, component: np.ndarray, reach: int
-) -> np.ndarray:
+    goal: ndarray, rank: ndarray, pixels: ndarray, component: ndarray, reach: int
+) -> ndarray:
     """Move peaks to the highest pixel within ``reach`` pixels in their component of the mask."""
     peaks = np.flatnonzero(goal == np.arange(len(goal)))
     flat, owner, highest = rank.ravel(), component.ravel(), peaks.astype(np.int32)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.core.coords import window_to_work
 from muse_pipeline.core.types import Frame
@@ -31,7 +32,7 @@ SLACK_UM = 4.0  # distance outside its core up to which a window reports nuclei
 SAME_UM = 2.0  # maximum distance between two reports of the same nucleus
 
 
-def close_pairs(xy: np.ndarray, radius: float) -> np.ndarray:
+def close_pairs(xy: ndarray, radius: float) -> ndarray:
     """Pairs (P, 2), i < j, of positions (N, 2) at most ``radius`` apart, in no particular order.
 
     Positions are sorted into cells as wide as the radius, so all close neighbours lie in the same
@@ -90,8 +91,8 @@ def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
 
 
 def _overlapping_pairs(
-    xy_um: np.ndarray, rays: np.ndarray, n: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    xy_um: ndarray, rays: ndarray, n: int | None = None
+) -> tuple[ndarray, ndarray]:
     """Indices (P,), (P,) of overlapping nuclei: the lower index of each pair first, pairs in
     ascending order.
 
@@ -129,14 +130,12 @@ class Cuts(NamedTuple):
     (P, 2) in um.
     """
 
-    pair: np.ndarray
-    normal: np.ndarray
-    point: np.ndarray
+    pair: ndarray
+    normal: ndarray
+    point: ndarray
 
 
-def cut_apart(
-    xy_um: np.ndarray, rays: np.ndarray, others_um: np.ndarray, others_rays: np.ndarray
-) -> np.ndarray:
+def cut_apart(xy_um: ndarray, rays: ndarray, others_um: ndarray, others_rays: ndarray) -> ndarray:
     """Shorten the rays (N, R) of nuclei that end in another nucleus; centres and rays are in um.
 
     Two nuclei whose outlines cross are divided by the line through the two outermost crossings or,
@@ -161,7 +160,7 @@ def cut_apart(
     return shortened
 
 
-def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
+def _overlapping(xy: ndarray, rays: ndarray, n_own: int) -> ndarray:
     """Pairs (P, 2) that may overlap and contain one of the first ``n_own`` nuclei; the upper
     nucleus comes first.
     """
@@ -179,7 +178,7 @@ def _overlapping(xy: np.ndarray, rays: np.ndarray, n_own: int) -> np.ndarray:
     return pairs[sum(reach) > _dot(apart, apart)]  # otherwise a line separates them
 
 
-def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
+def find_cuts(xy: ndarray, rays: ndarray, pairs: ndarray) -> Cuts:
     """Dividing lines for the pairs among ``pairs`` (P, 2) whose outlines cross."""
     used, index = np.unique(pairs, return_inverse=True)
     rings = shapely.linearrings(rays_to_rings(xy[used], rays[used], (1, 1)))
@@ -204,7 +203,7 @@ def find_cuts(xy: np.ndarray, rays: np.ndarray, pairs: np.ndarray) -> Cuts:
     return Cuts(pairs, normal, np.where(across[:, None], start + way[:, None] * axis, middle))
 
 
-def _extent(rays: np.ndarray, way: np.ndarray) -> np.ndarray:
+def _extent(rays: ndarray, way: ndarray) -> ndarray:
     """(P,) extent of outlines (P, R) in the directions ``way`` (P, 2), times the length of
     ``way``.
     """
@@ -214,7 +213,7 @@ def _extent(rays: np.ndarray, way: np.ndarray) -> np.ndarray:
     )
 
 
-def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _dot(first: ndarray, second: ndarray) -> ndarray:
     return first[:, 0] * second[:, 0] + first[:, 1] * second[:, 1]
 
 
@@ -236,7 +235,7 @@ def report_window(
     return replace(nuclei, xy=xy, frame=Frame.WORK)[near]
 
 
-def merge_seams(reports: np.ndarray, grid: WindowGrid, mpp: float) -> np.ndarray:
+def merge_seams(reports: ndarray, grid: WindowGrid, mpp: float) -> ndarray:
     """Merge reports (N,) of the same nucleus pair by pair, repeatedly, because four cores meet at a
     corner.
     """
@@ -265,8 +264,8 @@ def merge_seams(reports: np.ndarray, grid: WindowGrid, mpp: float) -> np.ndarray
 
 
 def _mutually_nearest(
-    xy: np.ndarray, merged_windows: np.ndarray, radius_px: float
-) -> tuple[np.ndarray, np.ndarray]:
+    xy: ndarray, merged_windows: ndarray, radius_px: float
+) -> tuple[ndarray, ndarray]:
     """Pairs (i, j), i < j, that have no window in common, lie within ``radius_px`` and are nearest
     to each other.
     """
@@ -297,7 +296,7 @@ class SeamResolver:
         self._row, self._waiting = -1, []  # reports of the current row of windows
         self._row_above, self._above = -2, None
 
-    def add(self, xy: np.ndarray, window: np.ndarray) -> np.ndarray:
+    def add(self, xy: ndarray, window: ndarray) -> ndarray:
         """Add reports at ``xy`` (N, 2) in work px from ``window`` (N,): any number of windows, in
         ascending order.
 
@@ -319,7 +318,7 @@ class SeamResolver:
             self._waiting.append(reports[rows == row])
         return np.concatenate([_NONE, *final])
 
-    def finish(self) -> np.ndarray:
+    def finish(self) -> ndarray:
         """Return the numbers of the remaining reports that are kept, after the last window."""
         final = self._close_row()
         if self._above is not None:
@@ -327,7 +326,7 @@ class SeamResolver:
         self.n_decided, self._above = self._n_added, None
         return np.concatenate([_NONE, *final])
 
-    def _close_row(self) -> list[np.ndarray]:
+    def _close_row(self) -> list[ndarray]:
         """Resolve the seams of the complete row, and return the numbers of the reports kept in the
         row above it.
         """
@@ -351,7 +350,7 @@ class SeamResolver:
         self._row_above = self._row
         return final
 
-    def _settle(self, reports: np.ndarray) -> np.ndarray:
+    def _settle(self, reports: ndarray) -> ndarray:
         is_confirmed = reports["merged_windows"][:, 1] >= 0  # by at least two windows
         kept = reports[is_confirmed | self.grid.owns(reports["xy"], reports["window"])]
         x, y = kept["xy"].T

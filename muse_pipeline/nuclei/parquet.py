@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.files import complete_file
@@ -56,7 +57,7 @@ class Rows:
     """
 
     table: pa.Table
-    bounds: np.ndarray
+    bounds: ndarray
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,7 @@ class RowFormat:
     optional: OptionalColumns
     schema: pa.Schema
 
-    def to_rows(
-        self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]
-    ) -> Rows:
+    def to_rows(self, nuclei: Nuclei, polygons: ndarray, shapes: Mapping[str, ndarray]) -> Rows:
         """Convert nuclei (frame: level-0), their polygons (N,) and ``shapes`` to rows.
 
         ``shapes`` contains the result of ``shape.measure_shapes`` and, under their names, the
@@ -189,7 +188,7 @@ class NucleiWriter:
             self._stack = stack.pop_all()
         return self
 
-    def write(self, nuclei: Nuclei, polygons: np.ndarray, shapes: Mapping[str, np.ndarray]) -> None:
+    def write(self, nuclei: Nuclei, polygons: ndarray, shapes: Mapping[str, ndarray]) -> None:
         """Append nuclei: ``RowFormat.to_rows`` and ``append`` in one call."""
         self.append(self.format.to_rows(nuclei, polygons, shapes))
 
@@ -257,7 +256,7 @@ class NucleiWriter:
 
 
 def _to_column(
-    values: np.ndarray, kind: pa.DataType, names: Sequence[str] | None, is_nullable: bool
+    values: ndarray, kind: pa.DataType, names: Sequence[str] | None, is_nullable: bool
 ) -> pa.Array:
     """A column of numbers (N,) or lists (N, K), null where not finite if nullable; or of the
     ``names`` of indices (N,).
@@ -319,7 +318,7 @@ def nuclei_schema(
     )
 
 
-def _geo_metadata(bounds: np.ndarray | None) -> dict[str, Any]:
+def _geo_metadata(bounds: ndarray | None) -> dict[str, Any]:
     """GeoParquet's own metadata; they name no coordinate reference system, because coordinates are
     image pixels.
     """
@@ -408,7 +407,7 @@ def iterate_rows(
 
 
 def read_within(
-    path: Path | str, low_xy: np.ndarray, high_xy: np.ndarray, columns: Sequence[str]
+    path: Path | str, low_xy: ndarray, high_xy: ndarray, columns: Sequence[str]
 ) -> pa.Table:
     """Read ``columns``, which must include "x" and "y", of the nuclei in a half-open rectangle of
     level-0 px.
@@ -435,7 +434,7 @@ def read_within(
         )
 
 
-def left_out(table: pa.Table, provenance: Provenance) -> np.ndarray:
+def left_out(table: pa.Table, provenance: Provenance) -> ndarray:
     """(N,) bool: True for nuclei that totals leave out, because they lie in an artefact that is
     subtracted.
 
@@ -458,7 +457,7 @@ def iterate_counted(path: Path | str, columns: Sequence[str]) -> Iterator[pa.Tab
         yield table.filter(to_arrow(~left_out(table, provenance))) if quality else table
 
 
-def _may_hold(group: pq.RowGroupMetaData, low_xy: np.ndarray, high_xy: np.ndarray) -> bool:
+def _may_hold(group: pq.RowGroupMetaData, low_xy: ndarray, high_xy: ndarray) -> bool:
     """True if a row group's statistics allow positions in the rectangle."""
     x_and_y = (group.column(index).statistics for index in (0, 1))
     return all(
@@ -477,7 +476,7 @@ def _undamaged(path: Path | str, batches: Iterator[pa.RecordBatch]) -> Iterator[
         ) from error
 
 
-def parse_outlines(geometry: np.ndarray) -> np.ndarray:
+def parse_outlines(geometry: ndarray) -> ndarray:
     """Convert the column ``geometry``, (N,) WKB, to (N,) shapely polygons."""
     try:
         return shapely.from_wkb(geometry)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import shapely
+from numpy import ndarray
 
 DECIMALS = 1  # decimal places of the coordinates of outlines, in pixels
 QUPATH_GRID_PX = 0.01
@@ -22,15 +23,13 @@ _SMALLEST_RADIUS_PX = 0.5
 _EDGE_RAY_PAIRS = 4_000_000  # maximum number of pairs (edge, ray) processed at a time
 
 
-def ray_directions(n_rays: int) -> np.ndarray:
+def ray_directions(n_rays: int) -> ndarray:
     """Unit vectors (n_rays, 2) in the directions of the rays."""
     angles = 2 * np.pi * np.arange(n_rays) / n_rays
     return np.stack([np.cos(angles), np.sin(angles)], -1)
 
 
-def points_along_rays(
-    xy: np.ndarray, along_um: np.ndarray, mpp: float
-) -> tuple[np.ndarray, np.ndarray]:
+def points_along_rays(xy: ndarray, along_um: ndarray, mpp: float) -> tuple[ndarray, ndarray]:
     """Columns and rows of points on rays, (S, N * R) float32 each, for ``cv2.remap``: 0 is a
     pixel's middle.
 
@@ -43,9 +42,7 @@ def points_along_rays(
     return columns.reshape(len(along_um), -1), rows.reshape(len(along_um), -1)
 
 
-def rays_to_rings(
-    xy_level0: np.ndarray, rays_um: np.ndarray, mpp: tuple[float, float]
-) -> np.ndarray:
+def rays_to_rings(xy_level0: ndarray, rays_um: ndarray, mpp: tuple[float, float]) -> ndarray:
     """Ends (N, R, 2) of rays (N, R) in um around centres (N, 2), in pixels of ``mpp`` = (x, y)."""
     directions_px = ray_directions(rays_um.shape[1]) / np.asarray(mpp, float)
     return (
@@ -55,11 +52,8 @@ def rays_to_rings(
 
 
 def clip_rays(
-    xy_level0: np.ndarray,
-    rays_um: np.ndarray,
-    mpp: tuple[float, float],
-    box: tuple[int, int, int, int],
-) -> np.ndarray:
+    xy_level0: ndarray, rays_um: ndarray, mpp: tuple[float, float], box: tuple[int, int, int, int]
+) -> ndarray:
     """Shorten rays (N, R) float32 that end outside a box, so that outlines are cut at its edges.
 
     The centres (N, 2) and the box (left, top, right, bottom) are in pixels of ``mpp`` = (x, y).
@@ -90,8 +84,8 @@ def clip_rays(
 
 
 def rings_to_polygons(
-    rings: np.ndarray, size_px: tuple[int, int] | None = None
-) -> tuple[np.ndarray, int]:
+    rings: ndarray, size_px: tuple[int, int] | None = None
+) -> tuple[ndarray, int]:
     """Polygons that QuPath accepts, from rings (N, R, 2) in level-0 pixels, and the number of rings
     that were repaired.
 
@@ -111,7 +105,7 @@ def rings_to_polygons(
     return polygons, len(broken)
 
 
-def survive_qupath(polygons: np.ndarray) -> np.ndarray:
+def survive_qupath(polygons: ndarray) -> ndarray:
     """(N,) bool: True for polygons that are valid, and remain one valid polygon with an area on
     QuPath's grid.
     """
@@ -124,7 +118,7 @@ def survive_qupath(polygons: np.ndarray) -> np.ndarray:
     return survives
 
 
-def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
+def are_clearly_simple(rings: ndarray) -> ndarray:
     """(N,) bool: True for rings (N, R, 2) that are simple with clearance, by a cheap and
     conservative test.
 
@@ -140,7 +134,7 @@ def are_clearly_simple(rings: np.ndarray) -> np.ndarray:
     return apart & (((y < 0) & (next_y >= 0)).sum(axis=1) == 1)
 
 
-def _repair(polygons: np.ndarray, rings: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
+def _repair(polygons: ndarray, rings: ndarray, size_px: tuple[int, int] | None) -> ndarray:
     """The largest valid part of each broken polygon (N,), without holes; if there is none, a circle
     of mean radius.
     """
@@ -154,7 +148,7 @@ def _repair(polygons: np.ndarray, rings: np.ndarray, size_px: tuple[int, int] | 
     return repaired
 
 
-def largest_parts(geometries: np.ndarray) -> np.ndarray:
+def largest_parts(geometries: ndarray) -> ndarray:
     """The largest polygon within each geometry (N,); an empty polygon if there is none."""
     members, geometry = shapely.get_parts(geometries, return_index=True)
     parts, member = shapely.get_parts(
@@ -173,7 +167,7 @@ def largest_parts(geometries: np.ndarray) -> np.ndarray:
     return largest
 
 
-def _circles(rings: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
+def _circles(rings: ndarray, size_px: tuple[int, int] | None) -> ndarray:
     centres = rings.mean(axis=1)
     radii = np.maximum(
         np.linalg.norm(rings - centres[:, None], axis=-1).mean(axis=1), _SMALLEST_RADIUS_PX
@@ -186,8 +180,8 @@ def _circles(rings: np.ndarray, size_px: tuple[int, int] | None) -> np.ndarray:
 
 
 def polygons_to_rays(
-    polygons: np.ndarray, n_rays: int, mpp: tuple[float, float], centres: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+    polygons: ndarray, n_rays: int, mpp: tuple[float, float], centres: ndarray | None = None
+) -> tuple[ndarray, ndarray]:
     """Distances in um from a centre of each polygon (N,) to the first crossing with the outline,
     along ``n_rays`` rays.
 
@@ -213,7 +207,7 @@ def polygons_to_rays(
     return centres, np.where(np.isfinite(rays) & inside[:, None], rays, 0).astype(np.float32)
 
 
-def _shorten(rays: np.ndarray, starts: np.ndarray, ends: np.ndarray, owner: np.ndarray) -> None:
+def _shorten(rays: ndarray, starts: ndarray, ends: ndarray, owner: ndarray) -> None:
     """Shorten ``rays`` (N, R), in place, at edges ``starts`` to ``ends`` (E, 2), sorted by nucleus
     ``owner`` (E,).
     """
@@ -233,7 +227,7 @@ def _shorten(rays: np.ndarray, starts: np.ndarray, ends: np.ndarray, owner: np.n
     rays[owner[first]] = np.minimum(rays[owner[first]], nearest)
 
 
-def interior_centres(polygons: np.ndarray) -> np.ndarray:
+def interior_centres(polygons: ndarray) -> ndarray:
     """Centroids (N, 2) of polygons (N,); the centre of the largest inscribed circle if the centroid
     lies outside.
     """
@@ -245,7 +239,7 @@ def interior_centres(polygons: np.ndarray) -> np.ndarray:
     return centroids
 
 
-def repair_areas(geometry: np.ndarray) -> np.ndarray:
+def repair_areas(geometry: ndarray) -> ndarray:
     """Make geometries (N,) valid: holes stay empty, also along an edge, overlaps count once, spikes
     are removed.
     """

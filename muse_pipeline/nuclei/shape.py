@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.nuclei.table import Nuclei
 
@@ -23,7 +24,7 @@ SHAPE_COLUMNS = (
 )
 
 
-def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.ndarray]:
+def measure_shapes(rings: ndarray, mpp: tuple[float, float]) -> dict[str, ndarray]:
     """Each of ``SHAPE_COLUMNS``, (N,) float32, of simple rings (N, V, 2) in pixels, not closed, in
     either direction.
 
@@ -52,9 +53,7 @@ def measure_shapes(rings: np.ndarray, mpp: tuple[float, float]) -> dict[str, np.
     }
 
 
-def _hull_area(
-    x: np.ndarray, y: np.ndarray, edges: tuple[np.ndarray, np.ndarray], area: np.ndarray
-) -> np.ndarray:
+def _hull_area(x: ndarray, y: ndarray, edges: tuple[ndarray, ndarray], area: ndarray) -> ndarray:
     """Areas (N,) of the convex hulls of rings; only the few rings that are not convex are passed to
     GEOS.
     """
@@ -67,7 +66,7 @@ def _hull_area(
     return hull_area
 
 
-def area_and_moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def area_and_moments(x: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
     """Areas (N,) of rings, and their central second moments (N, 3), xx, yy and xy, divided by the
     area.
     """
@@ -85,12 +84,12 @@ def area_and_moments(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
     )
 
 
-def _following(values: np.ndarray) -> np.ndarray:
+def _following(values: ndarray) -> ndarray:
     """The values (N, V) of the next vertex after each vertex; the first follows the last."""
     return np.concatenate([values[:, 1:], values[:, :1]], axis=1)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def _ratio(above: ndarray, below: ndarray) -> ndarray:
     return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
 
 
@@ -106,12 +105,12 @@ class MorphologyClusters:
     solidity.
     """
 
-    mean: np.ndarray  # (3,) means of the sample
-    scale: np.ndarray  # (3,) standard deviations of the sample
-    centres: np.ndarray  # (k, 3) standardised centres, sorted by ascending area
-    share: np.ndarray  # (k,) fraction of the sample in each cluster
+    mean: ndarray  # (3,) means of the sample
+    scale: ndarray  # (3,) standard deviations of the sample
+    centres: ndarray  # (k, 3) standardised centres, sorted by ascending area
+    share: ndarray  # (k,) fraction of the sample in each cluster
 
-    def assign(self, shapes: Mapping[str, np.ndarray]) -> np.ndarray:
+    def assign(self, shapes: Mapping[str, ndarray]) -> ndarray:
         """(N,) int32: the cluster of each nucleus, from its ``measure_shapes``; 1 for the smallest
         nuclei.
         """
@@ -141,7 +140,7 @@ class ShapeSample:
     for the sample.
     """
 
-    def __init__(self, measure: Callable[[Nuclei], Mapping[str, np.ndarray]]):
+    def __init__(self, measure: Callable[[Nuclei], Mapping[str, ndarray]]):
         self.measure = measure
         self._hashes, self._values = np.zeros(0, np.uint64), np.zeros((0, len(MEASURES)))
 
@@ -189,13 +188,13 @@ class ShapeSample:
         return MorphologyClusters(mean, scale, centres[by_area], share)
 
 
-def _table(shapes: Mapping[str, np.ndarray]) -> np.ndarray:
+def _table(shapes: Mapping[str, ndarray]) -> ndarray:
     """(N, 3) float64 measures, before standardisation."""
     area, *others = (np.asarray(shapes[name], np.float64) for name in MEASURES)
     return np.stack([np.log(np.maximum(area, 1e-3)), *others], 1)
 
 
-def _hash(xy: np.ndarray) -> np.ndarray:
+def _hash(xy: ndarray) -> ndarray:
     """(N,) uint64 hashes of positions rounded to 0.01 px: SplitMix64's finaliser (Steele et al.,
     OOPSLA 2014).
     """
@@ -206,6 +205,6 @@ def _hash(xy: np.ndarray) -> np.ndarray:
     return bits ^ bits >> np.uint64(31)
 
 
-def _nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def _nearest(values: ndarray, centres: ndarray) -> ndarray:
     """(N,) index of the nearest centre; the first of equally near ones."""
     return ((values[:, None] - centres) ** 2).sum(2).argmin(1)

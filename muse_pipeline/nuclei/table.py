@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import FrameError
 from muse_pipeline.core.types import Frame
@@ -15,18 +16,18 @@ from muse_pipeline.core.types import Frame
 class Nuclei:
     """N nuclei in one frame; columns that are not given have their defaults."""
 
-    xy: np.ndarray  # (N, 2) float64 centres in pixels of ``frame``
+    xy: ndarray  # (N, 2) float64 centres in pixels of ``frame``
     frame: Frame
     # (N, R) float32 distances from the centre to the outline in um, at angles 2 pi k / R from +x
     # towards +y (clockwise on screen); (N, 0) if outlines are unknown
-    rays: np.ndarray = None
-    label: np.ndarray = None  # (N,) int32 class index; -1 if unknown
-    score: np.ndarray = None  # (N,) float32 confidence that there is a nucleus; 1 by default
+    rays: ndarray = None
+    label: ndarray = None  # (N,) int32 class index; -1 if unknown
+    score: ndarray = None  # (N,) float32 confidence that there is a nucleus; 1 by default
     # (N, C) float32 class probabilities, given that there is a nucleus; (N, 0) if unknown
-    prob: np.ndarray = None
-    embedding: np.ndarray = None  # (N, D) float32 features; (N, 0) if there are none
+    prob: ndarray = None
+    embedding: ndarray = None  # (N, D) float32 features; (N, 0) if there are none
     # (N, 1) float32 mean optical density (base 10) of DAB; (N, 0) if not measured
-    dab_od: np.ndarray = None
+    dab_od: ndarray = None
     fault: str = ""  # reason why a network's output for this window is useless; "" if it is not
 
     def __post_init__(self) -> None:
@@ -43,7 +44,7 @@ class Nuclei:
     def __len__(self) -> int:
         return len(self.xy)
 
-    def __getitem__(self, index: np.ndarray | slice) -> Nuclei:
+    def __getitem__(self, index: ndarray | slice) -> Nuclei:
         """The nuclei chosen by a mask, an index array or a slice."""
         return replace(self, **{name: getattr(self, name)[index] for name in COLUMNS})
 

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
+from numpy import ndarray
 
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.environment import find_versions
@@ -55,9 +56,9 @@ class SlideSample:
     """Sample of a slide to which a proposer is fitted."""
 
     mpp: float  # um per pixel of ``pictures`` and of the windows
-    pictures: tuple[np.ndarray, ...]  # (h, w, 3) uint8 crops of tissue
+    pictures: tuple[ndarray, ...]  # (h, w, 3) uint8 crops of tissue
     # (2, 3) stain vectors of the slide from ``colour.json``; None if they could not be estimated
-    stains: np.ndarray | None = None
+    stains: ndarray | None = None
     # the slide, for proposers that read other files about it; None if the image is not a slide of a
     # cohort
     info: SlideInfo | None = None
@@ -85,7 +86,7 @@ def shrink_factor(mpp: float) -> int:
     return max(1, round(WORK_MPP / mpp))
 
 
-def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
+def shrink(pixels: ndarray, factor: int) -> ndarray:
     """(h, w, 3) ``pixels`` shrunk by ``factor`` along each side by averaging; sides are rounded
     up.
     """
@@ -145,7 +146,7 @@ class Proposer(Detector):
             training_data="none",
         )
 
-    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+    def __call__(self, pixels: ndarray, origin_xy: ndarray) -> list[Nuclei]:
         """The nuclei of each window; its position is ignored."""
         return [self.find(window) for window in pixels]
 
@@ -160,7 +161,7 @@ FILL_PX = 24  # distance up to which an edge to white affects detail of 4 um
 MIN_CONTRAST = 2.0  # grey levels; windows with less contrast are empty, not blurred
 
 
-def judge_window(pixels: np.ndarray, mpp: float) -> str:
+def judge_window(pixels: ndarray, mpp: float) -> str:
     """Reason to skip the window ``pixels``, (h, w, 3) uint8; "" if there is none."""
     if (factor := shrink_factor(mpp)) > 1:
         # Not ``shrink``, which rounds up: crops at the slide's edge would change, and with them the
@@ -178,7 +179,7 @@ def judge_window(pixels: np.ndarray, mpp: float) -> str:
     return BLURRED if is_blurred(pixels) else ""
 
 
-def is_blurred(pixels: np.ndarray) -> bool:
+def is_blurred(pixels: ndarray) -> bool:
     """True if ``pixels`` (at about 0.5 um/px) have little detail of 0.5 to 1 um relative to that of
     1 to 4 um.
 

@@ -19,6 +19,7 @@ import numpy as np
 # loads its modules at first use, so that `muse step proposer`, which only reads settings, loads
 # none of them
 import scipy
+from numpy import ndarray
 
 from muse_pipeline.core.config import Between
 from muse_pipeline.core.types import Frame
@@ -46,14 +47,14 @@ TRESPASS = 10.0  # cost per step into a neighbour's territory
 
 
 def trace_outlines(
-    density: np.ndarray,
+    density: ndarray,
     mpp: float,
-    xy: np.ndarray,
-    radius_um: np.ndarray,
+    xy: ndarray,
+    radius_um: ndarray,
     least_density: float,
     n_rays: int,
     max_radius_um: float,
-) -> np.ndarray:
+) -> ndarray:
     """Outlines, as rays (N, n_rays) float32 in um, of nuclei with centres ``xy`` (N, 2) in px and
     radii (N,).
 
@@ -78,7 +79,7 @@ def trace_outlines(
     return rays
 
 
-def territories(xy_um: np.ndarray, radius_um: np.ndarray, n_rays: int) -> np.ndarray:
+def territories(xy_um: ndarray, radius_um: ndarray, n_rays: int) -> ndarray:
     """(N, n_rays) um: distance along each ray to the border of its cell in the power diagram of the
     nuclei.
     """
@@ -101,9 +102,7 @@ def territories(xy_um: np.ndarray, radius_um: np.ndarray, n_rays: int) -> np.nda
     return reach
 
 
-def _profiles(
-    density: np.ndarray, mpp: float, xy: np.ndarray, steps_um: np.ndarray, n_rays: int
-) -> np.ndarray:
+def _profiles(density: ndarray, mpp: float, xy: ndarray, steps_um: ndarray, n_rays: int) -> ndarray:
     """Density (N, n_rays, T) in the middle of each of T steps along each ray."""
     # (n_rays, T, 2)
     offsets = ray_directions(n_rays)[:, None] * (steps_um - STEP_UM / 2)[:, None] / mpp
@@ -112,7 +111,7 @@ def _profiles(
     return sampled.reshape(len(xy), n_rays, len(steps_um))
 
 
-def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
+def _halfway(profiles: ndarray, steps_um: ndarray) -> ndarray:
     """Density (N,) halfway between each nucleus and its background.
 
     The nucleus, which may be vesicular, is represented by its upper quartile, and the background,
@@ -124,7 +123,7 @@ def _halfway(profiles: np.ndarray, steps_um: np.ndarray) -> np.ndarray:
     return ((core + around) / 2).astype(np.float32)
 
 
-def _best_closed_path(worth: np.ndarray) -> np.ndarray:
+def _best_closed_path(worth: ndarray) -> ndarray:
     """Step index (N, R) of the path of greatest ``worth`` (N, R, T) that changes by at most one
     step from ray to ray.
 
@@ -199,7 +198,7 @@ class HaematoxylinFinder(Proposer):
     name = "haematoxylin"
 
     settings: HaematoxylinSettings  # settings of the proposer
-    stains: np.ndarray  # (2, 3) unit stain vectors, haematoxylin first
+    stains: ndarray  # (2, 3) unit stain vectors, haematoxylin first
     edge_density: float  # density that separates nuclei from their background in the slide's sample
     min_answer: float  # minimum filter response of a peak
 
@@ -231,7 +230,7 @@ class HaematoxylinFinder(Proposer):
         """Um per pixel of the shrunk windows, in which nuclei are found."""
         return self.mpp * shrink_factor(self.mpp)
 
-    def find(self, pixels: np.ndarray) -> Nuclei:
+    def find(self, pixels: ndarray) -> Nuclei:
         """The nuclei (frame: window) of (h, w, 3) uint8 ``pixels`` of any size, highest score
         first.
         """
@@ -257,14 +256,14 @@ class HaematoxylinFinder(Proposer):
             prob=np.ones((len(xy), 1)),
         )
 
-    def density(self, pixels: np.ndarray) -> np.ndarray:
+    def density(self, pixels: ndarray) -> ndarray:
         """Density of haematoxylin (h, w) float32 at ``work_mpp``; 0 on ink, pigment and brown
         chromogen.
         """
         pixels = shrink(pixels, shrink_factor(self.mpp))
         return clear_foreign_colours(haematoxylin(pixels, self.stains), pixels)
 
-    def blobs(self, density: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def blobs(self, density: ndarray) -> tuple[ndarray, ndarray, ndarray]:
         """``find_blobs`` with the finder's settings."""
         settings = self.settings
         return find_blobs(
@@ -282,7 +281,7 @@ class HaematoxylinFinder(Proposer):
         return proposer_facts(proposer, self.stains.tolist(), PACKAGES)
 
 
-def _threshold(values: np.ndarray, floor: float, share: float = 1.0) -> float:
+def _threshold(values: ndarray, floor: float, share: float = 1.0) -> float:
     """Otsu's threshold of ``values`` (N,) times ``share``, or ``floor`` if that is higher or there
     is no threshold.
     """
@@ -295,12 +294,8 @@ REFERENCE_UM = 4.0  # radius at which the filter response has weight 1
 
 
 def find_blobs(
-    density: np.ndarray,
-    mpp: float,
-    radii_um: tuple[float, ...],
-    min_distance_um: float,
-    least: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    density: ndarray, mpp: float, radii_um: tuple[float, ...], min_distance_um: float, least: float
+) -> tuple[ndarray, ndarray, ndarray]:
     """Blobs in (h, w) float32 ``density`` with a filter response above ``least``, strongest first.
 
     A blob is dropped if its distance from a stronger one is below ``min_distance_um`` or the
@@ -322,8 +317,8 @@ def find_blobs(
 
 
 def _maxima_of_radius(
-    density: np.ndarray, mpp: float, radius_um: float, least: float
-) -> tuple[np.ndarray, np.ndarray]:
+    density: ndarray, mpp: float, radius_um: float, least: float
+) -> tuple[ndarray, ndarray]:
     """Maxima (N, 2) in px of the response to the filter of ``radius_um``, and their weighted
     responses (N,).
     """
@@ -341,7 +336,7 @@ def _maxima_of_radius(
     return _between_pixels(answer, row, column), answer[row, column]
 
 
-def _between_pixels(answer: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+def _between_pixels(answer: ndarray, row: ndarray, column: ndarray) -> ndarray:
     """Subpixel maxima (N, 2) x, y, from parabolas through each maximum and its neighbours in both
     directions.
     """
@@ -357,7 +352,7 @@ def _between_pixels(answer: np.ndarray, row: np.ndarray, column: np.ndarray) -> 
     return np.stack([column + 0.5 + shifts[0], row + 0.5 + shifts[1]], 1)
 
 
-def _suppress(xy_um: np.ndarray, reach_um: np.ndarray) -> np.ndarray:
+def _suppress(xy_um: ndarray, reach_um: ndarray) -> ndarray:
     """(N,) bool: positions (N, 2), best first, to keep; a kept position removes all worse ones
     within its reach.
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.config import Between, OneOf
 from muse_pipeline.core.coords import GEOJSON_FRAMES, level0_to_work, qupath_offset_px
@@ -101,13 +102,13 @@ class ImportedNuclei(Proposer):
         nuclei = nuclei[np.lexsort((nuclei.xy[:, 0], nuclei.xy[:, 1]))]
         return cls(sample.mpp, settings, nuclei, sha256_of(path))
 
-    def __call__(self, pixels: np.ndarray, origin_xy: np.ndarray) -> list[Nuclei]:
+    def __call__(self, pixels: ndarray, origin_xy: ndarray) -> list[Nuclei]:
         """The nuclei in the windows at ``origin_xy``, highest score first; ``pixels`` are
         ignored.
         """
         return [self._inside(np.asarray(origin, float)) for origin in origin_xy]
 
-    def _inside(self, origin: np.ndarray) -> Nuclei:
+    def _inside(self, origin: ndarray) -> Nuclei:
         low, high = np.searchsorted(
             self.nuclei.xy[:, 1], (origin[1], origin[1] + self.card.input_px)
         )
@@ -188,6 +189,6 @@ def _read_label_image(path: Path, info: SlideInfo) -> Nuclei:
     return Nuclei(nuclei.xy * scale, Frame.LEVEL0, rays=nuclei.rays)
 
 
-def _with_outlines(rays: np.ndarray, radius_um: float) -> np.ndarray:
+def _with_outlines(rays: ndarray, radius_um: float) -> ndarray:
     """``rays`` (N, R), with circles for missing outlines."""
     return np.where(rays.max(1, keepdims=True, initial=0) > 0, rays, np.float32(radius_um))

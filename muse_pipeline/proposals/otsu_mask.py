@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.nuclei.masks import MIN_NUCLEUS_UM2, cut_relief, depth_um
 from muse_pipeline.tissue.components import drop_small
@@ -30,29 +31,29 @@ PERCENTILES = (0.5, 99.5)
 class OtsuMask:
     """A threshold fitted to a slide; a call returns the mask of a picture of the slide."""
 
-    stains: np.ndarray  # (2, 3) unit vectors in optical density, haematoxylin first
+    stains: ndarray  # (2, 3) unit vectors in optical density, haematoxylin first
     threshold: float  # optical density of haematoxylin above which a pixel is part of a nucleus
     mpp: float  # um per pixel of the pictures
     spread: float  # standard deviation of ``blob_answer`` over the slide
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: ndarray) -> ndarray:
         """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``, without specks and with holes
         filled.
         """
         return self.mask(self.density(pixels))
 
-    def instances(self, pixels: np.ndarray) -> np.ndarray:
+    def instances(self, pixels: ndarray) -> ndarray:
         """(h, w) int32: the mask of (h, w, 3) uint8 ``pixels`` cut into nuclei 1..N; 0 is
         background.
         """
         density = self.density(pixels)
         return cut_mask(self.mask(density), density, self.mpp, self.spread)
 
-    def density(self, pixels: np.ndarray) -> np.ndarray:
+    def density(self, pixels: ndarray) -> ndarray:
         """(h, w) float32: optical density of haematoxylin, smoothed to remove grain."""
         return cv2.GaussianBlur(haematoxylin(pixels, self.stains), (0, 0), BLUR_UM / self.mpp)
 
-    def mask(self, density: np.ndarray) -> np.ndarray:
+    def mask(self, density: ndarray) -> ndarray:
         """The mask (h, w) bool of a picture, from its ``density``."""
         radius = max(round(OPEN_UM / self.mpp), 1)
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
@@ -63,9 +64,7 @@ class OtsuMask:
         return ~drop_small(~nuclei, MAX_HOLE_UM2 / self.mpp**2, connectivity=4)
 
 
-def fit_otsu(
-    pictures: Sequence[np.ndarray], mpp: float, stains: np.ndarray | None = None
-) -> OtsuMask:
+def fit_otsu(pictures: Sequence[ndarray], mpp: float, stains: ndarray | None = None) -> OtsuMask:
     """Fit the threshold to a random sample of up to about a million pixels of (h, w, 3) uint8
     pictures of tissue.
 
@@ -89,7 +88,7 @@ def fit_otsu(
     return replace(mask, threshold=otsu_threshold(np.concatenate(densities)), spread=spread)
 
 
-def otsu_threshold(values: np.ndarray) -> float:
+def otsu_threshold(values: ndarray) -> float:
     """Otsu's threshold of ``values`` (N,); infinite if all values between ``PERCENTILES`` are
     equal.
 
@@ -115,9 +114,7 @@ RADIUS_UM = 3.0  # radius of the blob filter, that of a small nucleus
 STAIN_SHARE = 0.5
 
 
-def cut_mask(
-    mask: np.ndarray, density: np.ndarray, mpp: float, spread: float | None = None
-) -> np.ndarray:
+def cut_mask(mask: ndarray, density: ndarray, mpp: float, spread: float | None = None) -> ndarray:
     """Split a mask (h, w) bool by a watershed: (h, w) int32, 1..N in raster order of the peaks, 0
     elsewhere.
 
@@ -132,7 +129,7 @@ def cut_mask(
     return cut_relief(mask, depth_um(mask, mpp) / RADIUS_UM + STAIN_SHARE * blobs / unit, mpp)
 
 
-def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
+def blob_answer(density: ndarray, mpp: float) -> ndarray:
     """(h, w) float32: negative Laplacian of Gaussian of a ``density`` (h, w), at the radius of a
     small nucleus.
     """
@@ -144,7 +141,7 @@ def blob_answer(density: np.ndarray, mpp: float) -> np.ndarray:
 OWN_SHARE = 0.4
 
 
-def blend_stains(own: np.ndarray | None) -> np.ndarray:
+def blend_stains(own: ndarray | None) -> ndarray:
     """Unit stain vectors (2, 3), haematoxylin first: 40 % the slide's own and 60 % textbook
     vectors.
 
@@ -158,7 +155,7 @@ def blend_stains(own: np.ndarray | None) -> np.ndarray:
     return _unit(blend)
 
 
-def haematoxylin(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
+def haematoxylin(pixels: ndarray, stains: ndarray) -> ndarray:
     """Optical density (h, w) float32, at least 0, of the first of two ``stains`` (2, 3) in (h, w,
     3) uint8 ``pixels``.
 
@@ -167,5 +164,5 @@ def haematoxylin(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
     return np.maximum(weigh_density(pixels, np.linalg.pinv(np.asarray(stains, float))[:, 0]), 0)
 
 
-def _unit(stains: np.ndarray) -> np.ndarray:
+def _unit(stains: ndarray) -> ndarray:
     return stains / np.linalg.norm(stains, axis=1, keepdims=True)

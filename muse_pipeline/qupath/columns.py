@@ -6,11 +6,12 @@ import hashlib
 import uuid
 
 import numpy as np
+from numpy import ndarray
 
 BLANK = 0  # byte that pads texts to equal length, and is removed before they are written
 
 
-def render_decimals(values: np.ndarray, decimals: int) -> np.ndarray:
+def render_decimals(values: ndarray, decimals: int) -> ndarray:
     """Render finite values (N,) with ``decimals`` >= 1 digits after the point, as (N, W) uint8."""
     scaled = np.rint(np.abs(values) * 10.0**decimals).astype(np.int64)
     digits = render_integers(scaled, max(decimals + 1, len(str(scaled.max(initial=0)))))
@@ -22,7 +23,7 @@ def render_decimals(values: np.ndarray, decimals: int) -> np.ndarray:
     return np.concatenate([sign, digits[:, :-decimals], point, digits[:, -decimals:]], axis=1)
 
 
-def render_integers(values: np.ndarray, width: int) -> np.ndarray:
+def render_integers(values: ndarray, width: int) -> ndarray:
     """Render values (N,) from 0 to 10^width - 1 with leading zeros, as (N, width) uint8."""
     digits = np.empty((len(values), width), np.uint8)
     for column in range(width - 1, -1, -1):
@@ -31,7 +32,7 @@ def render_integers(values: np.ndarray, width: int) -> np.ndarray:
     return digits + np.uint8(ord("0"))
 
 
-def render_coordinates(rings: np.ndarray) -> np.ndarray:
+def render_coordinates(rings: ndarray) -> ndarray:
     """Render rings (N, V, 2) as coordinates of GeoJSON polygons, to one decimal, as (N, 24 V)
     uint8.
 
@@ -55,7 +56,7 @@ def render_coordinates(rings: np.ndarray) -> np.ndarray:
 _HALF = 10_000
 
 
-def _high_words() -> np.ndarray:
+def _high_words() -> ndarray:
     """(2 * _HALF,) words for the upper digits: in the first half four digits, in the second a minus
     sign and three.
     """
@@ -65,7 +66,7 @@ def _high_words() -> np.ndarray:
     return text.view(np.uint32).ravel()
 
 
-def _low_words() -> np.ndarray:
+def _low_words() -> ndarray:
     """(6 * _HALF,) words for the lower digits: for each of three ends, first with leading zeros,
     then without.
     """
@@ -80,7 +81,7 @@ def _low_words() -> np.ndarray:
     return text.view(np.uint64).ravel()
 
 
-def _without_zeros(digits: np.ndarray) -> np.ndarray:
+def _without_zeros(digits: ndarray) -> ndarray:
     """Replace the leading zeros of digits (N, W) with blanks."""
     return np.where(np.logical_or.accumulate(digits != ord("0"), axis=1), digits, BLANK)
 
@@ -90,7 +91,7 @@ _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _TEXT_COLUMNS = np.delete(np.arange(36), (8, 13, 18, 23))
 
 
-def uuid5(namespace: uuid.UUID, names: np.ndarray) -> np.ndarray:
+def uuid5(namespace: uuid.UUID, names: ndarray) -> ndarray:
     """The value of ``uuid.uuid5(namespace, name)`` for names (N, L) uint8 of equal length, as (N,
     36) uint8 ASCII.
     """

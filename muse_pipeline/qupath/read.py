@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.core.errors import GeoJSONError, LabelError, LeftOutWarning
 from muse_pipeline.nuclei.rays import largest_parts, polygons_to_rays, repair_areas
@@ -35,16 +36,16 @@ class NucleusParts:
     """Points and polygons, each of which is one nucleus."""
 
     path: Path | str  # path of the file
-    geometry: np.ndarray  # (P,) points, and valid polygons with an area
-    owner: np.ndarray  # (P,) int index of the object to which each part belongs
-    number: np.ndarray  # (P,) int position of that object in the file, counted from 1
+    geometry: ndarray  # (P,) points, and valid polygons with an area
+    owner: ndarray  # (P,) int index of the object to which each part belongs
+    number: ndarray  # (P,) int position of that object in the file, counted from 1
 
     @property
-    def is_polygon(self) -> np.ndarray:
+    def is_polygon(self) -> ndarray:
         """(P,) bool, True for polygons."""
         return shapely.get_type_id(self.geometry) == _POLYGON
 
-    def measure(self, mpp: tuple[float, float], n_rays: int) -> tuple[np.ndarray, np.ndarray]:
+    def measure(self, mpp: tuple[float, float], n_rays: int) -> tuple[ndarray, ndarray]:
         """Centres (P, 2) in pixels of ``mpp`` = (x, y), and rays (P, n_rays) in um, NaN for
         points.
         """
@@ -55,7 +56,7 @@ class NucleusParts:
         xy[~drawn] = shapely.get_coordinates(self.geometry[~drawn])
         return xy, rays
 
-    def reject(self, wrong: np.ndarray, what: str) -> None:
+    def reject(self, wrong: ndarray, what: str) -> None:
         """Raise LabelError for the first part that is ``wrong`` (P,), which ``what`` describes in
         the message.
         """
@@ -63,7 +64,7 @@ class NucleusParts:
             raise LabelError(f"{self.path}, feature {self.number[wrong.argmax()]}: {what}")
 
 
-def split_parts(geometry: np.ndarray, number: np.ndarray, path: Path | str) -> NucleusParts:
+def split_parts(geometry: ndarray, number: ndarray, path: Path | str) -> NucleusParts:
     """Split geometries (N,), including multi-geometries, into their points and polygons; lines are
     left out.
 
@@ -101,16 +102,16 @@ class GeoJSONObjects:
     """
 
     path: Path | str
-    geometry: np.ndarray
-    class_name: np.ndarray
-    object_type: np.ndarray
-    name: np.ndarray
-    number: np.ndarray
+    geometry: ndarray
+    class_name: ndarray
+    object_type: ndarray
+    name: ndarray
+    number: ndarray
 
     def __len__(self) -> int:
         return len(self.geometry)
 
-    def __getitem__(self, chosen: np.ndarray) -> GeoJSONObjects:
+    def __getitem__(self, chosen: ndarray) -> GeoJSONObjects:
         """The objects chosen by a mask (N,)."""
         columns = (self.geometry, self.class_name, self.object_type, self.name, self.number)
         return GeoJSONObjects(self.path, *(column[chosen] for column in columns))
@@ -184,9 +185,7 @@ def to_feature(item: Any) -> dict[str, Any]:
     return {**item, "geometry": nucleus} if nucleus else item
 
 
-def _build_geometries(
-    features: list[dict[str, Any]], path: Path | str, n_before: int
-) -> np.ndarray:
+def _build_geometries(features: list[dict[str, Any]], path: Path | str, n_before: int) -> ndarray:
     try:
         texts = [
             orjson.dumps(f["geometry"]).decode() if f.get("geometry") else None for f in features

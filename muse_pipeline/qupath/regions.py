@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+from numpy import ndarray
 from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
@@ -32,7 +33,7 @@ from muse_pipeline.tissue.outline import TISSUE_RGB
 from muse_pipeline.tissue.tma import Core
 
 
-def are_called(drawn: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
+def are_called(drawn: GeoJSONObjects, words: Collection[str]) -> ndarray:
     """(N,) bool: True for objects whose class, or annotations whose name, is one of ``words``."""
     named = np.where(drawn.object_type == "annotation", drawn.name, None)
     return np.array(
@@ -40,7 +41,7 @@ def are_called(drawn: GeoJSONObjects, words: Collection[str]) -> np.ndarray:
     )
 
 
-def union_of_areas(geometry: np.ndarray) -> BaseGeometry | None:
+def union_of_areas(geometry: ndarray) -> BaseGeometry | None:
     """The polygons within geometries (N,), made valid, as one polygon or multipolygon; None if
     there are none.
     """
@@ -70,7 +71,7 @@ ANNOTATION, CORE = "annotation", "tmaCore"
 _MISSING_CORE = "missing TMA core"
 
 
-def take_out_ignored(shapes: np.ndarray, is_ignored: np.ndarray) -> np.ndarray:
+def take_out_ignored(shapes: ndarray, is_ignored: ndarray) -> ndarray:
     """Remove shapes (N,) of the class "Ignore", and subtract their areas from the remaining
     shapes.
     """
@@ -166,7 +167,7 @@ def _is_on(area: RoiArea, info: SlideInfo) -> bool:
     ).area > 0
 
 
-def _columns(areas: Sequence[RoiArea]) -> tuple[np.ndarray, np.ndarray]:
+def _columns(areas: Sequence[RoiArea]) -> tuple[ndarray, ndarray]:
     """The shapes (N,), and (N,) bool, True for ignored areas."""
     return np.array([area.shape for area in areas], object), np.array(
         [area.is_ignored for area in areas], bool

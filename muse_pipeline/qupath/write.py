@@ -19,6 +19,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pyarrow as pa
+from numpy import ndarray
 from typing_extensions import override
 
 from muse_pipeline.core.coords import qupath_offset_px
@@ -297,7 +298,7 @@ class FeatureRenderer:
         first, *others = (self._render_batch(table[batch], ids[batch]) for batch in batches)
         return b"".join([first[len(SEPARATOR) :], *others])
 
-    def _render_batch(self, table: pa.Table, ids: np.ndarray) -> bytearray:
+    def _render_batch(self, table: pa.Table, ids: ndarray) -> bytearray:
         n = len(table)
         parts = [
             _constant(SEPARATOR + b'{"type":"Feature","id":"', n),
@@ -315,14 +316,14 @@ class FeatureRenderer:
         # contain.
         return text.translate(None, b"\0")
 
-    def _render_outlines(self, table: pa.Table) -> list[np.ndarray]:
+    def _render_outlines(self, table: pa.Table) -> list[ndarray]:
         """Render the outlines and the text that follows them, up to and including the type of the
         objects.
         """
         outlines = self._render_rings(wkb_to_rings(table["geometry"]), len(table))
         return [outlines, _constant(b'},"properties":{"objectType":"detection"', len(table))]
 
-    def _render_rings(self, groups: Iterable[tuple[np.ndarray, np.ndarray]], n: int) -> np.ndarray:
+    def _render_rings(self, groups: Iterable[tuple[ndarray, ndarray]], n: int) -> ndarray:
         """Render rings given as groups of rows (M,) in a batch of ``n`` and their rings (M, V,
         2).
         """
@@ -334,7 +335,7 @@ class FeatureRenderer:
             matrix[rows, : text.shape[1]] = text
         return matrix
 
-    def _render_classifications(self, table: pa.Table) -> np.ndarray:
+    def _render_classifications(self, table: pa.Table) -> ndarray:
         texts, number = self._plain, to_numpy(table["label"])
         if parquet.POSITIVE in table.column_names:
             texts, number = self._derived, 2 * number + to_numpy(table[parquet.POSITIVE])
@@ -355,13 +356,13 @@ class CellRenderer(FeatureRenderer):
         self._info = info
 
     @override
-    def _render_outlines(self, table: pa.Table) -> list[np.ndarray]:
+    def _render_outlines(self, table: pa.Table) -> list[ndarray]:
         nuclei = super()._render_outlines(table)[0]
         cells = self._render_rings(self._cell_rings(table), len(table))
         key = _constant(b'},"nucleusGeometry":{"type":"Polygon","coordinates":[[[', len(table))
         return [cells, key, nuclei, _constant(b'},"properties":{"objectType":"cell"', len(table))]
 
-    def _cell_rings(self, table: pa.Table) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    def _cell_rings(self, table: pa.Table) -> Iterable[tuple[ndarray, ndarray]]:
         """Outlines of cells, in groups as from ``wkb_to_rings``; the few that are not simple are
         repaired.
         """
@@ -374,7 +375,7 @@ class CellRenderer(FeatureRenderer):
         return wkb_to_rings(pa.chunked_array([polygons_to_wkb(polygons)]))
 
 
-def nucleus_ids(run: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def nucleus_ids(run: str, x: ndarray, y: ndarray) -> ndarray:
     """The ids in QuPath, (N,) S36, of nuclei at these positions in level-0 px; ``run`` is a
     ``Provenance.run_name``.
     """
@@ -400,7 +401,7 @@ def _classification(key: str, name: str | list[str], color: Sequence[int]) -> by
     )
 
 
-def _centroid_names(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _centroid_names(x: ndarray, y: ndarray) -> ndarray:
     """Names (N, L) of absolute positions, to 0.01 px; a running number distinguishes equal
     positions in a batch.
     """
@@ -424,7 +425,7 @@ def measurements_of(columns: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
     return (*MEASUREMENTS, *(entry for name, entry in OPTIONAL.items() if name in columns), *chosen)
 
 
-def _render_measurements(table: pa.Table) -> list[np.ndarray]:
+def _render_measurements(table: pa.Table) -> list[ndarray]:
     """Render the finite measurements; QuPath 0.4 fails on NaN."""
     parts, is_first = [], np.ones(len(table), bool)
     for name, column, decimals in measurements_of(table.column_names):
@@ -440,7 +441,7 @@ def _render_measurements(table: pa.Table) -> list[np.ndarray]:
     return parts
 
 
-def _constant(text: bytes, n: int) -> np.ndarray:
+def _constant(text: bytes, n: int) -> ndarray:
     return np.tile(np.frombuffer(text, np.uint8), (n, 1))
 
 

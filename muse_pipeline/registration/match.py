@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.registration.transform import Transform
@@ -29,16 +30,16 @@ MIN_SEEN = 0.8  # minimum share of a tile, as far as it lies on the slide, that 
 class SlidePicture:
     """A slide at one resolution, held in memory."""
 
-    def __init__(self, pixels: np.ndarray, mpp: np.ndarray):
+    def __init__(self, pixels: ndarray, mpp: ndarray):
         self._pixels, self.mpp = pixels, np.asarray(mpp)
         self.size_px = pixels.shape[1], pixels.shape[0]
 
     @property
-    def size_um(self) -> np.ndarray:
+    def size_um(self) -> ndarray:
         """(width, height) in um."""
         return self.size_px * self.mpp
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """A rectangle of the picture, (h, w, 3) uint8, which must not extend beyond it."""
         return self._pixels[xy[1] : xy[1] + size[1], xy[0] : xy[0] + size[0]]
 
@@ -52,7 +53,7 @@ class SlidePicture:
 PixelReader = AreaReader | SlidePicture  # readers of a slide at one resolution
 
 
-def grid_um(corner_um: np.ndarray, step_um: float, size: tuple[int, int]) -> np.ndarray:
+def grid_um(corner_um: ndarray, step_um: float, size: tuple[int, int]) -> ndarray:
     """(h, w, 2) float64: centres, in um, of a grid of (width, height) = ``size`` pixels of side
     ``step_um``.
     """
@@ -62,9 +63,7 @@ def grid_um(corner_um: np.ndarray, step_um: float, size: tuple[int, int]) -> np.
     return np.stack(np.meshgrid(x, y), -1)
 
 
-def sample(
-    reader: PixelReader, um: np.ndarray, interpolation: int = cv2.INTER_LINEAR
-) -> np.ndarray:
+def sample(reader: PixelReader, um: ndarray, interpolation: int = cv2.INTER_LINEAR) -> ndarray:
     """Colours (h, w, 3) uint8 at positions (h, w, 2) in um from the corner of level 0; white beyond
     the slide.
     """
@@ -80,7 +79,7 @@ def sample(
     return cv2.remap(pixels, column, row, interpolation, **border)
 
 
-def nuclear_density(pixels: np.ndarray) -> np.ndarray:
+def nuclear_density(pixels: ndarray) -> ndarray:
     """Optical density of red, (h, w) float32; haematoxylin and brown DAB absorb red, but eosin
     hardly does.
     """
@@ -95,7 +94,7 @@ class WarpedReader:
     ):
         self.partner, self.transform, self.size_px, self.mpp = partner, transform, size_px, mpp
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """(h, w, 3) uint8: ``size`` = (width, height) pixels from corner ``xy``; white beyond the
         partner.
         """
@@ -127,18 +126,18 @@ class Power:
 class TileMatches:
     """Measurements of N tiles."""
 
-    centre_um: np.ndarray  # (N, 2) centres on the slide
+    centre_um: ndarray  # (N, 2) centres on the slide
     # (N, 2) correction on the slide: the transform maps ``centre_um`` + ``shift_um`` to the match
-    shift_um: np.ndarray
+    shift_um: ndarray
     # (N,) bool, True if the tile lies on the partner, which is not uniform there
-    is_seen: np.ndarray
+    is_seen: ndarray
     # (N,) bool, True if the best position is much better than all other positions
-    is_clear: np.ndarray
+    is_clear: ndarray
     # (N,) bool, True if the tile correlates with the partner at its expected position, or is
     # uniform
-    is_alike: np.ndarray
+    is_alike: ndarray
 
-    def partner_um(self, transform: Transform) -> np.ndarray:
+    def partner_um(self, transform: Transform) -> ndarray:
         """(N, 2) positions on the partner that match the tiles' centres; ``transform`` as given to
         ``match_tiles``.
         """
@@ -149,7 +148,7 @@ def match_tiles(
     slide: PixelReader,
     partner: PixelReader,
     transform: Transform,
-    centre_um: np.ndarray,
+    centre_um: ndarray,
     power: Power,
     threads: int = 1,
 ) -> TileMatches:
@@ -157,7 +156,7 @@ def match_tiles(
     ``transform`` predicts.
     """
 
-    def match(centre: np.ndarray) -> TileMatch:
+    def match(centre: ndarray) -> TileMatch:
         return _match_tile(slide, partner, transform, centre, power)
 
     tiles = list(map_in_order(match, centre_um, threads))
@@ -170,7 +169,7 @@ def match_tiles(
 class TileMatch(NamedTuple):
     """One tile of ``TileMatches``."""
 
-    shift_um: np.ndarray
+    shift_um: ndarray
     is_seen: bool
     is_clear: bool
     is_alike: bool
@@ -181,7 +180,7 @@ EVEN = TileMatch(np.zeros(2), True, False, True)
 
 
 def _match_tile(
-    slide: PixelReader, partner: PixelReader, transform: Transform, centre: np.ndarray, power: Power
+    slide: PixelReader, partner: PixelReader, transform: Transform, centre: ndarray, power: Power
 ) -> TileMatch:
     side, reach = power.tile_px, power.reach_px
     corner = centre - side * power.um / 2
@@ -215,7 +214,7 @@ def _match_tile(
     return TileMatch(shift, True, bool(clear), bool(score[reach, reach] >= MIN_CORRELATION))
 
 
-def _subpixel(score: np.ndarray, position: np.ndarray) -> np.ndarray:
+def _subpixel(score: ndarray, position: ndarray) -> ndarray:
     """Subpixel offset (row, column) of the best score, from parabolas through it and its
     neighbours.
     """
@@ -232,9 +231,7 @@ def _subpixel(score: np.ndarray, position: np.ndarray) -> np.ndarray:
     return offset
 
 
-def lattice(
-    mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, least: int, most: int
-) -> np.ndarray:
+def lattice(mask: ndarray, mask_mpp: ndarray, side_um: float, least: int, most: int) -> ndarray:
     """Centres (N, 2) in um of tiles of ``side_um`` with at least ``COVERED`` tissue.
 
     Tiles lie side by side from the slide's corner. If there are more than ``most``, they are spaced
@@ -252,8 +249,8 @@ def lattice(
 
 
 def tiles_on_tissue(
-    mask: np.ndarray, mask_mpp: np.ndarray, side_um: float, step_um: float, covered: float
-) -> np.ndarray:
+    mask: ndarray, mask_mpp: ndarray, side_um: float, step_um: float, covered: float
+) -> ndarray:
     """Centres (N, 2) in um of tiles ``step_um`` apart; tissue covers at least the share ``covered``
     of each.
     """

@@ -16,6 +16,7 @@ import numpy as np
 
 # loads its modules at first use, because loading takes longer than processing a small slide
 import scipy
+from numpy import ndarray
 
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.types import Slide, SlideInfo
@@ -59,9 +60,9 @@ class LowPower:
     """A slide at low power, for the search."""
 
     picture: SlidePicture  # picture at about 8 um per pixel
-    mask: np.ndarray  # (h, w) bool mask of its tissue
+    mask: ndarray  # (h, w) bool mask of its tissue
 
-    def maps(self, um: float) -> tuple[np.ndarray, np.ndarray]:
+    def maps(self, um: float) -> tuple[ndarray, ndarray]:
         """Maps of tissue and nuclear stain, (h, w, 2) float32, at about ``um`` per pixel; and their
         exact mpp (2,).
         """
@@ -119,7 +120,7 @@ class _Search:
         self.spectrum = self.fourier(fixed)
         self.energy = float(np.linalg.norm(fixed) * np.linalg.norm(self.moving))
 
-    def fourier(self, maps: np.ndarray) -> np.ndarray:
+    def fourier(self, maps: ndarray) -> ndarray:
         """The Fourier transform of maps (h, w, 2), padded so that no shift wraps around."""
         return scipy.fft.rfft2(np.moveaxis(maps, -1, 0), self.shape)
 
@@ -149,7 +150,7 @@ class _Search:
             float(degrees), mirrored, Transform(np.column_stack([matrix, corner_um])), best
         )
 
-    def turn(self, matrix: np.ndarray) -> np.ndarray:
+    def turn(self, matrix: ndarray) -> ndarray:
         """The partner's maps (side, side, 2), turned about its centre to the orientation of the
         slide.
         """
@@ -161,7 +162,7 @@ class _Search:
         )
 
 
-def similarity(degrees: float, mirrored: bool, scale: float) -> np.ndarray:
+def similarity(degrees: float, mirrored: bool, scale: float) -> ndarray:
     """(2, 2) matrix that maps vectors on the slide to vectors on the partner."""
     angle = np.radians(degrees)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -211,7 +212,7 @@ class Pair:
         )
         return self.match_at(transform, power, centre_um)
 
-    def match_at(self, transform: Transform, power: Power, centre_um: np.ndarray) -> TileMatches:
+    def match_at(self, transform: Transform, power: Power, centre_um: ndarray) -> TileMatches:
         """Compare the tiles around ``centre_um`` (N, 2)."""
         return match_tiles(*self.readers(power.um), transform, centre_um, power, self.threads)
 

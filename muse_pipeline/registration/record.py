@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline import __version__
 from muse_pipeline.core.errors import MuseError, OutputError, RegistrationError
@@ -139,9 +140,9 @@ class RegisteredPartner:
     partner: dict[str, Any]  # identity of the partner, as written by ``describe``
     transform: Transform  # transform from slide to partner
     tile_um: float  # side of a tile; tiles lie side by side from the slide's corner
-    kept: np.ndarray  # (rows, columns) bool, True for tiles that are kept
+    kept: ndarray  # (rows, columns) bool, True for tiles that are kept
 
-    def is_kept(self, um: np.ndarray) -> np.ndarray:
+    def is_kept(self, um: ndarray) -> ndarray:
         """True for positions (..., 2) in um on the slide that are in a kept tile and on the
         partner.
         """

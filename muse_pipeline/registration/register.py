@@ -10,6 +10,7 @@ import numpy as np
 
 # loads its modules at first use, because loading takes longer than processing a small slide
 import scipy
+from numpy import ndarray
 
 from muse_pipeline.core.errors import MisfitError, MppError, RegistrationError
 from muse_pipeline.core.types import Slide, SlideInfo
@@ -40,30 +41,30 @@ class TileResiduals:
     """The quality of registration in each of N tiles of a slide."""
 
     side_um: float  # side of a tile; tiles lie side by side from the corner of level 0
-    centre_um: np.ndarray  # (N, 2) centres on the slide
+    centre_um: ndarray  # (N, 2) centres on the slide
     # (N,) distance between slide and partner that remains; NaN if it is unknown
-    residual_um: np.ndarray
+    residual_um: ndarray
     # (N,) bool, True if the residual was measured in the tile itself. A tile that only correlates
     # with the partner has the largest residual of its neighbours
-    is_measured: np.ndarray
+    is_measured: ndarray
     # (N,) bool, True if the tile lies on the partner, which is not uniform there
-    is_seen: np.ndarray
+    is_seen: ndarray
     limit_um: float  # largest residual of a tile that is kept
 
     @property
-    def is_kept(self) -> np.ndarray:
+    def is_kept(self) -> ndarray:
         """(N,) bool: True if the residual is known and within the limit."""
         return self.residual_um <= self.limit_um
 
     @property
-    def status(self) -> np.ndarray:
+    def status(self) -> ndarray:
         """(N,) one of ``KEPT``, ``ABOVE_LIMIT``, ``NO_MATCH`` and ``OUTSIDE`` for each tile."""
         has_residual = ~np.isnan(self.residual_um)
         return np.select(
             [self.is_kept, has_residual, self.is_seen], [KEPT, ABOVE_LIMIT, NO_MATCH], OUTSIDE
         )
 
-    def kept_grid(self, size_um: np.ndarray) -> np.ndarray:
+    def kept_grid(self, size_um: ndarray) -> ndarray:
         """(rows, columns) bool over a slide of ``size_um``: True for tiles that are kept."""
         # A rest of less than half a tile belongs to the last tile.
         columns, rows = np.ceil(size_um / self.side_um - 0.5).astype(int).clip(1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import LabelError, RegistrationError
@@ -32,13 +33,13 @@ class Transform:
 
     # (2, 3) float64; matrix @ (x, y, 1) is a position on the partner, with x and y on the slide,
     # all in um
-    matrix: np.ndarray
+    matrix: ndarray
 
-    def to_partner(self, um: np.ndarray) -> np.ndarray:
+    def to_partner(self, um: ndarray) -> ndarray:
         """Map positions (..., 2) on the slide to the partner, both in um."""
         return np.asarray(um, float) @ self.matrix[:, :2].T + self.matrix[:, 2]
 
-    def to_slide(self, partner_um: np.ndarray) -> np.ndarray:
+    def to_slide(self, partner_um: ndarray) -> ndarray:
         """Map positions (..., 2) on the partner to the slide, both in um; the inverse of
         ``to_partner``.
         """
@@ -67,7 +68,7 @@ class Transform:
 
     def matrix_px(
         self, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]
-    ) -> np.ndarray:
+    ) -> ndarray:
         """The matrix (2, 3) from absolute level-0 px to absolute level-0 px."""
         return self.matrix @ np.diag([*slide_mpp, 1.0]) / np.array(partner_mpp)[:, None]
 
@@ -82,8 +83,8 @@ def read_transform(
 
 
 def matrix_in_um(
-    matrix_px: np.ndarray, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]
-) -> np.ndarray:
+    matrix_px: ndarray, slide_mpp: tuple[float, float], partner_mpp: tuple[float, float]
+) -> ndarray:
     """Convert a matrix (2, 3) from level-0 px to level-0 px into one from um to um."""
     if (
         matrix_px.shape != (2, 3)
@@ -133,7 +134,7 @@ def read_given(
         ) from error
 
 
-def _read_landmarks(path: Path) -> np.ndarray:
+def _read_landmarks(path: Path) -> ndarray:
     """(N, 4) x and y on the slide, then on the partner, in level-0 px of the file's frame."""
     separator, ((_, header), *rows) = read_rows(path, ", ".join(LANDMARK_COLUMNS))
     if not rows or not set(LANDMARK_COLUMNS) <= set(header):
@@ -152,7 +153,7 @@ def _read_landmarks(path: Path) -> np.ndarray:
 
 
 def _fit_landmarks(
-    points: np.ndarray, slide: SlideInfo, partner: SlideInfo, offsets: list[np.ndarray]
+    points: ndarray, slide: SlideInfo, partner: SlideInfo, offsets: list[ndarray]
 ) -> Transform:
     """The affine map that fits landmarks (N, 4) best."""
     source, target = (
@@ -168,7 +169,7 @@ def _fit_landmarks(
     return Transform(matrix.T.copy())
 
 
-def _read_matrix(text: str) -> np.ndarray:
+def _read_matrix(text: str) -> ndarray:
     """(2, 3) matrix of the numbers in ``text``, row by row."""
     numbers = [float(number) for number in _NUMBER.findall(text)]
     if len(numbers) not in {6, 9}:  # decimal commas

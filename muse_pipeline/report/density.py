@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.inference.counts import positions
@@ -15,8 +16,8 @@ from muse_pipeline.nuclei.arrow import to_numpy
 
 
 def read_outlines(
-    path: Path, low_xy: np.ndarray, high_xy: np.ndarray, column: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    path: Path, low_xy: ndarray, high_xy: ndarray, column: str
+) -> tuple[ndarray, ndarray, ndarray, ndarray]:
     """Read the nuclei whose centres lie in a rectangle in level-0 px; only row groups that touch it
     are read.
 
@@ -47,11 +48,11 @@ class DensityGrid:
     """
 
     # (C + 1, rows, columns) nuclei by class; the last plane counts nuclei without a known class
-    counts: np.ndarray
+    counts: ndarray
     size_um: tuple[float, float]  # (width, height) of the slide
 
     @property
-    def per_mm2(self) -> np.ndarray:
+    def per_mm2(self) -> ndarray:
         """(rows, columns) nuclei per mm2."""
         return self.counts.sum(0) / (CELL_UM / 1000) ** 2
 
@@ -66,7 +67,7 @@ class Field:
 
 
 def count_nuclei(
-    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    batches: Iterable[tuple[ndarray, ndarray]],
     size_px: tuple[int, int],
     slide_mpp: tuple[float, float],
     n_classes: int,

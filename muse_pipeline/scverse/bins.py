@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
+from numpy import ndarray
 from scipy import sparse
 
 from muse_pipeline.core.errors import LabelError, MuseWarning
@@ -76,7 +77,7 @@ MOST_SCALE = 1.1  # largest ratio between lengths of the same tissue on the slid
 STEPS = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
 
 Spots = tuple[
-    np.ndarray, sparse.csr_matrix
+    ndarray, sparse.csr_matrix
 ]  # positions (N, 2), um from the corner of the picture, and counts (N, G)
 
 
@@ -152,7 +153,7 @@ def read_visium_hd(path: Path) -> Assay:
     return Assay(folder, genes, ids, int((~is_gene).sum()), um_per_px, batches, bin_um)
 
 
-def _are_genes(names: np.ndarray, types: np.ndarray | None = None) -> np.ndarray:
+def _are_genes(names: ndarray, types: ndarray | None = None) -> ndarray:
     """(N,) bool: True for features that are genes, from their names and, if known, their types."""
     by_name = np.array([not name.lower().startswith(CONTROLS) for name in names.tolist()], bool)
     return by_name if types is None else by_name & (types == GENE_EXPRESSION)
@@ -234,7 +235,7 @@ def _require_scale(um_per_px: object, where: Path | str) -> float:
     return float(um_per_px)
 
 
-def _encode(batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
+def _encode(batch: pa.RecordBatch) -> tuple[ndarray, list[str]]:
     """The index (N,) of each transcript's gene, -1 for controls; and the names, which older
     versions write as bytes.
     """
@@ -337,7 +338,7 @@ def _find_doubt(as_given: float, *others: float) -> tuple[str, str]:
 
 def _find_map(
     info: SlideInfo, assay: Assay, transform: Path | None
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Callable[[ndarray], ndarray]:
     """The function from positions (N, 2) of the assay, in um, to those on the slide, in level-0
     px.
     """
@@ -356,7 +357,7 @@ def _find_map(
 
 
 def _require_on_tissue(
-    info: SlideInfo, tissue: TissueMask, assay: Assay, to_px: Callable[[np.ndarray], np.ndarray]
+    info: SlideInfo, tissue: TissueMask, assay: Assay, to_px: Callable[[ndarray], ndarray]
 ) -> tuple[int, float]:
     """Require most positions, or with a ROI at least one, to lie in tissue; return totals of
     positions and counts.
@@ -380,11 +381,11 @@ def _require_on_tissue(
 
 def count_displaced(
     tree: shapely.STRtree,
-    xy: np.ndarray,
-    step_size: float | np.ndarray,
-    counts: np.ndarray,
-    steps: np.ndarray = STEPS,
-) -> np.ndarray:
+    xy: ndarray,
+    step_size: float | ndarray,
+    counts: ndarray,
+    steps: ndarray = STEPS,
+) -> ndarray:
     """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``steps``
     of ``step_size``.
     """
@@ -392,7 +393,7 @@ def count_displaced(
     return np.array([counts[np.unique(spot)].sum() for spot in inside])
 
 
-def _assign(tree: shapely.STRtree, xy: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+def _assign(tree: shapely.STRtree, xy: ndarray, reach: float) -> tuple[ndarray, ndarray]:
     """Indices of the positions (N, 2) that belong to an outline, and indices of these outlines."""
     points = shapely.points(xy)
     spot, outline = tree.query(points, "intersects")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy import ndarray
 
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import MissingPackageError, NucleiError
@@ -102,7 +103,7 @@ class Elements:
         # In HDF5, strings of fixed length are written a hundred times faster.
         return self.array(path, (n,), f"S{ID_LENGTH}" if self._text else "string", "string-array")
 
-    def to_ids(self, ids: np.ndarray) -> np.ndarray:
+    def to_ids(self, ids: ndarray) -> ndarray:
         """Ids (N,) of ``ID_LENGTH`` bytes each, in the type of an array of ``ids``."""
         return ids if self._text else ids.astype(f"U{ID_LENGTH}").astype(np.dtypes.StringDType())
 
@@ -203,7 +204,7 @@ class NucleiTable:
         return self.provenance.slide_id
 
     @property
-    def um_per_px(self) -> np.ndarray:
+    def um_per_px(self) -> ndarray:
         """(2,) um per level-0 px in x and y."""
         return np.asarray(self.provenance.slide_mpp, float)
 
@@ -243,21 +244,21 @@ class Batch:
     rows: pa.Table
 
     @property
-    def xy(self) -> np.ndarray:
+    def xy(self) -> ndarray:
         """(N, 2) positions in level-0 px."""
         return np.stack([to_numpy(self.rows[name]) for name in ("x", "y")], 1)
 
     @property
-    def ids(self) -> np.ndarray:
+    def ids(self) -> ndarray:
         """(N,) ids of QuPath's objects, 36 bytes each."""
         return nucleus_ids(self.table.provenance.run_name, *self.xy.T)
 
     @property
-    def values(self) -> np.ndarray:
+    def values(self) -> ndarray:
         """(N, F) float32 features; NaN if undefined."""
         return np.stack([to_numpy(self.rows[feature.name]) for feature in self.table.features], 1)
 
-    def codes(self, name: str) -> np.ndarray:
+    def codes(self, name: str) -> ndarray:
         """(N,) int8 codes of a categorical column; -1 for no category."""
         names = texts_to_arrow(self.table.categories[name])
         return (
@@ -266,12 +267,12 @@ class Batch:
             .astype(np.int8)
         )
 
-    def numbers(self, name: str) -> np.ndarray:
+    def numbers(self, name: str) -> ndarray:
         """(N,) values of a numeric column of ``obs``."""
         return to_numpy(self.rows[name])
 
     @property
-    def embedding(self) -> np.ndarray:
+    def embedding(self) -> ndarray:
         """(N, D) embeddings: float32, or float16 from a file of embeddings."""
         return lists_to_numpy(self.rows["embedding"])
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import HangingReadError, SlideError
 from muse_pipeline.core.registry import Registry
@@ -80,7 +81,7 @@ class SlideReader(ABC):
         reader._reads = []
         return reader
 
-    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> ndarray:
         """Read ``size`` = (width, height) pixels of ``level``, the top left one at ``xy_px`` = (x,
         y) in this level.
 
@@ -97,15 +98,13 @@ class SlideReader(ABC):
             canvas[inside] = self.read_inside((columns.start, rows.start), level, extent)
         return canvas
 
-    def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> ndarray:
         """Read a region that lies inside the level; a reader overrides either this method or
         ``read_level``.
         """
         raise NotImplementedError
 
-    def read_region(
-        self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]
-    ) -> np.ndarray:
+    def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> ndarray:
         """Read ``size`` pixels of ``level``, starting at the pixel nearest to ``xy_level0``
         (absolute level-0 px).
 
@@ -126,7 +125,7 @@ class SlideReader(ABC):
         doing = f"{self.path}: reading {size[0]} x {size[1]} px at ({x}, {y}) of level {level}"
         return call_in_time(doing, self._read, (x, y), level, size)
 
-    def _read(self, *region: Any) -> np.ndarray:
+    def _read(self, *region: Any) -> ndarray:
         """Call ``read_level``, and list the call in ``_reads`` while it runs."""
         call = current_call()
         self._reads.append(call)
@@ -212,7 +211,7 @@ def _whole_factors(size0_px: int, size_px: int) -> set[int]:
     }
 
 
-def white_canvas(size: tuple[int, int]) -> np.ndarray:
+def white_canvas(size: tuple[int, int]) -> ndarray:
     """(h, w, 3) uint8, all white."""
     return np.full((size[1], size[0], 3), WHITE, np.uint8)
 
@@ -233,7 +232,7 @@ def overlap(
     return tuple(level), tuple(region)
 
 
-def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) -> Alpha:
+def alpha_of(extra_samples: Iterable[Enum], pixels: ndarray | None = None) -> Alpha:
     """Meaning of the last sample in the ``pixels`` (h, w, n) of a TIFF page, from tifffile's enums
     of extra samples.
 
@@ -249,7 +248,7 @@ def alpha_of(extra_samples: Iterable[Enum], pixels: np.ndarray | None = None) ->
     return {"UNSPECIFIED": "none", "ASSOCALPHA": "multiplied in"}.get(name, "opacity")
 
 
-def rgb_on_white(pixels: np.ndarray, alpha: Alpha = "opacity") -> np.ndarray:
+def rgb_on_white(pixels: ndarray, alpha: Alpha = "opacity") -> ndarray:
     """Blend uint8 pixels, (h, w) or (h, w, 1 to 4) grey, grey + alpha, RGB or RGB + alpha, with
     white: (h, w, 3) uint8.
 
@@ -275,7 +274,7 @@ BRIGHTEST = 98
 LEAST_BRIGHT = 100
 
 
-def to_uint8(pixels: np.ndarray, path: Path, stated_bits: int = 16) -> np.ndarray:
+def to_uint8(pixels: ndarray, path: Path, stated_bits: int = 16) -> ndarray:
     """Convert integers of 8 or 16 bits, or booleans, to 8 bits.
 
     Without a statement, the smallest of these depths that contains all
@@ -301,7 +300,7 @@ def to_uint8(pixels: np.ndarray, path: Path, stated_bits: int = 16) -> np.ndarra
     )
 
 
-def used_bits(pixels: np.ndarray, stated: int = 16) -> int:
+def used_bits(pixels: ndarray, stated: int = 16) -> int:
     """The number of bits that pixels of 16 bits use: ``stated``, or fewer than 16 if hardly any
     value needs more.
     """
@@ -312,6 +311,6 @@ def used_bits(pixels: np.ndarray, stated: int = 16) -> int:
     return max(stated, least) if stated < 16 else least
 
 
-def keep_upper(pixels: np.ndarray, bits: int) -> np.ndarray:
+def keep_upper(pixels: ndarray, bits: int) -> ndarray:
     """The upper 8 of the ``bits`` that pixels use, as uint8; larger values become 255."""
     return (pixels >> bits - 8).clip(max=255).astype(np.uint8)

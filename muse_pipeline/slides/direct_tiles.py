@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
+from numpy import ndarray
 
 from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.errors import SlideError
@@ -37,7 +38,7 @@ CACHE_BYTES = 32 << 20
 MAX_DIRECTORIES = 100  # a slide has a dozen; in a damaged file, their chain may have no end
 CONTIGUOUS = 1  # PlanarConfiguration of interleaved channels
 
-Read = Callable[[tuple[int, int], int, tuple[int, int]], np.ndarray]
+Read = Callable[[tuple[int, int], int, tuple[int, int]], ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +51,8 @@ class TileIndex:
 
     size_px: tuple[int, int]
     tile_px: tuple[int, int]
-    offsets: np.ndarray
-    n_bytes: np.ndarray
+    offsets: ndarray
+    n_bytes: ndarray
     header: bytes  # beginning of the stream of every tile, from ``_jpeg_header``
 
     @property
@@ -76,7 +77,7 @@ class DirectTiles:
 
     def read(
         self, xy_px: tuple[int, int], level: int, size: tuple[int, int], referee: Read
-    ) -> np.ndarray | None:
+    ) -> ndarray | None:
         """Read pixels of a level, as in ``SlideReader.read_level``; None if OpenSlide must read the
         region.
 
@@ -129,7 +130,7 @@ class DirectTiles:
         n_kept = CACHE_BYTES // max(index.decoded_bytes for index in self._levels.values())
         self._tile = lru_cache(n_kept)(partial(_decode_tile, file.fileno(), self._levels))
 
-    def _read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray | None:
+    def _read(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> ndarray | None:
         index = self._levels[level]
         meeting = overlap(xy_px, size, index.size_px)
         if meeting is None:
@@ -154,7 +155,7 @@ class DirectTiles:
 
 def _decode_tile(
     file: int, levels: Mapping[int, TileIndex], level: int, row: int, column: int
-) -> np.ndarray:
+) -> ndarray:
     """(h, w, 3) uint8 RGB of a whole tile."""
     index = levels[level]
     n_bytes = int(index.n_bytes[row, column])
@@ -233,7 +234,7 @@ def _jpeg_header(page: TiffPage) -> bytes | None:
     return START + ADOBE + colours + tables
 
 
-def _decode_jpeg(stream: bytes, index: TileIndex) -> np.ndarray:
+def _decode_jpeg(stream: bytes, index: TileIndex) -> ndarray:
     """(h, w, 3) uint8 RGB of a whole tile, in the size that its stream states.
 
     Warnings of libjpeg-turbo are errors, as in OpenSlide.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy import ndarray
 from PIL import Image
 
 from muse_pipeline.core.errors import SlideError
@@ -56,7 +57,7 @@ class ArrayReader(SlideReader):
 
     def __init__(
         self,
-        pixels: np.ndarray,
+        pixels: ndarray,
         path: Path,
         candidates: tuple[MppCandidate, ...] = (),
         warnings: tuple[str, ...] = (),
@@ -67,7 +68,7 @@ class ArrayReader(SlideReader):
             "unknown", ((width, height),), ((1.0, 1.0),), candidates, warnings=warnings
         )
 
-    def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> ndarray:
         """Read pixels of the only level, as described in ``SlideReader``."""
         (x, y), (width, height) = xy_px, size
         return self._pixels[y : y + height, x : x + width]
@@ -97,7 +98,7 @@ class ImageReader(ArrayReader):
         super().__init__(pixels, path, *stated)
 
 
-def _read_picture(path: Path, frame: int = 0) -> np.ndarray:
+def _read_picture(path: Path, frame: int = 0) -> ndarray:
     try:
         with Image.open(path) as picture:
             picture.seek(frame)
@@ -118,13 +119,13 @@ def _read_picture(path: Path, frame: int = 0) -> np.ndarray:
         ) from error
 
 
-def _rgb_of(pixels: np.ndarray, path: Path) -> np.ndarray:
+def _rgb_of(pixels: ndarray, path: Path) -> ndarray:
     """(h, w, 3) uint8 RGB of pixels whose last sample, if there are 2 or 4, is opacity."""
     pixels = to_uint8(pixels, path)
     return rgb_on_white(pixels, alpha_of((), pixels))
 
 
-def _read_deep(path: Path, kind: str | None) -> np.ndarray | None:
+def _read_deep(path: Path, kind: str | None) -> ndarray | None:
     """The pixels of a PNG or JPEG 2000 picture with more than 8 bits per sample, which Pillow would
     lose; else None.
     """
@@ -148,7 +149,7 @@ def _read_deep(path: Path, kind: str | None) -> np.ndarray | None:
     return None
 
 
-def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...], tuple[str, ...]]:
+def _read_tiff(path: Path) -> tuple[ndarray, tuple[MppCandidate, ...], tuple[str, ...]]:
     import tifffile
 
     try:
@@ -167,7 +168,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, tuple[MppCandidate, ...], tuple[
         raise UnsuitedError(f"tifffile: {one_line(error)}") from error
 
 
-def _tiff_pixels(page: TiffPage, path: Path) -> np.ndarray:
+def _tiff_pixels(page: TiffPage, path: Path) -> ndarray:
     kind = name_of(page.photometric)
     decoded_to_rgb = kind == "YCBCR" and "JP" in name_of(
         page.compression

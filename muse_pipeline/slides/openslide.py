@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+from numpy import ndarray
 from PIL import Image
 
 from muse_pipeline.core.errors import SlideError
@@ -91,7 +92,7 @@ class OpenSlideReader(SlideReader):
                 ) from error
             raise NearlyReadError(f"OpenSlide: {one_line(error)}") from error
 
-    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    def read_level(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> ndarray:
         """Read pixels; if OpenSlide's own downsample is not an integer, they are off by up to half
         a level-0 pixel.
 
@@ -103,7 +104,7 @@ class OpenSlideReader(SlideReader):
             return pixels
         return self._paint(xy_px, level, size)
 
-    def _paint(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    def _paint(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> ndarray:
         # OpenSlide divides by its mean downsample, and interpolates between pixels if the quotient
         # is not an integer.
         x, y = (round(at * self._downsamples[level]) for at in xy_px)
@@ -112,9 +113,7 @@ class OpenSlideReader(SlideReader):
         except openslide.OpenSlideError:
             return self._read_alone((x, y), level, size)
 
-    def _read_alone(
-        self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]
-    ) -> np.ndarray:
+    def _read_alone(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> ndarray:
         """Try again on a new handle, because a handle that failed once fails forever, on all
         threads that share it.
 
@@ -138,7 +137,7 @@ class OpenSlideReader(SlideReader):
 
 def _read_rgb(
     handle: openslide.OpenSlide, xy_level0: tuple[int, int], level: int, size: tuple[int, int]
-) -> np.ndarray:
+) -> ndarray:
     pixels = handle.read_region(xy_level0, level, size)
     if (
         pixels.getchannel("A").getextrema()[0] == 255

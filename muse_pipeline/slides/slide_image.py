@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import ArgumentError, MppError, MuseWarning
 from muse_pipeline.core.types import SlideInfo
@@ -29,7 +30,7 @@ class SlideImage:
         self.info, self._reader, self._is_closed = info, reader, False
 
     @classmethod
-    def from_array(cls, pixels: np.ndarray, mpp: float, slide_id: str = "array") -> Self:
+    def from_array(cls, pixels: ndarray, mpp: float, slide_id: str = "array") -> Self:
         """Make a slide from an image in memory, which is not copied.
 
         Args:
@@ -53,9 +54,7 @@ class SlideImage:
         """Path of the slide; for an array, its name."""
         return self._reader.path
 
-    def read_region(
-        self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]
-    ) -> np.ndarray:
+    def read_region(self, xy_level0: tuple[int, int], level: int, size: tuple[int, int]) -> ndarray:
         """Read ``size`` = (width, height) pixels of ``level`` with the corner at ``xy_level0``
         (absolute level-0 px).
 
@@ -117,7 +116,7 @@ def open_slide(path: Path | str, mpp: float | None = None) -> SlideImage:
     return SlideImage(reader, info)
 
 
-def to_slide(image: SlideImage | np.ndarray, mpp: float | None) -> tuple[SlideImage, list[str]]:
+def to_slide(image: SlideImage | ndarray, mpp: float | None) -> tuple[SlideImage, list[str]]:
     """Return an open slide, or an array (h, w, 3) uint8 RGB with its ``mpp``, as a slide.
 
     The other result are the warnings that its user has not received yet.
@@ -137,14 +136,14 @@ def to_slide(image: SlideImage | np.ndarray, mpp: float | None) -> tuple[SlideIm
     return slide, list(slide.info.warnings)
 
 
-def _describe_array(pixels: np.ndarray, mpp: float, slide_id: str) -> tuple[ArrayReader, SlideInfo]:
+def _describe_array(pixels: ndarray, mpp: float, slide_id: str) -> tuple[ArrayReader, SlideInfo]:
     reader = ArrayReader(pixels, Path(slide_id))
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels))
     return reader, describe_slide(reader, slide_id, mpp, slide_id, digest.hexdigest())
 
 
-def _require_rgb(image: np.ndarray) -> np.ndarray:
+def _require_rgb(image: ndarray) -> ndarray:
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ArgumentError(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides.base import alpha_of
@@ -114,12 +115,12 @@ def why_planes(path: Path, series: TiffPageSeries) -> SlideError:
     return SlideError(f"{path}: has {n} planes (channels, {kinds}); export one as an RGB image")
 
 
-def share_of_dark(pixels: np.ndarray) -> float:
+def share_of_dark(pixels: ndarray) -> float:
     """Fraction of (h, w, 3) uint8 pixels that are darker than any bright-field background."""
     return float(np.mean(pixels.max(-1) < DARK))
 
 
-def is_dim(pixels: np.ndarray) -> bool:
+def is_dim(pixels: ndarray) -> bool:
     """True if what is not dark in (h, w, 3) uint8 pixels is dim too, unlike bright field with black
     around it.
     """
@@ -127,7 +128,7 @@ def is_dim(pixels: np.ndarray) -> bool:
     return not len(lit) or float(np.median(lit.sum(-1, dtype=int))) < DIM
 
 
-def are_colours(pixels: np.ndarray) -> bool:
+def are_colours(pixels: ndarray) -> bool:
     """True if three planes (h, w, 3) uint8 look like the colours of bright field: neither dark nor
     all alike.
     """

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.text import one_line
@@ -82,19 +83,17 @@ class TiffSlideReader(SlideReader):
         has_alpha = pages[0].samplesperpixel in {2, 4}
         self._alpha = alpha_of(pages[0].extrasamples, self._read_middle() if has_alpha else None)
 
-    def _read_middle(self) -> np.ndarray:
+    def _read_middle(self) -> ndarray:
         """(h, w, n) uint8 samples from the middle of the coarsest level."""
         level, (width, height) = max(enumerate(self.properties.level_sizes_px))
         size = min(width, PROBE_PX), min(height, PROBE_PX)
         return self._read_samples(((width - size[0]) // 2, (height - size[1]) // 2), level, size)
 
-    def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> np.ndarray:
+    def read_inside(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> ndarray:
         """Read pixels of a level, as described in ``SlideReader``."""
         return rgb_on_white(self._read_samples(xy_px, level, size), self._alpha)
 
-    def _read_samples(
-        self, xy_px: tuple[int, int], level: int, size: tuple[int, int]
-    ) -> np.ndarray:
+    def _read_samples(self, xy_px: tuple[int, int], level: int, size: tuple[int, int]) -> ndarray:
         """(h, w, n) uint8 samples of a region within a level."""
         # tiffslide divides by its mean downsample and truncates; this is the smallest position that
         # yields the pixel.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import count_noun
@@ -30,18 +31,18 @@ class Difference:
     measure.
     """
 
-    n: np.ndarray  # (2, M) number of patients with a value
-    mean: np.ndarray  # (2, M) mean of each group
+    n: ndarray  # (2, M) number of patients with a value
+    mean: ndarray  # (2, M) mean of each group
     # Hedges' g: (second mean - first mean) / pooled standard deviation, corrected for small groups
-    effect: np.ndarray
-    low: np.ndarray  # lower end of the 95 % bootstrap interval of the effect
-    high: np.ndarray  # upper end of the interval
-    p: np.ndarray  # two-sided p of a permutation test of the difference in means
+    effect: ndarray
+    low: ndarray  # lower end of the 95 % bootstrap interval of the effect
+    high: ndarray  # upper end of the interval
+    p: ndarray  # two-sided p of a permutation test of the difference in means
     # p adjusted for the number of measures: the false discovery rate of Benjamini and Hochberg
-    q: np.ndarray
+    q: ndarray
 
 
-def mean_by_patient(values: np.ndarray, patients: list[str]) -> tuple[np.ndarray, list[str]]:
+def mean_by_patient(values: ndarray, patients: list[str]) -> tuple[ndarray, list[str]]:
     """Means (P, M) per patient of the values (S, M) of slides, ignoring NaN, and the names of the
     patients.
     """
@@ -80,7 +81,7 @@ def require_groups(
     return group_of
 
 
-def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, str, Difference]]:
+def compare_pairs(values: ndarray, groups: list[str]) -> Iterator[tuple[str, str, Difference]]:
     """Yield each pair of groups and its comparison, from the values (P, M) of P patients and their
     ``groups``.
     """
@@ -91,8 +92,8 @@ def compare_pairs(values: np.ndarray, groups: list[str]) -> Iterator[tuple[str, 
 
 
 def compare_groups(
-    values: np.ndarray,
-    is_second: np.ndarray,
+    values: ndarray,
+    is_second: ndarray,
     n_permutations: int = N_PERMUTATIONS,
     n_bootstraps: int = N_BOOTSTRAPS,
 ) -> Difference:
@@ -135,7 +136,7 @@ def compare_groups(
     return Difference(n, mean, effect, low, high, p, q)
 
 
-def hedges_g(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def hedges_g(first: ndarray, second: ndarray) -> ndarray:
     """Hedges' g (M,) of two groups of patients, (P, M) each."""
     freedom = len(first) + len(second) - 2
     within = len(first) * first.var(0) + len(second) * second.var(0)
@@ -144,7 +145,7 @@ def hedges_g(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return g * (1 - 3 / (4 * freedom - 1))  # corrected for the bias of small groups
 
 
-def _interval(samples: np.ndarray) -> np.ndarray:
+def _interval(samples: ndarray) -> ndarray:
     """The ends (2, M) of the 95 % interval of samples (B, M); NaN where none is finite."""
     samples = np.where(np.isfinite(samples), samples, np.nan)
     has_any = ~np.isnan(samples).all(0)

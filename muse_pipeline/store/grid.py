@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import ConfigError
 
@@ -49,28 +50,28 @@ class WindowGrid:
             -(width + self.offset_px) // self.core_px
         )
 
-    def core_xy(self, window: np.ndarray | int) -> np.ndarray:
+    def core_xy(self, window: ndarray | int) -> ndarray:
         """Top left corners (..., 2) of the cores of ``window``, in work pixels."""
         row, column = np.divmod(window, self.shape[1])
         return np.stack([column, row], -1) * self.core_px - self.offset_px
 
-    def origin_xy(self, window: np.ndarray | int) -> np.ndarray:
+    def origin_xy(self, window: ndarray | int) -> ndarray:
         """Top left corners (..., 2) of the windows themselves; may be negative."""
         return self.core_xy(window) - self.halo_px
 
-    def depth_px(self, xy: np.ndarray, window: np.ndarray | int) -> np.ndarray:
+    def depth_px(self, xy: ndarray, window: ndarray | int) -> ndarray:
         """Distance (N,) of positions (N, 2) to the nearest edge of the core of ``window``; negative
         outside it.
         """
         inside = np.asarray(xy) - self.core_xy(window)
         return np.minimum(inside, self.core_px - inside).min(-1)
 
-    def owns(self, xy: np.ndarray, window: np.ndarray | int) -> np.ndarray:
+    def owns(self, xy: ndarray, window: ndarray | int) -> ndarray:
         """True for positions (N, 2) in the half-open cores of ``window``."""
         inside = np.asarray(xy) - self.core_xy(window)
         return ((inside >= 0) & (inside < self.core_px)).all(-1)
 
-    def windows_with_tissue(self, tissue: np.ndarray, tissue_px: float) -> np.ndarray:
+    def windows_with_tissue(self, tissue: ndarray, tissue_px: float) -> ndarray:
         """Indices, ascending, of the windows whose core touches ``tissue`` (h, w) bool.
 
         A mask pixel has a side of ``tissue_px`` work pixels; mask and lattice have the same corner.
@@ -83,16 +84,14 @@ class WindowGrid:
             touched[row] = n_before[right] > n_before[left]
         return np.flatnonzero(touched)
 
-    def touches(self, windows: np.ndarray, low_xy: np.ndarray, high_xy: np.ndarray) -> np.ndarray:
+    def touches(self, windows: ndarray, low_xy: ndarray, high_xy: ndarray) -> ndarray:
         """True for ``windows`` (N,) whose cores touch the rectangle from ``low_xy`` to ``high_xy``
         in work pixels.
         """
         core_xy = self.core_xy(windows)
         return ((core_xy < high_xy) & (core_xy + self.core_px > low_xy)).all(-1)
 
-    def field_of_view(
-        self, low_xy: np.ndarray, high_xy: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def field_of_view(self, low_xy: ndarray, high_xy: ndarray) -> tuple[ndarray, ndarray]:
         """The rectangle (low, high) that is read to find all nuclei in the rectangle ``low_xy`` to
         ``high_xy``.
         """
@@ -107,7 +106,7 @@ class WindowGrid:
         return WindowPart(0, 0, self.input_px, self.input_px)
 
     def part(
-        self, windows: np.ndarray, tissue: np.ndarray, tissue_px: float, stride_px: int
+        self, windows: ndarray, tissue: ndarray, tissue_px: float, stride_px: int
     ) -> WindowPart:
         """The smallest part, the same in all ``windows``, that contains their ``tissue`` with a
         halo around it.
@@ -127,13 +126,13 @@ class WindowGrid:
         )
         return WindowPart(*low.astype(int).tolist(), *(high - low).astype(int).tolist())
 
-    def part_xy(self, window: np.ndarray | int, part: WindowPart) -> np.ndarray:
+    def part_xy(self, window: ndarray | int, part: WindowPart) -> ndarray:
         """Top left corners (..., 2) of the ``part`` of ``window``, in work pixels; may be
         negative.
         """
         return self.origin_xy(window) + np.array([part.x, part.y])
 
-    def _tissue_box(self, window: int, tissue: np.ndarray, tissue_px: float) -> np.ndarray:
+    def _tissue_box(self, window: int, tissue: ndarray, tissue_px: float) -> ndarray:
         """Minimum and maximum (x, y) of the tissue in the core of ``window``, in pixels from the
         window's corner.
         """
@@ -145,9 +144,7 @@ class WindowGrid:
         most = np.array([left + columns.max() + 1, top + rows.max() + 1]) * tissue_px - origin
         return np.stack([least, most]).clip(self.halo_px, self.halo_px + self.core_px)
 
-    def _mask_spans(
-        self, n_windows: int, n_mask: int, mask_px: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _mask_spans(self, n_windows: int, n_mask: int, mask_px: float) -> tuple[ndarray, ndarray]:
         """First mask pixel that each core touches along one axis, and the pixel after the last,
         (n_windows,) each.
         """
@@ -177,7 +174,7 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}-of-{self.count}"
 
-    def batches(self, windows: np.ndarray, batch: int) -> list[np.ndarray]:
+    def batches(self, windows: ndarray, batch: int) -> list[ndarray]:
         """This shard's run of the fixed batches of ``windows``; may be empty if there are fewer
         batches than shards.
         """

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.coords import work_size_px
 from muse_pipeline.core.errors import MppError
@@ -46,7 +47,7 @@ class AreaReader:
             for i in range(2)
         ]
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """Read ``size`` = (width, height) work pixels at ``xy``, which must lie on the lattice.
 
         The result is (h, w, 3) uint8, white beyond the end of the level.
@@ -166,7 +167,7 @@ class Stretch:
 _ALIGNED = 1e-3  # level px; positions closer than this to an edge count as on it
 
 
-def reduce_area(pixels: np.ndarray, across: Stretch, down: Stretch) -> np.ndarray:
+def reduce_area(pixels: ndarray, across: Stretch, down: Stretch) -> ndarray:
     """(down.n, across.n, 3) uint8: the mean in each work pixel of the level ``pixels`` under the
     two stretches.
     """
@@ -186,7 +187,7 @@ def reduce_area(pixels: np.ndarray, across: Stretch, down: Stretch) -> np.ndarra
     return result
 
 
-def _weigh(pixels: np.ndarray, across: csr_array, down: csr_array) -> np.ndarray:
+def _weigh(pixels: ndarray, across: csr_array, down: csr_array) -> ndarray:
     """Average rows by ``down`` and columns by ``across``, rounded once, half up; white where
     weights are 0.
     """

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json
@@ -187,7 +188,7 @@ class Store:
         """
         self._read_chunk = partial(read_recent_chunk, self._shards)
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """Read ``size`` = (width, height) work pixels from the corner ``xy``, which may lie outside
         the image.
 
@@ -196,7 +197,7 @@ class Store:
         """
         return cv2.merge(list(self.read_planes(xy, size)))
 
-    def read_continued(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read_continued(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """Read a box as in ``read``, but beyond the edges of the image its outermost ``PERIOD_PX``
         repeat.
 
@@ -212,7 +213,7 @@ class Store:
 
     def read_planes(
         self, xy: tuple[int, int], size: tuple[int, int], channels: slice = slice(None)
-    ) -> np.ndarray:
+    ) -> ndarray:
         """Read a box as in ``read``, but as planes (n, h, w) uint8 of the n ``channels``, by
         default all three.
         """
@@ -233,7 +234,7 @@ class Store:
 
     def _parts(
         self, xy: tuple[int, int], size: tuple[int, int]
-    ) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    ) -> Iterator[tuple[tuple[slice, slice], ndarray]]:
         """Yield the part of a box in each chunk, as slices of the box and (3, h, w) uint8, in
         pixels of the level.
         """
@@ -278,13 +279,13 @@ class Store:
             raise StoreError(f"{self.path}: was replaced while it was read; run this step again")
 
     @cached_property
-    def tissue(self) -> tuple[np.ndarray, float]:
+    def tissue(self) -> tuple[ndarray, float]:
         """Mask (h, w) bool of the area where nuclei are kept, and the side of its pixels in work
         pixels.
         """
         return self._read_tissue(), self._tissue_px
 
-    def in_tissue(self, xy: np.ndarray) -> np.ndarray:
+    def in_tissue(self, xy: ndarray) -> ndarray:
         """(M,) bool: True for positions (M, 2) in work px that lie in tissue; reads only the label
         around them.
         """
@@ -303,7 +304,7 @@ class Store:
             is_tissue[inside] = label[rows - top, columns - left]
         return is_tissue
 
-    def _read_tissue(self, *box: int) -> np.ndarray:
+    def _read_tissue(self, *box: int) -> ndarray:
         try:
             return self._tissue.read(*box) > 0
         except (ValueError, OSError, RuntimeError) as error:
@@ -317,7 +318,7 @@ class Store:
         return tissue_pixel_px(float(self.attributes["mpp"])) / self._reduction
 
 
-def continue_axis(start: int, n: int, side: int) -> np.ndarray:
+def continue_axis(start: int, n: int, side: int) -> ndarray:
     """Pixels (n,) of an axis of length ``side`` that are shown from ``start`` on, also beyond the
     ends of the axis.
 

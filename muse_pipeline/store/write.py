@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import complete_file, require_own_folder
@@ -81,8 +82,8 @@ class Chunk:
 
 
 def count_cells(
-    mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]
-) -> Iterator[tuple[slice, np.ndarray]]:
+    mask: ndarray, mask_mpp: ndarray, cell_um: float, shape: tuple[int, int]
+) -> Iterator[tuple[slice, ndarray]]:
     """Count the true mask pixels that each cell of a grid touches; cells of ``cell_um`` start at
     the mask's corner.
 
@@ -107,8 +108,8 @@ def count_cells(
 
 
 def touched_cells(
-    mask: np.ndarray, mask_mpp: np.ndarray, cell_um: float, shape: tuple[int, int]
-) -> np.ndarray:
+    mask: ndarray, mask_mpp: ndarray, cell_um: float, shape: tuple[int, int]
+) -> ndarray:
     """(rows, columns) bool: the cells that touch a true pixel of the mask; arguments as for
     ``count_cells``.
     """
@@ -118,14 +119,14 @@ def touched_cells(
     return touched
 
 
-def any_within(mask: np.ndarray, factor: int) -> np.ndarray:
+def any_within(mask: ndarray, factor: int) -> ndarray:
     """Shrink a mask (h, w) bool by ``factor``; a pixel is True if any of the pixels that it
     replaces is.
     """
     return touched_cells(mask, np.ones(2), factor, _grid_shape(mask.shape[::-1], factor))
 
 
-def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) -> np.ndarray:
+def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) -> ndarray:
     """Mask (h, w) bool of the area where nuclei are kept; a pixel has a side of
     ``tissue_pixel_px(mpp)`` work px.
     """
@@ -137,7 +138,7 @@ def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) 
 
 def chunks_with_tissue(
     tissue: TissueMask, mpp: float, size_px: tuple[int, int], margin_um: float = MARGIN_UM
-) -> np.ndarray:
+) -> ndarray:
     """(rows, columns) bool: the chunks that touch tissue dilated by ``margin_um``."""
     dilated = dilate(tissue.mask, tissue.mask_mpp, margin_um)
     return touched_cells(
@@ -145,7 +146,7 @@ def chunks_with_tissue(
     )
 
 
-def chunks_within(low_xy: np.ndarray, high_xy: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def chunks_within(low_xy: ndarray, high_xy: ndarray, shape: tuple[int, int]) -> ndarray:
     """``shape`` = (rows, columns) bool: the chunks that touch the rectangle between two corners in
     work pixels.
     """
@@ -156,12 +157,12 @@ def chunks_within(low_xy: np.ndarray, high_xy: np.ndarray, shape: tuple[int, int
     return touched
 
 
-def _beyond(mask: np.ndarray) -> np.ndarray:
+def _beyond(mask: ndarray) -> ndarray:
     """The mask with its last row and column repeated once (as in ``KeptArea.contains``)."""
     return np.pad(mask, ((0, 1), (0, 1)), "edge")
 
 
-def chunks_by_shard(chunks: np.ndarray) -> list[Chunk]:
+def chunks_by_shard(chunks: ndarray) -> list[Chunk]:
     """The chunks that are True in ``chunks`` (rows, columns), shard by shard, in the order of each
     shard's file.
     """
@@ -181,9 +182,7 @@ class CorruptChunks:
     slide.
     """
 
-    def __init__(
-        self, n_pixels: np.ndarray, n_pixels_in_all: int, max_fraction: float, slide_id: str
-    ):
+    def __init__(self, n_pixels: ndarray, n_pixels_in_all: int, max_fraction: float, slide_id: str):
         self._n_pixels, self._n_pixels_in_all = n_pixels, n_pixels_in_all
         self._max_fraction, self._slide_id = max_fraction, slide_id
         self._chunks: list[Chunk] = []
@@ -223,7 +222,7 @@ class ReadChunk:
     """
 
     content: bytes | None
-    smaller: tuple[np.ndarray, ...]
+    smaller: tuple[ndarray, ...]
     damage: SlideError | None
 
 
@@ -232,7 +231,7 @@ class ImageReader(Protocol):
 
     size_px: tuple[int, int]
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """A rectangle of the image, (h, w, 3) uint8; see ``AreaReader.read``."""
 
 
@@ -244,7 +243,7 @@ class StoreOptions:
     max_corrupt: float = 0.01  # largest fraction of the tissue that may be undecodable
     codec: str = LOSSLESS  # one of ``zarr_files.CODECS``
     # two corners (x, y) in work pixels; if given, only chunks that touch this rectangle are written
-    within: tuple[np.ndarray, np.ndarray] | None = None
+    within: tuple[ndarray, ndarray] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)  # added to the store's attributes
 
 
@@ -354,7 +353,7 @@ def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:
     return ReadChunk(compress(planes, codec), tuple(smaller[1:]), damage)
 
 
-def compress(planes: np.ndarray, codec: str) -> bytes | None:
+def compress(planes: ndarray, codec: str) -> bytes | None:
     """A chunk (3, side, side) uint8, compressed; None if it is white."""
     return None if planes.min() == BACKGROUND else encode(planes, codec)
 
@@ -395,7 +394,7 @@ def slices(row_column: tuple[int, int], side_px: int) -> tuple[slice, ...]:
     return slice(None), *(slice(index * side_px, (index + 1) * side_px) for index in row_column)
 
 
-def write_label(path: Path, label: np.ndarray, mpp: float) -> None:
+def write_label(path: Path, label: ndarray, mpp: float) -> None:
     """Write ``labels/tissue``: 1 where nuclei are kept, with as many levels as the image, as
     viewers expect.
     """

@@ -24,6 +24,7 @@ import numpy as np
 import simplejpeg
 from numcodecs import Zstd
 from numcodecs.checksum32 import CRC32C
+from numpy import ndarray
 
 from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.files import read_json
@@ -97,7 +98,7 @@ def _write_metadata(folder: Path, metadata: dict[str, Any]) -> None:
     (folder / METADATA).write_bytes(json.dumps(metadata, indent=2).encode())
 
 
-def write_planes(folder: Path, pixels: np.ndarray, side_px: int = SIDE_PX) -> None:
+def write_planes(folder: Path, pixels: ndarray, side_px: int = SIDE_PX) -> None:
     """Write an array (y, x) or (c, y, x) uint8 in chunks of one plane each; chunks of zeros get no
     file.
     """
@@ -149,7 +150,7 @@ class Plane:
 
     def read(
         self, top: int = 0, left: int = 0, bottom: int | None = None, right: int | None = None
-    ) -> np.ndarray:
+    ) -> ndarray:
         """Read a box of the plane, (h, w) uint8, by default the whole plane."""
         bottom, right = (
             (self.shape[0] if bottom is None else bottom),
@@ -172,7 +173,7 @@ class Plane:
         return pixels
 
 
-def encode(planes: np.ndarray, codec: str) -> bytes:
+def encode(planes: ndarray, codec: str) -> bytes:
     """Compress a chunk (3, side, side) uint8; ``codec`` is one of ``CODECS``."""
     if codec == LOSSLESS:
         return Zstd(**ZSTD).encode(planes)
@@ -181,7 +182,7 @@ def encode(planes: np.ndarray, codec: str) -> bytes:
     )
 
 
-def decode(content: bytes, side_px: int, codec: str) -> np.ndarray:
+def decode(content: bytes, side_px: int, codec: str) -> ndarray:
     """Decompress a chunk (3, side, side) uint8."""
     if codec == LOSSLESS:
         return np.frombuffer(Zstd().decode(content), np.uint8).reshape(3, side_px, side_px)
@@ -270,7 +271,7 @@ class ShardFiles:
             codec,
         )
 
-    def read_chunk(self, row: int, column: int) -> np.ndarray | None:
+    def read_chunk(self, row: int, column: int) -> ndarray | None:
         """Read a chunk: (3, chunk_px, chunk_px) uint8, or None if it is absent."""
         n = self.chunks_per_shard
         shard = _open_shard(self, row // n, column // n)
@@ -285,7 +286,7 @@ class ShardFiles:
 
 
 @lru_cache(maxsize=N_RECENT)
-def read_recent_chunk(shards: ShardFiles, row: int, column: int) -> np.ndarray | None:
+def read_recent_chunk(shards: ShardFiles, row: int, column: int) -> ndarray | None:
     """``ShardFiles.read_chunk``, with a cache of the last ``N_RECENT`` chunks of this process."""
     return shards.read_chunk(row, column)
 

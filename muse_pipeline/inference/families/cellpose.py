@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numpy import ndarray
 from scipy.special import expit
 
 from muse_pipeline.inference.card import ImportedCard
@@ -34,7 +35,7 @@ class Cellpose(Family):
         """
         return [Map("flows", "flows and nucleus", (3,))]
 
-    def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
+    def decode(self, maps: list[ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``."""
         nucleus, flows = expit(maps[0][2]), np.nan_to_num(maps[0][:2]) / FLOW
         labels = _drop_unlike(_gather(flows, nucleus_mask(nucleus, card)), flows)
@@ -42,7 +43,7 @@ class Cellpose(Family):
         return nuclei_of_labels(labels, nucleus, None, card)
 
 
-def _gather(flows: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _gather(flows: ndarray, mask: ndarray) -> ndarray:
     """(h, w) int32: the number of the peak of ends at which the path of each pixel of the mask
     ends; 0 elsewhere.
     """
@@ -54,7 +55,7 @@ def _gather(flows: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _follow(flows: np.ndarray, position: np.ndarray) -> np.ndarray:
+def _follow(flows: ndarray, position: ndarray) -> ndarray:
     """The ends (2, P) of paths from positions (2, P) in rows and columns."""
     n, last = position.shape[1], np.reshape(flows.shape[1:], (2, 1, 1)).astype(np.float32) - 1
     position = np.pad(position, ((0, 0), (0, -n % ROW))).reshape(2, -1, ROW)
@@ -64,7 +65,7 @@ def _follow(flows: np.ndarray, position: np.ndarray) -> np.ndarray:
     return position.reshape(2, -1)[:, :n]
 
 
-def _grow_peaks(ends: np.ndarray) -> np.ndarray:
+def _grow_peaks(ends: ndarray) -> ndarray:
     """(h, w) int32: the pixels of each peak of the number of ``ends`` (h, w), numbered by ascending
     height.
     """
@@ -79,7 +80,7 @@ def _grow_peaks(ends: np.ndarray) -> np.ndarray:
     return peaks.astype(np.int32)
 
 
-def _drop_unlike(labels: np.ndarray, flows: np.ndarray) -> np.ndarray:
+def _drop_unlike(labels: ndarray, flows: ndarray) -> ndarray:
     """Drop nuclei whose flows do not lead to their middle."""
     pixels = np.nonzero(labels)
     owner, n_pixels = labels[pixels], np.bincount(labels.ravel()).clip(1)

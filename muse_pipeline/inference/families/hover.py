@@ -5,6 +5,7 @@ Analysis 2019).
 from __future__ import annotations
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.inference.card import ImportedCard
 from muse_pipeline.inference.families import FAMILIES
@@ -40,10 +41,10 @@ class HoverNet(Family):
             [Map(nucleus, "nucleus", (1, 2)), Map(position, "position", (2,))], classes, n_classes
         )
 
-    def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
+    def decode(self, maps: list[ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``."""
 
-        def depth(mask: np.ndarray) -> np.ndarray:
+        def depth(mask: ndarray) -> ndarray:
             x, y = smooth(maps[1], POSITION_UM, card)
             rise = np.minimum(np.gradient(x, axis=1), np.gradient(y, axis=0))
             return depth_um(mask & (rise > -FALL_PER_UM * mpp), mpp, DEPTH_UM)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import scipy  # its parts are loaded when first used
+from numpy import ndarray
 from scipy.special import expit
 
 from muse_pipeline.inference.card import ImportedCard
@@ -37,7 +38,7 @@ class InstanSeg(Family):
         """See ``Family``."""
         return [Map("maps", "offsets, features and seeds", (N_CHANNELS,))]
 
-    def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
+    def decode(self, maps: list[ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``."""
         values, shape = maps[0], maps[0].shape[1:]
         places = np.stack(
@@ -57,7 +58,7 @@ class InstanSeg(Family):
         return nuclei_of_labels(labels, best, None, card)
 
 
-def _find_seeds(height: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _find_seeds(height: ndarray, threshold: float) -> tuple[ndarray, ndarray]:
     """Rows and columns (S,), (S,) of the peaks of a seed map (h, w); of equal heights, the first is
     a peak.
     """
@@ -69,9 +70,7 @@ def _find_seeds(height: np.ndarray, threshold: float) -> tuple[np.ndarray, np.nd
     )
 
 
-def _windows(
-    row: np.ndarray, column: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _windows(row: ndarray, column: ndarray, shape: tuple[int, int]) -> tuple[ndarray, ndarray]:
     """Rows and columns (S, n, n) of the pixels around each seed, within the map."""
     side = min(WINDOW_PX, *shape)
     starts = (
@@ -82,7 +81,7 @@ def _windows(
     return tuple(np.broadcast_arrays(first[:, :, None], second[:, None]))
 
 
-def _classify(features: np.ndarray, classifier: tuple[tuple[float, ...], ...]) -> np.ndarray:
+def _classify(features: ndarray, classifier: tuple[tuple[float, ...], ...]) -> ndarray:
     """The logits (S, n, n) of pixels with features (F, S, n, n), by a network with a ReLU between
     its layers.
     """
@@ -93,7 +92,7 @@ def _classify(features: np.ndarray, classifier: tuple[tuple[float, ...], ...]) -
     return values.reshape(features.shape[1:])
 
 
-def _parts_at_seeds(masks: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+def _parts_at_seeds(masks: ndarray, row: ndarray, column: ndarray) -> ndarray:
     """(S, n, n) bool: the connected part of each mask (S, n, n) that contains the pixel of its
     seed.
     """
@@ -104,8 +103,8 @@ def _parts_at_seeds(masks: np.ndarray, row: np.ndarray, column: np.ndarray) -> n
 
 
 def _paint(
-    prob: np.ndarray, pixels: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+    prob: ndarray, pixels: tuple[ndarray, ndarray], shape: tuple[int, int]
+) -> tuple[ndarray, ndarray]:
     """Numbers (h, w) int32 of nuclei from the seeds' probabilities (S, n, n), and the greatest
     probability (h, w).
     """
@@ -120,7 +119,7 @@ def _paint(
     return labels, best
 
 
-def _join_similar(owner: np.ndarray, place: np.ndarray, n_seeds: int, n_pixels: int) -> np.ndarray:
+def _join_similar(owner: ndarray, place: ndarray, n_seeds: int, n_pixels: int) -> ndarray:
     """(S,) the number of the nucleus of each seed, from the pixels (P,) of the masks."""
     masks = scipy.sparse.csr_array(
         (np.ones(len(owner), np.int32), (owner, place)), (n_seeds, n_pixels)

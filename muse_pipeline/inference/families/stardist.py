@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.inference.card import ImportedCard
 from muse_pipeline.inference.families import FAMILIES
@@ -26,7 +27,7 @@ class StarDist(Family):
             [Map("prob", "nucleus", (1,)), Map("dist", "rays", ())], "prob_class", n_classes
         )
 
-    def split(self, joint: np.ndarray, n_classes: int) -> list[np.ndarray]:
+    def split(self, joint: ndarray, n_classes: int) -> list[ndarray]:
         """See ``Family``."""
         n_rays = joint.shape[1] - 1 - (n_classes + 1 if n_classes > 1 else 0)
         return (
@@ -35,11 +36,11 @@ class StarDist(Family):
             else [joint]
         )
 
-    def count_rays(self, maps: list[np.ndarray]) -> int:
+    def count_rays(self, maps: list[ndarray]) -> int:
         """See ``Family``."""
         return maps[1].shape[1]
 
-    def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
+    def decode(self, maps: list[ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``."""
         score = probabilities(maps[0], card)[0]
         reach = max(round(PEAK_UM / card.mpp / card.stride_px), 1)
@@ -51,9 +52,7 @@ class StarDist(Family):
         return nuclei_table(xy, rays, score[row, column], classes, card)
 
 
-def _find_peaks(
-    score: np.ndarray, shortest: np.ndarray, threshold: float, reach: int
-) -> np.ndarray:
+def _find_peaks(score: ndarray, shortest: ndarray, threshold: float, reach: int) -> ndarray:
     """(h, w) bool: pixels with the highest score within ``reach`` pixels.
 
     Where scores are equal, as where a network in half precision saturates, the pixel with the

@@ -5,6 +5,7 @@ HoVer-NeXt.
 from __future__ import annotations
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.inference.card import ImportedCard
 from muse_pipeline.inference.families import FAMILIES
@@ -36,7 +37,7 @@ class DistanceFamily(Family):
             Map("distance", "distance", (1,)),
         ]
 
-    def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
+    def decode(self, maps: list[ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``."""
         classes = probabilities(maps[0], card)
         return cut_nuclei(
@@ -52,7 +53,7 @@ class BoundaryFamily(Family):
         """See ``Family``."""
         return [Map("classes", "classes and boundary", (n_classes + 2,))]
 
-    def find_fault(self, maps: list[np.ndarray], card: ImportedCard) -> str:
+    def find_fault(self, maps: list[ndarray], card: ImportedCard) -> str:
         """See ``Family``."""
         prob = probabilities(maps[0][0], card)
         is_found = is_nucleus(prob) >= card.threshold
@@ -60,7 +61,7 @@ class BoundaryFamily(Family):
             return "only boundaries for synthetic nuclei; correct --kind, --outputs or --scaling"
         return ""
 
-    def decode(self, maps: list[np.ndarray], card: ImportedCard) -> Nuclei:
+    def decode(self, maps: list[ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``; the classes are those of the last map, without a boundary."""
         prob, mpp = probabilities(maps[0], card), card.mpp * card.stride_px
         classes = probabilities(maps[-1], card)[: len(card.classes) + 1]
@@ -83,11 +84,11 @@ class HoverNext(BoundaryFamily):
         parts = Map("inst", "background, inside and boundary", (N_PARTS,))
         return [parts, Map("ct", "classes", class_channels(n_classes))]
 
-    def split(self, joint: np.ndarray, n_classes: int) -> list[np.ndarray]:
+    def split(self, joint: ndarray, n_classes: int) -> list[ndarray]:
         """See ``Family``."""
         return np.split(joint, (N_POSITIONS, N_POSITIONS + N_PARTS), axis=1)[1:]
 
 
-def _is_inside(prob: np.ndarray) -> np.ndarray:
+def _is_inside(prob: ndarray) -> ndarray:
     """(h, w) bool: where nuclei are more probable than the boundary, the last of (C, h, w)."""
     return prob[-1] < prob[1:-1].sum(0)

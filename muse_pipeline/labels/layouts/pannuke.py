@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.labels.base_source import LabelledPicture, Sample, require_picture_mpp
@@ -73,7 +74,7 @@ class PanNuke(DatasetLayout):
         return LabelledPicture(pixels, mpp, labels)
 
 
-def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def _merge_channels(channels: ndarray) -> tuple[ndarray, list[str]]:
     """Merge channels (h, w, 6) into one instance mask (h, w), and return it with the class of each
     instance.
 
@@ -89,7 +90,7 @@ def _merge_channels(channels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return mask, words
 
 
-def _open_array(path: Path) -> np.ndarray:
+def _open_array(path: Path) -> ndarray:
     """Open a memory-mapped array."""
     with as_published(path):
         return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from muse_pipeline.core.config import Between
@@ -111,7 +112,7 @@ def _halve(image: LabelledImage) -> list[LabelledImage]:
     return [restrict(image, mask) for mask in (is_first, ~is_first)]
 
 
-def count_left(parts: Sequence[Part], n_classes: int) -> np.ndarray:
+def count_left(parts: Sequence[Part], n_classes: int) -> ndarray:
     """(C,) labels of each class that are left without the part that contains most of them.
 
     They are few if the class has few labels, or has them in one picture alone.
@@ -119,7 +120,7 @@ def count_left(parts: Sequence[Part], n_classes: int) -> np.ndarray:
     return np.min([count_labels(images, n_classes) for images, _ in parts], 0)
 
 
-def find_kept(left: np.ndarray) -> list[int]:
+def find_kept(left: ndarray) -> list[int]:
     """The classes that labels do not change, by the result of ``count_left``; all of them if fewer
     than two are left, because a class is learnt in contrast to another. None for a single class,
     whose probability is always 1.
@@ -128,7 +129,7 @@ def find_kept(left: np.ndarray) -> list[int]:
     return np.flatnonzero(few | ((~few).sum() < 2)).tolist() if len(left) > 1 else []
 
 
-def describe_kept(kept: Sequence[int], left: np.ndarray, classes: Sequence[str]) -> str:
+def describe_kept(kept: Sequence[int], left: ndarray, classes: Sequence[str]) -> str:
     """Describe a result of ``find_kept`` in one sentence."""
     names = ", ".join(f"{classes[index]} ({left[index]:.0f})" for index in kept)
     return (
@@ -138,7 +139,7 @@ def describe_kept(kept: Sequence[int], left: np.ndarray, classes: Sequence[str])
     )
 
 
-def restrict(image: LabelledImage, mask: np.ndarray) -> LabelledImage:
+def restrict(image: LabelledImage, mask: ndarray) -> LabelledImage:
     """Restrict the nuclei and the region of an image to ``mask`` (h, w) bool."""
     whole = np.ones(mask.shape, bool) if image.region is None else image.region
     column, row = image.nuclei.xy.astype(int).T
@@ -171,7 +172,7 @@ def mix_weights(start: Checkpoint, trained: Checkpoint, share: float) -> Checkpo
 
 
 def choose_share(
-    counts: np.ndarray, classes: Sequence[str], kept: Sequence[int] = ()
+    counts: ndarray, classes: Sequence[str], kept: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Choose the share of the trained weights by scores on held-out labels.
 
@@ -216,7 +217,7 @@ def choose_share(
     return best
 
 
-def _sum_of_scores(values: np.ndarray, rows: list[np.ndarray]) -> np.ndarray:
+def _sum_of_scores(values: ndarray, rows: list[ndarray]) -> ndarray:
     """Mean F1 over each group of ``rows`` of counts (..., C + 1, 3), summed over groups: (...)."""
     f1 = np.nan_to_num(DetectionCounts(values).f1)
     return sum(f1[..., group].mean(-1) for group in rows)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy import ndarray
 
 from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.core.text import count_noun
@@ -66,7 +67,7 @@ class Scorer:
         network.train(was_training)
         return nuclei
 
-    def count(self, predicted: Nuclei, true: Nuclei, where: np.ndarray | None) -> DetectionCounts:
+    def count(self, predicted: Nuclei, true: Nuclei, where: ndarray | None) -> DetectionCounts:
         """Count true positives, false positives and false negatives, matched within 3 um.
 
         An unmatched detection counts as a false positive only in pixels ``where`` (h, w) is True;
@@ -92,7 +93,7 @@ class Scorer:
             return count_area_classes(nuclei, image.nuclei, self.predictor.card.mpp)
         return self.count(nuclei, image.nuclei, image.region)
 
-    def count_blocks(self, image: LabelledImage) -> np.ndarray:
+    def count_blocks(self, image: LabelledImage) -> ndarray:
         """(B, C + 1, 3) counts in the B annotated blocks of an image; blocks are
         ``mixing.BLOCK_UM`` wide and high.
         """
@@ -172,7 +173,7 @@ class NetworkPredictor:
         self.refiner = OutlineRefiner() if export.refine else None
 
     @torch.no_grad()
-    def __call__(self, pixels: np.ndarray, colour: np.ndarray) -> list[Nuclei]:
+    def __call__(self, pixels: ndarray, colour: ndarray) -> list[Nuclei]:
         """(1, H, W, 3) uint8 and (3, 4) -> nuclei (frame: window), sorted by descending score."""
         device = next(self.network.parameters()).device
         windows = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
@@ -183,7 +184,7 @@ class NetworkPredictor:
 
 def count_held(
     data: DetectorData, start: Start, trained: Checkpoint, images: Sequence[LabelledImage]
-) -> np.ndarray:
+) -> ndarray:
     """(1 + S, B, C + 1, 3) counts in B blocks, with the initial weights and then with each of S
     ``mixing.SHARES``.
 

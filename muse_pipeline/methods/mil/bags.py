@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy import ndarray
 
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.patients import patient_in_name
@@ -85,7 +86,7 @@ def list_labelled_slides(
     return slides
 
 
-def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> np.ndarray:
+def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> ndarray:
     """(N,) index of each slide's fold; a patient's slides share a fold, and classes are spread
     evenly over folds.
     """
@@ -126,7 +127,7 @@ def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) ->
     )
 
 
-def list_tiles(store: Store, tile_px: int) -> np.ndarray:
+def list_tiles(store: Store, tile_px: int) -> ndarray:
     """(N, 2) upper left corners, work px, of the tiles in a grid that are at least half tissue."""
     mask, pixel_px = store.tissue
     columns, rows = (-(-side // tile_px) for side in store.size_px)
@@ -206,8 +207,8 @@ class BagsStage(PreparedStage):
 
 @torch.no_grad()
 def compute_features(
-    backbone: Backbone, store: Store, corners: np.ndarray, tile_px: int, colour: np.ndarray
-) -> np.ndarray:
+    backbone: Backbone, store: Store, corners: ndarray, tile_px: int, colour: ndarray
+) -> ndarray:
     """(N, D) float16 image vectors of the tiles with upper left corners ``corners`` (N, 2), work
     px, in a store.
 
@@ -235,11 +236,11 @@ class Bag:
     fold: int  # index of the slide's fold; the fold's model is not trained on the slide
     path: Path  # file with the features
 
-    def features(self) -> np.ndarray:
+    def features(self) -> ndarray:
         """(N, D) float16 features of the tiles, memory-mapped."""
         return np.load(self.path, mmap_mode="r")
 
-    def corners(self) -> np.ndarray:
+    def corners(self) -> ndarray:
         """(N, 2) corners of the tiles, work px."""
         return np.load(self.path.with_name(f"{self.slide.slide_id}-xy.npy"))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from numpy import ndarray
 
 from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.text import count_noun
@@ -67,7 +68,7 @@ class RegionData:
             lines += [f"{split}: {', '.join([*named, *drawn])}; {patients}"] if images else []
         return "\n".join(lines)
 
-    def _colours(self, images: Sequence[TissueImage]) -> np.ndarray:
+    def _colours(self, images: Sequence[TissueImage]) -> ndarray:
         return np.stack([colour_of_fit(self.reference, image.stain) for image in images])
 
 
@@ -115,7 +116,7 @@ class RegionScorer:
         self,
         network: RegionNetwork,
         images: Sequence[TissueImage],
-        colours: np.ndarray,
+        colours: ndarray,
         window_px: int,
     ):
         self.network, self.images, self.colours, self.window_px = (
@@ -126,7 +127,7 @@ class RegionScorer:
         )
 
     @torch.no_grad()
-    def maps(self) -> list[np.ndarray]:
+    def maps(self) -> list[ndarray]:
         """(K, rows, columns) fused map of each image, on the cells of 4 px that fit into it."""
         was_training = self.network.training
         self.network.eval()
@@ -137,7 +138,7 @@ class RegionScorer:
         self.network.train(was_training)
         return maps
 
-    def _map(self, pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    def _map(self, pixels: ndarray, colour: ndarray) -> ndarray:
         device, side = next(self.network.parameters()).device, self.window_px
         height, width = (-(-length // side) * side for length in pixels.shape[:2])
         borders = 0, height - pixels.shape[0], 0, width - pixels.shape[1]
@@ -165,7 +166,7 @@ class RegionScorer:
         return {name: round(value, 5) for name, value in scores.items()}
 
 
-def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
+def image_auc(maps: Sequence[ndarray], images: Sequence[TissueImage]) -> float:
     """Area under the ROC curve of generalised means of the images' maps, averaged over all classes
     but the first.
     """
@@ -177,7 +178,7 @@ def image_auc(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> floa
     return float(np.nanmean(areas))
 
 
-def dice_of_painting(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
+def dice_of_painting(maps: Sequence[ndarray], images: Sequence[TissueImage]) -> float:
     """The largest ``pixel_dice`` of maps, as large as ``maps``, that have the same class
     everywhere.
     """
@@ -188,7 +189,7 @@ def dice_of_painting(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) 
     )
 
 
-def pixel_dice(maps: Sequence[np.ndarray], images: Sequence[TissueImage]) -> float:
+def pixel_dice(maps: Sequence[ndarray], images: Sequence[TissueImage]) -> float:
     """Dice of cells over all classes but the first, on images with a mask, except images of the
     first class.
     """

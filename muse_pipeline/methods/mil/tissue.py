@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import shapely
+from numpy import ndarray
 
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
 from muse_pipeline.cohort.sheet import is_missing, read_sheet
@@ -94,12 +95,12 @@ class TissueImage:
     # name of the picture, preceded by its class folder if it has one; for part of a slide, the
     # slide's id and the corner of the part in work px
     name: str
-    pixels: np.ndarray  # (h, w, 3) uint8
+    pixels: ndarray  # (h, w, 3) uint8
     label: int  # class index of the image; -1 if its pixels are labelled instead
     # (h, w) uint8 class index or ``UNKNOWN``; None if the image has one label
-    target: np.ndarray | None = None
+    target: ndarray | None = None
     # (h, w) uint8 class index or ``UNKNOWN``, used only for scores; None if the source has no masks
-    mask: np.ndarray | None = None
+    mask: ndarray | None = None
     patient: str = ""  # patient of the image
     # stains fitted to the picture or to the tissue of its slide; None if the fit failed
     stain: MacenkoFit | None = None
@@ -257,7 +258,7 @@ def _read_picture(
 
 def _read_mask(
     picture: LabelledPath, folder: Path, size_px: tuple[int, int], n_classes: int
-) -> np.ndarray:
+) -> ndarray:
     """Read the mask (h, w) uint8 of a picture."""
     named = folder / f"{picture.name}.png", folder / f"{picture.path.stem}.png"
     path = next(filter(Path.is_file, named), named[0])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,8 +38,8 @@ class RegionWindows(PictureWindows):
     def __init__(
         self,
         images: Sequence[TissueImage],
-        colours: np.ndarray,
-        stains: np.ndarray,
+        colours: ndarray,
+        stains: ndarray,
         n_classes: int,
         settings: WindowSettings,
         device: torch.device,
@@ -85,7 +86,7 @@ class RegionWindows(PictureWindows):
         return read[0].long() - 1
 
 
-def _shifted(target: np.ndarray, margin: int, device: torch.device) -> Tensor:
+def _shifted(target: ndarray, margin: int, device: torch.device) -> Tensor:
     """The target plus 1, padded by ``margin``; unknown pixels are 0, as in
     ``read_window_cells``.
     """

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy import ndarray
 
 from muse_pipeline.core.coords import xy_to_xy_index
 from muse_pipeline.core.errors import CollapsedError
@@ -224,7 +225,7 @@ def draw_views(sample: ViewSampler, seed: int, output: Path) -> None:
         write_png(partial, page)
 
 
-def _draw_set(views: ViewSet) -> np.ndarray:
+def _draw_set(views: ViewSet) -> ndarray:
     colours = np.random.default_rng(0).integers(60, 256, (views.seen.shape[1], 3)).tolist()
     pictures = []
     for number, (view, placed) in enumerate(zip(views.views, views.placed, strict=True)):
@@ -250,7 +251,7 @@ def _draw_set(views: ViewSet) -> np.ndarray:
     )
 
 
-def _padded(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def _padded(picture: ndarray, height: int, width: int) -> ndarray:
     below, right = height - picture.shape[0], width - picture.shape[1]
     return cv2.copyMakeBorder(
         picture, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(255, 255, 255)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,8 +32,8 @@ class PointWindow:
     # (x, y) of its upper left corner in the picture; negative if the picture is smaller than the
     # window
     origin: tuple[int, int]
-    xy: np.ndarray  # (M, 2) float32 centres of the nuclei, window px
-    label: np.ndarray  # (M,) class index, never -1
+    xy: ndarray  # (M, 2) float32 centres of the nuclei, window px
+    label: ndarray  # (M,) class index, never -1
 
 
 def cut_point_windows(index: int, image: LabelledImage, window_px: int) -> list[PointWindow]:
@@ -65,7 +66,7 @@ def cut_point_windows(index: int, image: LabelledImage, window_px: int) -> list[
     ]
 
 
-def read_window(image: LabelledImage, window: PointWindow, window_px: int) -> np.ndarray:
+def read_window(image: LabelledImage, window: PointWindow, window_px: int) -> ndarray:
     """(window_px, window_px, 3) uint8 pixels of a window, mirrored beyond the picture."""
     x, y = window.origin
     left, top = max(-x, 0), max(-y, 0)
@@ -82,7 +83,7 @@ class PointSet:
     windows.
     """
 
-    def __init__(self, images: Sequence[LabelledImage], colours: np.ndarray, window_px: int):
+    def __init__(self, images: Sequence[LabelledImage], colours: ndarray, window_px: int):
         self.images, self.colours, self.window_px = images, colours, window_px
         planned = (cut_point_windows(index, image, window_px) for index, image in enumerate(images))
         self.windows = [window for windows in planned for window in windows]
@@ -94,9 +95,7 @@ class PointSet:
         ]
         self.patient = np.concatenate([np.zeros(0, str), *patients])
 
-    def read(
-        self, windows: Sequence[PointWindow]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def read(self, windows: Sequence[PointWindow]) -> tuple[ndarray, ndarray, ndarray, ndarray]:
         """Read windows: pixels (B, S, S, 3) uint8, colour maps (B, 3, 4), positions (B, M, 2) and
         (B, M) bool.
 
@@ -194,7 +193,7 @@ def score_held(backbone: Backbone, points: PointSet) -> dict[str, float]:
     return {SCORE: round(accuracy_of_others(features, points.label, points.patient), 2)}
 
 
-def accuracy_of_others(features: Tensor, label: Tensor, patient: np.ndarray) -> float:
+def accuracy_of_others(features: Tensor, label: Tensor, patient: ndarray) -> float:
     """Percentage of P nuclei that are classified correctly by ``K`` nearest neighbours from other
     patients.
     """

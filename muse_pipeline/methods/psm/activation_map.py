@@ -18,6 +18,8 @@ from typing import Annotated
 import cv2
 import numpy as np
 import torch
+from numpy import ndarray
+from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -98,7 +100,7 @@ class ActivationMap:
         whole: (minimum, maximum) of the mean of the blocks' maps in the sample.
     """
 
-    def __init__(self, network: ActivationNetwork, pictures: Sequence[np.ndarray]):
+    def __init__(self, network: ActivationNetwork, pictures: Sequence[ndarray]):
         self.network = network
         gradients = []
         with torch.enable_grad():
@@ -121,12 +123,12 @@ class ActivationMap:
             )
 
     @torch.no_grad()
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: ndarray) -> ndarray:
         """The activation map (h, w) float32, 0 to 1, of (h, w, 3) uint8 ``pixels``."""
         mean = self._mean(self._weigh(pixels), pixels.shape[:2])
         return _rescale(mean, self.whole).clamp(0, 1).numpy()
 
-    def _read(self, pixels: np.ndarray) -> tuple[Tensor, list[Tensor]]:
+    def _read(self, pixels: ndarray) -> tuple[Tensor, list[Tensor]]:
         """``read_activations`` of a picture, padded by reflection to multiples of the stride."""
         stride = self.network.backbone.stride_px
         height, width = pixels.shape[:2]
@@ -134,7 +136,7 @@ class ActivationMap:
         image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float()
         return self.network.read_activations(image)
 
-    def _weigh(self, pixels: np.ndarray) -> list[Tensor]:
+    def _weigh(self, pixels: ndarray) -> list[Tensor]:
         """For each block, the weighted sum (h', w') of its channels."""
         blocks = self._read(pixels)[1]
         return [
@@ -205,11 +207,7 @@ class Clusters:
     """
 
     def __init__(
-        self,
-        activation: np.ndarray,
-        pixels: np.ndarray,
-        stains: np.ndarray,
-        settings: ClusterSettings,
+        self, activation: ndarray, pixels: ndarray, stains: ndarray, settings: ClusterSettings
     ):
         self.settings, generator = settings, np.random.default_rng(0)
         drawn = generator.permutation(len(activation))[:SAMPLE]
@@ -224,9 +222,7 @@ class Clusters:
         means = _means(nearest(values, self.centres), rules[settings.foreground], len(self.centres))
         self.foreground = int(np.argmax(means))
 
-    def __call__(
-        self, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray
-    ) -> np.ndarray:
+    def __call__(self, activation: ndarray, pixels: ndarray, stains: ndarray) -> ndarray:
         """Cluster of each pixel, (...) uint8, from arguments (...), (..., 3) and (..., 2) as in the
         constructor.
         """
@@ -235,15 +231,15 @@ class Clusters:
 
 
 def features(
-    settings: ClusterSettings, activation: np.ndarray, pixels: np.ndarray, stains: np.ndarray
-) -> np.ndarray:
+    settings: ClusterSettings, activation: ndarray, pixels: ndarray, stains: ndarray
+) -> ndarray:
     """(..., D) float32 features of pixels; arguments as in ``Clusters``."""
     if settings.features == "stain":
         return np.concatenate([MAP_WEIGHT * activation[..., None], stains], -1).astype(np.float32)
     return jet(activation) + np.float32(settings.beta) * pixels
 
 
-def jet(activation: np.ndarray) -> np.ndarray:
+def jet(activation: ndarray) -> ndarray:
     """Activation in OpenCV's JET colours, (..., 3) float32, 0 to 255; they are BGR, but added to
     RGB as they are.
     """
@@ -253,13 +249,13 @@ def jet(activation: np.ndarray) -> np.ndarray:
     )
 
 
-def nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def nearest(values: ndarray, centres: ndarray) -> ndarray:
     """(N,) uint8 index of the nearest of ``centres`` (k, D) to each of ``values`` (N, D)."""
     # The squared length of a value is left out, because it is the same for every centre.
     return ((centres**2).sum(1) - 2 * values @ centres.T).argmin(1).astype(np.uint8)
 
 
-def mini_batch_k_means(values: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
+def mini_batch_k_means(values: ndarray, k: int, generator: Generator) -> ndarray:
     """Centres (k, D) of ``values`` (N, D): the best of several restarts.
 
     Sculley, "Web-scale k-means clustering", WWW 2010: each centre is the running mean of the values
@@ -285,7 +281,7 @@ def mini_batch_k_means(values: np.ndarray, k: int, generator: np.random.Generato
     return best
 
 
-def _spread_start(values: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
+def _spread_start(values: ndarray, k: int, generator: Generator) -> ndarray:
     centres = [values[generator.integers(len(values))]]
     for _ in range(k - 1):
         distance = np.min([((values - centre) ** 2).sum(1, dtype=float) for centre in centres], 0)
@@ -296,7 +292,7 @@ def _spread_start(values: np.ndarray, k: int, generator: np.random.Generator) ->
     return np.array(centres)
 
 
-def _means(label: np.ndarray, values: np.ndarray, k: int) -> np.ndarray:
+def _means(label: ndarray, values: ndarray, k: int) -> ndarray:
     """(k,) mean of ``values`` in each cluster; -inf for an empty cluster."""
     n = np.bincount(label, minlength=k)
     return np.where(n > 0, np.bincount(label, values, minlength=k) / np.maximum(n, 1), -np.inf)
@@ -318,9 +314,9 @@ class PseudoMasker:
     def __init__(
         self,
         network: ActivationNetwork | None,
-        sample: Sequence[np.ndarray],
+        sample: Sequence[ndarray],
         mpp: float,
-        stains: np.ndarray | None = None,
+        stains: ndarray | None = None,
         settings: ClusterSettings = ClusterSettings(),
     ):
         self.mpp, self.stains = mpp, blend_stains(stains)
@@ -332,7 +328,7 @@ class PseudoMasker:
         )
         self.clusters = Clusters(maps, pixels, densities, settings)
 
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+    def __call__(self, pixels: ndarray) -> ndarray:
         """(h, w) bool: the nuclei in (h, w, 3) uint8 ``pixels``; none if the mask is too pale or
         too large.
         """
@@ -344,16 +340,16 @@ class PseudoMasker:
         return np.zeros_like(mask) if is_pale or mask.mean() > MAX_SHARE else mask
 
 
-def stain_densities(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
+def stain_densities(pixels: ndarray, stains: ndarray) -> ndarray:
     """(h, w, 2) float32: optical densities of haematoxylin and eosin."""
     return np.stack([haematoxylin(pixels, order) for order in (stains, stains[::-1])], -1)
 
 
-def clean(mask: np.ndarray, mpp: float) -> np.ndarray:
+def clean(mask: ndarray, mpp: float) -> ndarray:
     """``mask`` without small holes and small objects; only pixels that share an edge touch."""
     filled = ~drop_small(~mask, MAX_HOLE_UM2 / mpp**2, connectivity=4)
     return drop_small(filled, MIN_AREA_UM2 / mpp**2, connectivity=4)
 
 
-def _activation(activation: ActivationMap | None, pixels: np.ndarray) -> np.ndarray:
+def _activation(activation: ActivationMap | None, pixels: ndarray) -> ndarray:
     return np.zeros(pixels.shape[:2], np.float32) if activation is None else activation(pixels)

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor, nn
 
 from muse_pipeline.core.config import parse_config
@@ -221,7 +222,7 @@ class PseudoMaskStage(PreparedStage):
             )
         log(f"masks ({config.masks}) of {n_kept} crops of tissue")
 
-    def _fit(self, sample: Sequence[np.ndarray]) -> PseudoMasker | OtsuMask:
+    def _fit(self, sample: Sequence[ndarray]) -> PseudoMasker | OtsuMask:
         fit = fit_macenko(np.concatenate([pixels.reshape(-1, 3) for pixels in sample]))
         stains, mpp = fit and fit.stains, self.config.mpp
         if self._network is None:
@@ -233,7 +234,7 @@ class PseudoMaskStage(PreparedStage):
         return self.activation and load_activation(self.activation)
 
 
-def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, ndarray, ndarray]]:
     """Yield each crop of a masks stage, sorted by name: name, pixels (h, w, 3) uint8, mask (h, w)
     bool.
     """
@@ -267,7 +268,7 @@ def label_source(folder: Path, mpp: float) -> PictureSource:
     )
 
 
-def write_labels(folder: Path, name: str, pixels: np.ndarray, instances: np.ndarray) -> int:
+def write_labels(folder: Path, name: str, pixels: ndarray, instances: ndarray) -> int:
     """Write a picture (h, w, 3) and its instances (h, w), 1..N, if it has any, and return the
     number of instances.
     """
@@ -283,7 +284,7 @@ def write_labels(folder: Path, name: str, pixels: np.ndarray, instances: np.ndar
     return n_instances
 
 
-def split_instances(mask: np.ndarray, pixels: np.ndarray, config: PsmConfig) -> np.ndarray:
+def split_instances(mask: ndarray, pixels: ndarray, config: PsmConfig) -> ndarray:
     """Divide the mask (h, w) of a picture (h, w, 3) into instances: (h, w) int32, 1..N, 0
     background.
     """
@@ -299,7 +300,7 @@ FRAGMENT_UM2 = 2.0
 SURROUND_UM = 32.0
 
 
-def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: np.ndarray) -> Nuclei:
+def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: ndarray) -> Nuclei:
     """Find nuclei in and just beyond a picture (h, w, 3) at the detector's mpp, sorted by ascending
     score.
 

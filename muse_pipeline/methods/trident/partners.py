@@ -14,6 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from muse_pipeline.core.coords import level0_to_work
@@ -116,7 +117,7 @@ class DrawnNuclei:
 
     @staticmethod
     def save(
-        folder: Path, xy: np.ndarray, rays: np.ndarray, size_px: tuple[int, int], mpp: float
+        folder: Path, xy: ndarray, rays: ndarray, size_px: tuple[int, int], mpp: float
     ) -> None:
         """Write outlines with centres (N, 2) in image px and rays (N, R) um into ``folder``,
         atomically.
@@ -130,7 +131,7 @@ class DrawnNuclei:
                 np.nan_to_num(rays[order], nan=POINT_UM).clip(max=REACH_UM).astype(np.float32),
             )
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """(h, w, 3) uint8 of ``size`` = (width, height) px with the corner ``xy``, rendered from
         the outlines.
         """
@@ -146,7 +147,7 @@ class DrawnNuclei:
         cv2.polylines(canvas, points, True, OUTLINE, 1, cv2.LINE_8, SUBPIXEL_BITS)
         return canvas
 
-    def in_tissue(self, xy: np.ndarray) -> np.ndarray:
+    def in_tissue(self, xy: ndarray) -> ndarray:
         """(M,) bool: True for all positions (M, 2)."""
         return np.ones(len(xy), bool)
 
@@ -232,7 +233,7 @@ def _open_nuclei(location: Path, image: NucleusImage, folder: Path) -> DrawnNucl
     return DrawnNuclei(kept, image.size_px, image.mpp)
 
 
-def _read_outlines(path: Path, image: NucleusImage) -> tuple[np.ndarray, np.ndarray]:
+def _read_outlines(path: Path, image: NucleusImage) -> tuple[ndarray, ndarray]:
     """Read outlines as centres (N, 2) in image px and rays (N, R) in um."""
     if path.suffix == ".parquet":
         if read_provenance(path).fingerprint != image.store.fingerprint:
@@ -305,9 +306,7 @@ class PairBatches:
             views, self._read_partners(sets, views.teacher_xy[0].numpy(), views.shared[0].numpy())
         )
 
-    def _read_partners(
-        self, sets: Sequence[ViewSet], xy: np.ndarray, shared: np.ndarray
-    ) -> PartnerBatch:
+    def _read_partners(self, sets: Sequence[ViewSet], xy: ndarray, shared: ndarray) -> PartnerBatch:
         cut, has_partner, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)
         for number, view_set in enumerate(sets):
             partner, view = self._partner[view_set.image], view_set.views[0]

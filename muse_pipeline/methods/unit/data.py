@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy import ndarray
+from numpy.random import Generator
 from torch import Tensor
 
 from muse_pipeline.core.errors import ConfigError, LabelError
@@ -63,9 +65,7 @@ class MaskDomain:
         self.turned = _ray_permutations(n_rays)
         self._nuclei: dict[int, Nuclei] = {}
 
-    def __call__(
-        self, step: int, batch: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, step: int, batch: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
         """Draw ``batch`` windows: ``masks``, ``xy``, ``rays`` and ``label`` of a ``UnitBatch``."""
         # Seeded differently from tissue, so that the two domains are drawn independently.
         rng = np.random.default_rng((self.seed, step))
@@ -90,7 +90,7 @@ class MaskDomain:
             )
         return self._nuclei[index]
 
-    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw(self, rng: Generator) -> tuple[ndarray, ndarray, ndarray]:
         index = int(rng.integers(len(self.masks)))
         mask, nuclei = self.masks[index], self.nuclei(index)
         height, width = mask.instances.shape
@@ -108,7 +108,7 @@ class MaskDomain:
         )
 
 
-def turn_picture(picture: np.ndarray, turn: int) -> np.ndarray:
+def turn_picture(picture: ndarray, turn: int) -> ndarray:
     """Apply turn 0 to 7 to a picture (h, w): bit 0 mirrors x, bit 1 mirrors y, then bit 2 swaps x
     and y.
     """
@@ -116,13 +116,13 @@ def turn_picture(picture: np.ndarray, turn: int) -> np.ndarray:
     return np.ascontiguousarray(picture.T if turn & 4 else picture)
 
 
-def turn_xy(xy: np.ndarray, turn: int, size_px: int) -> np.ndarray:
+def turn_xy(xy: ndarray, turn: int, size_px: int) -> ndarray:
     """Move positions (N, 2) as ``turn_picture`` does in a square window."""
     xy = np.where([bool(turn & 1), bool(turn & 2)], size_px - xy, xy)
     return xy[:, ::-1] if turn & 4 else xy
 
 
-def _ray_permutations(n_rays: int) -> np.ndarray:
+def _ray_permutations(n_rays: int) -> ndarray:
     """(8, R) array; entry [turn, k] is the index of the ray that becomes ray k after the turn."""
     rays = []
     for turn in range(8):
@@ -218,7 +218,7 @@ def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[Instance
     return usable
 
 
-def _is_wide(instances: np.ndarray) -> bool:
+def _is_wide(instances: ndarray) -> bool:
     """True if any square of 2 x 2 pixels lies in a single instance."""
     corner = instances[:-1, :-1]
     same = (
@@ -234,11 +234,11 @@ class Recoloured:
     read.
     """
 
-    def __init__(self, image: Image, colour: np.ndarray):
+    def __init__(self, image: Image, colour: ndarray):
         self.image, self.colour = image, colour
         self.size_px, self.tissue = image.size_px, image.tissue
 
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """(h, w, 3) uint8 as in ``Image.read``, recoloured."""
         pixels = torch.from_numpy(self.image.read(xy, size).transpose(2, 0, 1)[None].copy())
         mapped = recoloured(pixels, torch.from_numpy(self.colour))[0]
@@ -251,12 +251,12 @@ class TissueWindows:
     def __init__(self, images: Sequence[Image], window_px: int, seed: int):
         self.sampler, self.seed = WindowSampler(images, window_px), seed
 
-    def __call__(self, step: int, batch: int) -> np.ndarray:
+    def __call__(self, step: int, batch: int) -> ndarray:
         """Draw the ``batch`` windows of a step: (B, 3, S, S) uint8."""
         rng = np.random.default_rng(seed_of_step(self.seed, step))
         return np.stack([self._draw(rng) for _ in range(batch)]).transpose(0, 3, 1, 2)
 
-    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+    def _draw(self, rng: Generator) -> ndarray:
         for _ in range(TRIES):
             window = self.sampler(1, rng)[0]
             if has_tissue(window):
@@ -265,7 +265,7 @@ class TissueWindows:
         return window[:, ::-1] if rng.integers(2) else window
 
 
-def has_tissue(window: np.ndarray) -> bool:
+def has_tissue(window: ndarray) -> bool:
     """True if at least half of the pixels of a window (h, w, 3) uint8 are darker than glass."""
     return bool((lowest(window) < GLASS).mean() >= MIN_TISSUE)
 
@@ -295,7 +295,7 @@ class UnitData:
     recoloured: list[Image]  # the images with normalised colours
     # (2, 3) float32, 0 to 255: mean colours of the darkest 20 % and the palest 60 % of recoloured
     # pixels
-    palette: np.ndarray
+    palette: ndarray
 
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
         """Return a function that makes the batch of a step, which depends only on the step."""
@@ -348,12 +348,12 @@ def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
     return UnitData(usable, images, names, reference, mapped, palette)
 
 
-def _draw_sample(images: Sequence[Image], config: UnitConfig) -> np.ndarray:
+def _draw_sample(images: Sequence[Image], config: UnitConfig) -> ndarray:
     """``SAMPLE`` windows of tissue: (N, S, S, 3) uint8."""
     return TissueWindows(images, config.window_px, config.seed)(0, SAMPLE).transpose(0, 2, 3, 1)
 
 
-def require_stained(windows: np.ndarray, mpp: float) -> None:
+def require_stained(windows: ndarray, mpp: float) -> None:
     """Require that windows (N, S, S, 3) uint8 show tissue stained with haematoxylin and eosin."""
     sample = AppearanceSample(mpp)
     for window in windows:
@@ -370,7 +370,7 @@ def require_stained(windows: np.ndarray, mpp: float) -> None:
         )
 
 
-def measure_palette(windows: np.ndarray) -> np.ndarray:
+def measure_palette(windows: ndarray) -> ndarray:
     """(2, 3) float32 mean colours of dark and of pale pixels in the windows (N, S, S, 3) uint8 that
     show tissue.
     """

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from muse_pipeline.core.files import complete_file
@@ -87,7 +88,7 @@ class TranslationPictures(Monitor):
             write_png(partial, self.draw())
 
     @torch.no_grad()
-    def draw(self) -> np.ndarray:
+    def draw(self) -> ndarray:
         """Draw six rows: masks, rendered tissue, masks read again; real tissue, masks read, tissue
         rendered again.
         """
@@ -106,7 +107,7 @@ class TranslationPictures(Monitor):
         )
 
 
-def _to_picture(values: Tensor) -> np.ndarray:
+def _to_picture(values: Tensor) -> ndarray:
     """Convert values (3, h, w) from -1 to 1 to a picture (h, w, 3) uint8."""
     pixels = (values.float().clamp(-1, 1) + 1) * 127.5
     return pixels.round().byte().permute(1, 2, 0).cpu().numpy()
@@ -122,7 +123,7 @@ CAPACITY = 300  # largest number of nuclei per window
 RAYS = 8  # number of rays; few, because only the positions of these nuclei are used
 
 
-def detection_f1(detected: Sequence[np.ndarray], truth: Sequence[np.ndarray], mpp: float) -> float:
+def detection_f1(detected: Sequence[ndarray], truth: Sequence[ndarray], mpp: float) -> float:
     """F1 (0 to 1), over all pictures, of positions (N, 2) px sorted by descending score and matched
     within 3 um.
     """
@@ -136,10 +137,10 @@ def detection_f1(detected: Sequence[np.ndarray], truth: Sequence[np.ndarray], mp
 class Detections(NamedTuple):
     """Nuclei found in a window, sorted by descending score."""
 
-    xy: np.ndarray  # (N, 2) centres, px
-    score: np.ndarray  # (N,) scores
+    xy: ndarray  # (N, 2) centres, px
+    score: ndarray  # (N,) scores
 
-    def above(self, threshold: float) -> np.ndarray:
+    def above(self, threshold: float) -> ndarray:
         """(M, 2) centres, px, of the nuclei with a score of at least ``threshold``."""
         return self.xy[self.score >= threshold]
 
@@ -169,7 +170,7 @@ class SnapshotScorer:
         return [self.batches(FIRST + number) for number in range(BATCHES)]
 
     @cached_property
-    def _stained(self) -> list[np.ndarray]:
+    def _stained(self) -> list[ndarray]:
         """Positions (N, 2) px of dark haematoxylin objects in each window of real tissue."""
         pixels = (
             torch.cat([batch.pictures for batch in self._batches])
@@ -198,7 +199,7 @@ class SnapshotScorer:
             for xy in batch.xy
         ]
 
-        def f1(windows: list[Detections], true: list[np.ndarray], threshold: float) -> float:
+        def f1(windows: list[Detections], true: list[ndarray], threshold: float) -> float:
             return detection_f1([window.above(threshold) for window in windows], true, self.mpp)
 
         best = max(self.thresholds, key=lambda threshold: f1(tissue, self._stained, threshold))

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from numpy import ndarray
 
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import LabelError
@@ -30,7 +31,7 @@ from muse_pipeline.nuclei.masks import INSTANCES, POINTS, read_label_image, writ
 
 SETTINGS, PAGE = "masks.json", "page.png"
 PAGE_COLUMNS, PAGE_PX = 6, 1600  # the page has 4 rows of at most 6 masks and about 1,600 px
-Render = Callable[[InstanceMask, int], np.ndarray]  # a mask and a seed -> (h, w, 3) uint8
+Render = Callable[[InstanceMask, int], ndarray]  # a mask and a seed -> (h, w, 3) uint8
 
 
 def write_mask_folder(
@@ -57,7 +58,7 @@ def write_mask_folder(
     columns = max(1, min(PAGE_COLUMNS, PAGE_PX // size_px))
     with complete_file(folder) as unfinished:
 
-        def draw(index: int) -> np.ndarray | None:
+        def draw(index: int) -> ndarray | None:
             mask, pixels = synthesise_mask(index, seed, size_px, mpp, tissue), None
             instances, words = mask.instances, [KINDS[kind] for kind in mask.kinds]
             if render is not None:
@@ -68,7 +69,7 @@ def write_mask_folder(
             return stylise(mask, mpp, np.random.default_rng(index)) if pixels is None else pixels
 
         unfinished.mkdir()
-        shown: list[np.ndarray] = []
+        shown: list[ndarray] = []
         for index, picture in enumerate(map_in_order(draw, range(n), threads)):
             shown += [] if picture is None else [picture]
             progress(index + 1, n)

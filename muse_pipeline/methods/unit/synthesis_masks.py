@@ -13,6 +13,8 @@ from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.config import Between, Fraction
@@ -39,7 +41,7 @@ class Population:
     ratio: tuple[float, float]
     spindles: Fraction = 0.05
 
-    def draw_axes(self, n: int, rng: np.random.Generator) -> np.ndarray:
+    def draw_axes(self, n: int, rng: Generator) -> ndarray:
         """Draw the full long and short axes of n nuclei at random: (n, 2) um."""
         major = self.major_um * np.exp(self.major_spread * rng.standard_normal(n))
         slender = rng.random(n) < self.spindles
@@ -107,12 +109,12 @@ PACKED = 0.95
 class NucleusPlan(NamedTuple):
     """N nuclei, in the order in which they are drawn."""
 
-    xy: np.ndarray  # (N, 2) centres, um
-    axes: np.ndarray  # (N, 2) full long and short axes, um
-    angle: np.ndarray  # (N,) angle of the long axis, from +x towards +y
-    kind: np.ndarray  # (N,) index into ``KINDS``
+    xy: ndarray  # (N, 2) centres, um
+    axes: ndarray  # (N, 2) full long and short axes, um
+    angle: ndarray  # (N,) angle of the long axis, from +x towards +y
+    kind: ndarray  # (N,) index into ``KINDS``
 
-    def where(self, chosen: np.ndarray) -> NucleusPlan:
+    def where(self, chosen: ndarray) -> NucleusPlan:
         """Select nuclei by a bool array or by indices."""
         return NucleusPlan(*(column[chosen] for column in self))
 
@@ -123,25 +125,25 @@ class Gland:
     band around it.
     """
 
-    centre: np.ndarray  # (2,) position, um
+    centre: ndarray  # (2,) position, um
     radius: float  # mean distance of the rim from the centre, um
-    amplitude: np.ndarray  # (3,) a_k for k = 2, 3, 4
-    phase: np.ndarray  # (3,) phase_k for k = 2, 3, 4
+    amplitude: ndarray  # (3,) a_k for k = 2, 3, 4
+    phase: ndarray  # (3,) phase_k for k = 2, 3, 4
     band: float  # width of the band outside the rim that is free of scattered nuclei, um
 
-    def distance(self, t: np.ndarray) -> np.ndarray:
+    def distance(self, t: ndarray) -> ndarray:
         """Distance from the centre to the rim at angles ``t``."""
         return self.radius * (
             1 + np.cos(t[..., None] * RIM_HARMONICS + self.phase) @ self.amplitude
         )
 
-    def holds(self, xy: np.ndarray) -> np.ndarray:
+    def holds(self, xy: ndarray) -> ndarray:
         """(N,) bool: True for positions inside the rim or in the band around it."""
         x, y = (xy - self.centre).T
         return np.hypot(x, y) < self.distance(np.arctan2(y, x)) + self.band
 
 
-def plan_nuclei(size_um: float, tissue: TissueSettings, rng: np.random.Generator) -> NucleusPlan:
+def plan_nuclei(size_um: float, tissue: TissueSettings, rng: Generator) -> NucleusPlan:
     """Plan the nuclei of a field of ``size_um`` x ``size_um``, including those that reach into it
     from outside.
     """
@@ -152,7 +154,7 @@ def plan_nuclei(size_um: float, tissue: TissueSettings, rng: np.random.Generator
     return plan.where(((plan.xy > -MARGIN_UM) & (plan.xy < size_um + MARGIN_UM)).all(1))
 
 
-def _sample_glands(size_um: float, gap: float, rng: np.random.Generator) -> list[Gland]:
+def _sample_glands(size_um: float, gap: float, rng: Generator) -> list[Gland]:
     """Glands at least ``gap`` um apart."""
     reach = GLAND_RADIUS_UM[1] + MARGIN_UM
     side = size_um + 2 * reach
@@ -173,7 +175,7 @@ def _sample_glands(size_um: float, gap: float, rng: np.random.Generator) -> list
     return glands
 
 
-def _line_rim(gland: Gland, nuclei: Population, rng: np.random.Generator) -> NucleusPlan:
+def _line_rim(gland: Gland, nuclei: Population, rng: Generator) -> NucleusPlan:
     """Place nuclei side by side along the rim, at distances given by their short axes, with long
     axes across it.
     """
@@ -198,7 +200,7 @@ def _line_rim(gland: Gland, nuclei: Population, rng: np.random.Generator) -> Nuc
 
 
 def _scatter(
-    size_um: float, glands: list[Gland], tissue: TissueSettings, rng: np.random.Generator
+    size_um: float, glands: list[Gland], tissue: TissueSettings, rng: Generator
 ) -> NucleusPlan:
     """Place stroma nuclei by a Matern process of type II (1960).
 
@@ -249,8 +251,8 @@ _WAVES /= np.sqrt((_WAVES**2).sum(0).mean())  # so that an amplitude of 1 has a 
 class InstanceMask:
     """A mask with exact instances."""
 
-    instances: np.ndarray  # (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected
-    kinds: np.ndarray  # (N,) uint8; entry i is the index into ``KINDS`` of instance i + 1
+    instances: ndarray  # (h, w) uint16; 0 is background, 1..N are nuclei, each of them connected
+    kinds: ndarray  # (N,) uint8; entry i is the index into ``KINDS`` of instance i + 1
 
 
 def synthesise_mask(
@@ -288,7 +290,7 @@ def require_drawable(size_px: int, mpp: float, tissue: TissueSettings) -> None:
         )
 
 
-def paint(plan: NucleusPlan, size_px: int, mpp: float, rng: np.random.Generator) -> InstanceMask:
+def paint(plan: NucleusPlan, size_px: int, mpp: float, rng: Generator) -> InstanceMask:
     """Draw planned nuclei; each gets only pixels that no earlier nucleus covers.
 
     A nucleus is left out if it loses too much of its area, is split, would enclose an earlier one
@@ -312,7 +314,7 @@ def paint(plan: NucleusPlan, size_px: int, mpp: float, rng: np.random.Generator)
     return InstanceMask(instances, plan.kind[kept])
 
 
-def _fits(stamp: np.ndarray, patch: np.ndarray, least_px: float) -> bool:
+def _fits(stamp: ndarray, patch: ndarray, least_px: float) -> bool:
     """Remove occupied pixels from the stamp of a nucleus; return True if the remaining pixels can
     be an instance.
     """
@@ -335,7 +337,7 @@ def _fits(stamp: np.ndarray, patch: np.ndarray, least_px: float) -> bool:
     )
 
 
-def draw_rings(plan: NucleusPlan, mpp: float, rng: np.random.Generator) -> np.ndarray:
+def draw_rings(plan: NucleusPlan, mpp: float, rng: Generator) -> ndarray:
     """Outlines (N, V, 2) for ``cv2.fillPoly``: an ellipse whose radius is varied by harmonics 2 to
     7.
 
@@ -353,7 +355,7 @@ def draw_rings(plan: NucleusPlan, mpp: float, rng: np.random.Generator) -> np.nd
     return plan.xy[:, None] / mpp - 0.5 + offsets
 
 
-def contours(instances: np.ndarray) -> np.ndarray:
+def contours(instances: ndarray) -> ndarray:
     """(h, w) bool: pixels of instances next to a different instance or background (above, below,
     left or right).
 
@@ -367,7 +369,7 @@ def contours(instances: np.ndarray) -> np.ndarray:
     return edge & (instances > 0)
 
 
-def fills(instances: np.ndarray) -> np.ndarray:
+def fills(instances: ndarray) -> ndarray:
     """(h, w) instances without their contours; an instance that would vanish is kept whole.
 
     These are the nuclei of rendered tissue, because the generator renders contours as the edges of
@@ -378,7 +380,7 @@ def fills(instances: np.ndarray) -> np.ndarray:
     return np.where(np.isin(instances, lost), instances, inner)
 
 
-def stylise(mask: InstanceMask, mpp: float, rng: np.random.Generator) -> np.ndarray:
+def stylise(mask: InstanceMask, mpp: float, rng: Generator) -> ndarray:
     """(h, w, 3) uint8: contours red, stroma nuclei green, epithelial nuclei blue, both filled with
     smooth noise.
     """
@@ -396,7 +398,7 @@ def stylise(mask: InstanceMask, mpp: float, rng: np.random.Generator) -> np.ndar
     return picture
 
 
-def draw_page(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
+def draw_page(pictures: Sequence[ndarray], columns: int) -> ndarray:
     """Arrange pictures (h, w, 3) of the same size in rows on white; the last row may be shorter."""
     height, width = pictures[0].shape[:2]
     rows = -(-len(pictures) // columns)
