@@ -212,7 +212,8 @@ def _run_steps(
     options = StoreOptions(card.mpp, within=seen)
     write_store(slide, info, tissue, files.store(card.mpp), options, threads)
     try:
-        finder, choice = ModelFinder.of_slide(predictor, tissue.colour), WindowChoice(within=near)
+        finder = ModelFinder.of_slide(predictor, tissue.colour)
+        choice = WindowChoice(within=near)
         detect_shard(open_store(files.store(card.mpp)), finder, shard, choice, threads=threads)
     finally:
         # The folder is deleted next, and files that are still open would keep their disk space.

@@ -147,7 +147,8 @@ def proposals(
         config: config of the run (YAML).
         threads: processor threads.
     """
-    settings, files = RunSettings(read_run_config(config)), SlideFiles(output)
+    settings = RunSettings(read_run_config(config))
+    files = SlideFiles(output)
     _forget_steps(files, "stitch-proposals", "geojson-proposals")
     with _step(files, "stitch", str, "stitch-proposals") as warnings:
         warnings.extend(steps.stitch(shards, files.info, files.mask, files.proposals, threads))
@@ -195,7 +196,9 @@ class SlideRun:
         """Fetch the slide if it is at a URL, and write its image."""
         from muse_pipeline.slides.remote import is_url
 
-        row, files, path = self.row, self.slide.files, Path(self.row.path)
+        row = self.row
+        files = self.slide.files
+        path = Path(self.row.path)
         if is_url(row.path):
             path = files.fetched
             with _step(files, "fetch", self.begin):
@@ -252,7 +255,8 @@ def make_image(
     """
     from muse_pipeline.slides.remote import is_url
 
-    source, roi = row.path if is_url(row.path) else None, row.roi and Path(row.roi)
+    source = row.path if is_url(row.path) else None
+    roi = row.roi and Path(row.roi)
     _forget_steps(files, "inspect", "tissue", f"tile-{store_name(mpp)}")
     with _step(files, "inspect", begin):
         import muse_pipeline.store.write  # noqa: F401 - processes that `inspect` forks inherit its libraries
@@ -296,7 +300,9 @@ def _choose_pixels(shards: Sequence[Path], slide: FinishedSlide) -> steps.Pixels
     from muse_pipeline.inference.card import ModelCard
     from muse_pipeline.inference.shards import read_shard_facts
 
-    files, features, kinds = slide.files, slide.settings["features"], subtracted(slide.settings)
+    files = slide.files
+    features = slide.settings["features"]
+    kinds = subtracted(slide.settings)
     card = ModelCard.from_json(read_shard_facts(shards[0])["common"]["card"], str(shards[0]))
     artefacts = files.artefacts if kinds is not None and can_judge_focus(card.mpp) else None
     if features == "none" and artefacts is None:

@@ -192,7 +192,8 @@ class Plan:
         ]
 
     def _list_jobs(self, slide: str) -> Iterator[Job]:
-        header, pixels = [SlideFiles.info, SlideFiles.mask], [self.store, SlideFiles.colour]
+        header = [SlideFiles.info, SlideFiles.mask]
+        pixels = [self.store, SlideFiles.colour]
         shards = shard_names(self.row(slide)["shards"])
         steps = [
             *(["fetch"] if self.is_remote(slide) else []),
@@ -200,10 +201,8 @@ class Plan:
             "tissue",
             f"tile-{self.store}",
         ]
-        image, written = (
-            self.image_settings(slide),
-            [*header, SlideFiles.picture, SlideFiles.outline, *pixels],
-        )
+        image = self.image_settings(slide)
+        written = [*header, SlideFiles.picture, SlideFiles.outline, *pixels]
         yield Job(
             "image", image, writes=written, steps=steps, removes=[*written, SlideFiles.fetched]
         )
@@ -251,10 +250,8 @@ class Plan:
     def _proposals_jobs(
         self, slide: str, header: list[str], pixels: list[str], shards: Iterable[str]
     ) -> Iterator[Job]:
-        settings, files = (
-            self.proposals_settings(slide),
-            [f"proposals/{name}.parquet" for name in shards],
-        )
+        settings = self.proposals_settings(slide)
+        files = [f"proposals/{name}.parquet" for name in shards]
         for name, file in zip(shards, files, strict=True):
             read = [*pixels, SlideFiles.info]
             yield Job("propose", settings, read, [file], wildcards={"shard": name})

@@ -183,7 +183,9 @@ class Unfinished:
     """
 
     def __init__(self, plan: WorkflowPlan, is_job: bool = False, placeholder: Path | None = None):
-        self.plan, self._is_job, self._placeholder = plan, is_job, placeholder
+        self.plan = plan
+        self._is_job = is_job
+        self._placeholder = placeholder
         self.outdated: dict[str, list[Job]] = {}  # the jobs to run of every unfinished slide
         self.replaced: dict[
             str, list[str]

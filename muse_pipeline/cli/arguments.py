@@ -265,7 +265,8 @@ class Parser(argparse.ArgumentParser):
                 )
 
     def _add_option(self, setting: Setting) -> None:
-        text, types = plain(setting.text).replace("%", "%%"), setting.types
+        text = plain(setting.text).replace("%", "%%")
+        types = setting.types
         if "boolean" in types:
             text = f"do not {text}" if setting.default else text
             how = {"action": "store_false" if setting.default else "store_true"}

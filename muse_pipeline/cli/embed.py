@@ -55,7 +55,8 @@ def run(
             f" {card.mpp:g} um/px"
         )
     provider = choose_provider(provider)
-    embedder, foreign = open_embedder(find_model(str(model), provider), provider), None
+    embedder = open_embedder(find_model(str(model), provider), provider)
+    foreign = None
     if nuclei:
         from muse_pipeline.proposals.imported import read_nuclei_of_others
 

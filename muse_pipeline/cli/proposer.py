@@ -31,7 +31,8 @@ def run(method: str, settings: str = "{}", resolved: Written | None = None) -> N
         }
         text = ", ".join(f"{name} {value}" for name, value in values.items())
     except ModuleNotFoundError as error:  # the jobs of a workflow may run elsewhere
-        values, text = None, f"not checked, as the package '{error.name}' is not installed here"
+        values = None
+        text = f"not checked, as the package '{error.name}' is not installed here"
     if resolved:
         write_json(resolved, {"method": method, "settings": values})
     print(f"{method}: {text}")

@@ -212,7 +212,9 @@ def run_slides(
         {slide: changes for slide, changes in replaced.items() if changes}
     ):
         print(line)
-    ran, outdated, ended = [], [], []
+    ran = []
+    outdated = []
+    ended = []
     with tqdm(total=len(rows), unit="slide", disable=None) as bar:
 
         def print_end(row: SheetRow, end: str) -> None:
@@ -315,7 +317,8 @@ def write_cohort_files(plan: Plan, settings: RunSettings) -> None:
 
     The report covers all slides that have results in the folder, including those of earlier runs.
     """
-    files, threads = CohortFiles(Path(settings.output)), settings.threads
+    files = CohortFiles(Path(settings.output))
+    threads = settings.threads
     slides = gather_cohort(files.folder, read_resolved(files.sheet))
     for line in write_report(slides, files.folder, files.report, files.table, threads=threads):
         print(line)

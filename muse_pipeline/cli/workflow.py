@@ -28,7 +28,8 @@ def run(folder: Path = Path(), /, slides: Path | None = None, mpp: float | None 
 
     if mpp and not slides:
         raise ConfigError("--mpp is for the slides of a sheet; give --slides FOLDER too")
-    sheet, rows = folder / "config/slides.tsv", slides and collect_slides(slides, mpp)
+    sheet = folder / "config/slides.tsv"
+    rows = slides and collect_slides(slides, mpp)
     if rows:
         require_new_sheet(sheet)
     print(f"{folder}: {count_noun(len(write_study(folder)), 'file')} written")

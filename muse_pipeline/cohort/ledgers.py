@@ -204,7 +204,8 @@ def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
             yield noted
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
-            status, reason = "interrupted", "was interrupted; run it again"
+            status = "interrupted"
+            reason = "was interrupted; run it again"
         else:
             status = "failed"
             reason = (

@@ -100,11 +100,9 @@ class Records:
     def write_requests(self) -> None:
         """Write the requests that this run changes."""
         for job in self.jobs:
-            current, last, before = (
-                self.find_request(job),
-                self.request(job),
-                self._request_before(job),
-            )
+            current = self.find_request(job)
+            last = self.request(job)
+            before = self._request_before(job)
             if current == before:
                 before.replace(last)
             elif current is None:
@@ -251,7 +249,8 @@ class Records:
         """True if all files of a job exist and are older than its last request: no job has begun
         since.
         """
-        times, requested_ns = self._times(job), self._time(f"logs/requests/{job.name}.json")
+        times = self._times(job)
+        requested_ns = self._time(f"logs/requests/{job.name}.json")
         return times is not None and max(times, default=0) < (requested_ns or 0)
 
     def _times(self, job: Job) -> list[int] | None:

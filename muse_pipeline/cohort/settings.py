@@ -122,7 +122,8 @@ def require_fitting_model(settings: Mapping[str, Any], model: Mapping[str, Any])
 
 def pretraining_codec(settings: Mapping[str, Any], pretrain_mpp: float) -> str:
     """The codec in ``pretrain_store``, for images at the um per pixel that pretraining reads."""
-    codec, store = settings["pretrain_store"].get("codec", "zstd"), store_name(pretrain_mpp)
+    codec = settings["pretrain_store"].get("codec", "zstd")
+    store = store_name(pretrain_mpp)
     if codec != "zstd" and store in map(store_name, [settings["mpp"], *settings["extra_mpps"]]):
         raise ConfigError(
             f"config: pretrain_store: codec {codec} loses detail, but {store} is also the store of"

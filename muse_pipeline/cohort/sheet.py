@@ -308,10 +308,8 @@ def find_separator(path: Path) -> str:
     """The separator of a sheet's columns: the most frequent of tab, comma and semicolon in its
     first line.
     """
-    line, usual = (
-        _first_line(path).decode(errors="replace"),
-        "," if path.suffix.lower() == ".csv" else "\t",
-    )
+    line = _first_line(path).decode(errors="replace")
+    usual = "," if path.suffix.lower() == ".csv" else "\t"
     return most_frequent_separator(line, usual)
 
 

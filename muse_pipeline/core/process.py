@@ -83,7 +83,8 @@ def print_load(work: str, threads: int) -> Iterator[None]:
     """
     started, used = time.monotonic(), all_processor_seconds()
     yield
-    seconds, busy = time.monotonic() - started, all_processor_seconds() - used
+    seconds = time.monotonic() - started
+    busy = all_processor_seconds() - used
     if seconds >= 1:
         print(
             f"{work} took {seconds:.1f} s on {count_noun(threads, 'thread')},"

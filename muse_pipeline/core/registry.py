@@ -27,7 +27,9 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, kind: str, package: str, entry: str = "", group: str = ""):
-        self.kind, self.package, self._entry = kind, package, f".{entry}" if entry else ""
+        self.kind = kind
+        self.package = package
+        self._entry = f".{entry}" if entry else ""
         self.group = group or package
         self._entries: dict[str, T] = {}
         self._loaded = False

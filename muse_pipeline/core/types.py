@@ -134,7 +134,8 @@ class SlideInfo:
         """
         if self.bounds is None:
             return (0, 0, *self.size_px)
-        right, bottom = self.bounds.x + self.bounds.width, self.bounds.y + self.bounds.height
+        right = self.bounds.x + self.bounds.width
+        bottom = self.bounds.y + self.bounds.height
         return (
             max(self.bounds.x, 0),
             max(self.bounds.y, 0),

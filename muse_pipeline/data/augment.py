@@ -50,12 +50,10 @@ class Prefetched:
         loaders: int,
         finish: Callable[[Any], Any] | None = None,
     ):
-        self._batches, self._stride, self._ahead, self._finish = (
-            batches,
-            stride,
-            2 * loaders,
-            finish,
-        )
+        self._batches = batches
+        self._stride = stride
+        self._ahead = 2 * loaders
+        self._finish = finish
         self._threads = ThreadPoolExecutor(loaders, "batch") if loaders else None
         self._processes = None
         if loaders and finish is not None:
@@ -260,7 +258,8 @@ def vary_colour(
     mix = augmentation.stain_mix * torch.randn(n, 3, 3, generator=generator)
     shift = augmentation.shift * torch.randn(n, 3, 1, generator=generator)
     change = basis @ torch.diag_embed(gain).to(basis) @ torch.linalg.inv(basis) + mix.to(basis)
-    linear, constant = change @ colour[..., :3], change @ colour[..., 3:] + shift.to(basis)
+    linear = change @ colour[..., :3]
+    constant = change @ colour[..., 3:] + shift.to(basis)
     return torch.cat([linear, constant], 2)
 
 

@@ -118,12 +118,10 @@ class Picture:
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """(h, w, 3) uint8 as in ``Image.read``, mirrored beyond the border."""
         (x, y), (width, height) = xy, size
-        left, top, right, bottom = (
-            max(x, 0),
-            max(y, 0),
-            min(x + width, self.size_px[0]),
-            min(y + height, self.size_px[1]),
-        )
+        left = max(x, 0)
+        top = max(y, 0)
+        right = min(x + width, self.size_px[0])
+        bottom = min(y + height, self.size_px[1])
         inside = self.pixels[top:bottom, left:right]
         if inside.shape[:2] == (height, width):
             return inside
@@ -176,7 +174,9 @@ class UnlabelledWindows:
         self, images: Sequence[Image], window_px: int, batch: int, seed: int, device: torch.device
     ):
         self.draw = WindowSampler(images, window_px)
-        self.batch, self.seed, self.device = batch, seed, device
+        self.batch = batch
+        self.seed = seed
+        self.device = device
 
     def __call__(self, step: int) -> Tensor:
         """The batch of ``step``: (B, 3, S, S) float, 0 to 255."""

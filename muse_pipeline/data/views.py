@@ -148,7 +148,8 @@ class ViewSet:
         views.
         """
         corners = np.array([view.corner for view in self.views])
-        end, corner = (corners + [[view.side_px] for view in self.views]).max(0), corners.min(0)
+        end = (corners + [[view.side_px] for view in self.views]).max(0)
+        corner = corners.min(0)
         return corner, self.image.read(tuple(corner.tolist()), tuple((end - corner).tolist()))
 
     def shared(self, one: int, other: int) -> ndarray:
@@ -176,10 +177,8 @@ class ViewSampler:
         """Sample a set of views around a random nucleus; the set has no nuclei if its global views
         share too few.
         """
-        settings, image = (
-            self.settings,
-            self.images[generator.choice(len(self.images), p=self._share)],
-        )
+        settings = self.settings
+        image = self.images[generator.choice(len(self.images), p=self._share)]
         nuclei = image.nuclei
         for _ in range(settings.draws):
             mpps = self.draw_mpps(generator)
@@ -187,10 +186,8 @@ class ViewSampler:
             # a nucleus.
             pivot = nuclei.draw(generator)
             pair = [self._around(image, pivot, mpp, generator) for mpp in mpps[:2]]
-            corner, side = (
-                np.array([view.corner for view in pair]),
-                np.array([[view.side_px] for view in pair]),
-            )
+            corner = np.array([view.corner for view in pair])
+            side = np.array([[view.side_px] for view in pair])
             _, xy = nuclei.inside(*corner.min(0).tolist(), *(corner + side).max(0).tolist())
             views = ViewSet.index(image, pair, xy)
             is_enough = len(views.shared(0, 1)) >= settings.min_matches
@@ -388,9 +385,12 @@ class ViewBatches:
 
     def draw(self, number: int) -> tuple[ViewBatch, list[ViewSet]]:
         """Return the batch whose index is ``number``, and its sets of views."""
-        config, seed = self.config, seed_of_step(self.config.seed, number)
-        generator, varied = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-        sets, n_local = [self.sample(generator) for _ in range(config.batch)], config.views.n_local
+        config = self.config
+        seed = seed_of_step(self.config.seed, number)
+        generator = np.random.default_rng(seed)
+        varied = torch.Generator().manual_seed(seed)
+        sets = [self.sample(generator) for _ in range(config.batch)]
+        n_local = config.views.n_local
         colours = [self._draw_colours(sets, n, varied) for n in (2, n_local)]
         pixels, windows = (
             self._plan(sets, varied) if self.on_device else (self._cut(sets, generator), None)
@@ -443,10 +443,8 @@ class ViewBatches:
                 )
                 for b, view in views
             ]
-            most_px, mpp = (
-                max((view.side_px for _, view in views), default=0),
-                tuple(view.mpp for _, view in views),
-            )
+            most_px = max((view.side_px for _, view in views), default=0)
+            mpp = tuple(view.mpp for _, view in views)
             seed = int(torch.randint(2**62, (), generator=generator))
             cuts.append(Cuts(size_px, most_px, seed, mpp, torch.tensor(places)))
         return cuts, torch.from_numpy(np.concatenate([pixels.reshape(-1, 3) for pixels in windows]))
@@ -472,7 +470,8 @@ class ViewBatches:
 
     def _match(self, sets: Sequence[ViewSet], generator: Generator) -> tuple[Tensor, ...]:
         """``teacher_xy``, ``student_xy`` and ``shared`` of a ``ViewBatch``."""
-        pairs, most = ordered_pairs(self.config.views.n_local), self.config.views.max_matches
+        pairs = ordered_pairs(self.config.views.n_local)
+        most = self.config.views.max_matches
         chosen = [
             [_draw(view_set.shared(*pair), most, generator) for view_set in sets] for pair in pairs
         ]

@@ -76,7 +76,9 @@ class PictureWindows:
         settings: WindowSettings,
         device: torch.device,
     ):
-        self.settings, self.weights, self.device = settings, weights, device
+        self.settings = settings
+        self.weights = weights
+        self.device = device
         self.sizes = torch.tensor([one.shape[1::-1] for one in pictures], dtype=torch.float32)
         self.boxes = torch.tensor(boxes, dtype=torch.float32)
         self.pictures = [
@@ -194,7 +196,8 @@ def draw_centres(
     4) is left, top, right, bottom of the region's bounding box, and ``reach`` (B, 1) half the side
     of a window, both in picture px.
     """
-    middle, half = (region[:, :2] + region[:, 2:]) / 2, (region[:, 2:] - region[:, :2]) / 2
+    middle = (region[:, :2] + region[:, 2:]) / 2
+    half = (region[:, 2:] - region[:, :2]) / 2
     # The centre may move by |reach - half|, so that either the region or the window contains the
     # other.
     freedom = (reach - half).abs()
@@ -221,7 +224,8 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
     high = (centre + half).ceil()
     device = pictures[0].device
     # copied once for all windows
-    middles, maps = ((centre - low)[:, None].to(device), back[:, None].to(device))
+    middles = (centre - low)[:, None].to(device)
+    maps = back[:, None].to(device)
     windows = []
     for picture, middle, matrix, first, last in zip(
         pictures, middles, maps, low.int().tolist(), high.int().tolist(), strict=True
@@ -271,7 +275,9 @@ class NucleiStack:
         self.n = torch.tensor([len(nuclei) for nuclei in pictures], device=device)  # (N,)
         self.first = self.n.cumsum(0) - self.n  # (N,) index of the first nucleus of each picture
         # (T, 2) picture px; (T,) class index, -1 if unknown; (T, R) um, NaN if unknown
-        self.xy, self.label, self.rays = xy.float(), label.long(), rays
+        self.xy = xy.float()
+        self.label = label.long()
+        self.rays = rays
         n_classes = max(nuclei.prob.shape[1] for nuclei in pictures)
         rows = [
             nuclei.prob if nuclei.prob.size else np.zeros((len(nuclei), n_classes))
@@ -297,7 +303,8 @@ class NucleiStack:
             torch.einsum("tij,tj->ti", linear[window], self.xy[row] - centre[window]) + size_px / 2
         )
         inside = ((moved > -NEAR_PX) & (moved < size_px + NEAR_PX)).all(1)
-        row, n_inside = row[inside], torch.bincount(window[inside], minlength=len(chosen))
+        row = row[inside]
+        n_inside = torch.bincount(window[inside], minlength=len(chosen))
         at = _number(n_inside)
         shape = len(chosen), max(int(n_inside.max()), 1)
         xy = torch.full((*shape, 2), FAR, device=row.device)
@@ -355,7 +362,8 @@ def _repeat(nuclei: Nuclei, size_px: tuple[int, int], repeats: tuple[int, int]) 
     row.
     """
     size, parts = np.array(size_px), []
-    xy, rays = torch.from_numpy(nuclei.xy).float()[None], torch.from_numpy(nuclei.rays)[None]
+    xy = torch.from_numpy(nuclei.xy).float()[None]
+    rays = torch.from_numpy(nuclei.rays)[None]
     for row, column in np.ndindex(repeats[1], repeats[0]):
         flip = torch.diag(torch.tensor([1.0 - 2 * (column % 2), 1.0 - 2 * (row % 2)]))[None]
         moved, turned = move_nuclei(xy, rays, torch.from_numpy(size / 2).float()[None], flip, 0)

@@ -121,7 +121,8 @@ class Texture:
 
     def at(self, x_um: ndarray, y_um: ndarray) -> ndarray:
         """Sample the picture bilinearly at positions (h, w): (h, w) or (h, w, C) float32."""
-        side, scale = np.float32(len(self.values)), np.float32(1 / self.pixel_um)
+        side = np.float32(len(self.values))
+        scale = np.float32(1 / self.pixel_um)
         pixels = (
             np.asarray(position, np.float32) * scale - np.float32(0.5) for position in (x_um, y_um)
         )
@@ -255,7 +256,8 @@ class Stroke:
         along = self.end_um - self.start_um
         length = np.hypot(*along)
         ux, uy = (along / length).astype(np.float32)
-        x, y = x_um - np.float32(self.start_um[0]), y_um - np.float32(self.start_um[1])
+        x = x_um - np.float32(self.start_um[0])
+        y = y_um - np.float32(self.start_um[1])
         travelled, aside = x * ux + y * uy, y * ux - x * uy
         bend = self.sway_um * np.sin(
             travelled * np.float32(5.3 / length)
@@ -267,11 +269,10 @@ class Stroke:
     def may_show(self, window: Window) -> bool:
         """True if a part of the band may be in a window."""
         reach = self.width_um + 1.5 * self.sway_um
-        low, high = (
-            np.minimum(self.start_um, self.end_um) - reach,
-            np.maximum(self.start_um, self.end_um) + reach,
-        )
-        corner, size = np.array([window.x_um, window.y_um]), np.array(window.size_um)
+        low = np.minimum(self.start_um, self.end_um) - reach
+        high = np.maximum(self.start_um, self.end_um) + reach
+        corner = np.array([window.x_um, window.y_um])
+        size = np.array(window.size_um)
         return bool(((corner < high) & (corner + size > low)).all())
 
 

@@ -187,7 +187,8 @@ Proposed = tuple[
 def _epithelium(field: Field, rng: Generator) -> Proposed:
     xy = _jittered_lattice(5.6, 2.0, rng)
     depth, hollow, *_ = _at(field.shape, xy)
-    xy, depth = xy[(depth > 5) & (hollow < -5)], depth[(depth > 5) & (hollow < -5)]
+    xy = xy[(depth > 5) & (hollow < -5)]
+    depth = depth[(depth > 5) & (hollow < -5)]
     outwards = _direction(field.shape.values[..., 0], xy)
     row_of_cells = np.abs(
         depth - rng.normal(8, 1.0, len(xy))

@@ -145,7 +145,8 @@ def _stain_ground(tissue: Tissue, window: Window) -> tuple[tuple[ndarray, ndarra
         0.30 + 0.07 * coarse + 0.05 * fine - 0.06 * apex,
         0.44 + 0.08 * coarse + 0.06 * fine - 0.12 * apex,
     )
-    gland, full = smoothstep(depth, -0.8, 0.8), 1 - smoothstep(hollow + 0.5 * coarse, -0.7, 0.7)
+    gland = smoothstep(depth, -0.8, 0.8)
+    full = 1 - smoothstep(hollow + 0.5 * coarse, -0.7, 0.7)
     blue, pink = (
         (low + gland * (high - low)) * full for low, high in zip(stroma, cytoplasm, strict=True)
     )
@@ -211,7 +212,8 @@ def write_pyramid(
     tiled = {**plain, **jpeg, "compressionargs": {"level": QUALITY}, "tile": (TILE_PX, TILE_PX)}
     resolution = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
     with TemporaryFile() as file, tifffile.TiffWriter(path, bigtiff=True) as tiff:
-        tiles, shape = _paint_tiles(paint, n_blocks, file, threads), (height, width, 3)
+        tiles = _paint_tiles(paint, n_blocks, file, threads)
+        shape = (height, width, 3)
         tiff.write(
             tiles,
             shape=shape,

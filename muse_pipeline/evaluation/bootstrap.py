@@ -20,7 +20,8 @@ def area_under_curve(scores: ndarray, is_positive: ndarray) -> float:
     from scipy.stats import rankdata
 
     is_positive = np.asarray(is_positive, bool)
-    n_positive, n_negative = int(is_positive.sum()), int((~is_positive).sum())
+    n_positive = int(is_positive.sum())
+    n_negative = int((~is_positive).sum())
     if not n_positive or not n_negative:
         return float("nan")
     # The area is Mann and Whitney's U divided by the number of pairs.

@@ -43,7 +43,9 @@ def _match_in_order(one: ndarray, other: ndarray) -> ndarray:
     """Indices of the matched pairs among (``one``, ``other``), (E,) each: those whose members are
     both in no earlier matched pair.
     """
-    matched, ones, others = [], set(), set()
+    matched = []
+    ones = set()
+    others = set()
     for index, (mine, its) in enumerate(zip(one.tolist(), other.tolist(), strict=True)):
         if mine not in ones and its not in others:
             matched.append(index)

@@ -84,12 +84,11 @@ class SlideScore:
 def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     """Read and score one slide."""
     provenance = read_provenance(pair.nuclei)
-    classes, mpp, threshold = (
-        tuple(provenance.class_names),
-        provenance.slide_mpp,
-        provenance.threshold,
-    )
-    size_px, offset_px = _read_size(pair.nuclei), qupath_offset_px(provenance.bounds, rules.frame)
+    classes = tuple(provenance.class_names)
+    mpp = provenance.slide_mpp
+    threshold = provenance.threshold
+    size_px = _read_size(pair.nuclei)
+    offset_px = qupath_offset_px(provenance.bounds, rules.frame)
     if rules.min_score is not None and threshold is not None and rules.min_score < threshold:
         raise NucleiError(
             f"{pair.nuclei}: contains only nuclei with a score of {threshold:g} or more, above"

@@ -93,10 +93,8 @@ def _detection(scores: Sequence[SlideScore], patients: list[str], repeats: int) 
     """
     classes = scores[0].run.class_names
     by_slide = np.stack([score.matches.counts.values for score in scores])
-    total, drawn = (
-        DetectionCounts(by_slide.sum(0)),
-        DetectionCounts(resample_sums(by_slide, patients, repeats)),
-    )
+    total = DetectionCounts(by_slide.sum(0))
+    drawn = DetectionCounts(resample_sums(by_slide, patients, repeats))
 
     def row(index: int) -> dict[str, Any]:
         tp, fp, fn = total.values[index].tolist()
@@ -145,10 +143,8 @@ def _outlines(scores: Sequence[SlideScore], repeats: int) -> dict[str, Any] | No
     patients = [score.pair.patient for score in outlined]
     values = np.stack([score.panoptic.values for score in outlined])
     areas = np.stack([score.jaccard for score in outlined])
-    total, drawn = (
-        PanopticCounts(values.sum(0)),
-        PanopticCounts(resample_sums(values, patients, repeats)),
-    )
+    total = PanopticCounts(values.sum(0))
+    drawn = PanopticCounts(resample_sums(values, patients, repeats))
 
     def measured(of: Callable[[PanopticCounts], np.ndarray]) -> dict[str, Any]:
         return {"pq": float(of(total)), "pq_interval": percentile_interval(of(drawn), patients)}

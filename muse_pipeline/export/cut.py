@@ -41,7 +41,8 @@ def cut(whole: onnx.ModelProto) -> onnx.ModelProto:
     for value in graph.value_info:
         value.name = names.get(value.name, value.name)
     port = next(port for port in graph.input if port.name == PIXELS)
-    port.name, port.type.tensor_type.elem_type = DENSITY, onnx.TensorProto.FLOAT
+    port.name = DENSITY
+    port.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
     graph.output.append(next(value for value in inferred if value.name == DENSE))
     return model

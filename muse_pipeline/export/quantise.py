@@ -102,10 +102,8 @@ def _gather_before_dequantising(model: onnx.ModelProto) -> None:
     """Change the graph, in place, so that only the few selected cells of a map are dequantised,
     which is faster.
     """
-    maker, moved_values = (
-        {output: node for node in model.graph.node for output in node.output},
-        set(),
-    )
+    maker = {output: node for node in model.graph.node for output in node.output}
+    moved_values = set()
     for gather in [node for node in model.graph.node if node.op_type == "GatherND"]:
         source, moves = maker.get(gather.input[0]), []
         while source is not None and source.op_type in ("Transpose", "Reshape"):
@@ -213,12 +211,11 @@ class HalfBackbone(Backbone):
         ):  # only children, because the backbone's own buffers are used in `prepare`
             layers.half()
         self.network = network.eval()
-        self.channels, self.image_channels = network.channels, network.image_channels
-        self.stride_px, self.stage_sizes, self.lattice = (
-            network.stride_px,
-            network.stage_sizes,
-            network.lattice,
-        )
+        self.channels = network.channels
+        self.image_channels = network.image_channels
+        self.stride_px = network.stride_px
+        self.stage_sizes = network.stage_sizes
+        self.lattice = network.lattice
 
     def prepare(self, pixels: Tensor, colour: Tensor) -> Tensor:
         """Prepare pixels as the network does, in float32."""

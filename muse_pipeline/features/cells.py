@@ -34,10 +34,8 @@ def find_cells(
     Nuclei grow by ``expand_um`` if nothing obstructs them; cells end at the edges of the slide and
     of its tissue. Of the ``others``, only those within ``2 * expand_um`` of the outlines matter.
     """
-    mpp, reach = (
-        np.asarray(info.mpp),
-        sum(part.rays.max(initial=0) + expand_um for part in (nuclei, others)),
-    )
+    mpp = np.asarray(info.mpp)
+    reach = sum(part.rays.max(initial=0) + expand_um for part in (nuclei, others))
     others = others[_are_near(nuclei.xy * mpp, others.xy * mpp, float(reach))]
     xy_um = np.concatenate([nuclei.xy, others.xy]) * mpp
     rays = np.concatenate([nuclei.rays, others.rays])
@@ -70,7 +68,9 @@ def grow(rays: ndarray, distance_um: float) -> ndarray:
     A grown outline surrounds circles of radius ``distance_um`` around the vertices of the original
     outline.
     """
-    n_rays, distance, rays = rays.shape[1], np.float32(distance_um), np.ascontiguousarray(rays.T)
+    n_rays = rays.shape[1]
+    distance = np.float32(distance_um)
+    rays = np.ascontiguousarray(rays.T)
     grown = rays + distance
     with np.errstate(invalid="ignore"):  # a circle that does not reach a ray gives NaN
         for step in range(
@@ -111,7 +111,9 @@ def _meet(xy: ndarray, rays: ndarray, grown: ndarray, n_own: int) -> ndarray:
         turn = (ray.astype(np.float32) - position) * np.float32(2 * np.pi / n_rays)
         own = nucleus * n_rays + ray_of.take(ray)
         start, end = rays.ravel().take(own), grown.ravel().take(own)
-        growth, along, across = end - start, np.cos(turn), np.sin(turn)
+        growth = end - start
+        along = np.cos(turn)
+        across = np.sin(turn)
         met = np.clip(
             distance / (2 * np.maximum(along, _LEAST)), start, end
         )  # if both were circles of equal size
@@ -188,7 +190,9 @@ def _stop_at_edge(
     depth = _TissueDepth(xy * mpp, cells.max(initial=0), kept)
     border = np.flatnonzero(depth.at(xy * mpp) < cells.max(1, initial=0) + kept.mask_mpp.max())
     directions = ray_directions(rays.shape[1])
-    centres, start, end = (xy[border] * mpp)[:, None], rays[border], cells[border]
+    centres = (xy[border] * mpp)[:, None]
+    start = rays[border]
+    end = cells[border]
     inner, outer = (depth.at(centres + um[..., None] * directions) for um in (start, end))
     share = np.maximum(inner, 0) / np.maximum(np.maximum(inner, 0) - outer, 1e-9)
     cut[border] = np.where(outer < 0, start + share * (end - start), end)
@@ -202,10 +206,8 @@ class _TissueDepth:
 
     def __init__(self, um: ndarray, reach_um: float, kept: KeptArea):
         margin = np.ceil((reach_um + 2 * KEEP_UM) / kept.mask_mpp).astype(int) + 2
-        self._mpp, self._low = (
-            kept.mask_mpp,
-            np.floor(um.min(0) / kept.mask_mpp).astype(int) - margin,
-        )
+        self._mpp = kept.mask_mpp
+        self._low = np.floor(um.min(0) / kept.mask_mpp).astype(int) - margin
         mask = kept.crop(
             self._low, np.floor(um.max(0) / kept.mask_mpp).astype(int) + margin + 1, beyond=1
         )

@@ -62,7 +62,8 @@ class Pixels:
         integers.
         """
         kind = np.float64 if values.dtype.kind == "f" else np.int64
-        sums, is_filled = np.zeros(len(self.start) - 1, kind), self.n > 0
+        sums = np.zeros(len(self.start) - 1, kind)
+        is_filled = self.n > 0
         if is_filled.any():
             sums[is_filled] = np.add.reduceat(values, self.start[:-1][is_filled], dtype=kind)
         return sums
@@ -146,7 +147,8 @@ def cross_rows(
     next_x, next_y, next_row = (
         np.concatenate([values[:, 1:], values[:, :1]], axis=1) for values in (x, y, row)
     )
-    n_rows, first_row = np.abs(next_row - row), np.minimum(row, next_row)
+    n_rows = np.abs(next_row - row)
+    first_row = np.minimum(row, next_row)
     with np.errstate(divide="ignore", invalid="ignore"):  # for edges that do not cross a row
         slope = (next_x - x) / (next_y - y)
         x += (first_row - y) * slope
@@ -328,7 +330,8 @@ def _haralick(nuclei: Pixels, level: ndarray, x: ndarray, y: ndarray) -> dict[st
     level_of_cell = np.full(cell.max(initial=0) + stride + 2, -1, np.int16)
     level_of_cell[cell] = level
     # the last entry is for missing pairs
-    first_entry, none = (nuclei.owner * (n_levels**2 + 1), np.int16(n_levels**2))
+    first_entry = nuclei.owner * (n_levels**2 + 1)
+    none = np.int16(n_levels**2)
     entries = np.empty((4, len(level)), np.int64)
     n_pairs, sums, products = np.zeros((3, len(level)), np.int16)  # over the pairs with each pixel
     for row, step in zip(entries, (1, stride - 1, stride, stride + 1), strict=True):
@@ -373,7 +376,8 @@ def _cells(nuclei: Pixels, x: ndarray, y: ndarray) -> tuple[ndarray, int]:
     if not len(filled):
         return np.zeros(0, int), 1
     first, last = nuclei.start[filled], nuclei.start[filled + 1] - 1
-    left, right = np.minimum.reduceat(x, first), np.maximum.reduceat(x, first)
+    left = np.minimum.reduceat(x, first)
+    right = np.maximum.reduceat(x, first)
     stride = int((right - left).max()) + 2
     n_rows = y[last] - y[first] + 2
     shift = (np.cumsum(n_rows) - n_rows - y[first]) * stride - left
@@ -382,6 +386,7 @@ def _cells(nuclei: Pixels, x: ndarray, y: ndarray) -> tuple[ndarray, int]:
 
 def _clumped_fraction(nuclei: Pixels, values: ndarray) -> ndarray:
     mean, sd = mean_and_sd(nuclei, values)
-    dense, total = values > np.repeat(mean + sd, nuclei.n), nuclei.sum(values)
+    dense = values > np.repeat(mean + sd, nuclei.n)
+    total = nuclei.sum(values)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(total > 0, nuclei.sum(values * dense) / total, np.nan)

@@ -76,14 +76,15 @@ class FeatureMeter:
         classes: Sequence[str],
         brown: ndarray | None = None,
     ):
-        self.settings, self.info, self.kept, self.classes = settings, info, kept, tuple(classes)
+        self.settings = settings
+        self.info = info
+        self.kept = kept
+        self.classes = tuple(classes)
         self.store = settings.store
         self.store.keep_chunks(CACHED_CHUNKS)
         features = features_of(settings.chosen, classes)
-        self.names, self.groups = (
-            tuple(feature.name for feature in features),
-            {feature.group for feature in features},
-        )
+        self.names = tuple(feature.name for feature in features)
+        self.groups = {feature.group for feature in features}
         if settings.expand_um:
             of_cells = CELL if brown is None else (*CELL, *DAB_OF_CELL)
             self.names += (*(feature.name for feature in of_cells), CELL_RAYS)
@@ -137,8 +138,10 @@ class FeatureMeter:
         )
         all_xy = np.concatenate([xy, others_xy])
         all_rays = np.minimum(np.concatenate([nuclei.rays, others.rays]), MAX_RAY_UM)
-        radius, most = all_rays.max(1, initial=0) / self.store.mpp, MAX_RAY_UM + self.margin_um
-        all_low, all_high = (all_xy - radius[:, None]).T, (all_xy + radius[:, None]).T
+        radius = all_rays.max(1, initial=0) / self.store.mpp
+        most = MAX_RAY_UM + self.margin_um
+        all_low = (all_xy - radius[:, None]).T
+        all_high = (all_xy + radius[:, None]).T
         parts, fields = [], _fields(xy, radius[: len(xy)])
         for field in fields:
             margin = self.margin_um / self.store.mpp + 2

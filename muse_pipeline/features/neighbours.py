@@ -85,7 +85,8 @@ def measure_neighbours(
     All other nuclei within ``REACH_UM`` are at ``others_um`` (M, 2). Labels are indices of
     ``classes``.
     """
-    all_um, all_label = np.concatenate([um, others_um]), np.concatenate([label, others_label])
+    all_um = np.concatenate([um, others_um])
+    all_label = np.concatenate([label, others_label])
     # Positions are sorted into square cells; two empty cells surround them, so that every cell has
     # two on each side.
     column, row = np.floor((all_um - all_um.min(0)) / (REACH_UM / 2 * SLACK)).astype(int).T + 2
@@ -100,13 +101,16 @@ def measure_neighbours(
     features = {"neighbours_nearest_um": np.empty(len(um))} | {
         name: np.empty(len(um), int) for name in names
     }
-    n_same, of_class = np.zeros(len(um)), np.empty((len(classes), len(um)), int)
+    n_same = np.zeros(len(um))
+    of_class = np.empty((len(classes), len(um)), int)
     for group in (
         slice(start, min(start + _AT_ONCE, len(um))) for start in range(0, len(um), _AT_ONCE)
     ):
-        own, rows = place[group], cell[group, None] + n_columns * np.arange(-2, 3)
+        own = place[group]
+        rows = cell[group, None] + n_columns * np.arange(-2, 3)
         begin, n = first[rows - 2], first[rows + 3] - first[rows - 2]
-        near, bounds = count_from(begin.ravel(), n.ravel()), np.append(0, np.cumsum(n.sum(1)))
+        near = count_from(begin.ravel(), n.ravel())
+        bounds = np.append(0, np.cumsum(n.sum(1)))
         across, down = (axis.take(near) - np.repeat(axis[own], np.diff(bounds)) for axis in (x, y))
         squared = across * across + down * down
         squared[bounds[:-1] + n[:, :2].sum(1) + own - begin[:, 2]] = np.inf  # the nucleus itself

@@ -198,14 +198,13 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
     """
     image, model = store.at(MPP), RegionPredictor(MODEL)
     model.card = replace(model.card, input_px=_WINDOW_PX)
-    colour, is_tissue = colour_of_fit(model.card.colour, fit), tissue_on_cells(image, _CELL_PX)
+    colour = colour_of_fit(model.card.colour, fit)
+    is_tissue = tissue_on_cells(image, _CELL_PX)
     density, stains = measure_stains(image, colour, model.card.colour)
     usual = float(np.median(density[is_tissue])) if is_tissue.any() else 0.0
     fine, coarse = measure_focus(image, is_tissue.shape, threads)
-    blurred, dark = (
-        find_blurred(fine, coarse) & has_detail(store.slide_mpp),
-        density >= DARKER * usual,
-    )
+    blurred = find_blurred(fine, coarse) & has_detail(store.slide_mpp)
+    dark = density >= DARKER * usual
 
     def map_kinds(candidates: ndarray, colour: ndarray) -> ndarray:
         where = candidates & is_tissue, CELL_UM / model.card.mpp
@@ -454,7 +453,8 @@ def _measure_block(image: Store, corner: tuple[int, int]) -> ndarray:
     """Energies of fine and coarse detail, and fraction of tissue, in the cells of a block: (n, n,
     3).
     """
-    corner_px, side_px = np.array(corner[::-1]) * _CELL_PX, _BLOCK_CELLS * _CELL_PX
+    corner_px = np.array(corner[::-1]) * _CELL_PX
+    side_px = _BLOCK_CELLS * _CELL_PX
     width, height = np.minimum(image.size_px - corner_px, side_px).tolist()
     (green,) = image.read_planes(tuple(corner_px.tolist()), (width, height), slice(1, 2))
     beyond = 0, side_px - height, 0, side_px - width  # the edge of the image is no detail

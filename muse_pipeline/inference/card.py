@@ -277,7 +277,8 @@ class RegionCard(Card):
             raise ConfigError(
                 f"card of '{self.name}': give two or more classes with different names"
             )
-        core_px, step_px = self.input_px - 2 * self.halo_px, max(self.stride_px, self.cell_px)
+        core_px = self.input_px - 2 * self.halo_px
+        step_px = max(self.stride_px, self.cell_px)
         if core_px <= 0 or core_px % step_px or self.halo_px % step_px or step_px % self.cell_px:
             raise ConfigError(
                 f"card of '{self.name}': core and halo of a window must be multiples of {step_px}"

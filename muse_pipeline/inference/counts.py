@@ -60,7 +60,8 @@ def positions(table: pa.Table) -> ndarray:
 def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:
     """The median of every feature in the table, over the nuclei that are in totals."""
     with parquet.open_nuclei(path) as file:
-        columns, n_rows = file.schema_arrow.names, max(file.metadata.num_rows, 1)
+        columns = file.schema_arrow.names
+        n_rows = max(file.metadata.num_rows, 1)
     names = [feature.name for feature in every_feature(classes) if feature.name in columns]
     medians, at_once = {}, max(NUMBERS_AT_ONCE // n_rows, 1)
     for start in range(0, len(names), at_once):
@@ -160,7 +161,8 @@ def count_in_regions(
     borders = list(dict.fromkeys(parquet.border_of(band.region) for band in regions.bands))
     columns = ["label", parquet.REGION, *borders]
     for table in parquet.iterate_rows(nuclei, parquet.ROW_GROUP, columns):
-        label, region = to_numpy(table["label"]), _index_regions(table, names)
+        label = to_numpy(table["label"])
+        region = _index_regions(table, names)
         areas = [region == index for index in range(len(names))]
         for band, side in sides:
             border = to_numpy(table[parquet.border_of(band.region)])

@@ -263,7 +263,8 @@ def judge_scale(
     """
     if size.n_nuclei < MIN_NUCLEI:
         return ""
-    ratios, area = relative_sizes(references, of_class), size.median_area_um2
+    ratios = relative_sizes(references, of_class)
+    area = size.median_area_um2
     is_mixed = ratios and not any(references[name].mean_class_probability for name in ratios)
     ratio = float(np.exp(np.mean(np.log(list(ratios.values()))))) if ratios else None
     value, (least, most) = (area, PLAUSIBLE_UM2) if ratio is None else (ratio, PLAUSIBLE)

@@ -35,7 +35,8 @@ class TileEncoder(GraphRunner):
 
     def __call__(self, pixels: ndarray, colour: ndarray, xy: ndarray) -> ndarray:
         """(N, D) float32 vectors of the nuclei at positions (N, 2) in a window (S, S, 3) uint8."""
-        card, corners = self.card, np.round(xy - self.card.tile_px / 2).astype(int)
+        card = self.card
+        corners = np.round(xy - self.card.tile_px / 2).astype(int)
         tiles = np.stack([pixels[y : y + card.tile_px, x : x + card.tile_px] for x, y in corners])
         batches = [tiles[start : start + card.batch] for start in range(0, len(tiles), card.batch)]
         return np.concatenate([self.encode(batch) for batch in batches])

@@ -68,7 +68,8 @@ def import_model(
         graph: the network as ONNX file, if ``network`` is none.
         facts: entries of the card that the network does not contain.
     """
-    session, family = _open_network(graph or network), FAMILIES[facts["kind"]]()
+    session = _open_network(graph or network)
+    family = FAMILIES[facts["kind"]]()
     if len(facts["classes"]) > 1 and not family.has_classes:
         raise ModelError(
             f"{network}: has no classes, like all networks of kind '{facts['kind']}'; give one"
@@ -103,7 +104,8 @@ def import_model(
     card = _fit(network, card, maps, halo_um)
     if wrong := _find_fault(card, maps):
         raise ModelError(f"{network}: returns {wrong}, or export the network again")
-    n_drawn, n_right = int(_lattice(card).sum()), _count_right(card, maps)
+    n_drawn = int(_lattice(card).sum())
+    n_right = _count_right(card, maps)
     others = _try_scalings(network, session, card, field)
     if 2 * n_right < n_drawn:
         _require_scaling(network, card, n_right, others)
@@ -136,7 +138,8 @@ def import_encoder(
             f"{network}: an encoder has one vector, in one of {', '.join(ports)}; correct --outputs"
         )
     described = _read_input(network, session, input_px, facts["scaling"])
-    tile_px, batch = described.pop("input_px"), session.get_inputs()[0].shape[0]
+    tile_px = described.pop("input_px")
+    batch = session.get_inputs()[0].shape[0]
     half_px = math.ceil(tile_px / 2) + 1  # tiles are cut at whole pixels
     card = EncoderCard(
         **described | {"batch": batch if isinstance(batch, int) else BATCH},

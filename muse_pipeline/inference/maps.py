@@ -111,7 +111,8 @@ def channels_first(values: ndarray) -> ndarray:
 
 def read_maps(outputs: Sequence[ndarray], card: ImportedCard) -> list[ndarray]:
     """The maps (B, C, h, w) of ``Family.list_maps`` from the network's outputs ``card.maps``."""
-    maps, family = [channels_first(values) for values in outputs], FAMILIES[card.kind]()
+    maps = [channels_first(values) for values in outputs]
+    family = FAMILIES[card.kind]()
     return family.split(maps[0], len(card.classes)) if len(maps) == 1 else maps
 
 

@@ -47,11 +47,14 @@ def map_nuclei(store: Store, paths: Sequence[Path], info: SlideInfo, threads: in
     cv2.setNumThreads(1)
     shards = gather_shards(list(paths), info)
     card = ModelCard.from_json(shards.common["card"], str(paths[0]))
-    store, cell_px = store.at(card.mpp), max(1, round(CELL_UM / card.mpp))
-    tissue, cell_um = tissue_on_cells(store, cell_px), cell_px * card.mpp
+    store = store.at(card.mpp)
+    cell_px = max(1, round(CELL_UM / card.mpp))
+    tissue = tissue_on_cells(store, cell_px)
+    cell_um = cell_px * card.mpp
     cell, weight = _read_nuclei(shards, card, cell_px, tissue)
     prob = np.zeros((1 + len(card.classes), *tissue.shape), np.uint8)
-    tops, reach = range(0, len(tissue), _BAND_ROWS), math.ceil(REACH_UM / cell_um)
+    tops = range(0, len(tissue), _BAND_ROWS)
+    reach = math.ceil(REACH_UM / cell_um)
 
     def map_band(top: int) -> ndarray:
         part = slice(*np.searchsorted(cell[:, 1], (top - reach, top + _BAND_ROWS + reach)))

@@ -119,14 +119,16 @@ class OutlineRefiner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self.path = Path(path)
-        self.session, self.sha256 = open_session(self.path, options, "cpu"), sha256_of(path)
+        self.session = open_session(self.path, options, "cpu")
+        self.sha256 = sha256_of(path)
 
     def __call__(self, pixels: ndarray, xy: ndarray, rays: ndarray, mpp: float) -> ndarray:
         """Refine the rays (N, R) in um of nuclei with centres ``xy`` (N, 2) in a picture (h, w, 3)
         uint8.
         """
         refined, n_rays = np.empty_like(rays), rays.shape[1]
-        to_network, to_rays = angle_weights(n_rays, N_REFINED), angle_weights(N_REFINED, n_rays)
+        to_network = angle_weights(n_rays, N_REFINED)
+        to_rays = angle_weights(N_REFINED, n_rays)
         for start in range(0, len(rays), BLOCK):
             block = np.arange(start, start + BLOCK).clip(
                 max=len(rays) - 1

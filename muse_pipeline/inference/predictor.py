@@ -123,7 +123,8 @@ class GraphRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        self.session, self._table = open_session(self.path, options, self.provider), None
+        self.session = open_session(self.path, options, self.provider)
+        self._table = None
         self.port = self.session.get_inputs()[0].name
         if self.port == DENSITY and self.provider not in TORCH:
             of_pixels = open_session(DENSITIES, options, "cpu")
@@ -176,7 +177,8 @@ class GraphRunner:
                 " export`"
             )
         for port in ports:
-            sizes, expected = port.shape, stated.get(port.name, port.shape)
+            sizes = port.shape
+            expected = stated.get(port.name, port.shape)
             fits = len(sizes) == len(expected) and all(
                 size == n for size, n in zip(sizes, expected, strict=True) if isinstance(size, int)
             )

@@ -73,12 +73,10 @@ class SlideRegions:
         origin: Regions,
         prob: ProbabilityMap | None = None,
     ):
-        self.classes, self.origin, self.mpp, self._prob = (
-            tuple(classes),
-            origin,
-            np.array(info.mpp),
-            prob,
-        )
+        self.classes = tuple(classes)
+        self.origin = origin
+        self.mpp = np.array(info.mpp)
+        self._prob = prob
         self._index = {region.name: number for number, region in enumerate(classes)}
         ordered = sorted(areas, key=lambda area: area.shape.area)
         self._shapes = np.array([area.shape for area in ordered], object)
@@ -121,7 +119,8 @@ class SlideRegions:
         there and in drawn areas; and the distances in um to the nearest border, and to those of
         single classes, negative inside and NaN without a border.
         """
-        region, prob = np.full(len(xy), NO_REGION, np.int32), np.full(len(xy), np.nan, np.float32)
+        region = np.full(len(xy), NO_REGION, np.int32)
+        prob = np.full(len(xy), np.nan, np.float32)
         if len(xy):
             low, high = xy.min(0), xy.max(0)
             near = (self._bounds[:, :2] <= high).all(1) & (self._bounds[:, 2:] >= low).all(1)
@@ -208,10 +207,8 @@ class ProbabilityMap:
 
     def __init__(self, path: Path, n_classes: int, mpp: tuple[float, float]):
         self._planes = [Plane(path / "0", number) for number in range(n_classes)]
-        self._mpp, self._cell_um = (
-            mpp,
-            float(read_json(path / METADATA)["attributes"]["muse"]["cell_um"]),
-        )
+        self._mpp = mpp
+        self._cell_um = float(read_json(path / METADATA)["attributes"]["muse"]["cell_um"])
 
     def at(self, xy: ndarray, label: ndarray) -> ndarray:
         """(n,) float32 probabilities of classes ``label`` (n,) at positions (n, 2) in level-0
@@ -289,10 +286,8 @@ def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
         colors.setdefault(area.class_name, area.color)  # the first colour of a class counts
     tissue = outline_kept(kept, info)
     ordered = sorted(drawn, key=lambda area: area.shape.area)
-    shapes, of_class = (
-        np.array([area.shape for area in ordered], object),
-        {name: [] for name in colors},
-    )
+    shapes = np.array([area.shape for area in ordered], object)
+    of_class = {name: [] for name in colors}
     number, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     smaller = np.split(other, np.searchsorted(number, np.arange(1, len(shapes))))
     for index, area in enumerate(ordered):

@@ -56,7 +56,8 @@ def read_colour(path: Path | str, fingerprint: str | None = None) -> SlideColour
     """Read a ``colour.json``, and check its ``fingerprint`` if one is given."""
     try:
         colour = SlideColour.from_dict(read_json(path))
-        fit, measures = colour.macenko, np.array(list((colour.appearance or {}).values()), float)
+        fit = colour.macenko
+        measures = np.array(list((colour.appearance or {}).values()), float)
         if not np.isfinite(measures).all() or not (fit is None or _is_fit(fit)):
             raise ValueError("numbers of the stains are impossible")
     except OSError as error:

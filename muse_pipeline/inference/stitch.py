@@ -291,7 +291,8 @@ def write_nuclei(
     The result has the sizes of all nuclei and of each class, without nuclei that totals leave out.
     """
     draw = partial(_draw_part, measures=measures, rows=writer.format, info=info)
-    of_all, of_classes = SizeSample(), [SizeSample() for _ in writer.classes]
+    of_all = SizeSample()
+    of_classes = [SizeSample() for _ in writer.classes]
     n_repaired_outlines = n_without_pixels = n_unlike = n_judged = 0
     for rows, n_repaired, area_um2, nuclei in map_parts(draw, parts, ahead=AHEAD):
         writer.append(rows)

@@ -70,13 +70,12 @@ class TorchSession:
         self.device_name = (
             torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         )
-        self.get_inputs, self.get_modelmeta, self._outputs = (
-            file.get_inputs,
-            file.get_modelmeta,
-            file.get_outputs(),
-        )
+        self.get_inputs = file.get_inputs
+        self.get_modelmeta = file.get_modelmeta
+        self._outputs = file.get_outputs()
         network, backbone = build_network(card, checkpoint)
-        self._network, self._backbone = network.eval().to(device), backbone
+        self._network = network.eval().to(device)
+        self._backbone = backbone
         if backbone and DENSE not in [port.name for port in self._outputs]:
             self._outputs.append(Port(DENSE, ["batch", backbone.channels, "rows", "columns"]))
         self._lock = threading.Lock()
@@ -123,7 +122,9 @@ def build_network(card: Card, checkpoint: Path) -> tuple[nn.Module, Backbone | N
     if isinstance(card, RegionCard):
         fusion = [float(weight) for weight in card.source["fusion"].split(",")]
         network = RegionNetwork(card.source["backbone"], len(card.classes), fusion)
-        backbone, head, graph = network.backbone, network.sides, RegionGraph(network)
+        backbone = network.backbone
+        head = network.sides
+        graph = RegionGraph(network)
     elif isinstance(card, ModelCard):
         network = NucleusDetector(
             card.source["backbone"], card.source["head"], len(card.classes), card.n_rays

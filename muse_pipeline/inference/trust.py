@@ -442,7 +442,8 @@ def describe_marks(slides: Iterable[Trust]) -> list[str]:
         for kind in filter(trust.findings.__contains__, OF_RUN):
             text, remedy = trust.findings[kind], RULES[kind].remedy
             if kind in OF_ORGAN:
-                names, model = trust.classes_with(kind), trust.provenance.model.name
+                names = trust.classes_with(kind)
+                model = trust.provenance.model.name
                 what = "classes" if names == trust.provenance.class_names else ", ".join(names)
                 text = f"{what}: {text}"
                 if where := describe_organs(trust.provenance.organs):

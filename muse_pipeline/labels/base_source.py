@@ -264,8 +264,10 @@ class LabelSource(ABC):
             column, row = labels.nuclei.xy.astype(int).T
             inside = region[row, column]
         else:
-            region, inside = labels.fill_area(pixels.shape[1::-1]), self.find_inside(labels)
-        nuclei, stain = labels.nuclei[inside], fit_macenko(pixels.reshape(-1, 3))
+            region = labels.fill_area(pixels.shape[1::-1])
+            inside = self.find_inside(labels)
+        nuclei = labels.nuclei[inside]
+        stain = fit_macenko(pixels.reshape(-1, 3))
         if not len(nuclei) and not self.allow_empty:
             raise LabelError(
                 f"{labels.path}: contains no nucleus in {sample.alias or sample.name}; exclude the"
@@ -450,7 +452,9 @@ class LabelFiles:
 
     def __init__(self, folder: Path, stems: Iterable[str], suffixes: Collection[str], setting: str):
         require_folder(folder, setting)
-        self.folder, self.suffixes, stems = folder, suffixes, set(stems)
+        self.folder = folder
+        self.suffixes = suffixes
+        stems = set(stems)
         self._files = defaultdict(list)
         for path in sorted(folder.iterdir()):
             suffix = next(

@@ -124,7 +124,8 @@ class FileNuclei:
         message.
         """
         if outside.any():
-            first, others = int(outside.argmax()), int(outside.sum()) - 1
+            first = int(outside.argmax())
+            others = int(outside.sum()) - 1
             x, y = self.nuclei.xy[first]
             more = f" (so do {others} more)" if others else ""
             raise LabelError(f"{self.where(first)}: ({x:g}, {y:g}) lies {where}{more}; {remedy}")
@@ -169,16 +170,20 @@ def read_points(
         remedy: end of the message about a missing column.
         may_lack_header: True to accept a table of exactly these columns without a header.
     """
-    indices, header, has_classes, has_scores = None, list(columns), len(columns) > 2, False
-    numbers, xy, words, scores = [], [], [], []
+    indices = None
+    header = list(columns)
+    has_classes = len(columns) > 2
+    has_scores = False
+    numbers = []
+    xy = []
+    words = []
+    scores = []
     for number, row, separator in iterate_rows(path):
         if indices is None and may_lack_header and math.isfinite(_to_number(row[0], separator)):
             indices = list(range(len(columns)))
         elif indices is None:
-            header, indices = (
-                row,
-                _find_columns(row, columns, unit, f"{path}, line {number}", remedy),
-            )
+            header = row
+            indices = _find_columns(row, columns, unit, f"{path}, line {number}", remedy)
             has_scores = not has_classes and SCORE in header
             continue
         if len(row) < len(header) or any(row[len(header) :]):
@@ -361,7 +366,8 @@ def read_masks(path: Path, size_px: tuple[int, int], mpp: float, n_rays: int) ->
 
 def measure_instances(path: Path, mask: ndarray, mpp: float, n_rays: int) -> FileNuclei:
     """The nuclei of an instance mask (h, w), read from ``path``."""
-    nuclei, numbers = label_image_to_nuclei(mask, (mpp, mpp), n_rays), np.unique(mask)
+    nuclei = label_image_to_nuclei(mask, (mpp, mpp), n_rays)
+    numbers = np.unique(mask)
     return FileNuclei(path, nuclei, [None] * len(nuclei), numbers[numbers > 0], "instance")
 
 

@@ -99,7 +99,8 @@ class PictureSource(FolderSource):
 
     def find_files(self) -> dict[str, LabelFiles]:
         """The label files of all pictures, by the setting that names their folder."""
-        files, names = super().find_files(), [sample.name for sample in self.list_all()]
+        files = super().find_files()
+        names = [sample.name for sample in self.list_all()]
         if self.format in MASK_READERS and self.labels.samefile(self.images):
             suffixes = [f"_masks{suffix}" for suffix in MASK_SUFFIXES]
             files["labels"] = LabelFiles(self.labels, names, suffixes, "labels")
@@ -152,10 +153,8 @@ class PictureSource(FolderSource):
     ) -> LabelledImage:
         """Label the nuclei that the detector finds in the areas of a picture."""
         areas = self.read_class_areas(path, canvas, model)
-        stain, resized = (
-            fit_macenko(pixels.reshape(-1, 3)),
-            resize_picture(pixels, canvas.mpp[0] / model.mpp),
-        )
+        stain = fit_macenko(pixels.reshape(-1, 3))
+        resized = resize_picture(pixels, canvas.mpp[0] / model.mpp)
         size_px = resized.shape[1::-1]
         areas = areas.scale(np.array(size_px) / canvas.size_px).shrink(self.margin_um / model.mpp)
         nuclei = detector.find(resized, stain)

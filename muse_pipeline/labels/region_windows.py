@@ -194,7 +194,8 @@ def _window(
     for i in (0, 1):
         low, high = cell[i], cell[i + 2]
         margin = max(context_px - (high - low), LEAST_CONTEXT_PX)
-        start, stop = max(low - margin, 0), min(high + margin, work_size_px[i])
+        start = max(low - margin, 0)
+        stop = min(high + margin, work_size_px[i])
         origin.append(int(start))
         size.append(int(stop - start))
     return RegionWindow(region, tuple(int(edge) for edge in cell), area, tuple(origin), tuple(size))

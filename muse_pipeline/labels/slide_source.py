@@ -116,7 +116,8 @@ class SlideSource(FolderSource):
         )
         for sample in self.choose():
             info = self.inspect(sample.row)
-            title, offset_px = f"slide '{info.slide_id}'", qupath_offset_px(info.bounds)
+            title = f"slide '{info.slide_id}'"
+            offset_px = qupath_offset_px(info.bounds)
             canvas = Canvas(title, Frame.LEVEL0, info.size_px, info.mpp, offset_px)
             files = {kind: folder.of(sample.name) for kind, folder in folders.items()}
             if detector is None:
@@ -153,7 +154,8 @@ class SlideSource(FolderSource):
         with open_regions(sample.row.path, info, model.mpp) as regions:
             if not may_be_empty:
                 self._require_nuclei(area, nuclei, labels.path, regions)
-            n_left_out, stain = int((~inside).sum()), regions.colour.macenko
+            n_left_out = int((~inside).sum())
+            stain = regions.colour.macenko
             for window, pixels in regions.read(area, model.context_px):
                 own = nuclei[window.contains(nuclei.xy)]
                 own = replace(own, xy=own.xy - window.origin, frame=Frame.WINDOW)

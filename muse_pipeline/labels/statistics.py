@@ -155,7 +155,8 @@ def _find_misplaced(image: LabelledImage, mpp: float) -> tuple[str, int, int] | 
     is_known = np.isfinite(image.nuclei.rays).all(1)
     if image.grow_outlines and len(is_known) >= LEAST_POINTS and is_known.mean() < MIN_SHARE_GROWN:
         return "points", int((~is_known).sum()), len(is_known)
-    xy_um, rays = image.nuclei.xy[is_known] * mpp, image.nuclei.rays[is_known]
+    xy_um = image.nuclei.xy[is_known] * mpp
+    rays = image.nuclei.rays[is_known]
     if len(rays) < LEAST_POINTS:
         return None
     reach_um = np.stack([rays / 2, rays + AROUND_UM])
@@ -197,7 +198,8 @@ def mean_stains(
         return ColourReference()
     fitted = [fit is not None for fit in fits]
     weights = np.ones(len(fits)) if weights is None else np.array(weights, float)
-    fits, weights = [fit for fit in fits if fit is not None], weights[fitted]
+    fits = [fit for fit in fits if fit is not None]
+    weights = weights[fitted]
     if not fits:
         raise ConfigError(
             "no training image's stains could be fitted; choose colour method 'identity'"

@@ -144,11 +144,9 @@ class PointHead(NucleusHead):
                 nn.Conv2d(in_channels, hidden, 1), nn.ReLU(inplace=True), nn.Dropout(dropout), last
             )
 
-        self.offset, self.types, self.rays = (
-            perceptron(2),
-            perceptron(n_classes + 1),
-            perceptron(n_rays),
-        )
+        self.offset = perceptron(2)
+        self.types = perceptron(n_classes + 1)
+        self.rays = perceptron(n_rays)
         with torch.no_grad():
             # "Not background" starts at ``PRIOR``; its logit is the logsumexp of types minus the
             # background.
@@ -314,12 +312,10 @@ class DetectionGraph(nn.Module):
         self, detector: NucleusDetector, threshold: float, capacity: int, embed: bool = False
     ):
         super().__init__()
-        self.detector, self.threshold, self.capacity, self.embed = (
-            detector,
-            threshold,
-            capacity,
-            embed,
-        )
+        self.detector = detector
+        self.threshold = threshold
+        self.capacity = capacity
+        self.embed = embed
 
     def forward(self, pixels: Tensor, colour: Tensor) -> tuple[Tensor, ...]:
         """Find nuclei in windows (B, 3, H, W) uint8 with the colour map (3, 4).

@@ -58,7 +58,8 @@ class InvertedResidual(nn.Module):
         self._project_conv = nn.Conv2d(wide, out_channels, 1, bias=False)
         self._bn2 = BatchNorm(out_channels)
         self.activation = nn.ReLU6(inplace=True)
-        self.is_expanded, self.is_added = expansion > 1, stride == 1 and in_channels == out_channels
+        self.is_expanded = expansion > 1
+        self.is_added = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
@@ -80,9 +81,13 @@ class LiteEncoder(nn.Module):
     def __init__(self, width: float, depth: float, last_stride_px: int):
         super().__init__()
         self._conv_stem = nn.Conv2d(3, STEM_CHANNELS, 3, 2, 1, bias=False)
-        self._bn0, self.activation = BatchNorm(STEM_CHANNELS), nn.ReLU6(inplace=True)
+        self._bn0 = BatchNorm(STEM_CHANNELS)
+        self.activation = nn.ReLU6(inplace=True)
         self._blocks = nn.ModuleList()
-        ends, sizes, channels, stride_px = {}, {}, STEM_CHANNELS, 2
+        ends = {}
+        sizes = {}
+        channels = STEM_CHANNELS
+        stride_px = 2
         for index, (kernel, stride, expansion, base, n_blocks) in enumerate(STAGES):
             stride_px *= stride
             if stride_px > last_stride_px:
@@ -119,7 +124,8 @@ class EfficientNetLite(Backbone):
     def __init__(self, width: float, depth: float, last_stride_px: int, channels: int):
         super().__init__()
         self.encoder = LiteEncoder(width, depth, last_stride_px)
-        self.stage_sizes, self.stride_px = self.encoder.sizes, last_stride_px
+        self.stage_sizes = self.encoder.sizes
+        self.stride_px = last_stride_px
         *skips, deepest = [size.channels for size in self.stage_sizes[1:]]
         self.skips = nn.ModuleList(conv_norm(n, channels, kernel=1) for n in skips)
         self.decoder = nn.ModuleList(

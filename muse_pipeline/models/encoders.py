@@ -162,7 +162,9 @@ class Vgg16Stages(ImageNetBackbone):
                 channels = width
             blocks.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
         self.blocks = nn.ModuleList(blocks)
-        self.channels, self.image_channels, self.stride_px = WIDTHS[1], WIDTHS[2], 8
+        self.channels = WIDTHS[1]
+        self.image_channels = WIDTHS[2]
+        self.stride_px = 8
         self.stage_sizes = tuple(
             StageSize(2 ** (index + 1), width) for index, width in enumerate(WIDTHS)
         )

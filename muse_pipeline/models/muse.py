@@ -153,7 +153,8 @@ class VisionTransformer(nn.Module):
         it.
         """
         self.baked_grid = None
-        self.baked_positions, self.baked_grid = self.positions(grid).detach().clone(), grid
+        self.baked_positions = self.positions(grid).detach().clone()
+        self.baked_grid = grid
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the four maps, each after the final LayerNorm, and the class token of the last
@@ -198,11 +199,9 @@ class MuseBackbone(ImageNetBackbone):
         super().__init__()
         self.encoder = nn.ModuleDict({"encoder": encoder})  # nested twice, as in the released files
         self.decoder = decoder
-        self.channels, self.image_channels, self.stride_px = (
-            decoder.out_channels,
-            image_channels,
-            stride_px,
-        )
+        self.channels = decoder.out_channels
+        self.image_channels = image_channels
+        self.stride_px = stride_px
         self.stage_sizes = tuple(stage_sizes)
 
     def forward(self, image: Tensor) -> Features:

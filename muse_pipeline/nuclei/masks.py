@@ -240,7 +240,9 @@ def require_nuclei(path: Path, mask: ndarray, mpp: tuple[float, float]) -> None:
     numbers, first = np.unique(number[order], return_index=True)
     if not len(numbers):
         return
-    row, left, right = row[order], left[order], right[order]
+    row = row[order]
+    left = left[order]
+    right = right[order]
     covered = np.add.reduceat(right - left, first) * np.prod(mpp)
     low = np.stack([np.minimum.reduceat(edges, first) for edges in (left, row)], 1)
     high = np.stack([np.maximum.reduceat(edges, first) for edges in (right, row + 1)], 1)
@@ -381,7 +383,9 @@ def _join_peaks(
 ) -> ndarray:
     """Move peaks to the highest pixel within ``reach`` pixels in their component of the mask."""
     peaks = np.flatnonzero(goal == np.arange(len(goal)))
-    flat, owner, highest = rank.ravel(), component.ravel(), peaks.astype(np.int32)
+    flat = rank.ravel()
+    owner = component.ravel()
+    highest = peaks.astype(np.int32)
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
             if dy * dy + dx * dx <= reach * reach:

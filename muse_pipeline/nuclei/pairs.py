@@ -76,7 +76,8 @@ def suppress_overlaps(nuclei: Nuclei, mpp: float) -> Nuclei:
     """
     if not nuclei.rays.size:
         return nuclei
-    xy_um, rays = nuclei.xy * mpp, np.nan_to_num(nuclei.rays).clip(*SANE_UM)
+    xy_um = nuclei.xy * mpp
+    rays = np.nan_to_num(nuclei.rays).clip(*SANE_UM)
     kept = np.zeros(0, int)
     for start in range(0, len(nuclei), BLOCK):
         both = np.concatenate([kept, np.arange(start, min(start + BLOCK, len(nuclei)))])
@@ -143,7 +144,8 @@ def cut_apart(xy_um: ndarray, rays: ndarray, others_um: ndarray, others_rays: nd
     centres. A line depends only on its two nuclei, so the result for a pair does not depend on
     which other nuclei are passed. The M others limit the N nuclei, but are not cut.
     """
-    xy, all_rays = np.concatenate([xy_um, others_um]), np.concatenate([rays, others_rays])
+    xy = np.concatenate([xy_um, others_um])
+    all_rays = np.concatenate([rays, others_rays])
     pairs = _overlapping(xy, all_rays, len(xy_um))
     if not len(pairs):
         return rays
@@ -193,8 +195,11 @@ def find_cuts(xy: ndarray, rays: ndarray, pairs: ndarray) -> Cuts:
     order = np.lexsort((along, pair))
     pair, crossings = pair[order], crossings[order]
     crossed, begin = np.unique(pair, return_index=True)
-    low, high = crossings[begin], crossings[np.append(begin[1:], len(pair))[: len(begin)] - 1]
-    pairs, axis, middle = pairs[crossed], axis[crossed], (low + high) / 2
+    low = crossings[begin]
+    high = crossings[np.append(begin[1:], len(pair))[: len(begin)] - 1]
+    pairs = pairs[crossed]
+    axis = axis[crossed]
+    middle = (low + high) / 2
     normal = np.stack([high[:, 1] - low[:, 1], low[:, 0] - high[:, 0]], 1)
     start, end = xy[pairs[:, 0]], xy[pairs[:, 1]]
     across = ~((_dot(normal, middle - start) > 0) & (_dot(normal, end - middle) > 0))
@@ -270,7 +275,8 @@ def _mutually_nearest(
     to each other.
     """
     pairs = close_pairs(xy, radius_px)
-    first, second = merged_windows[pairs[:, 0], :, None], merged_windows[pairs[:, 1], None, :]
+    first = merged_windows[pairs[:, 0], :, None]
+    second = merged_windows[pairs[:, 1], None, :]
     pairs = pairs[~((first == second) & (first >= 0)).any((1, 2))]
     distance = np.hypot(*(xy[pairs[:, 0]] - xy[pairs[:, 1]]).T)
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0], distance))]
@@ -291,7 +297,9 @@ class SeamResolver:
     """
 
     def __init__(self, grid: WindowGrid, mpp: float):
-        self.grid, self.mpp, self.n_decided = grid, mpp, 0
+        self.grid = grid
+        self.mpp = mpp
+        self.n_decided = 0
         self._n_added = 0
         self._row, self._waiting = -1, []  # reports of the current row of windows
         self._row_above, self._above = -2, None

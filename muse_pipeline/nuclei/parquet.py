@@ -159,7 +159,9 @@ class NucleiWriter:
         n_rays: int,
         optional: OptionalColumns = NO_OPTIONAL,
     ):
-        self.path, self.classes, self.provenance = Path(path), tuple(classes), provenance
+        self.path = Path(path)
+        self.classes = tuple(classes)
+        self.provenance = provenance
         self.optional = optional
         # The schema has only the provenance known so far; the complete one is added to the file's
         # metadata at the end.
@@ -198,7 +200,8 @@ class NucleiWriter:
             return
         self._bounds[:2] = np.minimum(self._bounds[:2], rows.bounds[:2])
         self._bounds[2:] = np.maximum(self._bounds[2:], rows.bounds[2:])
-        label, is_left_out = to_numpy(rows.table["label"]), left_out(rows.table, self.provenance)
+        label = to_numpy(rows.table["label"])
+        is_left_out = left_out(rows.table, self.provenance)
         np.add.at(self._counts, (is_left_out.astype(int), label), 1)
         if self.optional.artefacts is not None:
             counts = pc.value_counts(rows.table[QUALITY].cast(pa.string()).drop_null()).to_pylist()
@@ -249,7 +252,8 @@ class NucleiWriter:
         # Rows are combined into one chunk, because each chunk begins a page, and bytes must not
         # depend on batches. The remaining rows are cut from the batches, because a slice of the
         # chunk would keep the chunk in memory.
-        groups, self._waiting = waiting[:stop].combine_chunks(), [waiting[stop:]]
+        groups = waiting[:stop].combine_chunks()
+        self._waiting = [waiting[stop:]]
         del waiting
         if stop:
             self._file.write_table(groups, row_group_size=ROW_GROUP)
@@ -287,10 +291,8 @@ def nuclei_schema(
 ) -> pa.Schema:
     """The columns of ``nuclei.parquet`` and their types."""
     rays = pa.list_(pa.float32(), n_rays)
-    dim, regions = (
-        optional.embedding_dim,
-        [(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())],
-    )
+    dim = optional.embedding_dim
+    regions = [(REGION, _NAME), (REGION_PROB, pa.float32()), (BORDER, pa.float32())]
     return pa.schema(
         [
             ("x", pa.float64()),

@@ -128,8 +128,11 @@ def are_clearly_simple(rings: ndarray) -> ndarray:
     their neighbours, snapping to the grid joins nothing.
     """
     x, y = (axis - axis.mean(axis=1, keepdims=True) for axis in np.moveaxis(rings, -1, 0))
-    next_x, next_y, squared = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1), x * x + y * y
-    cross, longer = x * next_y - y * next_x, np.maximum(squared, np.roll(squared, -1, axis=1))
+    next_x = np.roll(x, -1, axis=1)
+    next_y = np.roll(y, -1, axis=1)
+    squared = x * x + y * y
+    cross = x * next_y - y * next_x
+    longer = np.maximum(squared, np.roll(squared, -1, axis=1))
     apart = ((cross > 0) & (cross * cross > _CLEARANCE_PX**2 * longer)).all(axis=1)
     return apart & (((y < 0) & (next_y >= 0)).sum(axis=1) == 1)
 
@@ -199,7 +202,9 @@ def polygons_to_rays(
     spokes = (xy - centres[owner]) * np.asarray(mpp, float)
     rays = np.full((len(polygons), n_rays), np.inf)
     step = max(1, _EDGE_RAY_PAIRS // n_rays)
-    starts, ends, edge_owner = spokes[:-1][within], spokes[1:][within], owner[1:][within]
+    starts = spokes[:-1][within]
+    ends = spokes[1:][within]
+    edge_owner = owner[1:][within]
     for first in range(0, len(starts), step):
         chunk = slice(first, first + step)
         _shorten(rays, starts[chunk], ends[chunk], edge_owner[chunk])

@@ -142,7 +142,8 @@ class ShapeSample:
 
     def __init__(self, measure: Callable[[Nuclei], Mapping[str, ndarray]]):
         self.measure = measure
-        self._hashes, self._values = np.zeros(0, np.uint64), np.zeros((0, len(MEASURES)))
+        self._hashes = np.zeros(0, np.uint64)
+        self._values = np.zeros((0, len(MEASURES)))
 
     def add(self, nuclei: Nuclei) -> None:
         """Update the sample, so that it has the nuclei with the smallest hashes among all added so

@@ -35,7 +35,8 @@ class Nuclei:
         n = len(self.xy)
         defaults = {"label": np.full(n, -1, np.int32), "score": np.ones(n, np.float32)}
         for name in COLUMNS[1:]:
-            values, default = getattr(self, name), defaults.get(name, np.zeros((n, 0), np.float32))
+            values = getattr(self, name)
+            default = defaults.get(name, np.zeros((n, 0), np.float32))
             setattr(self, name, default if values is None else np.asarray(values, default.dtype))
         lengths = {name: len(getattr(self, name)) for name in COLUMNS}
         if set(lengths.values()) != {n}:

@@ -256,7 +256,8 @@ def propose_shard(
     """
     choice = WindowChoice(shard, guard)
     facts = detect_shard(store, proposer, output, choice, threads=threads, progress=progress)
-    warnings, n_windows = list(guard.remarks) if guard else [], facts["n_windows"]
+    warnings = list(guard.remarks) if guard else []
+    n_windows = facts["n_windows"]
     for reason, windows in sorted(facts.get("guarded_windows", {}).items()):
         if reason != GLASS:
             warnings.append(

@@ -137,7 +137,8 @@ def _best_closed_path(worth: ndarray) -> ndarray:
     moves = np.empty((len(order), n, n_steps), np.int8)
     low = np.full((n, 1), -np.inf, worth.dtype)
     for i, ray in enumerate(order[1:], 1):
-        inner, outer = np.hstack([low, total[:, :-1]]), np.hstack([total[:, 1:], low])
+        inner = np.hstack([low, total[:, :-1]])
+        outer = np.hstack([total[:, 1:], low])
         move = np.where(inner > total, -1, 0).astype(np.int8)
         best = np.maximum(inner, total)
         move[outer > best] = 1
@@ -239,11 +240,11 @@ class HaematoxylinFinder(Proposer):
         core = cv2.GaussianBlur(density, (0, 0), CORE_UM / self.work_mpp)
         core = core[tuple(xy[:, ::-1].astype(int).clip(0, np.array(density.shape) - 1).T)]
         kept = np.flatnonzero(core > self.edge_density)[: self.card.capacity]
-        xy, answer, radius = xy[kept], answer[kept], radius[kept]
-        smooth, reach_um = (
-            cv2.GaussianBlur(density, (0, 0), EDGE_UM / self.work_mpp),
-            self.settings.max_radius_um,
-        )
+        xy = xy[kept]
+        answer = answer[kept]
+        radius = radius[kept]
+        smooth = cv2.GaussianBlur(density, (0, 0), EDGE_UM / self.work_mpp)
+        reach_um = self.settings.max_radius_um
         rays = trace_outlines(
             smooth, self.work_mpp, xy, radius, self.edge_density, N_RAYS, reach_um
         )
@@ -305,13 +306,13 @@ def find_blobs(
     positions, answers = zip(
         *(_maxima_of_radius(density, mpp, radius, least) for radius in radii_um), strict=True
     )
-    xy, answer, radius = (
-        np.concatenate(positions),
-        np.concatenate(answers),
-        np.repeat(radii_um, [*map(len, answers)]),
-    )
+    xy = np.concatenate(positions)
+    answer = np.concatenate(answers)
+    radius = np.repeat(radii_um, [*map(len, answers)])
     order = np.lexsort((xy[:, 0], xy[:, 1], -answer))
-    xy, answer, radius = xy[order], answer[order], radius[order]
+    xy = xy[order]
+    answer = answer[order]
+    radius = radius[order]
     kept = _suppress(xy * mpp, np.maximum(radius, min_distance_um))
     return xy[kept], answer[kept], radius[kept]
 

@@ -138,13 +138,12 @@ def read_foreign(path: Path, settings: ImportSettings, info: SlideInfo) -> Nucle
     if name.endswith(MASK_SUFFIXES):
         return _read_label_image(path, info)
     if name.endswith(GEOJSON_SUFFIXES):
-        offset_px, rules = (
-            qupath_offset_px(info.bounds, settings.frame),
-            ObjectRules(by_program=True),
-        )
+        offset_px = qupath_offset_px(info.bounds, settings.frame)
+        rules = ObjectRules(by_program=True)
         nuclei = read_drawn(path, info.mpp, N_RAYS, offset_px=offset_px, rules=rules).nuclei
     elif name.endswith(TABLE_SUFFIXES):
-        columns, remedy = (settings.x, settings.y), "give the columns' names as `x` and `y`"
+        columns = (settings.x, settings.y)
+        remedy = "give the columns' names as `x` and `y`"
         nuclei = read_points(path, columns, n_rays=N_RAYS, unit=settings.unit, remedy=remedy).nuclei
         nuclei.xy /= np.asarray(info.mpp) if settings.unit == "um" else 1
     else:

@@ -101,8 +101,10 @@ def otsu_threshold(values: ndarray) -> float:
     # Values beyond the ends are clipped to them, so that the first and last bins are never empty.
     counts, edges = np.histogram(np.clip(values, low, high), N_BINS, (low, high))
     centres = (edges[1:] + edges[:-1]) / 2
-    below, sum_below = np.cumsum(counts)[:-1], np.cumsum(counts * centres)[:-1]
-    above, sum_above = counts.sum() - below, (counts * centres).sum() - sum_below
+    below = np.cumsum(counts)[:-1]
+    sum_below = np.cumsum(counts * centres)[:-1]
+    above = counts.sum() - below
+    sum_above = (counts * centres).sum() - sum_below
     between = below * above * (sum_below / below - sum_above / above) ** 2
     return float(edges[1:-1][np.isclose(between, between.max())].mean())
 

@@ -95,7 +95,9 @@ def uuid5(namespace: uuid.UUID, names: ndarray) -> ndarray:
     """The value of ``uuid.uuid5(namespace, name)`` for names (N, L) uint8 of equal length, as (N,
     36) uint8 ASCII.
     """
-    head, text, length = namespace.bytes, names.tobytes(), names.shape[1]
+    head = namespace.bytes
+    text = names.tobytes()
+    length = names.shape[1]
     hashes = [
         hashlib.sha1(head + text[start : start + length], usedforsecurity=False).digest()[:16]
         for start in range(0, len(text), length)

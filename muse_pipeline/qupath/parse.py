@@ -104,7 +104,8 @@ def why_left_out(
     Objects without a shape have None in ``shapes`` (N,). Objects whose type in ``types`` is
     ``unwanted`` are not used.
     """
-    bounds, dimensions = shapely.bounds(shapes), shapely.get_dimensions(shapes)
+    bounds = shapely.bounds(shapes)
+    dimensions = shapely.get_dimensions(shapes)
     # An empty ROI has no positions in QuPath 0.4 and 0.5, and is an outline of a single position in
     # 0.6 and 0.7.
     is_empty = shapely.is_empty(shapes) | (

@@ -141,13 +141,15 @@ def read_geojson(
             out.
     """
     unwanted = ("tmaCore", "root") if tiles else ("tmaCore", "root", "tile")
-    geometries, class_names, object_types, names, reasons = [np.zeros(0, object)], [], [], [], []
+    geometries = [np.zeros(0, object)]
+    class_names = []
+    object_types = []
+    names = []
+    reasons = []
     items = iterate_features(path)
     while features := [to_feature(item) for item in islice(items, _BATCH)]:
-        shapes, types = (
-            _build_geometries(features, path, n_before=len(names)),
-            list(map(read_object_type, features)),
-        )
+        shapes = _build_geometries(features, path, n_before=len(names))
+        types = list(map(read_object_type, features))
         geometries.append(shapes)
         reasons += why_left_out(
             shapes, [feature.get("geometry") for feature in features], types, unwanted

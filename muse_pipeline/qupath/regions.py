@@ -205,7 +205,8 @@ def _read_shapes(path: Path | str, kinds: Collection[str]) -> tuple[list[RoiArea
 
 def _describe_area(shape: BaseGeometry, feature: dict[str, Any]) -> RoiArea:
     properties = parse.properties_of(feature)
-    classification, name = properties.get("classification"), properties.get("name")
+    classification = properties.get("classification")
+    name = properties.get("name")
     class_name = parse.read_class_name(classification)
     is_ignored = parse.is_called((IGNORE,), class_name, name)
     color = classification.get("color") if isinstance(classification, dict) else None

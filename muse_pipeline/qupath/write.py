@@ -338,7 +338,8 @@ class FeatureRenderer:
     def _render_classifications(self, table: pa.Table) -> ndarray:
         texts, number = self._plain, to_numpy(table["label"])
         if parquet.POSITIVE in table.column_names:
-            texts, number = self._derived, 2 * number + to_numpy(table[parquet.POSITIVE])
+            texts = self._derived
+            number = 2 * number + to_numpy(table[parquet.POSITIVE])
         unknown = len(texts) - 1
         text = texts[np.where((number >= 0) & (number < unknown), number, unknown)]
         return text.view(np.uint8).reshape(len(text), -1)

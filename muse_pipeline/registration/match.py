@@ -92,7 +92,10 @@ class WarpedReader:
     def __init__(
         self, partner: PixelReader, transform: Transform, size_px: tuple[int, int], mpp: float
     ):
-        self.partner, self.transform, self.size_px, self.mpp = partner, transform, size_px, mpp
+        self.partner = partner
+        self.transform = transform
+        self.size_px = size_px
+        self.mpp = mpp
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """(h, w, 3) uint8: ``size`` = (width, height) pixels from corner ``xy``; white beyond the
@@ -193,10 +196,8 @@ def _match_tile(
     is_on = ((on_partner >= 0) & (on_partner < np.asarray(partner.size_px) * partner.mpp)).all(-1)
     if is_on[reach : reach + height, reach : reach + width].mean() < MIN_SEEN:
         return UNSEEN
-    tile, around = (
-        nuclear_density(sample(slide, inner)),
-        nuclear_density(sample(partner, on_partner)),
-    )
+    tile = nuclear_density(sample(slide, inner))
+    around = nuclear_density(sample(partner, on_partner))
     if around.std() < FLAT:
         return UNSEEN
     if tile.std() < FLAT:
@@ -238,7 +239,8 @@ def lattice(mask: ndarray, mask_mpp: ndarray, side_um: float, least: int, most: 
     out; if there are fewer than ``least``, they overlap, with steps of at least a quarter of their
     side.
     """
-    step_um, centre = side_um, tiles_on_tissue(mask, mask_mpp, side_um, side_um, COVERED)
+    step_um = side_um
+    centre = tiles_on_tissue(mask, mask_mpp, side_um, side_um, COVERED)
     while len(centre) < least and step_um > side_um / 4:
         step_um /= 2
         centre = tiles_on_tissue(mask, mask_mpp, side_um, step_um, COVERED)

@@ -273,7 +273,8 @@ def fit_affine(matches: TileMatches, measured_with: Transform) -> tuple[Transfor
     clear = matches.is_clear
     if clear.sum() < LEAST_TILES:
         return None
-    source, target = matches.centre_um[clear], matches.partner_um(measured_with)[clear]
+    source = matches.centre_um[clear]
+    target = matches.partner_um(measured_with)[clear]
     # OpenCV uses the same seed in each call, so the result is reproducible.
     matrix, agrees = cv2.estimateAffine2D(
         source,

@@ -156,10 +156,8 @@ def _fit_landmarks(
     points: ndarray, slide: SlideInfo, partner: SlideInfo, offsets: list[ndarray]
 ) -> Transform:
     """The affine map that fits landmarks (N, 4) best."""
-    source, target = (
-        (points[:, :2] + offsets[0]) * slide.mpp,
-        (points[:, 2:] + offsets[1]) * partner.mpp,
-    )
+    source = (points[:, :2] + offsets[0]) * slide.mpp
+    target = (points[:, 2:] + offsets[1]) * partner.mpp
     spread = np.linalg.svd(source - source.mean(0), compute_uv=False)
     if spread[1] < 0.01 * spread[0] or not spread[0]:
         raise ValueError("its landmarks lie on a line")

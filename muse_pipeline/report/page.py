@@ -231,11 +231,9 @@ def pretraining_facts(folder: Path, album: Album) -> dict[str, Any]:
     files.
     """
     files = [(folder / name, words) for name, words in PRETRAINING_FILES.items()]
-    checkpoint, settings, log = (
-        folder / "checkpoint.pt",
-        folder / "cohort.yaml",
-        folder / "logs" / "pretrain.log",
-    )
+    checkpoint = folder / "checkpoint.pt"
+    settings = folder / "cohort.yaml"
+    log = folder / "logs" / "pretrain.log"
     has_both = checkpoint.is_file() and settings.is_file()
     return {
         "name": folder.name,

@@ -38,12 +38,15 @@ def describe_card(shown: ShownSlide, album: Album) -> dict[str, Any]:
     """The content of ``templates/slide_card.html``: all facts about a slide, its pictures, warnings
     and files.
     """
-    slide, files, summary = shown.slide, shown.slide.files, shown.slide.summary or {}
+    slide = shown.slide
+    files = shown.slide.files
+    summary = shown.slide.summary or {}
     counts = (summary.get("intensities") or {}).get("slide", {})
     hidden = "nucleus" if slide.trust.left_out(POSITIVE) else ""
     red = [one.sentence for one in shown.notices if one.level == RED and one.kind]
     results = files.geojson, files.nuclei, files.region_outlines, files.artefacts, files.outline
-    names, has_viewer = class_names([slide]), summary and files.viewer.is_file()
+    names = class_names([slide])
+    has_viewer = summary and files.viewer.is_file()
     return {
         **shown._asdict(),
         "use": describe_use(slide),
@@ -98,7 +101,8 @@ def _artefacts(slide: SlideResult) -> str:
     quality = slide.provenance.quality
     if quality is None or not quality.area_mm2:
         return "because the stain is different" if quality else ""
-    n_left_out, left_out_mm2 = slide.provenance.n_left_out, slide.provenance.left_out_mm2
+    n_left_out = slide.provenance.n_left_out
+    left_out_mm2 = slide.provenance.left_out_mm2
     share = left_out_mm2 and 100 * left_out_mm2 / (slide.tissue_mm2 + left_out_mm2)
     n_kept = n_in_artefacts(quality) - n_left_out
     notes = [

@@ -110,7 +110,10 @@ def _count(
     threads: int,
 ) -> dict[str, Any]:
     """Numbers of the slide, its annotations and regions, several counted at the same time."""
-    nuclei, classes, annotations, cores = files.nuclei, provenance.classes, tissue.annotations, {}
+    nuclei = files.nuclei
+    classes = provenance.classes
+    annotations = tissue.annotations
+    cores = {}
     if files.tma.exists():
         areas, missing = read_cores(files.tma, info)
         annotations = *annotations, *(measure_annotation(area, tissue, info) for area in areas)

@@ -26,9 +26,12 @@ from muse_pipeline.report.notices import find_notices, list_warnings
 
 def _facts(slide: SlideResult) -> dict[str, Any]:
     """The columns that every slide has in ``cohort.tsv``; None for missing values."""
-    made, info, trust = slide.provenance, slide.info, slide.trust
+    made = slide.provenance
+    info = slide.info
+    trust = slide.trust
     warnings = list_warnings(slide, find_notices(slide))
-    size, scored = made.nuclear_size if made else None, slide.positive or {}
+    size = made.nuclear_size if made else None
+    scored = slide.positive or {}
     values = {
         **{name: getattr(slide, name) for name in ("slide_id", "status", "step", "reason")},
         "appearance": made and made.verdict.verdict,

@@ -161,7 +161,8 @@ def write_spatialdata(
     """
     import zarr  # imported here, because loading takes longer than writing an AnnData file
 
-    table, image = NucleiTable.open(nuclei, patient, embeddings), open_store(store)
+    table = NucleiTable.open(nuclei, patient, embeddings)
+    image = open_store(store)
     # By default, zarr's thread pool has a size that suits the machine, not the job.
     with (
         complete_file(output) as partial,

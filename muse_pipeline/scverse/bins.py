@@ -102,10 +102,8 @@ def read_visium_hd(path: Path) -> Assay:
     """
     sizes = sorted(path.glob("square_*um"))
     folder = sizes[0] if sizes else path
-    matrix_file, positions_file = (
-        folder / "filtered_feature_bc_matrix.h5",
-        folder / "spatial/tissue_positions.parquet",
-    )
+    matrix_file = folder / "filtered_feature_bc_matrix.h5"
+    positions_file = folder / "spatial/tissue_positions.parquet"
     h5py = require_h5py()
     try:
         with matrix_file.open("rb") as opened, h5py.File(opened) as file:
@@ -303,7 +301,8 @@ def count_in_nuclei(
                 axis=0,
             )
         ]
-        n_used, exchanged = counts[used].sum(1).A1, to_px(xy_um[used, ::-1]) * info.mpp
+        n_used = counts[used].sum(1).A1
+        exchanged = to_px(xy_um[used, ::-1]) * info.mpp
         compared[: len(STEPS)] += count_displaced(tree, um[used], MOVED_UM, n_used)
         size_um = np.multiply(info.size_px, info.mpp)
         for index, (is_exchanged, mirrored) in enumerate(ORIENTATIONS.values(), len(STEPS)):
@@ -319,7 +318,8 @@ def _find_doubt(as_given: float, *others: float) -> tuple[str, str]:
     """The reason to doubt the alignment, and why it cannot be judged, from counts in nuclei of
     positions as given, displaced and in other orientations.
     """
-    beside, turned = np.mean(others[: len(STEPS) - 1]), others[len(STEPS) - 1 :]
+    beside = np.mean(others[: len(STEPS) - 1])
+    turned = others[len(STEPS) - 1 :]
     name, best = max(zip(ORIENTATIONS, turned, strict=True), key=lambda pair: pair[1])
     if best >= max(LEAST_EXCHANGED, LEAST_GAIN * as_given, LEAST_GAIN * beside):
         gain = f"{best / as_given:.1f} times the counts" if as_given else "counts only"
@@ -403,7 +403,8 @@ def _assign(tree: shapely.STRtree, xy: ndarray, reach: float) -> tuple[ndarray, 
     others = np.setdiff1d(np.arange(len(xy)), spot)
     if reach and len(others) and len(tree):
         near, nearest = tree.query_nearest(points[others], max_distance=reach, all_matches=False)
-        spot, outline = np.concatenate([spot, others[near]]), np.concatenate([outline, nearest])
+        spot = np.concatenate([spot, others[near]])
+        outline = np.concatenate([outline, nearest])
     return spot, outline
 
 

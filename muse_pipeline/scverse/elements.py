@@ -68,7 +68,8 @@ def keys_of(names: Sequence[str]) -> dict[str, str]:
     """
     keys: dict[str, str] = {}
     for name in names:
-        key, taken = re.sub(r"[^\w.-]+", "_", name), {other.lower() for other in keys.values()}
+        key = re.sub(r"[^\w.-]+", "_", name)
+        taken = {other.lower() for other in keys.values()}
         possible = (f"{key}_{number}" if number > 1 else key for number in count(1))
         keys[name] = next(candidate for candidate in possible if candidate.lower() not in taken)
     return keys

@@ -205,7 +205,8 @@ def _nearest(numbers: set[int], to: float) -> float:
 
 def _whole_factors(size0_px: int, size_px: int) -> set[int]:
     """Whole numbers f for which ``size0_px`` / f, rounded up or down, is ``size_px``."""
-    least, most = size0_px // (size_px + 1), size0_px // max(size_px - 1, 1) + 1
+    least = size0_px // (size_px + 1)
+    most = size0_px // max(size_px - 1, 1) + 1
     return {
         f for f in range(max(least, 1), most + 1) if size0_px // f <= size_px <= -(-size0_px // f)
     }

@@ -90,7 +90,8 @@ class CziReader(SlideReader):
 
 
 def _require_one_colour_picture(path: Path, document) -> None:
-    kinds, sizes = set(document.pixel_types.values()), document.total_bounding_box
+    kinds = set(document.pixel_types.values())
+    sizes = document.total_bounding_box
     if len(document.pixel_types) > 1 or not kinds <= COLOURS:
         raise SlideError(
             f"{path}: has {len(document.pixel_types)} channels of {', '.join(sorted(kinds))}, not"

@@ -139,10 +139,8 @@ def choose_mpp(
     Returns (x, y) um, a description of the source, and warnings.
     """
     of_file = list(candidates)
-    best, estimate = (
-        next(iter(of_file), None),
-        next((mpp for mpp in of_file if mpp.is_estimate), None),
-    )
+    best = next(iter(of_file), None)
+    estimate = next((mpp for mpp in of_file if mpp.is_estimate), None)
     if given is not None:
         side = require_mpp(given)
         chosen = MppCandidate((side, side), GIVEN)

@@ -70,7 +70,8 @@ class PackageReader(SlideReader):
 
     def _require_true_levels(self) -> None:
         """Reject levels whose sizes, downsamples and pixels contradict each other."""
-        sizes, stated = self.properties.level_sizes_px, list(self._slide.level_downsamples)
+        sizes = self.properties.level_sizes_px
+        stated = list(self._slide.level_downsamples)
         if not sizes or len(stated) != len(sizes):
             raise NearlyReadError(
                 f"{self.name}: reports {len(sizes)} level sizes, but {len(stated)} downsamples"

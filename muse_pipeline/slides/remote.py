@@ -128,7 +128,8 @@ def explain(error: BaseException) -> tuple[str, bool]:
     # fsspec itself reports every error response of a web server as a missing file.
     while error.__cause__ is not None:
         error = error.__cause__
-    kind, answer = type(error).__name__, getattr(error, "response", None)
+    kind = type(error).__name__
+    answer = getattr(error, "response", None)
     status = getattr(error, "status", None)
     if isinstance(answer, dict):
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")

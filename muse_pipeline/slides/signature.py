@@ -115,7 +115,9 @@ def why_unreadable(path: Path, reason: str) -> str:
     """Message about a file that no reader can open; ``reason`` is the error of the reader that
     comes closest.
     """
-    suffix, kind, n_bytes = path.suffix.lower(), file_format(path), path.stat().st_size
+    suffix = path.suffix.lower()
+    kind = file_format(path)
+    n_bytes = path.stat().st_size
     is_renamed = kind in PICTURES and suffix not in {*PICTURE_SUFFIXES, ".mrxs"}  # those are JPEG
     part = _picture_beside(path).lower() if kind == "DICOM" else ""
     reasons = (

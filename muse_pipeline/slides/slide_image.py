@@ -27,7 +27,9 @@ class SlideImage:
     """
 
     def __init__(self, reader: base.SlideReader, info: SlideInfo):
-        self.info, self._reader, self._is_closed = info, reader, False
+        self.info = info
+        self._reader = reader
+        self._is_closed = False
 
     @classmethod
     def from_array(cls, pixels: ndarray, mpp: float, slide_id: str = "array") -> Self:

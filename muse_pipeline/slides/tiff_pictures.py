@@ -205,7 +205,8 @@ def _is_ycbcr(stream: bytes) -> bool:
     """
     at = 2
     while stream[at : at + 1] == b"\xff" and at + 4 < len(stream):
-        kind, n_bytes = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
+        kind = stream[at + 1]
+        n_bytes = int.from_bytes(stream[at + 2 : at + 4], "big")
         content = stream[at + 4 : at + 2 + n_bytes]
         # APP0; APP14, whose last byte is the colour transform; and frame headers, with sampling
         # factors of components.

@@ -185,10 +185,8 @@ def _require_whole(path: Path, pages: list[TiffPage]) -> None:
 
 def _read_properties(slide: TiffSlide, page: TiffPage) -> SlideProperties:
     values, tiff = slide.properties, slide.ts_tifffile
-    vendor, sides = (
-        values.get("tiffslide.vendor"),
-        [values.get(f"tiffslide.mpp-{side}") for side in "xy"],
-    )
+    vendor = values.get("tiffslide.vendor")
+    sides = [values.get(f"tiffslide.mpp-{side}") for side in "xy"]
     candidates = (
         vendor and mpp_from_values(*sides, "tiffslide.mpp-x"),
         *state_mpp(tiff, page),

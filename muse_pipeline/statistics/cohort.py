@@ -103,11 +103,9 @@ def measure_slide(folder: Path) -> dict[Measure, float]:
     """
     files = SlideFiles(folder)
     provenance = parquet.read_provenance(files.nuclei)
-    counts, n, is_ihc = (
-        provenance.n_by_class,
-        provenance.n_nuclei,
-        provenance.positive_od is not None,
-    )
+    counts = provenance.n_by_class
+    n = provenance.n_nuclei
+    is_ihc = provenance.positive_od is not None
     classes = () if is_ihc else provenance.class_names
     area_mm2 = _read_area(files.mask) - provenance.left_out_mm2
     measures = {Measure("nuclei_per_mm2", "density", "1/mm2"): _divide(n, area_mm2)}
@@ -293,7 +291,9 @@ def read_cohort(results: Path | str) -> pads.Dataset:
         NucleiError: no slide has nuclei there.
     """
     files = CohortFiles(Path(results))
-    kind, fragments, schemas = pads.ParquetFileFormat(), [], []
+    kind = pads.ParquetFileFormat()
+    fragments = []
+    schemas = []
     for slide, facts in _judge_all(results).items():
         path = files.slide(slide).nuclei
         with parquet.open_nuclei(path) as file:
@@ -334,7 +334,8 @@ def read_anndata(results: Path | str, embedding: str | None = None) -> anndata.A
     slides = []
     with TemporaryDirectory() as folder:
         for slide, facts in _judge_all(results).items():
-            files, written = CohortFiles(Path(results)).slide(slide), Path(folder, "nuclei.h5ad")
+            files = CohortFiles(Path(results)).slide(slide)
+            written = Path(folder, "nuclei.h5ad")
             write_anndata(
                 *(files.nuclei, written, facts["patient"]),
                 files.embeddings(embedding) if embedding else None,

@@ -89,7 +89,9 @@ def propose(
     from muse_pipeline.proposals.base import fit_proposer, propose_shard
 
     cv2.setNumThreads(1)  # windows run in parallel instead
-    part, image, header = Shard.parse(shard), open_store(store), read_info(info)
+    part = Shard.parse(shard)
+    image = open_store(store)
+    header = read_info(info)
     values = parse_yaml(settings, "--settings")
     stains = read_colour(colour, image.fingerprint)
     with show_progress("windows") as progress:

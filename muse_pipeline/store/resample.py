@@ -85,10 +85,8 @@ class Axis:
         level.
         """
         first, last = start * self.ratio, (start + n) * self.ratio
-        first, last = (
-            int(np.floor(first + _ALIGNED)) - self.enlarges,
-            int(np.ceil(last - _ALIGNED)) + self.enlarges,
-        )
+        first = int(np.floor(first + _ALIGNED)) - self.enlarges
+        last = int(np.ceil(last - _ALIGNED)) + self.enlarges
         first, last = max(first, 0), min(last, self.level_px)
         return Stretch(self, start, n, first, last - first)
 
@@ -180,7 +178,8 @@ def reduce_area(pixels: ndarray, across: Stretch, down: Stretch) -> ndarray:
     for row in (block for block in down.blocks() if block.n_source > 0):
         row_weights = row.weights()
         for column, column_weights in columns:
-            top, left = row.first - down.first, column.first - across.first
+            top = row.first - down.first
+            left = column.first - across.first
             under = pixels[top : top + row.n_source, left : left + column.n_source]
             target = result[row.start - down.start :, column.start - across.start :]
             target[: row.n, : column.n] = _weigh(under, column_weights, row_weights)

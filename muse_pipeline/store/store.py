@@ -54,10 +54,8 @@ def open_store(path: Path | str) -> Store:
     if not (folder / METADATA).exists():
         raise StoreError(f"{path}: no such store; run `muse step tile` first")
     try:
-        attributes, image = (
-            read_json(folder / METADATA)["attributes"]["muse"],
-            read_json(folder / "0" / METADATA),
-        )
+        attributes = read_json(folder / METADATA)["attributes"]["muse"]
+        image = read_json(folder / "0" / METADATA)
         tissue = Plane(folder / "labels/tissue/0")
         _require_ours(attributes, image, tissue)
         # A missing file would be read as glass.
@@ -79,11 +77,9 @@ def _require_ours(attributes: dict[str, Any], image: dict[str, Any], tissue: Pla
     mpp, slide_mpp = float(attributes["mpp"]), [float(mpp) for mpp in attributes["slide_mpp"]]
     if len(slide_mpp) != 2 or not all(0 < side < np.inf for side in (mpp, *slide_mpp)):
         raise ValueError(f"mpp {mpp} and slide_mpp {slide_mpp} are not valid pixel sizes")
-    shape, kind, shards = (
-        image["shape"],
-        image["data_type"],
-        image["chunk_grid"]["configuration"]["chunk_shape"],
-    )
+    shape = image["shape"]
+    kind = image["data_type"]
+    shards = image["chunk_grid"]["configuration"]["chunk_shape"]
     shard_px = [3, SHARD_PX, SHARD_PX]
     if len(shape) != 3 or shape[0] != 3 or kind != "uint8" or shards != shard_px:
         raise ValueError(
@@ -145,7 +141,9 @@ class Store:
         reduction: int = 1,
     ):
         self.path, self.attributes = path, attributes
-        self._full_px, self._tissue, self._identity = full_px, tissue, _identity(path)
+        self._full_px = full_px
+        self._tissue = tissue
+        self._identity = _identity(path)
         self._level = max(factor for factor in PYRAMID if reduction % factor == 0)
         self._reduction, self._rest = reduction, reduction // self._level
         self._chunk_px = chunk_px(self._level)
@@ -255,7 +253,8 @@ class Store:
                     ) from error
                 if planes is None:
                     continue
-                corner_x, corner_y = column * self._chunk_px, row * self._chunk_px
+                corner_x = column * self._chunk_px
+                corner_y = row * self._chunk_px
                 rows = slice(max(top, corner_y), min(bottom, corner_y + self._chunk_px))
                 columns = slice(max(left, corner_x), min(right, corner_x + self._chunk_px))
                 inside = _moved(rows, y), _moved(columns, x)

@@ -95,7 +95,8 @@ def count_cells(
         edges = np.arange(n + 1) * (cell_um / mpp)
         # With the tolerance, a rounding error does not make a cell touch a pixel that it only
         # borders on.
-        first, last = np.floor(edges[:-1] + 1e-6), np.ceil(edges[1:] - 1e-6)
+        first = np.floor(edges[:-1] + 1e-6)
+        last = np.ceil(edges[1:] - 1e-6)
         spans.append([ends.astype(int).clip(0, length) for ends in (first, last)])
     (top, bottom), (left, right) = spans
     for cells in strips(
@@ -183,7 +184,8 @@ class CorruptChunks:
     """
 
     def __init__(self, n_pixels: ndarray, n_pixels_in_all: int, max_fraction: float, slide_id: str):
-        self._n_pixels, self._n_pixels_in_all = n_pixels, n_pixels_in_all
+        self._n_pixels = n_pixels
+        self._n_pixels_in_all = n_pixels_in_all
         self._max_fraction, self._slide_id = max_fraction, slide_id
         self._chunks: list[Chunk] = []
         self._n_corrupt = 0
@@ -327,16 +329,15 @@ def create_levels(path: Path, size_px: tuple[int, int], codec: str) -> None:
     """Create the empty arrays of an image, one per level of the pyramid."""
     for level, factor in enumerate(PYRAMID):
         codecs = in_shards((3, *[chunk_px(factor)] * 2), chunk_codecs(codec))
-        shape, shard = (
-            [3, *(-(-side // factor) for side in size_px[::-1])],
-            (3, *[SHARD_PX // factor] * 2),
-        )
+        shape = [3, *(-(-side // factor) for side in size_px[::-1])]
+        shard = (3, *[SHARD_PX // factor] * 2)
         write_array(path / str(level), shape, shard, codecs, ("c", "y", "x"), BACKGROUND)
 
 
 def read_chunk(reader: ImageReader, chunk: Chunk, codec: str) -> ReadChunk:
     """Read and compress a chunk; it is white outside the image, and if it cannot be decoded."""
-    planes, damage = np.full((3, CHUNK_PX, CHUNK_PX), BACKGROUND, np.uint8), None
+    planes = np.full((3, CHUNK_PX, CHUNK_PX), BACKGROUND, np.uint8)
+    damage = None
     try:
         pixels = reader.read(chunk.xy, chunk.size(reader.size_px))
         planes[:, : pixels.shape[0], : pixels.shape[1]] = cv2.split(pixels)

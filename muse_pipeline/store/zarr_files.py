@@ -130,8 +130,10 @@ class Plane:
 
     def __init__(self, folder: Path, *index: int):
         array = read_json(folder / METADATA)
-        shape, chunk = array["shape"], array["chunk_grid"]["configuration"]["chunk_shape"]
-        kind, names = array["data_type"], [codec["name"] for codec in array["codecs"]]
+        shape = array["shape"]
+        chunk = array["chunk_grid"]["configuration"]["chunk_shape"]
+        kind = array["data_type"]
+        names = [codec["name"] for codec in array["codecs"]]
         self.shape, self._side = tuple(shape[-2:]), chunk[-1]
         self._chunks = folder.joinpath("c", *map(str, index))
         is_plane = (
@@ -152,15 +154,15 @@ class Plane:
         self, top: int = 0, left: int = 0, bottom: int | None = None, right: int | None = None
     ) -> ndarray:
         """Read a box of the plane, (h, w) uint8, by default the whole plane."""
-        bottom, right = (
-            (self.shape[0] if bottom is None else bottom),
-            (self.shape[1] if right is None else right),
-        )
+        bottom = self.shape[0] if bottom is None else bottom
+        right = self.shape[1] if right is None else right
         pixels = np.zeros((bottom - top, right - left), np.uint8)
         side = self._side
         for row in range(top // side, -(-bottom // side)):
             for column in range(left // side, -(-right // side)):
-                file, y, x = self._chunks / f"{row}/{column}", row * side, column * side
+                file = self._chunks / f"{row}/{column}"
+                y = row * side
+                x = column * side
                 if file.is_file():
                     chunk = np.frombuffer(Zstd().decode(file.read_bytes()), np.uint8).reshape(
                         side, side
@@ -264,12 +266,10 @@ class ShardFiles:
     """
 
     def __init__(self, folder: Path, chunk_px: int, chunks_per_shard: int, codec: str = LOSSLESS):
-        self.folder, self.chunk_px, self.chunks_per_shard, self.codec = (
-            folder,
-            chunk_px,
-            chunks_per_shard,
-            codec,
-        )
+        self.folder = folder
+        self.chunk_px = chunk_px
+        self.chunks_per_shard = chunks_per_shard
+        self.codec = codec
 
     def read_chunk(self, row: int, column: int) -> ndarray | None:
         """Read a chunk: (3, chunk_px, chunk_px) uint8, or None if it is absent."""

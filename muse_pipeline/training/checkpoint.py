@@ -154,7 +154,8 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
         )
     backbone = backbone_weights(state, path)
     try:
-        head, meta = dict(state["head"]), dict(json.loads(state["meta"]))
+        head = dict(state["head"])
+        meta = dict(json.loads(state["meta"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: its head or its description is missing or broken; copy it again"

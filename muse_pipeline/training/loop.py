@@ -208,7 +208,9 @@ class Turn:
     """A turn of a method: its parameters, optimiser and update."""
 
     def __init__(self, method: Method, name: str, schedule: Schedule):
-        self.method, self.name, self.schedule = method, name, schedule
+        self.method = method
+        self.name = name
+        self.schedule = schedule
         self.parameters = [parameter for _, parameter in method.turn_parameters(name)]
         self.optimiser = method.optimiser(name, schedule)
 

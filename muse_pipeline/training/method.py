@@ -189,7 +189,8 @@ class WeightedSum(Method):
 
     def __init__(self, methods: Mapping[str, Method], weights: Mapping[str, float]):
         super().__init__()
-        self.methods, self.weights = nn.ModuleDict(methods), dict(weights)
+        self.methods = nn.ModuleDict(methods)
+        self.weights = dict(weights)
 
     def losses(self, batch: Mapping[str, Any], turn: str, progress: float) -> dict[str, Tensor]:
         """The weighted sum, and the losses of every method."""

@@ -68,7 +68,10 @@ class PaceStage(PreparedStage):
         self, folder: Path, limit: TimeLimit, number: int, steps: Sequence[int], options: Options
     ):
         super().__init__(folder, "pace")
-        self._limit, self._number, self._steps, self._options = limit, number, steps, options
+        self._limit = limit
+        self._number = number
+        self._steps = steps
+        self._options = options
 
     def made_from(self) -> dict[str, Any]:
         """The limit, and the steps of the trainings, which follow from the number of labels."""
@@ -83,7 +86,8 @@ class PaceStage(PreparedStage):
         begin = time.monotonic()
         limit.search()
         now = time.monotonic()
-        of_picture, left = now - begin, limit.left - (now - limit.since) / 60
+        of_picture = now - begin
+        left = limit.left - (now - limit.since) / 60
         of_steps = OVERHEAD * seconds[threads] * sum(self._steps[begun:]) / 60
         of_scores = OVERHEAD * of_picture * sum(limit.pictures[begun:]) / 60
         share = min(1.0, (left - of_scores) / of_steps)
@@ -111,7 +115,9 @@ class PaceStage(PreparedStage):
 
     def measure(self) -> dict[int, float]:
         """Median duration of a step, in seconds, by number of threads."""
-        stage, options, data = self._limit.stage, self._options, self._limit.data
+        stage = self._limit.stage
+        options = self._options
+        data = self._limit.data
         fabric = open_fabric(options.accelerator, 1, stage.config.precision)
         compares = options.compares_threads and fabric.device.type == "cpu"
         method = stage.build(data).to(fabric.device).train()

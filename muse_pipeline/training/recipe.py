@@ -357,7 +357,8 @@ def load_run(
         default: method that is assumed if the file names none.
         only: the only accepted dataclass of settings; any if None.
     """
-    values, folder = read_settings(path, changes), Path(path).parent.resolve()
+    values = read_settings(path, changes)
+    folder = Path(path).parent.resolve()
     name = values.get("method", default) if isinstance(values, dict) else default
     if name is None:
         raise ConfigError(

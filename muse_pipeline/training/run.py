@@ -163,7 +163,8 @@ class RunFolder:
         """Require the same settings and inputs to resume a run; the data may have moved."""
         if not self.resume.is_file():
             return
-        begun, given = self._begun_settings(type(config)), plain_settings(config, portable=True)
+        begun = self._begun_settings(type(config))
+        given = plain_settings(config, portable=True)
         fixed = [
             name
             for name in _differences(begun, given)
@@ -171,7 +172,8 @@ class RunFolder:
         ]
         changed = [f"setting '{name}'" for name in sorted(fixed)]
         try:
-            before, now = dict(read_json(self.provenance)["inputs"]), provenance["inputs"]
+            before = dict(read_json(self.provenance)["inputs"])
+            now = provenance["inputs"]
         except (ValueError, OSError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{self.provenance}: cannot be read ({error}); choose another run folder"

@@ -37,7 +37,8 @@ class Cellpose(Family):
 
     def decode(self, maps: list[ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``."""
-        nucleus, flows = expit(maps[0][2]), np.nan_to_num(maps[0][:2]) / FLOW
+        nucleus = expit(maps[0][2])
+        flows = np.nan_to_num(maps[0][:2]) / FLOW
         labels = _drop_unlike(_gather(flows, nucleus_mask(nucleus, card)), flows)
         labels = drop_small_labels(labels, MIN_NUCLEUS_UM2 / (card.mpp * card.stride_px) ** 2)
         return nuclei_of_labels(labels, nucleus, None, card)
@@ -57,7 +58,8 @@ def _gather(flows: ndarray, mask: ndarray) -> ndarray:
 
 def _follow(flows: ndarray, position: ndarray) -> ndarray:
     """The ends (2, P) of paths from positions (2, P) in rows and columns."""
-    n, last = position.shape[1], np.reshape(flows.shape[1:], (2, 1, 1)).astype(np.float32) - 1
+    n = position.shape[1]
+    last = np.reshape(flows.shape[1:], (2, 1, 1)).astype(np.float32) - 1
     position = np.pad(position, ((0, 0), (0, -n % ROW))).reshape(2, -1, ROW)
     for _ in range(N_STEPS if n else 0):
         there = [cv2.remap(flow, position[1], position[0], cv2.INTER_LINEAR) for flow in flows]
@@ -83,7 +85,8 @@ def _grow_peaks(ends: ndarray) -> ndarray:
 def _drop_unlike(labels: ndarray, flows: ndarray) -> ndarray:
     """Drop nuclei whose flows do not lead to their middle."""
     pixels = np.nonzero(labels)
-    owner, n_pixels = labels[pixels], np.bincount(labels.ravel()).clip(1)
+    owner = labels[pixels]
+    n_pixels = np.bincount(labels.ravel()).clip(1)
     away = [
         along - (np.bincount(owner, along, len(n_pixels)) / n_pixels)[owner] for along in pixels
     ]

@@ -108,7 +108,8 @@ def _paint(
     """Numbers (h, w) int32 of nuclei from the seeds' probabilities (S, n, n), and the greatest
     probability (h, w).
     """
-    place, owner = np.ravel_multi_index(pixels, shape), np.indices(prob.shape)[0]
+    place = np.ravel_multi_index(pixels, shape)
+    owner = np.indices(prob.shape)[0]
     rising = np.argsort(prob, axis=None, kind="stable")
     rising = rising[prob.ravel()[rising] > 0]
     place, owner = place.ravel()[rising], owner.ravel()[rising]

@@ -63,7 +63,8 @@ class BoundaryFamily(Family):
 
     def decode(self, maps: list[ndarray], card: ImportedCard) -> Nuclei:
         """See ``Family``; the classes are those of the last map, without a boundary."""
-        prob, mpp = probabilities(maps[0], card), card.mpp * card.stride_px
+        prob = probabilities(maps[0], card)
+        mpp = card.mpp * card.stride_px
         classes = probabilities(maps[-1], card)[: len(card.classes) + 1]
         return cut_nuclei(
             is_nucleus(prob),

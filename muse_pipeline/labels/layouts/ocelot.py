@@ -42,10 +42,8 @@ class Ocelot(DatasetLayout):
         points = self.choose([picture.parents[3] / table], f"'{table}'")
         with as_published(path):
             facts = self._metadata[picture.stem]
-            name, patient = (
-                f"{split}_{facts['organ']}_{picture.stem}",
-                patient_in_name(str(facts["slide_name"])),
-            )
+            name = f"{split}_{facts['organ']}_{picture.stem}"
+            patient = patient_in_name(str(facts["slide_name"]))
         return Sample(name, patient, (picture, points, path))
 
     def read(self, sample: Sample, n_rays: int) -> LabelledPicture:

@@ -254,12 +254,11 @@ class DenseCriterion(Criterion):
             as_tuple=True
         )  # only cells with a target
         at = window, slice(None), row, column
-        nucleus, with_class = (
-            target.nucleus[window, row, column],
-            target.weight[window, 0, row, column],
-        )
+        nucleus = target.nucleus[window, row, column]
+        with_class = target.weight[window, 0, row, column]
         weight = with_class * inside[window, 0, row, column]
-        label, rays = batch.label[window, nucleus], batch.rays[window, nucleus]
+        label = batch.label[window, nucleus]
+        rays = batch.rays[window, nucleus]
         shares = None if batch.shares is None else batch.shares[window, nucleus]
         label_error, has_class = class_error(maps.label[at], label, shares, self.class_weights)
         # Unknown rays are replaced by numbers, because a weight of 0 does not remove NaN.

@@ -83,7 +83,9 @@ class DistillationTerm(nn.Module):
         kept: Sequence[int] = (),
     ):
         super().__init__()
-        self.share, self.where, self.kept = share, where, [*kept]
+        self.share = share
+        self.where = where
+        self.kept = [*kept]
         self.teachers = nn.ModuleList(teachers).requires_grad_(False)
         self.register_state_dict_post_hook(
             _leave_out_teachers
@@ -108,14 +110,13 @@ class DistillationTerm(nn.Module):
             teacher_pred = NucleusMaps(
                 *(torch.stack(maps).mean(0) for maps in zip(*outputs, strict=True))
             )
-            heat, label = teacher_pred.centre.sigmoid(), teacher_pred.label.log_softmax(1)
+            heat = teacher_pred.centre.sigmoid()
+            label = teacher_pred.label.log_softmax(1)
         taught = known = torch.ones_like(heat)
         if self.where == "outside":
             region = batch.region[:, None]
-            taught, known = (
-                (region == 0).to(heat),
-                ((region == 0) | (region == CLASSES_ONLY)).to(heat),
-            )
+            taught = (region == 0).to(heat)
+            known = ((region == 0) | (region == CLASSES_ONLY)).to(heat)
         elif (
             batch.shares is not None
         ):  # class areas have class labels, which the teachers might contradict
@@ -179,7 +180,8 @@ class DetectorTraining(Method):
         self.network = network
         self.average = AveragedNetwork(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
-        self.distillation, self.backbone_rate = distillation, backbone_rate
+        self.distillation = distillation
+        self.backbone_rate = backbone_rate
         self.kept = [*kept]
         # Not saved with the state of the run, because ``build`` measures it again.
         self.register_buffer("class_shift", class_shift, persistent=False)
@@ -214,7 +216,9 @@ class DetectorTraining(Method):
         self, maps: NucleusMaps, batch: LabelledBatch
     ) -> tuple[NucleusMaps, LabelledBatch]:
         """Maps without the classes ``kept``, and the batch in which such classes are unknown."""
-        label, shares, logits = batch.label.clone(), batch.shares, maps.label.clone()
+        label = batch.label.clone()
+        shares = batch.shares
+        logits = maps.label.clone()
         for index in self.kept:
             label[label == index] = -1
         logits[:, self.kept] = NO_LOGIT

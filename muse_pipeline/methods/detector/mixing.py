@@ -68,7 +68,8 @@ def shorten(schedule: Schedule, share: float) -> Schedule:
     """Take the first ``share`` of the steps of a schedule, with the learning rates that they have
     in the whole one.
     """
-    steps, curve = max(1, round(share * schedule.steps)), schedule.curve or schedule.steps
+    steps = max(1, round(share * schedule.steps))
+    curve = schedule.curve or schedule.steps
     return replace(schedule, steps=steps, curve=None if steps == curve else curve)
 
 
@@ -213,7 +214,8 @@ def choose_share(
         low, high = together["interval"] or (-np.inf, np.inf)
         gain = together["difference"] - (high - low) / (2 * 1.96)
         if gain > least_gain and all(scores[name]["difference"] >= -TOLERANCE for name in judged):
-            least_gain, best = gain, {**best, "share": share, "scores": scores}
+            least_gain = gain
+            best = {**best, "share": share, "scores": scores}
     return best
 
 

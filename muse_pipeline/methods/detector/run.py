@@ -128,7 +128,9 @@ class DetectorStage(DetectorTrainingStage):
 
     def _make_limit(self, parts: Sequence[Part], begin: float) -> TimeLimit:
         """The time limit of a run that began at the monotonic time ``begin``."""
-        data, schedule, n_shares = self._data, self.config.schedule, 1 + len(SHARES)
+        data = self._data
+        schedule = self.config.schedule
+        n_shares = 1 + len(SHARES)
         pictures = [N_SCORES * min(len(held), N_IMAGES) + n_shares * len(held) for _, held in parts]
         n_validations = -(-schedule.steps // schedule.validate_every)
         at_end = 4 * min(len(data.images), N_IMAGES)  # two detectors, inside and outside regions
@@ -176,7 +178,9 @@ class DetectorStage(DetectorTrainingStage):
         It is as long as the median of the trainings without a part, which end once their scores no
         longer rise.
         """
-        counts, ends, names = [], [], self.config.class_names
+        counts = []
+        ends = []
+        names = self.config.class_names
         for number, (images, held) in enumerate(parts, 1):
             whole = schedules[number - 1]
             schedule, own = self._fit(number, schedules, options)

@@ -181,7 +181,8 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
         score: str = SCORE,
         patience: int | None = None,
     ) -> BestWeights:
-        scorer, meta = Scorer(method.trained(), data.config, data.reference), self._describe(data)
+        scorer = Scorer(method.trained(), data.config, data.reference)
+        meta = self._describe(data)
 
         def describe(step: int, scores: dict[str, float]) -> Checkpoint:
             return _networks(method, {**meta, "step": step, "scores": scores})
@@ -226,7 +227,8 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
         if data.held:
             step, score = kept.meta["step"], kept.meta["scores"][SCORE]
             yield f"{SCORE} of the kept weights, from step {step:,}: {score:.1f}"
-        choice, where = kept.meta.get("mixing"), "labels that were not trained on"
+        choice = kept.meta.get("mixing")
+        where = "labels that were not trained on"
         if choice:
             where = "validation labels" if data.held else where
             yield from describe_choice(choice, where)

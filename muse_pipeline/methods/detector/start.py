@@ -83,7 +83,8 @@ def complete_texts(config: DetectorConfig, meta: Mapping[str, Any]) -> dict[str,
     ``describe_origins``.
     """
     origins = meta.get("origins", {})
-    limits, data = origins.get("limits", ""), origins.get("training_data", "")
+    limits = origins.get("limits", "")
+    data = origins.get("training_data", "")
     encoder = origins.get("encoder", "")
     return {
         "training_data": join_sentences(config.credits, data, "" if encoder in data else encoder),

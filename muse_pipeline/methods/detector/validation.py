@@ -59,7 +59,8 @@ class Scorer:
 
     def find(self, image: LabelledImage) -> Nuclei:
         """The nuclei that the network finds (frame: work)."""
-        network, was_training = self.predictor.network, self.predictor.network.training
+        network = self.predictor.network
+        was_training = self.predictor.network.training
         network.eval()
         nuclei = detect_image(
             self.predictor, image.pixels, colour_of_fit(self.reference, image.stain)
@@ -97,7 +98,8 @@ class Scorer:
         """(B, C + 1, 3) counts in the B annotated blocks of an image; blocks are
         ``mixing.BLOCK_UM`` wide and high.
         """
-        nuclei, side_px = self.find(image), round(BLOCK_UM / self.predictor.card.mpp)
+        nuclei = self.find(image)
+        side_px = round(BLOCK_UM / self.predictor.card.mpp)
         height, width = image.pixels.shape[:2]
         row, column = np.indices((height, width)) // side_px
         block = row * -(-width // side_px) + column
@@ -137,7 +139,8 @@ def count_area_classes(predicted: Nuclei, true: Nuclei, mpp: float) -> Detection
     """
     values = np.zeros((true.prob.shape[1] + 1, 3))
     taken = match_points(predicted.xy * mpp, predicted.score, true.xy * mpp, RADIUS_UM)
-    label, shares = predicted.label[taken >= 0], true.prob[taken[taken >= 0]]
+    label = predicted.label[taken >= 0]
+    shares = true.prob[taken[taken >= 0]]
     allowed = shares == shares.max(1, initial=0, keepdims=True)
     is_right = allowed[np.arange(len(label)), label]
     for column, labels in enumerate((label[is_right], label[~is_right])):
@@ -151,7 +154,8 @@ class NetworkPredictor:
 
     def __init__(self, network: NucleusDetector, config: DetectorConfig):
         export = config.export
-        self.network, self.any_size = network, network.backbone.lattice.any_size
+        self.network = network
+        self.any_size = network.backbone.lattice.any_size
         self.graph = DetectionGraph(network, export.threshold, export.capacity)
         self.card = ModelCard(
             name=config.name,
@@ -221,10 +225,8 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
         labelled += np.bincount(label, minlength=n_classes)
         detected += np.bincount(nuclei.label[judged], minlength=n_classes)
     n = labelled.sum()
-    shares, expected = (
-        labelled / n,
-        (labelled + PRIOR_NUCLEI * detected / detected.sum()) / (n + PRIOR_NUCLEI),
-    )
+    shares = labelled / n
+    expected = (labelled + PRIOR_NUCLEI * detected / detected.sum()) / (n + PRIOR_NUCLEI)
     return torch.from_numpy(0.5 * np.log(shares / expected)).float().clamp(-1, 1)
 
 
@@ -257,10 +259,8 @@ def compare_with_start(data: DetectorData, start: Start, network: NucleusDetecto
     """Yield sentences that compare the initial and the trained detector on labels."""
     initial, config, _ = load_trained(start.path)
     initial.to(next(network.parameters()).device)
-    before, now = (
-        Scorer(initial, config, start.colour),
-        Scorer(network, data.config, data.reference),
-    )
+    before = Scorer(initial, config, start.colour)
+    now = Scorer(network, data.config, data.reference)
     labelled = [*_choose(data.held or data.images, config.mpp)]
     totals = [scorer.total(labelled) for scorer in (before, now)]
     first, last = (

@@ -46,7 +46,8 @@ class GatedAttention(nn.Module):
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("deviation", torch.ones(n_features))
         self.embed = nn.Sequential(nn.Linear(n_features, 2 * hidden), nn.ReLU())
-        self.value, self.gate = nn.Linear(2 * hidden, hidden), nn.Linear(2 * hidden, hidden)
+        self.value = nn.Linear(2 * hidden, hidden)
+        self.gate = nn.Linear(2 * hidden, hidden)
         self.attend = nn.Linear(hidden, n_classes)
         self.classify = nn.Linear(2 * hidden, n_classes)
 
@@ -56,7 +57,8 @@ class GatedAttention(nn.Module):
         scores = self.attend(torch.tanh(self.value(embedded)) * torch.sigmoid(self.gate(embedded)))
         # A slide's logit is the attention-weighted mean of its tiles' logits, so the latter
         # classify single tiles.
-        attention, tile_logit = torch.softmax(scores, 0), self.classify(embedded)
+        attention = torch.softmax(scores, 0)
+        tile_logit = self.classify(embedded)
         return BagOutput((attention * tile_logit).sum(0), attention, tile_logit)
 
 
@@ -216,7 +218,9 @@ class TilesStage(PreparedStage):
         name: str = "tiles",
     ):
         super().__init__(folder, name)
-        self.config, self.bags, self.models = config, bags, list(models)
+        self.config = config
+        self.bags = bags
+        self.models = list(models)
 
     def made_from(self) -> dict[str, Any]:
         """The bags, the models and the rule for choosing tiles."""
@@ -262,7 +266,9 @@ class TilesStage(PreparedStage):
             log(f"tiles: {len(rows) - 1} images for {split}")
 
     def _write_tiles(self, bag: Bag, output: BagOutput, folder: Path) -> list[list[str]]:
-        settings, side, rows = self.config.slide_labels, self.config.window_px, []
+        settings = self.config.slide_labels
+        side = self.config.window_px
+        rows = []
         store = open_slide_store(settings, bag.slide.slide_id, self.config.mpp)
         chosen = choose_tiles(
             output, bag.slide.label, settings.tiles_per_slide, settings.least_probability
@@ -295,10 +301,8 @@ def score_slides(
     these areas.
     """
     probability = torch.stack([output.logit.sigmoid() for output in outputs]).numpy().astype(float)
-    labels, patients = (
-        np.array([bag.slide.label for bag in bags]),
-        [bag.slide.patient for bag in bags],
-    )
+    labels = np.array([bag.slide.label for bag in bags])
+    patients = [bag.slide.patient for bag in bags]
     areas = [
         area_under_curve(probability[:, k], labels == k + 1) for k in range(probability.shape[1])
     ]

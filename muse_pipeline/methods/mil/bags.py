@@ -98,7 +98,9 @@ def deal_folds(slides: Sequence[LabelledSlide], folds: int) -> ndarray:
     ordered = sorted(
         labels, key=lambda patient: (-len(labels[patient]), min(labels[patient]), patient)
     )
-    fold_of, of_class, dealt = {}, Counter(), Counter()
+    fold_of = {}
+    of_class = Counter()
+    dealt = Counter()
     for patient in ordered:
         like = [sum(of_class[fold, label] for label in labels[patient]) for fold in range(folds)]
         fold = fold_of[patient] = min(
@@ -174,7 +176,8 @@ class BagsStage(PreparedStage):
     def write(self, folder: Path, log: Log) -> None:
         """Compute the features of every slide."""
         torch.manual_seed(self.config.seed)
-        settings, backbone = self.settings, BACKBONES[self.settings.backbone]()
+        settings = self.settings
+        backbone = BACKBONES[self.settings.backbone]()
         reference = ColourReference()
         if settings.checkpoint:
             path = find_checkpoint(settings.checkpoint)

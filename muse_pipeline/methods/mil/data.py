@@ -44,7 +44,8 @@ class RegionData:
 
     def make_windows(self, device: torch.device) -> RegionWindows:
         """Batches of training windows on ``device``."""
-        colours, stains = self._colours(self.images), reference_stains(self.reference)
+        colours = self._colours(self.images)
+        stains = reference_stains(self.reference)
         return RegionWindows(
             self.images, colours, stains, len(self.config.classes), self.config, device
         )
@@ -119,12 +120,10 @@ class RegionScorer:
         colours: ndarray,
         window_px: int,
     ):
-        self.network, self.images, self.colours, self.window_px = (
-            network,
-            images,
-            colours,
-            window_px,
-        )
+        self.network = network
+        self.images = images
+        self.colours = colours
+        self.window_px = window_px
 
     @torch.no_grad()
     def maps(self) -> list[ndarray]:
@@ -139,7 +138,8 @@ class RegionScorer:
         return maps
 
     def _map(self, pixels: ndarray, colour: ndarray) -> ndarray:
-        device, side = next(self.network.parameters()).device, self.window_px
+        device = next(self.network.parameters()).device
+        side = self.window_px
         height, width = (-(-length // side) * side for length in pixels.shape[:2])
         borders = 0, height - pixels.shape[0], 0, width - pixels.shape[1]
         padded = torch.from_numpy(cv2.copyMakeBorder(pixels, *borders, cv2.BORDER_REFLECT)).to(
@@ -149,7 +149,8 @@ class RegionScorer:
         windows = padded.permute(2, 0, 1).unfold(1, side, side).unfold(2, side, side)
         rows, columns = windows.shape[1:3]
         windows = windows.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side).float()
-        colour, cells = torch.as_tensor(colour, device=device), side // CELL_PX
+        colour = torch.as_tensor(colour, device=device)
+        cells = side // CELL_PX
         fused = torch.cat([self.network(part, colour).fused.float() for part in windows.split(16)])
         fused = fused.view(rows, columns, -1, cells, cells).permute(2, 0, 3, 1, 4)
         whole = fused.reshape(-1, rows * cells, columns * cells)
@@ -201,6 +202,8 @@ def pixel_dice(maps: Sequence[ndarray], images: Sequence[TissueImage]) -> float:
         truth = cv2.resize(image.mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
         predicted = np.where(fused.max(0) >= THRESHOLD, fused.argmax(0) + 1, 0)[truth != UNKNOWN]
         for label in range(1, len(fused) + 1):
-            inside, true = predicted == label, truth[truth != UNKNOWN] == label
-            hits, wrong = hits + int((inside & true).sum()), wrong + int((inside ^ true).sum())
+            inside = predicted == label
+            true = truth[truth != UNKNOWN] == label
+            hits = hits + int((inside & true).sum())
+            wrong = wrong + int((inside ^ true).sum())
     return 2 * hits / max(2 * hits + wrong, 1)

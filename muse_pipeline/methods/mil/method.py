@@ -73,7 +73,8 @@ class StudentTraining(RegionTraining):
 
     def __init__(self, network: RegionNetwork, teacher: RegionNetwork, settings: StudentSettings):
         super().__init__(network)
-        self.teacher, self.settings = teacher.requires_grad_(False), settings
+        self.teacher = teacher.requires_grad_(False)
+        self.settings = settings
 
     def train(self, mode: bool = True) -> StudentTraining:
         """Set the mode, but keep the teacher in evaluation mode."""
@@ -148,7 +149,8 @@ def dice_loss(prediction: Tensor, target: Tensor, is_known: Tensor) -> Tensor:
     prediction, target = (
         (is_empty + (1 - 2 * is_empty) * values) * is_known for values in (prediction, target)
     )
-    overlap, total = (prediction * target).sum((2, 3)), prediction.sum((2, 3)) + target.sum((2, 3))
+    overlap = (prediction * target).sum((2, 3))
+    total = prediction.sum((2, 3)) + target.sum((2, 3))
     return 1 - (2 * overlap + SMOOTH) / (total + SMOOTH + TINY)
 
 

@@ -62,7 +62,8 @@ class MilRecipe(Recipe):
         """
         require_network(config)
         require_locations((*config.sources, *config.validation))
-        facts, labels = describe_model_run(config) | {"kind": REGIONS}, config.slide_labels
+        facts = describe_model_run(config) | {"kind": REGIONS}
+        labels = config.slide_labels
         if labels is None:
             return {**facts, "slides": {}}
         files = labels.table, labels.checkpoint and find_checkpoint(labels.checkpoint)
@@ -84,7 +85,8 @@ class MilRecipe(Recipe):
         # if they change.
         alone = dataclasses.replace(settings, student=StudentSettings())
         previous = stages.add(TeacherStage, "teacher", alone)
-        schedule, rounds = config.student.schedule or config.schedule, config.student.rounds
+        schedule = config.student.schedule or config.schedule
+        rounds = config.student.rounds
         if rounds:
             schedule = dataclasses.replace(schedule, steps=rounds * schedule.steps)
             student = dataclasses.replace(
@@ -148,10 +150,8 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         """Validation, if there are validation images."""
         if not data.held:
             return ()
-        score, describe = (
-            data.make_scorer(method.trained()).score,
-            partial(self._describe, data, method),
-        )
+        score = data.make_scorer(method.trained()).score
+        describe = partial(self._describe, data, method)
         # With few images, AUCs are often equal; the later weights are kept then, because they were
         # trained longer.
         return (BestWeights(AUC, score, self.run_folder.best, describe, keeps_later=True),)

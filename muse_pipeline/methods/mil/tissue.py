@@ -198,7 +198,8 @@ def _in_table(source: TissueSource, classes: tuple[str, ...]) -> Iterator[Labell
                 f"{source.table}: labels '{name}', but there is no such picture in {source.images};"
                 " correct either"
             )
-        path, label = pictures[name], _class_index(word, source, classes, source.table)
+        path = pictures[name]
+        label = _class_index(word, source, classes, source.table)
         yield LabelledPath(
             path,
             path.stem,
@@ -249,7 +250,8 @@ def _read_picture(
         if source.masks is None
         else _read_mask(picture, source.masks, pixels.shape[1::-1], n_classes)
     )
-    stain, pixels = fit_macenko(pixels.reshape(-1, 3)), resize_picture(pixels, source.mpp / mpp)
+    stain = fit_macenko(pixels.reshape(-1, 3))
+    pixels = resize_picture(pixels, source.mpp / mpp)
     if mask is not None:
         mask = cv2.resize(mask, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     facts = {"name": picture.name, "label": picture.label, "patient": picture.patient}

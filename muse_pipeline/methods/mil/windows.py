@@ -53,7 +53,8 @@ class RegionWindows(PictureWindows):
             (margin, margin, picture.shape[1] - margin, picture.shape[0] - margin)
             for picture in pictures
         ]
-        self.n_classes, self.labels = n_classes, torch.tensor([image.label for image in images])
+        self.n_classes = n_classes
+        self.labels = torch.tensor([image.label for image in images])
         # ``bincount`` counts from 0, but images with labelled pixels have the label -1.
         weights = 1.0 / torch.bincount(self.labels + 1)[self.labels + 1]
         super().__init__(pictures, boxes, weights, colours, stains, settings, device)

@@ -182,7 +182,8 @@ def _read_pictures(
         pixels, mpp = read_picture(path, source.mpp)
         require_fine(path.stem, mpp, finest_mpp)
         location = folder / cache_name(path, f"{mpp} {predictor.sha256}")
-        size_px, stain = pixels.shape[1::-1], fit_macenko(pixels.reshape(-1, 3))
+        size_px = pixels.shape[1::-1]
+        stain = fit_macenko(pixels.reshape(-1, 3))
         if not location.is_dir():
             nuclei = detect_picture(predictor, pixels, mpp, stain)
             NucleusIndex.build(nuclei.xy, size_px, mpp)[0].save(location)

@@ -232,7 +232,9 @@ class MusePretraining(Method):
         # the device twice; indexing with ``shared`` would do so for each view of each pair.
         _, rows = batch.shared.flatten(1).nonzero(as_tuple=True)
         rows = list(rows.split(batch.shared.sum((1, 2)).tolist()))
-        vectors, targets, losses = [], [], []
+        vectors = []
+        targets = []
+        losses = []
         for teacher in range(2):
             numbers = [number for number, pair in enumerate(self.pairs) if pair[0] == teacher]
             read = [

@@ -43,7 +43,8 @@ def cut_point_windows(index: int, image: LabelledImage, window_px: int) -> list[
     nuclei = image.nuclei[image.nuclei.label >= 0]
     if not len(nuclei):
         return []
-    start, size_px = np.array(image.annotated_box[:2]), np.array(image.pixels.shape[1::-1])
+    start = np.array(image.annotated_box[:2])
+    size_px = np.array(image.pixels.shape[1::-1])
     # As in the authors' evaluation, cells of 224 px tile the annotated area, each in the middle of
     # its window.
     cell_px = min(AUTHORS_CELL_PX, window_px)  # a larger cell would have nuclei outside its window
@@ -71,7 +72,8 @@ def read_window(image: LabelledImage, window: PointWindow, window_px: int) -> nd
     x, y = window.origin
     left, top = max(-x, 0), max(-y, 0)
     pixels = image.pixels[max(y, 0) : y + window_px, max(x, 0) : x + window_px]
-    below, right = window_px - top - pixels.shape[0], window_px - left - pixels.shape[1]
+    below = window_px - top - pixels.shape[0]
+    right = window_px - left - pixels.shape[1]
     return np.pad(pixels, ((top, below), (left, right), (0, 0)), mode="reflect")
 
 
@@ -84,7 +86,9 @@ class PointSet:
     """
 
     def __init__(self, images: Sequence[LabelledImage], colours: ndarray, window_px: int):
-        self.images, self.colours, self.window_px = images, colours, window_px
+        self.images = images
+        self.colours = colours
+        self.window_px = window_px
         planned = (cut_point_windows(index, image, window_px) for index, image in enumerate(images))
         self.windows = [window for windows in planned for window in windows]
         self.label = torch.from_numpy(
@@ -103,10 +107,8 @@ class PointSet:
         padding.
         """
         most = max(len(window.label) for window in windows)
-        xy, exists = (
-            np.zeros((len(windows), most, 2), np.float32),
-            np.zeros((len(windows), most), bool),
-        )
+        xy = np.zeros((len(windows), most, 2), np.float32)
+        exists = np.zeros((len(windows), most), bool)
         for row, window in enumerate(windows):
             xy[row, : len(window.label)], exists[row, : len(window.label)] = window.xy, True
         pixels = np.stack(
@@ -147,10 +149,8 @@ def classify_by_neighbours(
     All features vote if the bank has fewer than k. Returns class indices (M,), the lowest one if
     votes are equal.
     """
-    bank, query = (
-        functional.normalize(bank.float(), dim=1),
-        functional.normalize(query.float(), dim=1),
-    )
+    bank = functional.normalize(bank.float(), dim=1)
+    query = functional.normalize(query.float(), dim=1)
     predictions = [torch.zeros(0, dtype=torch.long)]
     for part in query.split(CHUNK):
         similarity, neighbour = (part @ bank.T).topk(min(k, len(bank)), dim=1)
@@ -187,7 +187,8 @@ def score_held(backbone: Backbone, points: PointSet) -> dict[str, float]:
     """Accuracy in percent (``SCORE``) of classifying held-out nuclei by neighbours from other
     held-out patients.
     """
-    device, was_training = next(backbone.parameters()).device, backbone.training
+    device = next(backbone.parameters()).device
+    was_training = backbone.training
     features = point_features(backbone, points, device)
     backbone.train(was_training)
     return {SCORE: round(accuracy_of_others(features, points.label, points.patient), 2)}

@@ -211,7 +211,9 @@ class Clusters:
     ):
         self.settings, generator = settings, np.random.default_rng(0)
         drawn = generator.permutation(len(activation))[:SAMPLE]
-        activation, pixels, stains = activation[drawn], pixels[drawn], stains[drawn]
+        activation = activation[drawn]
+        pixels = pixels[drawn]
+        stains = stains[drawn]
         values = features(settings, activation, pixels, stains)
         self.centres = mini_batch_k_means(values, settings.n_clusters, generator)
         rules = {

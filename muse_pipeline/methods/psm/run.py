@@ -335,7 +335,8 @@ class LabelsStage(PreparedStage):
         n_nuclei = n_pictures = 0
         for name, pixels, mask in read_pictures_and_masks(self.masks):
             n_here = write_labels(folder, name, pixels, split_instances(mask, pixels, self.config))
-            n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
+            n_nuclei = n_nuclei + n_here
+            n_pictures = n_pictures + bool(n_here)
         log(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
@@ -350,11 +351,14 @@ class FoundLabelsStage(PreparedStage):
         self, config: DetectorConfig, detector: Path, labels: Path, folder: Path, name: str
     ):
         super().__init__(folder, name)
-        self.config, self.detector, self.labels = config, detector, labels
+        self.config = config
+        self.detector = detector
+        self.labels = labels
 
     def made_from(self) -> dict[str, Any]:
         """Settings of the export that affect detections and outlines, and the detector."""
-        export, weights = self.config.export, load_checkpoint(self.detector).weights_sha256()
+        export = self.config.export
+        weights = load_checkpoint(self.detector).weights_sha256()
         settings = {
             name: getattr(export, name) for name in ("threshold", "colour_share", "snap_um")
         }
@@ -377,7 +381,8 @@ class FoundLabelsStage(PreparedStage):
                 rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2
             )
             n_here = write_labels(folder, path.stem, pixels, instances)
-            n_nuclei, n_pictures = n_nuclei + n_here, n_pictures + bool(n_here)
+            n_nuclei = n_nuclei + n_here
+            n_pictures = n_pictures + bool(n_here)
         if not n_nuclei:
             raise ConfigError(
                 f"self_training: the detector in {self.detector.parent} found no nucleus with a"

@@ -221,7 +221,8 @@ def measure_spread(rows: Tensor) -> dict[str, Tensor]:
     n, width = rows.shape
     if n < 2:
         return dict.fromkeys(("std", "spread", "rank"), rows.new_zeros(()))
-    centred, unit = rows - rows.mean(0), functional.normalize(rows, dim=1)
+    centred = rows - rows.mean(0)
+    unit = functional.normalize(rows, dim=1)
     # The two products have the same trace and norm; the smaller one is cheaper.
     gram = centred.T @ centred if width < n else centred @ centred.T
     rank = gram.diagonal().sum().square() / gram.square().sum().clamp(min=1e-30)
@@ -239,7 +240,9 @@ class Trident(Method):
 
     def __init__(self, backbone: Backbone, partner: Backbone | None, settings: AlignmentSettings):
         super().__init__()
-        self.settings, self.backbone, self.partner = settings, backbone, partner
+        self.settings = settings
+        self.backbone = backbone
+        self.partner = partner
         of_images, of_nuclei = (
             (None, None) if partner is None else (partner.image_channels, partner.channels)
         )
@@ -264,7 +267,9 @@ class Trident(Method):
         pixels, colour = (part[: n * len(pixels) // 2] for part in (pixels, colour))
         features = self.backbone(self.backbone.prepare(pixels, colour))
         he = [Features(*parts) for parts in zip(*(part.chunk(n) for part in features), strict=True)]
-        pictures, losses, loss = self._encode_pictures(batch), {}, 0.0
+        pictures = self._encode_pictures(batch)
+        losses = {}
+        loss = 0.0
         if self.image is not None:
             vectors = [features.image for features in he]
             terms = self.image(
@@ -291,7 +296,8 @@ class Trident(Method):
     def _compare_nuclei(
         self, he: list[Features], pictures: Features | None, batch: PairBatch
     ) -> dict[str, Tensor]:
-        positions, partner = [batch.views.teacher_xy[0], batch.views.student_xy[0]], batch.partner
+        positions = [batch.views.teacher_xy[0], batch.views.student_xy[0]]
+        partner = batch.partner
         chosen = _draw(batch.views.shared[0], self.settings.max_nuclei)
         present, rows = partner.nuclei_known & chosen, None
         lattice = self.backbone.lattice
@@ -344,10 +350,8 @@ def infonce(
         both = present[pair[0]] & present[pair[1]]
         if both.any():
             first, second = (functional.normalize(branches[index][both], dim=1) for index in pair)
-            logits, own = (
-                first @ second.T / temperature,
-                torch.arange(len(first), device=first.device),
-            )
+            logits = first @ second.T / temperature
+            own = torch.arange(len(first), device=first.device)
             total = (
                 total
                 + (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own))

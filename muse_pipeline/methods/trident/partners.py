@@ -136,7 +136,8 @@ class DrawnNuclei:
         the outlines.
         """
         canvas = np.full((size[1], size[0], 3), BACKGROUND, np.uint8)
-        index, margin = NucleusIndex.open(self.folder, self.size_px, self.mpp), REACH_UM / self.mpp
+        index = NucleusIndex.open(self.folder, self.size_px, self.mpp)
+        margin = REACH_UM / self.mpp
         numbers, centres = index.inside(*np.subtract(xy, margin), *np.add(xy, size) + margin)
         rays = np.load(self.folder / RAYS, mmap_mode="r")[numbers]
         # OpenCV counts from pixel centres
@@ -307,9 +308,12 @@ class PairBatches:
         )
 
     def _read_partners(self, sets: Sequence[ViewSet], xy: ndarray, shared: ndarray) -> PartnerBatch:
-        cut, has_partner, at_nuclei = [], np.zeros(len(sets), bool), np.zeros_like(shared)
+        cut = []
+        has_partner = np.zeros(len(sets), bool)
+        at_nuclei = np.zeros_like(shared)
         for number, view_set in enumerate(sets):
-            partner, view = self._partner[view_set.image], view_set.views[0]
+            partner = self._partner[view_set.image]
+            view = view_set.views[0]
             if partner is None:
                 continue
             # The centre and four points near the corners represent the whole view.

@@ -55,13 +55,11 @@ class MaskDomain:
     def __init__(
         self, masks: Sequence[InstanceMask], *, mpp: float, window_px: int, n_rays: int, seed: int
     ):
-        self.masks, self.mpp, self.window_px, self.n_rays, self.seed = (
-            masks,
-            mpp,
-            window_px,
-            n_rays,
-            seed,
-        )
+        self.masks = masks
+        self.mpp = mpp
+        self.window_px = window_px
+        self.n_rays = n_rays
+        self.seed = seed
         self.turned = _ray_permutations(n_rays)
         self._nuclei: dict[int, Nuclei] = {}
 

@@ -156,10 +156,8 @@ class UnitTraining(Method):
 
     def _terms(self, batch: UnitBatch, outputs: Translation) -> dict[str, Tensor]:
         rendered = to_unit(outputs.rendered)
-        gan, mask_gan = (
-            LOSSES[self.config.pictures.loss],
-            LOSSES[self.config.mask_discriminator.loss],
-        )
+        gan = LOSSES[self.config.pictures.loss]
+        mask_gan = LOSSES[self.config.mask_discriminator.loss]
         terms = {
             "picture_gan": gan.of_generator(self.picture_discriminator(rendered)),
             "mask_gan": mask_gan.of_generator(self.mask_discriminator(outputs.read)),

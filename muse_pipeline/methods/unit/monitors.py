@@ -79,7 +79,9 @@ class TranslationPictures(Monitor):
     """
 
     def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], folder: Path):
-        self.method, self.batches, self.folder = method, batches, folder / FOLDER
+        self.method = method
+        self.batches = batches
+        self.folder = folder / FOLDER
 
     def on_save(self, done: int) -> None:
         """Write the picture of this step."""
@@ -160,7 +162,9 @@ class SnapshotScorer:
     def __init__(
         self, method: UnitTraining, batches: Callable[[int], UnitBatch], config: UnitConfig
     ):
-        self.method, self.batches, self.mpp = method, batches, config.mpp
+        self.method = method
+        self.batches = batches
+        self.mpp = config.mpp
         self.thresholds = THRESHOLDS if config.calibrate else (config.export.threshold,)
         # Nuclei are detected with the lowest threshold; higher thresholds select among them.
         self.graph = DetectionGraph(method.trained(), self.thresholds[0], CAPACITY)
@@ -215,10 +219,12 @@ class SnapshotScorer:
         """Nuclei found in rendered tissue, in real tissue, and in its recoloured mirror image
         (mirrored back).
         """
-        device, side = next(self.method.parameters()).device, batch.masks.shape[-1]
+        device = next(self.method.parameters()).device
+        side = batch.masks.shape[-1]
         noise = self.method.draw_noise(len(batch.masks), side, device)
         rendered = self.method.generator(batch.masks.to(device), *noise)
-        pictures, plain = batch.pictures.to(device), torch.eye(3, 4, device=device)
+        pictures = batch.pictures.to(device)
+        plain = torch.eye(3, 4, device=device)
         mirrored = self._detect(pictures.flip(-1), self.method.vary_colour(1)[0])
         turned = [
             Detections(np.concatenate((side - xy[:, :1], xy[:, 1:]), 1), score)

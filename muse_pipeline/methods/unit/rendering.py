@@ -34,7 +34,8 @@ class Renderer:
                 f"{path}: contains no generator; give the checkpoint of a run with `method: unit`"
             )
         settings = parse_config(checkpoint.meta["renderer"], RendererSettings, f"{path}: renderer")
-        self.mpp, self.tissue = float(checkpoint.meta["mpp"]), settings.tissue
+        self.mpp = float(checkpoint.meta["mpp"])
+        self.tissue = settings.tissue
         self.network = CoModulatedGenerator(settings.generator).eval()
         self.network.load_state_dict(checkpoint.networks["generator"])
 

@@ -143,17 +143,16 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         export.
         """
         data.keep_pictures(self.run_folder)
-        masks, images = count_noun(len(data.masks), "mask"), count_noun(len(data.images), "image")
+        masks = count_noun(len(data.masks), "mask")
+        images = count_noun(len(data.images), "image")
         log(f"{self.name}: {self.config.reader.backbone} on {masks} and {images} of tissue")
 
     def monitors(self, data: UnitData, method: UnitTraining) -> Sequence[Monitor]:
         """An alarm for collapse, pictures of both cycles, and scores that choose the snapshot."""
         config = self.config
         batch = data.make_batches(config, torch.device("cpu"))
-        score, describe = (
-            SnapshotScorer(method, batch, config).score,
-            partial(self._describe, data, method),
-        )
+        score = SnapshotScorer(method, batch, config).score
+        describe = partial(self._describe, data, method)
         return (
             TranslationAlarm(config.schedule, self.folder),
             TranslationPictures(method, batch, self.folder),

@@ -59,10 +59,13 @@ def write_mask_folder(
     with complete_file(folder) as unfinished:
 
         def draw(index: int) -> ndarray | None:
-            mask, pixels = synthesise_mask(index, seed, size_px, mpp, tissue), None
-            instances, words = mask.instances, [KINDS[kind] for kind in mask.kinds]
+            mask = synthesise_mask(index, seed, size_px, mpp, tissue)
+            pixels = None
+            instances = mask.instances
+            words = [KINDS[kind] for kind in mask.kinds]
             if render is not None:
-                pixels, instances = render(mask, seed_of_step(seed, index)), fills(instances)
+                pixels = render(mask, seed_of_step(seed, index))
+                instances = fills(instances)
             write_instances(unfinished, f"{name}-{index:06}", pixels, instances, words)
             if index >= 4 * columns:
                 return None

@@ -409,6 +409,7 @@ def draw_page(pictures: Sequence[ndarray], columns: int) -> ndarray:
     )
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
-        top, left = GUTTER_PX + row * (height + GUTTER_PX), GUTTER_PX + column * (width + GUTTER_PX)
+        top = GUTTER_PX + row * (height + GUTTER_PX)
+        left = GUTTER_PX + column * (width + GUTTER_PX)
         page[top : top + height, left : left + width] = picture
     return page

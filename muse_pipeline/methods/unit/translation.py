@@ -93,8 +93,11 @@ class CoModulatedGenerator(nn.Module):
 
     def __init__(self, settings: GeneratorSettings):
         super().__init__()
-        levels, style_dim, code_dim = settings.levels, settings.style_dim, settings.code_dim
-        self.noise_dim, self.skip_stride = settings.noise_dim, settings.skip_stride
+        levels = settings.levels
+        style_dim = settings.style_dim
+        code_dim = settings.code_dim
+        self.noise_dim = settings.noise_dim
+        self.skip_stride = settings.skip_stride
         self.stride_px = 2**levels
         widths = [min(settings.base * 2**level, settings.most) for level in range(levels + 1)]
         pairs = list(pairwise(widths))
