@@ -69,13 +69,14 @@ class Job:
         return self.steps or [self.name]
 
 
+@dataclass(eq=False)
 class Records:
     """The requests of a slide's jobs, each after those whose files it reads, and the state of their
     results.
     """
 
-    def __init__(self, folder: Path, jobs: Sequence[Job]):
-        self.folder, self.jobs = folder, jobs
+    folder: Path
+    jobs: Sequence[Job]
 
     def request(self, job: Job) -> Path:
         """Path of the last request of a job."""

@@ -86,16 +86,14 @@ def nuclear_density(pixels: ndarray) -> ndarray:
     return DENSITY[pixels[..., 0]]
 
 
+@dataclass(eq=False)
 class WarpedReader:
     """A partner, read at about ``mpp``, as an image of ``size_px`` in the frame of its slide."""
 
-    def __init__(
-        self, partner: PixelReader, transform: Transform, size_px: tuple[int, int], mpp: float
-    ):
-        self.partner = partner
-        self.transform = transform
-        self.size_px = size_px
-        self.mpp = mpp
+    partner: PixelReader
+    transform: Transform
+    size_px: tuple[int, int]
+    mpp: float
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
         """(h, w, 3) uint8: ``size`` = (width, height) pixels from corner ``xy``; white beyond the

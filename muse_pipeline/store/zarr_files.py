@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -258,6 +259,7 @@ def shard_path(folder: Path, row: int, column: int) -> Path:
     return folder / f"c/0/{row}/{column}"
 
 
+@dataclass(eq=False)
 class ShardFiles:
     """The chunks of one array ``(3, height, width)``; safe to read from several threads.
 
@@ -265,11 +267,10 @@ class ShardFiles:
     of ``CODECS``.
     """
 
-    def __init__(self, folder: Path, chunk_px: int, chunks_per_shard: int, codec: str = LOSSLESS):
-        self.folder = folder
-        self.chunk_px = chunk_px
-        self.chunks_per_shard = chunks_per_shard
-        self.codec = codec
+    folder: Path
+    chunk_px: int
+    chunks_per_shard: int
+    codec: str = LOSSLESS
 
     def read_chunk(self, row: int, column: int) -> ndarray | None:
         """Read a chunk: (3, chunk_px, chunk_px) uint8, or None if it is absent."""

@@ -204,15 +204,17 @@ class Alarm(Monitor):
         return self._outside[name] >= IN_A_ROW
 
 
+@dataclass(eq=False)
 class Turn:
     """A turn of a method: its parameters, optimiser and update."""
 
-    def __init__(self, method: Method, name: str, schedule: Schedule):
-        self.method = method
-        self.name = name
-        self.schedule = schedule
-        self.parameters = [parameter for _, parameter in method.turn_parameters(name)]
-        self.optimiser = method.optimiser(name, schedule)
+    method: Method
+    name: str
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        self.parameters = [parameter for _, parameter in self.method.turn_parameters(self.name)]
+        self.optimiser = self.method.optimiser(self.name, self.schedule)
 
     def update(self, step: int, batches: Iterable[Any], fabric: Fabric) -> dict[str, Tensor]:
         """Compute and clip the mean gradient over batches and processes; return mean losses and the

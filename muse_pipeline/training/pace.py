@@ -61,25 +61,24 @@ class TimeLimit:
         return pace
 
 
+@dataclass
 class PaceStage(PreparedStage):
     """Measures, and writes ``pace.json``, before training ``number``."""
 
-    def __init__(
-        self, folder: Path, limit: TimeLimit, number: int, steps: Sequence[int], options: Options
-    ):
-        super().__init__(folder, "pace")
-        self._limit = limit
-        self._number = number
-        self._steps = steps
-        self._options = options
+    folder: Path
+    limit: TimeLimit
+    number: int
+    steps: Sequence[int]
+    options: Options
+    name: str = "pace"
 
     def made_from(self) -> dict[str, Any]:
         """The limit, and the steps of the trainings, which follow from the number of labels."""
-        return {"minutes": self._limit.minutes, "steps for the labels": [*self._steps]}
+        return {"minutes": self.limit.minutes, "steps for the labels": [*self.steps]}
 
     def write(self, folder: Path, log: Log) -> None:
         """Measure, print the expected duration, and reject a limit that is much too short."""
-        limit, begun = self._limit, self._number - 1
+        limit, begun = self.limit, self.number - 1
         seconds = self.measure()
         threads = min(seconds, key=seconds.__getitem__)
         torch.set_num_threads(threads)
@@ -88,7 +87,7 @@ class PaceStage(PreparedStage):
         now = time.monotonic()
         of_picture = now - begin
         left = limit.left - (now - limit.since) / 60
-        of_steps = OVERHEAD * seconds[threads] * sum(self._steps[begun:]) / 60
+        of_steps = OVERHEAD * seconds[threads] * sum(self.steps[begun:]) / 60
         of_scores = OVERHEAD * of_picture * sum(limit.pictures[begun:]) / 60
         share = min(1.0, (left - of_scores) / of_steps)
         fixed = limit.minutes - left + of_scores
@@ -99,7 +98,7 @@ class PaceStage(PreparedStage):
                 f"--minutes {limit.minutes:g}: too short for the labels on this machine; give"
                 f" --minutes {enough}{fewer}{', and --start-over' if begun else ''}"
             )
-        trainings = count_noun(len(self._steps) - begun, "training")
+        trainings = count_noun(len(self.steps) - begun, "training")
         log(
             f"about {max(share * of_steps + of_scores, 1):.0f} min for {trainings}, with"
             f" {count_noun(threads, 'thread')}"
@@ -115,9 +114,9 @@ class PaceStage(PreparedStage):
 
     def measure(self) -> dict[int, float]:
         """Median duration of a step, in seconds, by number of threads."""
-        stage = self._limit.stage
-        options = self._options
-        data = self._limit.data
+        stage = self.limit.stage
+        options = self.options
+        data = self.limit.data
         fabric = open_fabric(options.accelerator, 1, stage.config.precision)
         compares = options.compares_threads and fabric.device.type == "cpu"
         method = stage.build(data).to(fabric.device).train()

@@ -56,8 +56,8 @@ def stage_folder(folder: Path, number: int, name: str) -> Path:
 class Stage(ABC):
     """One step of a run, with a folder of its own, and a name for messages."""
 
-    def __init__(self, folder: Path, name: str):
-        self.folder, self.name = Path(folder), name
+    folder: Path
+    name: str
 
     @property
     @abstractmethod
@@ -69,6 +69,7 @@ class Stage(ABC):
         """Finish the stage and return its result."""
 
 
+@dataclass
 class TrainingStage(Stage, Generic[C, D]):
     """One training, from data to ``checkpoint.pt``: the parts that are the same for every method.
 
@@ -78,10 +79,12 @@ class TrainingStage(Stage, Generic[C, D]):
     # True if batches are made on the CPU, moved to the device and finished there; False if they are
     # made on the device
     on_cpu: ClassVar[bool] = False
+    config: C
+    folder: Path
+    name: str = "train"
 
-    def __init__(self, config: C, folder: Path, name: str = "train"):
-        super().__init__(folder, name)
-        self.config, self.run_folder = config, RunFolder(Path(folder))
+    def __post_init__(self) -> None:
+        self.run_folder = RunFolder(self.folder)
 
     @property
     def result(self) -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,12 +67,10 @@ from muse_pipeline.training.run import Log, plain_settings
 class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
     """Trains backbone and head on labelled windows."""
 
-    def __init__(self, config: DetectorConfig, folder: Path, name: str = "train"):
-        super().__init__(config, folder, name)
-        self._data: DetectorData | None = None
-        # the result of ``choose_share``, by labels held out in turn
-        self._choice: dict[str, Any] | None = None
-        self._kept: list[int] = []  # classes that labels do not change (``find_kept``)
+    _data: DetectorData | None = None
+    # the result of ``choose_share``, by labels held out in turn
+    _choice: dict[str, Any] | None = None
+    _kept: Sequence[int] = ()  # classes that labels do not change (``find_kept``)
 
     @property
     def is_mixed(self) -> bool:

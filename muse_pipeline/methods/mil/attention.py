@@ -202,6 +202,7 @@ class AttentionStage(TrainingStage[AttentionConfig, list[Bag]]):
         return Checkpoint({"none": torch.zeros(1)}, {}, meta, {NETWORK: network.state_dict()})
 
 
+@dataclass
 class TilesStage(PreparedStage):
     """Writes, for each split, the tiles that show the slide labels, as images with a table of
     labels.
@@ -209,18 +210,11 @@ class TilesStage(PreparedStage):
     ``models`` are the checkpoints of the folds.
     """
 
-    def __init__(
-        self,
-        config: MilConfig,
-        bags: Path,
-        models: Sequence[Path],
-        folder: Path,
-        name: str = "tiles",
-    ):
-        super().__init__(folder, name)
-        self.config = config
-        self.bags = bags
-        self.models = list(models)
+    config: MilConfig
+    bags: Path
+    models: Sequence[Path]
+    folder: Path
+    name: str = "tiles"
 
     def made_from(self) -> dict[str, Any]:
         """The bags, the models and the rule for choosing tiles."""

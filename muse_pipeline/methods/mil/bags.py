@@ -142,18 +142,19 @@ def list_tiles(store: Store, tile_px: int) -> ndarray:
     return np.argwhere(share >= MIN_TISSUE)[:, ::-1] * tile_px
 
 
+@dataclass
 class BagsStage(PreparedStage):
     """Writes a list of slides and, for each, features ``<slide_id>.npy`` and corners
     ``<slide_id>-xy.npy`` of tiles.
     """
 
-    def __init__(self, config: MilConfig, folder: Path, name: str = "bags"):
-        super().__init__(folder, name)
-        self.config, self.settings = config, config.slide_labels
+    config: MilConfig
+    folder: Path
+    name: str = "bags"
 
     def made_from(self) -> dict[str, Any]:
         """The settings of the bags, the labels, the slides, and the weights of the backbone."""
-        settings = self.settings
+        settings = self.config.slide_labels
         slides = list_labelled_slides(settings, self.config.class_names)
         stores = [open_slide_store(settings, slide.slide_id, self.config.mpp) for slide in slides]
         facts = [
@@ -176,8 +177,8 @@ class BagsStage(PreparedStage):
     def write(self, folder: Path, log: Log) -> None:
         """Compute the features of every slide."""
         torch.manual_seed(self.config.seed)
-        settings = self.settings
-        backbone = BACKBONES[self.settings.backbone]()
+        settings = self.config.slide_labels
+        backbone = BACKBONES[settings.backbone]()
         reference = ColourReference()
         if settings.checkpoint:
             path = find_checkpoint(settings.checkpoint)

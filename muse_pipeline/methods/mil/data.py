@@ -106,6 +106,7 @@ def read_region_data(config: StageConfig) -> RegionData:
 AUC = "validation AUC of images"
 
 
+@dataclass(eq=False)
 class RegionScorer:
     """Maps images window by window, as in training, with the network's current weights, and scores
     the maps.
@@ -113,17 +114,10 @@ class RegionScorer:
     ``colours`` (N, 3, 4) are the images' colour maps.
     """
 
-    def __init__(
-        self,
-        network: RegionNetwork,
-        images: Sequence[TissueImage],
-        colours: ndarray,
-        window_px: int,
-    ):
-        self.network = network
-        self.images = images
-        self.colours = colours
-        self.window_px = window_px
+    network: RegionNetwork
+    images: Sequence[TissueImage]
+    colours: ndarray
+    window_px: int
 
     @torch.no_grad()
     def maps(self) -> list[ndarray]:

@@ -165,6 +165,7 @@ STORE_WINDOW_PX = 512
 COLOUR = (128, 64, 192)
 
 
+@dataclass
 class PseudoMaskStage(PreparedStage):
     """Writes crops of tissue, and their masks (0 background, 255 nucleus) under the same names.
 
@@ -173,11 +174,10 @@ class PseudoMaskStage(PreparedStage):
     is the checkpoint of the activation stage, None if there is none.
     """
 
-    def __init__(
-        self, config: PsmConfig, activation: Path | None, folder: Path, name: str = "masks"
-    ):
-        super().__init__(folder, name)
-        self.config, self.activation = config, activation
+    config: PsmConfig
+    activation: Path | None
+    folder: Path
+    name: str = "masks"
 
     def made_from(self) -> dict[str, Any]:
         """Settings of the masks, the tissue, and the activation network."""
@@ -317,14 +317,16 @@ def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: nd
     return replace(nuclei, xy=nuclei.xy - margin)
 
 
+@dataclass
 class LabelsStage(PreparedStage):
     """Writes pictures, instances (16-bit PNG, 0 background), and points (x, y, class) at the
     centroids of instances.
     """
 
-    def __init__(self, config: PsmConfig, masks: Path, folder: Path, name: str = "labels"):
-        super().__init__(folder, name)
-        self.config, self.masks = config, masks
+    config: PsmConfig
+    masks: Path
+    folder: Path
+    name: str = "labels"
 
     def made_from(self) -> dict[str, Any]:
         """The masks."""
@@ -340,6 +342,7 @@ class LabelsStage(PreparedStage):
         log(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
+@dataclass
 class FoundLabelsStage(PreparedStage):
     """Writes the pictures of ``labels`` with the nuclei that a detector finds, outlined as in the
     exported model.
@@ -347,13 +350,11 @@ class FoundLabelsStage(PreparedStage):
     ``export.threshold`` of the config is the minimum score of a label.
     """
 
-    def __init__(
-        self, config: DetectorConfig, detector: Path, labels: Path, folder: Path, name: str
-    ):
-        super().__init__(folder, name)
-        self.config = config
-        self.detector = detector
-        self.labels = labels
+    config: DetectorConfig
+    detector: Path
+    labels: Path
+    folder: Path
+    name: str
 
     def made_from(self) -> dict[str, Any]:
         """Settings of the export that affect detections and outlines, and the detector."""

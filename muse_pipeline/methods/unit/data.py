@@ -147,12 +147,13 @@ KEPT, KEPT_PX = (8, 512)
 DARK, PALE = (20, 40)
 
 
+@dataclass
 class SynthesisStage(PreparedStage):
     """Synthesises the masks of a run, as ``muse synthesize masks`` does."""
 
-    def __init__(self, config: UnitConfig, folder: Path, name: str = MASKS):
-        super().__init__(folder, name)
-        self.config = config
+    config: UnitConfig
+    folder: Path
+    name: str = MASKS
 
     @property
     def result(self) -> Path:
