@@ -7,7 +7,6 @@ level-0 px, ``model`` and the file's whole ``provenance``.
 """
 
 from pathlib import Path
-from typing import Any
 
 import geopandas
 import numpy as np
@@ -85,7 +84,7 @@ def box_corners(box: Box) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _to_geodataframe(table: pa.Table, provenance: Provenance) -> geopandas.GeoDataFrame:
-    columns: dict[str, Any] = {}
+    columns = {}
     for name in table.column_names:
         if name == "label":
             columns["class"] = pandas.Categorical.from_codes(

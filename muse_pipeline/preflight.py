@@ -78,8 +78,8 @@ def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> Sli
     if isinstance(row.path, SlideUrl):
         return SlideCheck(row.slide_id, path, fetch_bytes=ask_size(row.path), roi=row.roi)
     cv2.setNumThreads(1)
-    entries: dict[str, Any] = {"roi": row.roi}
-    warnings: list[str] = []
+    entries = {"roi": row.roi}
+    warnings = []
     try:
         info = inspect_slide(row.path, row.slide_id, row.mpp)
         entries |= {

@@ -273,7 +273,7 @@ class Unfinished:
         The function ``finished`` marks a file of a finished slide, so that Snakemake plans no jobs
         for it. The files of a slide in a batch are replaced by the end of the batch.
         """
-        paths: dict[str, None] = {}
+        paths = {}
         for slide in slides:
             if slide in self._batch_of:
                 paths[self.end_of_batch(self._batch_of[slide])] = None

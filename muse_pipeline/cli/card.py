@@ -60,7 +60,7 @@ def run(
     path = find_model(model)
     given = {"temperature": temperature, "snap_um": snap_um, "refine": refine or None}
     given |= {"limits": limits, "organs": _organs_by_class(organs, read_card(path)) or None}
-    facts: dict = {name: fact for name, fact in given.items() if fact is not None}
+    facts = {name: fact for name, fact in given.items() if fact is not None}
     if not pictures and not facts:
         if output is not None:
             raise ConfigError(
@@ -97,7 +97,7 @@ def _organs_by_class(words: Sequence[str], card: Card) -> dict[str, list[str]]:
     from muse_pipeline.core.specimen import describe_organ_fault
 
     classes = [one.name for one in getattr(card, "classes", ())]
-    organs: dict[str, list[str]] = {}
+    organs = {}
     for word in words:
         name, _, organ = word.rpartition("=")
         if name and name not in classes:

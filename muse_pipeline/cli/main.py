@@ -124,7 +124,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def _require_inputs_kept(args: argparse.Namespace) -> None:
     """Check that no output would overwrite an input or another output."""
-    written: set[Path] = set()
+    written = set()
     named = {
         name: value if isinstance(value, list) else [value] for name, value in vars(args).items()
     }

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from muse_pipeline.cli.signature import AtLeastOne, Location, RunOptions
 from muse_pipeline.core.types import Written
@@ -57,6 +56,6 @@ def run(
     is_drawn = regions and regions.lower().endswith(GEOJSON_SUFFIXES)
     drawn, regions = (Path(regions), None) if is_drawn else (None, regions)
     rows = choose_rows(slides, mpp, roi, drawn, {"organ": organ, "stain": stain})
-    given: dict[str, Any] = {**options, "output": str(output)}
+    given = {**options, "output": str(output)}
     given |= {"regions": regions} if regions else {}
     run_into_folder(rows, *load_run(given, config, threads, no_report), no_report)

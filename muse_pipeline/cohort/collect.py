@@ -72,8 +72,8 @@ def find_rows(
     given = {name: value for name, value in given.items() if value is not None}
     kinds = {path: _kind(path) for path in paths}
     named = iter(name_slides([path for path in kinds if kinds[path] == "slide"], mpp, roi, regions))
-    rows: list[SheetRow] = []
-    of_sheets: set[int] = set()  # indices of rows that keep their names
+    rows = []
+    of_sheets = set()  # indices of rows that keep their names
     for path, kind in kinds.items():
         for name in given if kind != "slide" else ():
             if kind == "sheet":
@@ -139,7 +139,7 @@ def _paths_within(locations: Sequence[Location]) -> list[Path]:
 
 
 def _unique_rows(rows: Iterable[SheetRow]) -> list[SheetRow]:
-    unique: dict[str, SheetRow] = {}
+    unique = {}
     for row in rows:
         other = unique.setdefault(folder_key(row.slide_id), row)
         if other.path != row.path:
@@ -305,8 +305,8 @@ def _walk(folder: Path) -> list[Path]:
     """List the files under ``folder``, following links, and Zarr folders as one file; skip hidden
     files, results, and folders listed already.
     """
-    paths: list[Path] = []
-    entered: set[str] = set()
+    paths = []
+    entered = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         is_known = os.path.realpath(parent) in entered
         entered.add(os.path.realpath(parent))
@@ -327,7 +327,7 @@ def _one_per_series(files: Sequence[Path]) -> list[Path]:
     OpenSlide opens a series from any of its files. A link without a target is kept; the check of
     the sheet reports it.
     """
-    series: dict[Any, list[Path]] = {}
+    series = {}
     for path in sorted(files):
         is_dicom = path.suffix.lower() == ".dcm" and path.is_file()
         key = (path.parent, _series_uid(path)) if is_dicom else path
@@ -378,7 +378,7 @@ def _safe_name(text: str) -> str:
 
 def _number(names: Sequence[str]) -> list[str]:
     """The names, with a number where one is taken already."""
-    taken: dict[str, str] = {}
+    taken = {}
     for name in names:
         candidates = chain([name], (f"{name}-{n}" for n in count(2)))
         free = next(one for one in candidates if one.casefold() not in taken)

@@ -68,7 +68,7 @@ def read_progress(
     than ``n_shards`` are ignored.
     """
     entries = list(_read_entries(folder / "ledger", n_shards))
-    records: list[StepRecord] = []
+    records = []
     for step in order_steps(
         {*STEPS, *(str(entry["step"]) for entry in entries if entry.get("step"))}
     ):
@@ -198,7 +198,7 @@ def record_step(path: Path | None, step: str) -> Iterator[list[str]]:
     forget_peak_memory()
     started, used = time.monotonic(), all_processor_seconds()
     status, reason = "ok", ""
-    noted: list[str] = []
+    noted = []
     try:
         with show_warnings(step, noted):
             yield noted

@@ -204,7 +204,7 @@ class Records:
 
     def changes(self) -> list[str]:
         """Phrases for what has changed since the results of outdated jobs were made."""
-        phrases: dict[str, None] = {}
+        phrases = {}
         for job in self.outdated:
             before = self._request_before(job)
             made_with = find_json(
@@ -317,7 +317,7 @@ def describe_changes(changes: Mapping[str, Sequence[str]]) -> list[str]:
 
     ``changes`` has the phrases for every slide whose results are replaced, keyed by slide_id.
     """
-    slides_of: dict[str, list[str]] = {}
+    slides_of = {}
     for slide_id, phrases in changes.items():
         for change in phrases:
             slides_of.setdefault(change, []).append(slide_id)

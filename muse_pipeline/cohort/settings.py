@@ -134,7 +134,7 @@ def pretraining_codec(settings: Mapping[str, Any], pretrain_mpp: float) -> str:
 
 def name_stores(mpps: Iterable[float]) -> dict[str, float]:
     """The mpp of each store, keyed by the store's name."""
-    named: dict[str, float] = {}
+    named = {}
     for mpp in mpps:
         if named.setdefault(store_name(mpp), mpp) != mpp:
             other = named[store_name(mpp)]

@@ -328,7 +328,7 @@ def is_missing(column: str, cell: str) -> bool:
 def _empty_missing(
     path: Path, header: list[str], records: list[tuple[int, list[str]]]
 ) -> list[tuple[int, list[str]]]:
-    emptied: Counter[tuple[str, str]] = Counter()
+    emptied = Counter()
     for _, cells in records:
         for index, (name, cell) in enumerate(zip(header, cells, strict=False)):
             if name not in REQUIRED and is_missing(name, cell):
@@ -344,7 +344,7 @@ def _empty_missing(
 
 def _warn_of_patients(path: Path, header: list[str], records: list[tuple[int, list[str]]]) -> None:
     """Warn of patients whose names differ only in case."""
-    spellings: dict[str, dict[str, None]] = {}
+    spellings = {}
     for _, cells in records:
         patient = dict(zip(header, cells, strict=False)).get("patient", "")
         spellings.setdefault(patient.casefold(), {})[patient] = None
@@ -387,7 +387,7 @@ def _values_by_row(
     """Yield each row's number, its cells keyed by column, and its problems: too many cells, or a
     repeated key.
     """
-    seen: dict[str, int] = {}
+    seen = {}
     for number, cells in records:
         values = dict(zip(header, cells, strict=False))
         row_problems = (

@@ -31,7 +31,7 @@ def map_in_order(
     ``make_pool`` returns a context manager with a method ``submit`` like an executor's.
     """
     with make_pool(threads) as pool:
-        waiting: deque = deque()
+        waiting = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) == threads + ahead:

@@ -242,7 +242,7 @@ def read_evaluation_sheet(path: Path) -> dict[str, dict[str, str]]:
         raise SheetError(
             f"{path}: column 'slide_id' is missing (found {', '.join(header)}); add it"
         )
-    rows: dict[str, dict[str, str]] = {}
+    rows = {}
     for number, cells in records:
         row = dict(zip(header, cells, strict=False))
         if not row.get("slide_id"):
@@ -265,7 +265,7 @@ def _by_slide(folder: Path | None, suffixes: tuple[str, ...], option: str) -> di
             f"{folder}: no such folder; to score a results folder, {option} names a folder of files"
             " <slide>.<suffix>"
         )
-    files: dict[str, Path] = {}
+    files = {}
     for path in sorted(folder.iterdir()):
         suffix = next(
             (end for end in sorted(suffixes, key=len)[::-1] if path.name.lower().endswith(end)),

@@ -153,8 +153,8 @@ def _before_last_layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     )
     last_products = products - _leading_to(model, convolutions)
     leading = _leading_to(model, convolutions | last_products)
-    follows: set[str] = set()  # tensors computed from a convolution
-    of_products: set[str] = set()  # tensors computed from a last product
+    follows = set()  # tensors computed from a convolution
+    of_products = set()  # tensors computed from a last product
     before = []
     for node in model.graph.node:
         if node.name in last_products or of_products & set(node.input):
@@ -170,7 +170,7 @@ def _leading_to(model: onnx.ModelProto, layers: set[str]) -> set[str]:
     """Names of the nodes whose results reach one of the ``layers``, directly or through other
     nodes.
     """
-    wanted: set[str] = set()
+    wanted = set()
     leading = set()
     for node in reversed(model.graph.node):
         if wanted & set(node.output):

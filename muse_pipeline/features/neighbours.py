@@ -32,7 +32,7 @@ def with_surroundings(
     lies farther than this above the lowest nucleus of the earlier parts, and a part's neighbours
     are complete once the stream has passed it. Only parts within reach are kept in memory.
     """
-    held: deque[_Part] = deque()
+    held = deque()
     n_waiting, passed = 0, -np.inf
     for nuclei in parts:
         part = _Part(nuclei)

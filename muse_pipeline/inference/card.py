@@ -350,7 +350,7 @@ KINDS = {None: ModelCard, REGIONS: RegionCard, EMBEDDER: EmbedderCard, ENCODER: 
 def read_any_card(text: str, where: str) -> Card:
     """The card of a model of any kind."""
     try:
-        values: Any = json.loads(text)
+        values = json.loads(text)
         kind = values.get("kind") if isinstance(values, dict) else None
         if isinstance(values, dict) and isinstance(values.get("organs"), list):
             values["organs"] = organs_of(values)

@@ -140,7 +140,7 @@ def score_values(
 
     Their names end with the tissue region ``area``, which is "" for the slide or an annotation.
     """
-    values: dict[str, float | int | None] = {}
+    values = {}
     end = f"_in_{one_line(area)}" if area else ""
     for compartment, counts in intensities.items():
         start = "" if compartment == "nucleus" else f"{compartment}_"
@@ -200,7 +200,7 @@ def region_values(regions: dict[str, Any] | None) -> dict[str, float | str | Non
     """The columns of ``cohort.tsv`` about regions, for one slide; empty without regions."""
     if regions is None:
         return {}
-    values: dict[str, float | str | None] = {"regions": regions["status"]}
+    values = {"regions": regions["status"]}
     for name, entry in (("border_mm", "border_mm"), ("nuclei_unlike_region", "n_unlike_region")):
         values |= {name: regions[entry]} if entry in regions else {}
     for row in (*regions.get("classes", ()), *regions.get("bands", ())):

@@ -281,7 +281,7 @@ def _of_model(folder: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
 
 def _drawn(path: Path, info: SlideInfo, kept: KeptArea) -> SlideRegions:
     drawn = read_class_areas(path, info)
-    colors: dict[str, tuple[int, int, int]] = {}
+    colors = {}
     for area in drawn:
         colors.setdefault(area.class_name, area.color)  # the first colour of a class counts
     tissue = outline_kept(kept, info)

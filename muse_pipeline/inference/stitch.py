@@ -450,7 +450,7 @@ def describe(shards: ShardSet, card: ModelCard, info: SlideInfo, kept: KeptArea)
     descriptions.
     """
     common = shards.common
-    n_guarded: Counter[str] = Counter()  # windows that were excluded from detection, by reason
+    n_guarded = Counter()  # windows that were excluded from detection, by reason
     for facts in shards.facts:
         n_guarded.update(
             {reason: len(windows) for reason, windows in facts.get("guarded_windows", {}).items()}

@@ -139,7 +139,7 @@ class Trust:
         """The quantities with a verdict and the findings behind it, as in "regions: check tissue";
         "" if there are none.
         """
-        parts: dict[str, list[str]] = {}
+        parts = {}
         for quantity in self.effects:
             if words := self.words(quantity, verdict):
                 parts.setdefault(words, []).append(quantity)
@@ -397,7 +397,7 @@ def find_repeats(slides: Mapping[str, Trust]) -> dict[str, str]:
     """Slides with the picture and the region of interest of another one, which comes first in the
     order of names and whose nuclei are not left out; each with a reason that names it.
     """
-    first: dict[tuple[str, object], str] = {}
+    first = {}
     reasons = {}
     for name, trust in sorted(slides.items()):
         if trust.provenance and trust.verdict(NUCLEI) != LEAVE_OUT:
@@ -410,7 +410,7 @@ def find_repeats(slides: Mapping[str, Trust]) -> dict[str, str]:
 
 def join_marks(slides: Iterable[Trust]) -> dict[str, str]:
     """The reasons for which each quantity is marked in some of the slides; "" for none."""
-    marks: dict[str, dict[str, None]] = {}
+    marks = {}
     for slide in slides:
         for quantity in slide.effects:
             marks.setdefault(quantity, {})[slide.marks(quantity)] = None
@@ -437,7 +437,7 @@ def describe_marks(slides: Iterable[Trust]) -> list[str]:
     """A line for each finding that concerns the whole run, such as an organ: which numbers are
     marked, in how many slides, and why.
     """
-    n_slides: Counter[tuple[str, str]] = Counter()
+    n_slides = Counter()
     for trust in slides:
         for kind in filter(trust.findings.__contains__, OF_RUN):
             text, remedy = trust.findings[kind], RULES[kind].remedy

@@ -102,7 +102,7 @@ class DatasetSource(LabelSource):
     def list_all(self) -> list[Sample]:
         """List every picture of the dataset, used or not; no two may have the same name."""
         require_folder(self.labels, "labels")
-        by_name: dict[str, Sample] = {}
+        by_name = {}
         for sample in self.layout.samples():
             other = by_name.setdefault(sample.name, sample)
             if other is not sample:

@@ -71,7 +71,7 @@ class FileNuclei:
         """The meaning of each nucleus' class name, which ``find`` returns for a name and its first
         ``where``.
         """
-        first: dict[str, int] = {}
+        first = {}
         for index, word in enumerate(self.words):
             if word is not None:
                 first.setdefault(word, index)

@@ -102,7 +102,7 @@ def _describe_areas(images: Sequence[LabelledImage]) -> Iterator[str]:
     """Describe the areas of each class, or set of classes, and the nuclei that the detector found
     in them.
     """
-    by_classes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    by_classes = defaultdict(lambda: defaultdict(int))
     for count in (count for image in images for count in image.areas):
         by_classes[count.classes][count.area] += count.n_nuclei
     for classes, n_of_area in by_classes.items():

@@ -156,7 +156,7 @@ class Vgg16Stages(ImageNetBackbone):
         super().__init__()
         blocks, channels = [], 3
         for width, depth in zip(WIDTHS, DEPTHS, strict=True):
-            layers: list[nn.Module] = []
+            layers = []
             for _ in range(depth):
                 layers += [conv_norm(channels, width), nn.ReLU(inplace=True)]
                 channels = width

@@ -394,7 +394,7 @@ def iterate_rows(
     """
     with open_nuclei(path) as file:
         order = list(columns or file.schema_arrow.names)
-        waiting: list[pa.Table] = []
+        waiting = []
         for batch in _undamaged(
             path, file.iter_batches(min(batch_size, ROW_GROUP), columns=order, use_threads=False)
         ):

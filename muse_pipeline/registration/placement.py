@@ -171,7 +171,7 @@ def similarity(degrees: float, mirrored: bool, scale: float) -> ndarray:
 
 def _best_apart(placements: Sequence[Placement]) -> Iterator[Placement]:
     """Yield placements, best first, except those with nearly the same angle as a better one."""
-    kept: list[Placement] = []
+    kept = []
     for placement in sorted(placements, key=lambda candidate: -candidate.score):
         same_side = [other.degrees for other in kept if other.mirrored == placement.mirrored]
         turns = [abs((placement.degrees - degrees + 180) % 360 - 180) for degrees in same_side]

@@ -44,7 +44,7 @@ def record_outcome(partner: Path, store: Path, slide_id: str) -> Iterator[dict[s
     """
     folder = store.parent
     remove(folder / RECORD)
-    facts: dict[str, Any] = {"slide_id": slide_id, "partner": str(partner)}
+    facts = {"slide_id": slide_id, "partner": str(partner)}
     try:
         yield facts
         outcome = {"status": OK, "reason": ""}

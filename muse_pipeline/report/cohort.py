@@ -301,7 +301,7 @@ def describe_total(slides: Sequence[SlideResult]) -> str:
 
 def by_model(slides: Iterable[SlideResult]) -> list[list[SlideResult]]:
     """Finished slides, grouped by model file, in the order of first use."""
-    groups: dict[str, list[SlideResult]] = {}
+    groups = {}
     for slide in slides:
         if slide.summary:
             groups.setdefault(slide.provenance.model.sha256, []).append(slide)

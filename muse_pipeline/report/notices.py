@@ -81,7 +81,7 @@ def summarise_flags(slides: Sequence[SlideResult], most: int = 12) -> list[str]:
     """At most ``most`` lines about slides whose results need a check, by finding, with reasons if
     there is room.
     """
-    found: dict[str, dict[str, list[str]]] = {}
+    found = {}
     for slide in slides:
         for notice in filter(attrgetter("kind"), find_notices(slide)):
             of_kind = found.setdefault(notice.kind, {})
@@ -116,7 +116,7 @@ def summarise_failures(slides: Sequence[SlideResult]) -> list[str]:
     if not failed:
         return []
     failed.sort(key=lambda s: any((s.step, "missing") == (e.step, e.status) for e in s.progress))
-    reasons: dict[str, list[str]] = {}
+    reasons = {}
     for slide in failed:
         reasons.setdefault(f"{slide.step}: {slide.reason}", []).append(slide.slide_id)
     lines = _list(f"{count_noun(len(failed), 'slide')} failed:", reasons)

@@ -166,7 +166,7 @@ def _provenance_text(provenance: Provenance) -> str:
 
 def add_up(summaries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The classes in ``summaries``, with the nuclei of all slides added up."""
-    total: dict[str, dict[str, Any]] = {}
+    total = {}
     for entry in chain.from_iterable(summary["classes"] for summary in summaries):
         of_class = total.setdefault(entry["name"], {**entry, "n_nuclei": 0})
         of_class["n_nuclei"] += entry["n_nuclei"]

@@ -166,7 +166,7 @@ def _unique_names(path: Path, names: Sequence[str], ids: Sequence[str]) -> list[
             " several genes"
         )
         warnings.warn(f"{path}: {what}, written as NAME_ID", MuseWarning, stacklevel=3)
-    unique: dict[str, None] = {}
+    unique = {}
     for name, own in zip(names, ids, strict=True):
         full = f"{name}_{own}" if name in often else name
         possible = (f"{full}_{number}" if number > 1 else full for number in count(1))

@@ -66,7 +66,7 @@ def keys_of(names: Sequence[str]) -> dict[str, str]:
     """A key in a file for each name: letters, digits and "_.-", as SpatialData requires, unique
     regardless of case.
     """
-    keys: dict[str, str] = {}
+    keys = {}
     for name in names:
         key = re.sub(r"[^\w.-]+", "_", name)
         taken = {other.lower() for other in keys.values()}

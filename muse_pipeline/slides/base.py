@@ -163,7 +163,7 @@ def open_slide(path: Path | str, reader: str | None = None) -> SlideReader:
 
 def _open_slide(path: Path, reader: str | None) -> SlideReader:
     require_file(path)
-    reasons: list[UnsuitedError] = []
+    reasons = []
     names = READERS.names() if reader is None else [reader]
     for candidate in sorted((READERS[name] for name in names), key=lambda kind: kind.priority):
         try:

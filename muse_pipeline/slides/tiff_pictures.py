@@ -223,7 +223,7 @@ def _is_ycbcr(stream: bytes) -> bool:
 @contextmanager
 def complaints_of_tifffile() -> Iterator[list[str]]:
     """Collect the messages that tifffile logs on this thread, instead of printing them."""
-    complaints: list[str] = []
+    complaints = []
     logger, thread = logging.getLogger("tifffile"), get_ident()
 
     def collect(record: logging.LogRecord) -> bool:

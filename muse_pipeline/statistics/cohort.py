@@ -223,7 +223,7 @@ def _write_obs(
         cells |= {own.get(name, name): cell for name, cell in row.items()}
         rows.append(cells | {"patient": row.get("patient") or patient_in_name(row["slide_id"])})
     filled = {name for row in rows for name, cell in row.items() if cell is not None}
-    column_of: dict[str, str] = {}
+    column_of = {}
     for name in (*sheet.COLUMNS, *OF_TABLE, *own.values()):
         if name in filled - LEFT_OUT:
             column = name.replace("/", "_")  # "/" separates groups in HDF5

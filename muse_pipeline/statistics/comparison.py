@@ -59,7 +59,7 @@ def require_groups(
     group_of_slide: Mapping[str, str], patient_of_slide: Mapping[str, str], left_out: str = ""
 ) -> dict[str, str]:
     """The group of every patient; ``left_out`` describes the excluded slides in messages."""
-    group_of: dict[str, str] = {}
+    group_of = {}
     for slide, group in group_of_slide.items():
         patient = patient_of_slide[slide]
         if group_of.setdefault(patient, group) != group:

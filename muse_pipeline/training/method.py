@@ -101,7 +101,7 @@ def build_adamw(
     Parameters, pairs (dotted name, parameter), belong to the backbone if ``backbone`` is in their
     name; the schedule's learning rate is multiplied by ``backbone_rate`` for them.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups = {}
     for name, parameter in parameters:
         groups.setdefault(("backbone" in name.split("."), parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(

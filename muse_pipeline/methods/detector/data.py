@@ -65,7 +65,7 @@ class DetectorData:
         """The organs in which each class is measured, without classes in ``kept``, for the card:
         those with ``MIN_MEASURED`` of its labels for validation, or held out in turn without these.
         """
-        by_organ: dict[str, list[LabelledImage]] = {}
+        by_organ = {}
         for image in self.held or self.images:
             by_organ.setdefault(name_organ(image.organ or self.config.organ), []).append(image)
         by_organ.pop("", None)

@@ -195,7 +195,7 @@ def choose_share(
     rows_of = criteria | {classes[row - 1]: np.array([row]) for row in rows}
     judged = [*criteria, *(classes[row - 1] for row in learnt)]
     blocks = [str(index) for index in range(counts.shape[1])]
-    best: dict[str, Any] = {"share": 0.0, "scores": {}, "n_blocks": len(blocks)}
+    best = {"share": 0.0, "scores": {}, "n_blocks": len(blocks)}
     if not criteria:
         return best
     least_gain = 0.0

@@ -55,7 +55,7 @@ def describe_origins(
     Files without a detector, and detectors that were trained only on the run's own ``images``, are
     omitted, except for the published encoder that they began with.
     """
-    texts: dict[str, list[str]] = {"training_data": [], "limits": [], "encoder": []}
+    texts = {"training_data": [], "limits": [], "encoder": []}
     for path in dict.fromkeys(paths):
         checkpoint = read_weights(path, config.trust_pickle)
         encoder = checkpoint.meta.get("origins", {}).get("encoder", "")

@@ -124,7 +124,7 @@ def read_tissue_images(
     Pictures must be at least as large as a training window of ``window_px``; areas are read with
     enough context for it.
     """
-    images: list[TissueImage] = []
+    images = []
     for source in sources:
         if source.slides is not None:
             images += _read_areas(source, classes, mpp, window_px)
@@ -166,7 +166,7 @@ def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[Labell
         raise LabelError(
             f"{source.location}: has no labelled picture; correct the path or `exclude`"
         )
-    of_content: dict[str, LabelledPath] = {}
+    of_content = {}
     for picture in used:
         other = of_content.setdefault(fingerprint_file(picture.path), picture)
         if other.label != picture.label:
@@ -217,7 +217,7 @@ def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
         raise LabelError(
             f"{path}: needs the columns '{column}' and 'label' and at least one row; add them"
         )
-    labels: dict[str, tuple[str, str]] = {}
+    labels = {}
     for row in (dict(zip(header, cells, strict=False)) for _, cells in rows):
         name, value, patient = (row.get(field, "") for field in (column, "label", "patient"))
         if (

@@ -61,7 +61,7 @@ class ActivationNetwork(nn.Module):
         ``autograd.grad`` can differentiate the output with respect to them; ``pixels`` are as in
         ``forward``.
         """
-        activations: list[Tensor] = []
+        activations = []
         token = _RECORDED.set(activations)
         try:
             output = self(pixels)

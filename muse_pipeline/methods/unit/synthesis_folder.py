@@ -72,7 +72,7 @@ def write_mask_folder(
             return stylise(mask, mpp, np.random.default_rng(index)) if pixels is None else pixels
 
         unfinished.mkdir()
-        shown: list[ndarray] = []
+        shown = []
         for index, picture in enumerate(map_in_order(draw, range(n), threads)):
             shown += [] if picture is None else [picture]
             progress(index + 1, n)

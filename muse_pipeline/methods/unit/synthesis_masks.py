@@ -158,7 +158,7 @@ def _sample_glands(size_um: float, gap: float, rng: Generator) -> list[Gland]:
     """Glands at least ``gap`` um apart."""
     reach = GLAND_RADIUS_UM[1] + MARGIN_UM
     side = size_um + 2 * reach
-    glands: list[Gland] = []
+    glands = []
     for _ in range(rng.poisson(GLANDS_PER_MM2 * side**2 / 1e6)):
         gland = Gland(
             centre=rng.uniform(-reach, size_um + reach, 2),
@@ -302,7 +302,7 @@ def paint(plan: NucleusPlan, size_px: int, mpp: float, rng: Generator) -> Instan
     high = (np.ceil(rings.max(1)).astype(int) + 2).clip(0, size_px)
     points = np.round((rings - low[:, None]) * (1 << _BITS)).astype(np.int32)
     least_px = max(MIN_AREA_UM2 / mpp**2, LEAST_AREA_PX)
-    kept: list[int] = []
+    kept = []
     for index in np.flatnonzero((high > low).all(1)).tolist():
         (left, top), (right, bottom) = low[index], high[index]
         patch = instances[top:bottom, left:right]

@@ -168,7 +168,7 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], norm: bool):
         super().__init__()
-        layers: list[nn.Module] = []
+        layers = []
         for index, (inside, outside) in enumerate(zip((3, *widths), widths, strict=False)):
             layers.append(nn.Conv2d(inside, outside, 4, 2, 1))
             if norm and index:
@@ -202,7 +202,7 @@ class TranslationHead(nn.Module):
 
     def __init__(self, in_channels: int, widths: tuple[int, int]):
         super().__init__()
-        layers: list[nn.Module] = []
+        layers = []
         for inside, outside in zip((in_channels, *widths), widths, strict=False):
             layers += [
                 nn.Conv2d(inside, outside, 3, padding=1),
