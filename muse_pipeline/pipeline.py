@@ -229,7 +229,7 @@ class SlideRun:
         make_nuclei(self._shards, slide, Path(drawn) if drawn else mapped, self.begin)
 
 
-def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin = str) -> None:
+def write_outputs(slide: FinishedSlide, outputs: Sequence[Output], begin: Begin) -> None:
     """Write outputs of a finished slide in order; all outputs of a step are written together, when
     the last is due.
     """

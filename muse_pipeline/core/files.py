@@ -88,7 +88,7 @@ def _make_way(path: Path, partial: Path) -> None:
     path.rename(partial.with_name(f"{path.name}.replaced"))
 
 
-def require_own_folder(path: Path, is_ours: bool = False) -> None:
+def require_own_folder(path: Path, is_ours: bool) -> None:
     """Check that a folder, if it exists, may be replaced: this package created it (``is_ours``), or
     it is empty.
     """

@@ -12,12 +12,7 @@ import numpy as np
 
 from muse_pipeline.core.errors import NucleiError
 from muse_pipeline.core.text import count_noun, some_of
-from muse_pipeline.evaluation.bootstrap import (
-    MIN_PATIENTS,
-    REPEATS,
-    percentile_interval,
-    resample_sums,
-)
+from muse_pipeline.evaluation.bootstrap import MIN_PATIENTS, percentile_interval, resample_sums
 from muse_pipeline.evaluation.detection import (
     MIN_IOU,
     DetectionCounts,
@@ -36,7 +31,7 @@ NOT_SCORED = {
 
 
 def summarise_scores(
-    scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int = REPEATS
+    scores: Sequence[SlideScore], pairing: Pairing, rules: Rules, repeats: int
 ) -> dict[str, Any]:
     """The result of ``muse evaluate``, as a dictionary for JSON."""
     classes = scores[0].run.class_names

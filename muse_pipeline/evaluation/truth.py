@@ -180,7 +180,7 @@ class Pairing:
     beyond_sheet: tuple[str, ...] = ()  # slides with a result that are not in the sheet
 
 
-def pair_one(nuclei: Path, truth: Path, slide_id: str, region: Path | None = None) -> Pairing:
+def pair_one(nuclei: Path, truth: Path, slide_id: str, region: Path | None) -> Pairing:
     """Pair one table with one file of truth."""
     if truth.is_dir():
         raise LabelError(
@@ -192,7 +192,7 @@ def pair_one(nuclei: Path, truth: Path, slide_id: str, region: Path | None = Non
 
 def pair_folder(
     results: Path,
-    truth: Path | None = None,
+    truth: Path | None,
     sheet: Path | None = None,
     region: Path | None = None,
     patient: str | None = None,

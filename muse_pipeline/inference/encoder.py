@@ -19,7 +19,7 @@ CORE_PX = 512  # side of the area whose nuclei are encoded from one window
 BATCH = 16  # tiles per call, if the graph takes any number
 
 
-def open_embedder(path: Path, provider: str = "cpu") -> Embedder | TileEncoder:
+def open_embedder(path: Path, provider: str) -> Embedder | TileEncoder:
     """Open a model that computes vectors of nuclei: a third-party encoder, an embedding model, or a
     detector.
     """

@@ -39,7 +39,7 @@ _STEPS = (
 )
 
 
-def map_nuclei(store: Store, paths: Sequence[Path], info: SlideInfo, threads: int = 1) -> SlideMap:
+def map_nuclei(store: Store, paths: Sequence[Path], info: SlideInfo, threads: int) -> SlideMap:
     """Map the regions of a slide from all its shards, ``threads`` bands at a time.
 
     Of the slide's image ``store``, only the size and the tissue are used.

@@ -116,8 +116,8 @@ def read_labelled_areas(
     path: Path,
     words: ClassWords,
     size_px: tuple[int, int],
-    offset_px: tuple[int, int] = (0, 0),
-    left_out: Collection[str] = (),
+    offset_px: tuple[int, int],
+    left_out: Collection[str],
 ) -> ClassAreas:
     """Read the areas of GeoJSON or of a mask, in px of a picture or slide of ``size_px`` = (width,
     height).

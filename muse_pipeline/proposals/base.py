@@ -65,7 +65,7 @@ class SlideSample:
     is_ihc: bool = False  # True if the slide has the brown of immunohistochemistry
 
 
-def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None = None) -> SlideSample:
+def sample_slide(store: Store, colour: SlideColour, info: SlideInfo | None) -> SlideSample:
     """Take crops of a slide's tissue at random, with a fixed seed."""
     grid = WindowGrid(store.size_px, SAMPLE_PX, 0)
     windows = np.random.default_rng(SEED).permutation(grid.windows_with_tissue(*store.tissue))[
@@ -217,11 +217,7 @@ def judge_sample(sample: SlideSample) -> list[str]:
 
 
 def fit_proposer(
-    store: Store,
-    method: str,
-    settings: dict[str, Any],
-    colour: SlideColour,
-    info: SlideInfo | None = None,
+    store: Store, method: str, settings: dict[str, Any], colour: SlideColour, info: SlideInfo | None
 ) -> tuple[Proposer, Guard | None]:
     """Fit a proposer to a slide; return it with the guard that decides which windows it skips, None
     to skip none.

@@ -92,7 +92,7 @@ class Placement:
     score: float
 
 
-def find_placements(slide: LowPower, partner: LowPower, threads: int = 1) -> list[Transform]:
+def find_placements(slide: LowPower, partner: LowPower, threads: int) -> list[Transform]:
     """The most likely placements of the partner, best first."""
     search = _Search(slide, partner)
     turns = product(np.arange(-180, 180, STEP_DEGREES), (False, True))

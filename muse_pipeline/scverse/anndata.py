@@ -154,7 +154,7 @@ def _encoding(kind: str, version: str) -> dict[str, Any]:
 
 
 def write_spatialdata(
-    nuclei: Path, store: Path, output: Path, patient: str | None, embeddings: Path | None = None
+    nuclei: Path, store: Path, output: Path, patient: str | None, embeddings: Path | None
 ) -> None:
     """Write a slide for SpatialData; the position of the ``store`` relative to ``output`` must not
     change.

@@ -233,7 +233,7 @@ def overlap(
     return tuple(level), tuple(region)
 
 
-def alpha_of(extra_samples: Iterable[Enum], pixels: ndarray | None = None) -> Alpha:
+def alpha_of(extra_samples: Iterable[Enum], pixels: ndarray | None) -> Alpha:
     """Meaning of the last sample in the ``pixels`` (h, w, n) of a TIFF page, from tifffile's enums
     of extra samples.
 

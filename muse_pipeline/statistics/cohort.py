@@ -175,7 +175,7 @@ PROVENANCE = ("fingerprint", "model", "features", "versions")
 
 
 def write_cohort(
-    results: Path, rows: Iterable[Mapping[str, Any]], output: Path, threads: int = 1
+    results: Path, rows: Iterable[Mapping[str, Any]], output: Path, threads: int
 ) -> int:
     """Write ``cohort.h5ad`` with those slides of the sheet's ``rows`` that have nuclei, and return
     their number.
@@ -357,8 +357,8 @@ def compare_cohort(
     group: str,
     patient: str,
     output: Path,
-    included: Sequence[str] = (),
-    threads: int = 1,
+    included: Sequence[str],
+    threads: int,
 ) -> list[str]:
     """Compare the groups of a results folder, write a row per measure and pair of groups, and
     return a summary.

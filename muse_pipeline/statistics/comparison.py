@@ -56,7 +56,7 @@ def mean_by_patient(values: ndarray, patients: list[str]) -> tuple[ndarray, list
 
 
 def require_groups(
-    group_of_slide: Mapping[str, str], patient_of_slide: Mapping[str, str], left_out: str = ""
+    group_of_slide: Mapping[str, str], patient_of_slide: Mapping[str, str], left_out: str
 ) -> dict[str, str]:
     """The group of every patient; ``left_out`` describes the excluded slides in messages."""
     group_of = {}

@@ -270,9 +270,7 @@ def steps_done(path: Path) -> int:
         return 0
 
 
-def import_checkpoint(
-    path: Path, output: Path, name: str | None = None, trust_pickle: bool = False
-) -> str:
+def import_checkpoint(path: Path, output: Path, name: str | None, trust_pickle: bool) -> str:
     """Convert a released file to a checkpoint of this package that has only a backbone, and return
     the backbone's name.
 

@@ -86,9 +86,9 @@ class CohortRun:
 def plan_cohort_run(
     path: Path,
     cohort: Cohort,
-    data: Path | None = None,
-    judged_by: Iterable[Sequence[Path]] = (),
-    changes: Iterable[str] = (),
+    data: Path | None,
+    judged_by: Iterable[Sequence[Path]],
+    changes: Iterable[str],
 ) -> CohortRun:
     """Plan the run of a config, with the slides of a cohort as additional sources.
 
