@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from muse_pipeline.inference.embed import Embedder
     from muse_pipeline.inference.predictor import Predictor, RegionPredictor
 
-Begin = Callable[
-    [str], None
-]  # a function called with the name of each step just before the step starts
+# a function called with the name of each step just before the step starts
+Begin = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,10 @@ class Plan:
     """
 
     config: Mapping[str, Any]  # the completed config
-    rows: Mapping[
-        str, Mapping[str, Any]
-    ]  # rows of the resolved sheet, with ``shards``, keyed by slide_id
-    model: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # description of the model from `muse step model`
+    # rows of the resolved sheet, with ``shards``, keyed by slide_id
+    rows: Mapping[str, Mapping[str, Any]]
+    # description of the model from `muse step model`
+    model: Mapping[str, Any] = field(default_factory=dict)
     # settings of the pretraining run that the model starts from, or {}
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     is_trained: bool = False  # True if the model is trained by this run

@@ -91,9 +91,8 @@ def _check(path: str, row: SheetRow, card: ModelCard, max_corrupt: float) -> Sli
             roi = read_roi(Path(row.roi), info) if row.roi else None
         warnings += [str(one.message) for one in left_out]
         with open_slide(row.path, info.reader) as slide:
-            reader = AreaReader(
-                slide, info, card.mpp
-            )  # first, since it rejects a slide too coarse for the model
+            # first, since it rejects a slide too coarse for the model
+            reader = AreaReader(slide, info, card.mpp)
             warnings += warn_enlarged(info, card.mpp)
             search = find_tissue(slide, info, roi)
             colour = measure_colour(

@@ -292,10 +292,8 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     settings imply.
     """
     settings = _at_home(dict(config))
-    for name in (
-        "shards",
-        "max_features",
-    ):  # 1.0e+5 is a whole number in the schema, but not on a command line
+    # 1.0e+5 is a whole number in the schema, but not on a command line
+    for name in ("shards", "max_features"):
         if settings[name] is not None:
             settings[name] = int(settings[name])
     settings["model"] = settings["model"] or MODEL_OF_MODE[settings["mode"]]

@@ -187,17 +187,14 @@ class Unfinished:
         self._is_job = is_job
         self._placeholder = placeholder
         self.outdated: dict[str, list[Job]] = {}  # the jobs to run of every unfinished slide
-        self.replaced: dict[
-            str, list[str]
-        ] = {}  # phrases for the changes of slides whose nuclei the run replaces
+        # phrases for the changes of slides whose nuclei the run replaces
+        self.replaced: dict[str, list[str]] = {}
         self.with_nuclei: list[str] = []  # unfinished slides that have nuclei of an earlier run
-        self.batches: dict[
-            str, list[str]
-        ] = {}  # unfinished slides that are run in batches, keyed by the batch
+        # unfinished slides that are run in batches, keyed by the batch
+        self.batches: dict[str, list[str]] = {}
         self._batch_of: dict[str, str] = {}
-        self._in_place: dict[
-            Path, Path
-        ] = {}  # paths of requests -> files that stand for them in a dry run
+        # paths of requests -> files that stand for them in a dry run
+        self._in_place: dict[Path, Path] = {}
 
     def find(self, everything: bool) -> None:
         """Find the unfinished slides, or take all slides if ``everything`` is True, and write their

@@ -244,9 +244,8 @@ class Parser(argparse.ArgumentParser):
         if word in OF_GPU and (option := next((o for o in ON_GPU if o in vocabulary), None)):
             self.exit(2, f"{self.prog}: there is no '{word}'; give {option} cuda for a GPU\n")
         if near := get_close_matches(word, vocabulary):
-            nearest = max(
-                near, key=lambda name: sorted(name) == sorted(word)
-            )  # `--modle` is `--model`, not `--mode`
+            # `--modle` is `--model`, not `--mode`
+            nearest = max(near, key=lambda name: sorted(name) == sorted(word))
             self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
         self.error(f"there is no '{word}'")
 

@@ -31,9 +31,8 @@ MORE = {  # only in `muse help all`
     "more about models": "import-model psm synthesize card",
     "tools": "qupath-script demo-slide",
 }
-MODULES = dict.fromkeys(
-    ("finetune", "pretrain", "psm"), "train"
-)  # module of each verb that has none of its own
+# module of each verb that has none of its own
+MODULES = dict.fromkeys(("finetune", "pretrain", "psm"), "train")
 VERBS = tuple(" ".join([*GROUPS.values(), *MORE.values()]).split())
 SMALL_MATRICES = ("run", "step", "embed", "register")
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
@@ -59,9 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # Python flushes the rest here at exit
+        # Python flushes the rest here at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
         print(f"{name}: interrupted; run it again to finish", file=sys.stderr)

@@ -146,9 +146,8 @@ def _require_areas(
     """Check that a file has areas on at least one of the slides, before results of an earlier run
     are removed.
     """
-    with warnings.catch_warnings(
-        action="ignore", category=LeftOutWarning
-    ):  # `muse step tissue` warns for each slide
+    # `muse step tissue` warns for each slide
+    with warnings.catch_warnings(action="ignore", category=LeftOutWarning):
         try:
             read_areas(path)
         except GeoJSONError as error:

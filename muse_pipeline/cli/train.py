@@ -76,9 +76,8 @@ class _ListRecipes(argparse.Action):
 
 def _first_sentence(text: str) -> str:
     """The first sentence of the comment with which a config begins."""
-    lines = takewhile(
-        re.compile(r"# \S").match, text.splitlines()
-    )  # a command, indented further, ends the sentence
+    # a command, indented further, ends the sentence
+    lines = takewhile(re.compile(r"# \S").match, text.splitlines())
     return re.split(r"[.;] ", " ".join(line.removeprefix("# ") for line in lines))[0].rstrip(".:")
 
 

@@ -67,9 +67,8 @@ class SlideFiles:
 
     folder: Path  # folder of the slide's results, RESULTS/<slide_id>
 
-    fetched = _Path(
-        "fetched"
-    )  # folder of the downloaded slide, which is removed when its images have been written
+    # folder of the downloaded slide, which is removed when its images have been written
+    fetched = _Path("fetched")
     info = _Path("slide.json")  # header of the slide
     mask = _Path("tissue.npz")  # the tissue mask
     picture = _Path("tissue.png")  # picture of the tissue's outline on the slide
@@ -87,17 +86,15 @@ class SlideFiles:
     viewer = _Path("viewer/index.html")  # the page that shows the slide and its nuclei
     anndata = _Path("nuclei.h5ad")  # the nuclei as AnnData
     bins = _Path("bins.h5ad")  # gene counts of the nuclei, written by `muse bins`
-    regions = _Path(
-        "regions.json"
-    )  # record of the tissue regions, or the reason why there are none
+    # record of the tissue regions, or the reason why there are none
+    regions = _Path("regions.json")
     region_outlines = _Path("regions.geojson")  # tissue regions for QuPath
     region_picture = _Path("regions.png")  # picture of the tissue regions
     region_map = _Path("regions.zarr")  # probabilities of the tissue classes
     artefacts = _Path("artefacts.geojson")  # areas of artefacts, for QuPath
     tma = _Path("tma.geojson")  # cores of a tissue microarray, for QuPath
-    partner = _Path(
-        "partner"
-    )  # the folder of the registered partner: its transform, pictures and stores
+    # the folder of the registered partner: its transform, pictures and stores
+    partner = _Path("partner")
 
     def store(self, mpp: float) -> Path:
         """Path of the store at ``mpp``."""

@@ -251,9 +251,8 @@ def show_warnings(step: str, noted: list[str]) -> Iterator[None]:
 
 COST_COLUMNS = ("Step", "Time", "Processor", "Busy cores", "Processor s/mm²", "Peak memory")
 WHOLE = "all"  # row besides the steps: the sum of all of them
-SlideSteps = tuple[
-    Sequence[StepRecord], float
-]  # the records of a slide, and the area of tissue processed, in mm2
+# the records of a slide, and the area of tissue processed, in mm2
+SlideSteps = tuple[Sequence[StepRecord], float]
 
 
 @dataclass(frozen=True)

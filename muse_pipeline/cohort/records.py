@@ -42,13 +42,11 @@ class Job:
     settings: Mapping[str, Any]  # all settings on which the results depend, keyed by name
     reads: Sequence[str] = ()  # files of other jobs that it reads
     writes: Sequence[str] = ()  # files and folders that it writes
-    temporary: Sequence[
-        str
-    ] = ()  # files in ``writes`` that are deleted when no other job needs them
+    # files in ``writes`` that are deleted when no other job needs them
+    temporary: Sequence[str] = ()
     steps: Sequence[str] = ()  # names of the ledgers of its steps; by default its own name
-    removes: Sequence[
-        str
-    ] = ()  # glob patterns of files that are removed before it runs; by default ``writes``
+    # glob patterns of files that are removed before it runs; by default ``writes``
+    removes: Sequence[str] = ()
     wildcards: Mapping[str, str] = field(default_factory=dict)  # of the rule, besides the slide
     # file in ``writes`` with the status of the job, which is repeated if this is "failed"
     outcome: str = ""
@@ -175,9 +173,8 @@ class Records:
         have replaced.
         """
         if failed := failed_steps(self.folder):
-            remove(
-                SlideFiles(self.folder).fetched
-            )  # so that the next run fetches a corrected original
+            # so that the next run fetches a corrected original
+            remove(SlideFiles(self.folder).fetched)
             missing = {name for job in self.jobs for name in job.kept if self._time(name) is None}
             waiting = [job for job in self.jobs if not failed & set(job.ledgers)]
             self.withdraw(

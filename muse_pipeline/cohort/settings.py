@@ -34,9 +34,8 @@ def require_columns(settings: Mapping[str, Any]) -> None:
     missing.
     """
     try:
-        with warnings.catch_warnings(
-            action="ignore", category=LeftOutWarning
-        ):  # `muse sheet --check` prints them
+        # `muse sheet --check` prints them
+        with warnings.catch_warnings(action="ignore", category=LeftOutWarning):
             read_cells(
                 Path(settings["slides"]), *sorted({*settings["statistics"].values()} - {"patient"})
             )
@@ -71,9 +70,8 @@ def _explain(wrong: Any) -> str:
     unknown = [str(key) for key in wrong.instance if key not in choices] if choices else []
     for key in unknown:
         if near := get_close_matches(key, choices):
-            nearest = max(
-                near, key=lambda name: sorted(name) == sorted(key)
-            )  # `modle` is `model`, not `mode`
+            # `modle` is `model`, not `mode`
+            nearest = max(near, key=lambda name: sorted(name) == sorted(key))
             return f"unknown setting '{key}'; did you mean '{nearest}'?"
     message = (
         f"unknown setting '{unknown[0]}'"

@@ -39,9 +39,8 @@ ID_FORBIDDEN = frozenset("/\\{}'\"`$&;|<>*?!#%~^:")
 MAX_SHARDS = 10_000
 
 _UM = "(um|microns?|micromet(er|re)s?)"
-MPP = re.compile(
-    rf"mpp{_UM}?|{_UM}(per)?(px|pixels?)|(px|pixel)(size|width|spacing){_UM}?"
-)  # names of the column mpp
+# names of the column mpp
+MPP = re.compile(rf"mpp{_UM}?|{_UM}(per)?(px|pixels?)|(px|pixel)(size|width|spacing){_UM}?")
 
 
 def _column(text: str, kind: str = "string", **limits: Any) -> Any:
@@ -138,9 +137,8 @@ def name_own(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:
     "sheet_" is put before a name that is ``taken`` by another column, or reserved.
     """
     used, named = {*taken, *RESERVED}, dict.fromkeys(names, "")
-    for name in sorted(
-        named, key=lambda name: one_line(name) in used
-    ):  # a name that is free stays as it is
+    # a name that is free stays as it is
+    for name in sorted(named, key=lambda name: one_line(name) in used):
         new = one_line(name)
         while new in used:
             new = f"sheet_{new}"
@@ -454,9 +452,8 @@ def _near_column(name: str, header: list[str]) -> str | None:
     of_column = {_letters(column): column for column in COLUMNS} | dict.fromkeys(
         ("umperpx", "umperpixel", "pixelsize"), "mpp"
     )
-    near = get_close_matches(
-        word, of_column, n=1, cutoff=0.8
-    )  # a different letter of five, or a missing one of four
+    # a different letter of five, or a missing one of four
+    near = get_close_matches(word, of_column, n=1, cutoff=0.8)
     # Words of three letters have too many similar ones, so all letters must be the same.
     near += [
         column

@@ -19,9 +19,8 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.text import one_line, suggest
 
 C = TypeVar("C")
-_EXPONENT = re.compile(
-    r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"
-)  # YAML 1.1 parses 1e-3, without a point, as text
+# YAML 1.1 parses 1e-3, without a point, as text
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,8 @@ Positive = Annotated[float, Between(0, is_open=True)]
 Count = Annotated[int, Between(1)]
 Mpp = Annotated[float, Between(0.01, 100)]
 WEIGHTS = "weights"
-Weights = Annotated[
-    Path, WEIGHTS
-]  # a checkpoint, relative to the config's folder, or a built-in model's name
+# a checkpoint, relative to the config's folder, or a built-in model's name
+Weights = Annotated[Path, WEIGHTS]
 WORDS = {
     str: "text",
     int: "a whole number",

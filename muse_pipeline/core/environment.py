@@ -120,9 +120,8 @@ def _children() -> Iterator[tuple[float, int]]:
     """Processor seconds and resident bytes of each child process of a step; a single one only opens
     slides.
     """
-    multiprocessing = sys.modules.get(
-        "multiprocessing"
-    )  # loaded by the first that starts a process
+    # loaded by the first that starts a process
+    multiprocessing = sys.modules.get("multiprocessing")
     children = multiprocessing.active_children() if multiprocessing else []
     children = [child for child in children if child.pid not in _apart]
     if len(children) > 1:

@@ -40,9 +40,8 @@ def map_in_order(
             yield waiting.popleft().result()
 
 
-MapInOrder = Callable[
-    ..., Iterator[Any]
-]  # a function with the first four arguments of ``map_in_order``
+# a function with the first four arguments of ``map_in_order``
+MapInOrder = Callable[..., Iterator[Any]]
 
 LARGE = 4 << 20  # bytes; masks of large slides are larger, blocks of pixels smaller
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of glibc's <malloc.h>

@@ -82,8 +82,6 @@ class Registry(Generic[T]):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name not in (
-                f"{self.package}.{module}",
-                name,
-            ):  # the module exists, but needs a missing package
+            # the module exists, but needs a missing package
+            if error.name not in (f"{self.package}.{module}", name):
                 self._lacking[module] = error

@@ -30,9 +30,8 @@ FEATURE_SETS = ("none", "basic", "all")  # see ``features.catalogue``
 DOUBTS = ("stain", "scale", "same", "classes", "regions", "membranes")
 # values of the column ``quality`` (see ``inference.artefacts``)
 ARTEFACTS = ("blurred", "fold", "bubble", "ink")
-LEFT_OUT = (
-    "blurred",
-)  # artefacts that totals leave out by default: the others are also found in sound tissue
+# artefacts that totals leave out by default: the others are also found in sound tissue
+LEFT_OUT = ("blurred",)
 # minimum optical densities (base 10) of DAB for 1+, 2+ and 3+: QuPath's defaults
 INTENSITIES_OD = (0.2, 0.4, 0.6)
 # Built-in models by `mode`; None if no mode is given, so that any model may be.

@@ -59,9 +59,8 @@ class Prefetched:
         if loaders and finish is not None:
             # While threads run Python code, the thread that trains waits for them at each of its
             # operations.
-            context = multiprocessing.get_context(
-                "spawn"
-            )  # a process with threads must not be forked
+            # a process with threads must not be forked
+            context = multiprocessing.get_context("spawn")
             self._processes = ProcessPoolExecutor(loaders, context, _begin_process, (batches,))
         self._waiting: dict[int, Future] = {}
 
@@ -98,9 +97,8 @@ class Prefetched:
             pool.shutdown(cancel_futures=True)
 
 
-_of_process: list[
-    Callable[[int], Any]
-] = []  # in a process that makes batches: the function that makes them
+# in a process that makes batches: the function that makes them
+_of_process: list[Callable[[int], Any]] = []
 
 
 def _begin_process(batches: Callable[[int], Any]) -> None:
@@ -251,9 +249,8 @@ def vary_colour(
 ) -> Tensor:
     """Compose each map (B, 3, 4) with a random variation along the reference ``stains`` (2, 3)."""
     n = len(colour)
-    basis = torch.cat(
-        [stains, torch.linalg.cross(stains[0], stains[1])[None]]
-    ).T  # columns: stains, their normal
+    # columns: stains, their normal
+    basis = torch.cat([stains, torch.linalg.cross(stains[0], stains[1])[None]]).T
     gain = torch.exp(augmentation.stain_gain * torch.randn(n, 3, generator=generator))
     mix = augmentation.stain_mix * torch.randn(n, 3, 3, generator=generator)
     shift = augmentation.shift * torch.randn(n, 3, 1, generator=generator)
@@ -297,9 +294,8 @@ def vary_sharpness(
         pixels = pixels.clone()
         pixels[chosen] = blurred
     level = torch.rand(n, 1, 1, 1, generator=generator).to(pixels) * augmentation.noise
-    if (
-        pixels.device.type != "cpu"
-    ):  # noise is made on the device, by a generator seeded from this one
+    # noise is made on the device, by a generator seeded from this one
+    if pixels.device.type != "cpu":
         seed = int(torch.randint(2**62, (), generator=generator))
         generator = torch.Generator(pixels.device).manual_seed(seed)
     noise = torch.randn(pixels.shape, generator=generator, device=pixels.device).to(pixels)

@@ -162,9 +162,8 @@ class NucleusIndex:
         xy = xy[inside].astype(np.float32)
         cell_px, n_columns = _cells(size_px, mpp)
         column, row = np.floor(xy / cell_px).astype(np.int64).T
-        number = row * n_columns + column.clip(
-            max=n_columns - 1
-        )  # rounding may lead past the last column
+        # rounding may lead past the last column
+        number = row * n_columns + column.clip(max=n_columns - 1)
         order = np.lexsort((xy[:, 0], xy[:, 1], number))  # equal positions keep their order
         occupied, first = np.unique(number[order], return_index=True)
         index = cls(

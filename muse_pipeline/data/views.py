@@ -254,9 +254,8 @@ class Cuts(NamedTuple):
     size_px: int  # R, side of the views
     most_px: int  # largest side of a view in its image, in image px
     seed: int  # seed of blur and noise
-    mpp: tuple[
-        float, ...
-    ]  # um per pixel of each view; not a tensor, because random numbers are drawn on the CPU
+    # um per pixel of each view; not a tensor, because random numbers are drawn on the CPU
+    mpp: tuple[float, ...]
     # (V, 7) int64: index of the window's first pixel, width of the window, x and y of the view's
     # corner in the window, side in image px, mirror, and quarter turns
     places: Tensor

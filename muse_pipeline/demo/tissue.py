@@ -166,9 +166,8 @@ def sample_cells(field: Field, stamps: Stamps, rng: Generator) -> ndarray:
     n = len(xy)
     cells = np.empty(n, CELL)
     cells["xy_um"], cells["label"], cells["mirror"] = xy, label, rng.choice([-1, 1], n)
-    cells["angle"] = angle.round(
-        3
-    )  # rounded, because the last digits of filtered maps differ between runs
+    # rounded, because the last digits of filtered maps differ between runs
+    cells["angle"] = angle.round(3)
     cells["stamp"] = rng.integers(0, (stamps.label == LYMPHOCYTE).sum(), n) + np.searchsorted(
         stamps.label, label
     )
@@ -179,9 +178,8 @@ def sample_cells(field: Field, stamps: Stamps, rng: Generator) -> ndarray:
     return cells[_without_overlap(cells, stamps, rank)]
 
 
-Proposed = tuple[
-    ndarray, ndarray, ndarray
-]  # positions (N, 2), angles (N,), and ranks (N,), lowest first
+# positions (N, 2), angles (N,), and ranks (N,), lowest first
+Proposed = tuple[ndarray, ndarray, ndarray]
 
 
 def _epithelium(field: Field, rng: Generator) -> Proposed:
@@ -190,9 +188,8 @@ def _epithelium(field: Field, rng: Generator) -> Proposed:
     xy = xy[(depth > 5) & (hollow < -5)]
     depth = depth[(depth > 5) & (hollow < -5)]
     outwards = _direction(field.shape.values[..., 0], xy)
-    row_of_cells = np.abs(
-        depth - rng.normal(8, 1.0, len(xy))
-    )  # so that the basal row is filled first
+    # so that the basal row is filled first
+    row_of_cells = np.abs(depth - rng.normal(8, 1.0, len(xy)))
     angle = outwards + rng.normal(0, 0.3, len(xy)) + (depth > 14) * rng.uniform(-1.2, 1.2, len(xy))
     return xy, angle, np.minimum(row_of_cells, 6) + rng.uniform(0, 3, len(xy))
 
@@ -258,9 +255,8 @@ def _without_overlap(cells: ndarray, stamps: Stamps, rank: ndarray) -> ndarray:
     first, second = (pairs[away < 0.96 * radius[pairs].sum(1)] % len(cells)).T
     winner, loser = np.where(rank[first] < rank[second], (first, second), (second, first))
     is_kept = np.ones(len(cells), bool)
-    for pair in np.argsort(
-        rank[winner]
-    ):  # in this order, it is known whether the winner itself is kept
+    # in this order, it is known whether the winner itself is kept
+    for pair in np.argsort(rank[winner]):
         if is_kept[winner[pair]] and winner[pair] != loser[pair]:
             is_kept[loser[pair]] = False
     return is_kept

@@ -46,9 +46,8 @@ GLASS = (243, 243, 245)
 PEN_DENSITY = np.array([1.55, 0.95, 0.28], np.float32)
 CELL_EOSIN = 0.23  # amount of eosin in a nucleus
 BROWN = np.array([0.62, 1.31, 1.79])  # optical density of DAB in place of a unit of haematoxylin
-SECOND_STAINS = np.stack(
-    [0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN]
-)  # nuclei, background, marked nuclei
+# nuclei, background, marked nuclei
+SECOND_STAINS = np.stack([0.55 * HAEMATOXYLIN, 0.06 * HAEMATOXYLIN, 0.6 * BROWN])
 
 
 @without_ipp()
@@ -190,9 +189,8 @@ def _paint_pen(tissue: Tissue, window: Window) -> ndarray:
 # a block becomes one tile of the next level, which is four times smaller
 TILE_PX, BLOCK_PX = (256, 1024)
 QUALITY = 80
-PaintBlock = Callable[
-    [int, int], ndarray
-]  # function of column and row: (BLOCK_PX, BLOCK_PX, 3) uint8
+# function of column and row: (BLOCK_PX, BLOCK_PX, 3) uint8
+PaintBlock = Callable[[int, int], ndarray]
 
 
 def write_pyramid(
@@ -297,9 +295,8 @@ def write_tissue(
     """Write the files of ``write_demo`` for a tissue, and return the number of its nuclei."""
     cv2.setNumThreads(1)
     columns, rows = (int(np.ceil(side / (BLOCK_PX * mpp))) for side in tissue.layout.size_um)
-    glass = paint_block(
-        tissue, _block_at(-1000, 0, mpp)
-    )  # painted only once, as the camera's noise repeats
+    # painted only once, as the camera's noise repeats
+    glass = paint_block(tissue, _block_at(-1000, 0, mpp))
 
     def paint(column: int, row: int) -> ndarray:
         window = _block_at(column, row, mpp)

@@ -328,9 +328,8 @@ def jaccard_areas(overlaps: Overlaps, judged: ndarray | None = None) -> ndarray:
     Each true nucleus is paired with the detected nucleus of largest IoU. Other detected nuclei that
     are ``judged`` (P,), as in ``detection.Matches``, add their areas to the union.
     """
-    order = np.lexsort(
-        (-overlaps.detected, overlaps.iou)
-    )  # for equal IoU the first detected outline wins
+    # for equal IoU the first detected outline wins
+    order = np.lexsort((-overlaps.detected, overlaps.iou))
     best = np.full(len(overlaps.true_area), -1)
     best[overlaps.true[order]] = order  # the last assignment to an index wins
     pairs = best[best >= 0]

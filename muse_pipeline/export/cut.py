@@ -22,9 +22,8 @@ def cut(whole: onnx.ModelProto) -> onnx.ModelProto:
     model = copy.deepcopy(whole)
     graph = model.graph
     makers = {output: node for node in graph.node for output in node.output}
-    of_density = [
-        next(node for node in graph.node if node.op_type == "Log")
-    ]  # later ones belong to the head
+    # later ones belong to the head
+    of_density = [next(node for node in graph.node if node.op_type == "Log")]
     while (value := of_density[-1].input[0]) != PIXELS:
         of_density.append(makers[value])
     for node in of_density:

@@ -25,9 +25,8 @@ def convert_instanseg(
     """
     side = input_px or INPUT_PX
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # PyTorch calls TorchScript, and the exporter that reads it, outdated
+        # PyTorch calls TorchScript, and the exporter that reads it, outdated
+        warnings.simplefilter("ignore")
         try:
             parts = torch.jit.load(str(source), map_location="cpu").eval()
             network, classifier = parts.fcn, parts.pixel_classifier

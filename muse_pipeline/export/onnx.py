@@ -279,9 +279,8 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
     input_px, halo_px = _window(backbone, name, meta, path)
     backbone.fix_size(input_px, input_px)
     colour = parse_config(meta.get("colour", {}), ColourReference, f"{path}: colour")
-    share = config.get("export", {}).get(
-        "colour_share", colour.share
-    )  # as for the export of a detector
+    # as for the export of a detector
+    share = config.get("export", {}).get("colour_share", colour.share)
     card = EmbedderCard(
         name=config.get("name")
         or (path.stem if path.stem != "checkpoint" else path.resolve().parent.name),

@@ -206,9 +206,8 @@ class HalfBackbone(Backbone):
 
     def __init__(self, network: Backbone):
         super().__init__()
-        for layers in (
-            network.children()
-        ):  # only children, because the backbone's own buffers are used in `prepare`
+        # only children, because the backbone's own buffers are used in `prepare`
+        for layers in network.children():
             layers.half()
         self.network = network.eval()
         self.channels = network.channels

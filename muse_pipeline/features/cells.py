@@ -73,9 +73,8 @@ def grow(rays: ndarray, distance_um: float) -> ndarray:
     rays = np.ascontiguousarray(rays.T)
     grown = rays + distance
     with np.errstate(invalid="ignore"):  # a circle that does not reach a ray gives NaN
-        for step in range(
-            1, n_rays // 4 + 1
-        ):  # a circle at more than a right angle to a ray does not extend it
+        # a circle at more than a right angle to a ray does not extend it
+        for step in range(1, n_rays // 4 + 1):
             across, along = (
                 rays * np.float32(part(2 * np.pi * step / n_rays)) for part in (np.sin, np.cos)
             )
@@ -114,9 +113,8 @@ def _meet(xy: ndarray, rays: ndarray, grown: ndarray, n_own: int) -> ndarray:
         growth = end - start
         along = np.cos(turn)
         across = np.sin(turn)
-        met = np.clip(
-            distance / (2 * np.maximum(along, _LEAST)), start, end
-        )  # if both were circles of equal size
+        # if both were circles of equal size
+        met = np.clip(distance / (2 * np.maximum(along, _LEAST)), start, end)
         # The neighbour's ray towards the meeting point depends on that point, so the solution is
         # iterated.
         for _ in range(2):

@@ -141,9 +141,8 @@ def cross_rows(
         for axis in (0, 1)
     )
     left, top = (whole - corner).astype(np.int32).T[..., None]
-    row = np.clip(
-        np.ceil(y).astype(np.int32), -top, height - top
-    )  # first row with its centre not above the vertex
+    # first row with its centre not above the vertex
+    row = np.clip(np.ceil(y).astype(np.int32), -top, height - top)
     next_x, next_y, next_row = (
         np.concatenate([values[:, 1:], values[:, :1]], axis=1) for values in (x, y, row)
     )
@@ -353,9 +352,8 @@ def _haralick(nuclei: Pixels, level: ndarray, x: ndarray, y: ndarray) -> dict[st
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = sums / (2 * n_pairs)
-        variance = (2 * products + differences) / (
-            2 * n_pairs
-        ) - mean**2  # over both pixels of every pair
+        # over both pixels of every pair
+        variance = (2 * products + differences) / (2 * n_pairs) - mean**2
         correlation = np.where(variance > 1e-9, (products / n_pairs - mean**2) / variance, np.nan)
         return {
             "texture_contrast": differences / n_pairs,

@@ -88,9 +88,8 @@ class FeatureMeter:
         if settings.expand_um:
             of_cells = CELL if brown is None else (*CELL, *DAB_OF_CELL)
             self.names += (*(feature.name for feature in of_cells), CELL_RAYS)
-        self.margin_um = max(
-            RING_UM, settings.expand_um or 0
-        )  # pixels are measured up to this far outside nuclei
+        # pixels are measured up to this far outside nuclei
+        self.margin_um = max(RING_UM, settings.expand_um or 0)
         self.reach_um = (
             REACH_UM if "neighbours" in self.groups else 2 * (MAX_RAY_UM + self.margin_um)
         )

@@ -56,9 +56,8 @@ class _Part:
 
     def __init__(self, nuclei: Nuclei):
         self.nuclei = nuclei
-        self.slim = Nuclei(
-            nuclei.xy, Frame.LEVEL0, rays=nuclei.rays, label=nuclei.label
-        )  # what others need to know
+        # what others need to know
+        self.slim = Nuclei(nuclei.xy, Frame.LEVEL0, rays=nuclei.rays, label=nuclei.label)
         self.low, self.high = nuclei.xy.min(0), nuclei.xy.max(0)
 
     def with_others(self, held: Iterable[_Part], reach: ndarray) -> tuple[Nuclei, Nuclei]:

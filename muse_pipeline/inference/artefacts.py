@@ -209,9 +209,8 @@ def find_masks(store: Store, fit: MacenkoFit | None, threads: int = 1) -> list[n
     def map_kinds(candidates: ndarray, colour: ndarray) -> ndarray:
         where = candidates & is_tissue, CELL_UM / model.card.mpp
         maps = map_slide(image, model, colour, where=where, threads=threads)
-        n = round(
-            CELL_UM / maps.cell_um
-        )  # cells of the model's map along the side of a cell of ``CELL_UM``
+        # cells of the model's map along the side of a cell of ``CELL_UM``
+        n = round(CELL_UM / maps.cell_um)
         # class 0 is clean tissue
         return average_over_tissue(maps.prob[1:], maps.tissue, n, is_tissue.shape) / 255
 
@@ -256,9 +255,8 @@ def _measure_areas(kind: ndarray, tissue: TissueMask) -> dict[str, float]:
         ((np.arange(n) + 0.5) * um / CELL_UM).astype(int).clip(0, n_cells - 1)
         for n, um, n_cells in zip(tissue.mask.shape, tissue.mask_mpp[::-1], kind.shape, strict=True)
     )
-    kinds = kind[np.ix_(row, column)][
-        tissue.mask
-    ]  # one byte per pixel, of which large slides have 20 million
+    # one byte per pixel, of which large slides have 20 million
+    kinds = kind[np.ix_(row, column)][tissue.mask]
     n = np.array([np.count_nonzero(kinds == number) for number in range(len(KINDS))])
     return dict(zip(KINDS, np.round(n * np.prod(tissue.mask_mpp) / 1e6, 6).tolist(), strict=True))
 

@@ -130,9 +130,8 @@ class OutlineRefiner:
         to_network = angle_weights(n_rays, N_REFINED)
         to_rays = angle_weights(N_REFINED, n_rays)
         for start in range(0, len(rays), BLOCK):
-            block = np.arange(start, start + BLOCK).clip(
-                max=len(rays) - 1
-            )  # a short block repeats the last nucleus
+            # a short block repeats the last nucleus
+            block = np.arange(start, start + BLOCK).clip(max=len(rays) - 1)
             own = rays[block] @ to_network
             samples = sample_along_rays(pixels, xy[block], own, mpp)
             density = cv2.LUT(samples.reshape(len(samples), -1), DENSITY).reshape(samples.shape)

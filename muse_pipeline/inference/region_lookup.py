@@ -81,9 +81,8 @@ class SlideRegions:
         ordered = sorted(areas, key=lambda area: area.shape.area)
         self._shapes = np.array([area.shape for area in ordered], object)
         self._label = np.array([self._index[area.class_name] for area in ordered], np.int32)
-        self._inside = np.array(
-            [*(region.is_inside for region in classes), False]
-        )  # index -1 is ``NO_REGION``
+        # index -1 is ``NO_REGION``
+        self._inside = np.array([*(region.is_inside for region in classes), False])
         self._bounds = shapely.bounds(self._shapes)
         shapely.prepare(self._shapes)
         for shape in self._shapes:  # builds the index of the shape, which threads then share
@@ -96,9 +95,8 @@ class SlideRegions:
         self._trees = {
             name: shapely.STRtree(_segments(lines)) for name, lines in self._borders.items()
         }
-        for tree in (
-            self._trees.values()
-        ):  # the first query builds a tree, which several threads must not do at once
+        # the first query builds a tree, which several threads must not do at once
+        for tree in self._trees.values():
             tree.query(shapely.Point(0, 0))
 
     @property

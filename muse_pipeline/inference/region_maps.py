@@ -55,9 +55,8 @@ class SlideMap:
     tissue: ndarray  # (H, W) bool, True where nuclei are kept
     # minimum area of regions and holes; smaller ones are merged into the class around them
     min_area_mm2: float
-    facts: dict[
-        str, Any
-    ]  # origin of the maps, size of a cell, slide and versions, as in ``regions.json``
+    # origin of the maps, size of a cell, slide and versions, as in ``regions.json``
+    facts: dict[str, Any]
     # width of the edge of the tissue, which gets the classes of the tissue next to it
     rim_um: float = RIM_UM
 
@@ -137,9 +136,8 @@ def _run_batch(
         pixels[slot] = store.read_continued(tuple(corner), (part.width, part.height))
     prob = predictor(pixels, colour)[: len(windows)]
     scaled = np.rint(prob.clip(0, 1) * 255).astype(np.uint8)
-    x, y = (
-        (start - grid.halo_px) // card.cell_px for start in (part.x, part.y)
-    )  # in cells, relative to the core
+    # in cells, relative to the core
+    x, y = ((start - grid.halo_px) // card.cell_px for start in (part.x, part.y))
     core = grid.core_px // card.cell_px
     maps = np.zeros((len(windows), len(card.classes), core, core), np.uint8)
     inside = scaled[:, :, max(-y, 0) : core - y, max(-x, 0) : core - x]
@@ -175,9 +173,8 @@ def classify(maps: SlideMap) -> ndarray:
     """(H, W) uint8: 0 without tissue, otherwise 1 + index of the likeliest class, without small
     islands and holes.
     """
-    bands = strips(
-        len(maps.tissue), 512
-    )  # because the result of `argmax` is eight times as large as a map
+    # because the result of `argmax` is eight times as large as a map
+    bands = strips(len(maps.tissue), 512)
     label = np.concatenate(
         [maps.prob[:, rows].argmax(0).astype(np.uint8) for rows in bands]
     ) + np.uint8(1)
@@ -232,9 +229,8 @@ def absorb_islands(label: ndarray, min_cells: int) -> None:
 def _absorb(label: ndarray, y: int, x: int, value: int, island: ndarray) -> None:
     """Assign one island, whose box begins at (x, y), to the class that touches it most."""
     top, left = max(y - 1, 0), max(x - 1, 0)
-    around = label[
-        top : y + island.shape[0] + 1, left : x + island.shape[1] + 1
-    ]  # a view of the map
+    # a view of the map
+    around = label[top : y + island.shape[0] + 1, left : x + island.shape[1] + 1]
     inside = np.zeros(around.shape, np.uint8)
     inside[y - top : y - top + island.shape[0], x - left : x - left + island.shape[1]] = island
     border = cv2.dilate(inside, np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)) > inside

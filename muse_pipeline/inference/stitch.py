@@ -183,9 +183,8 @@ def _find_in_tissue(
         for start in range(0, len(nuclei), AT_ONCE):
             part = nuclei[start : start + AT_ONCE]
             level0 = replace(part, xy=work_to_level0(part.xy, info.mpp, mpp), frame=Frame.LEVEL0)
-            on_slide = (level0.xy < info.size_px).all(
-                1
-            )  # the last pixel of the work lattice may extend beyond it
+            # the last pixel of the work lattice may extend beyond it
+            on_slide = (level0.xy < info.size_px).all(1)
             clipped = clip_to_slide(level0[on_slide & kept.contains(level0.xy, info.mpp)], info)
             if len(clipped):
                 yield clipped

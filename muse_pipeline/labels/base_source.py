@@ -101,9 +101,8 @@ def require_agreement(
 class TargetModel(NamedTuple):
     """The model that labels are read for."""
 
-    classes: tuple[
-        str, ...
-    ]  # names of its classes; if there are none, only the positions of nuclei are read
+    # names of its classes; if there are none, only the positions of nuclei are read
+    classes: tuple[str, ...]
     mpp: float  # um per pixel of its input
     n_rays: int  # number of rays per nucleus
     # side of its largest training window, for which regions of slides have enough context

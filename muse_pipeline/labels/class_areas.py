@@ -41,9 +41,8 @@ class ClassAreas:
     # (A,) for each area, the number of its GeoJSON feature or its value in the mask
     number: ndarray
     shape: ndarray  # (A,) valid polygons or multipolygons
-    classes: tuple[
-        tuple[int, ...], ...
-    ]  # indices of the classes that the nuclei of each area may have
+    # indices of the classes that the nuclei of each area may have
+    classes: tuple[tuple[int, ...], ...]
 
     def where(self, index: int) -> str:
         """The beginning of a message about an area: its file and number."""

@@ -110,9 +110,8 @@ def pick(rows: Tensor, cell: Tensor, n_cells: int) -> Tensor:
     """Rows (B, ..., M) out of (B * n_cells, M), selected by the indices ``cell`` (B, ...) within
     each window.
     """
-    first = n_cells * torch.arange(
-        cell.shape[0], device=cell.device
-    )  # row of each window's first cell
+    # row of each window's first cell
+    first = n_cells * torch.arange(cell.shape[0], device=cell.device)
     return rows[cell + first.view(-1, *(1,) * (cell.dim() - 1))]
 
 
@@ -172,9 +171,8 @@ class PointHead(NucleusHead):
         """
         rows, columns = maps.centre.shape[-2:]
         located = torch.cat((maps.centre, maps.offset), 1)
-        around = nn.functional.pad(
-            located, (RIVAL_CELLS,) * 4, value=-1e4
-        )  # no rivals beyond the border
+        # no rivals beyond the border
+        around = nn.functional.pad(located, (RIVAL_CELLS,) * 4, value=-1e4)
         beaten = torch.zeros_like(maps.centre, dtype=torch.bool)
         offsets = range(-RIVAL_CELLS, RIVAL_CELLS + 1)
         for down, right in (
@@ -216,9 +214,8 @@ class DenseHead(NucleusHead):
 
     def forward(self, features: Tensor) -> NucleusMaps:
         """(B, D, h, w) -> four maps."""
-        maps = self.out(
-            self.shared(features)
-        ).float()  # keeps losses and positions exact in mixed precision
+        # keeps losses and positions exact in mixed precision
+        maps = self.out(self.shared(features)).float()
         centre, offset, label, rays = maps.split((1, 2, *self.sizes), 1)
         return NucleusMaps(centre, offset, label, to_rays(rays))
 

@@ -77,9 +77,8 @@ class Attention(nn.Module):
         query, key, value = (
             part.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for part in parts
         )
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value
-        )  # (B, heads, N, C / heads)
+        # (B, heads, N, C / heads)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
@@ -432,9 +431,7 @@ class MuseVit(MuseBackbone):
 
 for _side in (224, 512):
     BACKBONES.register(f"muse_r50_{_side}")(_muse_r50)  # 86 M parameters, 1,024 channels
-    BACKBONES.register(f"muse_vit_s_16_{_side}")(
-        partial(MuseVit, 384, 6, _side)
-    )  # 31 M parameters, 384 channels
-    BACKBONES.register(f"muse_vit_b_16_{_side}")(
-        partial(MuseVit, 768, 12, _side)
-    )  # 123 M parameters, 768 channels
+    # 31 M parameters, 384 channels
+    BACKBONES.register(f"muse_vit_s_16_{_side}")(partial(MuseVit, 384, 6, _side))
+    # 123 M parameters, 768 channels
+    BACKBONES.register(f"muse_vit_b_16_{_side}")(partial(MuseVit, 768, 12, _side))

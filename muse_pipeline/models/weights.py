@@ -38,9 +38,8 @@ def read_pickle(path: Path, trust_pickle: bool = False) -> dict[str, Any]:
     """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter(
-                "ignore"
-            )  # torch warns about pickle protocols; unreadable files raise below
+            # torch warns about pickle protocols; unreadable files raise below
+            warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise CheckpointError(

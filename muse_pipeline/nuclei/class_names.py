@@ -125,9 +125,8 @@ class ClassWords:
     """The classes of a model that the class names in a file refer to."""
 
     classes: Sequence[str]  # classes of the model; if there are none, every class is unknown
-    class_map: Mapping[
-        str, str | Sequence[str] | None
-    ]  # as in ``map_class``; if empty, as in ``find_class``
+    # as in ``map_class``; if empty, as in ``find_class``
+    class_map: Mapping[str, str | Sequence[str] | None]
     remedy: str  # end of the message about a name that refers to no class
 
     def indices(self, word: str, where: str) -> tuple[int, ...]:

@@ -45,9 +45,8 @@ def label_image_to_nuclei(label_image: ndarray, mpp: tuple[float, float], n_rays
 def _ranks(label_image: ndarray) -> ndarray:
     """(h, w): instances renumbered 1, 2, ... in ascending order of their numbers."""
     numbers, ranks = np.unique(label_image, return_inverse=True)
-    return ranks.reshape(label_image.shape) + int(
-        numbers[0] != 0
-    )  # 0 is background, even if no pixel is 0
+    # 0 is background, even if no pixel is 0
+    return ranks.reshape(label_image.shape) + int(numbers[0] != 0)
 
 
 def rings_to_labels(rings: ndarray, shape: tuple[int, int]) -> ndarray:
@@ -113,9 +112,8 @@ def _runs(label_image: ndarray) -> tuple[ndarray, ...]:
         padded = np.pad(label_image[top : top + n_rows], ((0, 0), (1, 1)))
         row, left = np.nonzero(padded[:, 1:] != padded[:, :-1])  # a run begins or ends here
         number = padded[row, left + 1]
-        begins = np.flatnonzero(
-            number
-        )  # a run ends at the next change in its row, at the latest in the padding
+        # a run ends at the next change in its row, at the latest in the padding
+        begins = np.flatnonzero(number)
         strips.append((row[begins] + top, left[begins], left[begins + 1], number[begins]))
     return tuple(np.concatenate(column) for column in zip(*strips, strict=True))
 
@@ -183,9 +181,8 @@ def _share(padded: ndarray, xy: ndarray, rank: ndarray) -> ndarray:
     """Share (N,) of instance ``rank`` (N,) at ``xy`` (N, 2): 1 inside, 0 outside, linear between
     pixel centres.
     """
-    from_centre = np.clip(
-        xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9
-    )  # -0.5: pixel centres; +1: padding
+    # -0.5: pixel centres; +1: padding
+    from_centre = np.clip(xy + 0.5, 0, np.array(padded.shape[::-1]) - 1 - 1e-9)
     corner = from_centre.astype(int)
     right, down = (from_centre - corner).T
     column, row = corner.T

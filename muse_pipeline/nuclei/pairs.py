@@ -107,9 +107,8 @@ def _overlapping_pairs(
     turn = np.arctan2(y, x) / (2 * np.pi)  # fraction of a full turn
     n_rays = rays.shape[1]
     ahead, back = (np.rint((turn + way) * n_rays).astype(int) % n_rays for way in (0, 0.5))
-    meet = rays[first, ahead] + rays[second, back] > np.hypot(
-        x, y
-    )  # areas are computed only for these pairs
+    # areas are computed only for these pairs
+    meet = rays[first, ahead] + rays[second, back] > np.hypot(x, y)
     first, second = first[meet], second[meet]
     outline, other = (
         shapely.polygons(rays_to_rings(xy_um[side], rays[side], (1, 1))) for side in (first, second)

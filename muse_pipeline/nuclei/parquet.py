@@ -70,13 +70,11 @@ class OptionalColumns:
     positive_od: float | None = None
     # names of the classes of tissue regions; None to leave out their columns
     regions: Sequence[str] | None = None
-    borders: Sequence[
-        str
-    ] = ()  # classes of tissue regions with a column for the distance to their own border
+    # classes of tissue regions with a column for the distance to their own border
+    borders: Sequence[str] = ()
     unlike_region: bool = False  # True to add the column ``unlike_region``
-    features: Sequence[
-        str
-    ] = ()  # names of further numeric columns; rows of ``cell_rays`` are lists
+    # names of further numeric columns; rows of ``cell_rays`` are lists
+    features: Sequence[str] = ()
     # names of the kinds of artefacts; None to leave out ``quality``
     artefacts: Sequence[str] | None = None
 

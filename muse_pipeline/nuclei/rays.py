@@ -75,9 +75,8 @@ def clip_rays(
     with np.errstate(divide="ignore", invalid="ignore"):
         # A ray along an edge gives 0 / 0, which is NaN; such an edge does not limit the ray.
         limit = np.nan_to_num(room / abs(directions_px), nan=np.inf).min(axis=-1)
-    limit = np.nextafter(
-        limit.astype(np.float32), np.float32(0)
-    )  # rounding up would exceed the edge
+    # rounding up would exceed the edge
+    limit = np.nextafter(limit.astype(np.float32), np.float32(0))
     clipped = rays_um.copy()
     clipped[crossing] = np.where(rays_um[crossing] > limit, limit, rays_um[crossing])
     return clipped
@@ -154,9 +153,8 @@ def _repair(polygons: ndarray, rings: ndarray, size_px: tuple[int, int] | None) 
 def largest_parts(geometries: ndarray) -> ndarray:
     """The largest polygon within each geometry (N,); an empty polygon if there is none."""
     members, geometry = shapely.get_parts(geometries, return_index=True)
-    parts, member = shapely.get_parts(
-        members, return_index=True
-    )  # a collection may contain multipolygons
+    # a collection may contain multipolygons
+    parts, member = shapely.get_parts(members, return_index=True)
     owner = geometry[member]
     area = np.where(
         shapely.get_type_id(parts) == shapely.GeometryType.POLYGON, shapely.area(parts), 0.0
@@ -164,9 +162,8 @@ def largest_parts(geometries: ndarray) -> ndarray:
     ascending = np.lexsort((area, owner))
     ascending = ascending[area[ascending] > 0]
     largest = np.full(len(geometries), shapely.Polygon(), object)
-    largest[owner[ascending]] = parts[
-        ascending
-    ]  # NumPy keeps the last of several assignments to one index
+    # NumPy keeps the last of several assignments to one index
+    largest[owner[ascending]] = parts[ascending]
     return largest
 
 

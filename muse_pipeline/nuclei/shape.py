@@ -32,9 +32,8 @@ def measure_shapes(rings: ndarray, mpp: tuple[float, float]) -> dict[str, ndarra
     are those of the ellipse with the same second moments as the polygon. A ring without area has
     solidity, eccentricity and axes of 0.
     """
-    x, y = np.moveaxis(
-        (rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0
-    ).copy()  # near 0, to limit rounding
+    # near 0, to limit rounding
+    x, y = np.moveaxis((rings - rings[:, :1]) * np.asarray(mpp, float), -1, 0).copy()
     edges = _following(x) - x, _following(y) - y
     area, moments = area_and_moments(x, y)
     xx, yy, xy = moments.T
@@ -177,9 +176,8 @@ class ShapeSample:
             sums = np.stack(
                 [np.bincount(label, column, minlength=N_CLUSTERS) for column in standard.T], 1
             )
-            centres = np.where(
-                n > 0, sums / np.maximum(n, 1), centres
-            )  # an empty group keeps its centre
+            # an empty group keeps its centre
+            centres = np.where(n > 0, sums / np.maximum(n, 1), centres)
             moved = _nearest(standard, centres)
             if np.array_equal(moved, label):
                 break

@@ -26,9 +26,8 @@ def require_measurements(
 
     table_features = (*features_of(features, classes), *((*CELL, *DAB_OF_CELL) if cells else ()))
     measured = [feature.name for feature in table_features]
-    optional = OptionalColumns(
-        positive_od=0, regions=(), features=measured
-    )  # all columns that a slide may have
+    # all columns that a slide may have
+    optional = OptionalColumns(positive_od=0, regions=(), features=measured)
     require_numbers(nuclei_schema(classes, 1, optional), names)
 
 

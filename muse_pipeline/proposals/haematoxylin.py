@@ -72,9 +72,8 @@ def trace_outlines(
         worth = np.cumsum(profiles - threshold[:, None, None], axis=2)
         worth -= TRESPASS * np.maximum(steps_um - reach_um[block, :, None], 0)
         best = steps_um[_best_closed_path(worth)]
-        smooth = (
-            np.roll(best, 1, 1) + 2 * best + np.roll(best, -1, 1)
-        ) / 4  # average with both neighbouring rays
+        # average with both neighbouring rays
+        smooth = (np.roll(best, 1, 1) + 2 * best + np.roll(best, -1, 1)) / 4
         rays[block] = np.clip(smooth, MIN_RADIUS_UM, np.maximum(reach_um[block], MIN_RADIUS_UM))
     return rays
 
@@ -360,9 +359,8 @@ def _suppress(xy_um: ndarray, reach_um: ndarray) -> ndarray:
     kept = np.ones(len(xy_um), bool)
     if len(xy_um) < 2:
         return kept
-    pairs = scipy.spatial.cKDTree(xy_um).query_pairs(
-        reach_um.max(), output_type="ndarray"
-    )  # lower index first
+    # lower index first
+    pairs = scipy.spatial.cKDTree(xy_um).query_pairs(reach_um.max(), output_type="ndarray")
     distance = np.hypot(*(xy_um[pairs[:, 0]] - xy_um[pairs[:, 1]]).T)
     pairs = pairs[distance < reach_um[pairs[:, 0]]]
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]

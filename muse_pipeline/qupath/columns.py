@@ -41,9 +41,8 @@ def render_coordinates(rings: ndarray) -> ndarray:
     tenths = np.rint(rings * 10).astype(np.int32)
     size = np.abs(tenths)
     high, half = size // _HALF, np.int32(_HALF)
-    end = np.zeros(
-        rings.shape[1:], np.int32
-    )  # selects the text after each number, as in "x,y],[x,y]]]"
+    # selects the text after each number, as in "x,y],[x,y]]]"
+    end = np.zeros(rings.shape[1:], np.int32)
     end[:, 1], end[-1, 1] = 2 * _HALF, 4 * _HALF
     words = np.empty(rings.shape, [("high", _HIGH.dtype), ("low", _LOW.dtype)])
     words["high"] = _HIGH.take(high + half * (tenths < 0))

@@ -181,9 +181,8 @@ def to_feature(item: Any) -> dict[str, Any]:
         return {}
     if is_geometry(item):
         return {"geometry": item}
-    nucleus = item.get(
-        "nucleusGeometry"
-    )  # a QuPath cell has it in addition to the geometry of its border
+    # a QuPath cell has it in addition to the geometry of its border
+    nucleus = item.get("nucleusGeometry")
     return {**item, "geometry": nucleus} if nucleus else item
 
 

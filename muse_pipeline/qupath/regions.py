@@ -45,9 +45,8 @@ def union_of_areas(geometry: ndarray) -> BaseGeometry | None:
     """The polygons within geometries (N,), made valid, as one polygon or multipolygon; None if
     there are none.
     """
-    parts = shapely.get_parts(
-        shapely.get_parts(repair_areas(geometry))
-    )  # a collection may contain multipolygons
+    # a collection may contain multipolygons
+    parts = shapely.get_parts(shapely.get_parts(repair_areas(geometry)))
     parts = parts[shapely.area(parts) > 0]
     return shapely.union_all(parts) if len(parts) else None
 

@@ -221,9 +221,8 @@ def _write_files(
     # A part consists of whole batches, which are rendered and compressed once for both the part and
     # the whole file.
     n_batches = -(-(max_features or BATCH) // BATCH)
-    batch_size = (
-        max_features or BATCH
-    ) // n_batches  # parts may have slightly fewer nuclei than ``max_features``
+    # parts may have slightly fewer nuclei than ``max_features``
+    batch_size = (max_features or BATCH) // n_batches
     n_parts = -(-n_nuclei // (n_batches * batch_size)) if max_features else 0
     numbers = range(1, n_parts + 1) if n_parts > 1 else ()
     parts = [output.with_name(f"{stem}.part-{number:03d}{suffix}") for number in numbers]

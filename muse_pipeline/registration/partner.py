@@ -73,9 +73,8 @@ def write_partner_store(
 
     def open_warped(slide: Slide, _: SlideInfo, image_mpp: float) -> WarpedReader:
         size_px = work_size_px(info.size_px, info.mpp, image_mpp)
-        reader = AreaReader(
-            slide, partner_info, max(image_mpp, *partner_info.mpp)
-        )  # a coarser partner is enlarged
+        # a coarser partner is enlarged
+        reader = AreaReader(slide, partner_info, max(image_mpp, *partner_info.mpp))
         return WarpedReader(reader, registered.transform, size_px, image_mpp)
 
     origin = {"partner": registered.partner, "transform_sha256": sha256_of(registered.path)}

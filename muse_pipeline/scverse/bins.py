@@ -76,9 +76,8 @@ ORIENTATIONS = {
 MOST_SCALE = 1.1  # largest ratio between lengths of the same tissue on the slide and in the assay
 STEPS = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
 
-Spots = tuple[
-    ndarray, sparse.csr_matrix
-]  # positions (N, 2), um from the corner of the picture, and counts (N, G)
+# positions (N, 2), um from the corner of the picture, and counts (N, G)
+Spots = tuple[ndarray, sparse.csr_matrix]
 
 
 @dataclass(frozen=True)
@@ -279,9 +278,8 @@ def count_in_nuclei(
     n_all, n_counts = _require_on_tissue(info, tissue, assay, to_px)
     with open_nuclei(nuclei) as file:
         outlines = parse_outlines(file.read(["geometry"])["geometry"].to_numpy())
-    tree = shapely.STRtree(
-        shapely.transform(outlines, lambda xy: xy * info.mpp)
-    )  # in um: pixels may not be square
+    # in um: pixels may not be square
+    tree = shapely.STRtree(shapely.transform(outlines, lambda xy: xy * info.mpp))
     total = sparse.csr_matrix((len(outlines), len(assay.genes)), dtype=np.float32)
     n_inside, compared = 0, np.zeros(len(STEPS) + len(ORIENTATIONS))
     some = slice(None, None, -(-n_all // MOST_COMPARED))

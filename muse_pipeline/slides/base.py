@@ -52,17 +52,14 @@ class SlideProperties:
 
     vendor: str  # maker of the scanner or kind of file, as the reader names it
     level_sizes_px: tuple[tuple[int, int], ...]  # (width, height) of every level, level 0 first
-    level_downsamples: tuple[
-        tuple[float, float], ...
-    ]  # (x, y) level-0 pixels per pixel of every level
-    mpp_candidates: tuple[
-        MppCandidate, ...
-    ] = ()  # sizes of a level-0 pixel in the file, the most trusted first
+    # (x, y) level-0 pixels per pixel of every level
+    level_downsamples: tuple[tuple[float, float], ...]
+    # sizes of a level-0 pixel in the file, the most trusted first
+    mpp_candidates: tuple[MppCandidate, ...] = ()
     # rectangle that the scanner marks as non-empty, in absolute level-0 pixels
     bounds: Bounds | None = None
-    warnings: tuple[
-        str, ...
-    ] = ()  # about what is read, such as the choice of one picture among several
+    # about what is read, such as the choice of one picture among several
+    warnings: tuple[str, ...] = ()
 
 
 class SlideReader(ABC):

@@ -105,9 +105,8 @@ class DirectTiles:
         for tile in {*map(int, (*stored[:1], *stored[-1:], n_bytes.argmax()))}:
             row, column = divmod(tile, index.n_bytes.shape[1])
             region = (column * index.tile_px[0], row * index.tile_px[1]), level, index.tile_px
-            if (
-                pixels := self._read(*region)
-            ) is not None:  # otherwise, OpenSlide always reads this tile
+            # otherwise, OpenSlide always reads this tile
+            if (pixels := self._read(*region)) is not None:
                 try:
                     agree.append(np.array_equal(pixels, referee(*region)))
                 except SlideError:
@@ -124,9 +123,8 @@ class DirectTiles:
         except OSError:  # deleted, or too many open files
             self._levels = {}
             return
-        weakref.finalize(
-            self, file.close
-        )  # closed when the last reading thread releases this object
+        # closed when the last reading thread releases this object
+        weakref.finalize(self, file.close)
         n_kept = CACHE_BYTES // max(index.decoded_bytes for index in self._levels.values())
         self._tile = lru_cache(n_kept)(partial(_decode_tile, file.fileno(), self._levels))
 

@@ -170,9 +170,8 @@ def _read_tiff(path: Path) -> tuple[ndarray, tuple[MppCandidate, ...], tuple[str
 
 def _tiff_pixels(page: TiffPage, path: Path) -> ndarray:
     kind = name_of(page.photometric)
-    decoded_to_rgb = kind == "YCBCR" and "JP" in name_of(
-        page.compression
-    )  # by the codec, not by Pillow
+    # by the codec, not by Pillow
+    decoded_to_rgb = kind == "YCBCR" and "JP" in name_of(page.compression)
     if kind not in {"MINISBLACK", "MINISWHITE", "PALETTE", "RGB"} and not decoded_to_rgb:
         return _read_picture(path, page.index)
     pixels = page.asarray()

@@ -34,9 +34,8 @@ from muse_pipeline.slides.mpp import (
 from muse_pipeline.slides.signature import file_format
 from muse_pipeline.slides.tiff_pictures import why_unsuited
 
-TILED_VENDORS = frozenset(
-    {"aperio", "generic-tiff"}
-)  # slides in one TIFF file with non-overlapping tiles
+# slides in one TIFF file with non-overlapping tiles
+TILED_VENDORS = frozenset({"aperio", "generic-tiff"})
 FOCAL_PLANES = re.compile(r"FocalPlanes value (\d+)")  # part of OpenSlide's error about DICOM
 
 
@@ -139,9 +138,8 @@ def _read_rgb(
     handle: openslide.OpenSlide, xy_level0: tuple[int, int], level: int, size: tuple[int, int]
 ) -> ndarray:
     pixels = handle.read_region(xy_level0, level, size)
-    if (
-        pixels.getchannel("A").getextrema()[0] == 255
-    ):  # opaque, as most regions are; blending is four times slower
+    # opaque, as most regions are; blending is four times slower
+    if pixels.getchannel("A").getextrema()[0] == 255:
         return np.array(pixels.convert("RGB"))
     white = Image.new("RGBA", size, (255, 255, 255, 255))
     return np.array(Image.alpha_composite(white, pixels).convert("RGB"))
@@ -174,9 +172,8 @@ def _read_downsamples(
 
 
 def _mpp_candidates(values: Mapping[str, str]):
-    if (
-        values.get("openslide.vendor") != "generic-tiff"
-    ):  # for generic TIFF, OpenSlide only repeats the tags
+    # for generic TIFF, OpenSlide only repeats the tags
+    if values.get("openslide.vendor") != "generic-tiff":
         yield mpp_from_values(
             values.get("openslide.mpp-x"), values.get("openslide.mpp-y"), "openslide.mpp-x"
         )

@@ -40,9 +40,8 @@ def require_file(path: Path) -> None:
     """Make sure that there is a file to open at ``path``."""
     if problem := name_problem(path):
         raise SlideError(problem)
-    if (
-        path.suffix.lower() == ".vsi" and path.is_file()
-    ):  # readers would open its thumbnail as the slide
+    # readers would open its thumbnail as the slide
+    if path.suffix.lower() == ".vsi" and path.is_file():
         raise SlideError(
             f"{path}: is an Olympus slide, whose pixels, in the folder '_{path.stem}_' next to it,"
             " cannot be read; export it as OME-TIFF"
@@ -61,9 +60,8 @@ def require_file(path: Path) -> None:
     except OSError as error:
         if isinstance(error, SlideError):
             raise
-        if url := re.fullmatch(
-            r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path)
-        ):  # ``Path`` removes one of the slashes
+        # ``Path`` removes one of the slashes
+        if url := re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(path)):
             shown = SlideUrl(f"{url[1]}://{url[2]}")
             raise SlideError(
                 f"{shown}: is a URL, not a path; copy it here first with `muse step fetch`"

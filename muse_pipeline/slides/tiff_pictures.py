@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 
 # formats in which the first picture is the slide
 VENDORS = ("svs", "scn", "bif", "ndpi", "philips")
-ASIDE = re.compile(
-    "label|macro|thumb|overview", re.IGNORECASE
-)  # names of pictures that are not the slide
+# names of pictures that are not the slide
+ASIDE = re.compile("label|macro|thumb|overview", re.IGNORECASE)
 NOT_WHOLE = 1 | 4  # bits of NewSubfileType: a reduced picture, a mask
 # factor on the area of tiled pictures, to prefer them; labels and thumbnails are rarely tiled
 TILED = 4
@@ -57,17 +56,15 @@ def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:
     """
     if any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
         return 0, ()
-    if (
-        tiff.is_shaped and [series.axes for series in tiff.series] == ["YX"] * 3
-    ):  # three separate pages, perhaps colours
+    # three separate pages, perhaps colours
+    if tiff.is_shaped and [series.axes for series in tiff.series] == ["YX"] * 3:
         tiff.is_shaped = False
         del tiff.series  # tifffile then builds one series, with the pages as its planes
     ranks = [_rank(series, tiff.ome_metadata) for series in tiff.series]
     best = max(range(len(ranks)), key=ranks.__getitem__)
     series = tiff.series[best]
-    if (
-        series.keyframe.is_tiled
-    ):  # tifffile mistakes any smaller picture of the same proportions for a level
+    # tifffile mistakes any smaller picture of the same proportions for a level
+    if series.keyframe.is_tiled:
         series.levels[:] = [
             level for level in series.levels if level.keyframe.is_tiled or level.keyframe.is_reduced
         ]

@@ -129,9 +129,8 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
                 n != 3 or series.axes[:-2] not in {"C", "I", "Q"}
             ):
                 raise why_planes(path, series)
-            if not any(
-                getattr(tiff, f"is_{kind}") for kind in VENDORS
-            ):  # otherwise tiffslide opens the first picture
+            # otherwise tiffslide opens the first picture
+            if not any(getattr(tiff, f"is_{kind}") for kind in VENDORS):
                 # Planes of colours are channels for tiffslide.
                 properties = {
                     "series-index": index,
@@ -158,9 +157,8 @@ def _open(path: Path) -> tuple[TiffSlide, tuple[str, ...]]:
 
 def _require_rgb_in_chunks(page: TiffPage, axes: str) -> None:
     colours = name_of(page.photometric)
-    decoded_to_rgb = colours == "YCBCR" and "JP" in name_of(
-        page.compression
-    )  # by the JPEG and JPEG 2000 codecs
+    # by the JPEG and JPEG 2000 codecs
+    decoded_to_rgb = colours == "YCBCR" and "JP" in name_of(page.compression)
     understood = colours in {"MINISBLACK", "RGB"} or decoded_to_rgb
     if page.dtype != np.uint8 or axes not in {"YX", "YXS", "CYX"} or not understood:
         raise NearlyReadError(f"tiffslide: not 8-bit grey or RGB but {page.dtype} {colours} {axes}")

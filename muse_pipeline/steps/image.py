@@ -78,9 +78,8 @@ def tissue(
         thumbnail = read_thumbnail(tissue_mask.scanned(opened, header), header, search.overview)
         write_picture(picture, thumbnail, traced, tissue_mask.roi, header)
         del thumbnail
-        del (
-            search
-        )  # without a ROI, this frees the overview before stains are measured in other pixels
+        # without a ROI, this frees the overview before stains are measured in other pixels
+        del search
         stains = measure_colour(opened, header, tissue_mask, dark_background, warnings, third_stain)
     write_outline(outline, traced, header)
     write_json(colour, stains.to_dict())

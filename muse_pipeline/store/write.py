@@ -99,9 +99,8 @@ def count_cells(
         last = np.ceil(edges[1:] - 1e-6)
         spans.append([ends.astype(int).clip(0, length) for ends in (first, last)])
     (top, bottom), (left, right) = spans
-    for cells in strips(
-        shape[0], max(1, ROWS * shape[0] // len(mask))
-    ):  # integral images need four times the memory
+    # integral images need four times the memory
+    for cells in strips(shape[0], max(1, ROWS * shape[0] // len(mask))):
         first = top[cells.start]
         total = cv2.integral(mask[first : bottom[cells].max()].astype(np.uint8))
         rows = total[bottom[cells] - first] - total[top[cells] - first]

@@ -71,9 +71,8 @@ class Schedule:
         """Learning rate of ``step``."""
         rise = self.warmup * self.length
         if step < rise:
-            return self.learning_rate * min(
-                (step + 1) / rise, 1
-            )  # the warm-up may be shorter than a step
+            # the warm-up may be shorter than a step
+            return self.learning_rate * min((step + 1) / rise, 1)
         done = (step - rise) / max(self.length - rise, 1)
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
@@ -245,9 +244,8 @@ class AveragedNetwork(nn.Module):
         averages, currents = zip(
             *(pair for pair in pairs if pair[0].is_floating_point()), strict=True
         )
-        torch._foreach_lerp_(
-            list(averages), list(currents), share
-        )  # one kernel per tensor is slow on a GPU
+        # one kernel per tensor is slow on a GPU
+        torch._foreach_lerp_(list(averages), list(currents), share)
         for average, current in pairs:
             if not average.is_floating_point():
                 average.copy_(current)

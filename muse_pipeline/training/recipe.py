@@ -43,9 +43,8 @@ if TYPE_CHECKING:
 C, D = TypeVar("C"), TypeVar("D")
 STAGES = "stages"  # folder of the stages of a run that has several
 MADE_FROM = "made-from.json"
-DIVISION = (
-    "schedule.accumulate",
-)  # can change with the number of devices, see ``checkpoint.load_resume_point``
+# can change with the number of devices, see ``checkpoint.load_resume_point``
+DIVISION = ("schedule.accumulate",)
 
 
 def stage_folder(folder: Path, number: int, name: str) -> Path:

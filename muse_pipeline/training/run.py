@@ -224,16 +224,14 @@ def plain_settings(config: Any, portable: bool = False) -> dict[str, Any]:
 class Inputs:
     """Files that determine the result of a training run."""
 
-    sources: tuple[
-        Any, ...
-    ] = ()  # dataclasses of settings whose paths are files or folders: labels, pictures, tissue
+    # dataclasses of settings whose paths are files or folders: labels, pictures, tissue
+    sources: tuple[Any, ...] = ()
     checkpoint: Path | None = None  # initial checkpoint of the run
     teachers: tuple[Path, ...] = ()  # checkpoints of the run's teachers
     # checkpoint of the previous stage; only its weights are compared, not its settings for the card
     previous: Path | None = None
-    checksums: Mapping[str, str] = field(
-        default_factory=dict
-    )  # checksums of all other inputs, by name
+    # checksums of all other inputs, by name
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Any, **checksums: str) -> Inputs:

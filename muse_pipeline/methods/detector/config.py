@@ -169,9 +169,8 @@ def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not isinstance(name, str) or not isinstance(given, dict):  # parsing reports the error
         return values
     path = find_checkpoint(checkpoint_from(folder, Path(name)))
-    if (
-        not path.is_file()
-    ):  # a missing file is reported when the run begins, because the workflow may still write it
+    # a missing file is reported when the run begins, because the workflow may still write it
+    if not path.is_file():
         return values
     inherited = (
         read_weights(path, bool(values.get("trust_pickle")))

@@ -50,9 +50,8 @@ def dense_targets(
     """Make the dense targets of B windows with nuclei at ``xy`` (B, M, 2), window px, on ``cells``
     (rows, columns).
     """
-    nucleus = _nearest(
-        xy, cells, cell_px, math.ceil(REACH_SIGMAS * sigma_px / cell_px)
-    )  # (B, h * w)
+    # (B, h * w)
+    nucleus = _nearest(xy, cells, cell_px, math.ceil(REACH_SIGMAS * sigma_px / cell_px))
     y, x = (torch.arange(n, device=xy.device, dtype=xy.dtype) + 0.5 for n in cells)
     middle = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
     offset = (xy / cell_px).gather(1, nucleus.clamp(min=0)[..., None].expand(-1, -1, 2)) - middle
@@ -86,9 +85,8 @@ def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Te
     index, exists = cells_around(xy, cells, cell_px, reach)  # (B, M, K)
     middle = torch.stack((index % columns, index // columns), -1) + 0.5
     squared = ((xy / cell_px)[:, :, None] - middle).square().sum(-1).flatten(1)
-    index = index.where(exists, n_cells).flatten(
-        1
-    )  # cells beyond the border share an extra index, dropped later
+    # cells beyond the border share an extra index, dropped later
+    index = index.where(exists, n_cells).flatten(1)
     # The lowest index among equal distances is taken, so that the result does not depend on the
     # order of threads.
     least = squared.new_full((len(xy), n_cells + 1), torch.inf).scatter_reduce_(
@@ -250,9 +248,8 @@ class DenseCriterion(Criterion):
             if batch.shares is None
             else (inside > 0) | (batch.region[:, None] == CLASSES_ONLY)
         )
-        window, row, column = (target.weight * with_class)[:, 0].nonzero(
-            as_tuple=True
-        )  # only cells with a target
+        # only cells with a target
+        window, row, column = (target.weight * with_class)[:, 0].nonzero(as_tuple=True)
         at = window, slice(None), row, column
         nucleus = target.nucleus[window, row, column]
         with_class = target.weight[window, 0, row, column]
@@ -298,9 +295,8 @@ class PointCriterion(Criterion):
         label = batch.label[pairs.window, pairs.nucleus]
         has_class = label >= 0
         at = pairs.window, slice(None), pairs.cell
-        offset, rays = (
-            values.flatten(2)[at] for values in (maps.offset, maps.rays)
-        )  # (P, 2), (P, R)
+        # (P, 2), (P, R)
+        offset, rays = (values.flatten(2)[at] for values in (maps.offset, maps.rays))
         type_error = (
             functional.cross_entropy(
                 maps.label.flatten(2)[at], label.clamp(min=0), reduction="none"
@@ -334,9 +330,8 @@ class PointCriterion(Criterion):
         unknown, of any type).
         """
         rows, columns = maps.centre.shape[-2:]
-        cell, allowed = cells_around(
-            batch.xy, (rows, columns), CELL_PX, CANDIDATE_CELLS
-        )  # (B, M, K)
+        # (B, M, K)
+        cell, allowed = cells_around(batch.xy, (rows, columns), CELL_PX, CANDIDATE_CELLS)
         # a nucleus outside the window has no cell of its own and gets no proposal
         own = cell.shape[2] // 2
         allowed = allowed & allowed[..., own, None] & (_gather(inside, cell)[..., 0] > 0)

@@ -42,9 +42,8 @@ class DetectorData:
 
     config: DetectorConfig  # settings of the run
     images: list[LabelledImage]  # pictures to train on
-    held: list[
-        LabelledImage
-    ]  # pictures of other patients, to validate on; empty if the config has no `validation`
+    # pictures of other patients, to validate on; empty if the config has no `validation`
+    held: list[LabelledImage]
     reference: ColourReference  # colour reference that slides are normalised to
 
     def make_windows(self, device: torch.device) -> LabelledWindows:
@@ -109,9 +108,8 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
     A run that continues the detector ``start`` needs neither outlines nor labels of every class,
     and keeps the detector's colour reference if `colour` is the same.
     """
-    require_words(
-        (*config.sources, *config.validation)
-    )  # checked first, because reading pictures takes minutes
+    # checked first, because reading pictures takes minutes
+    require_words((*config.sources, *config.validation))
     model = config.class_names, config.mpp, config.n_rays, max(CONTEXT_PX, config.window_px)
     images, held = (
         read_labelled_images(sources, *model) for sources in (config.sources, config.validation)
@@ -132,9 +130,8 @@ def read_detector_data(config: DetectorConfig, start: Start | None = None) -> De
         _require_classes(images, held, config)
     if detector is not None and detector.colour.method == config.colour:
         return DetectorData(config, images, held, detector.colour)
-    weights = [
-        image.weight for image in images
-    ]  # images are drawn this often, and count as often in the mean
+    # images are drawn this often, and count as often in the mean
+    weights = [image.weight for image in images]
     reference = mean_stains([image.stain for image in images], config.colour, weights)
     return DetectorData(config, images, held, reference)
 

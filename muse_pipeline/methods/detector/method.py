@@ -87,9 +87,8 @@ class DistillationTerm(nn.Module):
         self.where = where
         self.kept = [*kept]
         self.teachers = nn.ModuleList(teachers).requires_grad_(False)
-        self.register_state_dict_post_hook(
-            _leave_out_teachers
-        )  # a resumed run loads the teachers again
+        # a resumed run loads the teachers again
+        self.register_state_dict_post_hook(_leave_out_teachers)
         self.register_load_state_dict_post_hook(_miss_no_teachers)
 
     def train(self, mode: bool = True) -> DistillationTerm:

@@ -112,9 +112,8 @@ class DetectorStage(DetectorTrainingStage):
             self._schedule(images) for images in (*(images for images, _ in parts), data.images)
         ]
         self._use(data, schedules[-1])
-        if (
-            parts and is_first_process()
-        ):  # before the first training, so that wrong labels are noticed early
+        # before the first training, so that wrong labels are noticed early
+        if parts and is_first_process():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._describe_labels(data, options.log)
         if self._kept:

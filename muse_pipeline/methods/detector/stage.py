@@ -195,9 +195,8 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
         trained = _networks(method, {**meta, "step": self.config.schedule.steps})
         if data.held:
             best = load_checkpoint(self.run_folder.best)
-            trained = dataclasses.replace(
-                best, meta={**best.meta, **meta}
-            )  # the card may have changed since
+            # the card may have changed since
+            trained = dataclasses.replace(best, meta={**best.meta, **meta})
         choice = self._choice
         if self.is_mixed and data.held:
             counts = count_held(data, self.start, trained, data.held)

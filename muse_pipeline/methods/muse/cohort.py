@@ -50,9 +50,8 @@ class Cohort:
     rows: Sequence[SheetRow]  # rows of the sheet
     # folder with one folder per slide for stores and proposals, which may not exist yet
     results: Path
-    exclude: tuple[
-        str, ...
-    ] = ()  # strings; slides whose id contains one of them are neither trained on nor held out
+    # strings; slides whose id contains one of them are neither trained on nor held out
+    exclude: tuple[str, ...] = ()
     # values of the sheet's column `split` whose slides are held out for the evaluation of the
     # backbone. No patient may have both held-out and training slides. None stands for the splits in
     # ``HELD_SPLITS``, in upper or lower case

@@ -123,9 +123,8 @@ class DistillationLevel(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.register_buffer("centre", torch.zeros(settings.n_prototypes))
         self.register_buffer("use", torch.zeros(settings.n_prototypes))
-        self._sums: list[
-            Tensor
-        ] = []  # sums over the teacher's output; not saved, because they are used within a step
+        # sums over the teacher's output; not saved, because they are used within a step
+        self._sums: list[Tensor] = []
 
     @torch.no_grad()
     def targets(self, features: Tensor, progress: float) -> Tensor:
@@ -380,9 +379,8 @@ def sinkhorn_targets(logits: Tensor, temperature: float) -> Tensor:
 
     Processes may have different numbers of rows, or none; all of them must call this function.
     """
-    scores = (
-        logits.float() / temperature
-    ).T  # (K, N); kept as logarithms, so that low temperatures do not overflow
+    # (K, N); kept as logarithms, so that low temperatures do not overflow
+    scores = (logits.float() / temperature).T
     n_rows = all_sum(torch.tensor(float(scores.shape[1]), device=logits.device)).clamp(min=1)
     # Each prototype gets 1 / K of the mass, then each row 1 / N; rows are scaled last, so that each
     # sums to 1.

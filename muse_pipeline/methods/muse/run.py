@@ -229,9 +229,8 @@ def _draw_set(views: ViewSet) -> ndarray:
     colours = np.random.default_rng(0).integers(60, 256, (views.seen.shape[1], 3)).tolist()
     pictures = []
     for number, (view, placed) in enumerate(zip(views.views, views.placed, strict=True)):
-        partners = [
-            index for index in (0, 1) if index != number
-        ]  # the teacher only gets global views
+        # the teacher only gets global views
+        partners = [index for index in (0, 1) if index != number]
         shared = np.unique(np.concatenate([views.shared(partner, number) for partner in partners]))
         picture = cv2.resize(
             view.cut(views.image), None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC

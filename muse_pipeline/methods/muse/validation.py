@@ -52,9 +52,8 @@ def cut_point_windows(index: int, image: LabelledImage, window_px: int) -> list[
     origins = start + cells * cell_px + (cell_px - window_px) // 2
     origins = np.clip(origins, 0, np.maximum(size_px - window_px, 0))
     origins = np.where(size_px < window_px, (size_px - window_px) // 2, origins)
-    unique, member = np.unique(
-        origins, axis=0, return_inverse=True
-    )  # clipping can make windows coincide
+    # clipping can make windows coincide
+    unique, member = np.unique(origins, axis=0, return_inverse=True)
     member = member.ravel()
     return [
         PointWindow(

@@ -38,9 +38,8 @@ from muse_pipeline.store.store import BACKGROUND, Store, open_store
 
 KINDS = ("store", "images", "nuclei")
 MPP_TOLERANCE = 1e-3
-CORNERS = np.array(
-    [(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)]
-)  # in units of a view's side
+# in units of a view's side
+CORNERS = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)])
 
 
 @dataclass(frozen=True)

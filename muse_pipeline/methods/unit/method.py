@@ -76,9 +76,8 @@ class UnitTraining(Method):
         self.register_buffer("stains", torch.from_numpy(stains).float())
         # A buffer, so that penalties and diagnostics keep their intervals when a run is resumed.
         self.register_buffer("step", torch.zeros((), dtype=torch.float64))
-        self._outputs: list[
-            tuple[Tensor, Tensor]
-        ] = []  # rendered tissue and predicted masks for the other turn
+        # rendered tissue and predicted masks for the other turn
+        self._outputs: list[tuple[Tensor, Tensor]] = []
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters of generator and reader, or of both discriminators, as in ``Method``."""
@@ -148,9 +147,8 @@ class UnitTraining(Method):
         """
         same = torch.eye(3, 4, device=pictures.device).expand(len(pictures), 3, 4)
         config = self.config
-        with torch.autocast(
-            pictures.device.type, enabled=False
-        ):  # bfloat16 is too coarse for grey levels
+        # bfloat16 is too coarse for grey levels
+        with torch.autocast(pictures.device.type, enabled=False):
             strength = config.mpp, config.augmentation
             return vary_appearance(pictures, same, self.stains, *strength, torch.default_generator)
 
