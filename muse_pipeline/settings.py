@@ -48,8 +48,10 @@ MODEL = (
         "model",
         None,
         {
-            **{"type": ["string", "object", "null"], "minLength": 1},
-            **{"properties": {"name": _TEXT}, "required": ["name"]},
+            "type": ["string", "object", "null"],
+            "minLength": 1,
+            "properties": {"name": _TEXT},
+            "required": ["name"],
         },
         "a built-in model or an `.onnx` file; `null` is the model of the mode, `compact` or"
         " `label_free`",
@@ -63,9 +65,11 @@ MODEL = (
         "pretrain",
         None,
         {
-            **{"type": ["string", "object", "null"], "minLength": 1},
+            "type": ["string", "object", "null"],
+            "minLength": 1,
             "properties": {"run": _TEXT, "name": _TEXT, "exclude": _TEXTS, "held_splits": _TEXTS},
-            **{"if": {"not": {"required": ["run"]}}, "then": {"required": ["name"]}},
+            "if": {"not": {"required": ["run"]}},
+            "then": {"required": ["name"]},
         },
         "a run that first pretrains a backbone on the slides, without labels",
         "A path ending in `.yaml`, or `{run: PATH, ...}`, or the run's settings themselves"
@@ -136,8 +140,10 @@ COHORT_FILES = (
         "statistics",
         None,
         {
-            **{"type": ["object", "null"], "additionalProperties": False},
-            **{"properties": {"group": _TEXT, "patient": _TEXT}, "required": ["group"]},
+            "type": ["object", "null"],
+            "additionalProperties": False,
+            "properties": {"group": _TEXT, "patient": _TEXT},
+            "required": ["group"],
         },
         "columns of the sheet with the groups to compare and the patients, such as `{group: label,"
         " patient: patient}`",
@@ -173,7 +179,8 @@ IMAGES = (
         "pretrain_store",
         {"codec": "zstd"},
         {
-            **{"type": "object", "additionalProperties": False},
+            "type": "object",
+            "additionalProperties": False,
             "properties": {"codec": {"enum": ["zstd", "jpeg"], "default": "zstd"}},
         },
         "`{codec: jpeg}` compresses an image that only pretraining reads, with loss",

@@ -68,8 +68,12 @@ TYPES: dict[str, dict[str, Any]] = {
     "precision": {"choices": MODEL_PRECISIONS},
     "scaling": {"choices": SCALINGS},
     "changes": {
-        **{"flag": "--set", "dest": "changes", "metavar": "KEY=VALUE"},
-        **{"nargs": "+", "action": "extend", "default": []},
+        "flag": "--set",
+        "dest": "changes",
+        "metavar": "KEY=VALUE",
+        "nargs": "+",
+        "action": "extend",
+        "default": [],
     },
     "exclude": {"nargs": "+", "action": "extend", "default": []},
     "held_splits": {"nargs": "*", "action": "extend"},
@@ -207,6 +211,8 @@ def _read_options(args: argparse.Namespace, _: str) -> dict[str, Any]:
 
 
 LOADERS = {
-    **{"Predictor": _load_model, "Embedder": _load_model, "Pixels": _choose_pixels},
+    "Predictor": _load_model,
+    "Embedder": _load_model,
+    "Pixels": _choose_pixels,
     "RunOptions": _read_options,
 }

@@ -38,7 +38,8 @@ DOUBT = "the mpp, "  # prefix of warnings about a doubtful mpp
 # Units of OME-XML, ImageJ and TIFF. The micro sign and Greek mu are different characters.
 _UNITS_UM = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
-    **{"nm": 1e-3, "m": 1e6},
+    "nm": 1e-3,
+    "m": 1e6,
     **dict.fromkeys(("mm", "millimeter"), 1e3),
     **dict.fromkeys(("cm", "centimeter"), 1e4),
     **dict.fromkeys(("in", "inch"), 25_400.0),

@@ -15,7 +15,8 @@ MODULES = {
     **dict.fromkeys(("detect", "propose"), "shards"),
     **dict.fromkeys(("stitch", "Pixels", "geojson", "spatialdata"), "table"),
     **dict.fromkeys(("embed", "image_mpp"), "embedding"),
-    **{"regions": "region_map", "partner": "partners"},
+    "regions": "region_map",
+    "partner": "partners",
 }
 
 
