@@ -4,7 +4,6 @@ option are generated.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +29,8 @@ class Setting:
 
     Example:
         >>> csv = Setting("csv", False, {"type": "boolean"}, "write `nuclei.csv.gz`, a table")
-        >>> csv.yaml_line()
-        'csv: false # write nuclei.csv.gz, a table'
+        >>> csv.option
+        '--csv'
     """
 
     name: str
@@ -64,19 +63,6 @@ class Setting:
         its own option.
         """
         return self.schema.get("properties", {}) if "boolean" in self.types else {}
-
-    def yaml_line(self) -> str:
-        """The setting with its default, as a line of a config file."""
-        return f"{self.name}: {self._default_text} # {plain(self.text)}"
-
-    def table_row(self) -> str:
-        """The setting as a row of a Markdown table."""
-        sentences = ". ".join(filter(None, [self.text, self.details]))
-        return f"| `{self.name}` | `{self._default_text}` | {sentences} |"
-
-    @property
-    def _default_text(self) -> str:
-        return self.default if isinstance(self.default, str) else json.dumps(self.default)
 
 
 def plain(text: str) -> str:
