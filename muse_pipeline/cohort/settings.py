@@ -13,7 +13,7 @@ from muse_pipeline.cohort.layout import store_name
 from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
-from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.files import write_text
 from muse_pipeline.core.text import slug
 from muse_pipeline.core.types import FROM_NUCLEI, MODEL_OF_MODE
 
@@ -306,5 +306,4 @@ def write_if_changed(path: Path, text: str) -> None:
     cause a rerun.
     """
     if read_text(path) != text:
-        with complete_file(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(path, text)

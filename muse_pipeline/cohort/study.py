@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from muse_pipeline.core.errors import OutputError
-from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.files import write_text
 from muse_pipeline.core.text import some_of
 
 SNAKEFILE = '''"""The workflow of muse-pipeline, for the slides and settings in this folder.
@@ -61,6 +61,5 @@ def write_study(folder: Path) -> list[Path]:
             " folder"
         )
     for path, text in texts.items():
-        with complete_file(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(path, text)
     return list(texts)

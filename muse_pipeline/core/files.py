@@ -147,7 +147,11 @@ def write_tsv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, An
 
 def write_json(path: Path | str, values: Any) -> None:
     """Write indented JSON with sorted keys; ``path`` is replaced only if writing succeeds."""
-    text = json_text(values)
+    write_text(path, json_text(values))
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text; ``path`` is replaced only if writing succeeds."""
     with complete_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 

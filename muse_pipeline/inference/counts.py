@@ -28,7 +28,7 @@ from muse_pipeline.core.types import INTENSITIES_OD
 from muse_pipeline.features.catalogue import DAB_OF_CELL, every_feature
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.nuclei import parquet
-from muse_pipeline.nuclei.arrow import texts_to_arrow, to_numpy
+from muse_pipeline.nuclei.arrow import positions, texts_to_arrow, to_numpy
 from muse_pipeline.tissue.mask import RoiAnnotation
 
 COMPARTMENTS = {
@@ -50,11 +50,6 @@ def stream_positions(
     rows = parquet.iterate_rows(path, parquet.ROW_GROUP, names)
     for table in parquet.iterate_counted(path, names) if counted_only else rows:
         yield positions(table), *(to_numpy(table[name]) for name in columns)
-
-
-def positions(table: pa.Table) -> ndarray:
-    """Centres (n, 2) float64 in level-0 px of the nuclei in a table."""
-    return np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1)
 
 
 def median_features(path: Path, classes: Sequence[str]) -> dict[str, float]:

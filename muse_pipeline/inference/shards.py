@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.arrow import lists_to_numpy, to_arrow, to_numpy
+from muse_pipeline.nuclei.arrow import lists_to_numpy, positions, to_arrow, to_numpy
 from muse_pipeline.nuclei.table import Nuclei
 
 T = TypeVar("T")
@@ -188,7 +188,7 @@ def read_reports(file: pq.ParquetFile, group: int) -> Nuclei:
 
 
 def _positions(table: pa.Table) -> ndarray:
-    xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1)
+    xy = positions(table)
     if not np.isfinite(xy).all():
         raise ValueError("positions that are not numbers")
     return xy

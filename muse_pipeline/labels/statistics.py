@@ -13,7 +13,7 @@ import numpy as np
 from numpy import ndarray
 
 from muse_pipeline.core.errors import ConfigError, LabelError
-from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.files import write_text
 from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.inference.card import AppearanceReference, ColourReference
 from muse_pipeline.inference.doubts import describe_training
@@ -83,8 +83,7 @@ class LabelSummary:
         for image, counts in zip(self.images, self.counts, strict=True):
             rows.append([image.name, image.patient, *counts, image.n_left_out])
         text = "\n".join("\t".join(map(str, row)) for row in rows) + "\n"
-        with complete_file(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 def check_leaks(training: Sequence[HasPatient], validation: Sequence[HasPatient]) -> None:

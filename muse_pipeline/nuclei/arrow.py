@@ -55,6 +55,11 @@ def to_numpy(column: pa.ChunkedArray) -> ndarray:
     return array.to_numpy(zero_copy_only=False) if array.null_count else np.from_dlpack(array)
 
 
+def positions(table: pa.Table) -> ndarray:
+    """Centres (n, 2) float64 in level-0 px of the nuclei in a table."""
+    return np.stack([to_numpy(table["x"]), to_numpy(table["y"])], 1)
+
+
 def lists_to_numpy(column: pa.ChunkedArray) -> ndarray:
     """The numbers (N, D) of a column of lists of equal length."""
     lists, width = column.combine_chunks(), column.type.list_size

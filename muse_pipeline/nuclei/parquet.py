@@ -28,6 +28,7 @@ from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.arrow import (
     lists_to_numpy,
     polygons_to_wkb,
+    positions,
     texts_to_arrow,
     to_arrow,
     to_numpy,
@@ -426,7 +427,7 @@ def read_within(
             path, file.iter_batches(ROW_GROUP, touching, list(columns), use_threads=False)
         ):
             table = pa.Table.from_batches([batch])
-            xy = np.stack([to_numpy(table[name]) for name in ("x", "y")], 1)
+            xy = positions(table)
             inside = ((xy >= low_xy) & (xy < high_xy)).all(1)
             parts.append(batch.take(to_arrow(np.flatnonzero(inside))))
         return pa.Table.from_batches(
@@ -498,7 +499,7 @@ def read_nuclei(path: Path | str) -> Nuclei:
     table = pa.concat_tables([empty, *iterate_rows(path, ROW_GROUP, columns)])
     probabilities = [name for name in table.column_names if name.startswith("prob_")]
     return Nuclei(
-        xy=np.stack([to_numpy(table["x"]), to_numpy(table["y"])], axis=-1),
+        xy=positions(table),
         frame=Frame.LEVEL0,
         rays=lists_to_numpy(table["rays"]),
         label=to_numpy(table["label"]),

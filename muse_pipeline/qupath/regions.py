@@ -21,7 +21,7 @@ from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.coords import qupath_offset_px
 from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
-from muse_pipeline.core.files import complete_file, sha256_of
+from muse_pipeline.core.files import sha256_of, write_text
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.nuclei.rays import repair_areas
 from muse_pipeline.qupath import parse
@@ -294,8 +294,7 @@ def _feature(own_id: uuid.UUID, shape: BaseGeometry, properties: dict[str, Any])
 
 def _write(path: Path | str, features: list[dict[str, Any]]) -> None:
     collection = {"type": "FeatureCollection", "features": features}
-    with complete_file(path) as partial:
-        partial.write_text(json.dumps(collection, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(collection, sort_keys=True) + "\n")
 
 
 def read_cores(path: Path, info: SlideInfo) -> tuple[list[RoiArea], list[str]]:

@@ -33,6 +33,7 @@ from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.arrow import (
     lists_to_numpy,
     polygons_to_wkb,
+    positions,
     to_arrow,
     to_numpy,
     wkb_to_rings,
@@ -366,7 +367,7 @@ class CellRenderer(FeatureRenderer):
         """Outlines of cells, in groups as from ``wkb_to_rings``; the few that are not simple are
         repaired.
         """
-        xy = np.stack([to_numpy(table["x"]), to_numpy(table["y"])], -1)
+        xy = positions(table)
         rings = rays_to_rings(xy, lists_to_numpy(table[parquet.CELL_RAYS]), self._info.mpp)
         rounded = np.round(rings, 1)
         if are_clearly_simple(rounded).all():

@@ -10,9 +10,8 @@ import numpy as np
 from numpy import ndarray
 
 from muse_pipeline.core.coords import level0_to_work
-from muse_pipeline.inference.counts import positions
 from muse_pipeline.nuclei import parquet
-from muse_pipeline.nuclei.arrow import to_numpy
+from muse_pipeline.nuclei.arrow import positions, to_numpy
 
 
 def read_outlines(

@@ -25,7 +25,7 @@ from muse_pipeline.core.errors import MissingPackageError, NucleiError
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import ARTEFACTS
 from muse_pipeline.features.catalogue import Feature, every_feature
-from muse_pipeline.nuclei.arrow import lists_to_numpy, texts_to_arrow, to_numpy
+from muse_pipeline.nuclei.arrow import lists_to_numpy, positions, texts_to_arrow, to_numpy
 from muse_pipeline.nuclei.parquet import (
     BORDER,
     QUALITY,
@@ -247,7 +247,7 @@ class Batch:
     @property
     def xy(self) -> ndarray:
         """(N, 2) positions in level-0 px."""
-        return np.stack([to_numpy(self.rows[name]) for name in ("x", "y")], 1)
+        return positions(self.rows)
 
     @property
     def ids(self) -> ndarray:

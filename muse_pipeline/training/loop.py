@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from muse_pipeline.core.errors import CheckpointError, CollapsedError, DivergedError
-from muse_pipeline.core.files import complete_file
+from muse_pipeline.core.files import complete_file, write_text
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.training.checkpoint import (
     Checkpoint,
@@ -64,10 +64,7 @@ class MetricsLog:
         """Drop the rows of ``step`` and later."""
         if self.path.is_file():
             kept = [row for row in self.read() if row["step"] < step]
-            with complete_file(self.path) as partial:
-                partial.write_text(
-                    "".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8"
-                )
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def draw_curves(rows: list[Row], output: Path) -> None:

@@ -21,7 +21,7 @@ from muse_pipeline import __version__
 from muse_pipeline.core.config import parse_config, read_settings
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import CheckpointError, OutputError
-from muse_pipeline.core.files import complete_file, read_json, sha256_of, write_json
+from muse_pipeline.core.files import complete_file, read_json, sha256_of, write_json, write_text
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import some_of
 from muse_pipeline.inference.model import find_checkpoint, find_model, list_checkpoints
@@ -133,9 +133,8 @@ class RunFolder:
         import yaml
 
         write_json(self.provenance, provenance)
-        with complete_file(self.config) as partial:
-            text = yaml.safe_dump(plain_settings(config), sort_keys=False, allow_unicode=True)
-            partial.write_text(text, encoding="utf-8")
+        text = yaml.safe_dump(plain_settings(config), sort_keys=False, allow_unicode=True)
+        write_text(self.config, text)
 
     def require_own(self) -> None:
         """Reject a folder with files that no run wrote."""
