@@ -111,11 +111,9 @@ def _compare(colour: SlideColour, card: ModelCard, stain: str | None) -> list[st
     """Describe in sentences how a slide differs from the training pictures of a model."""
     verdict = judge_appearance(card.appearance, colour, stain)
     if verdict.is_ihc:
-        return (
-            []
-            if stain == IHC
-            else [f"{verdict.reasons[0]}: nuclei will be scored as positive or negative"]
-        )
+        if stain == IHC:
+            return []
+        return [f"{verdict.reasons[0]}: nuclei will be scored as positive or negative"]
     unlike = [
         f"unlike the training pictures of {card.name}, check the result before use: {reason}"
         for reason in verdict.sentences()

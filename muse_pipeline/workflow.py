@@ -129,11 +129,9 @@ class WorkflowPlan(Plan):
         """The slide's tissue regions as an input of a rule: from the sheet, or else from the
         config's region model.
         """
-        return (
-            [f"{self.folder(slide)}/{SlideFiles.regions}"]
-            if self.is_mapped(slide)
-            else self.file(slide, "regions")
-        )
+        if self.is_mapped(slide):
+            return [f"{self.folder(slide)}/{SlideFiles.regions}"]
+        return self.file(slide, "regions")
 
     def regions_option(self, slide: str) -> list[Any]:
         """``regions`` as an option of `stitch`."""

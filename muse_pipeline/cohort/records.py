@@ -254,11 +254,9 @@ class Records:
     def _times(self, job: Job) -> list[int] | None:
         """The times of all files of a job that exist; None if a file that must exist is missing."""
         times = {name: self._time(name) for name in job.writes}
-        return (
-            None
-            if None in map(times.get, job.kept)
-            else [time for time in times.values() if time is not None]
-        )
+        if None in map(times.get, job.kept):
+            return None
+        return [time for time in times.values() if time is not None]
 
     def _time(self, name: str) -> int | None:
         """Modification time of a file as Snakemake compares it, in ns; None if the file is

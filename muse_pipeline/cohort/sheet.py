@@ -395,11 +395,9 @@ def find_column(name: str) -> str:
     synonym; else itself.
     """
     plain = _letters(name)
-    return (
-        "mpp"
-        if MPP.fullmatch(plain)
-        else next((column for column in COLUMNS if _letters(column) == plain), name)
-    )
+    if MPP.fullmatch(plain):
+        return "mpp"
+    return next((column for column in COLUMNS if _letters(column) == plain), name)
 
 
 def _letters(name: str) -> str:
@@ -496,11 +494,9 @@ def _location_problem(cell: str, column: str, folder: Path) -> str | None:
     can tell.
     """
     if is_url(cell):
-        return (
-            url_problem(cell)
-            if column == "path"
-            else "is a URL, but only slides are fetched; copy the file here"
-        )
+        if column == "path":
+            return url_problem(cell)
+        return "is a URL, but only slides are fetched; copy the file here"
     path = absolute_path(cell, folder)
     try:
         if path.is_file():
@@ -522,11 +518,9 @@ def _parse_mpp(cell: str) -> float | None:
 
 
 def _parse_shards(cell: str) -> int | None:
-    return (
-        int(cell)
-        if re.fullmatch(r"[1-9]\d{0,4}", cell, re.ASCII) and int(cell) <= MAX_SHARDS
-        else None
-    )
+    if re.fullmatch(r"[1-9]\d{0,4}", cell, re.ASCII) and int(cell) <= MAX_SHARDS:
+        return int(cell)
+    return None
 
 
 def folder_key(slide_id: str) -> str:

@@ -54,11 +54,9 @@ class Verdict:
         """Warnings for the ledger: the reasons if the verdict is "flagged" or an unstated "other
         stain".
         """
-        return (
-            list(self.reasons)
-            if self.verdict in DOUBTFUL and STATED_IHC not in self.reasons
-            else []
-        )
+        if self.verdict in DOUBTFUL and STATED_IHC not in self.reasons:
+            return list(self.reasons)
+        return []
 
 
 @dataclass(frozen=True)
@@ -299,11 +297,9 @@ class Provenance:
     @property
     def left_out_mm2(self) -> float:
         """Area of tissue in mm2 that totals leave out."""
-        return (
-            sum(self.quality.area_mm2.get(kind, 0.0) for kind in self.quality.subtract)
-            if self.quality
-            else 0
-        )
+        if self.quality:
+            return sum(self.quality.area_mm2.get(kind, 0.0) for kind in self.quality.subtract)
+        return 0
 
 
 def organs_of(card: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -311,9 +307,9 @@ def organs_of(card: Mapping[str, Any]) -> dict[str, list[str]]:
     classes.
     """
     organs = card.get("organs") or {}
-    return (
-        organs if isinstance(organs, dict) else {entry["name"]: organs for entry in card["classes"]}
-    )
+    if isinstance(organs, dict):
+        return organs
+    return {entry["name"]: organs for entry in card["classes"]}
 
 
 def run_name(slide_id: str, sha256: str) -> str:

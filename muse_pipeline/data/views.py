@@ -119,11 +119,9 @@ class View:
             pixels = cv2.resize(pixels, (self.size_px, self.size_px), interpolation=how)
         if self.mirror:
             pixels = cv2.flip(pixels, 1)
-        return (
-            cv2.rotate(pixels, QUARTER_TURNS[self.turns - 1])
-            if self.turns
-            else np.ascontiguousarray(pixels)
-        )
+        if self.turns:
+            return cv2.rotate(pixels, QUARTER_TURNS[self.turns - 1])
+        return np.ascontiguousarray(pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -486,6 +484,6 @@ class ViewBatches:
 
 
 def _draw(numbers: ndarray, most: int, generator: Generator) -> ndarray:
-    return (
-        numbers if len(numbers) <= most else np.sort(generator.choice(numbers, most, replace=False))
-    )
+    if len(numbers) <= most:
+        return numbers
+    return np.sort(generator.choice(numbers, most, replace=False))

@@ -225,9 +225,9 @@ def _inside(region: shapely.Geometry | None, xy: ndarray) -> ndarray:
 
 def _count_in_tissue(tissue: Path, xy: ndarray, mpp: tuple[float, float]) -> int | None:
     try:
-        return (
-            int(TissueMask.load(tissue).kept.contains(xy, mpp).sum()) if tissue.is_file() else None
-        )
+        if tissue.is_file():
+            return int(TissueMask.load(tissue).kept.contains(xy, mpp).sum())
+        return None
     except StoreError:  # only a remark depends on it
         return None
 

@@ -33,9 +33,9 @@ class Feature:
         "shape".
         """
         group = self.name.partition("_")[0]
-        return (
-            group if group in {*GROUPS_OF_SET["all"], "cell", "cytoplasm", "membrane"} else "shape"
-        )
+        if group in {*GROUPS_OF_SET["all"], "cell", "cytoplasm", "membrane"}:
+            return group
+        return "shape"
 
 
 # columns of every table, in the group *shape*; measured on the polygon of the outline

@@ -409,6 +409,8 @@ def _colour_text(colour: Mapping[str, Any]) -> str | None:
 
 
 def _number_text(value: Any) -> str | None:
-    return (
-        f"{value:.4g}" if isinstance(value, int | float) else None if value is None else str(value)
-    )
+    if isinstance(value, int | float):
+        return f"{value:.4g}"
+    if value is None:
+        return None
+    return str(value)

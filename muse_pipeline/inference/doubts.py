@@ -120,11 +120,9 @@ def merge_references(*references: AppearanceReference | None) -> AppearanceRefer
         low, median, high = zip(*(reference.ranges[name] for reference in having), strict=True)
         mean = np.average(median, weights=[reference.n_pictures for reference in having])
         ranges[name] = min(low), round(float(mean), 4), max(high)
-    return (
-        AppearanceReference(sum(reference.n_pictures for reference in present), ranges)
-        if present
-        else None
-    )
+    if present:
+        return AppearanceReference(sum(reference.n_pictures for reference in present), ranges)
+    return None
 
 
 def judge_appearance(

@@ -320,11 +320,9 @@ DOES_NOT_START = "installed, but does not start here; check its drivers (`muse d
 def _lacks(provider: str) -> str:
     """The installation that a provider lacks, and the remedy; "" if it lacks none."""
     if provider in TORCH:
-        return (
-            ""
-            if find_spec("torch")
-            else "part of PyTorch, which is not installed here; install the extra `train`"
-        )
+        if find_spec("torch"):
+            return ""
+        return "part of PyTorch, which is not installed here; install the extra `train`"
     import onnxruntime
 
     if RUNTIMES[provider] in onnxruntime.get_available_providers():

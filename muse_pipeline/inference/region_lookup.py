@@ -355,11 +355,9 @@ def _segments(lines: shapely.Geometry) -> ndarray:
         for part in shapely.get_parts(lines)
         if part.geom_type in {"LineString", "LinearRing"}
     ]
-    return (
-        shapely.linestrings(np.concatenate(parts).reshape(-1, 2, 2))
-        if parts
-        else np.zeros(0, object)
-    )
+    if parts:
+        return shapely.linestrings(np.concatenate(parts).reshape(-1, 2, 2))
+    return np.zeros(0, object)
 
 
 def _scale(shape: shapely.Geometry, factor: ndarray) -> shapely.Geometry:

@@ -164,11 +164,9 @@ def _find_misplaced(image: LabelledImage, mpp: float) -> tuple[str, int, int] | 
     height, width = image.pixels.shape[:2]
     inside, around = image.pixels[row.clip(0, height - 1), column.clip(0, width - 1)].mean((2, 3))
     n = int((inside >= around).sum())
-    return (
-        ("outlines", n, len(rays))
-        if SHARE_MISPLACED[0] < n / len(rays) < SHARE_MISPLACED[1]
-        else None
-    )
+    if SHARE_MISPLACED[0] < n / len(rays) < SHARE_MISPLACED[1]:
+        return ("outlines", n, len(rays))
+    return None
 
 
 def _what_was_left_out(images: Sequence[LabelledImage]) -> Iterator[str]:

@@ -330,8 +330,6 @@ class DetectionGraph(nn.Module):
         xy = self.detector.head.locate(located, cell) * CELL_PX
         label, rays = self.detector.head.describe(pick(described, cell, n_cells))
         nuclei = (xy, score, label.softmax(2), rays)
-        return (
-            (*nuclei, interpolate_at(dense, xy, self.detector.backbone.lattice))
-            if self.embed
-            else nuclei
-        )
+        if self.embed:
+            return (*nuclei, interpolate_at(dense, xy, self.detector.backbone.lattice))
+        return nuclei

@@ -58,11 +58,9 @@ def remove_spikes(shape: BaseGeometry) -> BaseGeometry:
     if shape.is_valid:
         return shape
     rings = repair_areas(shapely.polygons(shapely.get_rings(shapely.get_parts(shape))))
-    return (
-        shape
-        if (shapely.get_num_geometries(rings) > 1).any()
-        else union_of_areas(np.array([shape])) or shape
-    )
+    if (shapely.get_num_geometries(rings) > 1).any():
+        return shape
+    return union_of_areas(np.array([shape])) or shape
 
 
 IGNORE = "Ignore"  # QuPath's own class is "Ignore*"
@@ -75,11 +73,9 @@ def take_out_ignored(shapes: ndarray, is_ignored: ndarray) -> ndarray:
     shapes.
     """
     kept = shapes[~is_ignored]
-    return (
-        shapely.difference(kept, shapely.union_all(shapes[is_ignored]))
-        if is_ignored.any()
-        else kept
-    )
+    if is_ignored.any():
+        return shapely.difference(kept, shapely.union_all(shapes[is_ignored]))
+    return kept
 
 
 def read_roi(path: Path | str, info: SlideInfo) -> BaseGeometry:
@@ -223,11 +219,9 @@ def _build_area(
     if object_type not in kinds or not feature.get("geometry"):
         return None
     shape = shapely.from_geojson(json.dumps(feature["geometry"]))
-    return (
-        union_of_areas(np.array([shape]))
-        if shape.geom_type == "GeometryCollection"
-        else remove_spikes(shape)
-    )
+    if shape.geom_type == "GeometryCollection":
+        return union_of_areas(np.array([shape]))
+    return remove_spikes(shape)
 
 
 def _warn_of_left_out(path: Path | str, others: Counter[str]) -> None:

@@ -62,11 +62,9 @@ class _JoinLines(Extension):
 
 def css_color(color: Sequence[int] | str) -> str:
     """A colour in CSS, such as ``rgb(1 2 3)``; strings are returned unchanged."""
-    return (
-        color
-        if isinstance(color, str)
-        else f"rgb({' '.join(str(int(channel)) for channel in color)})"
-    )
+    if isinstance(color, str):
+        return color
+    return f"rgb({' '.join(str(int(channel)) for channel in color)})"
 
 
 def ink_on(color: Sequence[int]) -> str:

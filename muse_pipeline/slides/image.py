@@ -135,11 +135,9 @@ def _read_deep(path: Path, kind: str | None) -> ndarray | None:
         stored = cv2.imdecode(
             np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
         )
-        return (
-            stored
-            if stored is None or stored.ndim == 2
-            else stored[..., [2, 1, 0, 3][: stored.shape[2]]]
-        )
+        if stored is None or stored.ndim == 2:
+            return stored
+        return stored[..., [2, 1, 0, 3][: stored.shape[2]]]
     # The depth is in the marker SIZ, as the number of bits minus 1, after the sizes and the number
     # of components.
     if kind == "JPEG2000" and (at := head.find(b"\xff\x51")) > 0 and head[at + 40] & 127 > 7:

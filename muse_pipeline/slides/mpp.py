@@ -103,11 +103,9 @@ def mpp_from_resolution_tags(
         return None
     mpp = per_unit / x, per_unit / y
     low, high = RESOLUTION_TAG_RANGE_UM
-    return (
-        MppCandidate(mpp, "TIFF resolution tags")
-        if all(low <= side <= high for side in mpp)
-        else None
-    )
+    if all(low <= side <= high for side in mpp):
+        return MppCandidate(mpp, "TIFF resolution tags")
+    return None
 
 
 def mpp_from_page(page: TiffPage) -> MppCandidate | None:
@@ -124,11 +122,11 @@ def mpp_from_objective(power: object) -> MppCandidate | None:
     unknown.
     """
     power = _positive(power)
-    return (
-        MppCandidate((10 / power, 10 / power), f"objective power {power:g}x", is_estimate=True)
-        if power
-        else None
-    )
+    if power:
+        return MppCandidate(
+            (10 / power, 10 / power), f"objective power {power:g}x", is_estimate=True
+        )
+    return None
 
 
 def choose_mpp(

@@ -163,11 +163,9 @@ def _first_directory_offset(path: Path) -> int:
     order = "<" if head[:1] == b"I" else ">"
     # The version of BigTIFF, whose offsets have eight bytes, is 43: "+" in ASCII.
     big = head[2:4] in (b"+\0", b"\0+")
-    return (
-        struct.unpack(order + "Q", head[8:16])[0]
-        if big
-        else struct.unpack(order + "I", head[4:8])[0]
-    )
+    if big:
+        return struct.unpack(order + "Q", head[8:16])[0]
+    return struct.unpack(order + "I", head[4:8])[0]
 
 
 BLOCK_BYTES = 1 << 20

@@ -30,11 +30,9 @@ class StarDist(Family):
     def split(self, joint: ndarray, n_classes: int) -> list[ndarray]:
         """See ``Family``."""
         n_rays = joint.shape[1] - 1 - (n_classes + 1 if n_classes > 1 else 0)
-        return (
-            np.split(joint, (1, 1 + n_rays), axis=1)[: 3 if n_classes > 1 else 2]
-            if n_rays > 0
-            else [joint]
-        )
+        if n_rays > 0:
+            return np.split(joint, (1, 1 + n_rays), axis=1)[: 3 if n_classes > 1 else 2]
+        return [joint]
 
     def count_rays(self, maps: list[ndarray]) -> int:
         """See ``Family``."""

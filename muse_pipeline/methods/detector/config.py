@@ -156,9 +156,9 @@ class DetectorConfig(ModelSettings):
         stated = dict.fromkeys(
             f"{source.labels.name} {source.licence}" for source in self.sources if source.licence
         )
-        return (
-            f"{self.training_data} Licences: {', '.join(stated)}." if stated else self.training_data
-        )
+        if stated:
+            return f"{self.training_data} Licences: {', '.join(stated)}."
+        return self.training_data
 
 
 def inherit_export(values: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -159,11 +159,9 @@ class DetectorStage(DetectorTrainingStage):
         schedule = dataclasses.replace(
             self.config.schedule, steps=self.config.schedule.length, curve=None
         )
-        return (
-            follow_labels(schedule, sum(len(image.nuclei) for image in images))
-            if self.is_mixed
-            else schedule
-        )
+        if self.is_mixed:
+            return follow_labels(schedule, sum(len(image.nuclei) for image in images))
+        return schedule
 
     def _use(self, data: DetectorData, schedule: Schedule) -> None:
         self.config = dataclasses.replace(self.config, schedule=schedule)

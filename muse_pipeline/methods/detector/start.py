@@ -161,11 +161,9 @@ def take_over(network: NucleusDetector, start: Start) -> None:
 
 def find_teachers(config: DetectorConfig) -> list[Path]:
     """Checkpoints of the run's teachers."""
-    return (
-        [find_checkpoint(path) for path in config.distillation.teachers]
-        if config.distillation
-        else []
-    )
+    if config.distillation:
+        return [find_checkpoint(path) for path in config.distillation.teachers]
+    return []
 
 
 def load_teacher(path: Path, config: DetectorConfig) -> NucleusDetector:

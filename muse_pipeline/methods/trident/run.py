@@ -147,9 +147,9 @@ class TridentStage(MuseStage):
         keyed by name.
         """
         batch = batch._replace(views=super().finish_batch(batch.views))
-        return (
-            batch if self.config.distillation is None else {"muse": batch.views, "trident": batch}
-        )
+        if self.config.distillation is None:
+            return batch
+        return {"muse": batch.views, "trident": batch}
 
     def describe(self, data: PairedData, log: Log) -> None:
         """Print a summary of the training data, and draw some views and pairs."""
