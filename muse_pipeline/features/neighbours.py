@@ -102,9 +102,8 @@ def measure_neighbours(
     }
     n_same = np.zeros(len(um))
     of_class = np.empty((len(classes), len(um)), int)
-    for group in (
-        slice(start, min(start + _AT_ONCE, len(um))) for start in range(0, len(um), _AT_ONCE)
-    ):
+    for start in range(0, len(um), _AT_ONCE):
+        group = slice(start, min(start + _AT_ONCE, len(um)))
         own = place[group]
         rows = cell[group, None] + n_columns * np.arange(-2, 3)
         begin, n = first[rows - 2], first[rows + 3] - first[rows - 2]

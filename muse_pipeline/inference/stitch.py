@@ -149,11 +149,11 @@ def stitch_shards(
         limits = tuple(sources.intensities)
         provenance = replace(provenance, positive_od=limits[0], intensities_od=limits)
     optional = measures.optional(card.embedding_dim, provenance.positive_od)
-    around = ((part, None) for part in nuclei_apart())
-    if meter is not None:
-        around = with_surroundings(
-            nuclei_apart(), meter.reach_um / np.asarray(info.mpp), row_um / info.mpp[1]
-        )
+    if meter is None:
+        around = ((part, None) for part in nuclei_apart())
+    else:
+        reach_px = meter.reach_um / np.asarray(info.mpp)
+        around = with_surroundings(nuclei_apart(), reach_px, row_um / info.mpp[1])
     map_parts = partial(choose_map(threads, provenance.n_windows, in_processes), threads=threads)
     with NucleiWriter(output, names, provenance, card.n_rays, optional) as writer:
         size, of_class = write_nuclei(writer, around, measures, info, map_parts)

@@ -168,7 +168,7 @@ def read_points(
         n_rays: number of rays per nucleus; their lengths are NaN.
         unit: "um" to accept positions in um.
         remedy: end of the message about a missing column.
-        may_lack_header: True to accept a table of exactly these columns without a header.
+        may_lack_header: True to accept exactly these columns without a header.
     """
     indices = None
     header = list(columns)
@@ -200,9 +200,8 @@ def read_points(
         scores.append(_to_number(row[header.index(SCORE)], separator) if has_scores else 1.0)
         numbers.append(number)
     if indices is None and not may_lack_header:
-        raise LabelError(
-            f"{path}: is empty; expected a table with the columns {', '.join(columns)}"
-        )
+        names = ", ".join(columns)
+        raise LabelError(f"{path}: is empty; expected a table with the columns {names}")
     rays = np.full((len(numbers), n_rays), np.nan, np.float32)
     return FileNuclei(
         path, Nuclei(xy, frame, rays=rays, score=scores), words, np.array(numbers, int), "line"

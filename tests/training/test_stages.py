@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +20,15 @@ from muse_pipeline.training.recipe import MADE_FROM, PreparedStage, Recipe, Stag
 from muse_pipeline.training.run import Options
 
 
+@dataclass
 class Noted(PreparedStage):
     """Writes ``number`` to a file, and, at each call, appends it to the file ``writers`` next to
     the folder.
     """
 
-    def __init__(self, folder, number: int):
-        super().__init__(folder, "noted")
-        self.number = number
+    folder: Path
+    number: int
+    name: str = "noted"
 
     def made_from(self):
         return {"number": self.number}
@@ -69,9 +71,12 @@ def start_other(folder: Path) -> subprocess.Popen:
     )
 
 
+@dataclass
 class Watched(Stage):
     """Logs what another process finds about, and does to, the folder of the run."""
 
+    folder: Path
+    name: str
     result = property(lambda stage: stage.folder)
 
     def run(self, options):
