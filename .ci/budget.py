@@ -12,7 +12,7 @@ from pathlib import Path
 
 TOP = Path(__file__).parents[1]
 BUDGETS = {
-    "tokens of muse_pipeline": (375_000, 335_000),
+    "tokens of muse_pipeline": (369_000, 335_000),
     "tokens of tests": (404_000, 350_000),
     "tokens of experiments and benchmarks": (52_000, 55_000),
     "lines of more than 100 columns": (60, 0),
