@@ -10,8 +10,6 @@ from numpy import ndarray
 
 from muse_pipeline.core.errors import LabelError
 
-# for Pillow: run-length encoding is twice as fast, and files are smaller
-PNG = {"format": "PNG", "compress_type": 3}
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 

@@ -19,7 +19,7 @@ from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_to_level0
 from muse_pipeline.core.errors import MuseError
 from muse_pipeline.core.files import complete_file, remove, write_json
-from muse_pipeline.core.pictures import PNG
+from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import one_line
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.card import NucleusClass
@@ -151,7 +151,7 @@ def draw_areas(
             shift=_SHIFT,
         )
     with complete_file(path) as partial:
-        _add_legend(picture, classes).save(partial, **PNG)
+        write_png(partial, np.asarray(_add_legend(picture, classes)))
 
 
 _SHIFT = 4  # bits for fractions of a pixel

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -362,7 +363,7 @@ def read_provenance(path: Path | str) -> Provenance:
     with open_nuclei(path) as file:
         text = file.metadata.metadata[PROVENANCE_KEY]
     try:
-        provenance = Provenance.from_dict(json.loads(text))
+        provenance = _parse_provenance(text)
         if provenance.n_nuclei is not None:
             return provenance
     except (ValueError, RecursionError):
@@ -371,6 +372,11 @@ def read_provenance(path: Path | str) -> Provenance:
         f"{path}: its 'muse' metadata are from a different version; make it with `muse step stitch`"
         " again"
     )
+
+
+@lru_cache(4)  # every step of a slide reads the same text
+def _parse_provenance(text: bytes) -> Provenance:
+    return Provenance.from_dict(json.loads(text))
 
 
 def footer_checksum(path: Path) -> str:

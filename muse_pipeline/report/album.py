@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import base64
-import io
 import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+import simplejpeg
 from PIL import Image
+
+from muse_pipeline.core.pictures import read_rgb, resize_picture
 
 # maximum number of slides with embedded pictures, 1 MB each; a larger page is slow to open
 EMBEDDED_SLIDES = 30
 THUMBNAIL_PX = 112  # shown at half this size, to be sharp on screens with two pixels per CSS pixel
 _QUALITY = 78
-
-
-UNREADABLE = OSError, ValueError, SyntaxError  # raised by Pillow for files that are not pictures
 
 
 class Album:
@@ -36,20 +36,16 @@ class Album:
         try:
             with Image.open(file) as picture:
                 width, height = picture.size
-                source = (
-                    _as_jpeg(picture.convert("RGB"), longest_px)
-                    if self.embedded
-                    else self.link(file)
-                )
-        except UNREADABLE:
+            source = as_jpeg(read_rgb(file), longest_px) if self.embedded else self.link(file)
+        except (OSError, ValueError, SyntaxError):  # raised for files that are not pictures
             return None
-        sizes = {"width": width, "height": height}
         return {
             "name": file.stem,
             "caption": caption,
             "source": source,
             "original": self.link(file),
-            **sizes,
+            "width": width,
+            "height": height,
         }
 
     def link(self, file: Path) -> str:
@@ -57,17 +53,10 @@ class Album:
         return quote(Path(os.path.relpath(file, self.folder)).as_posix())
 
 
-def make_thumbnail(file: Path) -> str | None:
-    """A small picture for a row of a table, as a data URL; None if the file is not a picture."""
-    try:
-        with Image.open(file) as picture:
-            return _as_jpeg(picture.convert("RGB"), THUMBNAIL_PX)
-    except UNREADABLE:
-        return None
-
-
-def _as_jpeg(picture: Image.Image, longest_px: int) -> str:
-    picture.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def as_jpeg(pixels: np.ndarray, longest_px: int) -> str:
+    """A picture (h, w, 3) uint8, reduced to at most ``longest_px`` in width and height, as a data
+    URL.
+    """
+    small = resize_picture(pixels, min(longest_px / max(pixels.shape), 1))
+    encoded = simplejpeg.encode_jpeg(small, _QUALITY, colorsubsampling="420")
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"

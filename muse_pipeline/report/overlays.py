@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from muse_pipeline.core.coords import level0_to_work, work_to_level0, xy_to_xy_index
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.core.pictures import PNG
+from muse_pipeline.core.pictures import write_png
 from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.qupath.regions import ClassArea
 from muse_pipeline.report.density import CELL_UM, DensityGrid, Field, read_outlines
@@ -96,7 +96,7 @@ def write_text(
 def save_picture(canvas: Image.Image, path: Path) -> None:
     """Write a PNG atomically."""
     with complete_file(path) as partial:
-        canvas.save(partial, **PNG)
+        write_png(partial, np.asarray(canvas))
 
 
 def _font() -> ImageFont.FreeTypeFont:
@@ -120,14 +120,16 @@ _RAMP = np.array(
 
 
 def _heat_colours(strength: np.ndarray) -> np.ndarray:
-    stops = np.linspace(0, 1, len(_RAMP))
-    return np.stack([np.interp(strength, stops, channel) for channel in _RAMP.T], axis=-1)
+    """Colours (h, w, 3) uint8 of densities (h, w) from 0 to 1."""
+    levels, stops = np.linspace(0, 1, 256), np.linspace(0, 1, len(_RAMP))
+    table = np.stack([np.interp(levels, stops, channel) for channel in _RAMP.T], -1)
+    return cv2.applyColorMap(np.uint8(np.rint(255 * strength)), np.uint8(np.rint(table))[:, None])
 
 
 def draw_density(
     grid: DensityGrid,
     mask: np.ndarray,
-    backdrop: Path,
+    backdrop: np.ndarray,
     path: Path,
     areas: Sequence[ClassArea],
     slide_mpp: tuple[float, float],
@@ -135,20 +137,23 @@ def draw_density(
     """Write the heat map of a slide as PNG, with the outlines of ``areas`` in level-0 px of
     ``slide_mpp``.
 
-    The ``mask`` (h, w) of the tissue and the picture ``backdrop``, each of any size, show the whole
-    slide.
+    The ``mask`` (h, w) of the tissue and the picture ``backdrop`` (h, w, 3), each of any size, show
+    the whole slide.
     """
     um_per_px = max(grid.size_um) / LONG_SIDE_PX
     size = tuple(max(1, round(extent / um_per_px)) for extent in grid.size_um)
-    grey = np.array(Image.open(backdrop).convert("L").resize(size), np.float32)
+    grey = cv2.cvtColor(cv2.resize(backdrop, size), cv2.COLOR_RGB2GRAY).astype(np.float32)
     inside = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) > 127
-    density = _resample_density(grid, size, um_per_px)
+    density = cv2.GaussianBlur(grid.per_mm2, (0, 0), 0.8, borderType=cv2.BORDER_REPLICATE)
+    scale = CELL_UM / um_per_px
+    density = cv2.resize(density, None, fx=scale, fy=scale)[: size[1], : size[0]]
     top = _round_up(np.percentile(density[density > 1], 99.5)) if (density > 1).any() else 1.0
-    strength = np.clip(density / top, 0, 1)
+    strength = np.clip(density / top, 0, 1).astype(np.float32)
     # Greys become paler, and glass white. White also hides pen marks beside the tissue.
-    pale = np.where(inside, 255 - 0.65 * np.clip(_GLASS_GREY - grey, 0, None), 255)[..., None]
-    opacity = (np.clip(8 * strength, 0, 0.8) * inside)[..., None]
-    picture = np.rint(pale + (_heat_colours(strength) - pale) * opacity).astype(np.uint8)
+    pale = np.rint(255 - 0.65 * np.clip(_GLASS_GREY - grey, 0, None) * inside)
+    pale = cv2.cvtColor(np.uint8(pale), cv2.COLOR_GRAY2RGB)
+    opacity = np.clip(8 * strength, 0, 0.8) * inside
+    picture = cv2.blendLinear(_heat_colours(strength), pale, opacity, 1 - opacity)
     contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(picture, contours, -1, _OUTLINE, 1, cv2.LINE_AA)
     for area in areas:
@@ -163,13 +168,6 @@ def draw_density(
     save_picture(canvas, path)
 
 
-def _resample_density(grid: DensityGrid, size: tuple[int, int], um_per_px: float) -> np.ndarray:
-    """Nuclei per mm2, smoothed over about one cell, at every px of a picture of ``size``."""
-    smooth = cv2.GaussianBlur(grid.per_mm2, (0, 0), 0.8, borderType=cv2.BORDER_REPLICATE)
-    scale = CELL_UM / um_per_px
-    return cv2.resize(smooth, None, fx=scale, fy=scale)[: size[1], : size[0]]
-
-
 def _add_colour_bar(
     canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: float, beside_px: int = 0
 ) -> int:
@@ -181,8 +179,8 @@ def _add_colour_bar(
         return left
     middle = canvas.height - STRIP_PX // 2
     start = write_text(pen, (left, middle), "0", FAINT) + 8
-    bar = np.repeat(_heat_colours(np.linspace(0, 1, width))[None], 12, axis=0)
-    canvas.paste(Image.fromarray(np.round(bar).astype(np.uint8)), (start, middle - 6))
+    bar = _heat_colours(np.tile(np.linspace(0, 1, width), (12, 1)))
+    canvas.paste(Image.fromarray(bar), (start, middle - 6))
     return write_text(pen, (start + width + 8, middle), f"{top:,.0f} nuclei/mm2")
 
 

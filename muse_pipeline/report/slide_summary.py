@@ -17,6 +17,7 @@ from muse_pipeline import __version__
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.core.coords import work_size_px, work_to_level0
 from muse_pipeline.core.files import complete_file, find_json, sha256_of, write_json
+from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import SlideInfo
@@ -31,7 +32,7 @@ from muse_pipeline.inference.counts import (
 from muse_pipeline.inference.trust import find_in_files, judge
 from muse_pipeline.nuclei.parquet import POSITIVE, footer_checksum, read_provenance
 from muse_pipeline.qupath.regions import ClassArea, read_class_areas, read_cores
-from muse_pipeline.report.album import make_thumbnail
+from muse_pipeline.report.album import THUMBNAIL_PX, as_jpeg
 from muse_pipeline.report.density import DensityGrid, Field, choose_fields, count_nuclei
 from muse_pipeline.report.overlays import draw_density, draw_field, field_size_px
 from muse_pipeline.slides.inspect import read_info
@@ -72,7 +73,8 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     artefacts = read_class_areas(files.artefacts, info, may_lack=True) if has_artefacts else []
     grid = _count_by_cell(files.nuclei, info, "label", len(provenance.classes), counted_only=True)
     cv2.setNumThreads(1)
-    draw_density(grid, tissue.mask, files.picture, files.density, artefacts, info.mpp)
+    backdrop = read_rgb(files.picture)
+    draw_density(grid, tissue.mask, backdrop, files.density, artefacts, info.mpp)
     if store_path.exists():
         pixels = _draw_fields(open_store(store_path), files, info, provenance, grid, threads)
     else:
@@ -86,6 +88,7 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
             {"name": kind.name, "color": list(kind.color), "n_nuclei": int(n)}
             for kind, n in zip(provenance.classes, grid.counts.sum((1, 2)), strict=False)
         ],
+        "thumbnail": as_jpeg(backdrop, THUMBNAIL_PX),
         **_count(files, info, provenance, tissue, artefacts, threads),
         "full_windows_level0": _locate_windows(provenance, info),
         **pixels,
@@ -131,7 +134,6 @@ def _count(
             name: float(f"{median:.5g}")
             for name, median in median_features(nuclei, provenance.class_names).items()
         },
-        "thumbnail": lambda: make_thumbnail(files.picture),
     }
     if regions:
         parts["regions"] = lambda: count_in_regions(nuclei, regions, classes)

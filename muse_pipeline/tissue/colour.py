@@ -21,11 +21,12 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import choose_overview_level, strips
 from muse_pipeline.tissue.stain import (
     DENSITY,
+    MIN_DENSITY,
     MIN_PIXELS,
     NOT_FOUND,
     MacenkoFit,
     find_third_stain,
-    fit_macenko,
+    fit_density,
     is_brown,
     is_stained,
     optical_density,
@@ -46,7 +47,6 @@ FINE_UM, COARSE_UM = (
     (1.0, 4.0),
 )  # sigmas of two pairs of Gaussians; detail is the difference of a pair
 STAINED_DENSITY = 0.15  # a pixel is stained if the channel that absorbs most exceeds this density
-CERTAIN_DENSITY = 0.3  # |OD|; the directions of paler colours are noise
 DARKEST = 90.0  # percentile; the tenth of pixels that absorbs most is taken for nuclei
 MIN_MEASURED_PIXELS = 500
 # The palest pixels (percentile) are glass if their density of blue is below MAX_TINT, and their
@@ -212,13 +212,13 @@ class AppearanceSample:
         self._sharpness: list[float] = []
         self._contrast: list[float] = []
         self._pixels = [np.empty((0, 3), np.uint8)]
-        self._brown = BrownSample()
+        self.brown = BrownSample()
 
     def add(self, pixels: np.ndarray, tissue: np.ndarray) -> None:
         """Add a field, (h, w, 3) uint8, of which only the part in ``tissue`` (h, w) bool counts."""
         usable = tissue & usable_pixels(pixels)
         self._pixels.append(pixels[usable])
-        self._brown.add(pixels, usable, self.mpp)
+        self.brown.add(pixels, usable, self.mpp)
         if usable.mean() >= MIN_TISSUE:
             fine, contrast = _detail(pixels, usable, self.mpp)
             self._contrast.append(contrast)
@@ -226,33 +226,25 @@ class AppearanceSample:
                 self._sharpness.append(fine / contrast)
 
     @property
-    def stain(self) -> dict[str, bool]:
-        """The facts about the stain in ``SlideColour``."""
-        return {"is_ihc": self._brown.is_ihc, "has_eosin": self._brown.has_eosin}
-
-    @property
-    def is_ihc(self) -> bool:
-        """True if the tissue has the brown of immunohistochemistry."""
-        return self._brown.is_ihc
-
-    @property
     def pixels(self) -> np.ndarray:
         """(N, 3) uint8: the usable tissue pixels of all fields."""
         return np.concatenate(self._pixels)
 
-    def measure(self, fit: MacenkoFit | None) -> dict[str, float]:
-        """The measures by name; those that cannot be determined are left out.
-
-        Args:
-            fit: Macenko's fit of the stains of these pixels, or None if it failed.
+    def measure(self) -> tuple[MacenkoFit | None, dict[str, float]]:
+        """Macenko's fit of the stains, None if it fails, and the measures by name; those that
+        cannot be determined are left out.
         """
+        density = optical_density(self.pixels)
+        stained = density.compress(is_stained(density), axis=0)
+        n_stained, fit = len(stained), fit_density(stained)
+        del stained
         measures: dict[str, float] = {}
         for name, values in (("sharpness", self._sharpness), ("contrast", self._contrast)):
             if values:
                 measures[name] = float(np.log(max(np.median(values), 1e-3)))
-        if self._brown.area_share is not None:
-            measures["brown"] = self._brown.area_share
-        measures |= _colours(optical_density(self.pixels))
+        if self.brown.area_share is not None:
+            measures["brown"] = self.brown.area_share
+        measures |= _colours(density, n_stained)
         if fit is not None:
             for name, stain, strong in zip(
                 ("haematoxylin", "eosin"), fit.stains, fit.strong, strict=True
@@ -263,7 +255,7 @@ class AppearanceSample:
                     f"{name} strength": np.log(strong),
                 }
         # rounded, so that results do not depend on the order of summation
-        return {name: round(float(value), 4) for name, value in sorted(measures.items())}
+        return fit, {name: round(float(value), 4) for name, value in sorted(measures.items())}
 
 
 def _without_tint(density: np.ndarray) -> np.ndarray:
@@ -285,7 +277,7 @@ def measure_picture(pixels: np.ndarray, mpp: float) -> dict[str, float]:
     sample = AppearanceSample(mpp * factor)
     for field in cut_fields(pixels, sample.mpp):
         sample.add(np.ascontiguousarray(field), np.ones(field.shape[:2], bool))
-    return sample.measure(fit_macenko(sample.pixels))
+    return sample.measure()[1]
 
 
 def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
@@ -299,9 +291,9 @@ def cut_fields(pixels: np.ndarray, mpp: float) -> Iterator[np.ndarray]:
             yield pixels[top : top + side, left : left + side]
 
 
-def _colours(density: np.ndarray) -> dict[str, float]:
+def _colours(density: np.ndarray, n_possible: int) -> dict[str, float]:
     """Log ratios and sums of channel densities in stained pixels and their darkest tenth, and share
-    of foreign hues.
+    of foreign hues, if ``n_possible`` pixels can be mixtures of haematoxylin and eosin.
     """
     # compressing rows takes a quarter of the time of a mask, and adding columns a tenth of that of
     # ``sum``
@@ -322,11 +314,10 @@ def _colours(density: np.ndarray) -> dict[str, float]:
             f"{name} blue": blue - green,
             f"{name} density": strength,
         }
-    certain = stained.compress(
-        np.sqrt(np.einsum("ij,ij->i", stained, stained)) > CERTAIN_DENSITY, axis=0
-    )
-    if len(certain) >= MIN_MEASURED_PIXELS:
-        measures["foreign"] = 1 - is_stained(certain).mean()
+    size = np.sqrt(np.einsum("ij,ij->i", stained, stained))
+    n_certain = np.count_nonzero(size > MIN_DENSITY)  # the directions of paler colours are noise
+    if n_certain >= MIN_MEASURED_PIXELS:
+        measures["foreign"] = 1 - n_possible / n_certain
     return measures
 
 
@@ -401,7 +392,7 @@ def measure_colour(
     sample, unread = sample_tissue(slide, info, tissue)
     warnings = [*warnings, *unread]
     pixels = sample.pixels
-    fit = fit_macenko(pixels)
+    fit, measures = sample.measure()
     if fit is None and not tissue.is_empty:
         few = len(pixels) < MIN_PIXELS
         reason = (
@@ -412,22 +403,20 @@ def measure_colour(
         warnings.append(f"the stains cannot be estimated: {reason}; colours are left as they are")
     # rounded, so that results do not depend on the order of summation
     rounded = fit and MacenkoFit(fit.stains.round(6), fit.strong.round(6))
-    measures, mpp = sample.measure(fit), round(sample.mpp, 6)
     third = find_third_stain(pixels) if third_stain else None
     if third_stain and third is None and not tissue.is_empty:
         warnings.append(NOT_FOUND)
     return SlideColour(
-        *(
-            rounded,
-            measures,
-            dark_background,
-            len(pixels),
-            mpp,
-            tuple(warnings),
-            info.fingerprint,
-            third,
-        ),
-        **sample.stain,
+        rounded,
+        measures,
+        dark_background,
+        len(pixels),
+        round(sample.mpp, 6),
+        tuple(warnings),
+        info.fingerprint,
+        third,
+        sample.brown.is_ihc,
+        sample.brown.has_eosin,
     )
 
 

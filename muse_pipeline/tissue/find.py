@@ -100,12 +100,12 @@ def is_structured(pixels: np.ndarray, mpp: np.ndarray) -> bool:
     Glass has hardly any detail from 1 to 4 um, and that of dust is grey. That of haematoxylin and
     eosin is stronger in green than in blue.
     """
-    density, pixel_um = cv2.LUT(np.ascontiguousarray(pixels), DENSITY), float(np.mean(mpp))
+    density, pixel_um = cv2.LUT(np.ascontiguousarray(pixels[..., 1:]), DENSITY), float(np.mean(mpp))
     fine, coarse = (cv2.GaussianBlur(density, (0, 0), um / pixel_um) for um in DETAIL_UM)
     size = [max(int(side * pixel_um / CELL_UM), 1) for side in pixels.shape[1::-1]]
     energy = cv2.resize((fine - coarse) ** 2, size, interpolation=cv2.INTER_AREA)
-    _, green, blue = np.sqrt(energy.mean((0, 1)))
-    is_detailed = np.sqrt(energy[..., 1]) > MIN_DETAIL
+    green, blue = np.sqrt(energy.mean((0, 1)))
+    is_detailed = np.sqrt(energy[..., 0]) > MIN_DETAIL
     return bool(blue < MAX_BLUE * green and is_detailed.mean() > STRUCTURED)
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import shapely
-from PIL import Image
 from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.core.pictures import PNG
+from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.overview import Overview, choose_overview_level, read_overview, strips
@@ -84,7 +83,7 @@ def write_picture(
     if roi is not None:
         _draw(picture, roi, to_picture, ROI_RGB, thickness)
     with complete_file(path) as partial:
-        Image.fromarray(picture).save(partial, **PNG)
+        write_png(partial, picture)
 
 
 def _draw(

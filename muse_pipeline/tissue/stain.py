@@ -87,7 +87,11 @@ def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit 
     pink.
     """
     density = optical_density(pixels)
-    density = density.compress(is_stained(density), axis=0)
+    return fit_density(density.compress(is_stained(density), axis=0), min_pixels)
+
+
+def fit_density(density: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit | None:
+    """``fit_macenko`` of the densities (N, 3) of stained pixels."""
     if len(density) < min_pixels:
         return None
     stains = _extreme_directions(density)

@@ -85,13 +85,13 @@ def write_tiles(store: Store, folder: Path, threads: int = 1) -> dict[str, Any]:
     ):
         for level, name in names:
             tiles[level].append(name)
-    facts = {
+    return {
         "size_px": list(store.size_px),
         "mpp": store.mpp,
         "tile_px": TILE_PX,
         "glass": glass.tolist(),
+        "tiles": tiles,
     }
-    return {**facts, "tiles": tiles}
 
 
 def count_levels(size_px: tuple[int, int]) -> int:
@@ -174,7 +174,7 @@ def write_viewer(folder: Path, threads: int = 1) -> Path:
         image = (
             {**write_tiles(store, partial / "tiles", threads), "folder": "tiles"} if store else None
         )
-        slide = _describe(info, provenance, footer_checksum(nuclei))
+        slide = _describe(info, provenance, made_from["nuclei"])
         slide |= {
             "image": image,
             "n_nuclei": provenance.n_nuclei,

@@ -33,7 +33,7 @@ def is_ihc(pixels, mpp=MPP):
     sample = AppearanceSample(MPP)
     for field in cut_fields(resize_picture(pixels, mpp / MPP), MPP):
         sample.add(np.ascontiguousarray(field), np.ones(field.shape[:2], bool))
-    return sample.is_ihc
+    return sample.brown.is_ihc
 
 
 def draw_cells(share, of_cells, stain, background, pitch_px=26, reach_px=12):

@@ -357,7 +357,7 @@ def require_stained(windows: ndarray, mpp: float) -> None:
     sample = AppearanceSample(mpp)
     for window in windows:
         sample.add(np.ascontiguousarray(window), usable_pixels(window))
-    if sample.is_ihc:
+    if sample.brown.is_ihc:
         raise ConfigError(
             "sources: the tissue is brown, as in immunohistochemistry; name H&E tissue"
         )
