@@ -30,9 +30,10 @@ import numpy as np
 from experiments.common.areas import EBHI_MPP, balanced, ebhi_pictures, score_areas
 from experiments.common.breast import SITES, load_breast, without, word_of
 from experiments.common.crops import aji, detection_f1, network_finder, read_crops, score_crops
-from experiments.common.runs import by_arm_and_seed, run_arms, runs_of
+from experiments.common.runs import by_arm_and_seed, read_runs, run_arms, runs_of
 from experiments.common.sites import export_fold, score_site, split_sources
 from experiments.common.training import finetune
+from experiments.compact import run as compact
 from muse_pipeline.core.errors import MissingPackageError
 from muse_pipeline.evaluation.bootstrap import compare_scores
 from muse_pipeline.evaluation.detection import DetectionCounts
@@ -75,6 +76,7 @@ MEASURES: dict[str, tuple[str, Callable]] = {  # the scored set, and a function 
     "TNBC: AJI": ("tnbc", lambda counts: 100 * aji(counts)),
     "colon: balanced accuracy": ("ebhi", balanced),
 }
+PARTS = tuple(dict.fromkeys(part for part, _ in MEASURES.values()))
 
 
 def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
@@ -116,8 +118,12 @@ def score(checkpoint: Path, site: str, data: Path, folder: Path) -> dict:
         dataclasses.replace(source, grow_outlines=False)
         for source in split_sources(config, site)[1]
     ]
-    find = network_finder(predictor)
-    scores = {"site": score_site(predictor, judged, config)}
+    return {"site": score_site(predictor, judged, config), **score_sets(predictor, data)}
+
+
+def score_sets(predictor: Predictor, data: Path) -> dict:
+    """``score`` on the sets that no arm is trained on."""
+    find, scores = network_finder(predictor), {}
     for name in CROPS:
         crops = read_crops(data, name)
         scores[name] = score_crops([find(crop[2]) for crop in crops], crops)
@@ -144,7 +150,25 @@ def render(recorded: list[dict]) -> str:
             cells = [render_change(pool(before), pool(after), *one) for one in MEASURES.values()]
             sites = ", ".join(dict.fromkeys(sites))
             changes.append(f"| {steps} | {name} | {sites} | {len(pairs)} | {' | '.join(cells)} |")
-    return "\n".join([*scores, "", *changes])
+    return "\n".join([*scores, "", *changes, "", *render_recipe(runs)])
+
+
+def render_recipe(runs: dict) -> list[str]:
+    """Differences from the whole recipe of `compact` at the sites, for networks with runs at all
+    sites.
+    """
+    recipe = by_arm_and_seed(read_runs(Path(compact.__file__).with_name("runs.jsonl")))
+    measures = [measure for measure in MEASURES.values() if measure[0] == "site"]
+    titles = " | ".join(title for title, (part, _) in MEASURES.items() if part == "site")
+    lines = [f"| steps | less the recipe of compact | {titles} |", f"|{'---|' * 4}"]
+    for steps, name in product(STEPS, KINDS):
+        keys = [(f"{name}-{steps}-{site}", 0) for site in SITES]
+        if runs.keys() >= {*keys}:
+            before = pool([recipe[f"{compact.SHIPPED}-{site}", 0] for site in SITES], ["site"])
+            after = pool([runs[key] for key in keys], ["site"])
+            cells = [render_change(before, after, *measure) for measure in measures]
+            lines.append(f"| {steps} | {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def render_score(run: dict, part: str, measure: Callable) -> str:
@@ -152,9 +176,8 @@ def render_score(run: dict, part: str, measure: Callable) -> str:
     return f"{measure(np.sum(run[part]['counts'], 0)):.1f}"
 
 
-def pool(runs: Sequence[dict]) -> dict:
+def pool(runs: Sequence[dict], parts: Sequence[str] = PARTS) -> dict:
     """One run with the pictures of all ``runs``."""
-    parts = {part for part, _ in MEASURES.values()}
     return {
         part: {
             key: [*chain.from_iterable(run[part][key] for run in runs)]
