@@ -1,18 +1,21 @@
-"""Write the files generated from the settings of a run: the config, its schema, and the table of
-config/README.md.
+"""Write the files generated from the settings of a run and the columns of a sheet: the config, the
+schemas of both, and the table of config/README.md.
 
     python docs/make_settings.py
 
-``muse_pipeline/settings.py`` and the modules of ``muse_pipeline/outputs`` describe the settings.
+``muse_pipeline/settings.py`` and the modules of ``muse_pipeline/outputs`` describe the settings,
+``SheetRow`` in ``muse_pipeline/cohort/sheet.py`` the columns.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from muse_pipeline.cohort.sheet import sheet_schema
 from muse_pipeline.core.setting import Setting, plain, schema_of
 from muse_pipeline.settings import list_groups, list_settings
 
@@ -42,9 +45,8 @@ def make_line(setting: Setting) -> str:
     return f"{setting.name}: {default_of(setting)} # {plain(setting.text)}"
 
 
-def make_schema() -> str:
-    """Content of ``workflow/schemas/config.schema.yaml``."""
-    schema = schema_of(list_settings().values())
+def make_schema(schema: dict[str, Any]) -> str:
+    """Content of a file in ``workflow/schemas``."""
     return f"# {NOTE[0].upper()}{NOTE[1:]}.\n" + yaml.safe_dump(schema, sort_keys=False)
 
 
@@ -64,10 +66,11 @@ def make_table(page: str) -> str:
 
 def make_files() -> dict[Path, str]:
     """Content of each file, by its path."""
-    readme = ROOT / "config/README.md"
+    readme, schemas = ROOT / "config/README.md", ROOT / "workflow/schemas"
     return {
         ROOT / "config/config.yaml": make_config(),
-        ROOT / "workflow/schemas/config.schema.yaml": make_schema(),
+        schemas / "config.schema.yaml": make_schema(schema_of(list_settings().values())),
+        schemas / "slides.schema.yaml": make_schema(sheet_schema()),
         readme: make_table(readme.read_text(encoding="utf-8")),
     }
 

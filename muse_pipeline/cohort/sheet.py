@@ -43,25 +43,43 @@ _UM = "(um|microns?|micromet(er|re)s?)"
 MPP = re.compile(rf"mpp{_UM}?|{_UM}(per)?(px|pixels?)|(px|pixel)(size|width|spacing){_UM}?")
 
 
+def _column(text: str, kind: str = "string", **limits: Any) -> Any:
+    """A column that may be empty, with its part of the sheet's schema."""
+    schema = {"type": [kind, "null"], **limits, "description": text}
+    return field(default=None, metadata=schema)
+
+
+def _required(text: str) -> Any:
+    return field(metadata={"type": "string", "minLength": 1, "description": text})
+
+
 @dataclass(frozen=True)
 class SheetRow:
     """A slide of the cohort."""
 
-    slide_id: str  # name of the slide; no two in a sheet may differ only in case
-    path: str  # absolute path of the slide, or its URL, a ``SlideUrl``
-    mpp: float | None = None  # um per level-0 pixel; None to use the value in the file
-    patient: str | None = None
-    roi: str | None = None  # absolute path of a GeoJSON that limits the analysis
-    split: str | None = None  # part of the cohort: train, val or any other name
-    # number of jobs into which detection is divided; None to use the number in the config
-    shards: int | None = None
-    regions: str | None = None  # absolute path of a GeoJSON of tissue areas with classes
-    partner: str | None = None  # absolute path of a second picture of the same tissue
-    # absolute path of landmarks, a matrix or a transform.json that registration starts from
-    partner_transform: str | None = None
-    label: str | None = None  # class of the slide, for training region models
-    organ: str | None = None  # decides which classes were measured in it
-    stain: str | None = None  # None means unknown: the colours decide
+    slide_id: str = _required("name of the slide; no two in a sheet may differ only in case")
+    path: str = _required("absolute path of the slide, or its URL")  # a ``SlideUrl``
+    mpp: float | None = _column(
+        "um per level-0 pixel; null to use the value in the file", "number", exclusiveMinimum=0
+    )
+    patient: str | None = _column("patient of the slide")
+    roi: str | None = _column("absolute path of a GeoJSON that limits the analysis")
+    split: str | None = _column("part of the cohort: train, val or any other name")
+    shards: int | None = _column(
+        "number of jobs into which detection is divided; null to use the number in the config",
+        "integer",
+        minimum=1,
+    )
+    regions: str | None = _column("absolute path of a GeoJSON of tissue areas with classes")
+    partner: str | None = _column("absolute path of a second picture of the same tissue")
+    partner_transform: str | None = _column(
+        "absolute path of landmarks, a matrix or a transform.json that registration starts from"
+    )
+    label: str | None = _column("class of the slide, for training region models")
+    organ: str | None = _column("organ, which decides which classes were measured in it")
+    stain: str | None = _column(
+        "stain; null means unknown: the colours decide", enum=[*STAINS, None]
+    )
     # cells of columns that the user has added, keyed by the column's name; an empty cell is None
     own: dict[str, str | None] = field(default_factory=dict)
 
@@ -90,9 +108,26 @@ class SheetRow:
         return values | values.pop("own")
 
 
-COLUMNS = tuple(column.name for column in fields(SheetRow) if column.name != "own")
+_COLUMNS = tuple(column for column in fields(SheetRow) if column.metadata)
+COLUMNS = tuple(column.name for column in _COLUMNS)
 OF_EVALUATION = "region"  # a column of the sheets of `muse evaluate`, not a misspelt "regions"
 RESERVED = {"_index", "__categories", "."}  # names that AnnData and HDF5 do not allow for columns
+
+
+def sheet_schema() -> dict[str, Any]:
+    """JSON schema of the resolved sheet, whose ``slides`` are its rows."""
+    row = {
+        "type": "object",
+        "required": list(REQUIRED),
+        "properties": {column.name: dict(column.metadata) for column in _COLUMNS},
+        "additionalProperties": {"type": ["string", "null"]},  # columns of the user
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Slides of a run",
+        "type": "object",
+        "properties": {"slides": {"type": "array", "items": row}},
+    }
 
 
 def name_own(names: Iterable[str], taken: Collection[str]) -> dict[str, str]:

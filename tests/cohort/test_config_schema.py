@@ -1,23 +1,11 @@
 """Mistakes in the workflow's config, and the messages about them."""
 
-from pathlib import Path
-
 import pytest
-import yaml
 
-from muse_pipeline.cohort.sheet import COLUMNS
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.settings import complete_config
 
 README = "config/README.md explains the settings"
-
-
-SCHEMA = Path(__file__).parents[2] / "workflow/schemas/slides.schema.yaml"
-
-
-def test_the_schema_of_a_sheet_has_its_columns():
-    row = yaml.safe_load(SCHEMA.read_text("utf-8"))["properties"]["slides"]["items"]
-    assert tuple(row["properties"]) == COLUMNS
 
 
 def complaint(**changes) -> str:
