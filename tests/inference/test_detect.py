@@ -5,6 +5,7 @@ divided.
 import shutil
 from collections import Counter
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,22 @@ def test_batches_that_touch_a_rectangle_are_run_whole(tiled_slide, tmp_path):
     touching = [((core < high) & (core + 960 > low)).all(1).any() for core in cores]
     assert runs == [batch for batch, touches in zip(every, touching, strict=True) if touches]
     assert 0 < facts["n_windows"] == sum(map(len, runs)) < sum(map(len, every))
+
+    class FirstOfThree:
+        """Refuses the first window of every batch."""
+
+        remarks = ()
+        reasons = cycle(["glass", "", ""])
+
+        def judge(self, window):
+            return next(self.reasons)
+
+    runs = []
+    some = [batch for batch in every if len(batch) == 3]
+    detect_shard(
+        tiled_slide.store, finder, tmp_path / "g.parquet", WindowChoice(guard=FirstOfThree())
+    )
+    assert len(some) > 1 and [batch for batch in runs if len(batch) == 3] == some
 
 
 def test_what_windows_of_a_row_share_is_decoded_once(tiled_slide, tmp_path, monkeypatch):

@@ -180,7 +180,8 @@ def test_a_level_on_which_openslide_disagrees_is_never_read(tmp_path, picture):
 
     def one_bit_off(*region):
         pixels = paint(*region)
-        pixels[-1, 0, 2] ^= 1
+        if region[0] == (0, 0):  # one of the tiles that are compared
+            pixels[-1, 0, 2] ^= 1
         return pixels
 
     assert tiles.read((0, 0), 0, (10, 10), one_bit_off) is None
