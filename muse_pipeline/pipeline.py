@@ -258,7 +258,8 @@ def make_image(
     roi = row.roi and Path(row.roi)
     _forget_steps(files, "inspect", "tissue", f"tile-{store_name(mpp)}")
     with _step(files, "inspect", begin):
-        import muse_pipeline.store.write  # noqa: F401 - processes that `inspect` forks inherit its libraries
+        # Processes that `inspect` forks inherit its libraries.
+        import muse_pipeline.store.write  # noqa: F401
 
         steps.inspect(slide, row.slide_id, row.mpp, source, files.info)
     with _step(files, "tissue", begin):

@@ -334,4 +334,5 @@ def _at_home(value: Any) -> Any:
         return {name: _at_home(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_at_home(item) for item in value]
-    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111 - URLs stay as they are
+    # `Path.expanduser` would change URLs.
+    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111

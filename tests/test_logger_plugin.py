@@ -33,7 +33,8 @@ rule image:
 rule overlay_nuclei:
     input: "results/{slide}/image"
     output: "results/{slide}/summary.json"
-    shell: "mkdir -p results/{wildcards.slide}/ledger; cp {wildcards.slide}.json results/{wildcards.slide}/ledger/; "
+    shell: "mkdir -p results/{wildcards.slide}/ledger; "
+           "cp {wildcards.slide}.json results/{wildcards.slide}/ledger/; "
            "cp {wildcards.slide}.json results/{wildcards.slide}/ledger/inspect.json; "
            "[ {wildcards.slide} != s2 ] && cp summary.json {output}"
 
@@ -43,7 +44,8 @@ rule numbers:
     shell: "echo 'muse statistics: no groups' >{log}; exit 1"
 
 onerror:
-    Path("results/logs/report.log").write_text("3 slides: 1 ok, 2 failed; see results/report.html\\n")
+    said = "3 slides: 1 ok, 2 failed; see results/report.html\\n"
+    Path("results/logs/report.log").write_text(said)
 """
 
 

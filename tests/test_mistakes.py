@@ -1,6 +1,8 @@
-"""Each mistake of a user in mistakes.yaml ends in one sentence with its keywords and writes nothing.
+"""Each mistake of a user in mistakes.yaml ends in one sentence with its keywords and writes
+nothing.
 
-A row makes a folder (``made``, ``files``, ``change``), in which a command (``run``) or a function (``call``) fails.
+A row makes a folder (``made``, ``files``, ``change``), in which a command (``run``) or a function
+(``call``) fails.
 """
 
 import importlib
@@ -30,7 +32,9 @@ def find(name: str):
 
 
 class Loader(yaml.SafeLoader):
-    """YAML with ``!path``, ``!find`` (an object by its name), ``!default`` (a class, called) and ``!tuple``."""
+    """YAML with ``!path``, ``!find`` (an object by its name), ``!default`` (a class, called) and
+    ``!tuple``.
+    """
 
 
 Loader.add_constructor("!path", lambda loader, node: Path(node.value))

@@ -89,7 +89,8 @@ def test_cores_of_a_file_are_no_duplicates():
 
 def test_what_of_a_roi_is_left_out_is_noted(folder, card, tmp_path):
     (tmp_path / "roi.geojson").write_text(
-        '[{"type":"Polygon","coordinates":[[[0,0],[900,0],[900,900],[0,0]]]},{"type":"Point","coordinates":[1,1]}]'
+        '[{"type":"Polygon","coordinates":[[[0,0],[900,0],[900,900],[0,0]]]},'
+        '{"type":"Point","coordinates":[1,1]}]'
     )
     row = SheetRow("good", str(folder / "good.tif"), roi=str(tmp_path / "roi.geojson"))
     [found] = check_slides([row], card)

@@ -28,7 +28,8 @@ NUCLEI = """(points) => {
   const view = muse.view();
   const [width, height] = [view.width / view.scale, view.height / view.scale];
   const centres = muse.chunksIn(view.left, view.top, view.left + width, view.top + height)
-    .map(muse.chunk).flatMap(({ n, left, top, x, y }) => Array.from({ length: n }, (_, i) => [left + x[i], top + y[i]]))
+    .map(muse.chunk).flatMap(({ n, left, top, x, y }) =>
+      Array.from({ length: n }, (_, i) => [left + x[i], top + y[i]]))
     .map(([x, y]) => [(x - view.left) * view.scale, (y - view.top) * view.scale]);
   return points.map(([x, y]) => centres.reduce((best, each) =>
     (Math.hypot(each[0] - x, each[1] - y) < Math.hypot(best[0] - x, best[1] - y) ? each : best)));

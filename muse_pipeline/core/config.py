@@ -270,7 +270,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     return converted
 
 
-def _convert_type(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911 - one line per kind of setting
+# One line per kind of setting.
+def _convert_type(value: Any, hint: Any, where: str) -> Any:  # noqa: PLR0911
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value

@@ -272,7 +272,8 @@ def _positive(value: object) -> float:
     positive.
     """
     try:
-        number = float(value.replace(",", ".") if isinstance(value, str) else value)  # type: ignore[arg-type]
+        plain = value.replace(",", ".") if isinstance(value, str) else value
+        number = float(plain)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return 0.0
     return number if math.isfinite(number) and number > 0 else 0.0

@@ -210,7 +210,8 @@ def slide_origin(path: Path) -> str:
 
 
 def _read_source(path: Path) -> dict[str, str] | None:
-    if not os.path.isfile(path / SOURCE):  # noqa: PTH113 - Path's fails on names that a file system rejects
+    # `Path.is_file` fails on names that a file system rejects.
+    if not os.path.isfile(path / SOURCE):  # noqa: PTH113
         return None
     try:
         source = read_json(path / SOURCE)

@@ -31,7 +31,8 @@ def test_the_script_writes_what_the_process_outputs(tmp_path):
     draw_stained_slide(tmp_path / "slide.tif")
     values = {
         "slide": "slide.tif", "prefix": "out", "task.cpus": "1", "task.process": "MUSE_RUN",
-        "named": "", "mpp": "", "organ": "--organ 'left breast'", "stain": "--stain 'HE'", "args": "--no-viewer",
+        "named": "", "mpp": "", "organ": "--organ 'left breast'",
+        "stain": "--stain 'HE'", "args": "--no-viewer",
     }  # fmt: skip
     subprocess.run(
         ["bash", "-ec", script_of(values)], cwd=tmp_path, check=True, capture_output=True

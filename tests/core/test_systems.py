@@ -30,7 +30,8 @@ import psutil  # which reads `resource` on Linux alone
 sys.modules["resource"] = None
 del os.pread, os.pwrite, pathlib.Path.is_mount
 from muse_pipeline.core import environment
-environment.Path = lambda name: pathlib.Path("/nowhere/there" if str(name).startswith("/proc") else name)
+nowhere = pathlib.Path("/nowhere/there")
+environment.Path = lambda name: nowhere if str(name).startswith("/proc") else pathlib.Path(name)
 from muse_pipeline.cli.main import main
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -104,7 +104,8 @@ def test_a_sheet_names_patients_truths_and_regions(muse, cohort):
     (cohort / "r.geojson").write_text(json.dumps(region))
     (cohort / "s.tsv").write_text(
         "slide_id\tpath\tpatient\ttruth\tregion\n"
-        "a\ta.svs\tp1\ttruth/a.csv\tr.geojson\nb\tb.svs\tp1\ttruth/b.csv\t\nc\tc.svs\tp2\ttruth/d.csv\t\n"
+        "a\ta.svs\tp1\ttruth/a.csv\tr.geojson\nb\tb.svs\tp1\ttruth/b.csv\t\n"
+        "c\tc.svs\tp2\ttruth/d.csv\t\n"
     )
     out = muse.ok(
         f"evaluate {cohort / 'results'} --sheet {cohort / 's.tsv'} --json {cohort / 's.json'}"

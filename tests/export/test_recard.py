@@ -119,7 +119,7 @@ def test_tempering_survives_probabilities_of_nought():
     assert np.isfinite(temper(prob, 0.5)).all() and temper(prob, 3.0).sum() == pytest.approx(1)
 
 
-def test_organs_and_sizes_of_classes_stand_in_the_cards_of_built_in_models_and_of_models_made_from_them(
+def test_cards_of_built_in_models_and_of_models_made_from_them_have_organs_and_sizes(
     muse, tmp_path
 ):
     built_in = read_card(find_model("compact-fp32"))

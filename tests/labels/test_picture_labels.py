@@ -229,7 +229,8 @@ def test_a_real_patch_in_rows_and_columns(shared_data):
     folder = shared_data / "brca-m2c"
     name = "TCGA-A7-A0DB-01Z-00-DX1"
     source = PictureSource(
-        folder / "labels", "row column class", images=folder / "images", mpp=0.5, split=folder / "val.txt",
+        folder / "labels", "row column class", images=folder / "images", mpp=0.5,
+        split=folder / "val.txt",
         exclude=("-A8-", "-AC-"), class_map={"1": "Dark", "2": "Pale", "3": None},
     )  # fmt: skip
     image = read(source)[0]

@@ -1,6 +1,8 @@
-"""EfficientNet-Lite compared with maps of the package `efficientnet-lite-pytorch`, and published files as a start.
+"""EfficientNet-Lite compared with maps of the package `efficientnet-lite-pytorch`, and published
+files as a start.
 
-`efficientnet_lite.npz` contains values of these maps, by network, with the weights and the picture drawn here.
+`efficientnet_lite.npz` contains values of these maps, by network, with the weights and the picture
+drawn here.
 """
 
 import zlib

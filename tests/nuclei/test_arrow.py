@@ -80,7 +80,8 @@ def test_writing_and_drawing_nuclei_loads_neither_pandas_nor_scipy(tmp_path):
         " import write_geojson\nfrom nuclei_example import draw_nuclei, slide_info,"
         " write_example\ntable = write_example(folder / 'nuclei.parquet',"
         " draw_nuclei(50))\nwrite_geojson(table, slide_info(), folder / 'n.geojson.gz')\nfrom"
-        " muse_pipeline.report.density import read_outlines\nfrom muse_pipeline.inference.counts import stream_positions\nn = sum(len(xy) for"
+        " muse_pipeline.report.density import read_outlines\n"
+        "from muse_pipeline.inference.counts import stream_positions\nn = sum(len(xy) for"
         " xy, _ in stream_positions(table, 'label'))\nassert len(read_outlines(table, (0, 0), (1e6,"
         " 1e6), 'label')[0]) == n\nprint(sorted({'pandas', 'scipy'} & sys.modules.keys()))"
     )

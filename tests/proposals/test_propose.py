@@ -1,5 +1,5 @@
-"""`muse step propose` on a synthetic slide: proposals lie on nuclei, and the number of shards does not
-matter.
+"""`muse step propose` on a synthetic slide: proposals lie on nuclei, and the number of
+shards does not matter.
 """
 
 from __future__ import annotations

@@ -95,15 +95,18 @@ println(groovy.json.JsonOutput.toJson([
     omero: run.locationOf(new URI("omero:iid=1"), false),
     command: run.runCommand("muse", "a.svs", 0.25d, new File("roi"), null, new File("out")),
     unchanged: run.runCommand("muse", "a.svs", null, null, null, new File("out")),
-    summary: run.summaryOf(["step 1", "a: 9 nuclei, 1.0 s", "1 slide: 1 ok; see report.html", "9 nuclei of 1 slide"]),
-    steps: [[], ["a"], ["step 30 of 40: loss 1", "step 10 of 40: loss 1", "b"]].collect { train.doneSteps(it) },
+    summary: run.summaryOf(["step 1", "a: 9 nuclei, 1.0 s",
+        "1 slide: 1 ok; see report.html", "9 nuclei of 1 slide"]),
+    steps: [[], ["a"], ["step 30 of 40: loss 1", "step 10 of 40: loss 1", "b"]]
+        .collect { train.doneSteps(it) },
     ids: train.slideIds(["C:\\\\a\\\\S 1.svs", "/b/S 1.ome.tif", "T"]),
     train: train.trainCommand("muse", "c.yaml", new File("f"), new File("f/run-1"), 2),
     organs: askOnce(run, new File(args[2])),
     runs: runAgain(train, new File(args[2])),
 ]))
 
-/** The folder of the next run after a cancelled run with the same labels, with other labels, and after a finished run. */
+/** The folder of the next run after a cancelled run with the same labels, with other labels, and
+ * after a finished run. */
 def runAgain(train, folder) {
     new File(folder, "run-1").mkdirs()
     def runs = [true, false].collect { train.folderOfRun(folder, it).getName() }
@@ -111,7 +114,7 @@ def runAgain(train, folder) {
     return runs + train.folderOfRun(folder, true).getName()
 }
 
-/** The options for an image without a window, then with one, twice, and with options of the user. */
+/** The options for an image without a window, with one, twice, and with options of the user. */
 def askOnce(run, folder) {
     def options = { List own -> run.chosenOptions("Brightfield (H-DAB)", folder, own) }
     def unasked = options([])
@@ -161,7 +164,8 @@ def test_functions_of_the_scripts(groovy, tmp_path):
 CANCEL = """
 def run = new GroovyShell(getClass().getClassLoader()).parse(new File(args[0]))
 try {
-    run.runMuse(["sh", "-c", "echo begun; sleep 100 & echo \\$! > " + args[1] + "; wait"], "Training", "a.svs") { -1 }
+    def script = "echo begun; sleep 100 & echo \\$! > " + args[1] + "; wait"
+    run.runMuse(["sh", "-c", script], "Training", "a.svs") { -1 }
 } catch (java.util.concurrent.CancellationException cancelled) {
     println("MESSAGE " + cancelled.getMessage())
 }

@@ -318,7 +318,8 @@ def test_the_last_lines_of_a_large_run_name_each_kind_of_warning_once(slides, tm
     where = "slides); the accuracy of compact was measured in breast"
     assert [re.sub(r"\d+", "n", line) for line in marks] == [
         f"* classes: accuracy not measured in kidney (n {where}; check the classes on the overlays",
-        f"* classes: accuracy not measured in lymph node (n {where}; check the classes on the overlays",
+        f"* classes: accuracy not measured in lymph node (n {where}; check the classes"
+        " on the overlays",
         f"* classes: accuracy not measured in colon (n {where}; check the classes on the overlays",
         f"* classes: organ not stated (n {where}; state the organ with --organ or in the sheet",
     ]
@@ -349,7 +350,8 @@ def test_classes_are_measured_one_by_one(slides, tmp_path):
         "used; Lymphocyte, Stromal: accuracy not measured in colon."
     )
     assert summarise_flags([colon]) == [
-        "* Lymphocyte, Stromal: accuracy not measured in colon (1 slide); the accuracy of compact was"
+        "* Lymphocyte, Stromal: accuracy not measured in colon (1 slide); the accuracy of"
+        " compact was"
         " measured in breast, colon (only Epithelial); check the classes on the overlays"
     ]
     write_table([colon], tmp_path / "cohort.tsv")

@@ -144,11 +144,13 @@ USE_FILTER = """<script>
 const form = document.querySelector("form.filter");
 const [text, kind, column, from, to] = form.querySelectorAll("input, select");
 column.value = [...column.options].find((each) => each.text === "Nuclei").value;
-const shown = (all) => [...all].filter((each) => !each.hidden).map((each) => each.id || each.dataset.slide);
+const shown = (all) => [...all].filter((each) => !each.hidden)
+  .map((each) => each.id || each.dataset.slide);
 document.title = JSON.stringify(CASES.map((values) => {
   [text, kind, from, to].forEach((field, i) => (field.value = values[i]));
   form.dispatchEvent(new Event("input"));
-  const found = [".slides tbody tr", "article"].map((which) => shown(document.querySelectorAll(which)));
+  const found = [".slides tbody tr", "article"]
+    .map((which) => shown(document.querySelectorAll(which)));
   return [...found, form.querySelector("output").value];
 }));
 </script></body>"""

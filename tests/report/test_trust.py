@@ -1,4 +1,4 @@
-"""One judgement, many places: every finding times every quantity times every place that shows it."""
+"""One judgement, many places: every finding, every quantity, every place that shows it."""
 
 import csv
 import re

@@ -217,7 +217,8 @@ def test_readers_state_how_a_url_is_opened(muse, tmp_path):
         assert muse(f"step inspect {url} --slide-id S --output {output}")[::2] == (
             2,
             (
-                "muse step inspect: https://host/a.tif: is a URL, not a path; copy it here first with"
+                "muse step inspect: https://host/a.tif: is a URL, not a path; copy it here first"
+                " with"
                 " `muse step fetch`\n"
             ),
         )

@@ -143,7 +143,8 @@ def test_a_step_whose_reader_hangs_ends_in_one_sentence_and_the_next_one_runs(
         status, _, printed = muse(*step(slide, "hanging.json", "new-"))
     assert (status, printed.count("\n")) == (2, 1)
     assert re.match(
-        rf"muse (step )?{step.__name__}: {slide}: reading \d+ x \d+ px at \(\d+, \d+\) of level \d has not"
+        rf"muse (step )?{step.__name__}: {slide}: reading \d+ x \d+ px at \(\d+, \d+\)"
+        r" of level \d has not"
         r" ended ",
         printed,
     )

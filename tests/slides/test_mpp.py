@@ -12,7 +12,8 @@ from muse_pipeline.slides.mpp import (
     mpp_from_values,
 )
 
-OME = """<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
+OME = """<?xml version="1.0" encoding="UTF-8"?>
+<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
 <Image><Pixels SizeX="20" SizeY="10" PhysicalSizeX="9" PhysicalSizeY="9"/></Image>
 <Image><Pixels SizeX="200" SizeY="100" {sizes}/></Image></OME>"""
 

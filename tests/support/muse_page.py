@@ -1,4 +1,6 @@
-"""The page ``web/muse.html`` in Chromium: it is built if Node.js is installed, and driven as a user would."""
+"""The page ``web/muse.html`` in Chromium: it is built if Node.js is installed, and driven as a user
+would.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ SAME_PX = 1.0  # distance up to which two positions are those of one nucleus
 
 
 def build_page() -> Path:
-    """The page, built anew; the test is skipped if Node.js or the packages from its registry are missing."""
+    """The page, built anew; the test is skipped if Node.js or the packages from its registry are
+    missing.
+    """
     if shutil.which("npm") is None:
         pytest.skip("no Node.js: apt-get install nodejs npm")
     install = [] if (WEB / "node_modules").is_dir() else [["npm", "ci", "--no-audit", "--no-fund"]]
@@ -30,7 +34,9 @@ def build_page() -> Path:
 
 
 class Page:
-    """The page in a tab, with the errors and requests so far; ``workers`` limits the number of its workers."""
+    """The page in a tab, with the errors and requests so far; ``workers`` limits the number of its
+    workers.
+    """
 
     def __init__(self, browser, html: Path, workers: int = 2):
         self.context = browser.new_context(
@@ -84,7 +90,9 @@ class Page:
 
 
 def count_same(csv_path: Path, nuclei_path: Path) -> tuple[int, int, int, int]:
-    """Nuclei of a table of the page and of ``nuclei.parquet``, and those of each that the other has with the class."""
+    """Nuclei of a table of the page and of ``nuclei.parquet``, and those of each that the other has
+    with the class.
+    """
     with csv_path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     theirs = pq.read_table(nuclei_path, columns=["x", "y", "class"]).to_pydict()

@@ -55,7 +55,8 @@ def draw_pictures(folder: Path, **settings) -> Path:
 def draw_slide(
     folder: Path, slide_id: str = "S1", fingerprint: str = "0" * 16, mpp: float = MPP
 ) -> None:
-    """Write a slide's folder as ``muse step tissue``, ``muse step tile`` and ``muse step propose`` do; ``mpp`` is
+    """Write a slide's folder as ``muse step tissue``, ``muse step tile`` and ``muse step propose``
+    do; ``mpp`` is
     that of level 0.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,9 @@ _CLASSES = {
     "javafx.scene.control.Button": (
         """
     Button(String text) {}
-    void setOnAction(Closure action) { if (System.getProperty("cancel")) Thread.start { sleep(1000); action() } }
+    void setOnAction(Closure action) {
+        if (System.getProperty("cancel")) Thread.start { sleep(1000); action() }
+    }
     """
     ),
     "javafx.scene.control.ButtonType": (
@@ -119,12 +121,16 @@ _CLASSES = {
         root.removeChildObjects = { detections.removeAll(it) }
         hierarchy.getRootObject = { -> root }
         hierarchy.fireHierarchyChangedEvent = { println("IMPORTED " + hierarchy.detections.size()) }
-        def sized = { mpp -> new Expando(getAveragedPixelSizeMicrons: { -> mpp == null ? Double.NaN : mpp }) }
-        def server = new Expando(getURIs: { -> [new URI(state.uri)] }, getWidth: { -> state.size[0] },
-            getHeight: { -> state.size[1] }, getMetadata: { -> new Expando(getName: { -> state.name }) },
-            getPixelCalibration: { -> sized(state.mpp) },
-            getOriginalMetadata: { -> new Expando(getPixelCalibration: { -> sized(state.file_mpp) }) })
-        new Expando(getServer: { -> server }, getHierarchy: { -> hierarchy }, getImageType: { -> state.type })
+        def sized = { mpp ->
+            new Expando(getAveragedPixelSizeMicrons: { -> mpp == null ? Double.NaN : mpp })
+        }
+        def original = new Expando(getPixelCalibration: { -> sized(state.file_mpp) })
+        def server = new Expando(getURIs: { -> [new URI(state.uri)] },
+            getWidth: { -> state.size[0] }, getHeight: { -> state.size[1] },
+            getMetadata: { -> new Expando(getName: { -> state.name }) },
+            getPixelCalibration: { -> sized(state.mpp) }, getOriginalMetadata: { -> original })
+        new Expando(getServer: { -> server }, getHierarchy: { -> hierarchy },
+            getImageType: { -> state.type })
     }
     """
     ),

@@ -70,12 +70,15 @@ def write_pyramid(
 
 LEICA = """<?xml version="1.0"?>
 <scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:0">
-<collection name="drawn" uuid="urn:uuid:1" sizeX="{glass[0]}" sizeY="{glass[1]}"><image name="tissue" uuid="urn:uuid:2">
+<collection name="drawn" uuid="urn:uuid:1" sizeX="{glass[0]}" sizeY="{glass[1]}">
+<image name="tissue" uuid="urn:uuid:2">
 <creationDate>2020-01-01T00:00:00Z</creationDate><device model="drawn" version="1"/>
 <pixels sizeX="{size[0]}" sizeY="{size[1]}">{levels}</pixels>
-<view sizeX="{tissue[0]}" sizeY="{tissue[1]}" offsetX="{corner[0]}" offsetY="{corner[1]}" spacingZ="0"/>
+<view sizeX="{tissue[0]}" sizeY="{tissue[1]}" offsetX="{corner[0]}" offsetY="{corner[1]}"
+ spacingZ="0"/>
 <scanSettings><objectiveSettings><objective>20</objective></objectiveSettings><illuminationSettings>
-<numericalAperture>0.5</numericalAperture><illuminationSource>brightfield</illuminationSource></illuminationSettings>
+<numericalAperture>0.5</numericalAperture>
+<illuminationSource>brightfield</illuminationSource></illuminationSettings>
 </scanSettings></image></collection></scn>"""
 
 
@@ -118,7 +121,7 @@ def write_leica(
 
 
 def write_ventana(path: Path, image: np.ndarray) -> None:
-    """Write a slide in Ventana's format whose tiles overlap, with a joint that OpenSlide refuses."""
+    """Write a slide in Ventana's format whose tiles overlap; OpenSlide refuses one joint."""
     side = 128
     columns, rows = (-(-extent // side) for extent in image.shape[1::-1])
     facts = f'NumRows="{rows}" NumCols="{columns}" Width="{side}" Height="{side}"'

@@ -1,4 +1,5 @@
-"""A run of each method that takes seconds: the function ``METHOD`` draws its inputs and returns its config.
+"""A run of each method that takes seconds: the function ``METHOD`` draws its inputs and returns its
+config.
 
 This module imports no method, so that the folder of a method can be deleted.
 """
@@ -42,7 +43,8 @@ n_masks: 6
 mask_px: 96
 discriminator_rate: 0.4
 weights: { painted: [10, 3] }
-generator: { base: 8, most: 16, levels: 4, noise_dim: 8, style_dim: 8, code_dim: 8, mapping_layers: 2, dropout: 0.5 }
+generator: { base: 8, most: 16, levels: 4, noise_dim: 8, style_dim: 8, code_dim: 8,
+             mapping_layers: 2, dropout: 0.5 }
 reader: { backbone: muse_compact_16, n_rays: 8, widths: [16, 8] }
 pictures: { widths: [8, 16], loss: logistic, r1_every: 2 }
 mask_discriminator: { widths: [8, 16] }

@@ -14,7 +14,8 @@ ON_SCREEN = """([x, y]) => {
 LOWEST_CONTRAST = """(selector) => {
   const luminance = (color) => {
     const parts = color.match(/[\\d.]+/g).slice(0, 3).map((each) => each / 255);
-    const [r, g, b] = parts.map((each) => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4));
+    const [r, g, b] = parts.map((each) =>
+      (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const ground = (node) => {
@@ -25,10 +26,12 @@ LOWEST_CONTRAST = """(selector) => {
     return "rgb(255, 255, 255)";
   };
   const texts = [...document.querySelectorAll(selector)].filter((node) =>
-    [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()) && !node.disabled);
+    [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())
+    && !node.disabled);
   return Math.min(...texts.map((node) => {
     const { color, fill } = getComputedStyle(node);
-    const [a, b] = [luminance(node.ownerSVGElement ? fill : color), luminance(ground(node))].sort((x, y) => y - x);
+    const [a, b] = [luminance(node.ownerSVGElement ? fill : color), luminance(ground(node))]
+      .sort((x, y) => y - x);
     return (a + 0.05) / (b + 0.05);
   }));
 }"""

@@ -298,7 +298,7 @@ def test_real_fields_of_a_camera_have_no_pen(shared_data):
 
 
 def pale_field(share, density=0.3):
-    """A field of 0.2 x 0.2 mm at 0.5 um/px whose left ``share`` is pale tissue; the rest is glass."""
+    """A field of 0.2 x 0.2 mm at 0.5 um/px: pale tissue in its left ``share``, otherwise glass."""
     random = np.random.default_rng(0)
     nuclei = np.zeros((400, 400), np.float32)
     for xy in random.integers(0, 400, (300, 2)).tolist():

@@ -20,7 +20,8 @@ pixels = np.empty((side, side, 3), np.uint8)
 for top in range(0, side, 100):  # islands of tissue of 400 by 400 um
     pixels[top : top + 100] = generator.integers(241, 246, (100, side, 1))
     for left in range(0, side, 100):
-        pixels[top : top + 50, left : left + 50] = (200, 110, 170) + generator.integers(-9, 10, (50, 50, 1))
+        noise = generator.integers(-9, 10, (50, 50, 1))
+        pixels[top : top + 50, left : left + 50] = (200, 110, 170) + noise
 mask, _ = find_mask(pixels, np.array([8.0, 8.0]))
 assert 0.2 < mask.mean() < 0.35, mask.mean()
 print(peak_memory_mib())

@@ -1,4 +1,4 @@
-"""The built page in Chromium: it finds the nuclei of ``muse run``, saves them, and needs no network."""
+"""The built page in Chromium: it finds and saves the nuclei of ``muse run`` without a network."""
 
 import csv
 import subprocess

@@ -31,7 +31,8 @@ n_masks: 20
 mask_px: 96
 discriminator_rate: 0.4
 weights: { painted: [10, 3] }
-generator: { base: 8, most: 16, levels: 4, noise_dim: 8, style_dim: 8, code_dim: 8, mapping_layers: 2, dropout: 0 }
+generator: { base: 8, most: 16, levels: 4, noise_dim: 8, style_dim: 8, code_dim: 8,
+             mapping_layers: 2, dropout: 0 }
 reader: { backbone: muse_compact_16, n_rays: 8, widths: [16, 8] }
 pictures: { widths: [8, 16], loss: least squares }
 mask_discriminator: { widths: [8, 16] }

@@ -56,7 +56,8 @@ slide_labels:
 colour: identity
 window_px: 64
 batch: 8
-schedule: { steps: %(steps)d, learning_rate: 0.002, save_every: 100, validate_every: 20, log_every: 10 }
+schedule:
+  { steps: %(steps)d, learning_rate: 0.002, save_every: 100, validate_every: 20, log_every: 10 }
 student: { rounds: 1 }
 export: { input_px: 384, halo_px: 64 }
 licence: CC0-1.0
