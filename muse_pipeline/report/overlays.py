@@ -142,7 +142,9 @@ def draw_density(
     """
     um_per_px = max(grid.size_um) / LONG_SIDE_PX
     size = tuple(max(1, round(extent / um_per_px)) for extent in grid.size_um)
-    grey = cv2.cvtColor(cv2.resize(backdrop, size), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    how = cv2.INTER_AREA if backdrop.shape[1] > size[0] else cv2.INTER_CUBIC
+    backdrop = cv2.resize(backdrop, size, interpolation=how)
+    grey = cv2.cvtColor(backdrop, cv2.COLOR_RGB2GRAY).astype(np.float32)
     inside = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA) > 127
     density = cv2.GaussianBlur(grid.per_mm2, (0, 0), 0.8, borderType=cv2.BORDER_REPLICATE)
     scale = CELL_UM / um_per_px
