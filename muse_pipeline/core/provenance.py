@@ -319,7 +319,7 @@ def run_name(slide_id: str, sha256: str) -> str:
 
 def to_json(value: Any) -> Any:
     """Convert dataclasses to dictionaries and tuples to lists; fields whose value and default are
-    None are omitted.
+    None are omitted. Dictionaries and lists are copied, as callers may change the result.
     """
     if is_dataclass(value):
         parts = [(field, getattr(value, field.name)) for field in fields(value)]
@@ -328,4 +328,6 @@ def to_json(value: Any) -> Any:
             for field, part in parts
             if part is not None or field.default is not None
         }
-    return list(map(to_json, value)) if isinstance(value, tuple) else value
+    if isinstance(value, dict):
+        return {name: to_json(part) for name, part in value.items()}
+    return list(map(to_json, value)) if isinstance(value, list | tuple) else value

@@ -127,7 +127,10 @@ def test_provenance_counts_nuclei(tmp_path):
     write_example(tmp_path / "nuclei.parquet", nuclei)
     provenance = read_provenance(tmp_path / "nuclei.parquet")
     counts = {name: int((nuclei.label == label).sum()) for label, name in enumerate(CLASSES)}
-    assert provenance.to_dict() == {**PROVENANCE, "n_nuclei": 200, "n_by_class": counts}
+    expected = {**PROVENANCE, "n_nuclei": 200, "n_by_class": counts}
+    assert provenance.to_dict() == expected
+    provenance.to_dict()["card"]["classes"].clear()
+    assert read_provenance(tmp_path / "nuclei.parquet").to_dict() == expected
 
 
 def test_a_slide_without_nuclei(tmp_path):
