@@ -106,7 +106,7 @@ def score_slide(pair: SlidePair, rules: Rules) -> SlideScore:
     in_region = on_slide & _inside(region, truth.nuclei.xy)
     counted = truth[in_region]
 
-    kept = detected.score >= (-np.inf if rules.min_score is None else rules.min_score)
+    kept = (rules.min_score is None) | (detected.score >= (rules.min_score or 0))
     detected = detected[kept]
     judged = _inside(region, detected.xy)
     match = partial(match_nuclei, detected, counted.nuclei, len(classes), mpp, rules.radius_um)
