@@ -106,13 +106,14 @@ def test_an_older_folder_is_moved_aside_before_it_is_removed(tmp_path, monkeypat
     (tmp_path / "image.zarr").mkdir()
     (tmp_path / "image.zarr/old").write_text("")
 
-    def stop(path, **_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), complete_file(tmp_path / "image.zarr") as partial:
         partial.mkdir()
         (partial / "new").write_text("")
         monkeypatch.setattr(shutil, "rmtree", stop)
+        monkeypatch.setattr(files.TemporaryDirectory, "cleanup", stop)
     assert [path.name for path in (tmp_path / "image.zarr").iterdir()] == ["new"]
 
 
