@@ -30,7 +30,7 @@ from muse_pipeline.plan import NUCLEI, Plan, find_replaced
 from muse_pipeline.settings import require_available
 
 # slides; a process starts in a second, and a job of a cluster in 15
-LEAST_IN_BATCH, MOST_IN_BATCH = (10, 50)
+LEAST_IN_BATCH, MOST_IN_BATCH = 10, 50
 THREADS = 4
 
 

@@ -52,7 +52,7 @@ KINDS = (
     Kind((10.5, 17.0), (0.22, 0.36), (1.10, 1.75)),
 )
 # contrast and size of grains of chromatin, and unevenness of outlines
-CLUMPS, CLUMP_UM, WOBBLE = (0.35, 1.7, 0.1)
+CLUMPS, CLUMP_UM, WOBBLE = 0.35, 1.7, 0.1
 
 
 @dataclass(frozen=True)

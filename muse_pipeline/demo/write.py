@@ -187,7 +187,7 @@ def _paint_pen(tissue: Tissue, window: Window) -> ndarray:
 
 
 # a block becomes one tile of the next level, which is four times smaller
-TILE_PX, BLOCK_PX = (256, 1024)
+TILE_PX, BLOCK_PX = 256, 1024
 QUALITY = 80
 # function of column and row: (BLOCK_PX, BLOCK_PX, 3) uint8
 PaintBlock = Callable[[int, int], ndarray]

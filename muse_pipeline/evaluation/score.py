@@ -175,7 +175,7 @@ def _require_on_slide(
 
 
 # minimum number of true nuclei; minimum fraction near found ones (by chance up to 0.25)
-LEAST_TRUE, MOST = (5, 0.5)
+LEAST_TRUE, MOST = 5, 0.5
 
 
 def _require_order(

@@ -272,7 +272,7 @@ def _percentiles(values: ndarray, n: ndarray) -> list[ndarray]:
 
 
 # the last level includes densities above 1.6, and the first level negative ones
-LEVEL_OD, N_LEVELS = (0.05, 32)
+LEVEL_OD, N_LEVELS = 0.05, 32
 
 
 def measure_texture(
@@ -284,7 +284,7 @@ def measure_texture(
     The table (3, 256) of haematoxylin comes from ``stain_tables``.
     """
     # converted once for all channels
-    (height, width), pixel = (planes.shape[1:], nuclei.pixel.astype(np.intp))
+    (height, width), pixel = planes.shape[1:], nuclei.pixel.astype(np.intp)
     y = nuclei.pixel // width  # vectorised, unlike divmod
     x = nuclei.pixel - y * np.int32(width)
     # The pixels themselves, and those to the right, to the left, below and above, if the image has

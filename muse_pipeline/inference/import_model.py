@@ -40,7 +40,7 @@ DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint
 PLAUSIBLE_UM = 1.0, 30.0  # plausible range of the median ray of synthetic nuclei
 PERIOD_UM = 16.0  # spacing of the synthetic nuclei
 # colours of the synthetic nuclei and of the background
-NUCLEI, TISSUE = ((96, 72, 140), (232, 196, 214))
+NUCLEI, TISSUE = (96, 72, 140), (232, 196, 214)
 # Contents of maps of probabilities (``Family.list_maps``).
 PROBABILITIES = ("nucleus", "classes", "classes and boundary", "background, inside and boundary")
 ROUNDING = 0.01  # largest excess of a probability over 0 to 1, in half precision

@@ -420,7 +420,7 @@ def choose_reports(paths: list[Path], grid: WindowGrid, mpp: float) -> Iterator[
     """
     seams = SeamResolver(grid, mpp)
     # indices of the nuclei to be returned, and ends of the groups
-    chosen, stops = (np.zeros(0, np.int64), deque([0]))
+    chosen, stops = np.zeros(0, np.int64), deque([0])
     for part in chain(*(iterate_groups(path, read_positions) for path in paths), [None]):
         if part is not None:
             stops.append(stops[-1] + len(part[1]))

@@ -40,7 +40,7 @@ from muse_pipeline.tissue.stain import NOT_FOUND
 
 USE, MARK, LEAVE_OUT = "use", "mark", "leave out"
 # Quantities of a slide; those of a single class are named by ``of_class``.
-NUCLEI, CLASSES, POSITIVE, REGIONS = QUANTITIES = ("nuclei", "classes", "positive", "regions")
+NUCLEI, CLASSES, POSITIVE, REGIONS = QUANTITIES = "nuclei", "classes", "positive", "regions"
 TEXTS = {NUCLEI: "nuclei", CLASSES: "classes", POSITIVE: "positive nuclei", REGIONS: "regions"}
 
 

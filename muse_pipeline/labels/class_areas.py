@@ -175,7 +175,7 @@ def _read_mask(
     number = np.searchsorted(values, mask.astype(int)) + 1
     shapes = label_image_to_polygons(np.where(np.isin(mask, values), number, 0).astype(np.int32))
     # with exact pixel borders, shrinking takes ten times as long
-    return (values, values, shapely.simplify(shapes, 1.0))
+    return values, values, shapely.simplify(shapes, 1.0)
 
 
 class AreaDetector:

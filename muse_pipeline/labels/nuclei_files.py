@@ -42,7 +42,7 @@ from muse_pipeline.qupath.regions import are_called, remove_spikes, union_of_are
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 # nuclei in the same square of this side are duplicates; accepted share of them
-SAME_UM, FEW_COPIES = (0.5, 0.01)
+SAME_UM, FEW_COPIES = 0.5, 0.01
 Meaning = TypeVar("Meaning")
 
 

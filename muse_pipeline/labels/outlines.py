@@ -18,7 +18,7 @@ from muse_pipeline.tissue.stain import DENSITY, ROUNDED_TEXTBOOK, MacenkoFit
 
 MAX_RADIUS_UM = 12.0
 # with these, outlines grown from NuCLS centroids are 2 % larger than NuCLS masks
-BLUR_UM, OTSU_SHARE = (0.35, 0.8)
+BLUR_UM, OTSU_SHARE = 0.35, 0.8
 SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 

@@ -41,7 +41,7 @@ SURROUND_PX = 64
 # context around the cell of a window, for outlines that grow over its border
 OUTLINE_MARGIN_UM = 30.0
 # metadata keys of regions drawn in the viewer (page/teach.js)
-SLIDE, NUCLEI = ("muse slide", "muse nuclei")
+SLIDE, NUCLEI = "muse slide", "muse nuclei"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -307,7 +307,7 @@ def _require_size(path: Path, shape: tuple[int, ...]) -> None:
 
 
 # subfolders that ``write_instances`` writes
-IMAGES, INSTANCES, POINTS = ("images", "instances", "points")
+IMAGES, INSTANCES, POINTS = "images", "instances", "points"
 
 
 def write_instances(

@@ -42,7 +42,7 @@ PROVENANCE_KEY = b"muse"
 CLUSTER = "cluster"  # cluster by shape (``MorphologyClusters``), in tables of one class
 DAB_OD, POSITIVE = "dab_od", "positive"  # for immunohistochemistry
 # if tissue regions are known
-REGION, REGION_PROB, BORDER = ("region", "region_prob", "border_distance_um")
+REGION, REGION_PROB, BORDER = "region", "region_prob", "border_distance_um"
 UNLIKE_REGION = "unlike_region"  # True for nuclei of a class that does not occur in their region
 CELL_RAYS = "cell_rays"  # if nuclei are grown into cells; with as many numbers per row as "rays"
 QUALITY = "quality"  # kind of artefact at the nucleus; null if there is none

@@ -41,7 +41,7 @@ STEP_UM = 0.35
 MIN_RADIUS_UM = 1.0
 NEIGHBOUR_UM = 20.0
 # radius that is surely inside a nucleus; radius at which the background begins
-INSIDE_UM, AROUND_UM = (2.5, 5.0)
+INSIDE_UM, AROUND_UM = 2.5, 5.0
 BLOCK = 1024  # nuclei processed at a time: (1024, 32, 30) floats
 TRESPASS = 10.0  # cost per step into a neighbour's territory
 

@@ -51,7 +51,7 @@ def add_strip(
     end = 12 + length_um / um_per_px
     pen.rectangle((12, middle - 3, end, middle + 2), fill=INK)
     text = f"{length_um:g} um" if length_um < 1000 else f"{length_um / 1000:g} mm"
-    return canvas, pen, write_text(pen, (end + 8, middle), text) + 24
+    return canvas, pen, write_label(pen, (end + 8, middle), text) + 24
 
 
 def add_caption(canvas: Image.Image, text: str) -> None:
@@ -59,7 +59,7 @@ def add_caption(canvas: Image.Image, text: str) -> None:
     pen = ImageDraw.Draw(canvas)
     end = 24 + int(np.ceil(pen.textlength(_printable(text), font=_font())))
     _whiten(canvas, (0, 0, min(end, canvas.width), CAPTION_PX))
-    write_text(pen, (12, CAPTION_PX // 2), text)
+    write_label(pen, (12, CAPTION_PX // 2), text)
 
 
 def _whiten(canvas: Image.Image, box: tuple[int, int, int, int]) -> None:
@@ -77,13 +77,13 @@ def add_legend(
     for i, (text, color) in enumerate(entries):
         end = left + 22 + pen.textlength(_printable(text), font=_font())
         if end > right - (40 if i + 1 < len(entries) else 0):
-            write_text(pen, (left, middle), f"+{len(entries) - i}", FAINT)
+            write_label(pen, (left, middle), f"+{len(entries) - i}", FAINT)
             return
         pen.ellipse((left, middle - 7, left + 14, middle + 7), fill=color)
-        left = write_text(pen, (left + 20, middle), text) + 18
+        left = write_label(pen, (left + 20, middle), text) + 18
 
 
-def write_text(
+def write_label(
     pen: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, color: tuple[int, int, int] = INK
 ) -> int:
     """Write ``text`` with the middle of its left edge at ``xy``, and return the x of its right
@@ -180,10 +180,10 @@ def _add_colour_bar(
     if width < 40:  # on a narrow slide the strip only has room for the scale bar
         return left
     middle = canvas.height - STRIP_PX // 2
-    start = write_text(pen, (left, middle), "0", FAINT) + 8
+    start = write_label(pen, (left, middle), "0", FAINT) + 8
     bar = _heat_colours(np.tile(np.linspace(0, 1, width), (12, 1)))
     canvas.paste(Image.fromarray(bar), (start, middle - 6))
-    return write_text(pen, (start + width + 8, middle), f"{top:,.0f} nuclei/mm2")
+    return write_label(pen, (start + width + 8, middle), f"{top:,.0f} nuclei/mm2")
 
 
 def _round_up(value: float) -> float:

@@ -38,7 +38,7 @@ from muse_pipeline.tissue.mask import TissueMask
 # pixel size of the morphology picture, if experiment.xenium does not state it
 XENIUM_UM_PER_PX = 0.2125
 # the last two in recent versions of Xenium
-GENE, IS_GENE, CODEWORD = ("feature_name", "is_gene", "codeword_category")
+GENE, IS_GENE, CODEWORD = "feature_name", "is_gene", "codeword_category"
 GENE_EXPRESSION = "Gene Expression"  # type of the features of Space Ranger that are genes
 # Prefixes of the names of features that are no genes, regardless of case.
 CONTROLS = (

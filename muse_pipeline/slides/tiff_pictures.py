@@ -40,12 +40,12 @@ SEVERAL = "pictures of similar size"  # part of a warning
 SIMILAR = 3  # a picture smaller by at most this factor may be a slide too
 MAX_PADDING = 0.05  # as a fraction of the side of a level
 # upper grey level of dark pixels; share of them above which a picture is not bright field
-DARK, MOSTLY = (40, 0.5)
+DARK, MOSTLY = 40, 0.5
 # median sum of the channels, in the pixels that are not dark, below which a dark picture is
 # fluorescence
 DIM = 300
 # side of averaged blocks; minimum difference between channels in the most coloured 1 %
-BLOCK_PX, COLOURED = (8, 20)
+BLOCK_PX, COLOURED = 8, 20
 
 
 def find_picture(tiff: TiffFile) -> tuple[int, tuple[str, ...]]:

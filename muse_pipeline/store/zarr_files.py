@@ -37,7 +37,7 @@ LOSSLESS, JPEG = "zstd", "jpeg"
 CODECS = (LOSSLESS, JPEG)
 ZSTD, OF_PLANES = {"level": -1, "checksum": True}, {"level": 0, "checksum": False}
 # imagecodecs registers this name
-JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = ("imagecodecs_jpeg", 90, "420")
+JPEG_NAME, JPEG_QUALITY, JPEG_SUBSAMPLING = "imagecodecs_jpeg", 90, "420"
 
 
 def zstd(level: int, checksum: bool) -> dict[str, Any]:

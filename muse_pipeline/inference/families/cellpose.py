@@ -17,7 +17,7 @@ FLOW = 5.0  # length of the unit vector in the network's output
 N_STEPS = 200  # steps along the flows
 ROW = 256  # pixels in a row of positions, because OpenCV maps pictures, not lists
 # side of the square in which a peak of ends is the highest, with more ends than this
-PEAK_PX, LEAST_HIGHEST = (5, 10)
+PEAK_PX, LEAST_HIGHEST = 5, 10
 GROWTH_PX, LEAST_ENDS = 5, 2  # a peak grows this far, over pixels where more paths end than this
 # mean squared difference between flows and the directions to the middle of a nucleus
 LARGEST_ERROR = 0.4

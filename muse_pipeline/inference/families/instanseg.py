@@ -19,7 +19,7 @@ from muse_pipeline.nuclei.table import Nuclei
 N_CHANNELS = 5  # offsets in x and y, two features of a pixel, and a seed map
 REACH, PER_PX = 8.0, 0.25  # range of offsets, and units of offsets per px
 # the seed map is divided by the scale, and then added to the other number
-SEED_SCALE, SEED_ZERO = (15.0, 0.5)
+SEED_SCALE, SEED_ZERO = 15.0, 0.5
 PEAK_PX = 11  # side of the square in which a seed is the highest
 WINDOW_PX = 32  # side of the square around a seed whose pixels may belong to it
 LEAST_PROBABILITY = 0.53  # of a pixel, to belong to a nucleus

@@ -23,7 +23,7 @@ from muse_pipeline.nuclei.masks import SMOOTH_UM, depth_um
 from muse_pipeline.nuclei.table import Nuclei
 
 # channels in front of the classes in HoVer-NeXt's output; positions are not read
-N_POSITIONS, N_PARTS = (2, 3)
+N_POSITIONS, N_PARTS = 2, 3
 
 
 @FAMILIES.register("distance")

@@ -30,7 +30,7 @@ from muse_pipeline.training.method import Schedule
 SHARES = (0.25, 0.5, 0.75, 1.0)
 NUCLEI_PER_STEP, LEAST_STEPS = 4, 200
 # highest learning rate, and the minimum number of labelled nuclei for it
-FULL_RATE, FULL_RATE_NUCLEI = (2.5e-4, 2000)
+FULL_RATE, FULL_RATE_NUCLEI = 2.5e-4, 2000
 BLOCK_UM = 64.0  # side of the blocks of a picture that the bootstrap resamples
 N_SCORES = 8  # times that a training is scored on labels held out
 PATIENCE = 2  # scores in a row that are not above the best one before, after which it ends

@@ -198,6 +198,6 @@ def pixel_dice(maps: Sequence[ndarray], images: Sequence[TissueImage]) -> float:
         for label in range(1, len(fused) + 1):
             inside = predicted == label
             true = truth[truth != UNKNOWN] == label
-            hits = hits + int((inside & true).sum())
-            wrong = wrong + int((inside ^ true).sum())
+            hits += int((inside & true).sum())
+            wrong += int((inside ^ true).sum())
     return 2 * hits / max(2 * hits + wrong, 1)

@@ -337,8 +337,8 @@ class LabelsStage(PreparedStage):
         n_nuclei = n_pictures = 0
         for name, pixels, mask in read_pictures_and_masks(self.masks):
             n_here = write_labels(folder, name, pixels, split_instances(mask, pixels, self.config))
-            n_nuclei = n_nuclei + n_here
-            n_pictures = n_pictures + bool(n_here)
+            n_nuclei += n_here
+            n_pictures += bool(n_here)
         log(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
@@ -382,8 +382,8 @@ class FoundLabelsStage(PreparedStage):
                 rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2
             )
             n_here = write_labels(folder, path.stem, pixels, instances)
-            n_nuclei = n_nuclei + n_here
-            n_pictures = n_pictures + bool(n_here)
+            n_nuclei += n_here
+            n_pictures += bool(n_here)
         if not n_nuclei:
             raise ConfigError(
                 f"self_training: the detector in {self.detector.parent} found no nucleus with a"

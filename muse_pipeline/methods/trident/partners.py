@@ -100,7 +100,7 @@ class PairedSource(NucleusSource):
 
 
 # rays per outline; radius drawn for a point; maximum ray length
-N_RAYS, POINT_UM, REACH_UM = (32, 3.0, 20.0)
+N_RAYS, POINT_UM, REACH_UM = 32, 3.0, 20.0
 INSIDE, OUTLINE = (0, 160, 80), (0, 0, 0)  # colours on white; outlines separate touching nuclei
 SUBPIXEL_BITS = 4
 RAYS = "rays.npy"

@@ -136,15 +136,15 @@ def _ray_permutations(n_rays: int) -> ndarray:
 
 MASKS = "masks"
 # in a window with tissue, at least this share of pixels has a channel below ``GLASS``
-MIN_TISSUE, GLASS = (0.5, 200)
+MIN_TISSUE, GLASS = 0.5, 200
 TRIES = 8  # attempts to draw a window with enough tissue
 SAMPLE = 64  # number of windows on which colours are measured
 # number and side of the windows to which an image's stains are fitted
-STAIN_WINDOWS, STAIN_PX = (8, 128)
+STAIN_WINDOWS, STAIN_PX = 8, 128
 # number and side of the pictures of tissue that are saved next to the checkpoint
-KEPT, KEPT_PX = (8, 512)
+KEPT, KEPT_PX = 8, 512
 # percentiles of brightness: darker pixels count as nuclei, paler pixels as background
-DARK, PALE = (20, 40)
+DARK, PALE = 20, 40
 
 
 @dataclass

@@ -32,7 +32,7 @@ from muse_pipeline.training.method import Method, Schedule
 
 LOSSES = {"least squares": LeastSquares, "logistic": Logistic}
 # number of windows used for diagnostics, and their colour variation
-GAUGED, GAUGE_VARIATION = (2, Augmentation())
+GAUGED, GAUGE_VARIATION = 2, Augmentation()
 INSIDE = -0.5  # pixels of predicted masks that exceed this in any channel belong to nuclei
 BETAS = 0.0, 0.99  # of Adam, in a re-implementation; older code: (0.9, 0.999)
 PRIOR_FALLS = 0.25  # share of the first stage over which the weight of the colour prior changes

@@ -32,7 +32,7 @@ from muse_pipeline.training.method import Schedule
 
 FOLDER = "translation"
 # step, reached by no run, whose windows are drawn; number of windows of each domain
-PREVIEW, SHOWN = (10**9, 6)
+PREVIEW, SHOWN = 10**9, 6
 
 
 LIMITS = {  # diagnostic -> (minimum, meaning of lower values, what to change)
@@ -120,7 +120,7 @@ STAINED = "validation agreement with haematoxylin"
 MEASURE = "validation measure"  # harmonic mean of the three scores
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 15))  # candidates for the score threshold
 # number of scored batches, and their first step, which no run reaches
-BATCHES, FIRST = (12, 2 * 10**9)
+BATCHES, FIRST = 12, 2 * 10**9
 CAPACITY = 300  # largest number of nuclei per window
 RAYS = 8  # number of rays; few, because only the positions of these nuclei are used
 
