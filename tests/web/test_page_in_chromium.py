@@ -18,6 +18,25 @@ from muse_pipeline.labels.slide_source import is_from_viewer
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.tissue.mask import TissueMask
 
+# WebAssembly is unpacked when `openGate` is called; `isSurveyed` once a worker has found tissue.
+HOLD = """
+() => {
+  const { arrayBuffer } = Response.prototype;
+  Response.prototype.arrayBuffer = async function () {
+    const bytes = await arrayBuffer.call(this);
+    if (bytes.byteLength > 1e7) await new Promise((resolve) => (window.openGate = resolve));
+    return bytes;
+  };
+  window.Worker = class extends Worker {
+    postMessage(call, ...rest) {
+      super.postMessage(call, ...rest);
+      if (call.name !== "survey") return;
+      this.addEventListener("message", ({ data }) => (window.isSurveyed ||= data.id === call.id));
+    }
+  };
+}
+"""
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -122,6 +141,16 @@ def test_a_model_that_was_dropped_is_used(page, slide):
     page.page.select_option("#area", "view")
     page.find()
     assert page.page.locator("#counts tr").count() == 3
+
+
+def test_nuclei_are_found_before_the_model_is_loaded(page, crop):
+    page.page.evaluate(HOLD)
+    page.open(crop)
+    page.page.select_option("#mpp", "0.25")
+    page.page.click("#find")
+    page.until("window.isSurveyed && Boolean(window.openGate)")
+    page.page.evaluate("openGate()")
+    page.until("document.getElementById('counts')")
 
 
 def test_files_that_cannot_be_read_have_a_sentence(page, tmp_path):

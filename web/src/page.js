@@ -81,10 +81,15 @@ async function withModel(k) {
   if (own.model !== model) {
     own.model = model;
     own.onGpu = undefined;
-    const files = { wasm: await asset("wasm"), refiner: await asset("refiner") };
-    await own.call("load", { ...files, model: model.bytes, card: model.card });
+    own.loaded = load(own, model); // a later call waits for it too
   }
+  await own.loaded;
   return own;
+}
+
+async function load(own, { bytes, card }) {
+  const files = { wasm: await asset("wasm"), refiner: await asset("refiner") };
+  return own.call("load", { ...files, model: bytes, card });
 }
 
 /* True if a worker uses the GPU, which is tried once for each model. */
