@@ -104,6 +104,29 @@ def test_a_picture_without_a_pixel_size_is_asked_for_it(page, crop, tmp_path):
     assert int(counts) == pytest.approx(own, rel=0.05)
 
 
+def test_the_pixel_size_is_measured_on_a_scale_bar(page, crop):
+    page.open(crop)
+    page.until("muse.isOpen")
+    page.page.select_option("#mpp", "bar")
+    assert "Drag a rectangle over the scale bar" in page.page.inner_text("#state")
+    px = 400 * page.page.evaluate("1 / muse.view().scale / muse.slide.mpp[0]")
+    page.page.once("dialog", lambda dialog: dialog.accept("100"))
+    drag(page, 200, 3)
+    assert float(page.page.input_value("#mpp")) == pytest.approx(100 / px, rel=0.02)
+    page.find()
+
+
+def drag(page, half_width, half_height):
+    """Drag a rectangle around the middle of the image, in screen px."""
+    stage = page.page.locator("#stage").bounding_box()
+    x, y = stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2
+    mouse = page.page.mouse
+    mouse.move(x - half_width, y - half_height)
+    mouse.down()
+    mouse.move(x + half_width, y + half_height, steps=4)
+    mouse.up()
+
+
 def test_a_rectangle_and_its_corrections_for_muse_finetune(page, slide, corner, tmp_path):
     path, results = slide
     page.open(path)
@@ -111,12 +134,7 @@ def test_a_rectangle_and_its_corrections_for_muse_finetune(page, slide, corner, 
     page.page.select_option("#area", "box")
     assert "Drag a rectangle" in page.page.inner_text("#state")
     page.page.evaluate("([x, y]) => muse.goTo(...muse.fromQuPath(x + 500, y + 500), 0.5)", corner)
-    stage = page.page.locator("#stage").bounding_box()
-    x, y = stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2
-    page.page.mouse.move(x - 200, y - 150)
-    page.page.mouse.down()
-    page.page.mouse.move(x + 200, y + 150, steps=4)
-    page.page.mouse.up()
+    drag(page, 200, 150)
     box = page.page.evaluate("muse.slide.layers[0].rings[0]")
     page.find()
     with page.save("csv", tmp_path / "a.csv").open() as file:

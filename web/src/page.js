@@ -212,13 +212,20 @@ function setup() {
   const { card } = model;
   const organs = [...new Set(Object.values(card.organs ?? {}).flat())];
   const select = (id, pairs, chosen, change = update) => el("select", { id, change }, ...options(pairs, chosen));
-  const sizes = [["", "choose ..."], ...POWERS.map(([power, um]) => [String(um), `${power}: ${um} µm/px`]), ["other", "other"]];
+  const um = info.mpp[0];
+  const sizes = [
+    ["", "choose ..."],
+    ...POWERS.map(([power, each]) => [String(each), `${power}: ${each} µm/px`]),
+    ...(info.isChosen && !POWERS.some(([, each]) => each === um) ? [[String(um), `${um.toPrecision(3)} µm/px`]] : []),
+    ["bar", "measure a scale bar"],
+    ["other", "other"],
+  ];
   const area = run?.area ?? "whole";
   return el("section", { id: "setup" },
     el("h1", {}, el("bdi", {}, file.name)),
     info.isStated
-      ? el("p", { className: "note" }, `${info.mpp[0].toPrecision(4)} µm per pixel, from the file`)
-      : row("Pixel size", select("mpp", sizes, info.isChosen ? String(info.mpp[0]) : "", chooseScale)),
+      ? el("p", { className: "note" }, `${um.toPrecision(4)} µm per pixel, from the file`)
+      : row("Pixel size", select("mpp", sizes, info.isChosen ? String(um) : "", chooseScale)),
     row("Organ", select("organ", [["", "not stated"], ...organs.map((each) => [each, each]), ["this organ", "another"]], run?.organ)),
     row("Stain", select("stain", [["H&E", "H&E"], ["IHC", "another"]], "H&E")),
     row("Search", select("area", Object.entries(areas), area)),
@@ -232,12 +239,26 @@ function setup() {
 }
 
 const value = (id) => document.getElementById(id)?.value;
-const isDrawing = () => value("area") === "box";
+const isMeasuring = () => value("mpp") === "bar";
+const isDrawing = () => isMeasuring() || value("area") === "box";
+const ask = (question, example) => Number(window.prompt(question, example)?.replace(",", "."));
 
 function chooseScale() {
-  let um = Number(value("mpp"));
-  if (value("mpp") === "other") um = Number(window.prompt("µm per pixel", "0.25")?.replace(",", "."));
-  if (!(um > 0.01 && um < 100)) return fail(new Error("Give the µm per pixel as a number, such as 0.25."));
+  if (isMeasuring()) update();
+  else setScale(value("mpp") === "other" ? ask("µm per pixel", "0.25") : Number(value("mpp")));
+}
+
+/* The pixel size from the longer side of a rectangle, which is as long as the scale bar. */
+function measureBar([left, top, right, bottom]) {
+  const px = Math.max((right - left) / info.mpp[0], (bottom - top) / info.mpp[1]);
+  setScale(ask("Length of the scale bar in µm", "100") / px);
+}
+
+function setScale(um) {
+  if (!(um > 0.01 && um < 100)) {
+    show();
+    return fail(new Error("Give the µm as a number, such as 0.25 per pixel or 100 for a scale bar."));
+  }
   info.mpp = [um, um];
   info.isChosen = true;
   box = run = null;
@@ -245,6 +266,8 @@ function chooseScale() {
 }
 
 function chooseBox(um) {
+  // The viewer, which is replaced, first ends its own handling of the drag.
+  if (isMeasuring()) return setTimeout(measureBar, 0, um);
   const px = um.map((each, k) => each / info.mpp[k & 1]);
   box = px.map((each, k) => Math.min(Math.max(Math.round(each), 0), info.size[k & 1]));
   muse.slide.layers = layersOf(AREA, box);
@@ -267,6 +290,7 @@ function boxToSearch() {
 
 /* What prevents a search, as a sentence. */
 function obstacle() {
+  if (isMeasuring()) return "Drag a rectangle over the scale bar, from its one end to its other.";
   if (!info.isChosen) return "Choose the pixel size: the power of the objective, if you know it.";
   const coarsest = COARSEST * model.card.mpp;
   if (Math.max(...info.mpp) > coarsest * 1.001) {
