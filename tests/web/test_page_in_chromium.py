@@ -79,20 +79,14 @@ def test_nuclei_of_a_slide_are_those_of_muse_run(page, slide, tmp_path):
 
 
 def test_a_picture_without_a_pixel_size_is_asked_for_it(page, crop, tmp_path):
-    (tmp_path / "crop.png").write_bytes(crop.read_bytes())
-    assert page.open(tmp_path / "crop.png") == ""
+    assert page.open(crop) == ""
     assert page.page.is_disabled("#find")
     assert "Choose the pixel size" in page.page.inner_text("#state")
     page.page.select_option("#mpp", "0.25")
     page.page.select_option("#organ", "this organ")
     page.find()
     assert "not measured in this organ" in page.page.inner_text("#panel")
-    assert (
-        main(
-            ["run", str(tmp_path / "crop.png"), "--mpp", "0.25", "--output", str(tmp_path / "run")]
-        )
-        == 0
-    )
+    assert main(["run", str(crop), "--mpp", "0.25", "--output", str(tmp_path / "run")]) == 0
     table = page.save("csv", tmp_path / "a.csv")
     own, theirs, found, confirmed = count_same(table, tmp_path / "run/crop/nuclei.parquet")
     assert own > 20 and found >= own - 1 and confirmed >= theirs - 1
