@@ -17,6 +17,7 @@ from muse_pipeline.core.environment import count_cores
 from muse_pipeline.core.errors import ConfigError, OutputError
 from muse_pipeline.core.files import json_text, write_json
 from muse_pipeline.core.setting import Setting, plain
+from muse_pipeline.core.text import find_similar
 
 # Options of other programs for a GPU, and those of ours that choose one.
 OF_GPU = frozenset({"--gpu", "--gpus", "--cuda", "--device", "--use-gpu"})
@@ -239,14 +240,10 @@ class Parser(argparse.ArgumentParser):
         """Report the unknown ``word`` and the nearest of the known words, ``vocabulary``, and
         exit.
         """
-        from difflib import get_close_matches
-
         if word in OF_GPU and (option := next((o for o in ON_GPU if o in vocabulary), None)):
             self.exit(2, f"{self.prog}: there is no '{word}'; give {option} cuda for a GPU\n")
-        if near := get_close_matches(word, vocabulary):
-            # `--modle` is `--model`, not `--mode`
-            nearest = max(near, key=lambda name: sorted(name) == sorted(word))
-            self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{nearest}'?\n")
+        if similar := find_similar(word, vocabulary):
+            self.exit(2, f"{self.prog}: there is no '{word}'; did you mean '{similar}'?\n")
         self.error(f"there is no '{word}'")
 
     def add_settings(self, settings: Iterable[Setting]) -> None:

@@ -3,7 +3,6 @@
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from muse_pipeline.cohort.sheet import read_cells
 from muse_pipeline.core.config import parse_yaml
 from muse_pipeline.core.errors import ConfigError, LeftOutWarning, SheetError
 from muse_pipeline.core.files import write_text
-from muse_pipeline.core.text import slug
+from muse_pipeline.core.text import find_similar, slug
 from muse_pipeline.core.types import FROM_NUCLEI, MODEL_OF_MODE
 
 PATTERNS = set('{}<>*?"')  # characters in paths that Snakemake expands as patterns
@@ -69,10 +68,8 @@ def _explain(wrong: Any) -> str:
     choices = names.get(wrong.validator, ())
     unknown = [str(key) for key in wrong.instance if key not in choices] if choices else []
     for key in unknown:
-        if near := get_close_matches(key, choices):
-            # `modle` is `model`, not `mode`
-            nearest = max(near, key=lambda name: sorted(name) == sorted(key))
-            return f"unknown setting '{key}'; did you mean '{nearest}'?"
+        if similar := find_similar(key, choices):
+            return f"unknown setting '{key}'; did you mean '{similar}'?"
     message = (
         f"unknown setting '{unknown[0]}'"
         if wrong.validator == "additionalProperties"

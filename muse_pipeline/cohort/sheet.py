@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,13 @@ from muse_pipeline.core.content import name_content
 from muse_pipeline.core.errors import LeftOutWarning, MppError, SheetError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.specimen import STAINS, describe_organ_fault, name_stain
-from muse_pipeline.core.text import decimal_point, most_frequent_separator, one_line, some_of
+from muse_pipeline.core.text import (
+    decimal_point,
+    find_similar,
+    most_frequent_separator,
+    one_line,
+    some_of,
+)
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url, url_problem
 
@@ -451,14 +456,15 @@ def _near_column(name: str, header: list[str]) -> str | None:
         ("umperpx", "umperpixel", "pixelsize"), "mpp"
     )
     # a different letter of five, or a missing one of four
-    near = get_close_matches(word, of_column, n=1, cutoff=0.8)
+    similar = find_similar(word, of_column, cutoff=0.8)
     # Words of three letters have too many similar ones, so all letters must be the same.
-    near += [
+    short = [
         column
         for column in of_column
         if len(column) == 3 and len(word) <= 4 and {*word} == {*column}
     ]
-    return next((of_column[column] for column in near if of_column[column] not in header), None)
+    columns = [of_column[name] for name in (similar, *short) if name]
+    return next((column for column in columns if column not in header), None)
 
 
 def _first_line(path: Path) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from difflib import get_close_matches
+
+from muse_pipeline.core.text import find_similar
 
 # A marker of membranes or cytoplasm is scored in cells, not in nuclei.
 HE, IHC, CELL_IHC, UNKNOWN = "H&E", "IHC", "IHC of membranes", "unknown"
@@ -142,8 +143,8 @@ def describe_organ_fault(text: str) -> str:
     if terms:
         names = " and ".join(sorted(terms))
         return f"organ '{text}' names {names}; state the one that the slide shows"
-    near = get_close_matches(words, _ORGAN_OF, n=1, cutoff=0.8)
-    hint = f"did you mean '{near[0]}'? The organs are" if near else "write one of"
+    similar = find_similar(words, _ORGAN_OF, cutoff=0.8)
+    hint = f"did you mean '{similar}'? The organs are" if similar else "write one of"
     return f"organ '{text}' is not known; {hint} {', '.join(ORGANS)}"
 
 

@@ -34,10 +34,20 @@ def some_of(names: Sequence[str], n: int = 5, separator: str = ", ") -> str:
     return separator.join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
+def find_similar(word: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The one of ``names`` that is most like ``word``; None if none is.
+
+    A name with the same letters in another order comes first: `modle` is `model`, not `mode`.
+    ``cutoff`` is the least ratio of ``difflib.get_close_matches``.
+    """
+    similar = get_close_matches(word, list(names), cutoff=cutoff)
+    return max(similar, key=lambda name: sorted(name) == sorted(word), default=None)
+
+
 def suggest(word: str, names: Iterable[str], otherwise: str) -> str:
     """A question about the one of ``names`` that is most like ``word``, or ``otherwise``."""
-    near = get_close_matches(word, list(names), n=1)
-    return f"did you mean '{near[0]}'?" if near else otherwise
+    similar = find_similar(word, names)
+    return f"did you mean '{similar}'?" if similar else otherwise
 
 
 def count_text(n: int | None) -> str:
