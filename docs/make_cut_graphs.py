@@ -1,8 +1,8 @@
 """Cut the graphs of the built-in models: ``python docs/make_cut_graphs.py`` after a model was
 replaced.
 
-``muse export`` cuts the graphs of other models. The files of built-in models stay as they are,
-because ids of nuclei depend on their checksums. NAME.cut contains only the graph, and reads the
+``muse export`` cuts the graphs of newer models. The files of older ones stay as they are, because
+ids of nuclei depend on their checksums: NAME.cut contains only the graph, and reads the
 weights from NAME.onnx.
 """
 
@@ -54,5 +54,5 @@ def write_densities(output: Path) -> None:
 
 if __name__ == "__main__":
     write_densities(DENSITIES)
-    for path in BUILT_IN.glob("*.onnx"):
-        cut_file(path, path.with_suffix(".cut"))
+    for path in BUILT_IN.glob("*.cut"):
+        cut_file(path.with_suffix(".onnx"), path)

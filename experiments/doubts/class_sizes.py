@@ -60,8 +60,11 @@ def main() -> None:
     references = {name: reference(slides, name) for name in CLASSES}
     if args.card:
         known = read_json(args.card) if args.card.is_file() else {}
-        nuclei = {name: asdict(one) for name, one in references.items()}
-        write_json(args.card, {**known, "organs": ORGANS, "nuclei": nuclei})
+        nuclei = {
+            name: {key: value for key, value in asdict(one).items() if value is not None}
+            for name, one in references.items()
+        }
+        write_json(args.card, {"organs": ORGANS, **known, "nuclei": nuclei})
     for line in tables(slides, references):
         print(line)
 

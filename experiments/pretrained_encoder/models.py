@@ -1,6 +1,6 @@
 """Scores of finished models on the sets of ``run.py``, in percent.
 
-    python -m experiments.pretrained_encoder.models compact-fp32 runs/accurate.onnx --data DATA
+    python -m experiments.pretrained_encoder.models compact-fp32 accurate-fp32 --data DATA
 
 `accurate` is trained by `accurate.yaml`. It has learnt TNBC and NuCLS, as `compact` has, but not
 DSB, the scored pictures of NuInsSeg, and the scored accessions of the colon.

@@ -31,7 +31,9 @@ def test_a_run_states_what_it_reads(folder, muse, tmp_path):
 
 
 def test_a_name_that_is_not_a_model_is_rejected_with_those_that_are(muse):
-    known = "compact, compact-fp32, compact-int8, label_free"
+    known = (
+        "accurate, accurate-fp32, accurate-int8, compact, compact-fp32, compact-int8, label_free"
+    )
     sentence = (
         f"model 'compac': neither a file nor a built-in model ({known}); did you mean 'compact'?"
     )
