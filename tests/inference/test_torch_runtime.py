@@ -30,7 +30,7 @@ def nuclei_pixels(tiled_slide):
     return tiled_slide.store.read(tuple((xy - 128).round().astype(int).tolist()), (256, 256))
 
 
-@pytest.mark.parametrize("model", ["compact-fp32", "label_free"])
+@pytest.mark.parametrize("model", ["compact-fp32", "accurate-fp32", "label_free"])
 @pytest.mark.parametrize("sides", [(256, 256), (64, 128)])
 def test_a_built_in_detector_gives_the_same_numbers(model, sides, nuclei_pixels):
     pixels = np.ascontiguousarray(nuclei_pixels[: sides[0], : sides[1]])[None]
