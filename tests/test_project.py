@@ -99,10 +99,8 @@ def test_profiles_name_rules_that_exist(profile):
     assert settings["keep-going"]
 
 
-TRAVELLING_MIB, PICTURES_MIB = (
-    64,
-    30,
-)  # of the files that ``benchmarks/gpu_session.py`` needs on another machine
+# of the files that ``benchmarks/gpu_session.py`` needs on another machine
+TRAVELLING_MIB, PICTURES_MIB = 64, 22
 
 
 def test_the_checkout_is_small_enough_for_the_gpu_benchmark():
