@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import launched_chromium
 from filelock import FileLock
 from slide_files import draw_gradient, write_pyramid
 
@@ -65,6 +66,13 @@ def find_shared(name: str) -> Path:
     if not (shared / name).is_dir():
         pytest.skip(f"no folder {shared / name}: set MUSE_SHARED to the folder that holds {name}/")
     return shared / name
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser without a window."""
+    with launched_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

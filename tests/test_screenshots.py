@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import launched_chromium
 from muse_page import Page
 from PIL import Image
 from viewer_tab import Tab
@@ -46,12 +45,6 @@ def slide(tmp_path_factory):
     return top / "results/demo"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with launched_chromium() as browser:
-        yield browser
-
-
 @pytest.fixture
 def keep(pytestconfig):
     """A function that writes a picture to the folder in --pictures if given, or compares it with
@@ -82,8 +75,8 @@ def count_colours(picture):
     return np.bincount(levels @ (64, 8, 1), minlength=512) / len(levels)
 
 
-def test_the_viewer_with_corrections(slide, browser, keep):
-    tab = Tab(browser, slide / "viewer", AT)
+def test_the_viewer_with_corrections(slide, chromium, keep):
+    tab = Tab(chromium, slide / "viewer", AT)
     tab.page.get_by_role("button", name="Correct nuclei").click()
     tab.page.get_by_role("radio").nth(1).check()
     for x, y in tab.page.evaluate(NUCLEI, [[450, 400], [560, 480], [700, 560]]):
@@ -98,17 +91,17 @@ def test_the_viewer_with_corrections(slide, browser, keep):
     keep("viewer.jpg", tab.page.screenshot())
 
 
-def test_the_plots_of_a_report(slide, browser, keep, tmp_path):
+def test_the_plots_of_a_report(slide, chromium, keep, tmp_path):
     (one,) = gather_cohort(slide.parent, read_resolved(slide.parent / "sheet.json"))
     write_page([vary(one, number) for number in range(60)], tmp_path / "report.html")
-    page = browser.new_page(viewport={"width": 1400, "height": 860})
+    page = chromium.new_page(viewport={"width": 1400, "height": 860})
     page.goto((tmp_path / "report.html").as_uri())
     page.locator("#plots").evaluate("(heading) => heading.scrollIntoView()")
     keep("report.jpg", page.screenshot())
 
 
-def test_the_page_in_a_browser(shared_data, html, browser, keep):
-    page = Page(browser, html)
+def test_the_page_in_a_browser(shared_data, html, chromium, keep):
+    page = Page(chromium, html)
     page.open(shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs")
     page.page.select_option("#organ", "this organ")
     page.find()

@@ -19,7 +19,7 @@ from muse_pipeline.tissue.stain import IDENTITY
 def test_a_name_means_what_suits_the_provider_and_a_name_with_its_precision_the_same_everywhere():
     assert find_model("compact").stem == "compact-int8"
     assert find_model("compact", "cuda").stem == "compact-fp32"
-    for name in ("compact-int8", "accurate-fp32", "label_free"):
+    for name in ("compact-int8", "compact-fp32", "accurate-fp32", "label_free"):
         assert name_model(find_model(name)) == name
 
 

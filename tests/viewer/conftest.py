@@ -1,5 +1,4 @@
 import pytest
-from browsers import launched_chromium
 from uneven_slide import write_uneven_slide
 from viewer_tab import Tab
 
@@ -16,12 +15,6 @@ def finished(tmp_path_factory):
 def viewer(finished):
     """The folder of the slide's viewer."""
     return write_viewer(finished, threads=2).parent
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with launched_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import subprocess
 
 import numpy as np
 import pytest
-from browsers import launched_chromium
 from muse_page import WEB, Page, count_same
 from PIL import Image
 from qupath_check import check_geojson
@@ -38,12 +37,6 @@ HOLD = """
 """
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with launched_chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

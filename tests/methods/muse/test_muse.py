@@ -17,20 +17,20 @@ from muse_pipeline.methods.muse.method import (
     Projector,
     SelfDistillationSettings,
 )
+from muse_pipeline.models.base import Features
 from muse_pipeline.training.loop import Turn, _require_finite
 from muse_pipeline.training.method import Schedule
 from muse_pipeline.training.run import RunFolder
 
 
 @pytest.mark.parametrize(
-    "n_local, n_sets, weights", [(0, 2, (0.5, 2.0)), (2, 3, (2.0, 0.5)), (3, 4, (0.3, 1.0))]
+    "n_local, n_sets, nucleus, image", [(0, 2, 0.5, 2.0), (2, 3, 2.0, 0.5), (3, 4, 0.3, 1.0)]
 )
-def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
-    """Losses agree to 1e-6, and gradients of the weighted sum to a hundredth of the largest one in
-    each weight tensor, because a rounded activation near zero may have the other sign.
+def test_losses_and_gradients_are_their_definitions(n_local, n_sets, nucleus, image):
+    """Losses agree to 1e-6, and gradients of the weighted sum to 1e-5 of the largest gradient in
+    each weight tensor.
     """
-    names = ("nucleus_weight", "image_weight")
-    method = make_method(n_local, **dict(zip(names, weights, strict=True))).eval()
+    method = make_method(n_local, nucleus_weight=nucleus, image_weight=image).eval()
     randomise(method)
     batch = make_batch(n_local, seed=n_sets, batch=n_sets)
     batch.teacher_xy[1, 0, 0] = torch.tensor(
@@ -40,6 +40,10 @@ def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
         False  # pairs of views without a shared nucleus are left out of the mean over pairs
     )
     exact = copy.deepcopy(method).double()
+    # A rounded activation near zero could have the other sign, so the maps are not rounded either.
+    for network in (method.backbone, method.teacher):
+        forward = network.double().forward
+        network.forward = lambda x, run=forward: Features(*(m.float() for m in run(x.double())))
     expected = literal_losses(exact, batch, temperature=0.055)  # halfway from 0.04 to 0.07
     found = method.losses(batch, "model", progress=0.15)
     for name, value in expected.items():
@@ -49,7 +53,7 @@ def test_losses_and_gradients_are_their_definitions(n_local, n_sets, weights):
     for name, parameter in exact.named_parameters():
         if parameter.requires_grad:
             gradient = method.get_parameter(name).grad.double()
-            atol = 0.01 * parameter.grad.abs().max().item()
+            atol = 1e-5 * parameter.grad.abs().max().item()
             torch.testing.assert_close(gradient, parameter.grad, rtol=0, atol=atol, msg=name)
 
 
