@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def split_sources(
 def excluding(source: LabelSource, *words: str) -> LabelSource:
     """The source without pictures whose names contain one of ``words``."""
     return dataclasses.replace(source, exclude=(*source.exclude, *words))
+
+
+def half_of_patients(source: LabelSource, odd: bool) -> LabelSource:
+    """The pictures of one half of the patients of BRCA-M2C."""
+    return excluding(source, *patients_of_half(source, not odd))
+
+
+def patients_of_half(source: LabelSource, odd: bool) -> list[str]:
+    """The patients of one half, chosen by the CRC32 of their names."""
+    patients = {sample.name[:12] for sample in source.choose()}
+    return sorted(name for name in patients if zlib.crc32(name.encode()) % 2 == odd)
 
 
 def draw_pictures(source: LabelSource, n: int, draw: int) -> LabelSource:

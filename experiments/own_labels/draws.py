@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import zlib
 from pathlib import Path
 
 import cv2
@@ -22,7 +21,7 @@ import torch
 
 from experiments.common.areas import COMPACT, NARROW, narrow_config
 from experiments.common.runs import TOP, run_arms
-from experiments.common.sites import SITES, draw_pictures, excluding, split_sources
+from experiments.common.sites import SITES, draw_pictures, half_of_patients, split_sources
 from experiments.common.training import finetune
 from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.labels.base_source import LabelSource
@@ -71,9 +70,7 @@ def half_of(data: Path, site: str, odd: bool) -> LabelSource:
     """The crops of one half of the site's patients."""
     whole = load_detector_config(COMPACT, data, [NARROW])
     _, (source,) = split_sources(whole, site)
-    patients = {sample.name[:12] for sample in source.choose()}
-    others = [name for name in sorted(patients) if zlib.crc32(name.encode()) % 2 != odd]
-    return excluding(source, *others)
+    return half_of_patients(source, odd)
 
 
 def read(config: DetectorConfig) -> list:

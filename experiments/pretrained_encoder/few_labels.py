@@ -8,48 +8,54 @@ An arm is a start and a number of labelled crops. Detectors with EfficientNet-Li
 seed draws, and are scored on the crops of the other half and on TNBC. They start from random
 weights ("random"), from ImageNet weights ("imagenet"), or from ImageNet weights that MUSE continued
 ("muse"): `config/train/muse_pretrain.yaml` with a third of its learning rate, for 1,200 steps, on
-pixels of the first half and of lymph nodes, mouth and oesophagus, in which `label_free` finds the
-nuclei. MUSE is run once. DATA is a folder as in `run.py`.
+pixels of the first half and of lymph nodes, mouth and oesophagus, in pictures with at least ten of
+the nuclei that `label_free` finds. MUSE is run once. DATA is a folder as in `run.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import zlib
-from itertools import chain
 from pathlib import Path
 
 import cv2
 
 from experiments.common.areas import ORAL_MPP
 from experiments.common.breast import load_breast
-from experiments.common.crops import aji, detection_f1, network_finder, read_crops, score_crops
+from experiments.common.crops import network_finder, read_crops, score_crops
 from experiments.common.runs import TOP, by_arm_and_seed, run_arms
-from experiments.common.sites import draw_pictures, excluding, export_fold, score_site
+from experiments.common.sites import (
+    draw_pictures,
+    export_fold,
+    half_of_patients,
+    patients_of_half,
+    score_site,
+)
 from experiments.common.training import finetune, load_muse_config, pretrain
-from experiments.pretrained_encoder.run import KINDS, published_weights, render_change, render_score
+from experiments.pretrained_encoder.run import (
+    KINDS,
+    pool,
+    published_weights,
+    render_change,
+    render_score,
+)
+from experiments.pretrained_encoder.run import MEASURES as OF_SITES
 from muse_pipeline.data.nucleus_images import NucleusSource
-from muse_pipeline.evaluation.detection import DetectionCounts
 from muse_pipeline.inference.predictor import Predictor
-from muse_pipeline.labels.base_source import LabelSource
 from muse_pipeline.training.run import Options
 
 RUNS = Path(__file__).with_name("few_labels.jsonl")
 STARTS = ("random", "imagenet", "muse")
-N_LABELLED = (2, 5, 20, 45)  # the last is all of them
+N_LABELLED = (2, 5, 20)
 ARMS = [f"{start}-{n}" for n in N_LABELLED for start in STARTS]
+PARTS = ("site", "tnbc")
 BACKBONE, OPTIONS = KINDS["lite0"].backbone, Options(accelerator="cpu", threads=1)
 CHANGES = ("window_px=256", "precision=32-true", "schedule.steps=200", "schedule.save_every=100")
 EXPORT = ("export.refine=false", "export.input_px=640")
 MEASURES = {
-    "other patients: detection F1": ("breast", lambda counts: DetectionCounts(counts).f1[..., 0]),
-    "other patients: mean class F1": (
-        "breast",
-        lambda counts: DetectionCounts(counts).mean_class_f1,
-    ),
-    "TNBC: detection F1": ("tnbc", lambda counts: 100 * detection_f1(counts)),
-    "TNBC: AJI": ("tnbc", lambda counts: 100 * aji(counts)),
+    title.replace("site", "other patients"): measure
+    for title, measure in OF_SITES.items()
+    if measure[0] in PARTS
 }
 
 
@@ -62,28 +68,18 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict:
     changes = [*CHANGES, *EXPORT, f"backbone={BACKBONE}", f"seed={seed}"]
     changes += [f"checkpoint={weights}"] if weights else []
     config = load_breast(data, *changes)
-    labelled = draw_pictures(half_of(config.sources[0], odd=False), int(n), seed)
+    labelled = draw_pictures(half_of_patients(config.sources[0], odd=False), int(n), seed)
     checkpoint = finetune(
         dataclasses.replace(config, sources=(labelled,)), work / f"{arm}-{seed}", OPTIONS
     )
     predictor = Predictor(export_fold(checkpoint, work / f"{arm}-{seed}"))
-    judged = dataclasses.replace(half_of(config.sources[0], odd=True), grow_outlines=False)
+    others = half_of_patients(config.sources[0], odd=True)
+    judged = dataclasses.replace(others, grow_outlines=False)
     find, crops = network_finder(predictor), read_crops(data, "tnbc")
     return {
-        "breast": score_site(predictor, [judged], config),
+        "site": score_site(predictor, [judged], config),
         "tnbc": score_crops([find(crop[2]) for crop in crops], crops),
     }
-
-
-def half_of(source: LabelSource, odd: bool) -> LabelSource:
-    """The crops of one half of the patients."""
-    return excluding(source, *patients_of(source, not odd))
-
-
-def patients_of(source: LabelSource, odd: bool) -> list[str]:
-    """The patients of one half, chosen by the CRC32 of their names."""
-    patients = {sample.name[:12] for sample in source.choose()}
-    return sorted(name for name in patients if zlib.crc32(name.encode()) % 2 == odd)
 
 
 def find_start(start: str, data: Path, work: Path) -> Path | None:
@@ -108,7 +104,7 @@ def pretrain_encoder(weights: Path, data: Path, folder: Path) -> Path:
         NucleusSource(
             images=breast.images,
             mpp=0.5,
-            exclude=tuple(patients_of(breast, odd=True)),
+            exclude=tuple(patients_of_half(breast, odd=True)),
         ),
         *(
             NucleusSource(images=data / name, mpp=mpp, patient="^(.*)$")
@@ -133,23 +129,14 @@ def render(recorded: list[dict]) -> str:
             keys = [key for key in keys if (f"imagenet-{n}", key[1]) in runs]
             if not keys:
                 continue
-            whole = pool([runs[key] for key in keys])
-            base = pool([runs[f"imagenet-{n}", seed] for _, seed in keys])
-            cells = [
-                render_score(whole, *measure)
-                + (f" ({render_change(base, whole, *measure)})" if start != "imagenet" else "")
-                for measure in MEASURES.values()
-            ]
+            whole = pool([runs[key] for key in keys], PARTS)
+            base = pool([runs[f"imagenet-{n}", seed] for _, seed in keys], PARTS)
+            cells = [render_score(whole, *measure) for measure in MEASURES.values()]
+            if start != "imagenet":
+                changes = (render_change(base, whole, *measure) for measure in MEASURES.values())
+                cells = [", ".join(pair) for pair in zip(cells, changes, strict=True)]
             lines.append(f"| {n} | {start} | {len(keys)} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def pool(runs: list[dict]) -> dict:
-    """One run with the pictures of all ``runs``."""
-    return {
-        part: {key: [*chain.from_iterable(run[part][key] for run in runs)] for key in runs[0][part]}
-        for part in ("breast", "tnbc")
-    }
 
 
 if __name__ == "__main__":
