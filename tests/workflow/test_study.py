@@ -23,7 +23,7 @@ from muse_pipeline.viewer.page import write_viewer
 
 TOP = Path(__file__).parents[2]
 SOURCES = "muse_pipeline", "workflow", "config"
-LARGEST_WHEEL_MB = 23
+LARGEST_WHEEL_MB = 29
 NAMELESS_USER = 54321
 VIEWED = "index.html", "viewer.js", "openseadragon.min.js", "nuclei/0_0.js", "tiles/0/0_0.jpg"
 RESULTS = (
