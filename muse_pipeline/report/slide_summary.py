@@ -71,7 +71,7 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     info, tissue = read_info(files.info), TissueMask.load(files.mask)
     has_artefacts = provenance.quality is not None
     artefacts = read_class_areas(files.artefacts, info, may_lack=True) if has_artefacts else []
-    grid = _count_by_cell(files.nuclei, info, "label", len(provenance.classes), counted_only=True)
+    grid = _count_by_cell(files.nuclei, info, "label", len(provenance.classes))
     cv2.setNumThreads(1)
     backdrop = read_rgb(files.picture)
     draw_density(grid, tissue.mask, backdrop, files.density, artefacts, info.mpp)
@@ -97,10 +97,8 @@ def summarise_slide(folder: Path, threads: int = 1) -> dict[str, Any]:
     return summary
 
 
-def _count_by_cell(
-    nuclei: Path, info: SlideInfo, column: str, n_classes: int, counted_only: bool = False
-) -> DensityGrid:
-    batches = stream_positions(nuclei, column, counted_only=counted_only)
+def _count_by_cell(nuclei: Path, info: SlideInfo, column: str, n_classes: int) -> DensityGrid:
+    batches = stream_positions(nuclei, column, counted_only=True)
     return count_nuclei(batches, info.size_px, info.mpp, n_classes)
 
 

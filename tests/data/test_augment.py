@@ -56,6 +56,14 @@ def test_a_moved_ellipse_is_where_its_moved_label_states(seed):
             assert abs(float(weight[point[1], point[0]]) - expected) < 128
 
 
+def test_half_of_all_windows_are_mirrored_whether_they_are_rotated_freely_or_not():
+    augmentation = Augmentation(free_rotation=0.5)
+    linear = random_linear(2000, augmentation, torch.Generator().manual_seed(0))
+    is_free = linear.abs().amin((1, 2)) > 1e-3
+    for chosen in (is_free, ~is_free):
+        assert 0.4 < (torch.linalg.det(linear[chosen]) < 0).float().mean() < 0.6
+
+
 def test_unknown_rays_stay_unknown():
     linear = random_linear(1, Augmentation(), torch.Generator().manual_seed(1))
     _, rays = move_nuclei(

@@ -91,6 +91,15 @@ def test_the_rest_of_the_window_of_a_small_picture_is_white(run, small, tmp_path
     assert (window.pixels[0, :, 64:] == 255).all()
 
 
+def test_many_pictures_are_represented_by_some_of_all(small, tmp_path):
+    for number in range(130):
+        picture = np.full((8, 8, 3), number, np.uint8)
+        cv2.imwrite(str(tmp_path / f"{number:03d}.png"), picture)
+    windows = calibration_windows(tmp_path, read_card(small[0]))
+    numbers = [int(window.pixels[0, 0, 0, 0]) for window in windows]
+    assert len(numbers) == 64 and set(np.diff(numbers)) <= {2, 3}
+
+
 def test_without_pictures_there_is_a_sentence(run, tmp_path, capsys):
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -96,6 +96,17 @@ def test_tiles_that_reach_beyond_the_slide_are_compared_as_far_as_they_lie_on_it
     ]
 
 
+def test_a_uniform_tile_has_the_largest_residual_of_its_neighbours():
+    whole = stain_he(draw_section(SIZE_UM, MPP, margin_um=0.0).amounts)
+    he = whole.copy()
+    he[590:1040, 590:1040] = np.median(whole, (0, 1))  # more than the tile from 512 to 768 um
+    tiles = register_partner(pair_of(he, whole, MPP), Transform(np.eye(2, 3))).tiles
+    distance = np.abs(tiles.centre_um - 640).max(1)
+    (middle,) = np.flatnonzero(~tiles.is_measured)
+    assert distance[middle] == 0
+    assert tiles.residual_um[middle] == tiles.residual_um[(distance > 0) & (distance < 300)].max()
+
+
 @pytest.mark.slow
 def test_half_a_partner_is_registered_and_the_rest_counted_as_outside(section, he):
     partner = draw_partner(section, TURNED, PARTNER_MPP)

@@ -52,6 +52,7 @@ def test_three_fields_densest_mixed_typical_without_overlap():
     ]
     assert (2 * CELL_UM, 2 * CELL_UM) in holds[0]
     assert (14 * CELL_UM, 2 * CELL_UM) in holds[1]
+    assert (14 * CELL_UM, 14 * CELL_UM) in holds[2]
     for i, one in enumerate(fields):
         for other in fields[:i]:
             assert (

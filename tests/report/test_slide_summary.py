@@ -1,6 +1,7 @@
 import numpy as np
 import pyarrow.parquet as pq
-from finished_slide import draw_tissue, write_nuclei
+import pytest
+from finished_slide import draw_tissue, write_nuclei, write_slide
 from PIL import Image
 
 from muse_pipeline.core.files import read_json
@@ -66,6 +67,14 @@ def test_without_a_store_the_density_is_drawn_on_the_mask(slide_folder):
     assert (slide_folder / "density.png").is_file()
     (slide_folder / "away").rename(slide_folder / "image-500nm.zarr")
     assert len(summarise_slide(slide_folder)["fields"]) == 3
+
+
+@pytest.mark.parametrize("positive", [None, np.arange(819) % 2 == 0])
+def test_no_field_shows_nuclei_that_totals_leave_out(tmp_path, positive):
+    facts = {"mpp": 0.5, "cell_um": 16.0, "model_sha256": "", "area_mm2": {"fold": 0.1}}
+    facts |= {"asked": ["fold"], "subtract": ["fold"]}
+    folder = write_slide(tmp_path, "folded", positive=positive, facts={"quality": facts})
+    assert summarise_slide(folder)["fields"] == []
 
 
 def test_dense_positions_are_darker(slide_folder):

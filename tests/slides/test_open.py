@@ -16,7 +16,7 @@ from slide_files import draw_gradient, shrink, write_pyramid, write_ventana
 
 from muse_pipeline.core.errors import SlideError
 from muse_pipeline.slides import image
-from muse_pipeline.slides.base import exact_downsamples, open_slide
+from muse_pipeline.slides.base import exact_downsamples, open_slide, used_bits
 from muse_pipeline.slides.openslide import _read_downsamples
 
 
@@ -169,6 +169,7 @@ def test_a_stated_number_of_bits_is_believed(tmp_path):
         draw_gradient(300, 200).astype(np.uint16) << 4
     ) // 5 * 4 + 300  # of 12 bits, none is above 3,600
     faint = faint.clip(max=1000) + 800  # of 11 bits
+    assert [used_bits(faint, stated) for stated in (10, 12, 14)] == [12, 12, 14]
     tifffile.imwrite(
         tmp_path / "a.ome.tif",
         faint,

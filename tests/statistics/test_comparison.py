@@ -63,6 +63,13 @@ def test_a_planted_difference_is_found_with_an_interval_around_it():
     assert ((found.low <= true) & (true <= found.high)).mean() > 0.85
 
 
+def test_q_takes_all_measures_into_account():
+    values = np.random.default_rng(0).normal(size=(N_PATIENTS, 4)) + SECOND[:, None]
+    values[0, 0] = values[1, 1] = np.nan
+    found = compare_groups(values, SECOND, 999, 2)
+    assert found.q == pytest.approx(stats.false_discovery_control(found.p))
+
+
 def test_three_groups_are_compared_pair_by_pair():
     pairs = compare_pairs(np.random.default_rng(0).normal(size=(9, 2)), list("aaabbbccc"))
     assert [(first, second) for first, second, _ in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
@@ -123,6 +130,7 @@ def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_aske
         3,
     ]
     assert n["mixing_Lymphocyte_with_Epithelial"] == n["median_neighbours_fraction_Epithelial"] == 3
+    assert n["nuclei_per_mm2_in_tumour_Lymphocyte"] == 3
     text, n, _ = compare("--include-doubtful", "scale")
     assert "8 slides of 7 patients" in text and "1 slide marked: doubtful scale\n" in text
     assert "classes of 1 slide left out: doubtful classes" in text

@@ -68,6 +68,14 @@ def find_grid(mask):
     )
 
 
+def test_centres_of_cores_are_not_biased():
+    """A disc is drawn around the middle of a pixel of the mask."""
+    mask, centres = draw_tma()
+    _, found, _ = find_grid(mask)
+    middles = (np.round(centres / 8) + 0.5) * 8
+    assert np.abs((found - middles).mean((0, 1))).max() < 3
+
+
 def test_cores_in_one_column_are_rows():
     mask, centres = draw_tma(rows=6, columns=1, turn=-0.05)
     cores, found, radius_um = find_grid(mask)

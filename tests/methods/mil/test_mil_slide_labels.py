@@ -190,6 +190,13 @@ def test_features_are_of_tiles_in_the_colours_of_the_backbone(cohort, tmp_path):
     assert not torch.allclose(colour, torch.eye(3, 4), atol=0.05)
 
 
+def test_bags_of_another_mpp_are_made_again(cohort, tmp_path):
+    _, config = load_run(cohort[0] / "mil.yaml")
+    coarser = dataclasses.replace(config, mpp=2 * MPP)
+    one, other = (BagsStage(each, tmp_path).made_from() for each in (config, coarser))
+    assert one != other
+
+
 FOLDS = {
     "s0": 0,
     "s1": 0,
