@@ -260,7 +260,9 @@ def make_image(
     with _step(files, "inspect", begin):
         # Processes that `inspect` forks inherit its libraries.
         import muse_pipeline.store.write  # noqa: F401
+        from muse_pipeline.slides.inspect import load_tiffslide
 
+        load_tiffslide([slide])
         steps.inspect(slide, row.slide_id, row.mpp, source, files.info)
     with _step(files, "tissue", begin):
         outputs = files.mask, files.picture, files.outline, files.colour

@@ -49,7 +49,7 @@ def run(
     """
     from muse_pipeline.slides.inspect import start_inspector
 
-    start_inspector()  # before the imports, because pyarrow starts a thread
+    start_inspector(slides)  # before the imports, because pyarrow starts a thread
     from muse_pipeline.cli.run_slides import choose_rows, load_run, run_into_folder
     from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 

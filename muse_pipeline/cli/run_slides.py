@@ -47,7 +47,7 @@ from muse_pipeline.qupath.regions import read_areas, read_class_areas, read_roi
 from muse_pipeline.report.cohort import SlideResult, gather_cohort, judge_slide
 from muse_pipeline.report.page import load_page, write_report
 from muse_pipeline.settings import RunSettings, read_run_config, require_available
-from muse_pipeline.slides.inspect import inspect_slide, read_info
+from muse_pipeline.slides.inspect import inspect_slide, read_info, start_inspector
 from muse_pipeline.slides.isolation import call_isolated
 from muse_pipeline.slides.mpp import require_mpp
 from muse_pipeline.slides.remote import SlideUrl, is_url
@@ -259,7 +259,8 @@ def _run_outdated(
         names = models.predictor.path, "cpu", mapper, models.embedder is not None
         alone = RunSettings(dict(settings))
         parts = [(row, records[row.slide_id]) for row in small]
-        with ProcessPool(n - 1, PRELOADED) as pool:
+        start = partial(start_inspector, [row.path for row in small])
+        with ProcessPool(n - 1, start, PRELOADED) as pool:
             ends = pool.map(
                 partial(_run_small, names, alone),
                 parts,

@@ -18,17 +18,17 @@ T, R = TypeVar("T"), TypeVar("R")
 
 
 class ProcessPool:
-    """This process and ``n`` others that make calls at the same time; the others import ``modules``
-    first.
+    """This process and ``n`` others that make calls at the same time; the others first call
+    ``start``, while they have a single thread, and import ``modules``.
 
     Unlike those of ``slides.isolation``, the processes may start processes themselves. They end
     with this one, even if it is killed.
     """
 
-    def __init__(self, n: int, modules: Sequence[str]):
+    def __init__(self, n: int, start: Callable[[], None], modules: Sequence[str]):
         # A fork of a process with threads, such as pyarrow's, could wait forever for one of them.
         context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(n, context, _begin, (tuple(modules),))
+        self._executor = ProcessPoolExecutor(n, context, _begin, (start, tuple(modules)))
 
     def map(
         self, function: Callable[[T], R], items: Iterable[T], here: Callable[[T], R]
@@ -67,9 +67,10 @@ def _result(call: Future[R], here: Callable[[T], R], item: T) -> R:
         return here(item)
 
 
-def _begin(modules: Sequence[str]) -> None:
+def _begin(start: Callable[[], None], modules: Sequence[str]) -> None:
     """Prepare a process: Ctrl+C ends its parent, and it ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start()
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

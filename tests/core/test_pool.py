@@ -27,7 +27,7 @@ def square_here(n):
 
 def test_calls_are_shared_and_those_of_a_killed_process_are_made_here():
     for kills_itself_at in (-1, 0):
-        with ProcessPool(1, ("json",)) as pool:
+        with ProcessPool(1, bool, ("json",)) as pool:
             ends = dict(pool.map(partial(square_elsewhere, kills_itself_at), range(6), square_here))
         assert {n: square for n, (square, _) in ends.items()} == {n: n**2 for n in range(6)}
         if kills_itself_at == 0:
@@ -40,7 +40,7 @@ def count_costly(_):
 
 def test_costs_of_steps_here_leave_out_the_processes_of_a_pool():
     n_before, n_costly = count_costly(0)
-    with ProcessPool(2, ()) as pool:
+    with ProcessPool(2, bool, ()) as pool:
         ends = [end for _, end in pool.map(abs, range(9), count_costly) if isinstance(end, tuple)]
     assert ends and set(ends) == {(n_before + 2, n_costly)}
 
@@ -49,7 +49,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     program = (
         "from time import sleep; from muse_pipeline.core.pool import ProcessPool\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPool(1, ())\n"
+        "    pool = ProcessPool(1, bool, ())\n"
         "    for _ in pool.map(sleep, [100, 0], lambda n: sleep(100)): pass\n"
     )
     (tmp_path / "program.py").write_text(program)
