@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
@@ -211,6 +212,14 @@ class CommandLine:
         status, output, errors = self(command, *words)
         assert status == 0, errors
         return output
+
+    def fails(self, command: str, *words: object) -> str:
+        """The stderr of a command that fails, which ends in its only sentence for the user."""
+        status, _, errors = self(command, *words)
+        lines = errors.splitlines()
+        assert status == 2, errors
+        assert [line for line in lines if re.match("muse[^:]*: ", line)] == lines[-1:]
+        return errors
 
 
 @pytest.fixture

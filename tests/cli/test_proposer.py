@@ -4,10 +4,9 @@ from muse_pipeline.core.files import read_json
 
 
 def test_settings_left_out_have_their_defaults(muse, tmp_path):
-    status, out, _ = muse(
+    assert "strictness 0.7, max_radius_um 10.0\n" in muse.ok(
         "step proposer haematoxylin --settings", "{}", "--resolved", tmp_path / "p.json"
     )
-    assert status == 0 and "strictness 0.7, max_radius_um 10.0\n" in out
     settings = {"radii_um": [3.0, 4.0, 5.0], "min_distance_um": 3.0}
     settings |= {"strictness": 0.7, "max_radius_um": 10.0}
     assert read_json(tmp_path / "p.json") == {"method": "haematoxylin", "settings": settings}

@@ -1,6 +1,5 @@
 """`muse run`, including repeated runs in the same results folder."""
 
-import csv
 import gzip
 import json
 import os
@@ -20,22 +19,21 @@ from muse_pipeline import steps
 from muse_pipeline.cli import run_slides
 from muse_pipeline.cohort.layout import OF_COHORT, remove_cohort_files
 from muse_pipeline.cohort.lock import lock_results
-from muse_pipeline.core.files import remove
+from muse_pipeline.core.files import read_tsv, remove
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.outputs.csv import Csv
 
 
 def report_of(folder):
     """slide_id -> status, in the order of ``cohort.tsv``."""
-    with (folder / "cohort.tsv").open(encoding="utf-8", newline="") as file:
-        return {row["slide_id"]: row["status"] for row in csv.DictReader(file, dialect="excel-tab")}
+    return {row["slide_id"]: row["status"] for row in read_tsv(folder / "cohort.tsv")}
 
 
 def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     (tmp_path / "broken.svs").write_bytes(b"no slide")
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     results = tmp_path / "results"
-    assert muse(f"run {tmp_path / 'broken.svs'} -o {results}")[0] == 2
+    muse.fails(f"run {tmp_path / 'broken.svs'} -o {results}")
     (results / "glass").mkdir()
     (results / "glass/nuclei.csv.gz").touch()
     status, shown, _ = muse(f"run {tmp_path / 'glass.tif'} -o {results}")
@@ -105,8 +103,7 @@ def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
         "* classes: organ not stated (2 slides); the accuracy of compact was measured in breast, "
     )
     assert (mixed / "results/C/shards/2-of-2.parquet").is_file()
-    with (mixed / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
-        rows = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    rows = {row["slide_id"]: row for row in read_tsv(mixed / "results/cohort.tsv")}
     own = "patient", "grade", "status", "sheet_status"
     assert [rows["C"][name] for name in own] == ["P7", "II", "ok", "alive"] and rows["a"][
         "grade"
@@ -116,10 +113,10 @@ def test_folders_and_sheets_are_run_with_a_line_a_slide(muse, mixed):
 
 def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed):
     run = "run", mixed / "slides/a.tif", mixed / "sheet.tsv", "-o", mixed / "results"
-    assert muse(*run)[0] == 0
+    muse.ok(*run)
     before = [times_in(mixed / "results" / name) for name in ("a", "C")]
-    status, shown, _ = muse(*run)
-    assert status == 0 and [times_in(mixed / "results" / name) for name in ("a", "C")] == before
+    shown = muse.ok(*run)
+    assert [times_in(mixed / "results" / name) for name in ("a", "C")] == before
     assert (
         len(re.findall(r"^[aC]: [1-9]\d* nuclei, unchanged, skipped \([12] of 2\)$", shown, re.M))
         == 2
@@ -129,7 +126,7 @@ def test_a_slide_that_is_finished_with_the_same_settings_is_skipped(muse, mixed)
 
 def test_an_output_is_added_or_made_again_with_the_nuclei_alone(muse, mixed):
     run = "run", mixed / "slides/a.tif", mixed / "sheet.tsv", "-o", mixed / "results"
-    assert muse(*run)[0] == 0
+    muse.ok(*run)
     folder = mixed / "results/a"
     for options, lost in (
         (["--csv"], None),
@@ -140,7 +137,7 @@ def test_an_output_is_added_or_made_again_with_the_nuclei_alone(muse, mixed):
         if lost:
             remove(folder / lost)
         before = times_in(folder)
-        assert muse(*run, *options)[0] == 0
+        muse.ok(*run, *options)
         assert rewritten(folder, before) == ["nuclei.parquet"], (options, lost)
         assert (folder / "nuclei.csv.gz").exists() == bool(options)
         assert (folder / "nuclei.geojson.gz").is_file() and (folder / "viewer/index.html").is_file()
@@ -153,10 +150,9 @@ def test_another_patient_leaves_no_file_with_the_earlier_one(muse, mixed):
     sheet = (mixed / "sheet.tsv").read_text()
     (mixed / "sheet.tsv").write_text(sheet.replace("P7", "P8"))
     before = times_in(of_slide.parent)
-    status, shown, _ = muse(*run, "--anndata")
-    assert status == 0 and "patient P7 -> P8: 1 slide (C)" in shown
+    assert "patient P7 -> P8: 1 slide (C)" in muse.ok(*run, "--anndata")
     assert rewritten(of_slide.parent, before) == ["nuclei.parquet", "nuclei.h5ad"]
-    assert muse(*run, "--features", "all")[0] == 0
+    muse.ok(*run, "--features", "all")
     assert not of_slide.exists() and not of_cohort.exists()
 
 
@@ -178,12 +174,12 @@ def test_a_failed_output_repeats_the_job_that_writes_it(muse, mixed, monkeypatch
     run = "run", mixed / "slides/a.tif", "-o", mixed / "results"
     write, folder = Csv.write, mixed / "results/a"
     monkeypatch.setattr(Csv, "write", lambda *_: 1 / 0)
-    assert muse(*run, "--csv")[0] == 2
+    muse.fails(*run, "--csv")
     before = times_in(folder)
     assert muse(*run, "--csv")[0] == 2 and report_of(mixed / "results") == {"a": "failed"}
     assert muse(*run)[0] == 0 and report_of(mixed / "results") == {"a": "ok"}
     monkeypatch.setattr(Csv, "write", write)
-    assert muse(*run, "--csv")[0] == 0
+    muse.ok(*run, "--csv")
     assert rewritten(folder, before) == ["nuclei.parquet"]
     with gzip.open(folder / "nuclei.csv.gz", "rt") as file:
         assert len(file.readlines()) == 1 + pq.read_metadata(folder / "nuclei.parquet").num_rows
@@ -199,7 +195,7 @@ def test_a_killed_run_continues_with_the_job(muse, mixed, monkeypatch):
         patch.setattr(steps, "stitch", interrupt)
         assert muse(*run)[0] == 130
     before = times_in(mixed / "results/a")
-    assert muse(*run)[0] == 0
+    muse.ok(*run)
     assert rewritten(mixed / "results/a", before) == ["nuclei.parquet"]
 
 
@@ -207,12 +203,12 @@ def test_images_and_shards_are_not_kept_if_they_are_not_wanted(muse, mixed):
     config = mixed / "config.yaml"
     config.write_text("keep_stores: false\n")
     run = "run", mixed / "slides/a.tif", "-o", mixed / "results", "--config", config
-    assert muse(*run)[0] == 0
+    muse.ok(*run)
     folder = mixed / "results/a"
     assert not list(folder.glob("image-*.zarr")) and not list(folder.glob("shards/*"))
     assert "unchanged, skipped" in muse(*run)[1]
     before = times_in(folder)
-    assert muse(*run, "--csv")[0] == 0
+    muse.ok(*run, "--csv")
     assert rewritten(folder, before) == [
         "slide.json",
         "nuclei.parquet",
@@ -239,7 +235,7 @@ def test_small_slides_that_run_at_the_same_time_give_the_same_bytes(muse, tmp_pa
 
 def test_what_is_replaced_is_named_before_it_is(muse, mixed, monkeypatch):
     run = "run", mixed / "slides/a.tif", mixed / "c.tif", "-o", mixed / "results"
-    assert muse(*run, "--model", "label_free")[0] == 0
+    muse.ok(*run, "--model", "label_free")
     run_logged, nuclei = run_slides.run_logged, mixed / "results/a/nuclei.parquet"
     before = nuclei.stat().st_mtime_ns
 
@@ -274,15 +270,16 @@ def test_a_defect_is_one_line_and_its_traceback_is_in_the_log(muse, tmp_path, mo
 def test_the_report_alone_finds_the_sheet_and_writes_beside_it(muse, tmp_path):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     results = tmp_path / "results"
-    assert muse(f"run {tmp_path / 'glass.tif'} -o {results}")[0] == 0
+    muse.ok(f"run {tmp_path / 'glass.tif'} -o {results}")
     written = {name: (results / name).read_bytes() for name in ("report.html", "cohort.tsv")}
     for name in written:
         (results / name).unlink()
-    status, shown, _ = muse(f"report {results}")
-    assert status == 0 and shown.endswith(f"1 slide: 1 empty; see {results / 'report.html'}\n")
+    shown = muse.ok(f"report {results}")
+    assert shown.endswith(f"1 slide: 1 empty; see {results / 'report.html'}\n")
     assert {name: (results / name).read_bytes() for name in written} == written
-    status, _, printed = muse(f"report {results / 'glass'}")
-    assert status == 2 and "has no sheet.json; give the output folder of a run" in printed
+    assert "has no sheet.json; give the output folder of a run" in muse.fails(
+        f"report {results / 'glass'}"
+    )
 
 
 def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
@@ -290,12 +287,13 @@ def test_another_slide_of_that_name_replaces_nothing(muse, tmp_path):
         (tmp_path / case).mkdir()
         write_pyramid(tmp_path / case / "HE.tif", np.full((600, 600, 3), grey, np.uint8))
     results = tmp_path / "results"
-    assert muse(f"run {tmp_path / 'one/HE.tif'} -o {results}")[0] == 0
+    muse.ok(f"run {tmp_path / 'one/HE.tif'} -o {results}")
     status, _, printed = muse(f"run {tmp_path / 'two/HE.tif'} -o {results}")
     assert (status, printed.count("\n"), report_of(results)) == (2, 1, {"HE": "empty"})
     assert f"results of {tmp_path / 'one/HE.tif'}, another slide of that name" in printed
-    status, shown, _ = muse(f"run {tmp_path / 'moved/HE.tif'} -o {results}")
-    assert status == 0 and "slide files at another location: 1 slide (HE)" in shown
+    assert "slide files at another location: 1 slide (HE)" in muse.ok(
+        f"run {tmp_path / 'moved/HE.tif'} -o {results}"
+    )
 
 
 AFAR = (
@@ -318,7 +316,7 @@ def test_wrong_areas_cost_no_finished_result(muse, tmp_path, option, text, reaso
     if text:
         roi.write_text(text)
     folder = tmp_path / "results/glass"
-    assert muse(f"run {tmp_path / 'glass.tif'} -o {tmp_path / 'results'}")[0] == 0
+    muse.ok(f"run {tmp_path / 'glass.tif'} -o {tmp_path / 'results'}")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     status, shown, printed = muse(
         f"run {tmp_path / 'glass.tif'} -o {tmp_path / 'results'} {option} {roi}"
@@ -337,7 +335,7 @@ def test_a_roi_that_fits_one_slide_costs_the_other_alone(muse, tmp_path):
     ring = [[500, 500], [800, 500], [800, 800], [500, 500]]
     (tmp_path / "roi.json").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     slides = tmp_path / "large.tif", tmp_path / "small.tif"
-    assert muse("run", *slides, "-o", tmp_path / "results", "--roi", tmp_path / "roi.json")[0] == 2
+    muse.fails("run", *slides, "-o", tmp_path / "results", "--roi", tmp_path / "roi.json")
     assert report_of(tmp_path / "results") == {"large": "empty", "small": "failed"}
 
 
@@ -345,7 +343,7 @@ def test_an_earlier_result_is_not_read_and_replaced_at_once(muse, tmp_path):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     mine = tmp_path / "results/glass/tissue.geojson"
     run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results"
-    assert muse(*run)[0] == 0
+    muse.ok(*run)
     mine.write_text('{"type": "Polygon", "coordinates": [[[0, 0], [500, 0], [500, 500], [0, 0]]]}')
     status, _, printed = muse(*run, "--roi", mine)
     assert (status, mine.is_file()) == (2, True) and "give a copy of the file" in printed
@@ -356,13 +354,12 @@ def test_a_result_within_a_roi_is_recorded(muse, tmp_path):
     ring = [[100, 100], [500, 100], [500, 300], [100, 300], [100, 100]]
     (tmp_path / "roi.json").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results"
-    assert muse(*run)[0] == 0
+    muse.ok(*run)
     assert read_provenance(tmp_path / "results/glass/nuclei.parquet").roi is None
-    assert muse(*run, "--roi", tmp_path / "roi.json")[0] == 0
+    muse.ok(*run, "--roi", tmp_path / "roi.json")
     printed = read_provenance(tmp_path / "results/glass/nuclei.parquet").roi
     assert (printed.name, printed.area_mm2, len(printed.sha256)) == ("roi.json", 0.02, 64)
-    with (tmp_path / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
-        (row,) = csv.DictReader(file, dialect="excel-tab")
+    (row,) = read_tsv(tmp_path / "results/cohort.tsv")
     assert row["roi"] == "roi.json"
     assert row["reason"] == (
         "no tissue was found within the ROI roi.json; see tissue.png, and check that its positions"
@@ -412,14 +409,14 @@ def test_a_mode_that_the_model_does_not_go_with_is_rejected(muse, tmp_path):
             and "leave one of the two settings out" in printed
         )
     for words in (("--mode", "label-free"), ()):
-        assert muse(*run, *words, "--model", "label_free")[0] == 0
+        muse.ok(*run, *words, "--model", "label_free")
 
 
 def test_results_and_lock_are_in_one_folder(muse, tmp_path, monkeypatch):
     write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    assert muse("run glass.tif -o ~/x")[0] == 0
+    muse.ok("run glass.tif -o ~/x")
     assert {path.name for path in (tmp_path / "home/x").iterdir()} >= {
         ".lock",
         "glass",
@@ -433,15 +430,14 @@ def test_a_slide_whose_folder_is_deleted_leaves_the_report(muse, tmp_path):
     sheet = [{"slide_id": "gone", "path": "/gone.svs", "shards": 1}]
     (tmp_path / "results").mkdir()
     (tmp_path / "results/sheet.json").write_text(json.dumps(sheet))
-    assert muse(f"run {tmp_path / 'broken.svs'} -o {tmp_path / 'results'}")[0] == 2
+    muse.fails(f"run {tmp_path / 'broken.svs'} -o {tmp_path / 'results'}")
     assert list(report_of(tmp_path / "results")) == ["broken"]
 
 
 def test_a_sheet_of_a_user_else_is_no_position_for_results(muse, tmp_path):
     (tmp_path / "broken.svs").write_bytes(b"no slide")
     (tmp_path / "sheet.json").write_text("{}")
-    status, _, printed = muse(f"run {tmp_path / 'broken.svs'} -o {tmp_path}")
-    assert (status, printed.count("\n")) == (2, 1)
+    muse.fails(f"run {tmp_path / 'broken.svs'} -o {tmp_path}")
     assert (tmp_path / "sheet.json").read_text() == "{}"
 
 

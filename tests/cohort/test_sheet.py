@@ -19,6 +19,7 @@ from muse_pipeline.cohort.collect import (
 )
 from muse_pipeline.cohort.sheet import SheetRow, id_problem, read_cells, read_sheet
 from muse_pipeline.core.errors import LeftOutWarning, SheetError
+from muse_pipeline.core.files import read_json
 
 
 @pytest.fixture
@@ -317,8 +318,7 @@ def test_a_name_in_an_old_encoding_is_named(tmp_path, muse, pyramid_path):
         ("sheet", tmp_path, "-o", tmp_path / "s.tsv"),
         ("run", slide, "-o", tmp_path / "out"),
     ):
-        status, _, printed = muse(*command)
-        assert status == 2
+        printed = muse.fails(*command)
         assert r"M\xfcller.tif: is not a name in UTF-8; rename the file or its folder" in printed
     assert not (tmp_path / "out").exists()
 
@@ -416,7 +416,7 @@ def test_there_and_back(folder):
 def test_the_command(muse, tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     sheet, resolved = tmp_path / "slides.tsv", tmp_path / "sheet.json"
-    assert muse(f"sheet {tmp_path} --output {sheet}")[0] == 2
+    muse.fails(f"sheet {tmp_path} --output {sheet}")
     assert muse(f"sheet {tmp_path} --mpp 0.25 --output {sheet}") == (
         0,
         f"{sheet}: 1 slide\n",
@@ -428,7 +428,7 @@ def test_the_command(muse, tmp_path):
         "",
     )
     none = dict.fromkeys(("patient", "roi", "split", "shards"))
-    assert json.loads(resolved.read_text()) == [
+    assert read_json(resolved) == [
         {"slide_id": "a", "path": str(tmp_path / "a.png"), "mpp": 0.25, **none}
     ]
     assert "give a FOLDER" in muse("sheet")[2]
@@ -446,10 +446,9 @@ def test_checking_loads_nothing_heavy(folder):
 
 def test_a_sheet_with_rows_is_never_overwritten(tmp_path, muse, pyramid_path):
     sheet = tmp_path / "slides.tsv"
-    assert muse(f"sheet {pyramid_path.parent} --output {sheet}")[0] == 0
+    muse.ok(f"sheet {pyramid_path.parent} --output {sheet}")
     before = sheet.read_bytes()
-    status, _, complaint = muse(f"sheet {pyramid_path.parent} --output {sheet}")
-    assert status == 2
+    complaint = muse.fails(f"sheet {pyramid_path.parent} --output {sheet}")
     assert "--add` adds the slides that it lacks" in complaint
     assert sheet.read_bytes() == before
 

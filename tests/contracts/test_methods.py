@@ -15,6 +15,7 @@ import toy_sum
 from labelled import draw_labelled_folder
 from tiny_runs import RUNS, toy
 
+from muse_pipeline.core.files import read_json
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.predictor import Predictor
 from muse_pipeline.training import loop
@@ -84,8 +85,8 @@ def test_a_stopped_run_comes_to_the_same_bytes_and_is_for_one_config(
     train(muse, config, parts, more)  # has nothing left to do
     assert before == {path: path.stat().st_mtime_ns for path in parts.rglob("resume.pt")}
     for change in CHANGES.get(method, "seed=1").split():
-        status, _, printed = muse(f"{train_parts} --set {change}")
-        assert status == 2 and "different" in printed and "--start-over" in printed, change
+        printed = muse.fails(f"{train_parts} --set {change}")
+        assert "different" in printed and "--start-over" in printed, change
     assert contents(parts, "checkpoint.pt", "metrics.jsonl") == files
     train(muse, config, parts, f"{more} --start-over --set seed=1")
     assert contents(parts, "checkpoint.pt", "metrics.jsonl") != files
@@ -142,17 +143,19 @@ def test_a_gan_has_stages_turns_and_networks(images, tmp_path, muse):
     assert (stages[1].parents[1] / "checkpoint.pt").read_bytes() == (
         stages[1] / "checkpoint.pt"
     ).read_bytes()
-    start = json.loads((stages[1] / "provenance.json").read_text())["inputs"]
+    start = read_json(stages[1] / "provenance.json")["inputs"]
     assert "weights of the checkpoint" in start
 
 
 def test_until_ends_after_a_stage_and_names_the_stages(images, tmp_path, muse):
     config = toy("toy_gan", images, tmp_path / "c.yaml", steps=2)
-    status, out, _ = muse(f"train {config} -o {tmp_path / 'run'} --accelerator cpu --until warm-up")
-    assert status == 0 and "1-warm-up" in out
+    assert "1-warm-up" in muse.ok(
+        f"train {config} -o {tmp_path / 'run'} --accelerator cpu --until warm-up"
+    )
     assert not (tmp_path / "run/checkpoint.pt").exists()
-    status, _, errors = muse(f"train {config} -o {tmp_path / 'run'} --until cool-down")
-    assert status == 2 and "the stages of this run are warm-up, reader" in errors
+    assert "the stages of this run are warm-up, reader" in muse.fails(
+        f"train {config} -o {tmp_path / 'run'} --until cool-down"
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES.names())

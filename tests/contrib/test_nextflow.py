@@ -2,7 +2,6 @@
 the same ports.
 """
 
-import csv
 import re
 import subprocess
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from workflow_runs import draw_stained_slide
+
+from muse_pipeline.core.files import read_tsv
 
 MODULE = Path(__file__).parents[2] / "contrib/nextflow/modules/muse/run"
 TEXT = (MODULE / "main.nf").read_text()
@@ -37,8 +38,7 @@ def test_the_script_writes_what_the_process_outputs(tmp_path):
     subprocess.run(
         ["bash", "-ec", script_of(values)], cwd=tmp_path, check=True, capture_output=True
     )
-    with (tmp_path / "out/cohort.tsv").open(encoding="utf-8", newline="") as file:
-        (row,) = csv.DictReader(file, delimiter="\t")
+    (row,) = read_tsv(tmp_path / "out/cohort.tsv")
     assert (row["organ"], row["stain"]) == ("left breast", "H&E")
     patterns = re.findall(r"path\(?\s*\"(\S+?)\"\)?,\s+emit", TEXT)
     assert len(patterns) == 6

@@ -38,8 +38,7 @@ def test_without_anything_to_write_people_can_read_it(run, muse, monkeypatch):
 
 def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_path, picture):
     model, tempered = run / "model.onnx", tmp_path / "tempered.onnx"
-    status, out, _ = muse(f"card {model} --temperature 2 -o {tempered}")
-    assert status == 0 and "temperature 2" in out
+    assert "temperature 2" in muse.ok(f"card {model} --temperature 2 -o {tempered}")
     raw, soft = (Predictor(path)(picture[None], IDENTITY)[0] for path in (model, tempered))
     assert len(raw) and np.array_equal(raw.xy, soft.xy) and np.array_equal(raw.label, soft.label)
     assert np.allclose(
@@ -50,7 +49,7 @@ def test_a_temperature_softens_probabilities_and_nothing_else(run, muse, tmp_pat
 
 def test_outlines_move_to_edges_and_nothing_else_changes(run, muse, tmp_path, picture):
     model, moving = run / "model.onnx", tmp_path / "moving.onnx"
-    assert muse(f"card {model} --snap-um 1.5 -o {moving}")[0] == 0
+    muse.ok(f"card {model} --snap-um 1.5 -o {moving}")
     drawn, moved = (Predictor(path)(picture[None], IDENTITY)[0] for path in (model, moving))
     assert np.array_equal(drawn.xy, moved.xy) and np.array_equal(drawn.prob, moved.prob)
     assert (
@@ -58,7 +57,7 @@ def test_outlines_move_to_edges_and_nothing_else_changes(run, muse, tmp_path, pi
         and np.abs(drawn.rays - moved.rays).max() < 1.5 + 0.2
     )
     assert "moved by up to 1.5" in muse(f"card {moving}")[1]
-    assert muse(f"card {moving} --snap-um 0 -o {tmp_path / 'still.onnx'}")[0] == 0
+    muse.ok(f"card {moving} --snap-um 0 -o {tmp_path / 'still.onnx'}")
     assert np.array_equal(
         Predictor(tmp_path / "still.onnx")(picture[None], IDENTITY)[0].rays, drawn.rays
     )
@@ -67,14 +66,10 @@ def test_outlines_move_to_edges_and_nothing_else_changes(run, muse, tmp_path, pi
 
 def test_refining_replaces_moving_to_edges(muse, tmp_path, picture):
     moving, refined = tmp_path / "moving.onnx", tmp_path / "refined.onnx"
-    assert muse(f"card compact-fp32 --snap-um 1.5 -o {moving}")[0] == 0
+    muse.ok(f"card compact-fp32 --snap-um 1.5 -o {moving}")
     assert "moved by up to 1.5" in muse(f"card {moving}")[1]
-    status, out, _ = muse(f"card {moving} --refine -o {refined}")
-    assert (
-        status == 0
-        and "outlines refined" in out
-        and "refined by a second network" in muse(f"card {refined}")[1]
-    )
+    out = muse.ok(f"card {moving} --refine -o {refined}")
+    assert "outlines refined" in out and "refined by a second network" in muse(f"card {refined}")[1]
     before, after, shipped = (
         Predictor(path)(picture[None], IDENTITY)[0]
         for path in (moving, refined, find_model("compact-fp32"))
@@ -89,7 +84,7 @@ def test_refining_replaces_moving_to_edges(muse, tmp_path, picture):
 
 def test_limits_are_reported_anew_and_the_weights_stay(run, muse, tmp_path):
     model, printed = tmp_path / "model.onnx", "Tumour: any epithelium. Not for diagnosis."
-    assert muse(f"card {run / 'model.onnx'} -o {model} --limits", printed)[0] == 0
+    muse.ok(f"card {run / 'model.onnx'} -o {model} --limits", printed)
     assert printed in " ".join(muse(f"card {model}")[1].split())
     before, after = (onnx.load(path) for path in (run / "model.onnx", model))
     assert before.graph.SerializeToString(deterministic=True) == after.graph.SerializeToString(
@@ -101,11 +96,9 @@ def test_how_the_training_pictures_looked_is_measured_of_folders(run, muse, tmp_
     (tmp_path / "pictures").mkdir()
     cv2.imwrite(str(tmp_path / "pictures/1.png"), picture)
     model = tmp_path / "model.onnx"
-    assert (
-        muse(f"card {run / 'model.onnx'} --pictures {tmp_path / 'pictures'} 0.5 -o {model}")[0] == 0
-    )
-    status, out, _ = muse(f"card {model} --json")
-    assert status == 0 and json.loads(out)["appearance"]["n_pictures"] == 1
+    muse.ok(f"card {run / 'model.onnx'} --pictures {tmp_path / 'pictures'} 0.5 -o {model}")
+    out = muse.ok(f"card {model} --json")
+    assert json.loads(out)["appearance"]["n_pictures"] == 1
     assert read_card(model).temperature == 1
 
 
@@ -127,7 +120,7 @@ def test_cards_of_built_in_models_and_of_models_made_from_them_have_organs_and_s
     assert built_in.organs == breast and built_in.nuclei.keys() == breast.keys()
     assert "Measured in         Epithelial: breast, colon\n" in muse("card compact")[1]
     organs = ["--organ", "kidney", "--organ", "Stroma=bladder"]
-    assert muse("card compact-fp32", *organs, "-o", tmp_path / "a.onnx")[0] == 0
+    muse.ok("card compact-fp32", *organs, "-o", tmp_path / "a.onnx")
     card = read_card(tmp_path / "a.onnx")
     own = {"Lymphocyte": ("kidney",), "Epithelial": ("kidney",), "Stroma": ("kidney", "bladder")}
     assert (card.organs, card.nuclei) == (own, built_in.nuclei)

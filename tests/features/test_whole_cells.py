@@ -13,6 +13,7 @@ import shapely
 from nuclei_example import slide_info
 from qupath_check import check_geojson
 
+from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import Frame
 from muse_pipeline.features.catalogue import CELL
 from muse_pipeline.features.cells import find_cells
@@ -118,7 +119,7 @@ def test_a_cell_that_collapses_is_repaired_and_no_other_changes(tiled_slide, tab
     for path, name in zip((table_file, tmp_path / "n.parquet"), names, strict=True):
         write_cells(path, tiled_slide.info, tmp_path / name)
     assert check_geojson(tmp_path / names[1]).is_good
-    whole, collapsed = (json.loads((tmp_path / name).read_text())["features"] for name in names)
+    whole, collapsed = (read_json(tmp_path / name)["features"] for name in names)
     assert [
         number
         for number, pair in enumerate(zip(whole, collapsed, strict=True))

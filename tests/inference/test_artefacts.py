@@ -2,7 +2,6 @@
 slides.
 """
 
-import csv
 import gzip
 import json
 import shutil
@@ -24,7 +23,7 @@ from slide_files import write_pyramid
 from muse_pipeline import read_nuclei
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.sheet import SheetRow
-from muse_pipeline.core.files import read_json
+from muse_pipeline.core.files import read_json, read_tsv
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.demo.field import PERIOD_UM, plan_layout
 from muse_pipeline.inference.artefacts import (
@@ -386,7 +385,7 @@ def test_a_slide_has_one_number_everywhere(results, muse):
     values = {measure.name: value for measure, value in measure_slide(folder).items()}
     assert values["nuclei_per_mm2"] == pytest.approx(float(row["nuclei_per_mm2"]), rel=1e-3)
     h5py = pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed")
-    assert muse(f"step anndata {folder / 'nuclei.parquet'} -o {folder / 'nuclei.h5ad'}")[0] == 0
+    muse.ok(f"step anndata {folder / 'nuclei.parquet'} -o {folder / 'nuclei.h5ad'}")
     with h5py.File(folder / "nuclei.h5ad") as file:
         column = file["obs/quality"]
         names = [*column["categories"].asstr()[:], None]
@@ -403,7 +402,7 @@ def test_overlays_do_not_count_nuclei_in_artefacts(results):
         np.stack([table["x"], table["y"]], 1),
         table["quality"].is_null().to_numpy(zero_copy_only=False),
     )
-    for field in json.loads((results / "flagged/drawn/summary.json").read_text())["fields"]:
+    for field in read_json(results / "flagged/drawn/summary.json")["fields"]:
         low, size = np.array(field["xy_level0"]), np.array(field["size_um"]) / MPP
         assert field["n_nuclei"] == (((xy >= low) & (xy < low + size)).all(1) & sound).sum()
 
@@ -452,15 +451,14 @@ def test_areas_end_with_what_the_scanner_declares(tmp_path):
 
 def read_areas(folder):
     found = {}
-    for feature in json.loads((folder / "artefacts.geojson").read_text())["features"]:
+    for feature in read_json(folder / "artefacts.geojson")["features"]:
         shape = shapely.from_geojson(json.dumps(feature["geometry"]))
         found.setdefault(feature["properties"]["classification"]["name"], []).append(shape)
     return found
 
 
 def read_row(folder):
-    with (folder / "cohort.tsv").open() as file:
-        (row,) = csv.DictReader(file, dialect="excel-tab")
+    (row,) = read_tsv(folder / "cohort.tsv")
     return row
 
 

@@ -2,7 +2,6 @@
 negative.
 """
 
-import csv
 import re
 
 import cv2
@@ -13,6 +12,7 @@ from drawn_ihc import draw_ihc, store_ihc
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from muse_pipeline.core.files import read_tsv
 from muse_pipeline.core.provenance import OTHER_STAIN, Verdict
 from muse_pipeline.inference.detect import ModelFinder, detect_shard
 from muse_pipeline.inference.doubts import BROWN_NUCLEI
@@ -108,11 +108,11 @@ def test_membranes_are_scored_and_nuclei_are_not_positive(muse, tmp_path):
     pixels, _, has_ring = draw_ihc(0.5, (400, 400), 0.33, is_membrane=True)
     Image.fromarray(pixels).save(tmp_path / "her2.png")
     run = f"run {tmp_path / 'her2.png'} --mpp 0.5 --no-viewer --stain".split()
-    assert muse(*run, "HER2", "--cells", "-o", tmp_path / "cells")[0] == 0
+    muse.ok(*run, "HER2", "--cells", "-o", tmp_path / "cells")
     row = scores_of(tmp_path / "cells")["her2"]
     assert float(row["percent_positive"]) < 1
     assert abs(float(row["membrane_percent_positive"]) - 100 * has_ring.mean()) < 5
-    assert muse(*run, "PD-L1", "-o", tmp_path / "nuclei")[0] == 0
+    muse.ok(*run, "PD-L1", "-o", tmp_path / "nuclei")
     assert (
         "run with `cells: true` (--cells) to score them"
         in scores_of(tmp_path / "nuclei")["her2"]["warnings"]
@@ -138,11 +138,11 @@ def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, options):
     Slides with this stain are not searched for artefacts.
     """
     slide = shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif"
-    assert muse(f"run {slide} -o {tmp_path} --model {model}", *options)[0] == 0
+    muse.ok(f"run {slide} -o {tmp_path} --model {model}", *options)
     table = tmp_path / "OS-2-ndpi/nuclei.parquet"
     provenance, nuclei = read_provenance(table), read_nuclei(table)
     assert provenance.n_nuclei > 950
-    (row,) = csv.DictReader((tmp_path / "cohort.tsv").open(encoding="utf-8"), delimiter="\t")
+    (row,) = read_tsv(tmp_path / "cohort.tsv")
     assert (
         int(row["nuclei"]) == provenance.n_nuclei == int(row["n_positive"]) + int(row["n_negative"])
     )
@@ -158,8 +158,7 @@ def test_a_real_ki67_slide(shared_data, muse, tmp_path, model, options):
 
 
 def scores_of(results):
-    with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
-        return {row["slide_id"]: row for row in csv.DictReader(file, delimiter="\t")}
+    return {row["slide_id"]: row for row in read_tsv(results / "cohort.tsv")}
 
 
 def test_a_stated_stain_is_scored_with_few_or_no_positive_nuclei_too(muse, tmp_path):
@@ -198,7 +197,7 @@ def test_dab_over_haematoxylin_is_scored(trials, muse, tmp_path):
     nuclei.
     """
     slide = trials / "1-ihc-taken-for-he/dab.png"
-    assert muse(f"run {slide} --mpp 0.499 -o {tmp_path}")[0] == 0
+    muse.ok(f"run {slide} --mpp 0.499 -o {tmp_path}")
     (row,) = scores_of(tmp_path).values()
     assert abs(int(row["nuclei"]) - 271) < 10 and row["stain"] == "IHC"
     assert float(row["percent_positive"]) == pytest.approx(75, abs=2)
@@ -210,6 +209,6 @@ def test_a_part_of_a_ki67_slide_with_few_positive_nuclei(shared_data, muse, tmp_
     with tifffile.TiffFile(shared_data / "wsi-openslide-crops/OS-2-ndpi.ome.tif") as file:
         pixels = file.series[0].levels[0].asarray()
     cv2.imwrite(str(tmp_path / "part.png"), pixels[:600, 1400:2000, ::-1])
-    assert muse(f"run {tmp_path / 'part.png'} --mpp 0.227 -o {tmp_path / 'out'}")[0] == 0
+    muse.ok(f"run {tmp_path / 'part.png'} --mpp 0.227 -o {tmp_path / 'out'}")
     (row,) = scores_of(tmp_path / "out").values()
     assert row["stain"] == "IHC" and 5 < float(row["percent_positive"]) < 20

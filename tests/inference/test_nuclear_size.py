@@ -12,6 +12,7 @@ from nuclei_example import PROVENANCE
 from PIL import Image
 from scipy.stats import gmean
 
+from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import read_rgb
 from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.demo.field import PERIOD_UM, plan_layout
@@ -259,7 +260,7 @@ def test_a_wrong_scale_is_in_ledger_table_report_and_the_last_lines(
 ):
     out = muse.ok(f"run {island} --mpp {mpp} -o {tmp_path}", *QUICKLY)
     doubt = f"{CHECK}, 0.5 um: the nuclei are too large for it (median area "
-    warnings = json.loads((tmp_path / "demo/ledger/stitch.json").read_text()).get("warnings", [])
+    warnings = read_json(tmp_path / "demo/ledger/stitch.json").get("warnings", [])
     assert [warning.startswith(doubt) for warning in warnings] == [True] * is_doubted
     for text in (
         out,
@@ -273,12 +274,10 @@ def test_doubtful_classes_are_in_ledger_table_report_and_the_last_lines(island, 
     model = tmp_path / "small.onnx"
     reference = ClassReference(9, (50.0, 55.0, 60.0), (0.5, 0.9, 1.0))
     recard(find_model("compact"), model, {"nuclei": {"Epithelial": reference}})
-    status, out, _ = muse(
-        f"run {island} --mpp 0.25 --model {model} -o {tmp_path / 'results'}", *QUICKLY
-    )
-    assert status == 0 and "nuclei of 1 slide; classes of 1 slide left out: doubtful classes" in out
+    out = muse.ok(f"run {island} --mpp 0.25 --model {model} -o {tmp_path / 'results'}", *QUICKLY)
+    assert "nuclei of 1 slide; classes of 1 slide left out: doubtful classes" in out
     doubt = 'check the classes: nuclei of the class "Epithelial" are too large for it (median area '
-    (warning,) = json.loads((tmp_path / "results/demo/ledger/stitch.json").read_text())["warnings"]
+    (warning,) = read_json(tmp_path / "results/demo/ledger/stitch.json")["warnings"]
     assert warning.startswith(doubt) and "expected at most 72.0 um2" in warning
     for text in (out, (tmp_path / "results/cohort.tsv").read_text().replace('""', '"')):
         assert warning in text

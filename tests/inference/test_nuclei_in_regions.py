@@ -2,7 +2,6 @@
 failed.
 """
 
-import csv
 import dataclasses
 import gzip
 import json
@@ -22,7 +21,7 @@ from region_slides import read_polygons
 from muse_pipeline import read_nuclei
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import LeftOutWarning
-from muse_pipeline.core.files import write_json
+from muse_pipeline.core.files import read_json, read_tsv, write_json
 from muse_pipeline.inference.predictor import RegionPredictor
 from muse_pipeline.inference.region_files import write_regions
 from muse_pipeline.inference.region_lookup import MARGIN_UM
@@ -88,7 +87,7 @@ def test_a_failed_model_costs_the_regions_alone(drawn_slide, shards, nuclei, tmp
     table, expected = pq.read_table(output), pq.read_table(nuclei)
     assert all(table[name].null_count == len(table) for name in COLUMNS)
     assert table.drop_columns(COLUMNS).equals(expected.drop_columns(COLUMNS))
-    [warning] = [each for each in json.loads(ledger.read_text())["warnings"] if "regions" in each]
+    [warning] = [each for each in read_json(ledger)["warnings"] if "regions" in each]
     assert warning.startswith("no tissue regions: ")
     assert json.loads(pq.read_metadata(output).metadata[b"muse"])["regions"]["status"] == "failed"
     info, geojson = str(drawn_slide.folder / "slide.json"), str(tmp_path / "nuclei.geojson")
@@ -110,7 +109,7 @@ def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, t
 
 def test_regions_of_another_slide_are_rejected(drawn_slide, shards, found, tmp_path, capsys):
     shutil.copytree(found, tmp_path / "other")
-    record = json.loads((found / "regions.json").read_text())
+    record = read_json(found / "regions.json")
     (tmp_path / "other/regions.json").write_text(json.dumps({**record, "fingerprint": "0" * 64}))
     info, tissue = str(drawn_slide.folder / "slide.json"), str(drawn_slide.folder / "tissue.npz")
     words = (
@@ -134,14 +133,13 @@ def results(drawn_slide, nuclei, found, tmp_path) -> Path:
     )
     for step in ("inspect", "tissue", "tile", "regions", "detect", "stitch", "geojson"):
         write_json(folder / f"ledger/{step}.json", {"step": step, "status": "ok", "seconds": 1.0})
-    row = {"slide_id": "drawn", "path": json.loads(info.read_text())["path"], "shards": 1}
+    row = {"slide_id": "drawn", "path": read_json(info)["path"], "shards": 1}
     write_json(tmp_path / "results/sheet.json", [row])
     return tmp_path / "results"
 
 
 def read_row(results: Path) -> dict[str, str]:
-    with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
-        [row] = csv.DictReader(file, dialect="excel-tab")
+    [row] = read_tsv(results / "cohort.tsv")
     return row
 
 
@@ -208,10 +206,7 @@ def test_nuclei_of_a_class_that_their_region_does_not_have(
     info, geojson = str(drawn_slide.folder / "slide.json"), str(folder / "nuclei.geojson.gz")
     assert main(f"step geojson {output} --info {info} -o {geojson}".split()) == 0
     assert main(["step", "overlay", str(folder)]) == 0 and main(["report", str(results)]) == 0
-    assert (
-        json.loads((folder / "summary.json").read_text())["regions"]["n_unlike_region"]
-        == expected.sum()
-    )
+    assert read_json(folder / "summary.json")["regions"]["n_unlike_region"] == expected.sum()
     page, row = (results / "report.html").read_text(), read_row(results)
     assert int(row["nuclei_unlike_region"]) == expected.sum()
     n_judged = (table["region"].notna() & (table["class"] != "Lymphocyte")).sum()
@@ -249,7 +244,7 @@ def test_a_slide_without_a_border_is_far_from_it(drawn_slide, shards, of_epithel
     """The whole slide is mapped as other tissue."""
     folder = tmp_path / "regions"
     shutil.copytree(of_epithelium, folder)
-    areas = json.loads((folder / "regions.geojson").read_text())
+    areas = read_json(folder / "regions.geojson")
     areas["features"] = [
         {
             **each,
@@ -307,7 +302,7 @@ def test_ignored_areas_and_further_planes_are_no_part_of_drawn_areas(drawn_slide
         tmp_path / "areas.geojson",
         {"Tumour": outer, "Ignore*: Positive": ignored, "Far": outer, "Late": outer},
     )
-    content = json.loads(path.read_text())
+    content = read_json(path)
     for feature, plane in zip(
         content["features"][2:], ({"z": 1, "t": 0}, {"z": 0, "t": 2}), strict=True
     ):

@@ -167,15 +167,16 @@ def test_models_that_cannot_be_used_are_one_sentence(muse, shared_data, tmp_path
             "needs classes of nuclei, but model 'label_free' has only Nucleus; leave",
         ),
     ):
-        status, _, error = muse(f"run {picture} --mpp 0.25 -o {tmp_path / 'out'} --regions", *words)
-        assert status == 2 and sentence in error, error
+        assert sentence in muse.fails(
+            f"run {picture} --mpp 0.25 -o {tmp_path / 'out'} --regions", *words
+        )
     with pytest.raises(ConfigError, match=withdrawn):
         find_region_model("epithelium")
 
 
 def test_a_lymph_node_is_lymphoid(muse, shared_data, tmp_path):
     picture = shared_data / "camelyon16-patches" / NODE
-    assert muse(f"run {picture} --mpp 0.25 -o {tmp_path} --regions nuclei")[0] == 0
+    muse.ok(f"run {picture} --mpp 0.25 -o {tmp_path} --regions nuclei")
     (folder,) = (path.parent for path in tmp_path.glob("*/regions.json"))
     areas = {one["name"]: one["area_mm2"] for one in read_json(folder / "regions.json")["classes"]}
     assert areas["Lymphoid"] > 0.9 * sum(areas.values()) > 0.0035
@@ -197,10 +198,7 @@ def test_glands_of_a_biopsy_that_no_model_has_read(shared_data, muse, tmp_path):
         read_rgb(folder / f"images/{COLON}.jpg"), None, fx=UM_PER_PX[0], fy=UM_PER_PX[1]
     )
     write_png(tmp_path / "biopsy.png", picture)
-    assert (
-        muse(f"run {tmp_path / 'biopsy.png'} --mpp 1 --regions nuclei -o {tmp_path / 'out'}")[0]
-        == 0
-    )
+    muse.ok(f"run {tmp_path / 'biopsy.png'} --mpp 1 --regions nuclei -o {tmp_path / 'out'}")
     found = shapely.union_all(
         [shape for name, shape in read_polygons(tmp_path / "out/biopsy") if name == "Epithelium"]
     )

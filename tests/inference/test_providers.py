@@ -73,7 +73,7 @@ def test_an_unknown_provider_names_the_known_ones():
 
 def test_what_auto_takes_is_recorded_by_its_own_name(muse, tmp_path):
     resolved = tmp_path / "model.json"
-    assert muse(f"step model compact --provider auto --resolved {resolved}")[0] == 0
+    muse.ok(f"step model compact --provider auto --resolved {resolved}")
     taken = choose_provider(AUTO)
     assert re.search(r'"provider": "(\w+)"', resolved.read_text())[1] == taken
     assert Predictor(find_model("compact-fp32"), AUTO).provider == taken

@@ -2,7 +2,6 @@
 textures.
 """
 
-import json
 import shutil
 
 import cv2
@@ -17,6 +16,7 @@ from region_slides import checksums, read_polygons, regions
 from slide_files import write_pyramid
 
 from muse_pipeline.cli.main import main
+from muse_pipeline.core.files import read_json
 
 
 def fill(polygons: list[shapely.Geometry], shape: tuple[int, int]) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_polygons_tile_the_tissue_and_areas_are_those_of_the_file(found, drawn_s
     shapes = np.array([polygon for _, polygon in polygons])
     assert shapely.is_valid(shapes).all()
     assert shapely.coverage_is_valid(shapes)
-    record = json.loads((found / "regions.json").read_text())
+    record = read_json(found / "regions.json")
     assert record["status"] == "ok"
     for one in record["classes"]:
         in_file = (
@@ -84,7 +84,7 @@ def test_polygons_tile_the_tissue_and_areas_are_those_of_the_file(found, drawn_s
 
 def test_qupath_imports_the_annotations(found):
     assert check_geojson(found / "regions.geojson").is_good
-    for feature in json.loads((found / "regions.geojson").read_text())["features"]:
+    for feature in read_json(found / "regions.geojson")["features"]:
         assert feature["properties"]["objectType"] == "annotation"
         assert feature["properties"]["classification"]["color"] in [
             list(one.color) for one in CLASSES
@@ -119,13 +119,10 @@ def test_two_threads_give_the_same_bytes(found, drawn_slide, region_model, tmp_p
 def test_a_slide_without_tissue_has_no_regions_and_is_no_failure(region_model, muse, tmp_path):
     write_pyramid(tmp_path / "glass.tif", np.full((1200, 1200, 3), 243, np.uint8))
     results = tmp_path / "results"
-    assert (
-        muse(f"run {tmp_path / 'glass.tif'} -o {results} --regions {region_model} --threads 1")[0]
-        == 0
-    )
-    record = json.loads((results / "glass/regions.json").read_text())
+    muse.ok(f"run {tmp_path / 'glass.tif'} -o {results} --regions {region_model} --threads 1")
+    record = read_json(results / "glass/regions.json")
     assert record["status"] == "ok" and all(one["area_mm2"] == 0 for one in record["classes"])
-    assert not json.loads((results / "glass/regions.geojson").read_text())["features"]
+    assert not read_json(results / "glass/regions.geojson")["features"]
 
 
 def test_a_model_of_nuclei_is_rejected_and_the_reason_is_kept(drawn_slide, found, tmp_path, capsys):
@@ -137,7 +134,7 @@ def test_a_model_of_nuclei_is_rejected_and_the_reason_is_kept(drawn_slide, found
         main(f"regions {drawn_slide.store} --model compact --output {tmp_path / 'S1'}".split()) == 2
     )
     assert "give a model that maps regions" in capsys.readouterr().err
-    record = json.loads((tmp_path / "S1/regions.json").read_text())
+    record = read_json(tmp_path / "S1/regions.json")
     assert record["status"] == "failed"
     assert "give a model that maps regions" in record["reason"]
     assert [path.name for path in (tmp_path / "S1").iterdir()] == ["regions.json"]
@@ -155,7 +152,7 @@ def test_a_model_whose_training_failed_is_no_wrong_path(drawn_slide, tmp_path, c
         )
         == 2
     )
-    record = json.loads((tmp_path / "regions.json").read_text())
+    record = read_json(tmp_path / "regions.json")
     assert (
         record["reason"]
         == f"the training of the region model failed; see {tmp_path / 'logs/train.log'}"

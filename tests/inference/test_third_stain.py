@@ -2,7 +2,6 @@
 do not change.
 """
 
-import csv
 from functools import cache
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from drawn_ihc import draw_levels
 from slide_files import write_pyramid
 
+from muse_pipeline.core.files import read_tsv
 from muse_pipeline.inference.stains import LN_10, STAINS, split_stains
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
 from muse_pipeline.slides.base import open_slide
@@ -96,8 +96,7 @@ def folder(tmp_path_factory):
 
 
 def read_rows(output):
-    with (output / "cohort.tsv").open(encoding="utf-8", newline="") as file:
-        return {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    return {row["slide_id"]: row for row in read_tsv(output / "cohort.tsv")}
 
 
 def test_scores_of_a_slide_do_not_change_with_a_third_stain(folder, muse, tmp_path):
@@ -108,7 +107,7 @@ def test_scores_of_a_slide_do_not_change_with_a_third_stain(folder, muse, tmp_pa
     config.write_text("third_stain: true")
     options = ["--threads", "1", "--cells", "--stain", "IHC"]
     for name, more in (("plain", ()), ("third", ["--config", config])):
-        assert muse("run", *slides, "-o", tmp_path / name, *options, *more)[0] == 0
+        muse.ok("run", *slides, "-o", tmp_path / name, *options, *more)
     plain, found = read_rows(tmp_path / "plain"), read_rows(tmp_path / "third")
     for score, tolerance in (("h_score", 1), ("percent_positive", 0.5)):
         assert float(plain["two"][score]) == pytest.approx(true[score], abs=tolerance)

@@ -11,6 +11,7 @@ from drawn_datasets import DRAWERS, LABELS, RADIUS_PX, SIZE, XY
 from scipy.io import loadmat, savemat
 
 from muse_pipeline.core.errors import GeoJSONError, LabelError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.labels.label_sources import read_labelled_images
 from muse_pipeline.labels.layouts import LAYOUTS
 from muse_pipeline.methods.detector.run import load_detector_config
@@ -165,7 +166,7 @@ def change_mat(**changes):
 def change_metadata(change):
     def write(folder):
         path = next(folder.rglob("metadata.json"))
-        content = json.loads(path.read_text())
+        content = read_json(path)
         change(content["sample_pairs"])
         path.write_text(json.dumps(content))
 

@@ -4,7 +4,6 @@ shards does not matter.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from scipy.spatial import cKDTree
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import StoreError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.evaluation.truth import read_truth
 from muse_pipeline.inference.stitch import gather_shards
 from muse_pipeline.nuclei.parquet import read_nuclei, read_provenance
@@ -107,6 +107,6 @@ def test_a_shard_of_another_slide_sends_back_to_propose(coarse_slide, whole):
 
 
 def test_the_ledger_states_that_nothing_was_sought_in_ink(whole):
-    ledger = json.loads((whole.parent / "propose.json").read_text())
+    ledger = read_json(whole.parent / "propose.json")
     assert ledger["status"] == "ok"
     assert ledger["warnings"] == ["2 of 16 windows skipped (ink): nothing is proposed there"]

@@ -12,6 +12,7 @@ import shapely
 from nuclei_example import CLASSES, COLOURS, PROVENANCE, draw_nuclei, slide_info, write_example
 
 from muse_pipeline.core.errors import GeoJSONError, NucleiError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.nuclei.parquet import iterate_rows
 from muse_pipeline.qupath.write import write_geojson
 
@@ -159,7 +160,7 @@ def test_parts_of_other_names_stay(table, tmp_path):
 
 def test_sidecar_states_where_it_came_from(table, tmp_path):
     sidecar = write_geojson(table, slide_info(bounds=(5, 6, 7, 8)), tmp_path / "nuclei.geojson.gz")
-    assert json.loads((tmp_path / "nuclei.provenance.json").read_text()) == sidecar
+    assert read_json(tmp_path / "nuclei.provenance.json") == sidecar
     assert sidecar["frame"] == "qupath" and sidecar["slide_id"] == "slide-1"
     assert sidecar["slide_path"] == "slide-1.svs" and sidecar["size_px"] == [7, 8]
     assert sidecar["provenance"]["n_nuclei"] == 1000

@@ -14,6 +14,7 @@ from qupath_stubs import write_stubs
 from workflow_runs import draw_stained_slide
 
 from muse_pipeline.cli.qupath_script import find_script_folders, write_scripts
+from muse_pipeline.core.files import read_json
 
 
 def square(kind, side, class_name=None, corner=0):
@@ -75,13 +76,13 @@ def test_the_folders_of_every_qupath_are_found(tmp_path, monkeypatch, muse):
         tmp_path / f"QuPath/v0.{n}/scripts/muse" for n in (5, 6)
     ]
     monkeypatch.setenv("HOME", str(tmp_path / "other"))
-    status, _, error = muse("qupath-script")
     assert (
-        status == 2
-        and "has no folder of QuPath 0.4 or later; start QuPath once, or give --output" in error
+        "has no folder of QuPath 0.4 or later; start QuPath once, or give --output"
+        in muse.fails("qupath-script")
     )
-    status, _, error = muse(f"qupath-script --output {tmp_path} --config {tmp_path / 'no.yaml'}")
-    assert status == 2 and "give the training settings with --config" in error
+    assert "give the training settings with --config" in muse.fails(
+        f"qupath-script --output {tmp_path} --config {tmp_path / 'no.yaml'}"
+    )
 
 
 FUNCTIONS = """
@@ -226,8 +227,8 @@ def test_an_open_image_gets_its_nuclei_again_and_again(groovy, tmp_path):
     )
     assert 10 < int(re.search(r"IMPORTED (\d+)", part.stdout)[1]) < n_whole
     assert f"{n_whole} detections removed" in part.stdout
-    roi = json.loads((tmp_path / "muse-results/qupath/roi.geojson").read_text())["features"]
-    regions = json.loads((tmp_path / "muse-results/qupath/regions.geojson").read_text())["features"]
+    roi = read_json(tmp_path / "muse-results/qupath/roi.geojson")["features"]
+    regions = read_json(tmp_path / "muse-results/qupath/regions.geojson")["features"]
     assert [each["id"] for each in roi] == [objects[0]["id"], objects[2]["id"]]
     assert [each["id"] for each in regions] == [objects[1]["id"]]
     unsized = groovy(state | {"mpp": None, "selected": []}, script)
@@ -259,7 +260,7 @@ def test_corrected_regions_are_exported_and_trained_on(groovy, tmp_path):
     done = groovy(state, script)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "muse-results/training"
-    exported = json.loads((folder / "annotations/S.geojson").read_text())["features"]
+    exported = read_json(folder / "annotations/S.geojson")["features"]
     assert [each["id"] for each in exported] == [state["objects"][0]["id"], nucleus["id"]]
     assert (folder / "slides.tsv").read_text().splitlines()[1] == f"S\t{tmp_path}/S.svs\t0.5"
     trained, written = (tmp_path / "called.txt").read_text().splitlines()

@@ -1,4 +1,3 @@
-import csv
 import re
 import shutil
 from dataclasses import replace
@@ -19,7 +18,7 @@ from finished_slide import (
 
 from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.cohort.sheet import read_resolved
-from muse_pipeline.core.files import read_json, write_json
+from muse_pipeline.core.files import read_json, read_tsv, write_json
 from muse_pipeline.core.provenance import Roi
 from muse_pipeline.inference.doubts import BROWN_NUCLEI
 from muse_pipeline.inference.trust import find_repeats, judge
@@ -111,11 +110,7 @@ def test_no_tissue_is_a_finished_slide(tmp_path):
 def test_the_table_passes_on_what_the_sheet_states_of_a_slide(tmp_path):
     one, two = row("one", patient="P 1", split="test"), row("two", patient=None)
     write_table([judge_slide(tmp_path, each) for each in (one, two)], tmp_path / "cohort.tsv")
-    rows = list(
-        csv.DictReader(
-            (tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"
-        )
-    )
+    rows = read_tsv(tmp_path / "cohort.tsv")
     assert [(each["patient"], each["split"]) for each in rows] == [("P 1", "test"), ("", "")]
 
 
@@ -198,8 +193,7 @@ def test_one_unreadable_file_costs_one_slide(slide_folder, name):
 
 def test_table_reads_back_with_stable_columns(slides, tmp_path):
     write_table(list(slides.values()), tmp_path / "cohort.tsv")
-    with (tmp_path / "cohort.tsv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, dialect="excel-tab"))
+    rows = read_tsv(tmp_path / "cohort.tsv")
     assert [each["slide_id"] for each in rows] == list(slides)
     expected = [
         "slide_id",
@@ -293,11 +287,7 @@ def test_a_dark_slide_states_why_there_is_nothing_in_it(flagged_slides):
 
 def test_flags_are_in_the_table_the_page_and_the_closing_lines(flagged_slides, tmp_path):
     write_table(flagged_slides, tmp_path / "cohort.tsv")
-    rows = list(
-        csv.DictReader(
-            (tmp_path / "cohort.tsv").open(encoding="utf-8", newline=""), dialect="excel-tab"
-        )
-    )
+    rows = read_tsv(tmp_path / "cohort.tsv")
     assert [(each["appearance"], each["stain"]) for each in rows] == [
         ("ok", "H&E"),
         ("other stain", "IHC"),

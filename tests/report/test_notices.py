@@ -2,7 +2,6 @@
 use.
 """
 
-import csv
 import re
 from dataclasses import replace
 from html import unescape
@@ -10,7 +9,7 @@ from html import unescape
 import pytest
 from finished_slide import draw_tissue, row, write_slide
 
-from muse_pipeline.core.files import write_json
+from muse_pipeline.core.files import read_tsv, write_json
 from muse_pipeline.core.provenance import DARK, NO_BROWN, STATED_IHC
 from muse_pipeline.inference.doubts import BROWN_NUCLEI
 from muse_pipeline.report.cohort import counted, describe_total, gather_cohort
@@ -188,10 +187,7 @@ def test_the_table_has_every_warning_of_the_page_once(slides, tmp_path):
         ],
         tmp_path / "t",
     )
-    with (tmp_path / "t").open(encoding="utf-8", newline="") as file:
-        warnings = {
-            row["slide_id"]: row["warnings"] for row in csv.DictReader(file, dialect="excel-tab")
-        }
+    warnings = {row["slide_id"]: row["warnings"] for row in read_tsv(tmp_path / "t")}
     for name, slide in slides.items():
         assert warnings[name] == " | ".join(
             each.sentence for each in find_notices(slide) if each.word
@@ -355,8 +351,7 @@ def test_classes_are_measured_one_by_one(slides, tmp_path):
         " measured in breast, colon (only Epithelial); check the classes on the overlays"
     ]
     write_table([colon], tmp_path / "cohort.tsv")
-    with (tmp_path / "cohort.tsv").open(encoding="utf-8", newline="") as file:
-        (only,) = csv.DictReader(file, dialect="excel-tab")
+    (only,) = read_tsv(tmp_path / "cohort.tsv")
     assert (only["left_out"], only["marked"]) == (
         "",
         "Lymphocyte, Stromal: accuracy not measured in colon",

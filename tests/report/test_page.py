@@ -12,6 +12,7 @@ from finished_slide import HOSTILE
 from nuclei_example import PROVENANCE
 
 from muse_pipeline.cohort.sheet import read_resolved
+from muse_pipeline.core.files import read_json
 from muse_pipeline.report import page
 from muse_pipeline.report.album import Album
 from muse_pipeline.report.cohort import gather_cohort
@@ -207,6 +208,6 @@ def test_the_command_sums_up_and_ends_well_although_slides_failed(cohort, muse, 
 
 
 def test_the_overlay_step_leaves_the_summary_and_its_record(slide_folder, muse, tmp_path):
-    assert muse(f"step overlay {slide_folder} --ledger {tmp_path / 'overlay.json'}")[0] == 0
-    assert json.loads((tmp_path / "overlay.json").read_text())["status"] == "ok"
+    muse.ok(f"step overlay {slide_folder} --ledger {tmp_path / 'overlay.json'}")
+    assert read_json(tmp_path / "overlay.json")["status"] == "ok"
     assert (slide_folder / "summary.json").is_file()

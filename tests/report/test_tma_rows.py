@@ -1,6 +1,5 @@
 """The rows for cores of a tissue microarray in the tables and the report."""
 
-import csv
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from finished_slide import row, write_slide
 from muse_pipeline.cohort.collect import write_sheet
 from muse_pipeline.cohort.layout import SlideFiles
 from muse_pipeline.cohort.sheet import SheetRow, read_sheet
-from muse_pipeline.core.files import read_json
+from muse_pipeline.core.files import read_json, read_tsv
 from muse_pipeline.qupath.regions import read_cores, write_cores
 from muse_pipeline.report.cohort import judge_slide
 from muse_pipeline.report.page import write_page
@@ -34,7 +33,7 @@ def slide(tmp_path_factory):
 
 
 def read(path):
-    return list(csv.DictReader(path.open(encoding="utf-8", newline=""), dialect="excel-tab"))
+    return read_tsv(path)
 
 
 def test_cores_of_the_file_are_read_back(slide):

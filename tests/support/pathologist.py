@@ -18,6 +18,8 @@ import numpy as np
 import shapely
 from scipy.spatial import cKDTree
 
+from muse_pipeline.core.files import read_json
+
 SAME_UM = 3.0
 
 
@@ -49,7 +51,7 @@ def correct(
         mpp: um per pixel.
     """
     features = json.loads(gzip.decompress((results / "nuclei.geojson.gz").read_bytes()))["features"]
-    tissue = json.loads((results / "tissue.geojson").read_text())["features"]
+    tissue = read_json(results / "tissue.geojson")["features"]
     centre = np.array(
         [shapely.geometry.shape(one["geometry"]).centroid.coords[0] for one in features]
     )

@@ -5,7 +5,6 @@ steps.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from inference_slides import tile_slide
 from slide_files import write_pyramid
 
 from muse_pipeline.cli.main import main
+from muse_pipeline.core.files import read_json
 
 
 @dataclass
@@ -94,7 +94,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def read_polygons(folder: Path) -> list[tuple[str, shapely.Geometry]]:
     """Class and outline in level-0 px of every feature of ``regions.geojson``."""
-    features = json.loads((folder / "regions.geojson").read_text())["features"]
+    features = read_json(folder / "regions.geojson")["features"]
     return [
         (each["properties"]["classification"]["name"], shapely.geometry.shape(each["geometry"]))
         for each in features

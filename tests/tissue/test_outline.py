@@ -16,6 +16,7 @@ from shapely.geometry import box
 from slide_files import spoil_tile, write_pyramid
 
 from muse_pipeline.core.errors import GeoJSONError, LeftOutWarning
+from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.qupath.regions import read_roi, write_outline
 from muse_pipeline.slides.base import open_slide
@@ -55,7 +56,7 @@ def test_outline_is_valid_and_covers_the_mask_exactly():
 def test_geojson_is_one_locked_annotation_counted_from_the_bounds(tmp_path):
     _, info = slide_and_info(Bounds(64, 32, 800, 700))
     write_outline(tmp_path / "t.geojson", trace_outline(holed_mask(), info), info)
-    [feature] = json.loads((tmp_path / "t.geojson").read_text())["features"]
+    [feature] = read_json(tmp_path / "t.geojson")["features"]
     assert feature["properties"] == {
         "objectType": "annotation",
         "name": "Tissue",
@@ -89,7 +90,7 @@ def test_an_outline_of_one_part_is_a_polygon(tmp_path):
         kept[rows, :25] = tissue.mask[rows, :25]
         kept[40:, :3] = rows == slice(None)
         write_outline(tmp_path / "t.geojson", trace_outline(replace(tissue, mask=kept), info), info)
-        [feature] = json.loads((tmp_path / "t.geojson").read_text())["features"]
+        [feature] = read_json(tmp_path / "t.geojson")["features"]
         assert feature["geometry"]["type"] == kind
         assert len(feature["geometry"]["coordinates"]) == 2  # an outline and a hole, or two parts
         verdict = check_geojson(tmp_path / "t.geojson")
@@ -107,7 +108,7 @@ def test_no_tissue_is_an_empty_collection(tmp_path):
     _, info = slide_and_info()
     glass = TissueMask(np.zeros((50, 60), bool), np.array([8.0, 8.0]), None, 0.0)
     write_outline(tmp_path / "t.geojson", trace_outline(glass, info), info)
-    assert json.loads((tmp_path / "t.geojson").read_text()) == {
+    assert read_json(tmp_path / "t.geojson") == {
         "type": "FeatureCollection",
         "features": [],
     }

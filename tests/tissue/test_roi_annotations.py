@@ -9,6 +9,7 @@ from drawn import ArraySlide
 from shapely.geometry import box
 
 from muse_pipeline.core.errors import GeoJSONError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.core.types import Bounds
 from muse_pipeline.qupath.regions import read_annotations, read_class_areas, read_roi
 from muse_pipeline.tissue.find import measure_annotation
@@ -62,7 +63,7 @@ def test_each_tma_core_that_is_not_missing_is_an_area(tmp_path):
         (box(50, 50, 100, 100), None, "Tumor"),
         (box(0, 0, 20, 20), None, "Ignore*"),
     )
-    content = json.loads(path.read_text())
+    content = read_json(path)
     for feature, missing in zip(content["features"][:3], (False, True, False), strict=True):
         feature["properties"] |= {"objectType": "tmaCore", "isMissing": missing}
     path.write_text(json.dumps(content))

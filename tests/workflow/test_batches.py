@@ -4,7 +4,6 @@ one slide.
 
 from __future__ import annotations
 
-import csv
 import re
 import shutil
 from pathlib import Path
@@ -19,6 +18,8 @@ from workflow_runs import (
     write_config,
     write_sheet,
 )
+
+from muse_pipeline.core.files import read_tsv
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -49,8 +50,7 @@ def first_run(drawn):
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    with (folder / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
-        return {row["slide_id"]: row["status"] for row in csv.DictReader(file, dialect="excel-tab")}
+    return {row["slide_id"]: row["status"] for row in read_tsv(folder / "results/cohort.tsv")}
 
 
 def results_of(folder: Path, slide: str, output: str = "results") -> dict[str, bytes]:
@@ -104,7 +104,7 @@ def test_the_bytes_are_those_of_the_rules_and_of_muse_run(drawn, first_run, muse
         drawn, "--config", "output=by_rules", "--", "by_rules/a/nuclei.parquet"
     )
     assert planned_jobs(by_rules.stdout) == LARGE
-    assert muse(f"run {drawn / 'a.tif'} --csv -o {tmp_path}")[0] == 0
+    muse.ok(f"run {drawn / 'a.tif'} --csv -o {tmp_path}")
     by_batch = results_of(drawn, "a")
     assert results_of(drawn, "a", "by_rules") == by_batch == results_of(tmp_path, "a", "")
 

@@ -2,9 +2,6 @@
 of groups.
 """
 
-import csv
-import json
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +18,7 @@ from workflow_runs import (
 from muse_pipeline import read_cohort
 from muse_pipeline.cli.main import main
 from muse_pipeline.cohort.layout import OF_COHORT
+from muse_pipeline.core.files import read_json, read_tsv
 
 SLIDES = {
     "s1": ("P1", "benign"),
@@ -97,7 +95,7 @@ def test_a_finished_slide_gets_what_it_lacks(cohort, tmp_path):
         np.testing.assert_array_equal(file["obsm/X_embedding"][:], np.array(vectors, np.float16))
     with h5py.File(tmp_path / "cohort.h5ad") as file:
         assert list(file["obs/_index"].asstr()[:]) == ["s1"]
-    assert json.loads((tmp_path / "s1/ledger/embed.json").read_text())["status"] == "ok"
+    assert read_json(tmp_path / "s1/ledger/embed.json")["status"] == "ok"
 
 
 def test_files_of_earlier_nuclei_are_not_kept(cohort, tmp_path):
@@ -163,12 +161,10 @@ def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohor
             table_of_slide["obsm/X_embedding"][:], np.array(vectors, np.float16)
         )
         assert pq.read_metadata(table).num_rows > 20
-    stated = json.loads((results / "s1/nuclei.provenance.json").read_text())
+    stated = read_json(results / "s1/nuclei.provenance.json")
     assert {"h_mean", "texture_asm"} <= set(stated["measurements"])
-    with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
-        rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
-    with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
-        slides = list(csv.DictReader(file, dialect="excel-tab"))
+    rows = {row["measure"]: row for row in read_tsv(results / "statistics.tsv")}
+    slides = read_tsv(results / "cohort.tsv")
     assert {slide["status"] for slide in slides} == {"ok"} and all(
         slide["seconds_embed"] for slide in slides
     )

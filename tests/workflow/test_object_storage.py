@@ -2,7 +2,6 @@
 slides.
 """
 
-import csv
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import yaml
 from web_server import Served, serve
 from workflow_runs import draw_stained_slide, planned_jobs, run_snakemake, write_config, write_sheet
 
+from muse_pipeline.core.files import read_tsv
 from muse_pipeline.slides import remote
 from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.slides.signature import slide_file
@@ -111,8 +111,7 @@ def first_run(tmp_path_factory, bucket, host):
 def test_slides_that_do_not_come_cost_themselves_alone(first_run, host):
     folder, run = first_run
     assert run.returncode == 1
-    with (folder / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
-        slides = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    slides = {row["slide_id"]: row for row in read_tsv(folder / "results/cohort.tsv")}
     assert [(slides[name]["status"], slides[name]["step"]) for name in ("S 1", "T")] == [
         ("ok", "")
     ] * 2, run.stdout
@@ -130,7 +129,7 @@ def test_slides_that_do_not_come_cost_themselves_alone(first_run, host):
 
 def test_the_bytes_are_those_of_slides_on_this_machine(first_run, drawn, tmp_path, muse):
     folder, _ = first_run
-    assert muse("run", drawn / "S 1.tif", drawn / "T.tif", "-o", tmp_path)[0] == 0
+    muse.ok("run", drawn / "S 1.tif", drawn / "T.tif", "-o", tmp_path)
     for slide in ("S 1", "T"):
         for name in RESULTS:
             local, fetched = tmp_path / slide / name, folder / "results" / slide / name
@@ -195,17 +194,14 @@ def test_pods_of_kubernetes_leave_a_cohort_in_the_bucket(bucket, drawn, tmp_path
     for key in bucket.list_objects_v2(Bucket="slides", Prefix="results/")["Contents"]:
         (path := tmp_path / key["Key"]).parent.mkdir(parents=True, exist_ok=True)
         bucket.download_file("slides", key["Key"], str(path))
-    assert (
-        muse(f"sheet --check {tmp_path / 'slides.tsv'} --resolved {results / 'sheet.json'}")[0] == 0
-    )
-    assert muse(f"report {results}")[0] == 0
-    with (results / "cohort.tsv").open(encoding="utf-8", newline="") as file:
-        slides = {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    muse.ok(f"sheet --check {tmp_path / 'slides.tsv'} --resolved {results / 'sheet.json'}")
+    muse.ok(f"report {results}")
+    slides = {row["slide_id"]: row for row in read_tsv(results / "cohort.tsv")}
     assert {name: (row["status"], row["step"]) for name, row in slides.items()} == {
         "T": ("ok", ""),
         "gone": ("failed", "fetch"),
     }
-    assert muse(f"run {drawn / 'T.tif'} -o {tmp_path / 'local'}")[0] == 0
+    muse.ok(f"run {drawn / 'T.tif'} -o {tmp_path / 'local'}")
     for name in RESULTS:
         assert (tmp_path / "local/T" / name).read_bytes() == (results / "T" / name).read_bytes(), (
             name

@@ -4,7 +4,6 @@ has changed.
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from workflow_runs import (
 )
 
 from muse_pipeline.cohort.ledgers import read_progress
+from muse_pipeline.core.files import read_tsv
 
 
 def install(folder: Path) -> None:
@@ -64,8 +64,7 @@ def muse(folder: Path, *arguments: str) -> str:
 
 
 def warnings_in(report: Path) -> str:
-    with report.open(encoding="utf-8", newline="") as file:
-        (row,) = csv.DictReader(file, dialect="excel-tab")
+    (row,) = read_tsv(report)
     return row["warnings"]
 
 

@@ -2,8 +2,6 @@
 either fails.
 """
 
-import json
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +10,8 @@ from drawn_regions import MPP, SLIDE_MPP, draw_slide
 from region_slides import checksums
 from slide_files import write_pyramid
 from workflow_runs import planned_jobs, run_snakemake, write_config, write_sheet
+
+from muse_pipeline.core.files import read_json
 
 pytestmark = [
     pytest.mark.timeout(1200),
@@ -72,7 +72,7 @@ def read_table(cohort, slide="unlabelled"):
 
 
 def status_of(cohort, slide="unlabelled"):
-    return json.loads((cohort / "results" / slide / "regions.json").read_text())["status"]
+    return read_json(cohort / "results" / slide / "regions.json")["status"]
 
 
 def test_labels_of_slides_become_regions_and_failures_cost_regions_only(cohort):
@@ -118,7 +118,7 @@ def test_regions_from_nuclei_are_those_of_muse_run(cohort, muse):
     assert run.returncode == 0, run.stdout
     assert planned_jobs(run.stdout)["regions"] == 1 and planned_jobs(run.stdout)["detect"] == 2
     assert not planned_jobs(run_snakemake(cohort, "-n", *settings, "shards=2").stdout)
-    assert muse(f"run {cohort / 'one.tsv'} -o {cohort / 'results_of_run'} --regions nuclei")[0] == 0
+    muse.ok(f"run {cohort / 'one.tsv'} -o {cohort / 'results_of_run'} --regions nuclei")
     one, other = (cohort / name / "unlabelled" for name in ("results_of_nuclei", "results_of_run"))
     assert checksums(one) == checksums(other)
     assert (one / "nuclei.parquet").read_bytes() == (other / "nuclei.parquet").read_bytes()

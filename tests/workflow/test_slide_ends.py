@@ -4,7 +4,6 @@ and reruns.
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import time
 from pathlib import Path
@@ -23,7 +22,7 @@ from workflow_runs import (
     write_sheet,
 )
 
-from muse_pipeline.core.files import read_json
+from muse_pipeline.core.files import read_json, read_tsv
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -56,8 +55,7 @@ def first_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]
 
 def read_ends(folder: Path) -> dict[str, dict[str, str]]:
     """Slide -> its row of cohort.tsv."""
-    with (folder / "results/cohort.tsv").open(encoding="utf-8", newline="") as file:
-        return {row["slide_id"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    return {row["slide_id"]: row for row in read_tsv(folder / "results/cohort.tsv")}
 
 
 def statuses(folder: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@ and GPUs.
 """
 
 import csv
-import json
 import random
 import shutil
 import subprocess
@@ -29,6 +28,7 @@ from workflow_runs import (
 )
 
 from muse_pipeline.cohort.ledgers import read_progress
+from muse_pipeline.core.files import read_json
 
 PROFILES = Path(__file__).parents[2] / "workflow/profiles"
 # Jobs are short here, so their status is queried often. Everything else is as in the profile that
@@ -164,7 +164,7 @@ def submitted(folder: Path) -> list[str]:
 
 
 def assert_bytes_of_one_machine(cohort: Path, folder: Path, muse) -> None:
-    assert muse("run", *(cohort / f"{name}.tif" for name in SLIDES), "-o", folder)[0] == 0
+    muse.ok("run", *(cohort / f"{name}.tif" for name in SLIDES), "-o", folder)
     for slide in SLIDES:
         for name in RESULTS:
             here, there = folder / slide / name, cohort / "results" / slide / name
@@ -193,7 +193,7 @@ def test_a_lost_node_costs_no_slide_of_two_batches_and_repeats_no_finished_one(s
         outcomes = [row["status"] for row in csv.DictReader(table, delimiter="\t")]
     assert outcomes == ["ok"] * len(names)
     batches = {
-        path.stem: [row["slide_id"] for row in json.loads(path.read_text())]
+        path.stem: [row["slide_id"] for row in read_json(path)]
         for path in sorted((results / "logs/batches").glob("*.json"))
     }
     assert sorted(name for batch in batches.values() for name in batch) == names

@@ -39,8 +39,8 @@ RESULTS = (
 def test_a_study_has_a_snakefile_config_and_profiles(muse, tmp_path):
     (tmp_path / "slides").mkdir()
     draw_stained_slide(tmp_path / "slides/a.tif", size_px=300, n_nuclei=5)
-    status, shown, _ = muse(f"workflow {tmp_path / 'study'} --slides {tmp_path / 'slides'}")
-    assert status == 0 and shown.splitlines()[-2:] == [
+    shown = muse.ok(f"workflow {tmp_path / 'study'} --slides {tmp_path / 'slides'}")
+    assert shown.splitlines()[-2:] == [
         f"{tmp_path / 'study/config/slides.tsv'}: 1 slide",
         "configs to train models: `muse train --list`",
     ]
@@ -56,7 +56,7 @@ def test_a_study_has_a_snakefile_config_and_profiles(muse, tmp_path):
         for path in (tmp_path / "study").rglob("*.*")
     }
     assert written == {"config/slides.tsv", "config/config.yaml", "config/README.md", *profiles}
-    status, shown, _ = muse(f"workflow {tmp_path / 'other'}")
+    shown = muse.ok(f"workflow {tmp_path / 'other'}")
     assert (
         shown.splitlines()[-2]
         == f"next: `muse sheet FOLDER --output {tmp_path / 'other/config/slides.tsv'}`"
@@ -78,17 +78,14 @@ def test_pictures_have_an_mpp_and_a_sheet_is_kept(muse, tmp_path):
     (tmp_path / "slides").mkdir()
     Image.new("RGB", (300, 300), (226, 170, 205)).save(tmp_path / "slides/a.png")
     words = f"workflow {tmp_path / 'study'} --slides {tmp_path / 'slides'}".split()
-    status, _, errors = muse(*words)
-    assert (
-        status == 2 and "pictures only with --mpp" in errors and not (tmp_path / "study").exists()
-    )
-    assert muse(*words, "--mpp", 0.5)[0] == 0
+    errors = muse.fails(*words)
+    assert "pictures only with --mpp" in errors and not (tmp_path / "study").exists()
+    muse.ok(*words, "--mpp", 0.5)
     assert [row.mpp for row in read_sheet(tmp_path / "study/config/slides.tsv")] == [0.5]
     for path in (tmp_path / "study").rglob("*.*"):
         if path.name != "slides.tsv":
             path.unlink()
-    status, _, errors = muse(*words, "--mpp", 0.5)
-    assert status == 2 and "slides.tsv --add` adds the slides that it lacks" in errors
+    assert "slides.tsv --add` adds the slides that it lacks" in muse.fails(*words, "--mpp", 0.5)
     assert not (tmp_path / "study/config/config.yaml").exists()
 
 
@@ -184,7 +181,7 @@ def test_the_wheel_alone_runs_slides_and_a_study_and_shows_them_with_the_same_by
     installed("muse", "run", "slides/a.tif", "-o", "by_wheel", cwd=tmp_path)
     installed("muse", "workflow", "study", "--slides", "slides", cwd=tmp_path)
     installed("python", "-m", "snakemake", "--cores", 2, cwd=tmp_path / "study")
-    assert muse(f"run {tmp_path / 'slides/a.tif'} -o {tmp_path / 'by_source'}")[0] == 0
+    muse.ok(f"run {tmp_path / 'slides/a.tif'} -o {tmp_path / 'by_source'}")
     for name in RESULTS:
         expected = (tmp_path / "by_source/a" / name).read_bytes()
         assert (tmp_path / "by_wheel/a" / name).read_bytes() == expected, name
@@ -243,7 +240,7 @@ def test_a_user_without_a_name_runs_the_wheel_on_a_read_only_disk_without_a_netw
         [*isolated, f"{script} '{'; '.join(steps)}'"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert muse(f"run {work / 'slides/a.tif'} -o {tmp_path / 'by_source'}")[0] == 0
+    muse.ok(f"run {work / 'slides/a.tif'} -o {tmp_path / 'by_source'}")
     for name in RESULTS:
         expected = (tmp_path / "by_source/a" / name).read_bytes()
         assert (work / "results/a" / name).read_bytes() == expected, name

@@ -22,6 +22,8 @@ from workflow_runs import (
     write_sheet,
 )
 
+from muse_pipeline.core.files import read_json
+
 pytestmark = pytest.mark.timeout(
     1200
 )  # tests run the workflow once or twice, on a machine that may be busy
@@ -212,7 +214,7 @@ def test_results_of_muse_run_are_results_of_the_workflow(muse, tmp_path):
     settings = {"frame": "openslide", "csv": True, "measurements": ["h_mean"], "max_features": 40}
     write_config(tmp_path, **settings)
     options = "--config", tmp_path / "config.yaml"
-    assert muse(f"run {tmp_path / 'a.tif'} -o {tmp_path / 'results'}", *options)[0] == 0
+    muse.ok(f"run {tmp_path / 'a.tif'} -o {tmp_path / 'results'}", *options)
     assert (tmp_path / "results/a/nuclei.part-001.geojson.gz").is_file()
     write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
     assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout) == {"report": 1, "all": 1}
@@ -253,7 +255,7 @@ def test_without_snakemake_the_bytes_are_the_same(first_run, slides, tmp_path, m
 def test_effective_settings_are_written_down(finished):
     settings = (finished / "results/run_config.yaml").read_text(encoding="utf-8")
     assert "model: compact" in settings
-    rows = json.loads((finished / "results/sheet.json").read_text(encoding="utf-8"))
+    rows = read_json(finished / "results/sheet.json")
     assert [(row["slide_id"], row["shards"]) for row in rows] == [(IDS[0], 1), (IDS[1], 2)]
 
 

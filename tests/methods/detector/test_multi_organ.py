@@ -2,14 +2,13 @@
 card.
 """
 
-import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from drawn_datasets import draw_datasets
 
+from muse_pipeline.core.files import read_json, read_tsv
 from muse_pipeline.inference.model import read_card
 from muse_pipeline.methods.detector.run import DetectorRecipe, load_detector_config
 from muse_pipeline.training.checkpoint import load_checkpoint
@@ -44,8 +43,7 @@ def test_from_downloads_to_a_model_and_its_card(muse, data, tmp_path):
     run, model = tmp_path / "run", tmp_path / "multi_organ.onnx"
     status, _, errors = train(muse, data, run, "schedule.steps=12", "schedule.validate_every=12")
     assert status == 0, errors
-    with (run / "labels-training.tsv").open() as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = read_tsv(run / "labels-training.tsv")
     counts = {
         name: sum(int(row[name]) for row in rows)
         for name in ("Lymphocyte", "Epithelial", "Stroma", "unknown")
@@ -61,7 +59,7 @@ def test_from_downloads_to_a_model_and_its_card(muse, data, tmp_path):
         meta["learnt_patients"]
     )
     assert not {"PanNuke fold3", "Lizard fold3", "TCGA-AB-0002"} & set(meta["learnt_patients"])
-    inputs = json.loads((run / "provenance.json").read_text())["inputs"]
+    inputs = read_json(run / "provenance.json")["inputs"]
     assert {f"source 0: labels/Fold {fold}/masks/fold{fold}/masks.npy" for fold in (1, 2)} <= set(
         inputs
     )

@@ -3,7 +3,6 @@ scored on.
 """
 
 import dataclasses
-import json
 
 import cv2
 import numpy as np
@@ -13,6 +12,7 @@ from pretraining import SIDE_PX, draw_pictures, draw_slide, write_config
 
 from experiments.common.training import load_muse_config
 from muse_pipeline.core.errors import LabelError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.data.augment import Augmentation
 from muse_pipeline.data.nucleus_images import NucleusSource
 from muse_pipeline.labels.picture_source import PictureSource
@@ -58,7 +58,7 @@ def test_views_are_taken_to_the_mean_stains_of_all_images(folder, sources, tmp_p
     for name in ("P0", "P1", "P2"):
         fit = fit_macenko(cv2.imread(str(folder / f"images/{name}.png"))[..., ::-1].reshape(-1, 3))
         fits.append((fit.stains, fit.strong))
-    slide = json.loads((folder / "S1/colour.json").read_text())["macenko"]
+    slide = read_json(folder / "S1/colour.json")["macenko"]
     fits.append((np.array(slide["stains"]), np.array(slide["strong"])))
     mean = np.mean([stains for stains, _ in fits], 0)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)

@@ -112,10 +112,9 @@ def test_masks_may_be_those_of_an_activation_network(config_path, tmp_path):
 def test_tissue_without_nuclei_is_one_sentence(config_path, tmp_path, muse):
     (tmp_path / "glass").mkdir()
     cv2.imwrite(str(tmp_path / "glass/a.png"), np.full((120, 120, 3), 240, np.uint8))
-    status, _, err = muse(
+    err = muse.fails(
         f"psm {config_path} -o {tmp_path / 'run'} --set sources.0.images={tmp_path / 'glass'}"
     )
-    assert status == 2
     assert "none of 1 crops of tissue has a usable mask" in err
     assert not stage_folder(tmp_path / "run", 1, "masks").exists()
 

@@ -14,7 +14,7 @@ from labelled import write_config as write_training_config
 from paired import SETTINGS, draw_paired_pictures, draw_paired_slide, write_paired_config
 from pretraining import draw_slide, write_proposals
 
-from muse_pipeline.core.files import write_json
+from muse_pipeline.core.files import read_json, write_json
 from muse_pipeline.nuclei.parquet import read_nuclei
 from muse_pipeline.training.checkpoint import load_checkpoint
 from muse_pipeline.training.recipe import load_run
@@ -113,7 +113,7 @@ def refused(muse, tmp_path, source, *words, **settings):
 def test_a_partner_store_of_another_grid_is_refused(slide, tmp_path, muse):
     other = tmp_path / "S2"
     draw_slide(other)
-    settings = json.loads((other / "image-500nm.zarr/zarr.json").read_text())
+    settings = read_json(other / "image-500nm.zarr/zarr.json")
     settings["attributes"]["muse"]["mpp"] = 0.51
     (other / "image-500nm.zarr/zarr.json").write_text(json.dumps(settings))
     store = str(other / "image-500nm.zarr")
@@ -147,7 +147,7 @@ def test_a_partner_store_that_covers_no_tissue_is_refused(slide, tmp_path, muse)
     for chunk in (tmp_path / "bare.zarr/labels/tissue/0/c").rglob("*"):
         if chunk.is_file():
             chunk.unlink()
-    settings = json.loads((tmp_path / "bare.zarr/zarr.json").read_text())
+    settings = read_json(tmp_path / "bare.zarr/zarr.json")
     settings["attributes"]["muse"]["files"] = []
     (tmp_path / "bare.zarr/zarr.json").write_text(json.dumps(settings))
     refused(

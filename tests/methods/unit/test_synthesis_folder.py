@@ -21,7 +21,7 @@ SMALL = ["--n", "7", "--seed", "5", "--mpp", "0.5", "--size-px", "96"]
 def test_the_bytes_depend_on_the_seed_and_not_on_threads(muse, tmp_path):
     folders = [tmp_path / name for name in ("one", "three", "other")]
     for folder, more in zip(folders, ((), ("--threads", "3"), ("--seed", "6")), strict=True):
-        assert muse(f"synthesize masks -o {folder}", *SMALL, *more)[0] == 0
+        muse.ok(f"synthesize masks -o {folder}", *SMALL, *more)
     one, three, other = (
         {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
         for folder in folders
@@ -60,11 +60,12 @@ def test_masks_are_read_back_and_are_a_source_of_labels(tmp_path):
 def test_an_earlier_set_is_replaced_and_another_folder_is_not(muse, tmp_path):
     folder = tmp_path / "masks"
     for n in (3, 2):
-        assert muse(f"synthesize masks -o {folder}", *SMALL[2:], "--n", n)[0] == 0
+        muse.ok(f"synthesize masks -o {folder}", *SMALL[2:], "--n", n)
     assert len(list((folder / "instances").iterdir())) == 2
     (tmp_path / "own").mkdir()
     (tmp_path / "own/thesis.txt").write_text("")
-    status, _, errors = muse(f"synthesize masks -o {tmp_path / 'own'}", *SMALL)
-    assert status == 2 and "is a folder that this command did not create" in errors
+    assert "is a folder that this command did not create" in muse.fails(
+        f"synthesize masks -o {tmp_path / 'own'}", *SMALL
+    )
     with pytest.raises(LabelError, match="contains no masks"):
         read_mask_folder(tmp_path / "own")

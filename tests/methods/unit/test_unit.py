@@ -18,6 +18,7 @@ from tiny_runs import write_unit as write_config
 from torch.nn.functional import softplus
 
 from muse_pipeline.core.errors import CollapsedError
+from muse_pipeline.core.files import read_json
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.predictor import Predictor
@@ -419,7 +420,7 @@ def test_masks_that_cannot_be_used_are_named(kind, tmp_path, tissue, muse):
     elif kind == "small":
         instances[10:14, 10:14], expected = 1, "has a diameter of 4.5 px at 0.5 um/px, less than 6"
     else:
-        facts = json.loads((masks / "masks.json").read_text())
+        facts = read_json(masks / "masks.json")
         (masks / "masks.json").write_text(json.dumps({**facts, "mpp": 0.25}))
         expected = "its masks are at 0.25 um/px, but `mpp` is 0.5"
     for path in (masks / "instances").iterdir():

@@ -2,13 +2,14 @@
 `pretrain`.
 """
 
-import json
 from pathlib import Path
 
 import pytest
 import yaml
 from tiny_runs import UNIT as CONFIG
 from workflow_runs import write_sheet
+
+from muse_pipeline.core.files import read_json
 
 TOP = Path(__file__).parents[3]
 ROWS = [
@@ -46,17 +47,16 @@ def test_a_model_is_trained_on_every_slide(cohort, muse):
     assert sources == [
         {"store": str(cohort / "results" / name / "image-500nm.zarr")} for name in "ab"
     ]
-    status, out, errors = muse(
+    assert "tiny: 0.5 um/px; Nucleus" in muse.ok(
         f"step model {cohort / 'cohort.yaml'} --resolved {cohort / 'model.json'}"
     )
-    assert status == 0 and "tiny: 0.5 um/px; Nucleus" in out, errors
-    assert not json.loads((cohort / "model.json").read_text())["trains_on_slides"]
+    assert not read_json(cohort / "model.json")["trains_on_slides"]
 
 
 def test_pretraining_holds_slides_back(cohort, muse):
     facts = cohort / "facts.json"
     assert plan(muse, cohort, "--resolved", facts) == (0, "")
-    found = json.loads(facts.read_text())
+    found = read_json(facts)
     assert (found["backbone"], found["mpp"], found["slides"], found["held"]) == (
         "muse_compact_16",
         0.5,
@@ -67,19 +67,19 @@ def test_pretraining_holds_slides_back(cohort, muse):
 
 def test_the_recipe_for_slides_names_none(muse, tmp_path):
     config = TOP / "config/train/unit.yaml"
-    status, out, errors = muse(f"step model {config} --resolved {tmp_path / 'model.json'}")
-    assert status == 0 and "unit: 0.5 um/px; Nucleus" in out, errors
-    assert json.loads((tmp_path / "model.json").read_text())["trains_on_slides"]
-    status, _, errors = muse(f"train {config} -o {tmp_path / 'run'}")
-    assert status == 2 and "sources: the list is empty" in errors
+    assert "unit: 0.5 um/px; Nucleus" in muse.ok(
+        f"step model {config} --resolved {tmp_path / 'model.json'}"
+    )
+    assert read_json(tmp_path / "model.json")["trains_on_slides"]
+    assert "sources: the list is empty" in muse.fails(f"train {config} -o {tmp_path / 'run'}")
 
 
 def test_methods_that_train_no_detector_are_no_model(muse):
     recipe = TOP / "config/train/muse_pretrain.yaml"
-    status, _, errors = muse(f"step model {recipe} --set", "sources=[{images: a, mpp: 1}]")
-    assert status == 2 and "the workflow cannot train models with method 'muse'" in errors
-    status, _, errors = muse(
+    assert "the workflow cannot train models with method 'muse'" in muse.fails(
+        f"step model {recipe} --set", "sources=[{images: a, mpp: 1}]"
+    )
+    muse.fails(
         f"step pretrain-config {TOP / 'config/train/mil.yaml'} --sheet "
         f"{TOP / 'config/none.tsv'} --results r -o c"
     )
-    assert status == 2
