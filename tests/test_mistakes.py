@@ -32,8 +32,8 @@ def find(name: str):
 
 
 class Loader(yaml.SafeLoader):
-    """YAML with ``!path``, ``!find`` (an object by its name), ``!default`` (a class, called) and
-    ``!tuple``.
+    """YAML with ``!path``, ``!find`` (an object by its name), ``!default`` (a class, called),
+    ``!tuple`` and ``!picture`` (a white PNG of this width and height).
     """
 
 
@@ -42,6 +42,9 @@ Loader.add_constructor("!find", lambda loader, node: find(node.value))
 Loader.add_constructor("!default", lambda loader, node: find(node.value)())
 Loader.add_constructor(
     "!tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
+)
+Loader.add_constructor(
+    "!picture", lambda loader, node: mistake_makers.white_png(*loader.construct_sequence(node))
 )
 
 

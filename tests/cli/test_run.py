@@ -24,6 +24,10 @@ from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.outputs.csv import Csv
 
 
+def draw_glass(path):
+    write_pyramid(path, np.full((600, 600, 3), 243, np.uint8))
+
+
 def report_of(folder):
     """slide_id -> status, in the order of ``cohort.tsv``."""
     return {row["slide_id"]: row["status"] for row in read_tsv(folder / "cohort.tsv")}
@@ -31,7 +35,7 @@ def report_of(folder):
 
 def test_a_slide_that_is_added_leaves_the_others_in_the_report(muse, tmp_path):
     (tmp_path / "broken.svs").write_bytes(b"no slide")
-    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    draw_glass(tmp_path / "glass.tif")
     results = tmp_path / "results"
     muse.fails(f"run {tmp_path / 'broken.svs'} -o {results}")
     (results / "glass").mkdir()
@@ -259,7 +263,7 @@ def test_a_defect_is_one_line_and_its_traceback_is_in_the_log(muse, tmp_path, mo
     def break_down(*arguments):
         raise KeyError("lost")
 
-    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    draw_glass(tmp_path / "glass.tif")
     monkeypatch.setattr(steps, "tile", break_down)
     status, shown, _ = muse(f"run {tmp_path / 'glass.tif'} -o {tmp_path / 'results'}")
     log = tmp_path / "results/glass/logs/run.log"
@@ -268,7 +272,7 @@ def test_a_defect_is_one_line_and_its_traceback_is_in_the_log(muse, tmp_path, mo
 
 
 def test_the_report_alone_finds_the_sheet_and_writes_beside_it(muse, tmp_path):
-    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    draw_glass(tmp_path / "glass.tif")
     results = tmp_path / "results"
     muse.ok(f"run {tmp_path / 'glass.tif'} -o {results}")
     written = {name: (results / name).read_bytes() for name in ("report.html", "cohort.tsv")}
@@ -311,7 +315,7 @@ AFAR = (
     ],
 )
 def test_wrong_areas_cost_no_finished_result(muse, tmp_path, option, text, reason):
-    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    draw_glass(tmp_path / "glass.tif")
     roi = tmp_path / "roi.json"
     if text:
         roi.write_text(text)
@@ -340,7 +344,7 @@ def test_a_roi_that_fits_one_slide_costs_the_other_alone(muse, tmp_path):
 
 
 def test_an_earlier_result_is_not_read_and_replaced_at_once(muse, tmp_path):
-    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    draw_glass(tmp_path / "glass.tif")
     mine = tmp_path / "results/glass/tissue.geojson"
     run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results"
     muse.ok(*run)
@@ -350,7 +354,7 @@ def test_an_earlier_result_is_not_read_and_replaced_at_once(muse, tmp_path):
 
 
 def test_a_result_within_a_roi_is_recorded(muse, tmp_path):
-    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    draw_glass(tmp_path / "glass.tif")
     ring = [[100, 100], [500, 100], [500, 300], [100, 300], [100, 100]]
     (tmp_path / "roi.json").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results"
@@ -387,7 +391,7 @@ def test_files_of_the_cohort_go_with_the_nuclei_that_they_were_made_from(tmp_pat
 
 
 def test_a_mode_that_the_model_does_not_go_with_is_rejected(muse, tmp_path):
-    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    draw_glass(tmp_path / "glass.tif")
     run = "run", tmp_path / "glass.tif", "-o", tmp_path / "results"
     for mode, model, problem in (
         (
@@ -413,7 +417,7 @@ def test_a_mode_that_the_model_does_not_go_with_is_rejected(muse, tmp_path):
 
 
 def test_results_and_lock_are_in_one_folder(muse, tmp_path, monkeypatch):
-    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    draw_glass(tmp_path / "glass.tif")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     muse.ok("run glass.tif -o ~/x")
@@ -442,7 +446,7 @@ def test_a_sheet_of_a_user_else_is_no_position_for_results(muse, tmp_path):
 
 
 def test_a_folder_that_another_run_writes_to_is_left_alone(tmp_path):
-    write_pyramid(tmp_path / "glass.tif", np.full((600, 600, 3), 243, np.uint8))
+    draw_glass(tmp_path / "glass.tif")
     command = [
         sys.executable,
         "-m",
@@ -467,7 +471,7 @@ def test_a_folder_that_another_run_writes_to_is_left_alone(tmp_path):
 )
 def test_a_folder_of_a_user_else_costs_its_own_slide_alone(muse, tmp_path):
     for name in ("a", "b"):
-        write_pyramid(tmp_path / f"{name}.tif", np.full((600, 600, 3), 243, np.uint8))
+        draw_glass(tmp_path / f"{name}.tif")
     mine = tmp_path / "results/a/nuclei.parquet"
     mine.parent.mkdir(parents=True)
     mine.touch()

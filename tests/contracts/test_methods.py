@@ -84,6 +84,12 @@ def test_a_stopped_run_comes_to_the_same_bytes_and_is_for_one_config(
     before = {path: path.stat().st_mtime_ns for path in parts.rglob("resume.pt")}
     train(muse, config, parts, more)  # has nothing left to do
     assert before == {path: path.stat().st_mtime_ns for path in parts.rglob("resume.pt")}
+    if method in {"detector", "mil", "unit"}:
+        train(muse, config, parts, "--set limits=trial")  # the card alone states it
+        first, changed = (load_checkpoint(run / "checkpoint.pt") for run in (whole, parts))
+        assert "'limits': 'trial'" in str(changed.meta)
+        assert changed.weights_sha256() == first.weights_sha256()
+        train(muse, config, parts)
     for change in CHANGES.get(method, "seed=1").split():
         printed = muse.fails(f"{train_parts} --set {change}")
         assert "different" in printed and "--start-over" in printed, change

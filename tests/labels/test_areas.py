@@ -155,31 +155,6 @@ def test_what_is_found_on_glass_is_not_labelled(tmp_path):
         read_labelled_images([source], CLASSES, 0.5, 8, 256)
 
 
-@pytest.mark.parametrize(
-    "content, settings, sentence",
-    [
-        (
-            geojson((box(0, 0, 100, 160), "Dark"), (box(80, 0, 160, 160), "other")),
-            {},
-            "feature 1: overlaps with feature 2",
-        ),
-        (geojson((box(101, 0, 119, 160), "Dark")), {}, "feature 1: `compact` finds no nucleus"),
-        (geojson((box(0, 0, 100, 160), "nothing")), {}, "has no area with a class"),
-        (
-            TWO_AREAS,
-            {"class_map": {"Dark": "Dark", "other": CLASSES}},
-            "maps 'other' to every class",
-        ),
-        (np.ones((20, 30), np.uint8), {"class_map": {"1": "Dark"}}, "is 30 x 20 px, .* 240 x 160"),
-        (np.full((160, 240), 3, np.uint8), {"class_map": {"1": "Dark"}}, "value 3: class '3'"),
-    ],
-)
-def test_what_is_wrong_is_one_sentence(tmp_path, content, settings, sentence):
-    with pytest.raises(LabelError, match=sentence) as caught:
-        read(make(tmp_path, content, **settings))
-    assert "\n" not in str(caught.value)
-
-
 def test_areas_that_touch_or_lie_within_their_margins_do_not_overlap(tmp_path):
     touching = geojson((box(0, 0, 103, 160), "Dark"), (box(97, 0, 240, 160), "other"))
     assert len(read(make(tmp_path, touching))) == 1

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawn_labels import box, disc, draw_nuclei, geojson, grid_xy, point, read
+from drawn_labels import box, disc, draw_nuclei, geojson, grid_xy, pixels_at_nuclei, point, read
 from slide_files import write_pyramid
 
 from muse_pipeline.core.errors import LabelError
@@ -54,7 +54,7 @@ def test_a_region_is_read_at_the_models_mpp_with_its_context(tmp_path, slide):
     assert 0 < rows.min() < rows.max() < image.pixels.shape[0] - 1
     expected = (within(*REGION) / 2) - (210 - columns.min(), 150 - rows.min())
     assert np.allclose(image.nuclei.xy, expected, atol=1e-6)
-    at = image.pixels[tuple(np.floor(image.nuclei.xy).astype(int).T[::-1])]
+    at = pixels_at_nuclei(image)
     assert at.mean() < 110 < image.pixels.mean() - 40  # each centre lies on its dark disc
     assert image.stain is not None
     assert (image.patient, image.source) == ("S", str(slide))
@@ -85,7 +85,7 @@ def test_positions_in_qupaths_frame_begin_at_the_bounds(tmp_path, slide, monkeyp
     ]
     (image,) = read(make(tmp_path, slide, *shifted), context_px=256)
     assert image.name == "S_x420_y300"
-    at = image.pixels[tuple(np.floor(image.nuclei.xy).astype(int).T[::-1])]
+    at = pixels_at_nuclei(image)
     assert at.mean() < 110
 
 
@@ -98,7 +98,7 @@ def test_text_counts_pixels_of_level_0_and_needs_regions_beside_it(tmp_path, sli
         read(source)
     (image,) = read(replace(source, regions=tmp_path / "regions"), context_px=256)
     assert len(image.nuclei) == 20
-    assert image.pixels[tuple(np.floor(image.nuclei.xy).astype(int).T[::-1])].mean() < 110
+    assert pixels_at_nuclei(image).mean() < 110
 
 
 def test_nuclei_outside_the_regions_are_rejected_or_counted(tmp_path, slide):

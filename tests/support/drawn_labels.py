@@ -65,6 +65,11 @@ def read(
     return read_labelled_images(sources, CLASSES, mpp, n_rays, **settings)
 
 
+def pixels_at_nuclei(image: LabelledImage) -> np.ndarray:
+    """(N, 3) uint8: the pixels of ``image`` at the centres of its nuclei."""
+    return image.pixels[tuple(np.floor(image.nuclei.xy).astype(int).T[::-1])]
+
+
 def disc(x: float, y: float, radius: float = RADIUS_PX, n: int = 32) -> dict:
     """A disc as a GeoJSON polygon."""
     angles = 2 * np.pi * np.arange(n + 1) / n

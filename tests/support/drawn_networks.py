@@ -78,13 +78,17 @@ GAUSS /= GAUSS.sum()
 
 
 def draw_stardist(
-    path: Path, n_rays: int = 16, side: int | str = SIDE, classes: bool = True
+    path: Path,
+    n_rays: int = 16,
+    side: int | str = SIDE,
+    classes: bool = True,
+    radius_px: float = RADIUS_PX,
 ) -> Path:
     """Write a StarDist network: channels last, maps at every second pixel, and round outlines."""
     net = Drawing(channels_first=False, side=side)
     dark = net.filter(GAUSS, stride=2)
     net.give("prob", net.add("Clip", [net.linear(dark, 1.2, 0.14), 0.0, 1.0]))
-    rays = np.zeros((n_rays, 1, 1, 1)), np.full(n_rays, RADIUS_PX)
+    rays = np.zeros((n_rays, 1, 1, 1)), np.full(n_rays, radius_px)
     net.give("dist", net.add("Conv", [dark, *rays]))
     if classes:
         net.give(

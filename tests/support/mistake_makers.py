@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import tiny_runs
 import torch
 from drawn import ArraySlide
+from drawn_datasets import draw_datasets
 from drawn_labels import draw_nuclei, grid_xy, read
 from labelled import CPU, draw_labelled_folder, write_config
 from scored_slides import draw_results
@@ -22,13 +24,16 @@ import muse_pipeline
 from experiments.common.training import finetune, load_muse_config, pretrain
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.inference.model import find_model
-from muse_pipeline.labels.label_sources import parse_source
+from muse_pipeline.labels.label_sources import parse_source, read_labelled_images
+from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.detector.run import load_detector_config
 from muse_pipeline.proposals.base import SlideSample
 from muse_pipeline.proposals.imported import ImportedNuclei, ImportSettings
 from muse_pipeline.qupath.regions import read_roi
 from muse_pipeline.registration.transform import read_given
 from muse_pipeline.training.recipe import load_run
+
+MULTI_ORGAN = Path(__file__).parents[2] / "config/train/multi_organ.yaml"
 
 
 def labelled(folder: Path) -> None:
@@ -53,16 +58,39 @@ def proposed(folder: Path) -> None:
     cv2.imwrite(str(folder / "picture/a.png"), np.full((90, 90, 3), 220, np.uint8))
 
 
+RAYS_PX = {"inward": -6.6, "short": 1, "long": 5000, "nan": np.nan, "infinite": np.inf}
+
+
 def networks(folder: Path) -> None:
-    """Networks of other programs, and two of this package's files."""
+    """Networks of other programs, among them some with implausible rays and one that returns its
+    input, and two of this package's files.
+    """
     for name in ("hover", "distance", "cellpose", "boundary"):
         getattr(drawn_networks, f"draw_{name}")(folder / f"{name}.onnx")
+    for name, px in RAYS_PX.items():
+        drawn_networks.draw_stardist(folder / f"{name}.onnx", radius_px=px)
+    network = drawn_networks.Drawing(channels_first=True)
+    network.give("maps", network.pixels)
+    network.save(folder / "input.onnx")
     model = find_model("compact-fp32")
     shutil.copy(model, folder / "compact.onnx")
     shutil.copy(model.parent / "outlines/refine.onnx", folder)
 
 
 results = draw_results
+datasets = draw_datasets
+
+
+def white_png(width: int, height: int) -> bytes:
+    return cv2.imencode(".png", np.full((height, width), 255, np.uint8))[1].tobytes()
+
+
+def taught(folder: Path) -> None:
+    """``labelled``, and ``teacher.pt``, a detector that was trained on it."""
+    labelled(folder)
+    finetune(load_detector_config(folder / "tiny.yaml"), folder / "teacher", CPU)
+    (folder / "teacher/checkpoint.pt").rename(folder / "teacher.pt")
+    shutil.rmtree(folder / "teacher")
 
 
 def checkpoints(folder: Path) -> None:
@@ -103,6 +131,19 @@ def load_tiny(name: str, *changes: str) -> None:
 
 def read_labels(**source) -> None:
     read(parse_source({"images": "images", "labels": "labels", "mpp": 0.5, **source}, "c"))
+
+
+def read_dataset(name: str, **settings) -> None:
+    """Read a dataset as config/train/multi_organ.yaml does, with other ``settings``."""
+    sources = {each.format: each for each in load_detector_config(MULTI_ORGAN, Path()).sources}
+    source = replace(sources[name], exclude=(), **settings)
+    read_labelled_images([source], ("Lymphocyte", "Epithelial", "Stroma"), 0.25, 8)
+
+
+def read_areas(class_map: dict) -> None:
+    settings = {"images": Path("images"), "mpp": 0.5, "class_map": class_map, "margin_um": 2.0}
+    source = PictureSource(Path("labels"), "areas", **settings)
+    read_labelled_images([source], ("Dark", "Pale", "Red"), 0.5, 8)
 
 
 def load_changed(*changes: str) -> None:

@@ -85,24 +85,6 @@ def test_a_run_goes_on_with_the_same_teachers_alone(folder, tmp_path):
         finetune(config, tmp_path / "run", CPU)
 
 
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        (["n_rays=16"], "cannot teach this run, because its `n_rays` is 8, not 16 as in the run"),
-        (["mpp=0.25"], r"`mpp` is 0\.5, not 0\.25 as in the run"),
-        (["head=point"], "`head` is dense, not point as in the run"),
-        (["colour=macenko"], "`colour` is identity, not macenko as in the run"),
-        (
-            ["classes=[{name: A, color: [0, 0, 0]}]", 'sources.0.class_map={"1": A, "2": A}'],
-            "its classes are Dark, Pale, not A as in the run",
-        ),
-    ],
-)
-def test_a_teacher_of_something_else_is_rejected(folder, tmp_path, changes, message):
-    with pytest.raises(CheckpointError, match=message):
-        finetune(distilled(folder, "t0", changes=changes), tmp_path, CPU)
-
-
 def test_a_teacher_that_cannot_take_the_windows_is_rejected(folder, tmp_path):
     coarse = load_detector_config(
         folder / "tiny.yaml", changes=["backbone=muse_compact_32", "schedule.steps=1"]
@@ -151,8 +133,6 @@ def test_teachers_teach_outside_of_regions(folder, tmp_path):
 
 
 def test_a_teacher_that_is_not_there_or_finds_no_nuclei_is_rejected(folder, tmp_path):
-    with pytest.raises(CheckpointError, match="nowhere"):
-        finetune(distilled(folder, "nowhere"), tmp_path, CPU)
     with pytest.raises(CheckpointError, match="correct `checkpoint`"):
         DetectorRecipe().describe(distilled(folder, "nowhere"))
     found = load_checkpoint(folder / "t0/checkpoint.pt")

