@@ -11,7 +11,8 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -24,7 +25,16 @@ from muse_pipeline.core.files import complete_file, find_json, require_own_folde
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.data.augment import Prefetched
 from muse_pipeline.inference.model import checkpoint_from
-from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint, steps_done
+from muse_pipeline.models.base import Backbone
+from muse_pipeline.training.checkpoint import (
+    Checkpoint,
+    Seen,
+    load_backbone,
+    load_checkpoint,
+    save_checkpoint,
+    seen_before,
+    steps_done,
+)
 from muse_pipeline.training.devices import (
     find_launcher,
     is_first_process,
@@ -99,6 +109,20 @@ class TrainingStage(Stage, Generic[C, D]):
         """
         return Inputs.of(self.config)
 
+    @cached_property
+    def seen(self) -> Seen:
+        """Training data of the initial weights and the teachers."""
+        return seen_before(self.inputs().checkpoints, self._trusts_pickle)
+
+    def begin_with(self, backbone: Backbone) -> None:
+        """Load the initial weights, if the config names any, into a backbone."""
+        if start := self.inputs().checkpoint:
+            load_backbone(backbone, start, self._trusts_pickle)
+
+    @property
+    def _trusts_pickle(self) -> bool:
+        return getattr(self.config, "trust_pickle", False)
+
     @abstractmethod
     def read(self, log: Log) -> D:
         """Read and check the data."""
@@ -123,6 +147,13 @@ class TrainingStage(Stage, Generic[C, D]):
     @abstractmethod
     def checkpoint(self, data: D, method: Method) -> Checkpoint:
         """The checkpoint of the finished training."""
+
+    def best(self, describe: Callable[[int, dict[str, float]], Checkpoint]) -> Checkpoint:
+        """The weights with the best score, described as now, because the card may have changed
+        since; ``describe`` is that of ``loop.BestWeights``.
+        """
+        best = load_checkpoint(self.run_folder.best)
+        return replace(best, meta=describe(best.meta["step"], best.meta["scores"]).meta)
 
     def free_settings(self) -> tuple[str, ...]:
         """Settings that may change when a run is continued, by default those that only the model's
@@ -307,9 +338,14 @@ class ModelSettings:
     limits: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def of_model(self) -> dict[str, Any]:
-        """The settings of ``ModelSettings`` alone, by name, for the config of a stage."""
-        return {field.name: getattr(self, field.name) for field in fields(ModelSettings)}
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the ``classes`` of a method that has them, in order."""
+        return tuple(one.name for one in self.classes)
+
+    def select(self, kind: type) -> dict[str, Any]:
+        """The settings of the base class ``kind`` alone, by name, for the config of a stage."""
+        return {field.name: getattr(self, field.name) for field in fields(kind)}
 
 
 CARD = tuple(field.name for field in fields(ModelSettings))
@@ -322,9 +358,17 @@ def describe_model_run(config: ModelSettings) -> dict[str, Any]:
         "mpp": config.mpp,
         "backbone": config.backbone,
         "is_validated": bool(getattr(config, "validation", ())),
-        "classes": [one.name for one in config.classes],
+        "classes": [*config.class_names],
         "inputs": [str(file) for file in Inputs.of(config).files()],
     }
+
+
+def require_distinct_classes(names: Sequence[str]) -> None:
+    """Reject classes with the same name."""
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"classes: {', '.join(repeated)} is named more than once; name each class once"
+        )
 
 
 PLACEHOLDERS = ("what you trained on", "...")  # in the recipes of config/train

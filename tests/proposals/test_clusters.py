@@ -12,8 +12,6 @@ from muse_pipeline.methods.psm.activation_map import (
     Clusters,
     ClusterSettings,
     jet,
-    mini_batch_k_means,
-    nearest,
     stain_densities,
 )
 from muse_pipeline.proposals.otsu_mask import blend_stains
@@ -91,15 +89,10 @@ def test_the_seed_decides_everything(toy):
     assert (first.centres == second.centres).all()
 
 
-def test_k_means_finds_groups_and_survives_values_that_are_all_alike():
-    generator = np.random.default_rng(0)
-    true = np.array([[0, 0], [10, 0], [0, 10], [10, 10]], np.float32)
-    label = generator.integers(4, size=3000)
-    values = true[label] + generator.normal(0, 0.5, (3000, 2)).astype(np.float32)
-    centres = mini_batch_k_means(values, 4, np.random.default_rng(1))
-    order = nearest(true, centres)
-    assert len(set(order)) == 4 and np.abs(centres[order] - true).max() < 0.2
-    assert (mini_batch_k_means(np.ones((50, 2), np.float32), 3, generator) == 1).all()
+def test_pixels_that_are_all_alike_form_one_cluster():
+    values = np.zeros(50, np.float32), np.full((50, 3), 128, np.uint8), np.ones((50, 2), np.float32)
+    clusters = Clusters(*values, ClusterSettings())
+    assert (clusters(*values) == clusters.foreground).all()
 
 
 def test_the_presets_can_be_written_as_the_docs_state():

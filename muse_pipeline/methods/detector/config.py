@@ -31,7 +31,12 @@ from muse_pipeline.models.base import Backbone
 from muse_pipeline.training.checkpoint import read_weights
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
-from muse_pipeline.training.recipe import CARD, ModelSettings, require_training_data
+from muse_pipeline.training.recipe import (
+    CARD,
+    ModelSettings,
+    require_distinct_classes,
+    require_training_data,
+)
 
 
 @dataclass(frozen=True)
@@ -146,11 +151,6 @@ class DetectorConfig(ModelSettings):
     method: str = "detector"
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in order."""
-        return tuple(one.name for one in self.classes)
-
-    @property
     def credits(self) -> str:
         """``training_data`` and the licences given in the sources, for the card."""
         stated = dict.fromkeys(
@@ -191,10 +191,7 @@ def require_sound_detector(config: DetectorConfig) -> None:
         raise ConfigError(
             "classes: the list is empty, or a class has no name; list the classes of the network"
         )
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(
-            f"classes: {', '.join(repeated)} is named more than once; name each class once"
-        )
+    require_distinct_classes(names)
     require_training_data(config.training_data)
     export_window(config, require_windows(config.backbone, config.window_px))
 

@@ -56,7 +56,6 @@ from muse_pipeline.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_detector_weights,
-    seen_before,
     steps_done,
 )
 from muse_pipeline.training.loop import BestWeights, MetricsLog, Monitor
@@ -150,8 +149,7 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
         if teachers := find_teachers(self.config):
             origin += f", with {count_noun(len(teachers), 'teacher')}"
         log(f"{self.config.backbone} with a {self.config.head} head, from {origin}")
-        seen = seen_before(self.inputs().checkpoints, self.config.trust_pickle)
-        if shared := sorted(seen.learnt_patients & {image.patient for image in data.held}):
+        if shared := sorted(self.seen.learnt_patients & {image.patient for image in data.held}):
             log(
                 "validation scores will be too high: the initial weights were trained on"
                 f" {some_of(shared)}"
@@ -240,7 +238,6 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
 
     def _describe(self, data: DetectorData) -> dict[str, Any]:
         config = self.config
-        seen = seen_before(self.inputs().checkpoints, config.trust_pickle)
         appearance = appearance_reference(data.images, config.mpp)
         if self.start and self.start.is_whole:
             appearance = merge_references(self.start.appearance, appearance)
@@ -252,7 +249,7 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
             "origins": describe_origins(self.inputs().checkpoints, config, names),
             "appearance": appearance and dataclasses.asdict(appearance),
             "unlike": self.start.unlike if self.start and self.start.is_whole else {},
-            **seen.extend(names, learnt, held),
+            **self.seen.extend(names, learnt, held),
         }
 
 

@@ -16,6 +16,7 @@ from muse_pipeline.methods.mil.tissue import TissueSource
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.devices import Precision
 from muse_pipeline.training.method import Schedule
+from muse_pipeline.training.recipe import require_distinct_classes
 from muse_pipeline.training.region_model import RegionModel
 
 TEACHERS = ("dice", "gm")
@@ -111,16 +112,7 @@ class NetworkSettings(RegionModel):
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
-        names = self.class_names
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(
-                f"classes: {', '.join(repeated)} is named more than once; name each class once"
-            )
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in order."""
-        return tuple(one.name for one in self.classes)
+        require_distinct_classes(self.class_names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,7 @@ from muse_pipeline.methods.mil.tissue import require_locations
 from muse_pipeline.methods.mil.windows import RegionWindows
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.models.weights import load_weights
-from muse_pipeline.training.checkpoint import (
-    Checkpoint,
-    load_backbone,
-    load_checkpoint,
-    seen_before,
-)
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import (
@@ -77,10 +72,7 @@ class MilRecipe(Recipe):
         """Return the stages for these settings."""
         stages = StageList(folder)
         tiles = add_slide_stages(stages, config)
-        shared = {
-            field.name: getattr(config, field.name) for field in dataclasses.fields(NetworkSettings)
-        }
-        settings = StageConfig(**shared, tiles=tiles)
+        settings = StageConfig(**config.select(NetworkSettings), tiles=tiles)
         # The teacher does not depend on the students' settings; with the defaults, it stays valid
         # if they change.
         alone = dataclasses.replace(settings, student=StudentSettings())
@@ -112,10 +104,6 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         require_locations((*sources, *validation))
         return Inputs.of(dataclasses.replace(self.config, sources=sources, validation=validation))
 
-    @cached_property
-    def _start(self) -> Path | None:
-        return self.config.checkpoint and find_checkpoint(self.config.checkpoint)
-
     def free_settings(self) -> tuple[str, ...]:
         """Settings of the card."""
         return (*CARD, "export")
@@ -130,8 +118,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         """
         config = self.config
         network = RegionNetwork(config.backbone, len(config.classes), config.fusion)
-        if self._start:
-            load_backbone(network.backbone, self._start, config.trust_pickle)
+        self.begin_with(network.backbone)
         return network.to(memory_format=torch.channels_last)
 
     def batches(self, data: RegionData, device: torch.device) -> RegionWindows:
@@ -162,9 +149,7 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         """
         if not data.held:
             return self._describe(data, method, self.config.schedule.steps, {})
-        best = load_checkpoint(self.run_folder.best)
-        now = self._describe(data, method, best.meta["step"], best.meta["scores"])
-        return dataclasses.replace(best, meta=now.meta)  # the card may have changed since
+        return self.best(partial(self._describe, data, method))
 
     def finish(self, data: RegionData, method: Method, log: Log) -> None:
         """Print the scores of the weights in the checkpoint."""
@@ -178,20 +163,16 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         self, data: RegionData, method: Method, step: int, scores: dict[str, float]
     ) -> Checkpoint:
         config = self.config
-        seen = seen_before([self._start] if self._start else [], config.trust_pickle)
         learnt, held = ({image.patient for image in images} for images in (data.images, data.held))
-        model = RegionModel(
-            **{field.name: getattr(config, field.name) for field in dataclasses.fields(RegionModel)}
-        )
-        measured = {**slide_metrics(config.tiles), **scores}
-        model = dataclasses.replace(model, metrics={**config.metrics, **measured})
+        metrics = {**config.metrics, **slide_metrics(config.tiles), **scores}
+        model = RegionModel(**{**config.select(RegionModel), "metrics": metrics})
         meta: dict[str, Any] = {
             "backbone": config.backbone,
             "window_px": config.window_px,
             "mpp": config.mpp,
             "resample_positions": False,
             "config": plain_settings(config, portable=True),
-            **seen.extend((image.name for image in data.images), learnt, held),
+            **self.seen.extend((image.name for image in data.images), learnt, held),
             "step": step,
             "scores": scores,
         }

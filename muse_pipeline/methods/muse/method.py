@@ -139,7 +139,7 @@ class DistillationLevel(nn.Module):
         if self.settings.balance == "sinkhorn":
             targets = sinkhorn_targets(logits, temperature)
         else:
-            targets = centred_targets(logits, self.centre, temperature)
+            targets = torch.softmax((logits.float() - self.centre) / temperature, -1)
         likeliest = targets.argmax(-1)
         chosen = torch.zeros_like(self.use).index_add_(
             0, likeliest, torch.ones_like(likeliest).float()
@@ -152,10 +152,11 @@ class DistillationLevel(nn.Module):
         return targets
 
     def loss(self, targets: Tensor, features: Tensor) -> Tensor:
-        """(N,) cross-entropy between ``targets`` (N, K) and the student's output for ``features``
-        (N, C).
+        """(N,) cross-entropy between ``targets`` (N, K) and the softmax of the student's output for
+        ``features`` (N, C).
         """
-        return cross_entropy(targets, self.student(features), self.settings.student_temperature)
+        logits = self.student(features) / self.settings.student_temperature
+        return -(targets * torch.log_softmax(logits, -1)).sum(-1)
 
     @torch.no_grad()
     def update(self, momentum: float) -> None:
@@ -357,18 +358,6 @@ def _spread(vectors: Tensor) -> Tensor:
     mean = all_sum(unit.sum(0)) / n_rows.clamp(min=1)
     squares = all_sum((unit - mean).square().sum(0))
     return (squares / (n_rows - 1).clamp(min=1)).sqrt().mean() * math.sqrt(vectors.shape[1])
-
-
-def cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """(N,) cross-entropy of a teacher's probabilities (N, K) and the softmax of a student's logits
-    (N, K).
-    """
-    return -(target * torch.log_softmax(logits.float() / temperature, -1)).sum(-1)
-
-
-def centred_targets(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
-    """(N, K) softmax of the teacher's logits (N, K) after subtraction of ``centre`` (K,)."""
-    return torch.softmax((logits.float() - centre) / temperature, -1)
 
 
 def sinkhorn_targets(logits: Tensor, temperature: float) -> Tensor:

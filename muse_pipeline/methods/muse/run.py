@@ -20,7 +20,6 @@ from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSampler, ViewSet
-from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import colour_of_fit, reference_stains
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.config import require_windows
@@ -30,7 +29,7 @@ from muse_pipeline.methods.muse.method import MusePretraining
 from muse_pipeline.methods.muse.validation import SCORE, PointSet, read_held, score_held
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.training.checkpoint import Checkpoint, Seen, load_backbone, seen_before
+from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.loop import GRACE, IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
@@ -61,16 +60,8 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
     on_cpu = True
 
     @cached_property
-    def _start(self) -> Path | None:
-        return find_checkpoint(self.config.checkpoint) if self.config.checkpoint else None
-
-    @cached_property
     def _held(self) -> list[LabelledImage]:
         return read_held(self.config.held, self.config.middle_mpp)
-
-    @cached_property
-    def _seen(self) -> Seen:
-        return seen_before(self.inputs().checkpoints, self.config.trust_pickle)
 
     def check(self) -> None:
         """Reject an unknown backbone, and views that it does not accept."""
@@ -79,7 +70,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
     def read(self, log: Log) -> PretrainData:
         """Open the images; stores are read during the run."""
         data = self.open_data(log)
-        require_apart([*data.patients, *self._seen.learnt_patients], self.config.held)
+        require_apart([*data.patients, *self.seen.learnt_patients], self.config.held)
         if self.config.held and not self._held:
             log(
                 "no scores during training: `held` needs a `class_map` per source, and nuclei of 2"
@@ -102,8 +93,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
     def build_backbone(self) -> Backbone:
         """Build the backbone, with the weights of the checkpoint if there is one."""
         backbone = BACKBONES[self.config.backbone]().to(memory_format=torch.channels_last)
-        if self._start is not None:
-            load_backbone(backbone, self._start, self.config.trust_pickle)
+        self.begin_with(backbone)
         return backbone
 
     def batches(self, data: PretrainData, device: torch.device) -> ViewBatches:
@@ -119,7 +109,8 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
     def describe(self, data: PretrainData, log: Log) -> None:
         """Print a summary of the training data, and draw some views."""
         config, run = self.config, self.run_folder
-        origin = self._start.name if self._start else "random weights"
+        start = self.inputs().checkpoint
+        origin = start.name if start else "random weights"
         if run.checkpoint.is_file() or run.resume.is_file():
             origin += " (continued run)"
         images = (
@@ -168,7 +159,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
             "resample_positions": False,  # positional embeddings are used as trained
             "config": plain_settings(config, portable=True),
             "colour": dataclasses.asdict(data.reference),
-            **self._seen.extend((image.name for image in data.images), data.patients),
+            **self.seen.extend((image.name for image in data.images), data.patients),
             "step": config.schedule.steps,
         }
         return Checkpoint(method.trained().state_dict(), {}, meta)

@@ -41,8 +41,6 @@ def cut_point_windows(index: int, image: LabelledImage, window_px: int) -> list[
     of them.
     """
     nuclei = image.nuclei[image.nuclei.label >= 0]
-    if not len(nuclei):
-        return []
     start = np.array(image.annotated_box[:2])
     size_px = np.array(image.pixels.shape[1::-1])
     # As in the authors' evaluation, cells of 224 px tile the annotated area, each in the middle of
@@ -81,7 +79,7 @@ BATCH = 10  # as in the authors' code
 
 class PointSet:
     """P nuclei of known class as points, with label (P,) and patient (P,), in the order of their
-    windows.
+    windows; there is at least one.
     """
 
     def __init__(self, images: Sequence[LabelledImage], colours: ndarray, window_px: int):
@@ -90,47 +88,24 @@ class PointSet:
         self.window_px = window_px
         planned = (cut_point_windows(index, image, window_px) for index, image in enumerate(images))
         self.windows = [window for windows in planned for window in windows]
-        self.label = torch.from_numpy(
-            np.concatenate([np.zeros(0, int), *(w.label for w in self.windows)])
-        ).long()
-        patients = [
-            np.repeat(images[window.image].patient, len(window.label)) for window in self.windows
-        ]
-        self.patient = np.concatenate([np.zeros(0, str), *patients])
-
-    def read(self, windows: Sequence[PointWindow]) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-        """Read windows: pixels (B, S, S, 3) uint8, colour maps (B, 3, 4), positions (B, M, 2) and
-        (B, M) bool.
-
-        Positions are padded to the number in the fullest window; the last array is False for
-        padding.
-        """
-        most = max(len(window.label) for window in windows)
-        xy = np.zeros((len(windows), most, 2), np.float32)
-        exists = np.zeros((len(windows), most), bool)
-        for row, window in enumerate(windows):
-            xy[row, : len(window.label)], exists[row, : len(window.label)] = window.xy, True
-        pixels = np.stack(
-            [read_window(self.images[window.image], window, self.window_px) for window in windows]
-        )
-        return (
-            pixels,
-            np.stack([self.colours[window.image] for window in windows]).astype(np.float32),
-            xy,
-            exists,
-        )
+        labels = [window.label for window in self.windows]
+        self.label = torch.from_numpy(np.concatenate(labels)).long()
+        patients = [images[window.image].patient for window in self.windows]
+        self.patient = np.repeat(patients, [len(label) for label in labels])
 
 
 @torch.no_grad()
 def point_features(backbone: Backbone, points: PointSet, device: torch.device) -> Tensor:
     """(P, D) float32 features of the points, on the CPU; leaves the backbone in evaluation mode."""
     backbone.eval()
-    parts = [torch.zeros(0, backbone.channels)]
-    for first in range(0, len(points.windows), BATCH):
-        read = points.read(points.windows[first : first + BATCH])
-        pixels, colour, xy, exists = (torch.from_numpy(values).to(device) for values in read)
-        dense = backbone(backbone.prepare(pixels.permute(0, 3, 1, 2).float(), colour)).dense
-        parts.append(interpolate_at(dense, xy, backbone.lattice)[exists].float().cpu())
+    parts = []
+    for window in points.windows:
+        read = read_window(points.images[window.image], window, points.window_px)
+        arrays = read, points.colours[window.image].astype(np.float32), window.xy
+        pixels, colour, xy = (torch.from_numpy(array).to(device) for array in arrays)
+        batch = pixels.permute(2, 0, 1)[None].float()
+        dense = backbone(backbone.prepare(batch, colour)).dense
+        parts.append(interpolate_at(dense, xy[None], backbone.lattice)[0].float().cpu())
     return torch.cat(parts)
 
 

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 import torch
 from numpy import ndarray
-from numpy.random import Generator
+from scipy.cluster.vq import kmeans, vq
+from scipy.ndimage import mean
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -171,7 +172,7 @@ def _rescale(values: Tensor, limits: tuple[float, float]) -> Tensor:
 FEATURES = ("stain", "jet")
 FOREGROUNDS = ("haematoxylin", "green", "dark")
 SAMPLE = 40_000  # number of pixels that the clusters are fitted to
-BATCH, ROUNDS, RESTARTS = 2_000, 60, 5
+RESTARTS = 5
 MAP_WEIGHT = 0.5  # optical density that weighs as much as the map's whole range in "stain"
 
 
@@ -215,21 +216,22 @@ class Clusters:
         pixels = pixels[drawn]
         stains = stains[drawn]
         values = features(settings, activation, pixels, stains)
-        self.centres = mini_batch_k_means(values, settings.n_clusters, generator)
+        self.centres = kmeans(values, settings.n_clusters, RESTARTS, seed=generator)[0]
         rules = {
             "haematoxylin": stains[:, 0],
             "green": jet(activation)[:, 1],
             "dark": -values[:, :2].sum(1),
         }
-        means = _means(nearest(values, self.centres), rules[settings.foreground], len(self.centres))
+        label = vq(values, self.centres)[0]
+        means = mean(rules[settings.foreground], label, range(len(self.centres)))
         self.foreground = int(np.argmax(means))
 
     def __call__(self, activation: ndarray, pixels: ndarray, stains: ndarray) -> ndarray:
-        """Cluster of each pixel, (...) uint8, from arguments (...), (..., 3) and (..., 2) as in the
+        """Cluster of each pixel, (...) int, from arguments (...), (..., 3) and (..., 2) as in the
         constructor.
         """
         values = features(self.settings, activation, pixels, stains)
-        return nearest(values.reshape(-1, values.shape[-1]), self.centres).reshape(activation.shape)
+        return vq(values.reshape(-1, values.shape[-1]), self.centres)[0].reshape(activation.shape)
 
 
 def features(
@@ -251,55 +253,6 @@ def jet(activation: ndarray) -> ndarray:
     )
 
 
-def nearest(values: ndarray, centres: ndarray) -> ndarray:
-    """(N,) uint8 index of the nearest of ``centres`` (k, D) to each of ``values`` (N, D)."""
-    # The squared length of a value is left out, because it is the same for every centre.
-    return ((centres**2).sum(1) - 2 * values @ centres.T).argmin(1).astype(np.uint8)
-
-
-def mini_batch_k_means(values: ndarray, k: int, generator: Generator) -> ndarray:
-    """Centres (k, D) of ``values`` (N, D): the best of several restarts.
-
-    Sculley, "Web-scale k-means clustering", WWW 2010: each centre is the running mean of the values
-    assigned to it. Starting centres are chosen as in k-means++ (Arthur and Vassilvitskii, SODA
-    2007).
-    """
-    best, least = None, np.inf
-    for _ in range(RESTARTS):
-        centres = _spread_start(values, k, generator)
-        n = np.zeros(k)
-        for _ in range(ROUNDS):
-            batch = values[generator.integers(len(values), size=BATCH)]
-            label = nearest(batch, centres)
-            n_batch = np.bincount(label, minlength=k)
-            n += n_batch
-            for index in np.flatnonzero(n_batch):
-                centres[index] += (batch[label == index].mean(0) - centres[index]) * (
-                    n_batch[index] / n[index]
-                )
-        error = float(((values - centres[nearest(values, centres)]) ** 2).sum())
-        if error < least:
-            best, least = centres, error
-    return best
-
-
-def _spread_start(values: ndarray, k: int, generator: Generator) -> ndarray:
-    centres = [values[generator.integers(len(values))]]
-    for _ in range(k - 1):
-        distance = np.min([((values - centre) ** 2).sum(1, dtype=float) for centre in centres], 0)
-        total = distance.sum()
-        # if all values are centres already, choose any of them
-        share = distance / total if total else None
-        centres.append(values[generator.choice(len(values), p=share)])
-    return np.array(centres)
-
-
-def _means(label: ndarray, values: ndarray, k: int) -> ndarray:
-    """(k,) mean of ``values`` in each cluster; -inf for an empty cluster."""
-    n = np.bincount(label, minlength=k)
-    return np.where(n > 0, np.bincount(label, values, minlength=k) / np.maximum(n, 1), -np.inf)
-
-
 MIN_AREA_UM2 = 12.5  # of an object; 200 px at 40x in the release
 MAX_HOLE_UM2 = 4.0  # smaller holes are filled; 64 px at 40x in the release
 MIN_DENSITY = 0.3  # mean optical density of haematoxylin in a mask; a paler mask is emptied
@@ -310,20 +263,20 @@ class PseudoMasker:
     """Pseudo-masks of the pictures of a slide, fitted to random pictures (h, w, 3) uint8 of its
     tissue.
 
-    Without ``network``, activations are 0; without ``stains`` (2, 3), textbook vectors are used.
+    Without ``stains`` (2, 3), textbook vectors are used.
     """
 
     def __init__(
         self,
-        network: ActivationNetwork | None,
+        network: ActivationNetwork,
         sample: Sequence[ndarray],
         mpp: float,
         stains: ndarray | None = None,
         settings: ClusterSettings = ClusterSettings(),
     ):
         self.mpp, self.stains = mpp, blend_stains(stains)
-        self.activation = network and ActivationMap(network, sample)
-        maps = np.concatenate([_activation(self.activation, pixels).ravel() for pixels in sample])
+        self.activation = ActivationMap(network, sample)
+        maps = np.concatenate([self.activation(pixels).ravel() for pixels in sample])
         pixels = np.concatenate([pixels.reshape(-1, 3) for pixels in sample])
         densities = np.concatenate(
             [stain_densities(pixels, self.stains).reshape(-1, 2) for pixels in sample]
@@ -335,9 +288,8 @@ class PseudoMasker:
         too large.
         """
         densities = stain_densities(pixels, self.stains)
-        activation = _activation(self.activation, pixels)
-        mask = self.clusters(activation, pixels, densities) == self.clusters.foreground
-        mask = clean(mask, self.mpp)
+        clusters = self.clusters(self.activation(pixels), pixels, densities)
+        mask = clean(clusters == self.clusters.foreground, self.mpp)
         is_pale = mask.any() and densities[..., 0][mask].mean() < MIN_DENSITY
         return np.zeros_like(mask) if is_pale or mask.mean() > MAX_SHARE else mask
 
@@ -351,7 +303,3 @@ def clean(mask: ndarray, mpp: float) -> ndarray:
     """``mask`` without small holes and small objects; only pixels that share an edge touch."""
     filled = ~drop_small(~mask, MAX_HOLE_UM2 / mpp**2, connectivity=4)
     return drop_small(filled, MIN_AREA_UM2 / mpp**2, connectivity=4)
-
-
-def _activation(activation: ActivationMap | None, pixels: ndarray) -> ndarray:
-    return np.zeros(pixels.shape[:2], np.float32) if activation is None else activation(pixels)

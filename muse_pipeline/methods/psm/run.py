@@ -67,6 +67,7 @@ from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import (
     MADE_FROM,
     RECIPES,
+    ModelSettings,
     PreparedStage,
     Recipe,
     Stage,
@@ -210,10 +211,9 @@ class PseudoMaskStage(PreparedStage):
                 write_png(folder / MASKS / f"{name}.png", mask.astype(np.uint8) * 255)
                 n_kept += 1
         if rejected:
-            which = f"first {rejected[0]}"
             log(
                 f"{len(rejected)} crops are left out, because their masks cover nothing or too"
-                f" much: {which}"
+                f" much: first {rejected[0]}"
             )
         if not n_kept:
             raise ConfigError(
@@ -240,12 +240,7 @@ def read_pictures_and_masks(folder: Path) -> Iterator[tuple[str, ndarray, ndarra
     """
     for path in sorted((folder / PICTURES).glob("*.png")):
         pixels = read_rgb(path, f"delete {folder} to make it again")
-        mask = read_grey(folder / MASKS / path.name)
-        if mask is None or pixels.shape[:2] != mask.shape:
-            raise LabelError(
-                f"{path}: its mask is damaged or missing; delete {folder} to make all of them again"
-            )
-        yield path.stem, pixels, mask > 127
+        yield path.stem, pixels, read_grey(folder / MASKS / path.name) > 127
 
 
 CLASS = "Nucleus"
@@ -428,7 +423,7 @@ def configure_detector(config: PsmConfig, labels: Path) -> DetectorConfig:
     """The settings of a detector with one class, trained on the folder ``labels``."""
     return DetectorConfig(
         **vars(config.detector),
-        **config.of_model(),
+        **config.select(ModelSettings),
         mpp=config.mpp,
         classes=(NucleusClass(CLASS, COLOUR),),
         sources=(replace(label_source(labels, config.mpp), patient=PATIENT_OF_CROP),),

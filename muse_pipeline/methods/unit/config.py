@@ -243,7 +243,7 @@ def detector_config(
     The threshold is that in the ``scores`` of a snapshot or, without one, the configured one.
     """
     return DetectorConfig(
-        **config.of_model(),
+        **config.select(ModelSettings),
         backbone=config.reader.backbone,
         mpp=config.mpp,
         classes=config.classes,

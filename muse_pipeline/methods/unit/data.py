@@ -16,7 +16,6 @@ from numpy.random import Generator
 from torch import Tensor
 
 from muse_pipeline.core.errors import ConfigError, LabelError
-from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.unlabelled import Image, WindowSampler, cut_crops, open_unlabelled
@@ -25,17 +24,8 @@ from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.stains import colour_of_fit
 from muse_pipeline.labels.statistics import mean_stains
 from muse_pipeline.methods.unit.config import UnitConfig
-from muse_pipeline.methods.unit.synthesis_folder import (
-    SETTINGS,
-    read_mask_folder,
-    write_mask_folder,
-)
-from muse_pipeline.methods.unit.synthesis_masks import (
-    LEAST_DIAMETER_PX,
-    InstanceMask,
-    fills,
-    stylise,
-)
+from muse_pipeline.methods.unit.synthesis_folder import read_mask_folder, write_mask_folder
+from muse_pipeline.methods.unit.synthesis_masks import InstanceMask, fills, stylise
 from muse_pipeline.models.base import recoloured
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.nuclei.table import Nuclei
@@ -178,54 +168,20 @@ class SynthesisStage(PreparedStage):
         )
 
 
-def checksum_of_masks(folder: Path) -> str:
-    """Checksum of the file with the settings and statistics of the masks in ``folder``."""
-    path = folder / SETTINGS
-    if not path.is_file():
-        raise LabelError(
-            f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`"
-        )
-    return sha256_of(path)
-
-
-def read_usable_masks(folder: Path, mpp: float, window_px: int) -> list[InstanceMask]:
-    """Read the masks that have background and at least one instance wider than a pixel."""
+def read_masks(folder: Path, mpp: float, window_px: int) -> list[InstanceMask]:
+    """Read masks of ``mpp`` that are at least as large as a window."""
     masks, mask_mpp = read_mask_folder(folder)
     if abs(mask_mpp / mpp - 1) > 1e-3:
         raise LabelError(
             f"{folder}: its masks are at {mask_mpp:g} um/px, but `mpp` is {mpp:g}; make them at"
             f" {mpp:g}"
         )
-    usable = [mask for mask in masks if (mask.instances == 0).any() and _is_wide(mask.instances)]
-    if not usable:
-        raise LabelError(
-            f"{folder}: none of {len(masks)} masks has background and an instance wider than one"
-            " pixel; synthesise new ones"
-        )
-    if any(min(mask.instances.shape) < window_px for mask in usable):
+    if min(masks[0].instances.shape) < window_px:
         raise LabelError(
             f"{folder}: contains masks smaller than the windows of {window_px} px; synthesise"
             " larger ones"
         )
-    areas = np.concatenate([np.bincount(mask.instances.ravel())[1:] for mask in usable])
-    diameter_px = 2 * np.sqrt(np.median(areas[areas > 0]) / np.pi)
-    if diameter_px < LEAST_DIAMETER_PX:
-        raise LabelError(
-            f"{folder}: the median nucleus has a diameter of {diameter_px:.1f} px at {mpp:g} um/px,"
-            f" less than {LEAST_DIAMETER_PX}; synthesise masks at a smaller mpp"
-        )
-    return usable
-
-
-def _is_wide(instances: ndarray) -> bool:
-    """True if any square of 2 x 2 pixels lies in a single instance."""
-    corner = instances[:-1, :-1]
-    same = (
-        (corner == instances[1:, :-1])
-        & (corner == instances[:-1, 1:])
-        & (corner == instances[1:, 1:])
-    )
-    return bool((same & (corner > 0)).any())
+    return masks
 
 
 class Recoloured:
@@ -329,7 +285,7 @@ class UnitData:
 
 def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
     """Read the masks of a folder, open the tissue and check its colours."""
-    usable = read_usable_masks(masks, config.mpp, config.window_px)
+    synthesised = read_masks(masks, config.mpp, config.window_px)
     images = open_unlabelled(config.sources, config.mpp)
     require_stained(_draw_sample(images, config), config.mpp)
     samples = (
@@ -344,7 +300,7 @@ def read_unit_data(config: UnitConfig, masks: Path) -> UnitData:
     ]
     palette = measure_palette(_draw_sample(mapped, config))
     names = tuple(sorted({image.slide_id for image in images}))
-    return UnitData(usable, images, names, reference, mapped, palette)
+    return UnitData(synthesised, images, names, reference, mapped, palette)
 
 
 def _draw_sample(images: Sequence[Image], config: UnitConfig) -> ndarray:

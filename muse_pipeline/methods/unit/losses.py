@@ -12,8 +12,6 @@ colours, excludes this solution.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -65,20 +63,6 @@ def r1_penalty(real: Tensor, score: Tensor, gamma: float) -> Tensor:
 BLACK = -0.9  # a pixel of a mask belongs to a nucleus if its green or blue channel exceeds this
 
 
-def translation_objective(
-    terms: Mapping[str, Tensor], weights: Mapping[str, float]
-) -> dict[str, Tensor]:
-    """``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G) + l4 L_painted(G)``; we added
-    the last term.
-
-    ``L_seg`` is the instance loss of the reader S on rendered pictures; its targets are the
-    instances of the masks that the pictures were rendered from. These pictures are not detached, so
-    the loss trains both networks: G must render nuclei that S can separate. Terms with a weight of
-    0 may be missing.
-    """
-    return {"loss": sum(weights[name] * term for name, term in terms.items()), **terms}
-
-
 def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again: Tensor) -> Tensor:
     """``(|S(G(x, z)) - x|_1 + |G(S(y), z') - y|_1) / 2``, where each norm is the mean over all
     values.
@@ -86,18 +70,12 @@ def cycle_loss(mask: Tensor, mask_again: Tensor, picture: Tensor, picture_again:
     return ((mask_again - mask).abs().mean() + (picture_again - picture).abs().mean()) / 2
 
 
-def paint_flat(mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """Paint masks (B, 3, H, W), -1 to 1, in two flat colours (3,); contours, the first channel, are
-    background.
+def painted_loss(picture: Tensor, mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
+    """``|G(x, z) - painted(x)|_1``, the mean over all values.
 
-    As a control, the results are also used in place of rendered pictures.
+    The masks (B, 3, H, W), -1 to 1, are painted in two flat colours (3,), which have the scale of
+    the pictures; contours, the first channel, are background.
     """
     inside = mask[:, 1:].amax(1, keepdim=True) > BLACK
-    return torch.where(inside, nucleus.view(1, 3, 1, 1), background.view(1, 3, 1, 1))
-
-
-def painted_loss(picture: Tensor, mask: Tensor, nucleus: Tensor, background: Tensor) -> Tensor:
-    """``|G(x, z) - paint_flat(x)|_1``, the mean over all values; pictures and colours must have the
-    same scale.
-    """
-    return (picture - paint_flat(mask, nucleus, background)).abs().mean()
+    painted = torch.where(inside, nucleus.view(1, 3, 1, 1), background.view(1, 3, 1, 1))
+    return (picture - painted).abs().mean()

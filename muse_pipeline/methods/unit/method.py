@@ -20,7 +20,6 @@ from muse_pipeline.methods.unit.losses import (
     cycle_loss,
     painted_loss,
     r1_penalty,
-    translation_objective,
 )
 from muse_pipeline.methods.unit.translation import (
     CoModulatedGenerator,
@@ -67,7 +66,8 @@ class UnitTraining(Method):
         super().__init__()
         self.config = config
         self.generator = CoModulatedGenerator(config.generator)
-        self.reader = build_reader(config)
+        reader = config.reader
+        self.reader = MaskReader(reader.backbone, reader.n_rays, reader.widths)
         self.picture_discriminator = build_discriminator(config.pictures)
         self.mask_discriminator = build_discriminator(config.mask_discriminator)
         self.criterion = DenseCriterion(config.mpp, torch.ones(1))
@@ -99,14 +99,21 @@ class UnitTraining(Method):
     def losses(self, batch: UnitBatch, turn: str, progress: float) -> dict[str, Tensor]:
         """Compute losses as in ``Method``; the discriminators score outputs of the same step's
         generator turn.
+
+        The generator's is ``L = L_GAN(G) + l1 L_GAN(S) + l2 L_cyc(G, S) + l3 L_seg(S o G) + l4
+        L_painted(G)``; we added the last term. ``L_seg`` is the instance loss of the reader S on
+        rendered pictures; its targets are the instances of the masks that the pictures were
+        rendered from. These pictures are not detached, so the loss trains both networks: G must
+        render nuclei that S can separate.
         """
         if turn == "discriminator":
             return self._judge(batch, *self._outputs.pop(0))
         outputs = self.translate(batch)
         self._outputs.append((outputs.rendered.detach(), outputs.read.detach()))
-        losses = translation_objective(self._terms(batch, outputs), self._weights(progress))
+        terms, weights = self._terms(batch, outputs), self._weights(progress)
+        loss = sum(weights[name] * term for name, term in terms.items())
         is_gauged = int(self.step) % self.config.schedule.log_every == 0
-        return losses | (self._gauges(batch, outputs) if is_gauged else {})
+        return {"loss": loss, **terms, **(self._gauges(batch, outputs) if is_gauged else {})}
 
     def translate(self, batch: UnitBatch) -> Translation:
         """Compute both cycles: mask to tissue to mask, and tissue to mask to tissue."""
@@ -254,11 +261,6 @@ def kept_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-
-
-def build_reader(config: UnitConfig) -> MaskReader:
-    """Build a reader with random weights."""
-    return MaskReader(config.reader.backbone, config.reader.n_rays, config.reader.widths)
 
 
 def build_discriminator(settings: DiscriminatorSettings) -> PatchDiscriminator:

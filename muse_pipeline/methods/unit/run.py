@@ -4,7 +4,6 @@ reader.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,8 @@ import torch
 
 from muse_pipeline.cohort.patients import patient_in_name
 from muse_pipeline.core.errors import ConfigError
+from muse_pipeline.core.files import sha256_of
 from muse_pipeline.core.text import count_noun
-from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import reference_stains
 from muse_pipeline.methods.detector.stage import describe_detector
 from muse_pipeline.methods.unit.config import (
@@ -29,7 +28,6 @@ from muse_pipeline.methods.unit.data import (
     SynthesisStage,
     UnitBatch,
     UnitData,
-    checksum_of_masks,
     read_unit_data,
 )
 from muse_pipeline.methods.unit.method import UnitTraining
@@ -40,13 +38,8 @@ from muse_pipeline.methods.unit.monitors import (
     TranslationPictures,
 )
 from muse_pipeline.methods.unit.rendering import RendererSettings
-from muse_pipeline.training.checkpoint import (
-    Checkpoint,
-    load_backbone,
-    load_checkpoint,
-    seen_before,
-    steps_done,
-)
+from muse_pipeline.methods.unit.synthesis_folder import find_mask_settings
+from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint, steps_done
 from muse_pipeline.training.loop import BestWeights, Monitor
 from muse_pipeline.training.recipe import (
     CARD,
@@ -106,7 +99,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         """Tissue, masks, the checkpoint of the previous stage, and the checkpoint with the initial
         backbone.
         """
-        return Inputs.of(self.config, masks=checksum_of_masks(self.config.masks))
+        return Inputs.of(self.config, masks=sha256_of(find_mask_settings(self.config.masks)))
 
     def free_settings(self) -> tuple[str, ...]:
         """Settings of the card and, after the last step, of the export, which affect the choice of
@@ -125,8 +118,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         """
         config = self.config
         method = UnitTraining(config, data.palette, reference_stains(data.reference))
-        if config.checkpoint is not None:
-            load_backbone(method.reader.backbone, find_checkpoint(config.checkpoint))
+        self.begin_with(method.reader.backbone)
         if config.previous is not None:
             begun = load_checkpoint(config.previous).networks
             method.generator.load_state_dict(begun["generator"])
@@ -163,9 +155,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
 
     def checkpoint(self, data: UnitData, method: UnitTraining) -> Checkpoint:
         """The checkpoint of the snapshot with the best measure (``monitors.MEASURE``)."""
-        best = load_checkpoint(self.run_folder.best)
-        now = self._describe(data, method, best.meta["step"], best.meta["scores"])
-        return dataclasses.replace(best, meta=now.meta)  # the card may have changed since
+        return self.best(partial(self._describe, data, method))
 
     def finish(self, data: UnitData, method: UnitTraining, log: Log) -> None:
         """Print the step of the chosen snapshot."""
@@ -186,9 +176,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         meta = {
             **describe_detector(detector_config(config, scores), data.reference),
             "renderer": plain_settings(RendererSettings(config.generator, config.tissue)),
-            **seen_before(self.inputs().checkpoints).extend(
-                data.names, map(patient_in_name, data.names)
-            ),
+            **self.seen.extend(data.names, map(patient_in_name, data.names)),
             "step": step,
             "scores": scores,
         }

@@ -88,13 +88,19 @@ def write_mask_folder(
         write_png(unfinished / PAGE, draw_page(shown, columns))
 
 
-def read_mask_folder(folder: Path) -> tuple[list[InstanceMask], float]:
-    """Read the masks in a folder written by ``write_mask_folder``, and their um per pixel."""
-    if not (folder / SETTINGS).is_file():
+def find_mask_settings(folder: Path) -> Path:
+    """The file with the settings of the masks in a folder written by ``write_mask_folder``."""
+    path = folder / SETTINGS
+    if not path.is_file():
         raise LabelError(
             f"{folder}: contains no {SETTINGS}; make masks with `muse synthesize masks -o {folder}`"
         )
-    masks = []
+    return path
+
+
+def read_mask_folder(folder: Path) -> tuple[list[InstanceMask], float]:
+    """Read the masks in a folder written by ``write_mask_folder``, and their um per pixel."""
+    masks, mpp = [], float(read_json(find_mask_settings(folder))["mpp"])
     for path in list_pictures(folder / INSTANCES):
         words = [
             line.split("\t")[-1]
@@ -102,4 +108,4 @@ def read_mask_folder(folder: Path) -> tuple[list[InstanceMask], float]:
         ]
         kinds = np.array([KINDS.index(word) for word in words[1:]], np.uint8)
         masks.append(InstanceMask(read_label_image(path).astype(np.uint16), kinds))
-    return masks, float(read_json(folder / SETTINGS)["mpp"])
+    return masks, mpp

@@ -261,7 +261,6 @@ def synthesise_mask(
     """Synthesise mask ``index`` of the set of a ``seed``; the same arguments always give the same
     mask.
     """
-    require_drawable(size_px, mpp, tissue)
     rng = np.random.default_rng((seed, index))
     if tissue.magnification > 1:
         mpp /= tissue.magnification ** rng.uniform(-1, 1)  # a finer mpp enlarges nuclei

@@ -37,7 +37,7 @@ from muse_pipeline.training.checkpoint import Checkpoint, save_checkpoint
 OTSU = {"mpp": 0.45, "windows_per_store": 2}
 ACTIVATION = {
     "clusters.beta": 0.1,
-    "clusters.n_clusters": 6,
+    "clusters.n_clusters": 20,
 }
 STAGES = {"self_training.rounds": 2, "self_training.threshold": 0.2}
 TRIED = {*OTSU, *ACTIVATION, *STAGES, "seed"}
