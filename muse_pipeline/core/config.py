@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -94,8 +94,8 @@ WORDS = {
 }
 
 
-def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
-    """Read a YAML file and apply changes, without validation.
+def read_settings(path: Path | str, changes: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a YAML file with a mapping and apply changes, without validation.
 
     Args:
         path: YAML file.
@@ -109,14 +109,21 @@ def read_settings(path: Path | str, changes: Iterable[str] = ()) -> Any:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); give the path of a YAML config"
         ) from error
-    if not isinstance(values, dict):
-        return values  # `parse_config` rejects it
+    _require_mapping(values, path)
     changes = list(changes)
     if "stages" in values:
         values = _choose_stage(values, changes, path)
     for change in changes:
         _apply(change, values)
     return values
+
+
+def _require_mapping(values: Any, where: Path | str) -> None:
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{where}: expected a mapping of settings, found {type(values).__name__}; write `name:"
+            " value`"
+        )
 
 
 def _choose_stage(values: dict, changes: list[str], path: Path | str) -> dict:
@@ -192,11 +199,7 @@ def parse_config(values: Any, kind: type[C], where: str) -> C:
     """Convert a nested dictionary to the dataclass ``kind``; ``where`` is the prefix of error
     messages.
     """
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{where}: expected a mapping of settings, found {type(values).__name__}; write `name:"
-            " value`"
-        )
+    _require_mapping(values, where)
     hints = _read_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in values:
@@ -226,6 +229,17 @@ def replace_settings(settings: C, changes: Mapping[str, Any], where: str) -> C:
         name: _convert(value, hints[name], f"{where}: {name}") for name, value in changes.items()
     }
     return dataclasses.replace(settings, **converted)
+
+
+def require_one(settings: Any, names: Sequence[str], what: str) -> str:
+    """Require that exactly one of some settings is given, and return its name; ``what`` is the
+    subject of the message.
+    """
+    given = [name for name in names if getattr(settings, name) is not None]
+    if len(given) != 1:
+        named, found = (", ".join(f"`{name}`" for name in part) for part in (names, given))
+        raise ConfigError(f"{what}: found {found or 'none'}; give exactly one of {named}")
+    return given[0]
 
 
 def locate(settings: C, data: Path, weights: Callable[[Path], Path]) -> C:

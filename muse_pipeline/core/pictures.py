@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -62,3 +63,23 @@ def resize_picture(pixels: ndarray, factor: float) -> ndarray:
         return pixels
     size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+
+
+GUTTER_PX = 6
+
+
+def draw_page(pictures: Sequence[ndarray], columns: int) -> ndarray:
+    """Arrange pictures (h, w, 3) of the same size in rows on white; the last row may be shorter."""
+    height, width = pictures[0].shape[:2]
+    rows = -(-len(pictures) // columns)
+    page = np.full(
+        (rows * (height + GUTTER_PX) + GUTTER_PX, columns * (width + GUTTER_PX) + GUTTER_PX, 3),
+        255,
+        np.uint8,
+    )
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        top = GUTTER_PX + row * (height + GUTTER_PX)
+        left = GUTTER_PX + column * (width + GUTTER_PX)
+        page[top : top + height, left : left + width] = picture
+    return page

@@ -11,7 +11,7 @@ import numpy as np
 from numpy import ndarray
 
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
-from muse_pipeline.core.config import Mpp, Positive
+from muse_pipeline.core.config import Mpp, Positive, require_one
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
 from muse_pipeline.data.unlabelled import Picture
@@ -52,10 +52,7 @@ class NucleusSource:
     weight: Positive = 1.0
 
     def __post_init__(self) -> None:
-        if [self.store, self.images, self.labelled].count(None) != 2:
-            raise ConfigError(
-                "a pretraining source must have exactly one of `store`, `images` and `labelled`"
-            )
+        require_one(self, ("store", "images", "labelled"), "a pretraining source")
         if self.store is not None and self.proposals is None:
             raise ConfigError(
                 f"{self.store}: `proposals` is missing; find the nuclei with `muse step propose`"
@@ -87,48 +84,36 @@ class NucleusSource:
 
 @dataclass(frozen=True, eq=False)
 class NucleusImage:
-    """An image with positions of nuclei; pixels and positions are read on demand.
-
-    Subclasses add ``nuclei`` (a ``NucleusIndex``) and ``read``, which returns pixels as in
-    ``data.unlabelled.Image``.
-    """
+    """An image with positions of nuclei."""
 
     name: str  # name of the picture, or id of the slide
     patient: str  # patient of the image
     mpp: float  # um per pixel
-    size_px: tuple[int, int]  # (width, height)
     # stains fitted to the picture or the slide's tissue; None if the fit failed
     stain: MacenkoFit | None
     weight: float  # relative frequency at which the image is sampled
+    image: Store | Picture  # pixels; those of a store are read on demand
+    index: (
+        NucleusIndex | Path
+    )  # positions of nuclei, or the folder that ``NucleusIndex.save`` wrote
 
-
-@dataclass(frozen=True, eq=False)
-class NucleusPicture(NucleusImage):
-    """A picture in memory, mirrored beyond its border."""
-
-    pixels: ndarray  # (h, w, 3) uint8
-    nuclei: NucleusIndex  # index of its nuclei
-
-    def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
-        """(h, w, 3) uint8 as in ``Image.read``, mirrored beyond the border."""
-        return Picture(self.pixels).read(xy, size)
-
-
-@dataclass(frozen=True, eq=False)
-class NucleusSlide(NucleusImage):
-    """A slide's store and the index of its nuclei; their files are opened for each read."""
-
-    store: Store  # the store; no pixels are held in memory
-    folder: Path  # folder of the index, written by ``NucleusIndex.save``
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.image.size_px
 
     @property
     def nuclei(self) -> NucleusIndex:
-        """The index, memory-mapped at each access so that a cohort needs little memory."""
-        return NucleusIndex.open(self.folder, self.size_px, self.mpp)
+        """The positions; those in a folder are memory-mapped at each access, so that a cohort needs
+        little memory.
+        """
+        if isinstance(self.index, NucleusIndex):
+            return self.index
+        return NucleusIndex.open(self.index, self.size_px, self.mpp)
 
     def read(self, xy: tuple[int, int], size: tuple[int, int]) -> ndarray:
-        """(h, w, 3) uint8 as in ``Image.read``, from the store."""
-        return self.store.read(xy, size)
+        """(h, w, 3) uint8 as in ``data.unlabelled.Image.read``."""
+        return self.image.read(xy, size)
 
 
 CELL_UM = 64.0
@@ -172,14 +157,9 @@ class NucleusIndex:
         return index, inside[order]
 
     @classmethod
-    def open(
-        cls, folder: Path, size_px: tuple[int, int], mpp: float, mapped: bool = True
-    ) -> NucleusIndex:
-        """Open an index that ``save`` wrote: memory-mapped, or read into memory if ``mapped`` is
-        False.
-        """
-        how = "r" if mapped else None
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode=how) for name in FILES]
+    def open(cls, folder: Path, size_px: tuple[int, int], mpp: float) -> NucleusIndex:
+        """Open an index that ``save`` wrote, memory-mapped."""
+        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in FILES]
         return cls(*_cells(size_px, mpp), *arrays)
 
     def save(self, folder: Path) -> None:

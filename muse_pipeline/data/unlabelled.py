@@ -14,7 +14,7 @@ from numpy import ndarray
 from numpy.random import Generator
 from torch import Tensor
 
-from muse_pipeline.core.config import Mpp
+from muse_pipeline.core.config import Mpp, require_one
 from muse_pipeline.core.errors import ConfigError, MppError, StoreError
 from muse_pipeline.core.pictures import list_pictures, resize_picture, spread_evenly
 from muse_pipeline.data.augment import seed_of_step
@@ -37,11 +37,7 @@ class UnlabelledSource:
     mpp: Mpp | None = None
 
     def __post_init__(self) -> None:
-        if (self.images is None) == (self.store is None):
-            raise ConfigError(
-                "a source of unlabelled tissue must have either `images` or `store`; give one of"
-                " them"
-            )
+        require_one(self, ("images", "store"), "a source of unlabelled tissue")
 
 
 def open_unlabelled(sources: Iterable[UnlabelledSource], mpp: float) -> list[Image]:
@@ -165,27 +161,45 @@ class WindowSampler:
         return image.read((x, y), (self.window_px, self.window_px))
 
 
+@dataclass(eq=False)
 class UnlabelledWindows:
     """Samples batches that depend only on their ``step``, so that a resumed run gets the same
     ones.
     """
 
-    def __init__(
-        self, images: Sequence[Image], window_px: int, batch: int, seed: int, device: torch.device
-    ):
-        self.draw = WindowSampler(images, window_px)
-        self.batch = batch
-        self.seed = seed
-        self.device = device
+    images: Sequence[Image]
+    window_px: int
+    batch: int
+    seed: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.draw = WindowSampler(self.images, self.window_px)
 
     def __call__(self, step: int) -> Tensor:
         """The batch of ``step``: (B, 3, S, S) float, 0 to 255."""
-        generator = np.random.default_rng(seed_of_step(self.seed, step))
-        windows = self.draw(self.batch, generator)
+        windows = self.draw(self.batch, np.random.default_rng(seed_of_step(self.seed, step)))
         return torch.from_numpy(windows).to(self.device).permute(0, 3, 1, 2).float()
 
 
-MIN_TISSUE = 0.5  # minimum share of tissue in a window of a slide
+MIN_TISSUE = 0.5  # minimum share of tissue in a tile
+
+
+def list_tiles(image: Image, tile_px: int, whole: bool = False) -> ndarray:
+    """(N, 2) upper left corners, px, of the tiles in a grid that are at least half tissue; with
+    ``whole``, only of those inside the image.
+    """
+    mask, pixel_px = image.tissue
+    columns, rows = (side // tile_px if whole else -(-side // tile_px) for side in image.size_px)
+    if not columns or not rows:
+        return np.zeros((0, 2), int)
+    size = [max(1, round(number * tile_px / pixel_px)) for number in (rows, columns)]
+    # Tiles at the right and at the bottom may extend beyond the mask, where there is no tissue.
+    padded = np.zeros(size, np.float32)
+    part = mask[: size[0], : size[1]]
+    padded[: part.shape[0], : part.shape[1]] = part
+    share = cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.argwhere(share >= MIN_TISSUE)[:, ::-1] * tile_px
 
 
 # in names by ``cut_crops``
@@ -201,15 +215,8 @@ def cut_crops(image: Image, number: int, side_px: int, most: int) -> dict[str, n
     """
     if isinstance(image, Picture):
         return {f"picture-{number:05d}-{image.slide_id}": image.pixels}
-    mask, pixel_px = image.tissue
-    columns, rows = (side // side_px for side in image.size_px)
-    if not rows or not columns:
-        return {}
-    size = columns * side_px / pixel_px, rows * side_px / pixel_px
-    inside = mask[: round(size[1]), : round(size[0])].astype(np.float32)
-    share = cv2.resize(inside, (columns, rows), interpolation=cv2.INTER_AREA)
-    positions = np.argwhere(share >= MIN_TISSUE)
+    corners = list_tiles(image, side_px, whole=True)
     return {
         f"{image.slide_id}-{number:05d}-{x}-{y}": image.read((x, y), (side_px, side_px))
-        for y, x in (positions[spread_evenly(len(positions), most)] * side_px).tolist()
+        for x, y in corners[spread_evenly(len(corners), most)].tolist()
     }

@@ -179,7 +179,7 @@ class ViewSampler:
         image = self.images[generator.choice(len(self.images), p=self._share)]
         nuclei = image.nuclei
         for _ in range(settings.draws):
-            mpps = self.draw_mpps(generator)
+            mpps = generator.uniform(*settings.mpp, 2 + settings.n_local)
             # Both global views contain the pivot, because independent views would hardly ever share
             # a nucleus.
             pivot = nuclei.draw(generator)
@@ -198,10 +198,6 @@ class ViewSampler:
             for mpp in mpps[2:]
         ]
         return ViewSet.index(image, [*pair, *local], xy if is_enough else xy[:0])
-
-    def draw_mpps(self, generator: Generator) -> ndarray:
-        """Sample the um per pixel (2 + n_local,) of the views of a set."""
-        return generator.uniform(*self.settings.mpp, 2 + self.settings.n_local)
 
     def _around(
         self, image: NucleusImage, pivot: ndarray, mpp: float, generator: Generator

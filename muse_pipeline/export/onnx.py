@@ -114,16 +114,11 @@ def trace_windows(
 
 
 def write_model(model: onnx.ModelProto, card: Card, output: Path) -> None:
-    """Write a model as one file with the card in its metadata."""
-    write_graph(model, {METADATA_KEY: card.to_json()}, output)
-
-
-def write_graph(model: onnx.ModelProto, metadata: dict[str, str], output: Path) -> None:
-    """Write a model as one file with this metadata and without the exporter's notes.
+    """Write a model as one file with the card in its metadata and without the exporter's notes.
 
     The notes contain names of source files and differ between calls.
     """
-    onnx.helper.set_model_props(model, metadata)
+    onnx.helper.set_model_props(model, {METADATA_KEY: card.to_json()})
     graph = model.graph
     for part in (
         graph,

@@ -82,7 +82,7 @@ def complete_outlines(
     drawn = np.isfinite(nuclei.rays).all(1)
     if drawn.all():
         return nuclei
-    grown = outline_points(pixels, nuclei, stain, mpp, nuclei.rays.shape[1])
+    grown = outline_points(pixels, nuclei, stain, mpp)
     return replace(grown, rays=np.where(drawn[:, None], nuclei.rays, grown.rays))
 
 
@@ -106,9 +106,7 @@ def require_order(
         or _share_grown(points) > FEW
     ):
         return
-    if (
-        share := _share_grown(outline_points(pixels, exchanged, stain, mpp, points.rays.shape[1]))
-    ) > MOST:
+    if (share := _share_grown(outline_points(pixels, exchanged, stain, mpp))) > MOST:
         raise LabelError(
             f"{path}: few of its points lie on nuclei, but {share:.0%} do with x and y exchanged;"
             " exchange them, or correct the order in `format`"

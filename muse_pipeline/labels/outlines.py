@@ -23,9 +23,7 @@ SMOOTHING = np.array([1, 2, 1]) / 4
 PLAUSIBLE_AREA_UM2 = (8.0, 250.0)
 
 
-def outline_points(
-    pixels: ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float, n_rays: int
-) -> Nuclei:
+def outline_points(pixels: ndarray, nuclei: Nuclei, stain: MacenkoFit | None, mpp: float) -> Nuclei:
     """Outline nuclei around points in pixels of a picture: a watershed region or a circle, moved to
     the clearest edge.
 
@@ -33,14 +31,13 @@ def outline_points(
     nucleus. Without ``stain``, textbook haematoxylin is used.
     """
     if not len(nuclei):
-        return replace(nuclei, rays=np.zeros((0, n_rays), np.float32))
-    # Without a stain fit, textbook haematoxylin is used.
-    own = None if stain is None else np.linalg.pinv(stain.stains)[:, 0].astype(np.float32)
-    textbook = np.array(ROUNDED_TEXTBOOK[0], np.float32)
-    amount = DENSITY[pixels] @ textbook if own is None else np.maximum(DENSITY[pixels] @ own, 0)
+        return nuclei
+    haematoxylin = ROUNDED_TEXTBOOK[0] if stain is None else np.linalg.pinv(stain.stains)[:, 0]
+    amount = np.maximum(DENSITY[pixels] @ np.array(haematoxylin, np.float32), 0)
     amount = ndimage.gaussian_filter(amount, BLUR_UM / mpp)
     amount /= max(np.percentile(amount, 99), 1e-6)
-    grown = march_rays(grow_regions(amount, nuclei.xy, mpp), nuclei.xy, (mpp, mpp), n_rays)
+    regions = grow_regions(amount, nuclei.xy, mpp)
+    grown = march_rays(regions, nuclei.xy, (mpp, mpp), nuclei.rays.shape[1])
     rays = follow_edges(amount, nuclei.xy, grown, mpp)
     rays = ndimage.convolve1d(rays, SMOOTHING, axis=1, mode="wrap")  # grown edges are ragged
     area_um2 = np.pi * (rays**2).mean(1)
@@ -118,8 +115,9 @@ def follow_edges(amount: ndarray, xy: ndarray, rays: ndarray, mpp: float) -> nda
     """
     room = _room(xy * mpp, rays.shape[1])
     parts = (slice(start, start + BLOCK) for start in range(0, len(xy), BLOCK))
-    moved = [_follow(amount, xy[part], rays[part], room[part], mpp) for part in parts]
-    return np.concatenate(moved) if moved else np.zeros_like(rays, np.float32)
+    return np.concatenate(
+        [_follow(amount, xy[part], rays[part], room[part], mpp) for part in parts]
+    )
 
 
 def _room(xy_um: ndarray, n_rays: int) -> ndarray:
@@ -182,26 +180,26 @@ def _best_path(edge: ndarray, radii: ndarray, outline: ndarray) -> ndarray:
     change = (radii - outline[..., None]) / np.maximum(outline, 2 * LEAST_UM)[..., None]
     cost = LOYALTY * np.where(change < 0, INWARD, 1) * change**2 - edge
     cost[..., radii < LEAST_UM] = np.inf
-    return _closed_paths(cost, JUMP, BEND)
+    return _closed_paths(cost)
 
 
-def _closed_paths(cost: ndarray, jump: int, bend: float) -> ndarray:
+def _closed_paths(cost: ndarray) -> ndarray:
     """Cheap closed paths (N, R): the middle turn of the cheapest path over two turns, far from its
     free ends.
 
     ``cost`` (N, R, S) is that of each radius on each ray. Radius indices of neighbouring rays
-    differ by at most ``jump``, and a difference of 1 costs ``bend``.
+    differ by at most ``JUMP``, and a difference of 1 costs ``BEND``.
     """
     n_rays, n_steps = cost.shape[1:]
-    bends = (bend * np.abs(np.arange(-jump, jump + 1)))[:, None, None].astype(cost.dtype)
+    bends = (BEND * np.abs(np.arange(-JUMP, JUMP + 1)))[:, None, None].astype(cost.dtype)
     total, came_from = cost[:, 0], []
     for turn in range(1, 2 * n_rays):
-        padded = np.pad(total, ((0, 0), (jump, jump)), constant_values=np.inf)
+        padded = np.pad(total, ((0, 0), (JUMP, JUMP)), constant_values=np.inf)
         before = bends + np.stack(
-            [padded[:, first : first + n_steps] for first in range(2 * jump + 1)]
+            [padded[:, first : first + n_steps] for first in range(2 * JUMP + 1)]
         )
         best = before.argmin(0)
-        came_from.append(best - jump)
+        came_from.append(best - JUMP)
         total = np.take_along_axis(before, best[None], 0)[0] + cost[:, turn % n_rays]
     path = [total.argmin(1)]
     for step in reversed(came_from):

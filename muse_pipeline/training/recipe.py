@@ -405,7 +405,7 @@ def load_run(
     """
     values = read_settings(path, changes)
     folder = Path(path).parent.resolve()
-    name = values.get("method", default) if isinstance(values, dict) else default
+    name = values.get("method", default)
     if name is None:
         raise ConfigError(
             f"{path}: setting 'method' is missing; choose one of {', '.join(RECIPES.names())}"
@@ -413,9 +413,8 @@ def load_run(
     recipe = RECIPES[str(name)]()
     if only not in (None, recipe.Config):
         raise ConfigError(f"{path}: has method '{name}', not '{default}'; give a different config")
-    if isinstance(values, dict):
-        values = recipe.complete(values, folder)
-    is_guess = isinstance(values, dict) and "method" not in values and name != "detector"
+    values = recipe.complete(values, folder)
+    is_guess = "method" not in values and name != "detector"
     where = f"{path} (names no method, so read as '{name}')" if is_guess else str(path)
     config = parse_config(values, recipe.Config, where)
     root = folder if data is None else Path(data).resolve()

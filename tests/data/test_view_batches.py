@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from muse_pipeline.data.augment import Augmentation, Prefetched
-from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
+from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex
+from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSettings, ordered_pairs
 
 SIDE_PX, MPP, B = 400, 0.5, 3
@@ -35,7 +36,7 @@ def make(
         size_px = SIDE_PX, height_px
         pixels = rng.integers(90, 250, (*size_px[::-1], 3)).astype(np.uint8)
         index = NucleusIndex.build(rng.uniform(0, size_px, (n_nuclei, 2)), size_px, MPP)[0]
-        images.append(NucleusPicture(f"P{number}", "P", MPP, size_px, None, 1.0, pixels, index))
+        images.append(NucleusImage(f"P{number}", "P", MPP, None, 1.0, Picture(pixels), index))
     colours = np.stack([0.8 * np.eye(3, 4), 1.2 * np.eye(3, 4)])
     views = ViewSettings(
         global_px=64, local_px=32, n_local=n_local, mpp=(0.5, 1.0), max_matches=max_matches
@@ -92,7 +93,7 @@ def cut_both_ways(n_views, augmentation, flat=False, **settings):
         [make(augmentation, max_matches=400, on_device=later, **settings) for later in (0, 1)],
     )
     for image in (image for each in batches for image in each.sample.images if flat):
-        image.pixels[:] = 170
+        image.image.pixels[:] = 170
     for number in range(-(-n_views // (4 * B))):
         one, other = (each(number) for each in batches)
         other = other.cut(augmentation)
@@ -182,9 +183,9 @@ def test_positions_belong_to_the_views_of_their_own_set():
     """
     batches = make(augmentation=PLAIN, grey=0)
     for image in batches.sample.images:
-        image.pixels[:] = 240
+        image.image.pixels[:] = 240
         for x, y in image.nuclei.xy.astype(int):
-            image.pixels[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3] = 20
+            image.image.pixels[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3] = 20
     batch = batches(0)
     for pair, (teacher, student) in enumerate(ordered_pairs(2)):
         for number, xy in ((teacher, batch.teacher_xy), (student, batch.student_xy)):

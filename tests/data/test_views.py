@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
+from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex
+from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.data.views import Cuts, View, ViewSampler, ViewSet, ViewSettings
 
 MPP, SIDE_PX, RADIUS_PX = 0.25, 2048, 8.0
@@ -24,9 +25,8 @@ N_SETS = 250
 def tissue(xy, pixels=None):
     size_px = (SIDE_PX, SIDE_PX)
     pixels = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8) if pixels is None else pixels
-    return NucleusPicture(
-        "P", "P", MPP, size_px, None, 1.0, pixels, NucleusIndex.build(xy, size_px, MPP)[0]
-    )
+    index = NucleusIndex.build(xy, size_px, MPP)[0]
+    return NucleusImage("P", "P", MPP, None, 1.0, Picture(pixels), index)
 
 
 @pytest.fixture(scope="module")
@@ -114,16 +114,8 @@ def test_a_spot_is_placed_where_it_is_cut(side_px, size_px, mirror, turns):
     view = View((11, 23), side_px, size_px, mirror, turns, MPP)
     column, row = side_px // 4 // 2 * 2, side_px // 3 // 2 * 2
     pixels[23 + row : 25 + row, 11 + column : 13 + column] = 200
-    image = NucleusPicture(
-        "P",
-        "P",
-        MPP,
-        (70, 60),
-        None,
-        1.0,
-        pixels,
-        NucleusIndex.build(np.zeros((1, 2)), (70, 60), MPP)[0],
-    )
+    index = NucleusIndex.build(np.zeros((1, 2)), (70, 60), MPP)[0]
+    image = NucleusImage("P", "P", MPP, None, 1.0, Picture(pixels), index)
     window = torch.tensor(image.read((0, 0), (70, 70)))  # the view may extend beyond the image
     place = torch.tensor([[0, 70, *view.corner, side_px, mirror, turns]])
     cuts = Cuts(size_px, side_px + 3, 0, (view.mpp,), place)
@@ -153,9 +145,8 @@ def test_sparse_and_small_images_give_views_too(n, size_px):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (size_px[1], size_px[0], 3)).astype(np.uint8)
     index = NucleusIndex.build(rng.uniform(0, size_px, (n, 2)), size_px, MPP)[0]
-    sample = ViewSampler(
-        [NucleusPicture("P", "P", MPP, size_px, None, 1.0, pixels, index)], SETTINGS
-    )
+    image = NucleusImage("P", "P", MPP, None, 1.0, Picture(pixels), index)
+    sample = ViewSampler([image], SETTINGS)
     for _ in range(20):
         found = sample(rng)
         assert [view.cut(found.image).shape[0] for view in found.views] == [224, 224, 96, 96]

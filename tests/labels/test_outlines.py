@@ -24,7 +24,12 @@ def disc(x: float, y: float, radius_px: float) -> np.ndarray:
 
 
 def outline(pixels: np.ndarray, *points: tuple[float, float]) -> np.ndarray:
-    return outline_points(pixels, Nuclei(np.array(points), Frame.WINDOW), None, MPP, N_RAYS).rays
+    return outline_points(pixels, unknown(points, N_RAYS), None, MPP).rays
+
+
+def unknown(points, n_rays: int) -> Nuclei:
+    """Nuclei at points, without outlines."""
+    return Nuclei(np.array(points), Frame.WINDOW, rays=np.full((len(points), n_rays), np.nan))
 
 
 def test_discs_are_outlined_and_points_on_nothing_are_not():
@@ -41,7 +46,7 @@ def test_what_no_nucleus_measures_is_none(radius_px):
 
 @pytest.mark.parametrize("n_rays", [1, 3, 8, 33])
 def test_any_number_of_rays_will_do(n_rays):
-    one = Nuclei(np.array([[60.0, 60.0]]), Frame.WINDOW)
-    rays = outline_points(picture(disc(60, 60, 9)), one, None, MPP, n_rays).rays
+    one = unknown([[60.0, 60.0]], n_rays)
+    rays = outline_points(picture(disc(60, 60, 9)), one, None, MPP).rays
     assert rays.shape == (1, n_rays)
     assert rays == pytest.approx(4.5, abs=0.6)

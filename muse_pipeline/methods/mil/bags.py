@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy import ndarray
@@ -22,11 +21,12 @@ from muse_pipeline.cohort.sheet import read_sheet
 from muse_pipeline.core.config import parse_config
 from muse_pipeline.core.errors import LabelError, StoreError
 from muse_pipeline.core.text import count_noun
+from muse_pipeline.data.unlabelled import list_tiles
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.model import find_checkpoint
 from muse_pipeline.inference.stains import colour_of_fit, read_colour
 from muse_pipeline.methods.mil.config import MilConfig, SlideLabelSettings
-from muse_pipeline.methods.mil.tissue import read_label_table
+from muse_pipeline.methods.mil.tissue import find_label, read_label_table
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
 from muse_pipeline.slides.signature import fingerprint_file
@@ -35,7 +35,6 @@ from muse_pipeline.training.checkpoint import load_backbone
 from muse_pipeline.training.recipe import PreparedStage
 from muse_pipeline.training.run import Log, plain_settings
 
-MIN_TISSUE = 0.5  # minimum share of tissue in a tile
 BATCH = 16
 INDEX = "slides.tsv"
 
@@ -60,19 +59,14 @@ def list_labelled_slides(
         labels = read_label_table(settings.table, "slide")
     location, slides = settings.table or settings.slides, []
     for slide_id, (word, patient) in labels.items():
-        name = settings.class_map.get(word, word)
         if slide_id not in rows:
             raise LabelError(
                 f"{location}: labels '{slide_id}', which is not in {settings.slides}; correct"
                 " either file"
             )
-        if name not in classes:
-            raise LabelError(
-                f"{location}: label '{word}' is not a class of the model ({', '.join(classes)});"
-                " add it to `class_map`"
-            )
+        label = find_label(word, settings.class_map, classes, location)
         of_slide = patient or rows[slide_id].patient or patient_in_name(slide_id)
-        slides.append(LabelledSlide(slide_id, classes.index(name), of_slide))
+        slides.append(LabelledSlide(slide_id, label, of_slide))
     dealt = deal_folds(slides, settings.folds)
     for index, name in enumerate(classes):
         own = np.array([slide.label == index for slide in slides], bool)
@@ -127,19 +121,6 @@ def open_slide_store(settings: SlideLabelSettings, slide_id: str, mpp: float) ->
     raise StoreError(
         f"{folder}: {problem}; make it with `muse step image`, or correct `slide_labels.stores`"
     )
-
-
-def list_tiles(store: Store, tile_px: int) -> ndarray:
-    """(N, 2) upper left corners, work px, of the tiles in a grid that are at least half tissue."""
-    mask, pixel_px = store.tissue
-    columns, rows = (-(-side // tile_px) for side in store.size_px)
-    size = [max(1, round(number * tile_px / pixel_px)) for number in (rows, columns)]
-    # Tiles at the right and at the bottom may extend beyond the mask, where there is no tissue.
-    padded = np.zeros(size, np.float32)
-    part = mask[: size[0], : size[1]]
-    padded[: part.shape[0], : part.shape[1]] = part
-    share = cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA)
-    return np.argwhere(share >= MIN_TISSUE)[:, ::-1] * tile_px
 
 
 @dataclass

@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from muse_pipeline.cohort.patients import patient_in_name, require_patient_rule
 from muse_pipeline.cohort.sheet import is_missing, read_sheet
-from muse_pipeline.core.config import Mpp
+from muse_pipeline.core.config import Mpp, require_one
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError
 from muse_pipeline.core.files import read_rows
@@ -66,12 +66,7 @@ class TissueSource:
     patient: str | int | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in KINDS if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ConfigError(
-                f"a source of tissue labels has {len(given)} of `folders`, `images` and `slides`;"
-                " give exactly one"
-            )
+        require_one(self, KINDS, "a source of tissue labels")
         if (self.images is None) != (self.table is None):
             raise ConfigError("`images` and `table` belong together; give both")
         if (self.slides is None) != (self.areas is None):
@@ -85,7 +80,7 @@ class TissueSource:
     @property
     def location(self) -> Path:
         """Folder of the pictures, or sheet of the slides."""
-        return next(getattr(self, name) for name in KINDS if getattr(self, name) is not None)
+        return self.folders or self.images or self.slides
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -180,7 +175,7 @@ def list_labelled(source: TissueSource, classes: tuple[str, ...]) -> list[Labell
 def _in_folders(source: TissueSource, classes: tuple[str, ...]) -> Iterator[LabelledPath]:
     require_folder(source.folders, "folders")
     for folder in sorted(path for path in source.folders.iterdir() if path.is_dir()):
-        label = _class_index(folder.name, source, classes, source.folders)
+        label = find_label(folder.name, source.class_map, classes, source.folders)
         for path in list_pictures(folder):
             patient = patient_in_name(path.stem, source.patient, source.folders)
             yield LabelledPath(path, f"{folder.name}/{path.stem}", label, patient)
@@ -199,13 +194,9 @@ def _in_table(source: TissueSource, classes: tuple[str, ...]) -> Iterator[Labell
                 " correct either"
             )
         path = pictures[name]
-        label = _class_index(word, source, classes, source.table)
-        yield LabelledPath(
-            path,
-            path.stem,
-            label,
-            patient or patient_in_name(path.stem, source.patient, source.images),
-        )
+        label = find_label(word, source.class_map, classes, source.table)
+        own = patient or patient_in_name(path.stem, source.patient, source.images)
+        yield LabelledPath(path, path.stem, label, own)
 
 
 def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
@@ -230,9 +221,12 @@ def read_label_table(path: Path, column: str) -> dict[str, tuple[str, str]]:
     return labels
 
 
-def _class_index(word: str, source: TissueSource, classes: tuple[str, ...], location: Path) -> int:
-    key = find_name(word, source.class_map)
-    name = find_name(source.class_map[key] if key else word, classes)
+def find_label(
+    word: str, class_map: dict[str, str], classes: tuple[str, ...], location: Path
+) -> int:
+    """Index of the class that a ``word`` in the file or folder ``location`` refers to."""
+    key = find_name(word, class_map)
+    name = find_name(class_map[key] if key else word, classes)
     if name is None:
         raise LabelError(
             f"{location}: label '{word}' is not a class of the model ({', '.join(classes)});"
@@ -299,7 +293,7 @@ def _read_areas(
         info = inspect_slide(row.path, row.slide_id, row.mpp)
         shapes = defaultdict(list)
         for area in read_class_areas(files[row.slide_id], info):
-            index = _class_index(area.class_name, source, classes, files[row.slide_id])
+            index = find_label(area.class_name, source.class_map, classes, files[row.slide_id])
             shapes[index].append(
                 shapely.transform(area.shape, lambda xy, i=info: level0_to_work(xy, i.mpp, mpp))
             )

@@ -126,17 +126,15 @@ def _load_for_slides(
     source.
     """
     settings = read_settings(path, changes)
-    if isinstance(settings, dict):  # other types are rejected later
-        method = str(settings.get("method", "muse"))
-        names = getattr(RECIPES[method].Config, "slide_files", None)
-        if names is None:
-            raise ConfigError(
-                f"{path}: method '{method}' does not pretrain on slides; give a config for muse,"
-                " trident or unit"
-            )
-        sources = [*(settings.get("sources") or []), dict.fromkeys(names, PLACEHOLDER)]
-        changes = [*changes, f"sources={json.dumps(sources)}"]
-    return load_run(path, data, changes, default="muse")
+    method = str(settings.get("method", "muse"))
+    names = getattr(RECIPES[method].Config, "slide_files", None)
+    if names is None:
+        raise ConfigError(
+            f"{path}: method '{method}' does not pretrain on slides; give a config for muse,"
+            " trident or unit"
+        )
+    sources = [*(settings.get("sources") or []), dict.fromkeys(names, PLACEHOLDER)]
+    return load_run(path, data, [*changes, f"sources={json.dumps(sources)}"], default="muse")
 
 
 def files_of_pretraining(config: SlidesConfig) -> list[Path]:

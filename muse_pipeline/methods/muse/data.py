@@ -16,11 +16,9 @@ from muse_pipeline.core.text import count_noun, some_of
 from muse_pipeline.data.nucleus_images import (
     NucleusImage,
     NucleusIndex,
-    NucleusPicture,
-    NucleusSlide,
     NucleusSource,
 )
-from muse_pipeline.data.unlabelled import picture_files
+from muse_pipeline.data.unlabelled import Picture, picture_files
 from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.detect import detect_picture
 from muse_pipeline.inference.model import find_model
@@ -122,7 +120,7 @@ def require_fine(name: str, mpp: float, finest_mpp: float) -> None:
         )
 
 
-def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> NucleusSlide:
+def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> NucleusImage:
     store = open_store(source.store)
     # The views of a set overlap, so they read the same few chunks.
     store.share_chunks()
@@ -131,15 +129,14 @@ def _open_slide(source: NucleusSource, finest_mpp: float, folder: Path) -> Nucle
     # slide.
     is_enlarged = slide_mpp > store.mpp * MAX_COARSER
     require_fine(store.slide_id, slide_mpp if is_enlarged else store.mpp, finest_mpp)
-    return NucleusSlide(
+    return NucleusImage(
         name=store.slide_id,
         patient=source.patient_of(store.slide_id),
         mpp=store.mpp,
-        size_px=store.size_px,
         stain=read_colour(source.colour or SlideFiles(source.store.parent).colour).macenko,
         weight=source.weight,
-        store=store,
-        folder=_index(source.proposals, store, folder),
+        image=store,
+        index=_index(source.proposals, store, folder),
     )
 
 
@@ -155,11 +152,6 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
         tables = iterate_rows(proposals, 1 << 18, ["x", "y"])
         parts = [np.stack([table["x"].to_numpy(), table["y"].to_numpy()], -1) for table in tables]
         xy = np.concatenate([np.zeros((0, 2)), *parts])
-        if n_wrong := int((~np.isfinite(xy).all(1)).sum()):
-            raise NucleiError(
-                f"{proposals}: {n_wrong} of {len(xy)} positions are not numbers; write the file"
-                " again"
-            )
         work_xy = level0_to_work(xy, store.slide_mpp, store.mpp)
         NucleusIndex.build(work_xy, store.size_px, store.mpp)[0].save(location)
     return location
@@ -167,7 +159,7 @@ def _index(proposals: Path, store: Store, folder: Path) -> Path:
 
 def _read_pictures(
     source: NucleusSource, finest_mpp: float, folder: Path
-) -> Iterator[NucleusPicture]:
+) -> Iterator[NucleusImage]:
     paths = [
         path
         for path in picture_files(source.images)
@@ -182,37 +174,33 @@ def _read_pictures(
         pixels, mpp = read_picture(path, source.mpp)
         require_fine(path.stem, mpp, finest_mpp)
         location = folder / cache_name(path, f"{mpp} {predictor.sha256}")
-        size_px = pixels.shape[1::-1]
         stain = fit_macenko(pixels.reshape(-1, 3))
         if not location.is_dir():
             nuclei = detect_picture(predictor, pixels, mpp, stain)
-            NucleusIndex.build(nuclei.xy, size_px, mpp)[0].save(location)
-        yield NucleusPicture(
+            NucleusIndex.build(nuclei.xy, pixels.shape[1::-1], mpp)[0].save(location)
+        yield NucleusImage(
             name=path.stem,
             patient=source.patient_of(path.stem),
             mpp=mpp,
-            size_px=size_px,
             stain=stain,
             weight=source.weight,
-            pixels=pixels,
-            nuclei=NucleusIndex.open(location, size_px, mpp, mapped=False),
+            image=Picture(pixels),
+            index=location,
         )
 
 
-def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[NucleusPicture]:
+def _read_labelled(source: NucleusSource, finest_mpp: float) -> Iterator[NucleusImage]:
     labels = source.labelled
     mpp = labels.mpp or finest_mpp
     require_fine(str(labels.location), mpp, finest_mpp)
     for image in read_labelled_images([labels], (), mpp, n_rays=3):
         pixels = image.pixels
-        size_px = pixels.shape[1::-1]
-        yield NucleusPicture(
+        yield NucleusImage(
             name=image.name,
             patient=image.patient,
             mpp=mpp,
-            size_px=size_px,
             stain=fit_macenko(pixels.reshape(-1, 3)),
             weight=source.weight,
-            pixels=pixels,
-            nuclei=NucleusIndex.build(image.nuclei.xy, size_px, mpp)[0],
+            image=Picture(pixels),
+            index=NucleusIndex.build(image.nuclei.xy, pixels.shape[1::-1], mpp)[0],
         )

@@ -16,7 +16,7 @@ from numpy import ndarray
 from muse_pipeline.core.coords import xy_to_xy_index
 from muse_pipeline.core.errors import CollapsedError
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.core.pictures import write_png
+from muse_pipeline.core.pictures import draw_page, write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.data.views import ViewBatch, ViewBatches, ViewSampler, ViewSet
@@ -200,7 +200,7 @@ class CollapseAlarm(Alarm):
             self.require(done, name, losses.get(name, least), meaning, least, most)
 
 
-N_SETS, GAP_PX, ZOOM = 6, 8, 2
+N_SETS, ZOOM = 6, 2
 RADIUS_UM, SUBPIXEL_BITS = 4.0, 4
 
 
@@ -209,15 +209,15 @@ def draw_views(sample: ViewSampler, seed: int, output: Path) -> None:
     views of its set.
     """
     generator = np.random.default_rng(seed_of_step(seed, 0))
-    rows = [_draw_set(sample(generator)) for _ in range(N_SETS)]
-    width = max(row.shape[1] for row in rows)
-    page = np.concatenate([_padded(row, row.shape[0] + GAP_PX, width) for row in rows])
+    sets = [_draw_set(sample(generator)) for _ in range(N_SETS)]
     with complete_file(output) as partial:
-        write_png(partial, page)
+        write_png(partial, draw_page([view for views in sets for view in views], len(sets[0])))
 
 
-def _draw_set(views: ViewSet) -> ndarray:
+def _draw_set(views: ViewSet) -> list[ndarray]:
+    """Pictures of the views, all as large as the largest one."""
     colours = np.random.default_rng(0).integers(60, 256, (views.seen.shape[1], 3)).tolist()
+    side = ZOOM * max(view.size_px for view in views.views)
     pictures = []
     for number, (view, placed) in enumerate(zip(views.views, views.placed, strict=True)):
         # the teacher only gets global views
@@ -226,23 +226,12 @@ def _draw_set(views: ViewSet) -> ndarray:
         picture = cv2.resize(
             view.cut(views.image), None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC
         )
+        at = np.round(xy_to_xy_index(placed * ZOOM) * 2**SUBPIXEL_BITS).astype(int).tolist()
+        radius = round(RADIUS_UM / view.mpp * ZOOM * 2**SUBPIXEL_BITS)
         for nucleus in shared.tolist():
-            at = (
-                np.round(xy_to_xy_index(placed[nucleus] * ZOOM) * 2**SUBPIXEL_BITS)
-                .astype(int)
-                .tolist()
+            cv2.circle(
+                picture, at[nucleus], radius, colours[nucleus], 2, cv2.LINE_AA, SUBPIXEL_BITS
             )
-            radius = round(RADIUS_UM / view.mpp * ZOOM * 2**SUBPIXEL_BITS)
-            cv2.circle(picture, at, radius, colours[nucleus], 2, cv2.LINE_AA, SUBPIXEL_BITS)
-        pictures.append(picture)
-    height = max(len(picture) for picture in pictures)
-    return np.concatenate(
-        [_padded(picture, height, picture.shape[1] + GAP_PX) for picture in pictures], 1
-    )
-
-
-def _padded(picture: ndarray, height: int, width: int) -> ndarray:
-    below, right = height - picture.shape[0], width - picture.shape[1]
-    return cv2.copyMakeBorder(
-        picture, 0, below, 0, right, cv2.BORDER_CONSTANT, value=(255, 255, 255)
-    )
+        beyond = (0, side - len(picture))
+        pictures.append(np.pad(picture, (beyond, beyond, (0, 0)), constant_values=255))
+    return pictures

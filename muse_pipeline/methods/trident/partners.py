@@ -17,6 +17,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
+from muse_pipeline.core.config import require_one
 from muse_pipeline.core.coords import level0_to_work
 from muse_pipeline.core.errors import ConfigError, LabelError, MppError, NucleiError, StoreError
 from muse_pipeline.core.files import cache_name, complete_file
@@ -24,7 +25,6 @@ from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb
 from muse_pipeline.data.nucleus_images import (
     NucleusImage,
     NucleusIndex,
-    NucleusSlide,
     NucleusSource,
 )
 from muse_pipeline.data.unlabelled import Picture
@@ -36,7 +36,6 @@ from muse_pipeline.qupath.parse import GEOJSON_SUFFIXES
 from muse_pipeline.registration.record import FAILED, read_outcome
 from muse_pipeline.store.store import BACKGROUND, Store, open_store
 
-KINDS = ("store", "images", "nuclei")
 MPP_TOLERANCE = 1e-3
 # in units of a view's side
 CORNERS = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)])
@@ -62,12 +61,7 @@ class PartnerSource:
     nuclei: Path | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in KINDS if getattr(self, name) is not None]
-        if len(given) != 1:
-            stated = " and ".join(f"`{name}`" for name in given) or "none"
-            raise ConfigError(
-                f"partner: found {stated}; give one of {', '.join(f'`{name}`' for name in KINDS)}"
-            )
+        require_one(self, ("store", "images", "nuclei"), "partner")
 
     @property
     def location(self) -> Path:
@@ -90,9 +84,8 @@ class PairedSource(NucleusSource):
         super().__post_init__()
         if self.partner is None:
             return
-        allowed = {"store": ("store", "nuclei"), "images": ("images", "nuclei")}
-        kind = next((name for name in allowed if getattr(self, name) is not None), "labelled")
-        if all(getattr(self.partner, name) is None for name in allowed.get(kind, ())):
+        kind = require_one(self, ("store", "images", "labelled"), "a pretraining source")
+        if self.partner.nuclei is None and getattr(self.partner, kind, None) is None:
             raise ConfigError(
                 f"{self.partner.location}: cannot be the partner of a source of `{kind}`; a `store`"
                 " takes a `store` or `nuclei`, and `images` take `images` or `nuclei`"
@@ -168,25 +161,25 @@ def open_partner(source: PartnerSource, image: NucleusImage, folder: Path) -> Pa
     return _open_nuclei(source.nuclei, image, folder)
 
 
-def _open_store(path: Path, image: NucleusSlide) -> Store | None:
+def _open_store(path: Path, image: NucleusImage) -> Store | None:
     if failure_of(path):
         return None
     store = open_store(path)
     if abs(store.mpp / image.mpp - 1) > MPP_TOLERANCE:
         raise MppError(
-            f"{path}: is at {store.mpp:g} um/px, but the H&E store {image.store.path} is at"
+            f"{path}: is at {store.mpp:g} um/px, but the H&E store {image.image.path} is at"
             f" {image.mpp:g}; write the partner with `muse register` at the H&E store's mpp"
         )
     if store.size_px != image.size_px:
         raise StoreError(
-            f"{path}: is {_size(store.size_px)} px, but the H&E store {image.store.path} is"
+            f"{path}: is {_size(store.size_px)} px, but the H&E store {image.image.path} is"
             f" {_size(image.size_px)} px, so it is not in the H&E slide's frame; write it with"
             " `muse register`"
         )
     mask, side = store.tissue
     rows, columns = np.nonzero(mask)
-    if not image.store.in_tissue((np.stack([columns, rows], 1) + 0.5) * side).any():
-        raise StoreError(f"{path}: covers no tissue of {image.store.path}; check the registration")
+    if not image.image.in_tissue((np.stack([columns, rows], 1) + 0.5) * side).any():
+        raise StoreError(f"{path}: covers no tissue of {image.image.path}; check the registration")
     return store
 
 
@@ -210,7 +203,7 @@ def _open_picture(folder: Path, image: NucleusImage) -> Picture | None:
 
 
 def _open_nuclei(location: Path, image: NucleusImage, folder: Path) -> DrawnNuclei | None:
-    is_slide = isinstance(image, NucleusSlide)
+    is_slide = isinstance(image.image, Store)
     path = (
         location
         if is_slide
@@ -236,17 +229,17 @@ def _open_nuclei(location: Path, image: NucleusImage, folder: Path) -> DrawnNucl
 def _read_outlines(path: Path, image: NucleusImage) -> tuple[ndarray, ndarray]:
     """Read outlines as centres (N, 2) in image px and rays (N, R) in um."""
     if path.suffix == ".parquet":
-        if read_provenance(path).fingerprint != image.store.fingerprint:
+        if read_provenance(path).fingerprint != image.image.fingerprint:
             raise NucleiError(
-                f"{path}: contains nuclei of a slide other than {image.store.path}; correct one"
+                f"{path}: contains nuclei of a slide other than {image.image.path}; correct one"
             )
         nuclei = read_nuclei(path)
-        return level0_to_work(nuclei.xy, image.store.slide_mpp, image.mpp), nuclei.rays
+        return level0_to_work(nuclei.xy, image.image.slide_mpp, image.mpp), nuclei.rays
     if not path.name.lower().endswith(GEOJSON_SUFFIXES):
         nuclei = read_instances(path, image.size_px, image.mpp, N_RAYS).nuclei
-    elif isinstance(image, NucleusSlide):
-        nuclei = read_drawn(path, image.store.slide_mpp, N_RAYS).nuclei
-        nuclei.xy = level0_to_work(nuclei.xy, image.store.slide_mpp, image.mpp)
+    elif isinstance(image.image, Store):
+        nuclei = read_drawn(path, image.image.slide_mpp, N_RAYS).nuclei
+        nuclei.xy = level0_to_work(nuclei.xy, image.image.slide_mpp, image.mpp)
     else:
         nuclei = read_drawn(path, (image.mpp, image.mpp), N_RAYS).nuclei
     return nuclei.xy, nuclei.rays

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.core.pictures import write_png
+from muse_pipeline.core.pictures import draw_page, write_png
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.methods.muse.data import PretrainData, read_pretrain_data
 from muse_pipeline.methods.muse.method import MusePretraining
@@ -55,8 +54,7 @@ def read_paired_data(config: TridentConfig, folder: Path, log: Log) -> PairedDat
     _require_partners(wanted, partners, [*failures.values()])
     for source, failure in failures.items():
         log(f"{source.store.parent.parent.name}: trained without its partner: {failure}")
-    parts = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
-    return PairedData(**parts, partners=partners)
+    return PairedData(**vars(data), partners=partners)
 
 
 def _require_partners(sources: list, partners: list[Partner | None], failures: list[str]) -> None:
@@ -185,7 +183,7 @@ class SpreadAlarm(Alarm):
                 self.require(done, name, value, meaning, LEAST_SPREAD)
 
 
-N_PAIRS, GAP_PX = 6, 8
+N_PAIRS = 6
 
 
 def draw_pairs(batch: PairBatch, output: Path) -> None:
@@ -195,12 +193,6 @@ def draw_pairs(batch: PairBatch, output: Path) -> None:
     he = batch.views.global_views.pixels[: len(batch.views.global_views.pixels) // 2]
     partners = torch.full_like(he, 255)
     partners[batch.partner.image_known] = batch.partner.image
-    rows = [
-        np.concatenate(
-            [np.pad(view, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=255) for view in row],
-            1,
-        )
-        for row in (part[:N_PAIRS].permute(0, 2, 3, 1).numpy() for part in (he, partners))
-    ]
+    pictures = torch.cat((he[:N_PAIRS], partners[:N_PAIRS])).permute(0, 2, 3, 1).numpy()
     with complete_file(output) as partial:
-        write_png(partial, np.concatenate(rows))
+        write_png(partial, draw_page(pictures, len(pictures) // 2))

@@ -36,21 +36,21 @@ from muse_pipeline.training.recipe import PreparedStage
 from muse_pipeline.training.run import Log, RunFolder, plain_settings
 
 
+@dataclass(eq=False)
 class MaskDomain:
     """Draws windows of masks, turned and mirrored at random; a batch depends only on its step.
 
     ``n_rays`` is a multiple of 4, so that quarter turns map rays to rays.
     """
 
-    def __init__(
-        self, masks: Sequence[InstanceMask], *, mpp: float, window_px: int, n_rays: int, seed: int
-    ):
-        self.masks = masks
-        self.mpp = mpp
-        self.window_px = window_px
-        self.n_rays = n_rays
-        self.seed = seed
-        self.turned = _ray_permutations(n_rays)
+    masks: Sequence[InstanceMask]
+    mpp: float
+    window_px: int
+    n_rays: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.turned = _ray_permutations(self.n_rays)
         self._nuclei: dict[int, Nuclei] = {}
 
     def __call__(self, step: int, batch: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
@@ -60,7 +60,7 @@ class MaskDomain:
         pictures, xy, rays = zip(*(self._draw(rng) for _ in range(batch)), strict=True)
         most = max(1, *map(len, xy))
         padded_xy = np.full((batch, most, 2), FAR, np.float32)
-        padded_rays = np.full((batch, most, self.turned.shape[1]), np.nan, np.float32)
+        padded_rays = np.full((batch, most, self.n_rays), np.nan, np.float32)
         label = np.full((batch, most), -1, np.int64)
         for index, (centres, radii) in enumerate(zip(xy, rays, strict=True)):
             padded_xy[index, : len(centres)], padded_rays[index, : len(centres)] = centres, radii
@@ -255,11 +255,7 @@ class UnitData:
     def make_batches(self, config: UnitConfig, device: torch.device) -> Callable[[int], UnitBatch]:
         """Return a function that makes the batch of a step, which depends only on the step."""
         masks = MaskDomain(
-            self.masks,
-            mpp=config.mpp,
-            window_px=config.window_px,
-            n_rays=config.reader.n_rays,
-            seed=config.seed,
+            self.masks, config.mpp, config.window_px, config.reader.n_rays, config.seed
         )
         tissue = TissueWindows(self.recoloured, config.window_px, config.seed)
 

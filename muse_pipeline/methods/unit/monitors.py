@@ -18,12 +18,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.core.pictures import write_png
+from muse_pipeline.core.pictures import draw_page, write_png
 from muse_pipeline.evaluation.detection import RADIUS_UM, match_points
 from muse_pipeline.methods.unit.config import THRESHOLD, UnitConfig
 from muse_pipeline.methods.unit.data import UnitBatch
 from muse_pipeline.methods.unit.method import UnitTraining, to_unit
-from muse_pipeline.methods.unit.synthesis_masks import draw_page
 from muse_pipeline.models.detector import DetectionGraph
 from muse_pipeline.nuclei.masks import label_image_to_nuclei
 from muse_pipeline.proposals.otsu_mask import fit_otsu

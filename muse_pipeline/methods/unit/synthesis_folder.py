@@ -14,14 +14,13 @@ from numpy import ndarray
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import LabelError
 from muse_pipeline.core.files import complete_file, read_json, require_own_folder, write_json
-from muse_pipeline.core.pictures import list_pictures, write_png
+from muse_pipeline.core.pictures import draw_page, list_pictures, write_png
 from muse_pipeline.core.process import map_in_order
 from muse_pipeline.data.augment import seed_of_step
 from muse_pipeline.methods.unit.synthesis_masks import (
     KINDS,
     InstanceMask,
     TissueSettings,
-    draw_page,
     fills,
     require_drawable,
     stylise,

@@ -7,7 +7,6 @@ Pictures of masks have the colours of UNITPathSSL's masks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, NamedTuple
 
@@ -241,7 +240,6 @@ CONTOUR = 255
 FILL, FILL_DEVIATION, FILL_RANGE = 110.0, 30.0, (40.0, 190.0)  # measured in the authors' figure
 GRAIN_UM = (0.5, 0.75)  # sigma of the noise in fills
 CHANNEL = {STROMA: 1, EPITHELIAL: 2}  # contours are drawn in channel 0
-GUTTER_PX = 6
 
 
 _WAVES /= np.sqrt((_WAVES**2).sum(0).mean())  # so that an amplitude of 1 has a mean square of 1
@@ -395,20 +393,3 @@ def stylise(mask: InstanceMask, mpp: float, rng: Generator) -> ndarray:
         picture[..., channel] = fill * ((kind == number) & ~edge)
     picture[..., 0] = CONTOUR * edge
     return picture
-
-
-def draw_page(pictures: Sequence[ndarray], columns: int) -> ndarray:
-    """Arrange pictures (h, w, 3) of the same size in rows on white; the last row may be shorter."""
-    height, width = pictures[0].shape[:2]
-    rows = -(-len(pictures) // columns)
-    page = np.full(
-        (rows * (height + GUTTER_PX) + GUTTER_PX, columns * (width + GUTTER_PX) + GUTTER_PX, 3),
-        255,
-        np.uint8,
-    )
-    for index, picture in enumerate(pictures):
-        row, column = divmod(index, columns)
-        top = GUTTER_PX + row * (height + GUTTER_PX)
-        left = GUTTER_PX + column * (width + GUTTER_PX)
-        page[top : top + height, left : left + width] = picture
-    return page

@@ -10,7 +10,7 @@ import torch
 from paired import draw_paired_slide
 
 from muse_pipeline.data.augment import Augmentation
-from muse_pipeline.data.nucleus_images import NucleusIndex, NucleusPicture
+from muse_pipeline.data.nucleus_images import NucleusImage, NucleusIndex
 from muse_pipeline.data.unlabelled import Picture
 from muse_pipeline.data.views import View, ViewBatches, ViewSettings
 from muse_pipeline.methods.trident.partners import DrawnNuclei, PairBatches
@@ -19,11 +19,11 @@ from muse_pipeline.store.store import open_store
 SIDE = 200
 
 
-def make_picture(seed: int = 0) -> NucleusPicture:
+def make_picture(seed: int = 0) -> NucleusImage:
     generator = np.random.default_rng(seed)
     pixels = generator.integers(100, 250, (SIDE, SIDE, 3), np.uint8)
     index = NucleusIndex.build(generator.uniform(0, SIDE, (60, 2)), (SIDE, SIDE), 0.5)[0]
-    return NucleusPicture(f"P{seed}", f"P{seed}", 0.5, (SIDE, SIDE), None, 1.0, pixels, index)
+    return NucleusImage(f"P{seed}", f"P{seed}", 0.5, None, 1.0, Picture(pixels), index)
 
 
 def make_batches(images, partners, **settings) -> PairBatches:
@@ -47,7 +47,7 @@ def test_positions_go_to_a_view_and_back(mirror, turns):
 def test_a_picture_has_the_geometry_of_the_first_view():
     """The partner is the H&E picture itself, so the pixels of both must be equal."""
     image = make_picture()
-    batch = make_batches([image], [Picture(image.pixels)])(0)
+    batch = make_batches([image], [Picture(image.image.pixels)])(0)
     he = batch.views.global_views.pixels[:8]
     assert batch.partner.image_known.all() and torch.equal(batch.partner.image, he)
     assert not torch.equal(batch.partner.image, batch.views.global_views.pixels[8:])
@@ -56,7 +56,7 @@ def test_a_picture_has_the_geometry_of_the_first_view():
 
 def test_a_number_gives_one_batch_and_images_may_have_no_partner():
     images = [make_picture(seed) for seed in range(3)]
-    batches = make_batches(images, [Picture(images[0].pixels), None, None])
+    batches = make_batches(images, [Picture(images[0].image.pixels), None, None])
     one, again = batches(4), batches(4)
     assert torch.equal(one.partner.image, again.partner.image)
     assert (
@@ -73,7 +73,7 @@ class LeftHalf(Picture):
 
 def test_views_beyond_the_partner_have_none():
     image = make_picture()
-    batches = make_batches([image], [LeftHalf(image.pixels)])
+    batches = make_batches([image], [LeftHalf(image.image.pixels)])
     known = torch.cat([batches(number).partner.image_known for number in range(6)])
     assert 0 < known.sum() < len(known)
     for number in range(6):

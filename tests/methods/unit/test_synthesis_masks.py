@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.measure import regionprops
 
+from muse_pipeline.core.pictures import draw_page
 from muse_pipeline.methods.unit import synthesis_masks
 from muse_pipeline.methods.unit.synthesis_masks import (
     CONTOUR,
@@ -22,7 +23,6 @@ from muse_pipeline.methods.unit.synthesis_masks import (
     NucleusPlan,
     TissueSettings,
     contours,
-    draw_page,
     draw_rings,
     fills,
     paint,

@@ -18,7 +18,6 @@ from tiny_runs import write_unit as write_config
 from torch.nn.functional import softplus
 
 from muse_pipeline.core.errors import CollapsedError
-from muse_pipeline.core.files import read_json
 from muse_pipeline.data.augment import LabelledBatch
 from muse_pipeline.export.onnx import load_detector
 from muse_pipeline.inference.predictor import Predictor
