@@ -189,9 +189,7 @@ def score(before: Path, after: Path, images: list[LabelledImage]) -> dict:
     for when, checkpoint in (("before", before), ("after", after)):
         network, config, known = load_trained(checkpoint)
         scorer = Scorer(network, config, Start(checkpoint, known, True).colour)
-        counts = [
-            scorer.count(scorer.find(image), image.nuclei, image.region).values for image in images
-        ]
+        counts = [scorer.count_in(image, scorer.find(image)).values for image in images]
         f1 = float(DetectionCounts(np.sum(counts, 0)).mean_class_f1)
         found[when] = {"mean class F1": round(f1, 2), "counts": np.stack(counts).tolist()}
     return found

@@ -93,9 +93,8 @@ class NucleusImage:
     stain: MacenkoFit | None
     weight: float  # relative frequency at which the image is sampled
     image: Store | Picture  # pixels; those of a store are read on demand
-    index: (
-        NucleusIndex | Path
-    )  # positions of nuclei, or the folder that ``NucleusIndex.save`` wrote
+    # positions of nuclei, or the folder in which ``NucleusIndex.save`` wrote them
+    index: NucleusIndex | Path
 
     @property
     def size_px(self) -> tuple[int, int]:

@@ -33,7 +33,9 @@ from muse_pipeline.data.augment import (
 )
 from muse_pipeline.data.nucleus_images import NucleusImage
 
-PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25  # in units of a view's side
+# in units of a view's side: distance of a pivot from the border of a global view, and of a nucleus
+# from the centre of a local view
+PIVOT_MARGIN, LOCAL_JITTER = 0.1, 0.25
 MAX_SIDE_PX = 4096
 # by 1, 2 and 3 turns
 QUARTER_TURNS = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
@@ -183,7 +185,10 @@ class ViewSampler:
             # Both global views contain the pivot, because independent views would hardly ever share
             # a nucleus.
             pivot = nuclei.draw(generator)
-            pair = [self._around(image, pivot, mpp, generator) for mpp in mpps[:2]]
+            pair = []
+            for mpp in mpps[:2]:
+                at = PIVOT_MARGIN + (1 - 2 * PIVOT_MARGIN) * generator.random(2)
+                pair.append(self._view(image, pivot, at, mpp, settings.global_px, generator))
             corner = np.array([view.corner for view in pair])
             side = np.array([[view.side_px] for view in pair])
             _, xy = nuclei.inside(*corner.min(0).tolist(), *(corner + side).max(0).tolist())
@@ -193,28 +198,15 @@ class ViewSampler:
                 break
         # Local views lie near nuclei in global views, because only shared nuclei are compared.
         near = xy[views.seen.any(0)] if views.seen.any() else pivot[None]
-        local = [
-            self._near(image, near[generator.integers(len(near))], mpp, generator)
-            for mpp in mpps[2:]
-        ]
+        local = []
+        for mpp in mpps[2:]:
+            nucleus = near[generator.integers(len(near))]
+            at = 0.5 + LOCAL_JITTER * generator.uniform(-1, 1, 2)
+            local.append(self._view(image, nucleus, at, mpp, settings.local_px, generator))
         return ViewSet.index(image, [*pair, *local], xy if is_enough else xy[:0])
 
-    def _around(
-        self, image: NucleusImage, pivot: ndarray, mpp: float, generator: Generator
-    ) -> View:
-        """A global view with ``pivot`` at least a tenth of its side from its border."""
-        at = PIVOT_MARGIN + (1 - 2 * PIVOT_MARGIN) * generator.random(2)
-        return self._view(image, pivot, at, mpp, self.settings.global_px, generator)
-
-    def _near(
-        self, image: NucleusImage, nucleus: ndarray, mpp: float, generator: Generator
-    ) -> View:
-        """A local view whose centre is within a quarter of its side of ``nucleus``."""
-        at = 0.5 + LOCAL_JITTER * generator.uniform(-1, 1, 2)
-        return self._view(image, nucleus, at, mpp, self.settings.local_px, generator)
-
+    @staticmethod
     def _view(
-        self,
         image: NucleusImage,
         point: ndarray,
         at: ndarray,

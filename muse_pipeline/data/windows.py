@@ -155,7 +155,7 @@ class LabelledWindows(PictureWindows):
         if self.depths is not None:
             depths = [self.depths[i] for i in drawn.chosen]
             n_cells = settings.window_px // CELL_PX
-            depth = read_window_cells(depths, drawn.centre, drawn.linear, n_cells, CELL_PX)
+            depth = read_window_cells(depths, drawn.centre, drawn.linear, n_cells)
             # Values below 0 are codes, not depths, and are kept.
             batch = batch._replace(region=torch.where(depth > 0, depth * settings.mpp, depth))
         if self.weak_view:
@@ -238,15 +238,13 @@ def cut_windows(pictures: list[Tensor], centre: Tensor, linear: Tensor, size_px:
     return torch.cat(windows)
 
 
-def read_window_cells(
-    maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int, cell_px: int
-) -> Tensor:
+def read_window_cells(maps: list[Tensor], centre: Tensor, linear: Tensor, cells: int) -> Tensor:
     """Read maps (h, w) of B pictures at the centres of N = ``cells`` cells per side: (B, N, N)
     float, 0 outside.
 
     ``centre`` (B, 2) and ``linear`` (B, 2, 2) are those of ``cut_windows``.
     """
-    axis = (torch.arange(cells) + 0.5 - cells / 2) * cell_px
+    axis = (torch.arange(cells) + 0.5 - cells / 2) * CELL_PX
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (N, N, 2)
     source = torch.einsum("bij,hwj->bhwi", torch.linalg.inv(linear), grid) + centre[:, None, None]
     column, row = source.floor().long().unbind(-1)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from muse_pipeline.core.config import parse_config, replace_settings
-from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.errors import CheckpointError, ConfigError, ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_rgb
@@ -41,12 +40,11 @@ from muse_pipeline.inference.card import (
 from muse_pipeline.inference.doubts import describe_training
 from muse_pipeline.inference.embed import embedding_halo
 from muse_pipeline.inference.model import find_checkpoint, find_graph, read_card
-from muse_pipeline.methods.detector.config import DetectorConfig, export_window
 from muse_pipeline.methods.detector.start import complete_texts, load_trained
-from muse_pipeline.methods.detector.validation import SCORE
+from muse_pipeline.methods.detector.validation import SCORE, make_card
 from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import Backbone
-from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
+from muse_pipeline.models.detector import DetectionGraph
 from muse_pipeline.tissue.colour import measure_picture
 from muse_pipeline.training.checkpoint import (
     load_backbone_weights,
@@ -146,49 +144,24 @@ def load_detector(
     detector, config, checkpoint = load_trained(path)
     export = replace_settings(config.export, replace_outlines(changes), "export")
     config = dataclasses.replace(config, name=name or config.name, export=export)
-    input_px = export_window(config, detector.backbone)
-    detector.backbone.fix_size(input_px, input_px)
+    card = make_card(config, detector.backbone)
+    detector.backbone.fix_size(card.input_px, card.input_px)
     reference = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
-    card = describe_model(config, detector, input_px, reference, path)
     scores = checkpoint.meta.get("scores", {})
     measured = {f"{SCORE}, which chose the weights": scores[SCORE]} if SCORE in scores else {}
     texts = complete_texts(config, checkpoint.meta)
     organs = {name: tuple(names) for name, names in checkpoint.meta.get("organs", {}).items()}
     measured |= config.metrics
     unlike = {name: tuple(tissues) for name, tissues in checkpoint.meta.get("unlike", {}).items()}
-    card = dataclasses.replace(card, **texts, metrics=measured, organs=organs, unlike=unlike)
-    if seen := checkpoint.meta.get("appearance"):
-        card = dataclasses.replace(
-            card, appearance=parse_config(seen, AppearanceReference, str(path))
-        )
-    if card.precision == "fp16":
-        halve(detector)
-    return (
-        DetectionGraph(detector, card.threshold, card.capacity, bool(card.embedding_dim)).eval(),
+    seen = checkpoint.meta.get("appearance")
+    card = dataclasses.replace(
         card,
-    )
-
-
-def describe_model(
-    config: DetectorConfig,
-    detector: NucleusDetector,
-    input_px: int,
-    reference: ColourReference,
-    path: Path,
-) -> ModelCard:
-    """Make the card of a detector for windows of ``input_px``; ``path`` is its checkpoint."""
-    settings, backbone = config.export, detector.backbone
-    of_config = ("name", "mpp", "classes", "n_rays", "licence", "training_data")
-    of_settings = ("halo_px", "batch", "threshold", "snap_um", "refine", "precision")
-    return ModelCard(
-        **{name: getattr(config, name) for name in of_config},
-        **{name: getattr(settings, name) for name in of_settings},
-        input_px=input_px,
-        stride_px=backbone.stride_px,
-        capacity=min(settings.capacity, (input_px // CELL_PX) ** 2),
-        readout=backbone.lattice.name,
-        colour=dataclasses.replace(reference, share=settings.colour_share),
-        embedding_dim=backbone.channels if settings.embedding else 0,
+        **texts,
+        colour=dataclasses.replace(reference, share=export.colour_share),
+        metrics=measured,
+        organs=organs,
+        unlike=unlike,
+        appearance=seen and parse_config(seen, AppearanceReference, str(path)),
         source={
             "backbone": config.backbone,
             "head": config.head,
@@ -197,6 +170,12 @@ def describe_model(
             "torch": version("torch"),
             "onnx": version("onnx"),
         },
+    )
+    if card.precision == "fp16":
+        halve(detector)
+    return (
+        DetectionGraph(detector, card.threshold, card.capacity, bool(card.embedding_dim)).eval(),
+        card,
     )
 
 

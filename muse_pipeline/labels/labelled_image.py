@@ -63,6 +63,13 @@ class LabelledImage:
             return np.zeros(self.pixels.shape[:2], bool)
         return ~(self.region if self.annotated is None else self.annotated)
 
+    def in_region(self, xy: ndarray) -> ndarray:
+        """(N,) bool: True for positions (N, 2) in px whose pixels are annotated."""
+        if self.region is None:
+            return np.ones(len(xy), bool)
+        column, row = xy.astype(int).T
+        return self.region[row, column]
+
     @property
     def annotated_box(self) -> tuple[int, int, int, int]:
         """Left, top, right, bottom of the annotated area, in px."""

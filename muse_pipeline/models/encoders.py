@@ -70,24 +70,24 @@ N_STAGES = 3  # stages of the colour network; every backbone has at least three
 WIDTHS, DEPTHS = (64, 128, 256), (2, 2, 3)
 
 
+@BACKBONES.register("shallow_cnn")
 class ShallowNetwork(ResidualEncoder):
-    """Residual stages at strides 4, 8, 16, ...; the dense map is the finest stage, without a
-    decoder.
+    """Residual stages at strides 4 to 32; the dense map is the finest stage, without a decoder.
+    About 10 kFLOP per pixel.
 
     The sides of the stem's kernels are even, so that each cell of the finest stage is centred on 4
     x 4 pixels. PSM averages its map over the blocks of the first stage, of which the released
     network has three.
     """
 
-    def __init__(self, widths: tuple[int, ...], depths: tuple[int, ...]):
-        half = widths[0] // 2
+    def __init__(self):
         stem = nn.Sequential(
-            conv_norm(3, half, kernel=4, stride=2),
+            conv_norm(3, 16, kernel=4, stride=2),
             nn.ReLU(inplace=True),
-            conv_norm(half, widths[0], kernel=4, stride=2),
+            conv_norm(16, 32, kernel=4, stride=2),
             nn.ReLU(inplace=True),
         )
-        super().__init__(stem, widths, depths)
+        super().__init__(stem, (32, 48, 64, 96), (3, 1, 1, 1))
 
     def forward(self, image: Tensor) -> Features:
         """(B, 3, H, W) -> the finest stage, and the mean of the coarsest."""
@@ -95,22 +95,19 @@ class ShallowNetwork(ResidualEncoder):
         return Features(maps[0], maps[-1].mean((2, 3)))
 
 
-@BACKBONES.register("shallow_cnn")
-def shallow_cnn() -> ShallowNetwork:
-    """Strides 4 to 32; about 10 kFLOP per pixel."""
-    return ShallowNetwork((32, 48, 64, 96), (3, 1, 1, 1))
-
-
+@BACKBONES.register("colour_cnn")
 class ColourNetwork(Backbone):
-    """Layers on single pixels, averaging over 8 x 8 px at stride 4, and layers on the averages.
+    """Layers on single pixels, averaging over 8 x 8 px at stride 4, and layers on the averages;
+    about 0.5 kFLOP per pixel.
 
     A partner shows the same shapes as its H&E image. If this network could see shapes or
     neighbours, they would suffice to match the nuclei of the two images, and the H&E network would
     learn nothing about the partner's stain.
     """
 
-    def __init__(self, width: int):
+    def __init__(self):
         super().__init__()
+        width = 32
         self.pixels = nn.Sequential(*_layer(3, width), *_layer(width, width))
         self.mean = nn.AvgPool2d(8, stride=4, padding=2, count_include_pad=False)
         self.means = nn.Sequential(
@@ -138,15 +135,10 @@ def _layer(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
     return conv_norm(in_channels, out_channels, kernel=1), nn.ReLU(inplace=True)
 
 
-@BACKBONES.register("colour_cnn")
-def colour_cnn() -> ColourNetwork:
-    """About 0.5 kFLOP per pixel; the field of view is 8 px."""
-    return ColourNetwork(32)
-
-
+@BACKBONES.register("vgg16_3_stages")
 class Vgg16Stages(ImageNetBackbone):
     """The first three stages of VGG-16: 3x3 convolutions with batch norm and ReLU, and a max-pool
-    after each stage.
+    after each stage; about 150 kFLOP per pixel.
 
     The dense map is the output of the second stage, at stride 4; the image vector is the mean of
     the third.
@@ -180,9 +172,3 @@ class Vgg16Stages(ImageNetBackbone):
         for block in self.blocks:
             x = block(x)
             yield x
-
-
-@BACKBONES.register("vgg16_3_stages")
-def vgg16_3_stages() -> Vgg16Stages:
-    """Strides 2 to 8; about 150 kFLOP per pixel."""
-    return Vgg16Stages()

@@ -23,6 +23,7 @@ from muse_pipeline.models import BACKBONES
 from muse_pipeline.models.base import ALIGNED_CORNERS, Features, ImageNetBackbone, StageSize
 
 PATCH_PX = 16
+N_BLOCKS = 12
 TAPS = (2, 5, 8, 11)  # blocks, counted from 0, whose outputs the decoder reads
 # DINO adds this to the target grid against rounding errors, so its weights were trained with it
 GRID_EXCESS = 0.1
@@ -122,13 +123,12 @@ class VisionTransformer(nn.Module):
     ``grid`` patches, and is resampled for other inputs.
     """
 
-    def __init__(self, dim: int, n_heads: int, grid: int, depth: int = 12):
+    def __init__(self, dim: int, n_heads: int, grid: int):
         super().__init__()
-        self.taps = TAPS
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
         self.patch_embed = PatchEmbedding(dim)
-        self.blocks = nn.ModuleList(TransformerBlock(dim, n_heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(dim, n_heads) for _ in range(N_BLOCKS))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.register_buffer("baked_positions", None, persistent=False)
         self.baked_grid: tuple[int, int] | None = None
@@ -168,7 +168,7 @@ class VisionTransformer(nn.Module):
         taps = []
         for index, block in enumerate(self.blocks):
             tokens = block(tokens)
-            if index in self.taps:
+            if index in TAPS:
                 taps.append(self.norm(tokens))
         maps = [tap[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)) for tap in taps]
         return maps, taps[-1][:, 0]

@@ -234,6 +234,13 @@ def load_resume_point(
         state = torch.load(path, map_location=next(method.parameters()).device, weights_only=True)
     except Exception as error:  # torch raises many unrelated classes on damaged bytes
         raise CheckpointError(f"{path}: damaged; delete it to train from the start") from error
+    if (
+        not isinstance(state, dict)
+        or not {"step", "batches", "method", "optimisers"} <= state.keys()
+    ):
+        raise CheckpointError(
+            f"{path}: not a resume point of this version; delete it to train from the start"
+        )
     if state["batches"] != n_batches:
         raise CheckpointError(
             f"{path}: the run used {state['batches']} batch(es) per step, not {n_batches}; devices"

@@ -275,7 +275,9 @@ def train(
         # generator's state.
         torch.manual_seed(seed_of_step(seed, step * fabric.world_size + fabric.global_rank))
         broadcast_buffers(method)
-        method.set_gauges(schedule.is_logged(step))
+        for module in method.modules():
+            if isinstance(module, Method):
+                module.gauges = schedule.is_logged(step)
         losses = _take_turns(turns, batches, step, folder, fabric)
         method.after_step(step / schedule.steps)
         if schedule.is_logged(step):

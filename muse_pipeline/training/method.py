@@ -132,8 +132,8 @@ class Method(nn.Module):
     Attributes:
         turns: parts of a step, which are optimised in this order. Each turn has its own losses,
             parameters and optimiser; a GAN has "generator" and "discriminator".
-        gauges: True if ``losses`` also returns diagnostics, which are only logged; the loop sets it
-            at logged steps.
+        gauges: True if ``losses`` also returns diagnostics, which are only logged; the loop sets
+            it, also of component methods, at logged steps.
     """
 
     turns: tuple[str, ...] = ("model",)
@@ -160,12 +160,6 @@ class Method(nn.Module):
     def optimiser(self, turn: str, schedule: Schedule) -> torch.optim.Optimizer:
         """The optimiser of ``turn``, by default AdamW."""
         return build_adamw(self.turn_parameters(turn), schedule)
-
-    def set_gauges(self, gauges: bool) -> None:
-        """Set ``gauges`` of this method and of its component methods."""
-        for module in self.modules():
-            if isinstance(module, Method):
-                module.gauges = gauges
 
     def before_step(self, turn: str, progress: float) -> None:
         """Called after the gradients of ``turn`` are clipped and before they are applied."""

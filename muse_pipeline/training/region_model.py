@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative
 from muse_pipeline.core.types import ModelPrecision
-from muse_pipeline.inference.card import MIN_AREA_MM2, REGIONS, ColourReference, NucleusClass
+from muse_pipeline.inference.card import MIN_AREA_MM2, REGIONS, NucleusClass
 from muse_pipeline.models.region import FUSION, RegionNetwork
 from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.recipe import ModelSettings
@@ -56,16 +56,12 @@ class RegionModel(ModelSettings):
 
 
 def region_checkpoint(
-    network: RegionNetwork, model: RegionModel, colour: ColourReference, meta: dict[str, Any]
+    network: RegionNetwork, model: RegionModel, meta: dict[str, Any]
 ) -> Checkpoint:
     """Return a checkpoint that ``export.region_models.load_region_model`` can read, with further
-    entries ``meta``.
+    entries ``meta``, such as those of ``run.describe_backbone``.
     """
-    described = {
-        "kind": REGIONS,
-        "colour": dataclasses.asdict(colour),
-        "region": dataclasses.asdict(model),
-    }
+    described = {"kind": REGIONS, "region": dataclasses.asdict(model)}
     return Checkpoint(
         network.backbone.state_dict(), network.sides.state_dict(), {**meta, **described}
     )

@@ -21,9 +21,10 @@ from muse_pipeline import __version__
 from muse_pipeline.core.config import parse_config, read_settings
 from muse_pipeline.core.environment import find_versions
 from muse_pipeline.core.errors import CheckpointError, OutputError
-from muse_pipeline.core.files import complete_file, read_json, sha256_of, write_json, write_text
+from muse_pipeline.core.files import complete_file, find_json, sha256_of, write_json, write_text
 from muse_pipeline.core.pictures import write_png
 from muse_pipeline.core.text import some_of
+from muse_pipeline.inference.card import ColourReference
 from muse_pipeline.inference.model import find_checkpoint, find_model, list_checkpoints
 from muse_pipeline.labels.dataset_source import DatasetSource
 from muse_pipeline.slides.signature import fingerprint_file
@@ -170,13 +171,8 @@ class RunFolder:
             if name not in free and name.split(".")[0] not in free
         ]
         changed = [f"setting '{name}'" for name in sorted(fixed)]
-        try:
-            before = dict(read_json(self.provenance)["inputs"])
-            now = provenance["inputs"]
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{self.provenance}: cannot be read ({error}); choose another run folder"
-            ) from error
+        before = (find_json(self.provenance) or {}).get("inputs", {})
+        now = provenance["inputs"]
         changed += [
             name for name in sorted(before.keys() | now) if before.get(name) != now.get(name)
         ]
@@ -285,6 +281,20 @@ class Inputs:
         return {**checksums, **self.checksums}
 
 
+def describe_backbone(
+    config: Any, window_px: int, mpp: float, reference: ColourReference | None
+) -> dict[str, Any]:
+    """Entries in a checkpoint's meta about a backbone that was trained with ``config``."""
+    return {
+        "backbone": config.backbone,
+        "window_px": window_px,
+        "mpp": mpp,
+        "resample_positions": False,  # positional embeddings are used as trained
+        "config": plain_settings(config, portable=True),
+        "colour": reference and dataclasses.asdict(reference),
+    }
+
+
 def describe_run(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
     """Provenance of a run with portable ``settings``, without names of hosts, users or folders
     outside the run.
@@ -310,20 +320,10 @@ def find_revision(folder: Path) -> str | None:
     if not (folder / ".git").exists():
         return None
     # All tags are excluded, so that git prints the commit and not a version.
-    command = [
-        "git",
-        "-C",
-        str(folder),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    how = {"capture_output": True, "text": True, "timeout": 20}
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=20, check=True
-        ).stdout.strip()
+        return subprocess.run(command, cwd=folder, check=True, **how).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

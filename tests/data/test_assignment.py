@@ -14,7 +14,7 @@ SIDE, CELL_PX = 24, 4
 def random_problem(n_windows, n_nuclei, seed, side=SIDE):
     generator = torch.Generator().manual_seed(seed)
     xy = torch.rand(n_windows, n_nuclei, 2, generator=generator) * side * CELL_PX
-    cell, allowed = cells_around(xy, (side, side), CELL_PX, reach=2)
+    cell, allowed = cells_around(xy, (side, side), reach=2)
     return torch.rand(cell.shape, generator=generator) - 0.5, cell, allowed
 
 
@@ -41,7 +41,7 @@ def test_no_proposal_is_counted_twice_and_every_nucleus_has_one():
 
 def test_more_nuclei_than_proposals_leave_some_without():
     xy = torch.full((1, 12, 2), 50.0)
-    cell, allowed = cells_around(xy, (SIDE, SIDE), CELL_PX, reach=1)
+    cell, allowed = cells_around(xy, (SIDE, SIDE), reach=1)
     pairs = assign(torch.zeros(cell.shape), cell, allowed)
     assert len(pairs.cell) == 9
     assert len(set(pairs.cell.tolist())) == 9

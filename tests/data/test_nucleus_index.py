@@ -43,9 +43,8 @@ def test_what_lies_outside_is_dropped_and_borders_are_kept():
 
 def test_no_nuclei_are_an_index_too(tmp_path):
     NucleusIndex.build(np.zeros((0, 2)), SIZE_PX, MPP)[0].save(tmp_path / "none")
-    for mapped in (True, False):
-        index = NucleusIndex.open(tmp_path / "none", SIZE_PX, MPP, mapped)
-        assert len(index.xy) == 0 and len(index.inside(0, 0, 1000, 700)[0]) == 0
+    index = NucleusIndex.open(tmp_path / "none", SIZE_PX, MPP)
+    assert len(index.xy) == 0 and len(index.inside(0, 0, 1000, 700)[0]) == 0
 
 
 def test_occupied_cells_are_drawn_alike():

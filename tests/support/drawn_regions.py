@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from muse_pipeline.inference.card import ColourReference, NucleusClass
+from muse_pipeline.inference.card import NucleusClass
 from muse_pipeline.models.region import RegionNetwork
 from muse_pipeline.training.checkpoint import save_checkpoint
 from muse_pipeline.training.region_model import RegionExport, RegionModel, region_checkpoint
@@ -95,7 +95,7 @@ def save_drawn_model(
     )
     save_checkpoint(
         folder / "checkpoint.pt",
-        region_checkpoint(network, model, ColourReference(), {"config": {}}),
+        region_checkpoint(network, model, {"config": {}, "colour": {}}),
     )
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)

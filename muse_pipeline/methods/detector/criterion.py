@@ -44,22 +44,20 @@ class DenseTargets(NamedTuple):
     nucleus: Tensor  # (B, h, w) index of the nearest of the M nuclei, -1 beyond the Gaussians
 
 
-def dense_targets(
-    xy: Tensor, cells: tuple[int, int], cell_px: int, sigma_px: float
-) -> DenseTargets:
+def dense_targets(xy: Tensor, cells: tuple[int, int], sigma_px: float) -> DenseTargets:
     """Make the dense targets of B windows with nuclei at ``xy`` (B, M, 2), window px, on ``cells``
     (rows, columns).
     """
     # (B, h * w)
-    nucleus = _nearest(xy, cells, cell_px, math.ceil(REACH_SIGMAS * sigma_px / cell_px))
+    nucleus = _nearest(xy, cells, math.ceil(REACH_SIGMAS * sigma_px / CELL_PX))
     y, x = (torch.arange(n, device=xy.device, dtype=xy.dtype) + 0.5 for n in cells)
     middle = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, -1, 2)
-    offset = (xy / cell_px).gather(1, nucleus.clamp(min=0)[..., None].expand(-1, -1, 2)) - middle
+    offset = (xy / CELL_PX).gather(1, nucleus.clamp(min=0)[..., None].expand(-1, -1, 2)) - middle
     distance = offset.norm(dim=2)
     # The interval is half-open, so that a centre on the line between two cells is in exactly one of
     # them.
     holds = ((offset >= -0.5) & (offset < 0.5)).all(2)
-    gaussian = torch.exp(-0.5 * (distance * cell_px / sigma_px) ** 2)
+    gaussian = torch.exp(-0.5 * (distance * CELL_PX / sigma_px) ** 2)
     # The focal loss treats exactly 1 as a centre, so no other cell may reach 1, however close to
     # the centre.
     gaussian = torch.where(holds, torch.ones_like(gaussian), gaussian.clamp(max=0.999)) * (
@@ -74,7 +72,7 @@ def dense_targets(
     )
 
 
-def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Tensor:
+def _nearest(xy: Tensor, cells: tuple[int, int], reach: int) -> Tensor:
     """(B, h * w) index of the nearest nucleus within ``reach`` cells; the lowest of equally near
     ones, -1 if none.
 
@@ -82,9 +80,9 @@ def _nearest(xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int) -> Te
     of a training step.
     """
     n_cells, columns = cells[0] * cells[1], cells[1]
-    index, exists = cells_around(xy, cells, cell_px, reach)  # (B, M, K)
+    index, exists = cells_around(xy, cells, reach)  # (B, M, K)
     middle = torch.stack((index % columns, index // columns), -1) + 0.5
-    squared = ((xy / cell_px)[:, :, None] - middle).square().sum(-1).flatten(1)
+    squared = ((xy / CELL_PX)[:, :, None] - middle).square().sum(-1).flatten(1)
     # cells beyond the border share an extra index, dropped later
     index = index.where(exists, n_cells).flatten(1)
     # The lowest index among equal distances is taken, so that the result does not depend on the
@@ -150,9 +148,7 @@ def assign(cost: Tensor, cell: Tensor, allowed: Tensor) -> Assignment:
     )
 
 
-def cells_around(
-    xy: Tensor, cells: tuple[int, int], cell_px: int, reach: int
-) -> tuple[Tensor, Tensor]:
+def cells_around(xy: Tensor, cells: tuple[int, int], reach: int) -> tuple[Tensor, Tensor]:
     """Find the square of K = (2 ``reach`` + 1) ** 2 cells around each position of ``xy`` (B, M, 2),
     window px.
 
@@ -161,7 +157,7 @@ def cells_around(
     """
     rows, columns = cells
     steps = torch.arange(-reach, reach + 1, device=xy.device)
-    own = (xy / cell_px).floor().clamp(-1e6, 1e6).long()
+    own = (xy / CELL_PX).floor().clamp(-1e6, 1e6).long()
     column, row = (own[..., axis, None, None] for axis in (0, 1))
     column, row = torch.broadcast_tensors(column + steps, row + steps[:, None])
     exists = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
@@ -239,7 +235,7 @@ class DenseCriterion(Criterion):
         1.
         """
         cells = tuple(maps.centre.shape[-2:])
-        target = dense_targets(batch.xy, cells, CELL_PX, GAUSSIAN_UM / self.mpp)
+        target = dense_targets(batch.xy, cells, GAUSSIAN_UM / self.mpp)
         inside, background = known_cells(maps, batch)
         # Nuclei in class areas count only in the class term, because their positions come from a
         # detector.
@@ -331,7 +327,7 @@ class PointCriterion(Criterion):
         """
         rows, columns = maps.centre.shape[-2:]
         # (B, M, K)
-        cell, allowed = cells_around(batch.xy, (rows, columns), CELL_PX, CANDIDATE_CELLS)
+        cell, allowed = cells_around(batch.xy, (rows, columns), CANDIDATE_CELLS)
         # a nucleus outside the window has no cell of its own and gets no proposal
         own = cell.shape[2] // 2
         allowed = allowed & allowed[..., own, None] & (_gather(inside, cell)[..., 0] > 0)

@@ -60,7 +60,7 @@ from muse_pipeline.training.checkpoint import (
 )
 from muse_pipeline.training.loop import BestWeights, MetricsLog, Monitor
 from muse_pipeline.training.recipe import TrainingStage
-from muse_pipeline.training.run import Log, plain_settings
+from muse_pipeline.training.run import Log, describe_backbone
 
 
 class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
@@ -72,9 +72,14 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
     _kept: Sequence[int] = ()  # classes that labels do not change (``find_kept``)
 
     @property
+    def continued(self) -> Start | None:
+        """The initial detector; None if the run uses no more than its backbone."""
+        return self.start if self.start and self.start.is_whole else None
+
+    @property
     def is_mixed(self) -> bool:
         """True if the trained weights are averaged with those of an initial detector."""
-        return self.config.mixing is not None and self.start is not None and self.start.is_whole
+        return self.config.mixing is not None and self.continued is not None
 
     @cached_property
     def start(self) -> Start | None:
@@ -157,7 +162,7 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
 
     def _describe_labels(self, data: DetectorData, log: Log) -> None:
         data.describe(self.run_folder, log)
-        if self.start and self.start.is_whole:
+        if self.continued:
             for warning in find_unlabelled(data.images, self._scorer(data)):
                 log(f"warning: {warning}")
 
@@ -228,9 +233,9 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
             yield from describe_choice(choice, where)
             if not choice["share"]:
                 return
-        if self.start and self.start.is_whole:
+        if self.continued:
             load_detector_weights(method.trained(), kept, self.result)
-            yield from compare_with_start(data, self.start, method.trained())
+            yield from compare_with_start(data, self.continued, method.trained())
         if choice:
             names = [name for name in self.config.class_names if name in choice["scores"]]
             changes = {name: choice["scores"][name]["difference"] for name in names}
@@ -239,8 +244,8 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
     def _describe(self, data: DetectorData) -> dict[str, Any]:
         config = self.config
         appearance = appearance_reference(data.images, config.mpp)
-        if self.start and self.start.is_whole:
-            appearance = merge_references(self.start.appearance, appearance)
+        if self.continued:
+            appearance = merge_references(self.continued.appearance, appearance)
         learnt, held = ({image.patient for image in images} for images in (data.images, data.held))
         names = {image.name for image in data.images}
         return {
@@ -248,7 +253,7 @@ class DetectorTrainingStage(TrainingStage[DetectorConfig, DetectorData]):
             "organs": data.organs(self._kept),
             "origins": describe_origins(self.inputs().checkpoints, config, names),
             "appearance": appearance and dataclasses.asdict(appearance),
-            "unlike": self.start.unlike if self.start and self.start.is_whole else {},
+            "unlike": self.continued.unlike if self.continued else {},
             **self.seen.extend(names, learnt, held),
         }
 
@@ -290,15 +295,8 @@ def describe_detector(config: DetectorConfig, reference: ColourReference) -> dic
     """Entries in a checkpoint's meta that are needed to export and run a detector, whatever method
     trained it.
     """
-    return {
-        "kind": "detector",
-        "backbone": config.backbone,
-        "window_px": config.window_px,
-        "mpp": config.mpp,
-        "resample_positions": False,  # positional embeddings are used as trained
-        "config": plain_settings(config, portable=True),
-        "colour": dataclasses.asdict(reference),
-    }
+    described = describe_backbone(config, config.window_px, config.mpp, reference)
+    return {"kind": "detector", **described}
 
 
 def _networks(method: DetectorTraining, meta: dict[str, Any]) -> Checkpoint:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
+from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.pictures import spread_evenly
 from muse_pipeline.core.text import count_noun
 from muse_pipeline.evaluation.detection import (
@@ -35,6 +36,7 @@ from muse_pipeline.methods.detector.mixing import (
     restrict,
 )
 from muse_pipeline.methods.detector.start import Start, load_trained
+from muse_pipeline.models.base import Backbone
 from muse_pipeline.models.detector import DetectionGraph, NucleusDetector
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.training.checkpoint import Checkpoint, load_detector_weights
@@ -60,7 +62,7 @@ class Scorer:
     def find(self, image: LabelledImage) -> Nuclei:
         """The nuclei that the network finds (frame: work)."""
         network = self.predictor.network
-        was_training = self.predictor.network.training
+        was_training = network.training
         network.eval()
         nuclei = detect_image(
             self.predictor, image.pixels, colour_of_fit(self.reference, image.stain)
@@ -68,31 +70,23 @@ class Scorer:
         network.train(was_training)
         return nuclei
 
-    def count(self, predicted: Nuclei, true: Nuclei, where: ndarray | None) -> DetectionCounts:
-        """Count true positives, false positives and false negatives, matched within 3 um.
-
-        An unmatched detection counts as a false positive only in pixels ``where`` (h, w) is True;
-        None for all pixels.
-        """
-        column, row = predicted.xy.astype(int).T
-        judged = None if where is None else where[row, column]
-        true = replace(true, frame=predicted.frame)
-        return match_nuclei(
-            predicted, true, len(self.classes), self.predictor.card.mpp, judged=judged
-        ).counts
-
     def total(self, images: Sequence[LabelledImage]) -> DetectionCounts:
         """Sum of the counts over all images."""
         counts = [self.count_in(image, self.find(image)) for image in images]
         return sum(counts[1:], counts[0])
 
     def count_in(self, image: LabelledImage, nuclei: Nuclei) -> DetectionCounts:
-        """Counts for the nuclei that were found in an image; in class areas, only classes are
-        counted.
+        """True positives, false positives and false negatives of the nuclei that were found in an
+        image, matched within 3 um; in class areas, only classes are counted.
+
+        An unmatched detection is a false positive only in the annotated region.
         """
+        mpp = self.predictor.card.mpp
         if image.areas:
-            return count_area_classes(nuclei, image.nuclei, self.predictor.card.mpp)
-        return self.count(nuclei, image.nuclei, image.region)
+            return count_area_classes(nuclei, image.nuclei, mpp)
+        true = replace(image.nuclei, frame=nuclei.frame)
+        judged = image.in_region(nuclei.xy)
+        return match_nuclei(nuclei, true, len(self.classes), mpp, judged=judged).counts
 
     def count_blocks(self, image: LabelledImage) -> ndarray:
         """(B, C + 1, 3) counts in the B annotated blocks of an image; blocks are
@@ -149,6 +143,23 @@ def count_area_classes(predicted: Nuclei, true: Nuclei, mpp: float) -> Detection
     return DetectionCounts(values)
 
 
+def make_card(config: DetectorConfig, backbone: Backbone) -> ModelCard:
+    """The card of a detector, without facts about its training."""
+    settings = config.export
+    input_px = export_window(config, backbone)
+    of_config = ("name", "mpp", "classes", "n_rays", "licence", "training_data")
+    of_settings = ("halo_px", "batch", "threshold", "snap_um", "refine", "precision")
+    return ModelCard(
+        **{name: getattr(config, name) for name in of_config},
+        **{name: getattr(settings, name) for name in of_settings},
+        input_px=input_px,
+        stride_px=backbone.stride_px,
+        capacity=min(settings.capacity, (input_px // CELL_PX) ** 2),
+        readout=backbone.lattice.name,
+        embedding_dim=backbone.channels if settings.embedding else 0,
+    )
+
+
 class NetworkPredictor:
     """A PyTorch network, on any device, with the interface of ``inference.predictor.Predictor``."""
 
@@ -157,23 +168,7 @@ class NetworkPredictor:
         self.network = network
         self.any_size = network.backbone.lattice.any_size
         self.graph = DetectionGraph(network, export.threshold, export.capacity)
-        self.card = ModelCard(
-            name=config.name,
-            mpp=config.mpp,
-            input_px=export_window(config, network.backbone),
-            halo_px=export.halo_px,
-            stride_px=network.backbone.stride_px,
-            batch=1,
-            capacity=export.capacity,
-            classes=config.classes,
-            threshold=export.threshold,
-            n_rays=config.n_rays,
-            readout=network.backbone.lattice.name,
-            licence=config.licence,
-            training_data=config.training_data,
-            snap_um=export.snap_um,
-            refine=export.refine,
-        )
+        self.card = replace(make_card(config, network.backbone), batch=1)
         self.refiner = OutlineRefiner() if export.refine else None
 
     @torch.no_grad()
@@ -220,10 +215,8 @@ def class_shift(images: Sequence[LabelledImage], scorer: Scorer) -> torch.Tensor
         if image.areas or not len(label):
             continue
         nuclei = scorer.find(image)
-        column, row = nuclei.xy.astype(int).T
-        judged = np.ones(len(nuclei), bool) if image.region is None else image.region[row, column]
         labelled += np.bincount(label, minlength=n_classes)
-        detected += np.bincount(nuclei.label[judged], minlength=n_classes)
+        detected += np.bincount(nuclei.label[image.in_region(nuclei.xy)], minlength=n_classes)
     n = labelled.sum()
     shares = labelled / n
     expected = (labelled + PRIOR_NUCLEI * detected / detected.sum()) / (n + PRIOR_NUCLEI)
@@ -237,8 +230,7 @@ def find_unlabelled(images: Sequence[LabelledImage], scorer: Scorer) -> Iterator
     for image in (images[index] for index in spread_evenly(len(images), N_IMAGES)):
         if image.areas:
             continue
-        column, row = scorer.find(image).xy.astype(int).T
-        n = len(row) if image.region is None else int(image.region[row, column].sum())
+        n = int(image.in_region(scorer.find(image).xy).sum())
         n_labelled = len(image.nuclei)
         if n >= LEAST_FOUND and n_labelled < SHARE_LABELLED * n:
             yield (

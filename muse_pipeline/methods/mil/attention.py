@@ -297,13 +297,11 @@ def score_slides(
     probability = torch.stack([output.logit.sigmoid() for output in outputs]).numpy().astype(float)
     labels = np.array([bag.slide.label for bag in bags])
     patients = [bag.slide.patient for bag in bags]
-    areas = [
-        area_under_curve(probability[:, k], labels == k + 1) for k in range(probability.shape[1])
-    ]
-    intervals = [
-        area_interval(probability[:, k], labels == k + 1, patients)
-        for k in range(probability.shape[1])
-    ]
+    by_class = {}
+    for k, name in enumerate(classes[1:]):
+        judged = probability[:, k], labels == k + 1
+        interval = area_interval(*judged, patients)
+        by_class[name] = {"auc": area_under_curve(*judged), "interval": interval}
     slides = {
         bag.slide.slide_id: {
             "label": classes[bag.slide.label],
@@ -312,12 +310,8 @@ def score_slides(
         }
         for bag, row in zip(bags, probability, strict=True)
     }
-    by_class = {
-        name: {"auc": area, "interval": interval}
-        for name, area, interval in zip(classes[1:], areas, intervals, strict=True)
-    }
     return {
-        "auc": float(np.mean(areas)),
+        "auc": float(np.mean([score["auc"] for score in by_class.values()])),
         "classes": by_class,
         "n_patients": len(set(patients)),
         "slides": slides,

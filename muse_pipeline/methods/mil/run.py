@@ -42,7 +42,7 @@ from muse_pipeline.training.recipe import (
     require_training_data,
 )
 from muse_pipeline.training.region_model import RegionModel, region_checkpoint
-from muse_pipeline.training.run import Inputs, Log, plain_settings
+from muse_pipeline.training.run import Inputs, Log, describe_backbone
 
 
 @RECIPES.register("mil")
@@ -167,16 +167,12 @@ class RegionStage(TrainingStage[StageConfig, RegionData]):
         metrics = {**config.metrics, **slide_metrics(config.tiles), **scores}
         model = RegionModel(**{**config.select(RegionModel), "metrics": metrics})
         meta: dict[str, Any] = {
-            "backbone": config.backbone,
-            "window_px": config.window_px,
-            "mpp": config.mpp,
-            "resample_positions": False,
-            "config": plain_settings(config, portable=True),
+            **describe_backbone(config, config.window_px, config.mpp, data.reference),
             **self.seen.extend((image.name for image in data.images), learnt, held),
             "step": step,
             "scores": scores,
         }
-        return region_checkpoint(method.trained(), model, data.reference, meta)
+        return region_checkpoint(method.trained(), model, meta)
 
 
 class TeacherStage(RegionStage):

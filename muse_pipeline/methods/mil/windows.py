@@ -83,7 +83,7 @@ class RegionWindows(PictureWindows):
         cells = self.settings.window_px // CELL_PX
         if self.maps[index] is None:
             return torch.full((cells, cells), int(self.labels[index]), device=self.device)
-        read = read_window_cells([self.maps[index]], centre[None], linear[None], cells, CELL_PX)
+        read = read_window_cells([self.maps[index]], centre[None], linear[None], cells)
         return read[0].long() - 1
 
 

@@ -203,17 +203,9 @@ def _source(row: SheetRow, folder: Path, config: SlidesConfig) -> Any:
 
 def _stated(settings: Any) -> dict[str, Any]:
     """The settings that differ from the defaults of their dataclass."""
-    defaults = {
-        field.name: (
-            field.default
-            if field.default_factory is dataclasses.MISSING
-            else field.default_factory()
-        )
-        for field in dataclasses.fields(settings)
-    }
     plain = plain_settings(settings)
     return {
-        name: plain[name]
-        for name, default in defaults.items()
-        if getattr(settings, name) != default
+        field.name: plain[field.name]
+        for field in dataclasses.fields(settings)
+        if getattr(settings, field.name) != field.default
     }

@@ -33,7 +33,7 @@ from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.loop import GRACE, IN_A_ROW, Alarm, BestWeights, Monitor
 from muse_pipeline.training.method import Method
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
-from muse_pipeline.training.run import Log, plain_settings
+from muse_pipeline.training.run import Log, describe_backbone
 
 INDEX = "nuclei"
 
@@ -153,12 +153,7 @@ class MuseStage(TrainingStage[MuseConfig, PretrainData]):
         config = self.config
         meta = {
             "kind": "backbone",
-            "backbone": config.backbone,
-            "window_px": config.views.global_px,
-            "mpp": config.middle_mpp,
-            "resample_positions": False,  # positional embeddings are used as trained
-            "config": plain_settings(config, portable=True),
-            "colour": dataclasses.asdict(data.reference),
+            **describe_backbone(config, config.views.global_px, config.middle_mpp, data.reference),
             **self.seen.extend((image.name for image in data.images), data.patients),
             "step": config.schedule.steps,
         }

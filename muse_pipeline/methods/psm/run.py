@@ -41,7 +41,7 @@ from muse_pipeline.labels.picture_source import PictureSource
 from muse_pipeline.methods.detector.config import DetectorConfig, require_window
 from muse_pipeline.methods.detector.run import DetectorStage
 from muse_pipeline.methods.detector.start import load_trained
-from muse_pipeline.methods.detector.validation import NetworkPredictor
+from muse_pipeline.methods.detector.validation import Scorer
 from muse_pipeline.methods.psm.activation_map import MAX_SHARE, ActivationNetwork, PseudoMasker
 from muse_pipeline.methods.psm.config import ActivationSettings, PsmConfig
 from muse_pipeline.nuclei.masks import (
@@ -74,7 +74,7 @@ from muse_pipeline.training.recipe import (
     StageList,
     TrainingStage,
 )
-from muse_pipeline.training.run import Inputs, Log, plain_settings
+from muse_pipeline.training.run import Inputs, Log, describe_backbone, plain_settings
 
 
 class PriorSelfActivation(Method):
@@ -141,14 +141,8 @@ class ActivationStage(TrainingStage[ActivationConfig, list[Image]]):
     def checkpoint(self, data: list[Image], method: PriorSelfActivation) -> Checkpoint:
         """Checkpoint of the network."""
         config, network = self.config, method.trained()
-        meta = {
-            "kind": "activation",
-            "backbone": config.backbone,
-            "mpp": config.mpp,
-            "window_px": config.window_px,
-            "config": plain_settings(config, portable=True),
-            "colour": None,
-        }
+        described = describe_backbone(config, config.window_px, config.mpp, None)
+        meta = {"kind": "activation", **described}
         return Checkpoint(network.backbone.state_dict(), network.head.state_dict(), meta)
 
 
@@ -295,17 +289,14 @@ FRAGMENT_UM2 = 2.0
 SURROUND_UM = 32.0
 
 
-def find_all(predictor: NetworkPredictor, reference: ColourReference, pixels: ndarray) -> Nuclei:
+def find_all(scorer: Scorer, pixels: ndarray) -> Nuclei:
     """Find nuclei in and just beyond a picture (h, w, 3) at the detector's mpp, sorted by ascending
     score.
-
-    The picture's stains are normalised to ``reference``.
     """
-    margin = round(SURROUND_UM / predictor.card.mpp)
-    colour = colour_of_fit(reference, fit_macenko(pixels.reshape(-1, 3)))
-    nuclei = detect_image(
-        predictor, np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric"), colour
-    )
+    margin = round(SURROUND_UM / scorer.predictor.card.mpp)
+    colour = colour_of_fit(scorer.reference, fit_macenko(pixels.reshape(-1, 3)))
+    padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "symmetric")
+    nuclei = detect_image(scorer.predictor, padded, colour)
     # ``rings_to_labels`` paints later rings over earlier ones, so the nucleus with the higher score
     # is kept whole.
     nuclei = nuclei[np.argsort(nuclei.score, kind="stable")]
@@ -365,13 +356,12 @@ class FoundLabelsStage(PreparedStage):
         """Write the nuclei that the detector finds in every picture."""
         config = self.config
         network, _, checkpoint = load_trained(self.detector)
-        predictor = NetworkPredictor(network, config)
         reference = parse_config(checkpoint.meta["colour"], ColourReference, str(self.detector))
-        reference = replace(reference, share=config.export.colour_share)
+        scorer = Scorer(network, config, reference)
         n_nuclei = n_pictures = 0
         for path in sorted((self.labels / IMAGES).glob("*.png")):
             pixels = read_rgb(path, f"delete {self.labels} to make it again")
-            nuclei = find_all(predictor, reference, pixels)
+            nuclei = find_all(scorer, pixels)
             rings = rays_to_rings(nuclei.xy, nuclei.rays, (config.mpp, config.mpp))
             instances = drop_small_labels(
                 rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2

@@ -10,14 +10,14 @@ CELL_PX, SIGMA_PX = 4, 2.5
 
 
 def targets_of(*nuclei, side=10):
-    return dense_targets(torch.tensor([nuclei]), (side, side), CELL_PX, SIGMA_PX)
+    return dense_targets(torch.tensor([nuclei]), (side, side), SIGMA_PX)
 
 
 def test_equal_to_a_loop():
     generator = torch.Generator().manual_seed(0)
     xy = torch.rand(2, 6, 2, generator=generator) * 40
     xy[1, 4:] = -1e6  # padding
-    target = dense_targets(xy, (10, 10), CELL_PX, SIGMA_PX)
+    target = dense_targets(xy, (10, 10), SIGMA_PX)
     n_far = 0
     for b in range(2):
         for row in range(10):
