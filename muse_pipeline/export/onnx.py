@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from muse_pipeline.core.config import parse_config, replace_settings
-from muse_pipeline.core.errors import CheckpointError, ConfigError, ModelError
+from muse_pipeline.core.errors import ConfigError, ModelError
 from muse_pipeline.core.files import complete_file, sha256_of
 from muse_pipeline.core.pictures import list_pictures, read_rgb
 from muse_pipeline.core.text import join_sentences
@@ -245,12 +245,10 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
     path = find_checkpoint(checkpoint)
     weights = read_weights(path)
     meta, config = weights.meta, weights.meta.get("config", {})
-    name = (
-        meta.get("backbone") or config.get("backbone") or recognise_backbone(weights.backbone, path)
-    )
+    name = meta.get("backbone") or recognise_backbone(weights.backbone, path)
     backbone = BACKBONES[name]()
     load_backbone_weights(backbone, weights, path)
-    input_px, halo_px = _window(backbone, name, meta, path)
+    input_px, halo_px = _window(backbone, name, meta)
     backbone.fix_size(input_px, input_px)
     colour = parse_config(meta.get("colour", {}), ColourReference, f"{path}: colour")
     # as for the export of a detector
@@ -258,7 +256,7 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
     card = EmbedderCard(
         name=config.get("name")
         or (path.stem if path.stem != "checkpoint" else path.resolve().parent.name),
-        mpp=meta.get("mpp") or config.get("mpp") or mpp,
+        mpp=meta.get("mpp", mpp),
         input_px=input_px,
         halo_px=halo_px,
         stride_px=backbone.stride_px,
@@ -275,21 +273,12 @@ def load_embedder(checkpoint: Path, mpp: float) -> tuple[EmbeddingGraph, Embedde
     return EmbeddingGraph(backbone).eval(), card
 
 
-def _window(backbone: Backbone, name: str, meta: dict[str, Any], path: Path) -> tuple[int, int]:
+def _window(backbone: Backbone, name: str, meta: dict[str, Any]) -> tuple[int, int]:
     """Side and halo of the window in px; a network with a fixed window keeps its training
     window.
     """
     if backbone.lattice.any_size:
         return WINDOW_PX, embedding_halo(WINDOW_PX, backbone.stride_px, any_size=True)
-    by_name = re.search(r"_(\d+)$", name)
-    side = (
-        meta.get("window_px")
-        or meta.get("config", {}).get("window_px")
-        or (by_name and int(by_name[1]))
-    )
-    if not side:
-        raise CheckpointError(
-            f"{path}: does not state its training window; use `muse step import-checkpoint"
-            " --backbone`"
-        )
+    # released networks are named after their windows
+    side = meta.get("window_px") or int(re.search(r"_(\d+)$", name)[1])
     return side, embedding_halo(side, backbone.stride_px, any_size=False)

@@ -121,7 +121,10 @@ def check_parity(checkpoint: Path, model: Path, images: Path) -> Parity:
     for window in windows:
         batch = np.repeat(window[None], card.batch, 0)
         exported = nuclei_of_windows(predictor.run(predictor.outputs, batch, COLOUR))[0]
-        pairs.append((_run_torch(graph, window), exported))
+        pixels = torch.from_numpy(window).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            expected = [part.numpy() for part in graph(pixels, torch.from_numpy(COLOUR))]
+        pairs.append((nuclei_of_windows(expected)[0], exported))
     parity = compare(pairs, card.threshold, tolerance)
     if not parity.n_nuclei:
         raise ModelError(
@@ -184,14 +187,6 @@ def compare(pairs: list[tuple[Nuclei, Nuclei]], threshold: float, tolerance: Tol
         embedding=_largest_difference(expected.embedding, exported.embedding)
         / max(deviation, 1e-12),
     )
-
-
-@torch.no_grad()
-def _run_torch(graph: torch.nn.Module, window: ndarray) -> Nuclei:
-    pixels = torch.from_numpy(window).permute(2, 0, 1)[None]
-    return nuclei_of_windows(
-        [values.numpy() for values in graph(pixels, torch.from_numpy(COLOUR))]
-    )[0]
 
 
 def _without_ties(expected: Nuclei, exported: Nuclei, score: float) -> tuple[Nuclei, Nuclei]:

@@ -56,29 +56,16 @@ def load_region_model(
     model = dataclasses.replace(model, name=name or model.name, export=export)
     network = RegionNetwork(model.backbone, len(model.classes), model.fusion)
     load_weights(network.backbone, checkpoint.backbone, path, always_resample=False)
-    try:
-        network.sides.load_state_dict(checkpoint.head)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: its side maps do not fit its classes; train it again"
-        ) from error
+    network.sides.load_state_dict(checkpoint.head)
     colour = parse_config(checkpoint.meta["colour"], ColourReference, str(path))
-    return network.eval(), describe_region_model(model, network, colour, path)
-
-
-def describe_region_model(
-    model: RegionModel, network: RegionNetwork, colour: ColourReference, path: Path
-) -> RegionCard:
-    """Make the card of a network from its description and the ``path`` of its checkpoint."""
-    settings = model.export
     of_model = ("name", "mpp", "classes", "licence", "training_data", "metrics", "limits")
     of_settings = ("input_px", "halo_px", "batch", "precision", "min_area_mm2")
-    return RegionCard(
+    card = RegionCard(
         **{name: getattr(model, name) for name in of_model},
-        **{name: getattr(settings, name) for name in of_settings},
+        **{name: getattr(export, name) for name in of_settings},
         stride_px=network.backbone.stage_sizes[2].stride_px,
         cell_px=CELL_PX,
-        colour=dataclasses.replace(colour, share=settings.colour_share),
+        colour=dataclasses.replace(colour, share=export.colour_share),
         source={
             "backbone": model.backbone,
             "fusion": ", ".join(f"{weight:g}" for weight in model.fusion),
@@ -87,6 +74,7 @@ def describe_region_model(
             "onnx": version("onnx"),
         },
     )
+    return network.eval(), card
 
 
 def export_region_model(

@@ -230,15 +230,10 @@ def is_from_viewer(path: Path, info: SlideInfo, results: Path | None) -> bool:
 
     Corrections of a different slide, or of nuclei other than those in ``results``, are rejected.
     """
-    metadata = [
-        properties_of(item).get("metadata")
-        for item in iterate_features(path)
-        if isinstance(item, dict)
-    ]
+    features = [item for item in iterate_features(path) if isinstance(item, dict)]
+    metadata = [properties_of(item).get("metadata") for item in features]
     marks = [
-        entry
-        for entry in metadata
-        if isinstance(entry, dict) and SLIDE in entry and NUCLEI in entry
+        entry for entry in metadata if isinstance(entry, dict) and {SLIDE, NUCLEI} <= entry.keys()
     ]
     if marks and {str(entry[SLIDE]) for entry in marks} != {info.fingerprint}:
         raise LabelError(

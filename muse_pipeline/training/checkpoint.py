@@ -161,8 +161,6 @@ def parse_checkpoint(state: dict[str, Any], path: Path) -> Checkpoint:
             f"{path}: its head or its description is missing or broken; copy it again"
         ) from error
     require_finite(head, path)
-    if head and not {"config", "colour"} <= meta.keys():
-        raise CheckpointError(f"{path}: has a head but not its training settings; copy it again")
     networks = dict(state.get("networks", {}))
     for network in networks.values():
         require_finite(network, path)

@@ -25,7 +25,7 @@ from muse_pipeline.training.checkpoint import (
     save_resume_point,
 )
 from muse_pipeline.training.devices import average_gradients, broadcast_buffers
-from muse_pipeline.training.method import Method, Schedule, set_step
+from muse_pipeline.training.method import Losses, Method, Schedule, set_step
 from muse_pipeline.training.run import Progress, RunFolder
 
 Row = dict[str, float]
@@ -69,14 +69,12 @@ class MetricsLog:
 
 def draw_curves(rows: list[Row], output: Path) -> None:
     """Draw every column of ``rows`` over the steps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot, whose state is global
 
     names = list(dict.fromkeys(name for row in rows for name in row if name != "step"))
     n_columns = min(len(names), 5)
     n_rows = -(-len(names) // n_columns)
     figure = Figure(figsize=(3 * n_columns, 2.6 * n_rows))
-    FigureCanvasAgg(figure)
     for index, name in enumerate(names, 1):
         steps, values = zip(*((row["step"], row[name]) for row in rows if name in row), strict=True)
         axis = figure.add_subplot(n_rows, n_columns, index)
@@ -213,7 +211,7 @@ class Turn:
         self.parameters = [parameter for _, parameter in self.method.turn_parameters(self.name)]
         self.optimiser = self.method.optimiser(self.name, self.schedule)
 
-    def update(self, step: int, batches: Iterable[Any], fabric: Fabric) -> dict[str, Tensor]:
+    def update(self, step: int, batches: Iterable[Any], fabric: Fabric) -> Losses:
         """Compute and clip the mean gradient over batches and processes; return mean losses and the
         unclipped norm.
         """
@@ -309,7 +307,7 @@ def _take_turns(
     step: int,
     folder: RunFolder,
     fabric: Fabric,
-) -> dict[str, Tensor]:
+) -> Losses:
     """Update the parameters of each turn, and return the losses of all turns."""
     losses, n = {}, turns[0].schedule.accumulate
     for turn in turns:
@@ -331,7 +329,7 @@ def _validate(done: int, monitors: Sequence[Monitor], log: MetricsLog, fabric: F
     )
 
 
-def _to_numbers(losses: dict[str, Tensor]) -> Row:
+def _to_numbers(losses: Losses) -> Row:
     """The losses as numbers, which are copied from the device at once."""
     # The norm of the gradient is needed only by ``_require_finite``.
     logged = {name: value for name, value in losses.items() if not name.endswith("gradient")}

@@ -16,6 +16,7 @@ from muse_pipeline.core.config import Count, Fraction, NotNegative, Positive
 
 # reached gradually, so that the average of a short run forgets the random initial weights
 DECAY = 0.998
+Losses = dict[str, Tensor]  # scalars by name
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Method(nn.Module):
     turns: tuple[str, ...] = ("model",)
     gauges: bool = True
 
-    def losses(self, batch: Any, turn: str, progress: float) -> dict[str, Tensor]:
+    def losses(self, batch: Any, turn: str, progress: float) -> Losses:
         """The losses of a batch of the stage's stream; ``"loss"`` is minimised, all other entries
         are only logged.
 
@@ -185,7 +186,7 @@ class WeightedSum(Method):
         self.methods = nn.ModuleDict(methods)
         self.weights = dict(weights)
 
-    def losses(self, batch: Mapping[str, Any], turn: str, progress: float) -> dict[str, Tensor]:
+    def losses(self, batch: Mapping[str, Any], turn: str, progress: float) -> Losses:
         """The weighted sum, and the losses of every method."""
         losses, total = {}, 0.0
         for name, method in self.methods.items():
@@ -243,3 +244,20 @@ class AveragedNetwork(nn.Module):
         for average, current in pairs:
             if not average.is_floating_point():
                 average.copy_(current)
+
+
+class AveragedTraining(Method):
+    """Training of a network whose result is the averaged network."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.average = AveragedNetwork(network)
+
+    def after_step(self, progress: float) -> None:
+        """Update the averaged network."""
+        self.average.update(self.network)
+
+    def trained(self) -> nn.Module:
+        """The averaged network."""
+        return self.average.network

@@ -125,7 +125,6 @@ def spoil_head(state, values):
         (lambda state: without(state, "head"), "its head or its description is missing or broken"),
         (lambda state: without(state, "meta"), "its head or its description is missing or broken"),
         (lambda state: state.update(meta="{"), "its head or its description is missing or broken"),
-        (lambda state: state.update(meta='{"kind": "detector"}'), "but not its training settings"),
         (
             lambda state: spoil_head(state, torch.full((3,), float("nan"))),
             "3 of 3 values .* are not finite",

@@ -19,6 +19,7 @@ from muse_pipeline.core.coords import CELL_PX
 from muse_pipeline.core.registry import Registry
 from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
 from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusMaps
+from muse_pipeline.training.method import Losses
 
 # largest distance between a nucleus and the middle of a cell that predicts it, in cells
 REACH_CELLS = 1.0
@@ -175,7 +176,7 @@ class Criterion(nn.Module):
         self.mpp = mpp
         self.register_buffer("class_weights", class_weights)
 
-    def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
+    def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> Losses:
         """Compute ``"loss"`` and its terms, keyed by name; unlabelled areas (``batch.region``) do
         not contribute.
         """
@@ -230,7 +231,7 @@ class DenseCriterion(Criterion):
     from a centre.
     """
 
-    def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
+    def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> Losses:
         """Compute the four terms and their sum, in which rays have the weight 2 and all other terms
         1.
         """
@@ -284,7 +285,7 @@ class PointCriterion(Criterion):
     proposals are background, types are learnt much faster this way.
     """
 
-    def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> dict[str, Tensor]:
+    def forward(self, maps: NucleusMaps, batch: LabelledBatch) -> Losses:
         """Compute the three weighted terms and their sum."""
         inside, background = known_cells(maps, batch)
         pairs = self.match(maps, batch, inside)

@@ -23,7 +23,7 @@ from muse_pipeline.data.augment import CLASSES_ONLY, LabelledBatch
 from muse_pipeline.labels.labelled_image import LabelledImage
 from muse_pipeline.methods.detector.criterion import CRITERIA, RAY_WEIGHT, mean_over
 from muse_pipeline.models.detector import MEAN_RADIUS_UM, NucleusDetector, NucleusMaps
-from muse_pipeline.training.method import AveragedNetwork, Method, Schedule, build_adamw
+from muse_pipeline.training.method import AveragedTraining, Losses, Schedule, build_adamw
 
 AREAS = ("everywhere", "outside")
 # largest `share` with `where: outside` if no picture has tissue around its annotated regions
@@ -156,7 +156,7 @@ def _miss_no_teachers(term: DistillationTerm, keys: Any) -> None:
     keys.missing_keys[:] = [name for name in keys.missing_keys if "teachers" not in name.split(".")]
 
 
-class DetectorTraining(Method):
+class DetectorTraining(AveragedTraining):
     """Training with the head's criterion on labelled windows; the result is the averaged network.
 
     ``criterion`` is named as the head; ``class_shift`` (C,) is added to the class logits in it
@@ -175,9 +175,7 @@ class DetectorTraining(Method):
         class_shift: Tensor | None = None,
         kept: Sequence[int] = (),
     ):
-        super().__init__()
-        self.network = network
-        self.average = AveragedNetwork(network)
+        super().__init__(network)
         self.criterion = CRITERIA[criterion](mpp, class_weights)
         self.distillation = distillation
         self.backbone_rate = backbone_rate
@@ -189,7 +187,7 @@ class DetectorTraining(Method):
         """AdamW with a separate learning rate for the backbone."""
         return build_adamw(self.turn_parameters(turn), schedule, self.backbone_rate)
 
-    def losses(self, batch: LabelledBatch, turn: str, progress: float) -> dict[str, Tensor]:
+    def losses(self, batch: LabelledBatch, turn: str, progress: float) -> Losses:
         """Compute the criterion's terms in annotated regions and, if there are teachers, the
         distillation loss.
         """
@@ -225,11 +223,3 @@ class DetectorTraining(Method):
             shares = shares.clone()
             shares[..., self.kept] = 0
         return maps._replace(label=logits), batch._replace(label=label, shares=shares)
-
-    def after_step(self, progress: float) -> None:
-        """Update the averaged network."""
-        self.average.update(self.network)
-
-    def trained(self) -> nn.Module:
-        """The averaged network."""
-        return self.average.network

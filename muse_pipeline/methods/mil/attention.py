@@ -23,7 +23,7 @@ from muse_pipeline.evaluation.bootstrap import area_interval, area_under_curve
 from muse_pipeline.methods.mil.bags import Bag, BagsStage, open_bags, open_slide_store
 from muse_pipeline.methods.mil.config import MilConfig
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
-from muse_pipeline.training.method import Method, Schedule
+from muse_pipeline.training.method import Losses, Method, Schedule
 from muse_pipeline.training.recipe import MADE_FROM, PreparedStage, StageList, TrainingStage
 from muse_pipeline.training.run import Inputs, Log
 
@@ -99,9 +99,7 @@ class SlideAttention(Method):
         super().__init__()
         self.network = network
 
-    def losses(
-        self, batch: list[tuple[Tensor, Tensor]], turn: str, progress: float
-    ) -> dict[str, Tensor]:
+    def losses(self, batch: list[tuple[Tensor, Tensor]], turn: str, progress: float) -> Losses:
         """Compute the loss on a batch of slides, each with features (N, D) and labels (K,)."""
         logits = torch.stack([self.network(features).logit for features, _ in batch])
         labels = torch.stack([label for _, label in batch])

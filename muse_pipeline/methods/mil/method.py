@@ -20,35 +20,18 @@ from torch import Tensor
 from muse_pipeline.methods.mil.config import StudentSettings
 from muse_pipeline.methods.mil.windows import RegionBatch
 from muse_pipeline.models.region import RegionMaps, RegionNetwork
-from muse_pipeline.training.method import AveragedNetwork, Method
+from muse_pipeline.training.method import AveragedTraining, Losses
 
 
-class RegionTraining(Method):
-    """Training of a region network, whose weights are averaged because the maps change strongly
-    from step to step.
-    """
-
-    def __init__(self, network: RegionNetwork):
-        super().__init__()
-        self.network, self.average = network, AveragedNetwork(network)
-
-    def after_step(self, progress: float) -> None:
-        """Update the averaged network."""
-        self.average.update(self.network)
-
-    def trained(self) -> RegionNetwork:
-        """The averaged network."""
-        return self.average.network
-
-
-class TeacherTraining(RegionTraining):
+# Weights are averaged because the maps change strongly from step to step.
+class TeacherTraining(AveragedTraining):
     """Training of a region network on labels only; ``kind`` is the setting ``teacher``."""
 
     def __init__(self, network: RegionNetwork, kind: str):
         super().__init__(network)
         self.kind = kind
 
-    def losses(self, batch: RegionBatch, turn: str, progress: float) -> dict[str, Tensor]:
+    def losses(self, batch: RegionBatch, turn: str, progress: float) -> Losses:
         """Compute the loss of all side maps and the fused map.
 
         "dice": Dice losses with the image's label at every pixel. "gm": cross-entropy of
@@ -66,7 +49,7 @@ class TeacherTraining(RegionTraining):
         return {"loss": image_cross_entropy(every, batch.label.clamp(min=0), of_images) + of_pixels}
 
 
-class StudentTraining(RegionTraining):
+class StudentTraining(AveragedTraining):
     """Training on a fixed teacher's fused maps for the classes in an image's label, and on labels
     for all others.
     """
@@ -82,7 +65,7 @@ class StudentTraining(RegionTraining):
         self.teacher.eval()
         return self
 
-    def losses(self, batch: RegionBatch, turn: str, progress: float) -> dict[str, Tensor]:
+    def losses(self, batch: RegionBatch, turn: str, progress: float) -> Losses:
         """Compute the distillation loss, the cross-entropy and their weighted sum."""
         maps = _in_float(self.network(batch.pixels, batch.colour))
         with torch.no_grad():

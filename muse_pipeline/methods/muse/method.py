@@ -22,7 +22,7 @@ from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.data.views import ViewBatch, Views, ordered_pairs
 from muse_pipeline.models.base import Backbone, Features, Lattice, interpolate_at
 from muse_pipeline.training.devices import all_sum, is_distributed, n_processes
-from muse_pipeline.training.method import Method
+from muse_pipeline.training.method import Losses, Method
 
 
 class Projector(nn.Module):
@@ -201,7 +201,7 @@ class MusePretraining(Method):
             DistillationLevel(backbone.image_channels, settings) if settings.image_weight else None
         )
 
-    def losses(self, batch: ViewBatch, turn: str, progress: float) -> dict[str, Tensor]:
+    def losses(self, batch: ViewBatch, turn: str, progress: float) -> Losses:
         """Compute the cross-entropies over shared nuclei and over views, their weighted sum, and
         diagnostics.
 
@@ -226,7 +226,7 @@ class MusePretraining(Method):
 
     def _compare_nuclei(
         self, teachers: list[Features], students: list[Features], batch: ViewBatch, progress: float
-    ) -> dict[str, Tensor]:
+    ) -> Losses:
         level, lattice = self.nucleus, self.backbone.lattice
         # For each pair, the flat indices into (B, M) of its shared nuclei. This synchronises with
         # the device twice; indexing with ``shared`` would do so for each view of each pair.
@@ -270,7 +270,7 @@ class MusePretraining(Method):
 
     def _compare_images(
         self, teachers: list[Features], students: list[Features], progress: float
-    ) -> dict[str, Tensor]:
+    ) -> Losses:
         level = self.image
         targets = [level.targets(features.image, progress) for features in teachers]
         losses = [

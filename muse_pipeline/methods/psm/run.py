@@ -9,7 +9,7 @@ The method is from "Exploring Unsupervised Cell Recognition with Prior Self-acti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -63,7 +63,7 @@ from muse_pipeline.proposals.otsu_mask import (
 )
 from muse_pipeline.tissue.stain import fit_macenko
 from muse_pipeline.training.checkpoint import Checkpoint, load_checkpoint
-from muse_pipeline.training.method import Method
+from muse_pipeline.training.method import Losses, Method
 from muse_pipeline.training.recipe import (
     MADE_FROM,
     RECIPES,
@@ -89,7 +89,7 @@ class PriorSelfActivation(Method):
         super().__init__()
         self.network = network
 
-    def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
+    def losses(self, batch: Tensor, turn: str, progress: float) -> Losses:
         """Compute the loss on windows (B, 3, S, S); both orientations share one pass and its batch
         statistics.
         """
@@ -245,18 +245,6 @@ MIN_AREA_UM2 = 12.0  # smaller instances are dropped
 MOST = 65535  # largest number of instances in a 16-bit picture
 
 
-def label_source(folder: Path, mpp: float) -> PictureSource:
-    """A label source for the files that ``write_labels`` wrote to ``folder``."""
-    return PictureSource(
-        folder / INSTANCES,
-        "instances",
-        images=folder / IMAGES,
-        mpp=mpp,
-        points=folder / POINTS,
-        allow_empty=True,
-    )
-
-
 def write_labels(folder: Path, name: str, pixels: ndarray, instances: ndarray) -> int:
     """Write a picture (h, w, 3) and its instances (h, w), 1..N, if it has any, and return the
     number of instances.
@@ -271,6 +259,16 @@ def write_labels(folder: Path, name: str, pixels: ndarray, instances: ndarray) -
         return 0
     write_instances(folder, name, pixels, instances, [CLASS] * n_instances)
     return n_instances
+
+
+def write_all_labels(
+    folder: Path, pictures: Iterable[tuple[str, ndarray, ndarray]]
+) -> tuple[int, int]:
+    """Write pictures as in ``write_labels``, and return the numbers of instances and of pictures
+    with instances.
+    """
+    counts = [write_labels(folder, *picture) for picture in pictures]
+    return sum(counts), sum(map(bool, counts))
 
 
 def split_instances(mask: ndarray, pixels: ndarray, config: PsmConfig) -> ndarray:
@@ -320,11 +318,13 @@ class LabelsStage(PreparedStage):
 
     def write(self, folder: Path, log: Log) -> None:
         """Write the instances of every mask."""
-        n_nuclei = n_pictures = 0
-        for name, pixels, mask in read_pictures_and_masks(self.masks):
-            n_here = write_labels(folder, name, pixels, split_instances(mask, pixels, self.config))
-            n_nuclei += n_here
-            n_pictures += bool(n_here)
+        n_nuclei, n_pictures = write_all_labels(
+            folder,
+            (
+                (name, pixels, split_instances(mask, pixels, self.config))
+                for name, pixels, mask in read_pictures_and_masks(self.masks)
+            ),
+        )
         log(f"labels: {n_nuclei:,} instances in {n_pictures} pictures")
 
 
@@ -358,17 +358,7 @@ class FoundLabelsStage(PreparedStage):
         network, _, checkpoint = load_trained(self.detector)
         reference = parse_config(checkpoint.meta["colour"], ColourReference, str(self.detector))
         scorer = Scorer(network, config, reference)
-        n_nuclei = n_pictures = 0
-        for path in sorted((self.labels / IMAGES).glob("*.png")):
-            pixels = read_rgb(path, f"delete {self.labels} to make it again")
-            nuclei = find_all(scorer, pixels)
-            rings = rays_to_rings(nuclei.xy, nuclei.rays, (config.mpp, config.mpp))
-            instances = drop_small_labels(
-                rings_to_labels(rings, pixels.shape[:2]), FRAGMENT_UM2 / config.mpp**2
-            )
-            n_here = write_labels(folder, path.stem, pixels, instances)
-            n_nuclei += n_here
-            n_pictures += bool(n_here)
+        n_nuclei, n_pictures = write_all_labels(folder, self._find(scorer))
         if not n_nuclei:
             raise ConfigError(
                 f"self_training: the detector in {self.detector.parent} found no nucleus with a"
@@ -376,6 +366,16 @@ class FoundLabelsStage(PreparedStage):
                 " `threshold`, or set `rounds: 0`"
             )
         log(f"found: {n_nuclei:,} instances in {n_pictures} pictures")
+
+    def _find(self, scorer: Scorer) -> Iterator[tuple[str, ndarray, ndarray]]:
+        """Yield name, pixels and found instances (h, w) of every picture."""
+        mpp = self.config.mpp
+        for path in sorted((self.labels / IMAGES).glob("*.png")):
+            pixels = read_rgb(path, f"delete {self.labels} to make it again")
+            nuclei = find_all(scorer, pixels)
+            rings = rays_to_rings(nuclei.xy, nuclei.rays, (mpp, mpp))
+            instances = rings_to_labels(rings, pixels.shape[:2])
+            yield path.stem, pixels, drop_small_labels(instances, FRAGMENT_UM2 / mpp**2)
 
 
 @RECIPES.register("psm")
@@ -416,6 +416,16 @@ def configure_detector(config: PsmConfig, labels: Path) -> DetectorConfig:
         **config.select(ModelSettings),
         mpp=config.mpp,
         classes=(NucleusClass(CLASS, COLOUR),),
-        sources=(replace(label_source(labels, config.mpp), patient=PATIENT_OF_CROP),),
+        sources=(
+            PictureSource(
+                labels / INSTANCES,
+                "instances",
+                images=labels / IMAGES,
+                points=labels / POINTS,
+                mpp=config.mpp,
+                allow_empty=True,
+                patient=PATIENT_OF_CROP,
+            ),
+        ),
         seed=config.seed,
     )

@@ -24,7 +24,7 @@ from muse_pipeline.methods.muse.method import SelfDistillationSettings
 from muse_pipeline.methods.trident.partners import PairBatch, PairedSource, PartnerSource
 from muse_pipeline.models.base import Backbone, Features, interpolate_at
 from muse_pipeline.training.devices import gather_rows
-from muse_pipeline.training.method import Method
+from muse_pipeline.training.method import Losses, Method
 
 LOSSES = ("vicreg", "infonce")
 Width = Annotated[int, Between(2, 1 << 16)]
@@ -165,9 +165,7 @@ class BranchLevel(nn.Module):
         if partner_channels is not None:
             self.partner = build_projector(partner_channels, settings.hidden, settings.width)
 
-    def forward(
-        self, he: Sequence[Tensor], partner: Tensor | None, present: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, he: Sequence[Tensor], partner: Tensor | None, present: Tensor) -> Losses:
         """Compute the loss and diagnostics over the rows of all processes.
 
         ``he`` are one or two H&E branches (N, C), ``partner`` the features (K, C') of the partners,
@@ -195,7 +193,7 @@ class BranchLevel(nn.Module):
                 "partners": masks[-1].float().mean(),
             }
 
-    def _compare(self, branches: list[Tensor], present: list[Tensor]) -> dict[str, Tensor]:
+    def _compare(self, branches: list[Tensor], present: list[Tensor]) -> Losses:
         settings = self.settings
         if settings.loss == "infonce":
             return {"loss": infonce(branches, present, settings.temperature)}
@@ -210,7 +208,7 @@ class BranchLevel(nn.Module):
         }
 
 
-def measure_spread(rows: Tensor) -> dict[str, Tensor]:
+def measure_spread(rows: Tensor) -> Losses:
     """Diagnostics of collapse for rows (N, D).
 
     ``std`` is the mean standard deviation of a dimension. ``spread`` is the root mean squared
@@ -255,7 +253,7 @@ class Trident(Method):
             BranchLevel(backbone.channels, of_nuclei, settings) if settings.nucleus_weight else None
         )
 
-    def losses(self, batch: PairBatch, turn: str, progress: float) -> dict[str, Tensor]:
+    def losses(self, batch: PairBatch, turn: str, progress: float) -> Losses:
         """Compute the weighted sum over levels, and each level's terms and diagnostics
         (``measure_spread``).
 
@@ -295,7 +293,7 @@ class Trident(Method):
 
     def _compare_nuclei(
         self, he: list[Features], pictures: Features | None, batch: PairBatch
-    ) -> dict[str, Tensor]:
+    ) -> Losses:
         positions = [batch.views.teacher_xy[0], batch.views.student_xy[0]]
         partner = batch.partner
         chosen = _draw(batch.views.shared[0], self.settings.max_nuclei)

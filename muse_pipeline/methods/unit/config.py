@@ -7,10 +7,8 @@ re-implementations or project pages by other people; "ours": a choice of this pr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, ClassVar
 
 from muse_pipeline.core.config import Between, Count, Fraction, Mpp, NotNegative, OneOf, Weights
@@ -234,13 +232,9 @@ def stage_config(config: UnitConfig, masks: Path, previous: Path | None) -> Unit
 THRESHOLD = "validation threshold"  # key among the scores of a snapshot
 
 
-def detector_config(
-    config: UnitConfig, scores: Mapping[str, float] = MappingProxyType({})
-) -> DetectorConfig:
+def detector_config(config: UnitConfig, threshold: float) -> DetectorConfig:
     """The settings of the resulting detector, which has the reader's backbone and instance head,
     and one class.
-
-    The threshold is that in the ``scores`` of a snapshot or, without one, the configured one.
     """
     return DetectorConfig(
         **config.select(ModelSettings),
@@ -255,9 +249,7 @@ def detector_config(
         batch=config.batch,
         seed=config.seed,
         precision=config.precision,
-        export=dataclasses.replace(
-            config.export, threshold=scores.get(THRESHOLD, config.export.threshold)
-        ),
+        export=dataclasses.replace(config.export, threshold=threshold),
     )
 
 
@@ -270,9 +262,8 @@ def require_sound_translation(config: UnitConfig) -> None:
         raise ConfigError(
             f"mask_px is {config.mask_px}; give {config.window_px} or more, the side of windows"
         )
-    export_window(
-        detector_config(config), require_windows(config.reader.backbone, config.window_px)
-    )
+    backbone = require_windows(config.reader.backbone, config.window_px)
+    export_window(detector_config(config, config.export.threshold), backbone)
     strides = {
         "the generator": 2**config.generator.levels,
         "the discriminator of tissue": 2 ** len(config.pictures.widths),

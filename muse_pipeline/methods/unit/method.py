@@ -27,7 +27,7 @@ from muse_pipeline.methods.unit.translation import (
     PatchDiscriminator,
 )
 from muse_pipeline.models.detector import NucleusDetector
-from muse_pipeline.training.method import Method, Schedule
+from muse_pipeline.training.method import Losses, Method, Schedule
 
 LOSSES = {"least squares": LeastSquares, "logistic": Logistic}
 # number of windows used for diagnostics, and their colour variation
@@ -96,7 +96,7 @@ class UnitTraining(Method):
         }
         return torch.optim.Adam([group], schedule.learning_rate, BETAS)
 
-    def losses(self, batch: UnitBatch, turn: str, progress: float) -> dict[str, Tensor]:
+    def losses(self, batch: UnitBatch, turn: str, progress: float) -> Losses:
         """Compute losses as in ``Method``; the discriminators score outputs of the same step's
         generator turn.
 
@@ -159,7 +159,7 @@ class UnitTraining(Method):
             strength = config.mpp, config.augmentation
             return vary_appearance(pictures, same, self.stains, *strength, torch.default_generator)
 
-    def _terms(self, batch: UnitBatch, outputs: Translation) -> dict[str, Tensor]:
+    def _terms(self, batch: UnitBatch, outputs: Translation) -> Losses:
         rendered = to_unit(outputs.rendered)
         gan = LOSSES[self.config.pictures.loss]
         mask_gan = LOSSES[self.config.mask_discriminator.loss]
@@ -186,7 +186,7 @@ class UnitTraining(Method):
         fallen = min(1.0, progress / PRIOR_FALLS) if self.prior_falls else 1.0
         return {**vars(self.config.weights), "painted": first + (last - first) * fallen}
 
-    def _judge(self, batch: UnitBatch, rendered: Tensor, read: Tensor) -> dict[str, Tensor]:
+    def _judge(self, batch: UnitBatch, rendered: Tensor, read: Tensor) -> Losses:
         """Losses of both discriminators, and the mean scores of real and rendered pictures."""
         # Copies, because both turns use the same batch, whose tensors must not require gradients.
         real, masks = to_unit(batch.pictures), batch.masks.clone()
@@ -211,7 +211,7 @@ class UnitTraining(Method):
         return settings.loss == "logistic" and int(self.step) % settings.r1_every == 0
 
     @torch.no_grad()
-    def _gauges(self, batch: UnitBatch, outputs: Translation) -> dict[str, Tensor]:
+    def _gauges(self, batch: UnitBatch, outputs: Translation) -> Losses:
         """Diagnostics of collapse.
 
         ``diversity_of_noise`` is the mean difference in grey levels between two renderings of a

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -29,7 +30,6 @@ from muse_pipeline.proposals.otsu_mask import fit_otsu
 from muse_pipeline.training.loop import Alarm, Monitor
 from muse_pipeline.training.method import Schedule
 
-FOLDER = "translation"
 # step, reached by no run, whose windows are drawn; number of windows of each domain
 PREVIEW, SHOWN = 10**9, 6
 
@@ -69,18 +69,18 @@ class TranslationAlarm(Alarm):
                 self.require(done, name, value, f"{meaning}. {advice}", least)
 
 
+@dataclass(eq=False)
 class TranslationPictures(Monitor):
     """Draws both cycles, mask -> tissue -> mask and tissue -> mask -> tissue, for the same windows
     at every save.
 
     ``batches`` makes the batch of a step on the CPU; pictures are
-    ``translation/step-<number>.png``.
+    ``step-<number>.png`` in ``folder``.
     """
 
-    def __init__(self, method: UnitTraining, batches: Callable[[int], UnitBatch], folder: Path):
-        self.method = method
-        self.batches = batches
-        self.folder = folder / FOLDER
+    method: UnitTraining
+    batches: Callable[[int], UnitBatch]
+    folder: Path
 
     def on_save(self, done: int) -> None:
         """Write the picture of this step."""

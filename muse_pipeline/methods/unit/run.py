@@ -18,6 +18,7 @@ from muse_pipeline.core.text import count_noun
 from muse_pipeline.inference.stains import reference_stains
 from muse_pipeline.methods.detector.stage import describe_detector
 from muse_pipeline.methods.unit.config import (
+    THRESHOLD,
     UnitConfig,
     UnitStageConfig,
     detector_config,
@@ -147,7 +148,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         describe = partial(self._describe, data, method)
         return (
             TranslationAlarm(config.schedule, self.folder),
-            TranslationPictures(method, batch, self.folder),
+            TranslationPictures(method, batch, self.folder / TRANSLATION),
             # The measure is 0 until the reader finds nuclei in tissue; until then the latest
             # snapshot is kept.
             BestWeights(MEASURE, score, self.run_folder.best, describe, keeps_later=True),
@@ -174,7 +175,7 @@ class UnitStage(TrainingStage[UnitStageConfig, UnitData]):
         """
         config, detector = self.config, method.trained()
         meta = {
-            **describe_detector(detector_config(config, scores), data.reference),
+            **describe_detector(detector_config(config, scores[THRESHOLD]), data.reference),
             "renderer": plain_settings(RendererSettings(config.generator, config.tissue)),
             **self.seen.extend(data.names, map(patient_in_name, data.names)),
             "step": step,
