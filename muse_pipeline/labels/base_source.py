@@ -186,13 +186,6 @@ class LabelSource(ABC):
     licence: str = ""
 
     def __post_init__(self) -> None:
-        if empty := [
-            word for word, names in self.class_map.items() if names is not None and not names
-        ]:
-            raise LabelError(
-                f"{self.labels}: class_map maps '{empty[0]}' to an empty list; name a class, or"
-                " null to leave such nuclei out"
-            )
         require_patient_rule(self.patient, self.location)
 
     @property
@@ -330,9 +323,6 @@ def read_split(path: Path) -> list[str]:
     names = [line.strip() for line in read_lines(path) if line.strip()]
     if not names:
         raise LabelError(f"{path}: is empty; name the pictures to use, one per line")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise LabelError(f"{path}: names {twice} twice; keep one")
     return names
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,21 +35,7 @@ def parse_source(values: Any, where: str) -> LabelSource:
             f" ({datasets})"
         )
     kind = DatasetSource if is_dataset else KINDS[kinds[0]]
-    foreign = {setting.name for other in KINDS.values() for setting in fields(other)}.difference(
-        setting.name for setting in fields(kind)
-    )
-    if wrong := [name for name in given if name in foreign]:
-        what = (
-            f"format '{values['format']}', which takes only the folder `labels`"
-            if is_dataset
-            else f"`{kinds[0]}`"
-        )
-        raise ConfigError(
-            f"{where}: `{wrong[0]}` cannot be combined with {what}; remove it from this source"
-        )
-    return parse_config(
-        {name: value for name, value in values.items() if name not in foreign}, kind, where
-    )
+    return parse_config({name: values[name] for name in given}, kind, where)
 
 
 ParsedSource = Annotated[LabelSource, ParsedBy(parse_source)]
