@@ -10,12 +10,10 @@ import shapely
 from region_slides import checksums, read_polygons
 
 from muse_pipeline.cli.main import main
-from muse_pipeline.core.errors import ConfigError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.pictures import read_rgb, write_png
 from muse_pipeline.core.types import NucleusClass
 from muse_pipeline.inference import nucleus_regions
-from muse_pipeline.inference.model import find_region_model
 from muse_pipeline.inference.nucleus_regions import (
     CELL_UM,
     REACH_UM,
@@ -150,28 +148,6 @@ def test_other_classes_of_nuclei_are_regions_with_their_own_names():
         "Epithelium",
     ]
     assert is_inside == (False, False, True, False, True) and tissues[1].color == (1, 2, 3)
-
-
-def test_models_that_cannot_be_used_are_one_sentence(muse, shared_data, tmp_path):
-    picture, withdrawn = (
-        shared_data / "camelyon16-patches" / NODE,
-        "the built-in model is withdrawn; give `nuclei`, ",
-    )
-    (tmp_path / "points.csv").write_text("x,y,class\n1,2,A\n")
-    for words, sentence in (
-        (["epithelium"], f"regions 'epithelium': {withdrawn}"),
-        ([str(tmp_path / "points.csv")], "points.csv': is no model; give `nuclei`, "),
-        (["epithelum"], "regions 'epithelum': there is no such file; give `nuclei`, "),
-        (
-            ["nuclei", "--mode", "label-free"],
-            "needs classes of nuclei, but model 'label_free' has only Nucleus; leave",
-        ),
-    ):
-        assert sentence in muse.fails(
-            f"run {picture} --mpp 0.25 -o {tmp_path / 'out'} --regions", *words
-        )
-    with pytest.raises(ConfigError, match=withdrawn):
-        find_region_model("epithelium")
 
 
 def test_a_lymph_node_is_lymphoid(muse, shared_data, tmp_path):

@@ -80,19 +80,6 @@ def test_a_card_on_another_graph_is_rejected(tmp_path):
         Predictor(foreign_model(tmp_path / "m.onnx", **{METADATA_KEY: card.to_json()}))
 
 
-def test_the_folder_of_a_run_is_given_what_makes_a_model_of_it(tmp_path):
-    (tmp_path / "checkpoint.pt").write_bytes(b"")
-    with pytest.raises(ModelError, match="training run"):
-        find_model(str(tmp_path))
-
-
-def test_what_is_to_become_a_model_is_given_how(tmp_path):
-    (tmp_path / "a.yaml").write_bytes(b"name: mine\n")
-    for read in (Predictor, read_card):
-        with pytest.raises(ModelError, match=r"a\.yaml: is a training run; `muse finetune` and"):
-            read(tmp_path / "a.yaml")
-
-
 def test_a_window_that_does_not_suit_the_stride_is_rejected():
     with pytest.raises(ValueError, match="stride"):
         dataclasses.replace(read_card(find_model("compact")), input_px=1001)

@@ -326,37 +326,3 @@ def test_the_last_lines_of_a_large_run_name_each_kind_of_warning_once(slides, tm
         "* classes: accuracy not measured in kidney (50 slides); the accuracy of compact was"
         " measured in breast; check the classes on the overlays"
     ]
-
-
-def test_classes_are_measured_one_by_one(slides, tmp_path):
-    """In colon, only "Epithelial" was measured: the others are marked, and all are in the
-    totals.
-    """
-    plain = slides["plain"]
-    known = plain.summary["provenance"]
-    organs = {"Lymphocyte": ["breast"], "Epithelial": ["breast", "colon"], "Stromal": ["breast"]}
-    card = {**known["card"], "organs": organs}
-    colon = replace(
-        plain, organ="TCGA-READ", summary={**plain.summary, "provenance": {**known, "card": card}}
-    )
-    verdicts = [colon.trust.verdict(f"nuclei_{name}") for name in organs]
-    assert verdicts == ["mark", "use", "mark"] and colon.class_counts == plain.class_counts
-    assert "left out" not in describe_total([colon])
-    assert describe_use(colon).endswith(
-        "used; Lymphocyte, Stromal: accuracy not measured in colon."
-    )
-    assert summarise_flags([colon]) == [
-        "* Lymphocyte, Stromal: accuracy not measured in colon (1 slide); the accuracy of"
-        " compact was"
-        " measured in breast, colon (only Epithelial); check the classes on the overlays"
-    ]
-    write_table([colon], tmp_path / "cohort.tsv")
-    (only,) = read_tsv(tmp_path / "cohort.tsv")
-    assert (only["left_out"], only["marked"]) == (
-        "",
-        "Lymphocyte, Stromal: accuracy not measured in colon",
-    )
-    write_page([colon], tmp_path / "report.html")
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    row_of = text.split('class="scroll slides"')[1].split("</table>")[0].split("<tr")[2]
-    assert row_of.count(">*</abbr>") == 2 and row_of.count("number share") == 3

@@ -248,3 +248,6 @@ def test_the_last_lines_which_qupath_shows_name_every_finding(cohort, tmp_path):
             assert "1 partial" in lines
         elif finding:
             assert slide.trust.findings[finding] in lines, finding
+        if finding == "organ":
+            where = "the accuracy of compact was measured in breast, colon (only Epithelial)"
+            assert f"(1 slide); {where}; check the classes on the overlays" in lines

@@ -56,6 +56,12 @@ def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, see
     write_pyramid(path, image)
 
 
+def draw_one_slide(folder: Path, size_px: int, n_nuclei: int) -> None:
+    """Write ``a.tif``, and a sheet that has this slide alone."""
+    draw_stained_slide(folder / "a.tif", size_px, n_nuclei)
+    write_sheet(folder / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+
+
 def enlarge(path: Path) -> None:
     """Append zeros to a slide's file, so that the slide is not run in a batch; readers ignore
     them.

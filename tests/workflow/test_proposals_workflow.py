@@ -7,7 +7,7 @@ import json
 
 import pytest
 from workflow_runs import (
-    draw_stained_slide,
+    draw_one_slide,
     inputs_of,
     planned_jobs,
     run_snakemake,
@@ -65,8 +65,7 @@ def translated(tmp_path):
     """A folder with a slide, and the config of a short run of `method: unit` without sources, which
     trains on it.
     """
-    draw_stained_slide(tmp_path / "a.tif", size_px=600, n_nuclei=120)
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    draw_one_slide(tmp_path, size_px=600, n_nuclei=120)
     (tmp_path / "tiny.yaml").write_text(UNIT)
     return tmp_path
 
@@ -86,8 +85,7 @@ def test_label_free_mode_trains_exports_and_detects(translated):
 
 @pytest.mark.slow
 def test_label_free_mode_ends_in_geojson_and_a_report(tmp_path):
-    draw_stained_slide(tmp_path / "a.tif", size_px=1000, n_nuclei=250)
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    draw_one_slide(tmp_path, size_px=1000, n_nuclei=250)
     proposals = {"method": "haematoxylin", "min_distance_um": 3.5}
     write_config(tmp_path, mode="label-free", proposals=proposals, shards=2)
     run = run_snakemake(tmp_path)

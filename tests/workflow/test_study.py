@@ -13,12 +13,17 @@ from urllib.request import urlopen
 
 import pytest
 from PIL import Image
-from workflow_runs import draw_stained_slide, enlarge, snakemake_command, write_config, write_sheet
+from workflow_runs import (
+    draw_one_slide,
+    draw_stained_slide,
+    enlarge,
+    snakemake_command,
+    write_config,
+)
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.cohort.sheet import read_sheet
-from muse_pipeline.cohort.study import find_workflow, write_study
-from muse_pipeline.core.errors import OutputError
+from muse_pipeline.cohort.study import find_workflow
 from muse_pipeline.viewer.page import write_viewer
 
 TOP = Path(__file__).parents[2]
@@ -78,8 +83,6 @@ def test_pictures_have_an_mpp_and_a_sheet_is_kept(muse, tmp_path):
     (tmp_path / "slides").mkdir()
     Image.new("RGB", (300, 300), (226, 170, 205)).save(tmp_path / "slides/a.png")
     words = f"workflow {tmp_path / 'study'} --slides {tmp_path / 'slides'}".split()
-    errors = muse.fails(*words)
-    assert "pictures only with --mpp" in errors and not (tmp_path / "study").exists()
     muse.ok(*words, "--mpp", 0.5)
     assert [row.mpp for row in read_sheet(tmp_path / "study/config/slides.tsv")] == [0.5]
     for path in (tmp_path / "study").rglob("*.*"):
@@ -87,17 +90,6 @@ def test_pictures_have_an_mpp_and_a_sheet_is_kept(muse, tmp_path):
             path.unlink()
     assert "slides.tsv --add` adds the slides that it lacks" in muse.fails(*words, "--mpp", 0.5)
     assert not (tmp_path / "study/config/config.yaml").exists()
-
-
-def test_a_file_that_exists_is_kept_and_nothing_is_written(tmp_path):
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config/config.yaml").write_text("mine: 1\n")
-    with pytest.raises(
-        OutputError, match=r"already has config/config\.yaml, so nothing was written"
-    ):
-        write_study(tmp_path)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.yaml"]
-    assert (tmp_path / "config/config.yaml").read_text() == "mine: 1\n"
 
 
 @pytest.fixture(scope="module")
@@ -250,8 +242,7 @@ def test_a_user_without_a_name_runs_the_wheel_on_a_read_only_disk_without_a_netw
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_module_of_the_snakefile_runs_as_snakedeploy_writes_it(tmp_path):
-    draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    draw_one_slide(tmp_path, size_px=300, n_nuclei=20)
     write_config(tmp_path)
     lines = (
         'configfile: "config.yaml"',
@@ -274,8 +265,7 @@ def test_a_module_of_the_snakefile_runs_as_snakedeploy_writes_it(tmp_path):
 @pytest.mark.timeout(600)
 def test_jobs_run_in_an_image(tmp_path):
     """A script in place of Apptainer records the image and runs the command on this machine."""
-    draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    draw_one_slide(tmp_path, size_px=300, n_nuclei=20)
     write_config(tmp_path)
     enlarge(tmp_path / "a.tif")
     (tmp_path / "muse-pipeline.sif").touch()
@@ -313,8 +303,7 @@ def test_jobs_run_in_an_image(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_snakefile_of_a_clone_runs_in_any_folder(tmp_path):
-    draw_stained_slide(tmp_path / "a.tif", size_px=300, n_nuclei=20)
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
+    draw_one_slide(tmp_path, size_px=300, n_nuclei=20)
     (tmp_path / "elsewhere").mkdir()
 
     def run(*words):
