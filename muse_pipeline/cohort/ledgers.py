@@ -170,10 +170,9 @@ def _total(entries: list[dict[str, Any]], quantity: str) -> float:
 
 
 def _explain_absence(step: str, stopped_at: StepRecord | None, no_model: str) -> StepRecord:
-    if stopped_at and stopped_at.status == "failed":
-        return StepRecord(step, "missing", f"not reached because {stopped_at.step} failed")
     if stopped_at:
-        return StepRecord(step, "missing", f"not reached because {stopped_at.step} did not finish")
+        end = "failed" if stopped_at.status == "failed" else "did not finish"
+        return StepRecord(step, "missing", f"not reached because {stopped_at.step} {end}")
     if step == "detect" and no_model:
         return StepRecord(step, "missing", no_model)
     if step == "inspect":

@@ -76,19 +76,17 @@ def find_patients(
     return {name: patient or name for name, patient in patients.items()}, f"as in the sheet{own}"
 
 
-def match_patient(name: str, pattern: str, option: str = "--patient") -> str:
-    """Like ``find_in_name``, but raise an error if nothing matches; ``option`` is the option that
-    set ``pattern``.
-    """
+def match_patient(name: str, pattern: str) -> str:
+    """Like ``find_in_name`` for the option --patient, but raise an error if nothing matches."""
     try:
         patient = find_in_name(name, pattern)
     except re.error as error:
         raise ConfigError(
-            f"{option} '{pattern}': is not a regular expression ({error}); correct it"
+            f"--patient '{pattern}': is not a regular expression ({error}); correct it"
         ) from error
     if patient is None:
         raise ConfigError(
-            f"{option} '{pattern}': does not match '{name}'; change it so that it matches every"
+            f"--patient '{pattern}': does not match '{name}'; change it so that it matches every"
             " name"
         )
     return patient

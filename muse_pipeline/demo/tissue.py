@@ -103,9 +103,9 @@ class Stamps:
 DENSITY_STEP = 1 / 80
 
 
-def draw_stamps(rng: Generator, n_per_kind: int = 80) -> Stamps:
-    """Synthesise a stock with ``n_per_kind`` stamps of every kind."""
-    label = np.repeat(np.arange(len(KINDS)), n_per_kind)
+def draw_stamps(rng: Generator) -> Stamps:
+    """Synthesise a stock with 80 stamps of every kind."""
+    label = np.repeat(np.arange(len(KINDS)), 80)
     density, axes = (
         np.stack(column)
         for column in zip(*(_draw(KINDS[kind], rng) for kind in label), strict=True)
@@ -315,16 +315,16 @@ def plan_tissue(area_mm2: float, seed: int) -> Tissue:
         field=field,
         stamps=stamps,
         cells=sample_cells(field, stamps, cell_rng),
-        fibres=_texture(1024, 0.375, ((7, 60), (2.4, 24), (6, 45)), texture_rng),
-        grain=_texture(1024, 0.25, ((1.1, 1.1), (6, 6)), texture_rng),
+        fibres=_texture(0.375, ((7, 60), (2.4, 24), (6, 45)), texture_rng),
+        grain=_texture(0.25, ((1.1, 1.1), (6, 6)), texture_rng),
         rag=Texture(smooth_noise(512, 24, texture_rng), 4.0),
         noise=texture_rng.normal(0, 1.3, (1024, 1024, 3)).astype(np.float32),
     )
 
 
-def _texture(side: int, pixel_um: float, waves_um: tuple, rng: Generator) -> Texture:
+def _texture(pixel_um: float, waves_um: tuple, rng: Generator) -> Texture:
     """A texture with a channel of noise for each wavelength (along y, along x)."""
-    channels = [smooth_noise(side, (y / pixel_um, x / pixel_um), rng) for y, x in waves_um]
+    channels = [smooth_noise(1024, (y / pixel_um, x / pixel_um), rng) for y, x in waves_um]
     return Texture(np.stack(channels, -1), pixel_um)
 
 

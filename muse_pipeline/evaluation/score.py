@@ -4,6 +4,7 @@ computed.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -220,12 +221,10 @@ def _inside(region: shapely.Geometry | None, xy: ndarray) -> ndarray:
 
 
 def _count_in_tissue(tissue: Path, xy: ndarray, mpp: tuple[float, float]) -> int | None:
-    try:
-        if tissue.is_file():
+    if tissue.is_file():
+        with suppress(StoreError):  # only a remark depends on it
             return int(TissueMask.load(tissue).kept.contains(xy, mpp).sum())
-        return None
-    except StoreError:  # only a remark depends on it
-        return None
+    return None
 
 
 def _calibrate(nuclei: Nuclei, matches: Matches) -> CalibrationCounts | None:

@@ -139,23 +139,17 @@ class FeatureMeter:
         all_rays = np.minimum(np.concatenate([nuclei.rays, others.rays]), MAX_RAY_UM)
         radius = all_rays.max(1, initial=0) / self.store.mpp
         most = MAX_RAY_UM + self.margin_um
-        all_low = (all_xy - radius[:, None]).T
-        all_high = (all_xy + radius[:, None]).T
+        all_low, all_high = all_xy - radius[:, None], all_xy + radius[:, None]
         parts, fields = [], _fields(xy, radius[: len(xy)])
         for field in fields:
             margin = self.margin_um / self.store.mpp + 2
-            low = np.maximum(np.floor(all_low[:, field].min(1) - margin), 0).astype(int)
+            low = np.maximum(np.floor(all_low[field].min(0) - margin), 0).astype(int)
             # The rows that are measured in a cell must not depend on the field.
             low[1] -= low[1] % ROW_STEP
-            high = np.minimum(
-                np.ceil(all_high[:, field].max(1) + margin), self.store.size_px
-            ).astype(int)
-            near = (
-                (all_high[0] >= low[0])
-                & (all_high[1] >= low[1])
-                & (all_low[0] <= high[0])
-                & (all_low[1] <= high[1])
+            high = np.minimum(np.ceil(all_high[field].max(0) + margin), self.store.size_px).astype(
+                int
             )
+            near = ((all_high >= low) & (all_low <= high)).all(1)
             near[field] = False
             own = (
                 xy[field],

@@ -10,7 +10,6 @@ hand (`experiments/refined_outlines/`).
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -113,14 +112,13 @@ class OutlineRefiner:
     (64, 16) um, all float32.
     """
 
-    def __init__(self, path: Path = MODEL):
+    def __init__(self) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self.path = Path(path)
-        self.session = open_session(self.path, options, "cpu")
-        self.sha256 = sha256_of(path)
+        self.session = open_session(MODEL, options, "cpu")
+        self.sha256 = sha256_of(MODEL)
 
     def __call__(self, pixels: ndarray, xy: ndarray, rays: ndarray, mpp: float) -> ndarray:
         """Refine the rays (N, R) in um of nuclei with centres ``xy`` (N, 2) in a picture (h, w, 3)
@@ -136,7 +134,7 @@ class OutlineRefiner:
             samples = sample_along_rays(pixels, xy[block], own, mpp)
             density = cv2.LUT(samples.reshape(len(samples), -1), DENSITY).reshape(samples.shape)
             (change,) = run_session(
-                self.session, self.path, ["change"], {"density": density, "rays": own}
+                self.session, MODEL, ["change"], {"density": density, "rays": own}
             )
             refined[block] = np.maximum(
                 rays[block] + change @ to_rays, np.minimum(rays[block], LEAST_UM)

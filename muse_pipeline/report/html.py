@@ -37,12 +37,12 @@ def render(template: str, **data: Any) -> str:
     return "".join(_stream(template, data))
 
 
-def write_html(path: Path, template: str, **data: Any) -> None:
-    """Write a template filled with ``data`` part by part; the items of iterators need not fit into
+def write_html(path: Path, **data: Any) -> None:
+    """Write the report filled with ``data``, part by part; the items of iterators need not fit into
     memory.
     """
     with complete_file(path) as partial, partial.open("w", encoding="utf-8") as file:
-        file.writelines(_stream(template, data))
+        file.writelines(_stream("report.html", data))
 
 
 def _stream(template: str, data: dict[str, Any]) -> Iterator[str]:

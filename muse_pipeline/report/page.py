@@ -100,7 +100,6 @@ def write_page(
     several = "; ".join(map(cohort.describe_model, models)) if len(models) > 1 else ""
     write_html(
         path,
-        "report.html",
         outcome=cohort.summarise_cohort(slides),
         entries=entries,
         notices=[(entry, notice) for entry in entries for notice in entry.notices],

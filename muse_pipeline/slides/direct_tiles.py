@@ -183,18 +183,12 @@ def _index_levels(
             pages = [
                 page for page in tiled if 0 < page.tilewidth * page.tilelength * 3 <= CACHE_BYTES
             ]
-            candidates = {
-                level: [
-                    page for page in pages if (page.imagewidth, page.imagelength) == tuple(size)
-                ]
-                for level, size in level_sizes_px.items()
-            }
-            indices = {
-                level: _index_page(pages[0])
-                for level, pages in candidates.items()
-                if len(pages) == 1
-            }
-            return {level: index for level, index in indices.items() if index}
+            indices = {}
+            for level, size in level_sizes_px.items():
+                own = [page for page in pages if (page.imagewidth, page.imagelength) == tuple(size)]
+                if len(own) == 1 and (index := _index_page(own[0])):
+                    indices[level] = index
+            return indices
     except Exception:  # tifffile raises anything on damaged files; OpenSlide reads them
         return {}
 

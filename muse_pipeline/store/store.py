@@ -289,16 +289,11 @@ class Store:
         around them.
         """
         is_tissue = np.zeros(len(xy), bool)
-        columns, rows = np.floor(np.asarray(xy) / self._tissue_px).astype(int).T
-        inside = (
-            (columns >= 0)
-            & (columns < self._tissue.shape[1])
-            & (rows >= 0)
-            & (rows < self._tissue.shape[0])
-        )
+        cells = np.floor(np.asarray(xy) / self._tissue_px).astype(int)[:, ::-1]
+        inside = ((cells >= 0) & (cells < self._tissue.shape)).all(1)
         if inside.any():
-            columns, rows = columns[inside], rows[inside]
-            left, top = columns.min(), rows.min()
+            rows, columns = cells[inside].T
+            top, left = rows.min(), columns.min()
             label = self._read_tissue(top, left, rows.max() + 1, columns.max() + 1)
             is_tissue[inside] = label[rows - top, columns - left]
         return is_tissue
@@ -368,13 +363,13 @@ def image_metadata(
     }
 
 
-def label_metadata(name: str, mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
-    """Attribute ``ome`` of a label image ``(y, x)`` whose level k has pixels as wide as
+def label_metadata(mpp: float, factors: tuple[int, ...]) -> dict[str, Any]:
+    """Attribute ``ome`` of the tissue label ``(y, x)`` whose level k has pixels as wide as
     ``factors[k]`` of its image.
     """
     return {
         "version": OME_VERSION,
-        "multiscales": [multiscale(name, ("y", "x"), mpp, factors)],
+        "multiscales": [multiscale("tissue", ("y", "x"), mpp, factors)],
         "image-label": {
             "source": {"image": "../../"},
             "colors": [{"label-value": 1, "rgba": [0, 160, 80, 96]}],

@@ -119,13 +119,6 @@ def touched_cells(
     return touched
 
 
-def any_within(mask: ndarray, factor: int) -> ndarray:
-    """Shrink a mask (h, w) bool by ``factor``; a pixel is True if any of the pixels that it
-    replaces is.
-    """
-    return touched_cells(mask, np.ones(2), factor, _grid_shape(mask.shape[::-1], factor))
-
-
 def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) -> ndarray:
     """Mask (h, w) bool of the area where nuclei are kept; a pixel has a side of
     ``tissue_pixel_px(mpp)`` work px.
@@ -299,7 +292,12 @@ def write_store(
             for shard, of_shard in groupby(pairs, lambda pair: pair[0].shard):
                 write_shard(folder, shard, of_shard, corrupt, codec)
         attributes = {
-            **_describe_slide(info, mpp),
+            "slide_id": info.slide_id,
+            "fingerprint": info.fingerprint,
+            "mpp": mpp,
+            "slide_mpp": list(info.mpp),
+            "slide_size_px": list(info.size_px),
+            "background": [BACKGROUND] * 3,
             "corrupt": corrupt.rectangles(reader.size_px),
             "corrupt_fraction": corrupt.fraction,
             "files": list_files(folder),
@@ -310,18 +308,6 @@ def write_store(
         write_group(
             folder, {"ome": image_metadata(info.slide_id, mpp, PYRAMID), "muse": attributes}
         )
-
-
-def _describe_slide(info: SlideInfo, mpp: float) -> dict[str, Any]:
-    """The attributes of a store that are known before its pixels are read."""
-    return {
-        "slide_id": info.slide_id,
-        "fingerprint": info.fingerprint,
-        "mpp": mpp,
-        "slide_mpp": list(info.mpp),
-        "slide_size_px": list(info.size_px),
-        "background": [BACKGROUND] * 3,
-    }
 
 
 def create_levels(path: Path, size_px: tuple[int, int], codec: str) -> None:
@@ -400,6 +386,9 @@ def write_label(path: Path, label: ndarray, mpp: float) -> None:
     """
     write_group(path / "labels", {"ome": {"version": OME_VERSION, "labels": ["tissue"]}})
     sides_px = tuple(tissue_pixel_px(mpp) * factor for factor in PYRAMID)
-    write_group(path / "labels/tissue", {"ome": label_metadata("tissue", mpp, sides_px)})
+    write_group(path / "labels/tissue", {"ome": label_metadata(mpp, sides_px)})
     for level, factor in enumerate(PYRAMID):
-        write_planes(path / f"labels/tissue/{level}", any_within(label, factor).astype(np.uint8))
+        shape = _grid_shape(label.shape[::-1], factor)
+        # a pixel is tissue if any of those that it replaces is
+        smaller = touched_cells(label, np.ones(2), factor, shape)
+        write_planes(path / f"labels/tissue/{level}", smaller.astype(np.uint8))

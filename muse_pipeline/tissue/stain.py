@@ -77,22 +77,22 @@ class MacenkoFit:
     strong: np.ndarray  # (2,) float64, 99th percentile of each stain's concentration
 
 
-def fit_macenko(pixels: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit | None:
+def fit_macenko(pixels: np.ndarray) -> MacenkoFit | None:
     """Estimate the stains of (N, 3) uint8 RGB pixels; None if the fit would be implausible.
 
     The plane of the stains is spanned by the two largest singular vectors of the optical densities,
     through the origin as in Macenko's paper; the extreme directions in it, at the 1st and 99th
-    percentile of angle, are the stains. A fit is implausible with fewer than ``min_pixels`` stained
+    percentile of angle, are the stains. A fit is implausible with fewer than ``MIN_PIXELS`` stained
     pixels, less than 12 degrees between the stains, or directions that are not blue-purple and
     pink.
     """
     density = optical_density(pixels)
-    return fit_density(density.compress(is_stained(density), axis=0), min_pixels)
+    return fit_density(density.compress(is_stained(density), axis=0))
 
 
-def fit_density(density: np.ndarray, min_pixels: int = MIN_PIXELS) -> MacenkoFit | None:
+def fit_density(density: np.ndarray) -> MacenkoFit | None:
     """``fit_macenko`` of the densities (N, 3) of stained pixels."""
-    if len(density) < min_pixels:
+    if len(density) < MIN_PIXELS:
         return None
     stains = _extreme_directions(density)
     if not are_plausible(stains):
