@@ -96,9 +96,7 @@ def measure(folder: Path, tree: Path, way: str, cores: int) -> dict[str, float]:
     for name in ("results", "run", ".snakemake"):
         shutil.rmtree(folder / name, ignore_errors=True)
     python = [sys.executable, "-m"]
-    snakefile = next(
-        path for path in (tree / "workflow/Snakefile", tree / "Snakefile") if path.exists()
-    )
+    snakefile = tree / "workflow/Snakefile"
     commands = {
         "workflow": [*python, "snakemake", "--snakefile", str(snakefile), "--cores", str(cores)],
         "muse run": [

@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-PROGRESS_S = (
-    60  # a line about the progress of the run is printed if there was no other line for so long
-)
+# a line about the progress of the run is printed if there was no other line for so long
+PROGRESS_S = 60
 ABOUT_JOBS = {
     *(LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.JOB_ERROR),
     *(LogEvent.GROUP_INFO, LogEvent.GROUP_ERROR, LogEvent.SHELLCMD, LogEvent.WORKFLOW_STARTED),
@@ -90,16 +89,13 @@ class LogHandler(LogHandlerBase):
             return is_first
         if event == LogEvent.PROGRESS:
             return time.time() - self.printed > PROGRESS_S
-        if (
-            event == LogEvent.ERROR
-        ):  # every failure of a job raises a RuleException, and a WorkflowError ends the run
+        # Every failure of a job raises a RuleException, and a WorkflowError ends the run.
+        if event == LogEvent.ERROR:
             return not ((self.jobs and record.exception == "RuleException") or self.has_failed)
-        is_note = (
-            event is None and record.levelno <= logging.INFO
-        )  # such as "Select jobs to execute..."
-        return event not in ABOUT_JOBS and not (
-            is_note and self.has_planned and not self.common_settings.dryrun
-        )
+        # such as "Select jobs to execute..."
+        is_note = event is None and record.levelno <= logging.INFO
+        is_of_run = self.has_planned and not self.common_settings.dryrun
+        return event not in ABOUT_JOBS and not (is_note and is_of_run)
 
     def lines(self, record: Any) -> Iterator[str]:
         """Yield a line for every slide whose last job has finished, and for every failure."""
@@ -117,21 +113,17 @@ class LogHandler(LogHandlerBase):
             yield from batch or [self.describe_failure(record.jobid, record.log)]
             self.has_failed = True
         elif event == LogEvent.GROUP_ERROR:
-            failed = {
-                self.jobs[info["jobid"]].slide: info for info in reversed(record.job_error_info)
-            }
-            yield from (
-                self.describe_failure(info["jobid"], info["log"]) for info in failed.values()
-            )
+            infos = reversed(record.job_error_info)
+            failed = {self.jobs[info["jobid"]].slide: info for info in infos}
+            for info in failed.values():
+                yield self.describe_failure(info["jobid"], info["log"])
             self.has_failed = True
 
     def count(self, slide: str, text: str) -> str:
         """A line about the end of a slide, with the number of slides that have ended."""
         self.ended.add(slide)
-        return (
-            f"{slide}: {text} ({len(self.ended)} of"
-            f" {max(len(self.plan['last_jobs']), len(self.ended))})"
-        )
+        n_slides = max(len(self.plan["last_jobs"]), len(self.ended))
+        return f"{slide}: {text} ({len(self.ended)} of {n_slides})"
 
     def describe_batch(self, job: StartedJob) -> Iterator[str]:
         """Yield a line for every slide of a batch that has ended; none if the job is of no
@@ -150,12 +142,9 @@ class LogHandler(LogHandlerBase):
         files = SlideFiles(Path(self.plan["results"], slide))
         if rule == "tile":
             return "further images written"
-        ledgers = [
-            path
-            for path in files.folder.glob("ledger/*.json")
-            if path.stat().st_mtime >= self.started
-        ]
-        seconds = sum(read_json(path)["seconds"] for path in ledgers)
+        ledgers = files.folder.glob("ledger/*.json")
+        ours = [path for path in ledgers if path.stat().st_mtime >= self.started]
+        seconds = sum(read_json(path)["seconds"] for path in ours)
         return f"{describe_nuclei(read_json(files.summary))}, {seconds:.1f} s"
 
     def describe_failure(self, jobid: int, logs: Sequence[str]) -> str:

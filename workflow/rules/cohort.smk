@@ -7,16 +7,10 @@ The rule `report` runs if no slide failed; otherwise `onerror` runs its command.
 STATISTICS = {"patient": "patient", **(config["statistics"] or {})}
 STATISTICS_FILE = [f"{OUTPUT}/statistics.tsv"] if config["statistics"] else []
 INCLUDE_DOUBTFUL = [f"--include-doubtful={kind}" for kind in config["include_doubtful"]]
+DOUBTFUL = {"include_doubtful": config["include_doubtful"]}
 SHEET_STATE = {"sheet": state_of_files([config["slides"]])}
-REPORT_SETTINGS = {
-    "pretraining": PRETRAINING_FOLDER,
-    "include_doubtful": config["include_doubtful"],
-}
-STATISTICS_SETTINGS = {
-    **STATISTICS,
-    "include_doubtful": config["include_doubtful"],
-    **SHEET_STATE,
-}
+REPORT_SETTINGS = {"pretraining": PRETRAINING_FOLDER, **DOUBTFUL}
+STATISTICS_SETTINGS = STATISTICS | DOUBTFUL | SHEET_STATE
 REPORT_COMMAND = ["muse", "report", OUTPUT, "--slides", str(SHEET), *INCLUDE_DOUBTFUL]
 REPORT_COMMAND += option("--pretraining", PRETRAINING_FOLDER)
 if config["statistics"]:
@@ -55,11 +49,7 @@ rule statistics:
     """Compare every pair of groups of patients."""
     input:
         nuclei=of_every_slide("nuclei.parquet"),
-        request=(
-            request_of_cohort("statistics", STATISTICS_SETTINGS, *OF_COHORT[1:])
-            if config["statistics"]
-            else []
-        ),
+        request=lambda w: request_of_cohort("statistics", STATISTICS_SETTINGS, *OF_COHORT[1:]),
     output:
         table="<results>/statistics.tsv",
         patients="<results>/statistics.patients.tsv",
@@ -86,9 +76,7 @@ rule anndata_cohort:
     input:
         nuclei=of_every_slide("nuclei.parquet"),
         table="<results>/cohort.tsv",
-        request=(
-            request_of_cohort("anndata", SHEET_STATE, "cohort.h5ad") if config["anndata"] else []
-        ),
+        request=lambda w: request_of_cohort("anndata", SHEET_STATE, "cohort.h5ad"),
     output:
         h5ad="<results>/cohort.h5ad",
     log:

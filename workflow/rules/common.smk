@@ -46,12 +46,10 @@ def checked(function, *arguments):
         raise WorkflowError(str(error)) from None
 
 
-def to_json(content):
-    return json.dumps(content, indent=1, ensure_ascii=False)
-
-
-def record(path, text):
-    """Write an input of the run and return its path; without a run, that of a new file if it would change."""
+def record(path, content):
+    """Write an input of the run, text or JSON; return its path, or without a run that of a new file if it would change."""
+    is_text = isinstance(content, str)
+    text = content if is_text else json.dumps(content, indent=1, ensure_ascii=False)
     if PLACEHOLDER:
         return path if settings.read_text(path) == text else Path(PLACEHOLDER.name)
     checked(settings.write_if_changed, path, text)
@@ -63,7 +61,7 @@ def planned(path, plan):
     if not workflow.is_main_process:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     result = plan()
-    record(Path(path), to_json(result))
+    record(Path(path), result)
     return result
 
 
@@ -106,8 +104,8 @@ def plan_run():
     slides = list(plan.rows.values())
     validate({"slides": slides}, "../schemas/slides.schema.yaml", set_default=False)
     record(CONFIG, CONFIG_TEXT)
-    record(RESOLVED_MODEL, to_json(plan.model))
-    return plan, record(SHEET, to_json(slides))
+    record(RESOLVED_MODEL, plan.model)
+    return plan, record(SHEET, slides)
 
 
 def requested(job):

@@ -102,3 +102,31 @@ rule tile:
             --output {output.store:q} \
             --ledger {log.ledger:q} >{log.text:q} 2>&1
         """
+
+
+rule small_slides:
+    """Run all steps of a batch of small slides, which take less time than a process needs to start.
+
+    A failed slide fails the job after all other slides of the batch, which the next run skips.
+    """
+    input:
+        rows=lambda wildcards: TODO.rows_of_batch(wildcards.batch),
+        model=model_file,
+    output:
+        done=temp(touch("<results>/logs/batches/{batch}.done")),
+    log:
+        "<results>/logs/batches/{batch}.log",
+    resources:
+        mem_mb=by_attempt(3000),
+        runtime=by_attempt(120),
+    params:
+        results=subpath(output.done, ancestor=3),
+        config=CONFIG,
+        model=model_options,
+    shell:
+        r"""
+        muse run {input.rows:q} --no-report \
+            --config {params.config:q} {params.model:q} \
+            --threads {threads} \
+            --output {params.results:q} >{log:q} 2>&1
+        """
