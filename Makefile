@@ -46,7 +46,7 @@ docs: $(VENV)/develop.stamp  ## build the documentation site in site/
 lint: $(VENV)/develop.stamp  ## check style
 	ruff check .
 	ruff format --check .
-	snakefmt --check workflow
+	snakefmt --check Snakefile workflow
 
 lock: $(VENV)/run.stamp  ## choose the newest versions of all packages for envs/constraints.txt
 	python -m pip install --quiet uv

@@ -159,5 +159,5 @@ def test_plug_ins_of_one_kind_do_not_import_each_other():
 
 
 def test_the_workflow_imports_the_planning_alone():
-    files = [ROOT / "workflow/Snakefile", *(ROOT / "workflow").rglob("*.smk")]
+    files = [ROOT / "Snakefile", ROOT / "workflow/Snakefile", *(ROOT / "workflow").rglob("*.smk")]
     assert not breaches_in_workflow((path.name, path.read_text(encoding="utf-8")) for path in files)

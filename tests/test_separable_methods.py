@@ -12,7 +12,7 @@ TOP = Path(__file__).parents[1]
 COMPANIONS = ("mil", "psm", "trident", "unit")
 COPIED = (
     *("muse_pipeline", "snakemake_logger_plugin_muse", "workflow", "config", "experiments"),
-    *("tests", "pyproject.toml"),
+    *("tests", "Snakefile", "pyproject.toml"),
 )
 KEPT = (
     "tests/test_imports.py",

@@ -308,8 +308,7 @@ def test_the_snakefile_of_a_clone_runs_in_any_folder(tmp_path):
 
     def run(*words):
         command = [
-            *f"{sys.executable} -m snakemake --cores 2".split(),
-            *("--snakefile", str(TOP / "workflow/Snakefile")),
+            *f"{sys.executable} -m snakemake --snakefile {TOP / 'Snakefile'} --cores 2".split(),
             *words,
         ]
         return subprocess.run(
@@ -318,7 +317,7 @@ def test_the_snakefile_of_a_clone_runs_in_any_folder(tmp_path):
 
     found = run("--config", "slides=../slides.tsv", "output=made", "csv=True")
     assert found.returncode == 0, found.stdout + found.stderr
-    assert f"workflow specific profile {TOP / 'workflow/profiles/default'}" in found.stderr
+    assert f"workflow specific profile {TOP / 'profiles/default'}" in found.stderr
     assert (tmp_path / "elsewhere/made/a/nuclei.csv.gz").is_file()
     found = run()
     assert found.returncode == 1 and "there is no config/config.yaml in this folder" in found.stderr
