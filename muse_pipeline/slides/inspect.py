@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def load_tiffslide(slides: Iterable[Path | str]) -> None:
     """Load tiffslide, which takes 0.2 s, if it may be needed: for a file called .tif or .tiff."""
     files = chain.from_iterable((path, *path.glob("*")) for path in map(Path, slides))
     if any(file.suffix.lower() in {".tif", ".tiff"} for file in files):
-        import tiffslide  # noqa: F401
+        with suppress(ImportError):  # other readers may open the slide
+            import tiffslide  # noqa: F401
 
 
 def describe_slide(
