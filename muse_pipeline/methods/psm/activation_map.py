@@ -11,6 +11,7 @@ of the slide, so that later maps need no gradient and do not depend on how the s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -31,6 +32,9 @@ from muse_pipeline.models.muse import MuseBackbone, ResNet50
 from muse_pipeline.proposals.otsu_mask import blend_stains, haematoxylin
 from muse_pipeline.tissue.components import drop_small
 
+# One list per thread, because several threads run windows of a slide through the same network.
+_RECORDED: ContextVar[list[Tensor] | None] = ContextVar("recorded", default=None)
+
 
 class ActivationNetwork(nn.Module):
     """A self-supervised network; gradients of its output with respect to a stage's activations
@@ -43,7 +47,8 @@ class ActivationNetwork(nn.Module):
         super().__init__()
         self.backbone: Backbone = BACKBONES[backbone]()
         self.head = nn.Linear(self.backbone.image_channels, 1)
-        self._blocks = [*_first_stage(self.backbone, backbone)]
+        for block in _first_stage(self.backbone, backbone):
+            block.register_forward_hook(_record)
         self.register_buffer("colour", torch.eye(3, 4), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -58,14 +63,17 @@ class ActivationNetwork(nn.Module):
         ``forward``.
         """
         activations = []
-        hooks = [
-            block.register_forward_hook(lambda *call: activations.append(call[-1]))
-            for block in self._blocks
-        ]
-        output = self(pixels)
-        for hook in hooks:
-            hook.remove()
+        token = _RECORDED.set(activations)
+        try:
+            output = self(pixels)
+        finally:
+            _RECORDED.reset(token)
         return output[:, 0], activations
+
+
+def _record(block: nn.Module, inputs: tuple, output: Tensor) -> None:
+    if (activations := _RECORDED.get()) is not None:
+        activations.append(output)
 
 
 def _first_stage(backbone: Backbone, name: str) -> nn.Sequential:
