@@ -50,7 +50,7 @@ def skip_before_decoder(network, patch):
 
 
 def earlier_taps(network, patch):
-    patch.setattr(network.encoder["encoder"], "taps", (1, 4, 7, 10))
+    patch.setattr(decoder, "TAPS", (1, 4, 7, 10))
 
 
 def tanh_gelu(network, patch):
