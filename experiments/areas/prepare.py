@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -56,7 +57,7 @@ def main() -> None:
         picture = shapely.box(0, 0, *ignored.shape[::-1])
         write_areas(
             output / f"oesophagus/{name}.geojson",
-            {"Region": picture - trace(ignored).buffer(MARGIN_PX)},
+            [("Region", picture - trace(ignored).buffer(MARGIN_PX))],
         )
     print(f"{output}: {len(names)} pictures of the oesophagus")
 
@@ -81,18 +82,18 @@ def trace(mask: np.ndarray) -> shapely.Geometry:
     return shapely.unary_union(runs)
 
 
-def write_areas(path: Path, areas: dict[str, shapely.Geometry]) -> None:
-    """Write areas in px, by class, as annotations of QuPath."""
+def write_areas(path: Path, areas: Iterable[tuple[str, shapely.Geometry]]) -> None:
+    """Write areas in px, each with its class, as annotations of QuPath."""
     features = [
         {
             "type": "Feature",
             "geometry": shapely.geometry.mapping(area),
             "properties": {"objectType": "annotation", "classification": {"name": name}},
         }
-        for name, area in areas.items()
+        for name, area in areas
         if not area.is_empty
     ]
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"type": "FeatureCollection", "features": features})
 
 

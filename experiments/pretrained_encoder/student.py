@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from experiments.areas.prepare import write_areas
 from muse_pipeline import find_nuclei
-from muse_pipeline.core.files import write_json
 from muse_pipeline.core.pictures import PICTURE_SUFFIXES, read_rgb, write_png
 
 SETS = {  # folder of the data set, and um per pixel
@@ -28,19 +28,11 @@ SETS = {  # folder of the data set, and um per pixel
 def write_picture(pixels: np.ndarray, mpp: float, folder: Path, name: str) -> None:
     """Write a picture and its nuclei, which are complete in all of it."""
     nuclei = find_nuclei(pixels, mpp=mpp, model="accurate")
-    areas = [(shapely.box(0, 0, *pixels.shape[1::-1]), "Region*")]
-    areas += zip(nuclei.geometry, nuclei["class"], strict=True)
-    features = [
-        {
-            "type": "Feature",
-            "geometry": shapely.geometry.mapping(area),
-            "properties": {"objectType": "annotation", "classification": {"name": name}},
-        }
-        for area, name in areas
-    ]
+    areas = [("Region*", shapely.box(0, 0, *pixels.shape[1::-1]))]
+    areas += zip(nuclei["class"], nuclei.geometry, strict=True)
+    write_areas(folder / f"labels/{name}.geojson", areas)
+    (folder / "images").mkdir(exist_ok=True)
     write_png(folder / f"images/{name}.png", pixels)
-    labels = {"type": "FeatureCollection", "features": features}
-    write_json(folder / f"labels/{name}.geojson", labels)
 
 
 if __name__ == "__main__":
@@ -51,8 +43,6 @@ if __name__ == "__main__":
     data = parser.parse_args().data
     for name, (source, mpp) in SETS.items():
         folder = data / "prepared/unlabelled" / name
-        for part in ("images", "labels"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
         for path in sorted((data / source).rglob("*")):
             if path.suffix.lower() in PICTURE_SUFFIXES:
                 write_picture(read_rgb(path), mpp, folder, path.stem)

@@ -321,9 +321,10 @@ def find_revision(folder: Path) -> str | None:
         return None
     # All tags are excluded, so that git prints the commit and not a version.
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    how = {"capture_output": True, "text": True, "timeout": 20}
     try:
-        return subprocess.run(command, cwd=folder, check=True, **how).stdout.strip()
+        return subprocess.run(
+            command, cwd=folder, check=True, capture_output=True, text=True, timeout=20
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

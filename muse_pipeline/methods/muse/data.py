@@ -185,7 +185,7 @@ def _read_pictures(
             stain=stain,
             weight=source.weight,
             image=Picture(pixels),
-            index=location,
+            index=NucleusIndex.open(location, pixels.shape[1::-1], mpp),
         )
 
 

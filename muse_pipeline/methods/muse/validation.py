@@ -74,9 +74,6 @@ def read_window(image: LabelledImage, window: PointWindow, window_px: int) -> nd
     return np.pad(pixels, ((top, below), (left, right), (0, 0)), mode="reflect")
 
 
-BATCH = 10  # as in the authors' code
-
-
 class PointSet:
     """P nuclei of known class as points, with label (P,) and patient (P,), in the order of their
     windows; there is at least one.

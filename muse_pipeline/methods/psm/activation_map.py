@@ -224,7 +224,7 @@ class Clusters:
         }
         label = vq(values, self.centres)[0]
         means = mean(rules[settings.foreground], label, range(len(self.centres)))
-        self.foreground = int(np.argmax(means))
+        self.foreground = int(np.nanargmax(means))  # a cluster may be empty
 
     def __call__(self, activation: ndarray, pixels: ndarray, stains: ndarray) -> ndarray:
         """Cluster of each pixel, (...) int, from arguments (...), (..., 3) and (..., 2) as in the

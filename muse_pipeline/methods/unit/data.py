@@ -176,7 +176,7 @@ def read_masks(folder: Path, mpp: float, window_px: int) -> list[InstanceMask]:
             f"{folder}: its masks are at {mask_mpp:g} um/px, but `mpp` is {mpp:g}; make them at"
             f" {mpp:g}"
         )
-    if min(masks[0].instances.shape) < window_px:
+    if min((side for mask in masks for side in mask.instances.shape), default=0) < window_px:
         raise LabelError(
             f"{folder}: contains masks smaller than the windows of {window_px} px; synthesise"
             " larger ones"
