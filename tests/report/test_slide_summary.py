@@ -73,7 +73,7 @@ def test_without_a_store_the_density_is_drawn_on_the_mask(slide_folder):
 def test_no_field_shows_nuclei_that_totals_leave_out(tmp_path, positive):
     facts = {"mpp": 0.5, "cell_um": 16.0, "model_sha256": "", "area_mm2": {"fold": 0.1}}
     facts |= {"asked": ["fold"], "subtract": ["fold"]}
-    folder = write_slide(tmp_path, "folded", positive=positive, facts={"quality": facts})
+    folder = write_slide(tmp_path, "folded", positive=positive, quality=facts)
     assert summarise_slide(folder)["fields"] == []
 
 

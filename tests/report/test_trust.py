@@ -48,7 +48,7 @@ CASES = {
     "same": ({}, "breast", OUT, OUT, OUT, "", OUT),  # its name comes after "again"
     "classes": ({"class_doubt": "check the classes"}, "breast", USE, OUT, OUT, "", OUT),
     "regions": (
-        {"facts": {"regions": REGIONS | {"n_judged": 1000, "n_unlike_region": 400}}},
+        {"regions": REGIONS | {"n_judged": 1000, "n_unlike_region": 400}},
         *("breast", USE, USE, USE, "", OUT),
     ),
     "membranes": (MEMBRANES, "breast", USE, "", "", OUT, OUT),
@@ -65,12 +65,12 @@ CASES = {
     "mpp": ({"warnings": ["the mpp, 1 um"]}, "breast", MARK, MARK, MARK, "", MARK),
     "tissue": ({"colour_warnings": [f"{TISSUE_DOUBT}pen"]}, "breast", MARK, MARK, MARK, "", MARK),
     "picture": ({"warnings": [f"2 {SEVERAL}"]}, "breast", MARK, MARK, MARK, "", MARK),
-    "artefacts": ({"facts": {"quality": QUALITY}}, "breast", MARK, MARK, MARK, "", MARK),
+    "artefacts": ({"quality": QUALITY}, "breast", MARK, MARK, MARK, "", MARK),
     "organ": ({}, "colon", USE, MARK, USE, "", USE),
     "no_organ": ({}, "", USE, MARK, MARK, "", MARK),
     "third_stain": (STATED | {"colour_warnings": [NOT_FOUND]}, "breast", USE, "", "", MARK, OUT),
     "unmapped": (
-        {"facts": {"regions": {"source": "model", "status": "failed", "reason": "no model"}}},
+        {"regions": {"source": "model", "status": "failed", "reason": "no model"}},
         *("breast", USE, USE, USE, "", ""),
     ),
     "partner": ({}, "breast", USE, USE, USE, "", USE),
@@ -95,9 +95,8 @@ def cohort(tmp_path_factory):
             shutil.copytree(results / "again", results / name)
         else:
             positive = small[2] == 1 if finding in ("ihc", "membranes", "third_stain") else None
-            given = {"appearance": OK, "positive": positive, "drawing": small} | how
-            given["facts"] = {"card": card, "regions": REGIONS} | how.get("facts", {})
-            folder = write_slide(results, name, **given)
+            given = {"appearance": OK, "positive": positive, "card": card, "regions": REGIONS} | how
+            folder = write_slide(results, name, small, **given)
             shutil.rmtree(folder / "image-500nm.zarr")  # drawing overlays takes time
         path = slide_path("again" if finding == "same" else name)
         partner = {"partner": "ihc.svs"} if finding == "partner" else {}

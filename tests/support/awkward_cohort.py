@@ -14,16 +14,14 @@ import cv2
 import numpy as np
 import yaml
 from drawn import paint
-from nuclei_example import drawn_provenance
+from nuclei_example import write_table
 from openslide import OpenSlide
 from slide_files import write_leica
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.types import Frame
 from muse_pipeline.inference.stains import DAB
-from muse_pipeline.nuclei.parquet import NucleiWriter, OptionalColumns
-from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
-from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.nuclei.parquet import OptionalColumns
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.tissue.stain import TEXTBOOK
 
@@ -225,18 +223,12 @@ def write_patient(folder: Path, rng: np.random.Generator, case: int, doubt: dict
     )
     nuclei.rays *= 1 + 0.06 * (case % 2) + rng.normal(0, 0.05)
     nuclei.prob = np.eye(3, dtype=np.float32)[label]
-    rings = rays_to_rings(nuclei.xy, nuclei.rays, mpp)
     features = {
         "h_mean": rng.uniform(0, 1, n),
         "h_ring_mean": np.full(n, case if case < 3 else np.nan),
     }
-    columns = {**measure_shapes(rings, mpp), **features}
-    facts = {"slide_id": folder.name, "slide_mpp": mpp, **doubt}
-    facts["fingerprint"] = f"of {folder.name}"
+    facts = {"slide_id": folder.name, "fingerprint": f"of {folder.name}", "slide_mpp": mpp, **doubt}
     facts["card"] = {"classes": [{"name": name, "color": [1, 2, 3]} for name in classes]}
-    optional = OptionalColumns(features=list(features))
-    with NucleiWriter(
-        folder / "nuclei.parquet", classes, drawn_provenance(**facts), 8, optional
-    ) as writer:
-        writer.write(nuclei, rings_to_polygons(rings)[0], columns)
+    more = {"columns": features, "optional": OptionalColumns(features=list(features))}
+    write_table(folder / "nuclei.parquet", nuclei, classes, mpp, **more, **facts)
     np.savez(folder / "tissue.npz", area_mm2=rng.uniform(0.1, 0.2))

@@ -10,16 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from drawn import ArraySlide
+from nuclei_example import write_table
 from PIL import Image
 
 from muse_pipeline.cohort.ledgers import STEPS
 from muse_pipeline.core.files import write_json
-from muse_pipeline.core.provenance import Provenance
 from muse_pipeline.core.types import ARTEFACTS, Frame, SlideInfo
 from muse_pipeline.inference.stains import POSITIVE_OD
-from muse_pipeline.nuclei.parquet import NucleiWriter, OptionalColumns
-from muse_pipeline.nuclei.rays import rays_to_rings, rings_to_polygons
-from muse_pipeline.nuclei.shape import measure_shapes
+from muse_pipeline.nuclei.parquet import OptionalColumns
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.write import StoreOptions, write_store
 from muse_pipeline.tissue.mask import TissueMask
@@ -79,55 +77,31 @@ def write_slide(
     mpp=None,
     warnings=(),
     colour_warnings=(),
-    full_windows=(),
     corrupt=(),
-    appearance=None,
-    model=MODEL,
     annotations=(),
-    doubt="",
-    class_doubt="",
-    positive=None,
-    facts=None,
+    **of_nuclei,
 ) -> Path:
     """Write the results of a slide whose level 0 is ``drawing`` enlarged ``enlarged`` times, with
-    the (x, y) ``mpp``.
-
-    ``annotations`` are those of its ROI, ``doubt`` is the warning about the size of its nuclei,
-    ``class_doubt`` the warning about the nuclei of one class, ``positive`` (N,) is True for
-    positive nuclei, and ``facts`` are further entries of the provenance. With ``regions`` in them,
-    all nuclei lie in the first region.
+    the (x, y) ``mpp``; ``annotations`` are those of its ROI, and ``of_nuclei`` is for
+    ``write_nuclei``.
     """
     pixels, xy, label = drawing if drawing is not None else draw_tissue()
-    level0 = pixels.repeat(enlarged, 0).repeat(enlarged, 1)
-    slide = ArraySlide([level0], corrupt)
-    known = slide.info(mpp=mpp or (MPP / enlarged,) * 2, slide_id=slide_id).to_dict()
-    content = hashlib.sha256(slide_id.encode()).hexdigest()
-    info = SlideInfo.from_dict(
-        {**known, "path": slide_path(slide_id), "fingerprint": content, "warnings": warnings}
+    slide = ArraySlide([pixels.repeat(enlarged, 0).repeat(enlarged, 1)], corrupt)
+    info = replace(
+        slide.info(mpp or (MPP / enlarged,) * 2, slide_id),
+        path=slide_path(slide_id),
+        fingerprint=hashlib.sha256(slide_id.encode()).hexdigest(),
+        warnings=tuple(warnings),
     )
     folder = results / slide_id
     write_json(folder / "slide.json", info.to_dict())
-    write_json(
-        folder / "colour.json",
-        {"macenko": None, "n_pixels": 0, "mpp": 2.0, "warnings": list(colour_warnings)},
-    )
+    colour = {"macenko": None, "n_pixels": 0, "mpp": 2.0, "warnings": list(colour_warnings)}
+    write_json(folder / "colour.json", colour)
     tissue = replace(find_pink(pixels), annotations=tuple(annotations))
     tissue.save(folder / "tissue.npz")
     Image.fromarray(pixels).save(folder / "tissue.png")
     write_store(slide, info, tissue, folder / "image-500nm.zarr", StoreOptions(MPP, 0.5))
-    write_nuclei(
-        folder,
-        info,
-        xy * enlarged,
-        label,
-        full_windows,
-        appearance,
-        model,
-        doubt,
-        class_doubt,
-        positive,
-        facts,
-    )
+    write_nuclei(folder, info, xy * enlarged, label, **of_nuclei)
     with gzip.open(folder / "nuclei.geojson.gz", "wb") as file:
         file.write(b'{"type": "FeatureCollection", "features": []}')
     for step in STEPS:
@@ -147,82 +121,52 @@ def find_pink(pixels: np.ndarray) -> TissueMask:
 
 
 def write_nuclei(
-    folder: Path,
-    info: SlideInfo,
-    xy_level0,
-    label,
-    full_windows=(),
-    appearance=None,
-    model=MODEL,
-    doubt="",
-    class_doubt="",
-    positive=None,
-    facts=None,
+    folder: Path, info: SlideInfo, xy, label, *, positive=None, doubt="", class_doubt="", **facts
 ) -> None:
-    nuclei = Nuclei(
-        xy_level0,
-        Frame.LEVEL0,
-        rays=RADIUS_UM[label][:, None].repeat(32, 1),
-        label=label,
-        prob=np.eye(len(CLASSES))[label],
-        dab_od=None if positive is None else np.where(positive, 0.7, 0.05)[:, None],
-    )
-    rings = rays_to_rings(nuclei.xy, nuclei.rays, info.mpp)
-    positive_od = None if positive is None else POSITIVE_OD
-    made = provenance(
-        info,
-        full_windows=list(full_windows),
-        model=model,
-        appearance=appearance,
-        nuclear_size={"median_area_um2": 30.5, "mean_class_probability": 0.91, "doubt": doubt},
-        class_sizes={"by_class": {}, "doubt": class_doubt},
-        positive_od=positive_od,
-        **(facts or {}),
-    )
-    shapes = measure_shapes(rings, info.mpp)
-    regions = [region.name for region in made.regions.classes or ()] if made.regions else None
-    if regions is not None:
-        inside = np.full(len(label), 0 if regions else -1, np.int32)
-        far = np.full(len(label), -400.0)
-        shapes |= {"region": inside, "region_prob": np.ones(len(label)), "border_distance_um": far}
-    if made.quality:  # all nuclei lie in folds
-        shapes["quality"] = np.full(len(label), ARTEFACTS.index("fold"), np.int32)
-    artefacts = list(ARTEFACTS) if made.quality else None
-    optional = OptionalColumns(positive_od=positive_od, regions=regions, artefacts=artefacts)
-    with NucleiWriter(folder / "nuclei.parquet", list(CLASSES), made, 32, optional) as writer:
-        writer.write(nuclei, rings_to_polygons(rings)[0], shapes)
+    """Write round nuclei; ``positive`` (N,) is True for positive ones.
+
+    ``doubt`` and ``class_doubt`` are the warnings about the size of all nuclei and of one class,
+    ``facts`` further entries of the provenance. With ``regions`` in them, all nuclei lie in the
+    first region, and with ``quality`` in folds.
+    """
+    dab_od = None if positive is None else np.where(positive, 0.7, 0.05)[:, None]
+    rays, prob = RADIUS_UM[label][:, None].repeat(32, 1), np.eye(len(CLASSES))[label]
+    nuclei = Nuclei(xy, Frame.LEVEL0, rays=rays, label=label, prob=prob, dab_od=dab_od)
+    facts |= {"positive_od": None if positive is None else POSITIVE_OD}
+    sizes = {"median_area_um2": 30.5, "mean_class_probability": 0.91, "doubt": doubt}
+    facts |= {"nuclear_size": sizes, "class_sizes": {"by_class": {}, "doubt": class_doubt}}
+    columns, optional = {}, {"positive_od": facts["positive_od"]}
+    if regions := facts.get("regions"):
+        names = [region["name"] for region in regions.get("classes", ())]
+        columns["region"] = np.full(len(label), 0 if names else -1, np.int32)
+        columns["region_prob"] = np.ones(len(label))
+        columns["border_distance_um"] = np.full(len(label), -400.0)
+        optional["regions"] = names
+    if "quality" in facts:
+        columns["quality"] = np.full(len(label), ARTEFACTS.index("fold"), np.int32)
+        optional["artefacts"] = ARTEFACTS
+    optional = OptionalColumns(**optional)
+    write_finished(folder, info, nuclei, columns=columns, optional=optional, **facts)
 
 
-def provenance(info: SlideInfo, **changes) -> Provenance:
+def write_finished(folder: Path, info: SlideInfo, nuclei: Nuclei, **more) -> None:
+    """Write the table of the nuclei of a slide; ``more`` is for ``nuclei_example.write_table``."""
     known = {
         "slide_id": info.slide_id,
         "fingerprint": info.fingerprint,
         "slide_mpp": list(info.mpp),
         "mpp_source": info.mpp_source,
         "reader": info.reader,
-        "bounds": None,
         "model": MODEL,
-        "provider": "cpu",
-        "colour": None,
-        "n_windows": 6,
-        "corrupt_fraction": 0.0,
-        "tissue_sha256": None,
         "card": CARD,
-        "versions": {"muse-pipeline": "0.1.0"},
-        "full_windows": [],
+        "n_windows": 6,
     }
-    return Provenance.from_dict(known | changes)
+    write_table(folder / "nuclei.parquet", nuclei, list(CLASSES), info.mpp, **known | more)
 
 
 def write_ledger(folder: Path, step: str, status="ok", reason="", file_name=None) -> None:
-    entry = {
-        "step": step,
-        "status": status,
-        "reason": reason,
-        "seconds": 1.5,
-        "peak_memory_mib": 210,
-    }
-    write_json(folder / f"ledger/{file_name or step}.json", entry)
+    entry = {"step": step, "status": status, "reason": reason, "seconds": 1.5}
+    write_json(folder / f"ledger/{file_name or step}.json", entry | {"peak_memory_mib": 210})
 
 
 def row(slide_id: str, **changes) -> dict:

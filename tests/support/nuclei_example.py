@@ -49,23 +49,27 @@ def draw_nuclei(n, seed=0, side_px=40_000):
     )
 
 
-def write_table(path, nuclei, classes, mpp, provenance):
-    """Write a table of nuclei with their outlines and shapes, and return its path."""
-    rings = rays_to_rings(np.nan_to_num(nuclei.xy), nuclei.rays, mpp)
-    with NucleiWriter(path, classes, provenance, nuclei.rays.shape[1]) as writer:
-        writer.write(nuclei, rings_to_polygons(rings)[0], measure_shapes(rings, mpp))
+def write_table(
+    path, nuclei, classes=CLASSES, mpp=MPP, *, columns=None, optional=None, batch=50_000, **facts
+):
+    """Write a table of nuclei with their outlines, shapes and further ``columns``; return its path.
+
+    ``facts`` are entries of the provenance.
+    """
+    optional, made = optional or OptionalColumns(), drawn_provenance(**facts)
+    with NucleiWriter(path, classes, made, nuclei.rays.shape[1], optional) as writer:
+        for first in range(0, len(nuclei), batch):
+            part = nuclei[first : first + batch]
+            rings = rays_to_rings(np.nan_to_num(part.xy), part.rays, mpp)
+            shapes = measure_shapes(rings, mpp) | (columns or {})
+            writer.write(part, rings_to_polygons(rings)[0], shapes)
     return path
 
 
 def write_example(path, nuclei, batch=50_000):
     positive_od = 0.2 if nuclei.dab_od.size else None
     optional = OptionalColumns(embedding_dim=nuclei.embedding.shape[1], positive_od=positive_od)
-    with NucleiWriter(path, CLASSES, drawn_provenance(), 32, optional) as writer:
-        for first in range(0, len(nuclei), batch):
-            part = nuclei[first : first + batch]
-            rings = rays_to_rings(part.xy, part.rays, MPP)
-            writer.write(part, rings_to_polygons(rings)[0], measure_shapes(rings, MPP))
-    return path
+    return write_table(path, nuclei, optional=optional, batch=batch)
 
 
 def slide_info(bounds=None):

@@ -11,7 +11,7 @@ import yaml
 from drawn import ArraySlide
 from drawn_tissue import draw_labelled_tissue
 from labelled import draw_labelled_folder
-from nuclei_example import drawn_provenance, write_table
+from nuclei_example import write_table
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.types import Frame
@@ -82,7 +82,6 @@ def write_proposals(
     """Write a table of nuclei of one class at positions (N, 2) in level-0 px."""
     n = len(xy)
     card = {"classes": [{"name": "Nucleus", "color": [1, 2, 3]}]}
-    output = drawn_provenance(slide_id=slide_id, fingerprint=fingerprint, card=card)
     nuclei = Nuclei(
         xy=xy,
         frame=Frame.LEVEL0,
@@ -91,4 +90,5 @@ def write_proposals(
         score=np.ones(n),
         prob=np.ones((n, 1)),
     )
-    return write_table(path, nuclei, ["Nucleus"], (MPP, MPP), output)
+    facts = {"slide_id": slide_id, "fingerprint": fingerprint, "card": card}
+    return write_table(path, nuclei, ["Nucleus"], (MPP, MPP), **facts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from nuclei_example import drawn_provenance, write_table
+from nuclei_example import write_table
 
 from muse_pipeline.core.files import write_json
 from muse_pipeline.core.types import Frame
@@ -39,7 +39,7 @@ def write_result(
     }
     path = folder / slide_id / "nuclei.parquet"
     nuclei.prob = np.eye(2, dtype=np.float32)[nuclei.label]
-    write_table(path, nuclei, CLASSES, MPP, drawn_provenance(**provenance))
+    write_table(path, nuclei, CLASSES, MPP, **provenance)
     if size_px:
         write_json(path.with_name("slide.json"), {"size_px": size_px})
     return path

@@ -5,25 +5,19 @@ viewer.
 import json
 
 import numpy as np
-from finished_slide import CLASSES, MPP, draw_tissue, provenance, write_slide
-from nuclei_example import write_table
+from finished_slide import CLASSES, draw_tissue, write_finished, write_slide
 
 from muse_pipeline.core.types import Frame
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.slides.inspect import read_info
-
-HOSTILE = "<script>alert(1)<\u2215script>\"'&amp; 肿瘤"
 
 
 def draw_nuclei(xy, label, seed=0) -> Nuclei:
     """Nuclei with varied outlines, scores and probabilities at positions in level-0 px."""
     random = np.random.default_rng(seed)
     angles = 2 * np.pi * np.arange(32) / 32
-    waves = (
-        1
-        + 0.25 * np.cos(2 * angles + random.uniform(0, 6, (len(xy), 1)))
-        + random.uniform(-0.05, 0.05, (len(xy), 32))
-    )
+    waves = 1 + 0.25 * np.cos(2 * angles + random.uniform(0, 6, (len(xy), 1)))
+    waves += random.uniform(-0.05, 0.05, (len(xy), 32))
     sure = random.uniform(0.4, 0.99, len(xy))
     prob = np.repeat((1 - sure)[:, None] / (len(CLASSES) - 1), len(CLASSES), 1)
     prob[np.arange(len(xy)), label] = sure
@@ -39,16 +33,14 @@ def draw_nuclei(xy, label, seed=0) -> Nuclei:
 
 
 def write_nuclei(folder, nuclei: Nuclei) -> None:
-    info = read_info(folder / "slide.json")
-    write_table(folder / "nuclei.parquet", nuclei, list(CLASSES), info.mpp, provenance(info))
+    write_finished(folder, read_info(folder / "slide.json"), nuclei)
 
 
-def write_uneven_slide(results, slide_id: str, seed=0):
+def write_uneven_slide(results, slide_id: str):
     """Write a finished slide at 0.25 um/px with varied nuclei, and return its folder."""
-    pixels, xy, label = draw_tissue(seed=seed)
+    pixels, xy, label = draw_tissue()
     folder = write_slide(results, slide_id, (pixels, xy, label))
-    info = read_info(folder / "slide.json")
-    write_nuclei(folder, draw_nuclei(xy * MPP / info.mpp[0], label, seed))
+    write_nuclei(folder, draw_nuclei(2 * xy, label))
     return folder
 
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from finished_slide import CLASSES, GLASS, draw_tissue, write_slide
+from finished_slide import CLASSES, GLASS, HOSTILE, draw_tissue, write_slide
 from PIL import Image
-from uneven_slide import HOSTILE, draw_nuclei, read_slide, write_nuclei, write_uneven_slide
+from uneven_slide import draw_nuclei, read_slide, write_nuclei, write_uneven_slide
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.nuclei.parquet import PROVENANCE_KEY, read_nuclei

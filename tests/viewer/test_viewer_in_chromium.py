@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import pytest
 import shapely
+from finished_slide import HOSTILE
 from scipy.spatial import cKDTree
-from uneven_slide import HOSTILE, read_slide, write_uneven_slide
+from uneven_slide import read_slide, write_uneven_slide
 from viewer_tab import CENTRE, LEVEL0_UM, LOWEST_CONTRAST, fragment, is_color
 
 from muse_pipeline.nuclei.arrow import to_numpy
