@@ -39,13 +39,8 @@ def steps(tmp_path_factory) -> dict[str, list[str]]:
     commands = step_commands(folder / "S.tif", folder / "results/S")
     sheet = folder / "sheet.json"
     write_json(sheet, [{"slide_id": "S", "path": str(folder / "S.tif")}])
-    outputs = [
-        "--output",
-        str(folder / "results/report.html"),
-        "--table",
-        str(folder / "results/cohort.tsv"),
-    ]
-    commands.append(["report", str(folder / "results"), "--slides", str(sheet), *outputs])
+    outputs = f"--output {folder}/results/report.html --table {folder}/results/cohort.tsv"
+    commands.append(f"report {folder}/results --slides {sheet} {outputs}".split())
     for command in commands:
         assert main(command) == 0, command
     return {step_of(command): command for command in commands}
@@ -143,11 +138,7 @@ def test_a_full_disk_of_temporary_files_is_named(mount, tmp_path):
         [
             sys.executable,
             "-m",
-            "muse_pipeline.cli.main",
-            "demo-slide",
-            "--area-mm2",
-            "0.1",
-            tmp_path / "demo",
+            *f"muse_pipeline.cli.main demo-slide --area-mm2 0.1 {tmp_path}/demo".split(),
         ],
         env={**os.environ, "TMPDIR": str(disk)},
         capture_output=True,

@@ -4,14 +4,13 @@ partners, and configs.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
-import yaml
+from drawn_labels import box, geojson
 from labelled import draw_labelled_folder
-from pretraining import MPP, draw_slide
+from pretraining import MPP, draw_slide, write_config
 
 from muse_pipeline.core.pictures import list_pictures, read_rgb, write_png
 from muse_pipeline.nuclei.parquet import read_nuclei
@@ -28,16 +27,9 @@ SETTINGS = {
 }
 
 
-def write_paired_config(folder: Path, sources: list[dict], name: str = "tiny", **settings) -> Path:
-    """Write a config: ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys
-    of its section.
-    """
-    values = {**SETTINGS, "sources": sources}
-    for key, value in settings.items():
-        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+def write_paired_config(folder: Path, sources: list[dict], **settings) -> Path:
+    """Write ``tiny.yaml``, as ``pretraining.write_config`` does."""
+    return write_config(folder / "tiny.yaml", sources, SETTINGS, **settings)
 
 
 def draw_paired_slide(folder: Path) -> dict:
@@ -47,15 +39,8 @@ def draw_paired_slide(folder: Path) -> dict:
     draw_slide(folder)
     shutil.copytree(folder / "image-500nm.zarr", folder / "partner.zarr")
     xy = read_nuclei(folder / "proposals.parquet").xy
-    squares = [
-        [(x - 5, y - 5), (x + 5, y - 5), (x + 5, y + 5), (x - 5, y + 5), (x - 5, y - 5)]
-        for x, y in xy
-    ]
-    shapes = [{"type": "Polygon", "coordinates": [ring]} for ring in squares]
-    features = [{"type": "Feature", "geometry": shape, "properties": {}} for shape in shapes]
-    (folder / "nuclei.geojson").write_text(
-        json.dumps({"type": "FeatureCollection", "features": features})
-    )
+    squares = [(box(x - 5, y - 5, x + 5, y + 5), None) for x, y in xy]
+    (folder / "nuclei.geojson").write_text(geojson(*squares))
     return {
         "store": str(folder / "image-500nm.zarr"),
         "proposals": str(folder / "proposals.parquet"),

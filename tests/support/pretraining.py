@@ -32,11 +32,11 @@ SETTINGS = {
 }
 
 
-def write_config(path: Path, sources: list[dict], **settings) -> Path:
-    """Write a config: ``SETTINGS`` with these sources; a dict in ``settings`` changes single keys
+def write_config(path: Path, sources: list[dict], base: dict = SETTINGS, **settings) -> Path:
+    """Write a config: ``base`` with these sources; a dict in ``settings`` changes single keys
     of its section.
     """
-    values = {**SETTINGS, "sources": sources}
+    values = {**base, "sources": sources}
     for name, value in settings.items():
         values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
     path.write_text(yaml.safe_dump(values))

@@ -63,23 +63,17 @@ class ToyGan(Method):
 
     def turn_parameters(self, turn: str) -> Iterator[tuple[str, nn.Parameter]]:
         """The reader is trained in the turn of the generator."""
-        is_discriminator = turn == "discriminator"
-        every = self.named_parameters()
-        return (
-            (name, one)
-            for name, one in every
-            if name.startswith("discriminator") == is_discriminator
-        )
+        for name, parameter in self.named_parameters():
+            if name.startswith("discriminator") == (turn == "discriminator"):
+                yield name, parameter
 
     def losses(self, batch: tuple[Tensor, Tensor], turn: str, progress: float) -> dict[str, Tensor]:
         """Losses of a batch of masks (B, 1, S, S), 0 to 1, and pictures (B, 3, S, S), 0 to 255."""
         masks, pictures = batch
         rendered = 255 * self.generator(masks).sigmoid()
         if turn == "discriminator":
-            real, false = (
-                self.discriminator(pictures / 255),
-                self.discriminator(rendered.detach() / 255),
-            )
+            real = self.discriminator(pictures / 255)
+            false = self.discriminator(rendered.detach() / 255)
             return {"loss": (real - 1).square().mean() + false.square().mean()}
         deceived = (self.discriminator(rendered / 255) - 1).square().mean()
         logit = self.reader(rendered, torch.eye(3, 4, device=rendered.device)).centre
@@ -99,13 +93,8 @@ class ToyGanStage(TrainingStage[StageConfig, Tensor]):
         return Inputs((self.config,), self.config.start)
 
     def read(self, log: Log) -> Tensor:
-        """The upper left corner (N, 3, S, S) of each picture."""
-        pixels = [
-            read_rgb(path, "")[:SIDE_PX, :SIDE_PX] for path in list_pictures(self.config.images)
-        ]
-        return torch.stack(
-            [torch.from_numpy(one.copy()).permute(2, 0, 1).float() for one in pixels]
-        )
+        """The pictures."""
+        return read_corners(self.config.images)
 
     def build(self, data: Tensor) -> ToyGan:
         """A method with a new reader; the other networks come from ``start`` if there is one."""
@@ -134,31 +123,38 @@ class ToyGanStage(TrainingStage[StageConfig, Tensor]):
 
     def checkpoint(self, data: Tensor, method: ToyGan) -> Checkpoint:
         """A checkpoint of the reader as a detector, with the other networks as extra weights."""
-        config = detector_config(self.config.name, self.config.schedule)
         others = {"generator": method.generator, "discriminator": method.discriminator}
-        reader = method.trained()
-        return Checkpoint(
-            reader.backbone.state_dict(),
-            reader.head.state_dict(),
-            describe_detector(config, ColourReference(method="identity")),
-            {name: network.state_dict() for name, network in others.items()},
-        )
+        return toy_checkpoint(self.config, method.trained(), **others)
 
 
-def detector_config(name: str, schedule: Schedule) -> DetectorConfig:
-    """The settings that the checkpoint of a toy method states for its detector."""
-    return DetectorConfig(
-        name=name,
+def read_corners(folder: Path) -> Tensor:
+    """The upper left corner (N, 3, S, S) of each picture of a folder."""
+    pixels = [read_rgb(path, "")[:SIDE_PX, :SIDE_PX].copy() for path in list_pictures(folder)]
+    return torch.stack([torch.from_numpy(one).permute(2, 0, 1).float() for one in pixels])
+
+
+def toy_checkpoint(
+    config: ToyGanConfig, detector: NucleusDetector, **others: nn.Module
+) -> Checkpoint:
+    """A checkpoint of the detector of a toy method, with ``others`` as extra weights."""
+    settings = DetectorConfig(
+        name=config.name,
         backbone="muse_compact_16",
         mpp=0.5,
         classes=(NucleusClass("Nucleus", (128, 64, 192)),),
         sources=(),
-        schedule=schedule,
+        schedule=config.schedule,
         licence="CC0-1.0",
         training_data="drawn discs",
         n_rays=N_RAYS,
         colour="identity",
         export=ExportSettings(input_px=192, capacity=200),
+    )
+    return Checkpoint(
+        detector.backbone.state_dict(),
+        detector.head.state_dict(),
+        describe_detector(settings, ColourReference(method="identity")),
+        {name: network.state_dict() for name, network in others.items()},
     )
 
 

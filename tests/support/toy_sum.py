@@ -1,5 +1,5 @@
-"""A sum of two methods that share a network; the first trains on pairs, the second on pictures and
-their half turns.
+"""A sum of two methods that share a network: the first trains on pairs of a picture and a partner,
+which shows where nuclei are and exists only in training, the second on pictures and half turns.
 """
 
 from __future__ import annotations
@@ -11,30 +11,46 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from toy_pairs import ToyPairsConfig, ToyPairsStage, draw_pairs
+from torch.nn import functional
+from toy_gan import N_RAYS, ToyGanConfig, read_corners, toy_checkpoint
 
 from muse_pipeline.models.detector import NucleusDetector
+from muse_pipeline.training.checkpoint import Checkpoint
 from muse_pipeline.training.method import Method, WeightedSum
-from muse_pipeline.training.recipe import RECIPES, Recipe, Stage
+from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
+from muse_pipeline.training.run import Inputs, Log
 
 
 @dataclass(frozen=True)
-class ToySumConfig(ToyPairsConfig):
+class ToySumConfig(ToyGanConfig):
     """Settings."""
 
     method: str = "toy_sum"
 
 
-class HalfTurn(Method):
-    """Train the centre map to turn with the picture.
-
-    Args:
-        network: the network, shared with the other method.
-    """
+class Pairs(Method):
+    """Train the centre map of ``network`` to follow the partner."""
 
     def __init__(self, network: NucleusDetector):
         super().__init__()
         self.network = network
+
+    def losses(self, batch: tuple[Tensor, Tensor], turn: str, progress: float) -> dict[str, Tensor]:
+        """The loss of a batch of pictures (B, 3, S, S), 0 to 255, and partners (B, 1, S, S), 0 to
+        1.
+        """
+        pictures, partners = batch
+        logit = self.network(pictures, torch.eye(3, 4, device=pictures.device)).centre
+        target = functional.avg_pool2d(partners, 4)
+        return {"loss": functional.binary_cross_entropy_with_logits(logit, target)}
+
+    def trained(self) -> NucleusDetector:
+        """The network."""
+        return self.network
+
+
+class HalfTurn(Pairs):
+    """Train the centre map of ``network`` to turn with the picture."""
 
     def losses(self, batch: Tensor, turn: str, progress: float) -> dict[str, Tensor]:
         """The loss of a batch of pictures (B, 3, S, S), 0 to 255."""
@@ -42,25 +58,37 @@ class HalfTurn(Method):
         one, other = (self.network(pixels, colour).centre for pixels in (batch, batch.flip(2, 3)))
         return {"loss": (one - other.flip(2, 3)).square().mean()}
 
-    def trained(self) -> NucleusDetector:
-        """The network."""
-        return self.network
 
-
-class ToySumStage(ToyPairsStage):
+class ToySumStage(TrainingStage[ToySumConfig, Tensor]):
     """The only stage."""
 
-    def build(self, data: list) -> WeightedSum:
-        """Both methods on one network."""
-        pairs = super().build(data)
-        return WeightedSum(
-            {"pairs": pairs, "half turn": HalfTurn(pairs.network)}, {"pairs": 1.0, "half turn": 0.1}
-        )
+    def inputs(self) -> Inputs:
+        """The config, which names the pictures."""
+        return Inputs((self.config,))
 
-    def batches(self, data: list, device: torch.device) -> Callable[[int], dict[str, Any]]:
-        """A batch for each method: the pairs, and their pictures alone for the half turn."""
-        draw = draw_pairs(data, device)
-        return lambda number: {"pairs": (batch := draw(number)), "half turn": batch[0]}
+    def read(self, log: Log) -> Tensor:
+        """The pictures."""
+        return read_corners(self.config.images)
+
+    def build(self, data: Tensor) -> WeightedSum:
+        """Both methods on one network."""
+        network = NucleusDetector("muse_compact_16", "dense", 1, N_RAYS)
+        methods = {"pairs": Pairs(network), "half turn": HalfTurn(network)}
+        return WeightedSum(methods, {"pairs": 1.0, "half turn": 0.1})
+
+    def batches(self, data: Tensor, device: torch.device) -> Callable[[int], dict[str, Any]]:
+        """A batch for each method: two pictures in turn, whose partners mark their dark pixels."""
+
+        def draw(number: int) -> dict[str, Any]:
+            pictures = data[torch.tensor([number, number + 1]) % len(data)].to(device)
+            partners = (pictures.mean(1, keepdim=True) < 180).float()
+            return {"pairs": (pictures, partners), "half turn": pictures}
+
+        return draw
+
+    def checkpoint(self, data: Tensor, method: WeightedSum) -> Checkpoint:
+        """A checkpoint with the network as a detector."""
+        return toy_checkpoint(self.config, method.trained())
 
 
 @RECIPES.register("toy_sum")
