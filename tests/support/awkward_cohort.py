@@ -13,17 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import yaml
-from drawn import paint
+from drawn_ihc import BROWN, HAEMATOXYLIN, mix_stains
 from nuclei_example import write_table
 from openslide import OpenSlide
 from slide_files import write_leica
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.types import Frame
-from muse_pipeline.inference.stains import DAB
 from muse_pipeline.nuclei.parquet import OptionalColumns
 from muse_pipeline.nuclei.table import Nuclei
-from muse_pipeline.tissue.stain import TEXTBOOK
 
 INTENSITIES, EXPAND_UM, SUBTRACT = (0.3, 0.5, 0.7), 6.0, ("blurred",)
 BLURRED_PX = 1500  # first column of S1 that is out of focus
@@ -32,12 +30,7 @@ S1\tS1.scn\tP\thigh\tH&E\troi.geojson\tregions.geojson
 S2\tS2.scn\tP\thigh\tH&E\t\t
 S3\tS3.scn\tP\tlow\tKi-67\t\tstained.geojson
 """
-CORES = [
-    (row, column)
-    for row in range(27)
-    for column in range(2)
-    if (row, column) not in {(1, 1), (25, 0)}
-]
+CORES = sorted({(row, column) for row in range(27) for column in range(2)} - {(1, 1), (25, 0)})
 CORE_UM, PITCH_UM, MICROARRAY_MPP = 100.0, 330.0, (0.9, 0.98)
 
 
@@ -68,8 +61,7 @@ def run_sheet(sheet: Path, output: Path, shards: int, threads: int) -> Path:
         "measurements": ["h_mean"],
     }
     config.write_text(yaml.safe_dump(settings))
-    words = f"run {sheet} -o {output} --threads {threads} --config {config}".split()
-    assert main([*map(str, words)]) == 0
+    assert main(f"run {sheet} -o {output} --threads {threads} --config {config}".split()) == 0
     return output
 
 
@@ -82,22 +74,13 @@ def write_folded(folder: Path, pixels: np.ndarray) -> None:
     cv2.line(pixels, (1200, 200), (2300, 1500), (40, 60, 150), 260, cv2.LINE_AA)
     pixels[:, BLURRED_PX:] = cv2.GaussianBlur(pixels[:, BLURRED_PX:], (0, 0), 8)
     write_leica(folder / "S1.scn", pixels, (0.27, 0.23), (400, 600))
-    write_areas(
-        folder / "roi.geojson",
-        [
-            (
-                None,
-                "most",
-                [[(150, 100), (2500, 150), (2450, 2000), (150, 2000)], square(1000, 1000, 130)],
-            ),
-            ("Tumor: Positive", None, [square(700, 700, 320)]),
-            ("Ignore*", None, [square(500, 1300, 140)]),
-        ],
-    )
-    write_areas(
-        folder / "regions.geojson",
-        [("Tumour", None, [square(900, 1000, 600)]), ("Gland", None, [square(1000, 900, 250)])],
-    )
+    most = [(150, 100), (2500, 150), (2450, 2000), (150, 2000)]
+    areas = [(None, "most", [most, square(1000, 1000, 130)])]
+    areas += [("Tumor: Positive", None, [square(700, 700, 320)])]
+    write_areas(folder / "roi.geojson", [*areas, ("Ignore*", None, [square(500, 1300, 140)])])
+    tumour, gland = square(900, 1000, 600), square(1000, 900, 250)
+    areas = [("Tumour", None, [tumour]), ("Gland", None, [gland])]
+    write_areas(folder / "regions.geojson", areas)
 
 
 def square(x: float, y: float, half: float) -> list[tuple[float, float]]:
@@ -125,27 +108,22 @@ def write_stained(folder: Path) -> None:
     width, height = (size_um / mpp).round().astype(int)
     amounts = np.zeros((2, height, width), np.float32)
     amounts[0, 60 : height - 60, 60 : width - 60] = 0.15
-    xy_um = np.stack(np.meshgrid(np.arange(50, 345, 18.0), np.arange(50, 280, 16.0)), -1).reshape(
-        -1, 2
-    )
+    axes = np.arange(50, 345, 18.0), np.arange(50, 280, 16.0)
+    xy_um = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
     xy_um = np.concatenate([xy_um, xy_um[::4] + np.array([9, 0])])  # 1 um between the outlines
     for centre in xy_um:
         dab = rng.choice([0.0, 0.25, 0.4, 0.6, 0.9])
+        middle = tuple(centre / mpp - 0.5)
         if dab > 0.5:  # brown cytoplasm
-            cv2.ellipse(
-                amounts[1], (tuple(centre / mpp - 0.5), tuple(14 / mpp), 0.0), float(1.5 * dab), -1
-            )
-        ellipse = tuple(centre / mpp - 0.5), tuple(8 / mpp), 0.0
+            cv2.ellipse(amounts[1], (middle, tuple(14 / mpp), 0.0), float(1.5 * dab), -1)
+        ellipse = middle, tuple(8 / mpp), 0.0
         cv2.ellipse(amounts[0], ellipse, 0.2 if dab else 0.7, -1)
         cv2.ellipse(amounts[1], ellipse, float(dab * np.log(10)), -1)
-    blue, brown = (cv2.GaussianBlur(amount, (0, 0), 0.6)[..., None] for amount in amounts)
-    stains = np.array([TEXTBOOK[0] / np.linalg.norm(TEXTBOOK[0]), DAB / np.linalg.norm(DAB)])
-    density = 0.05 + blue * stains[0] + brown * stains[1] + rng.normal(0, 0.02, (height, width, 3))
-    write_leica(folder / "S3.scn", paint(np.maximum(density, 0)), tuple(mpp), (60, 40), (2,))
-    write_areas(
-        folder / "stained.geojson",
-        [("Tumor", None, [square(250, 250, 150)]), ("Other", None, [square(550, 350, 90)])],
-    )
+    pixels = mix_stains(amounts, (HAEMATOXYLIN, BROWN), 0.6, 0.05, rng)
+    write_leica(folder / "S3.scn", pixels, tuple(mpp), (60, 40), (2,))
+    tumour, other = square(250, 250, 150), square(550, 350, 90)
+    areas = [("Tumor", None, [tumour]), ("Other", None, [other])]
+    write_areas(folder / "stained.geojson", areas)
 
 
 def run_microarray(folder: Path, demo: Path) -> Path:
@@ -155,32 +133,19 @@ def run_microarray(folder: Path, demo: Path) -> Path:
     with OpenSlide(demo) as slide:
         tissue = read(slide, (2300, 5600), (800, 800))
     radii = CORE_UM / np.array(MICROARRAY_MPP)
-    core = cv2.resize(
-        tissue, tuple(np.ceil(2 * radii).astype(int).tolist()), interpolation=cv2.INTER_AREA
-    )
-    height, width = core.shape[:2]
+    width, height = np.ceil(2 * radii).astype(int).tolist()
+    core = cv2.resize(tissue, (width, height), interpolation=cv2.INTER_AREA)
     y, x = np.mgrid[:height, :width]
     circle = ((x + 0.5) / radii[0] - 1) ** 2 + ((y + 0.5) / radii[1] - 1) ** 2 < 1
-    size = (
-        (np.array([2.2, 27.6]) * PITCH_UM / MICROARRAY_MPP).astype(int) // 8 * 8
-    )  # levels are not truncated
+    # A multiple of 8, so that levels are not truncated.
+    size = (np.array([2.2, 27.6]) * PITCH_UM / MICROARRAY_MPP).astype(int) // 8 * 8
     pixels = np.full((size[1], size[0], 3), 243, np.uint8)
     for row, column in CORES:
         left, top = (np.array([column + 0.3, row + 0.5]) * PITCH_UM / MICROARRAY_MPP).astype(int)
         pixels[top : top + height, left : left + width][circle] = core[circle]
     write_leica(folder / "T.scn", pixels, MICROARRAY_MPP, (90, 700), (4,))
-    options = [
-        "--tma",
-        "--stain",
-        "H&E",
-        "--features",
-        "none",
-        "--no-quality",
-        "--no-viewer",
-        "--threads",
-        "1",
-    ]
-    assert main([*f"run {folder / 'T.scn'} -o {folder / 'tma'}".split(), *options]) == 0
+    options = "--tma --stain H&E --features none --no-quality --no-viewer --threads 1"
+    assert main(f"run {folder / 'T.scn'} -o {folder / 'tma'} {options}".split()) == 0
     return folder / "tma/T"
 
 
@@ -199,12 +164,8 @@ def write_patients(folder: Path) -> Path:
     cases = [0, 0, 0, 1, 1, *range(2, N_PATIENTS)]
     for number, case in enumerate(cases):
         slide, grade = f"s{number:03d}", ("low", "high")[case % 2]
-        doubt = (
-            {"nuclear_size": {**SIZE, "doubt": "the mpp"}, "mpp_source": "sheet"}
-            if number == 90
-            else {}
-        )
-        write_patient(folder / "patients" / slide, rng, case, doubt)
+        doubt = {"nuclear_size": {**SIZE, "doubt": "the mpp"}, "mpp_source": "sheet"}
+        write_patient(folder / "patients" / slide, rng, case, doubt if number == 90 else {})
         lines.append(f"{slide}\tnone.svs\t{grade}\tcase {case}")
     (folder / "none.svs").touch()
     (folder / "slides.tsv").write_text("\n".join(lines) + "\n")

@@ -17,6 +17,30 @@ from muse_pipeline.tissue.mask import TissueMask
 from muse_pipeline.tissue.stain import TEXTBOOK, optical_density
 
 PITCH_UM = 16.0
+HAEMATOXYLIN, EOSIN, BROWN = (stain / np.linalg.norm(stain) for stain in (*TEXTBOOK, DAB))
+
+
+def add_disc(amount: np.ndarray, xy: np.ndarray, radius_px: float, value: float) -> None:
+    """Give a disc of a map (h, w) this value; ``xy`` and radius are rounded to 1/256 px."""
+    middle = tuple(round((side - 0.5) * 256) for side in xy)
+    cv2.circle(amount, middle, round(radius_px * 256), value, -1, cv2.LINE_8, 8)
+
+
+def mix_stains(
+    amounts: np.ndarray, stains: Sequence, blur_px: float, ground, rng: np.random.Generator
+) -> np.ndarray:
+    """Pixels (h, w, 3) of blurred ``amounts`` (S, h, w) of S stains on a ``ground``, with noise;
+    amounts and ground are optical densities.
+    """
+    blurred = (cv2.GaussianBlur(one, (0, 0), blur_px)[..., None] for one in amounts)
+    density = ground + sum(one * stain for one, stain in zip(blurred, stains, strict=True))
+    return paint(np.maximum(density + rng.normal(0, 0.02, density.shape), 0))
+
+
+def place_nuclei(mpp: float, size_um: tuple[float, float]) -> np.ndarray:
+    """Positions (N, 2) in px of a grid of nuclei."""
+    axes = [np.arange(PITCH_UM, side - PITCH_UM / 2, PITCH_UM) for side in size_um]
+    return np.stack(np.meshgrid(*axes), -1).reshape(-1, 2) / mpp
 
 
 def draw_ihc(
@@ -36,24 +60,17 @@ def draw_ihc(
         background: optical density of the pale blue.
         is_membrane: True if all discs are blue, and brown rings of 1.5 um surround a share of them.
     """
-    axes = [np.arange(PITCH_UM, side - PITCH_UM / 2, PITCH_UM) for side in size_um]
-    rng = np.random.default_rng(0)
-    centres = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2) / mpp
+    centres, rng = place_nuclei(mpp, size_um), np.random.default_rng(0)
     brown = rng.uniform(size=len(centres)) < share
-    width, height = (round(side / mpp) for side in size_um)
-    amounts = np.zeros((2, height, width), np.float32)
-    for (x, y), is_brown in zip(centres, brown, strict=True):
-        middle = round((x - 0.5) * 256), round((y - 0.5) * 256)
-        blue, dab = amounts
-        for amount, value, radius_um in (
-            *([(dab, 1.0, 5.5), (dab, 0.0, 4)] if is_brown and is_membrane else []),
-            (dab if is_brown and not is_membrane else blue, 1.0, 4),
-        ):
-            cv2.circle(amount, middle, round(radius_um / mpp * 256), value, -1, cv2.LINE_8, 8)
-    blue, dab = (cv2.GaussianBlur(one, (0, 0), 0.3 / mpp)[..., None] for one in amounts)
-    stains = np.array([TEXTBOOK[0] / np.linalg.norm(TEXTBOOK[0]), DAB / np.linalg.norm(DAB)])
-    density = (background + 0.6 * blue) * stains[0] + 1.4 * dab * stains[1]
-    return paint(np.maximum(density + rng.normal(0, 0.02, density.shape), 0)), centres, brown
+    amounts = np.zeros((2, round(size_um[1] / mpp), round(size_um[0] / mpp)), np.float32)
+    for xy, is_brown in zip(centres, brown, strict=True):
+        if is_brown and is_membrane:
+            add_disc(amounts[1], xy, 5.5 / mpp, 1.4)
+            add_disc(amounts[1], xy, 4 / mpp, 0)
+        in_brown = is_brown and not is_membrane
+        add_disc(amounts[int(in_brown)], xy, 4 / mpp, 1.4 if in_brown else 0.6)
+    ground = background * HAEMATOXYLIN
+    return mix_stains(amounts, (HAEMATOXYLIN, BROWN), 0.3 / mpp, ground, rng), centres, brown
 
 
 def store_ihc(
@@ -80,23 +97,18 @@ def draw_levels(
     The patches have a density of 0.35 (base 10). If ``third`` is None, only the patches are left
     out.
     """
-    _, centres, _ = draw_ihc(mpp, size_um)
-    rng = np.random.default_rng(1)
+    centres, rng = place_nuclei(mpp, size_um), np.random.default_rng(1)
     dab = np.array([0, 0, 0.3, 0.5, 0.8])[rng.integers(0, 5, len(centres))]
     width, height = (round(side / mpp) for side in size_um)
     amounts = np.zeros((3, height, width), np.float32)  # haematoxylin, DAB, third stain
-    for (x, y), density in zip(centres, dab, strict=True):
-        middle, radius = (round((x - 0.5) * 256), round((y - 0.5) * 256)), round(4 / mpp * 256)
-        cv2.circle(amounts[0], middle, radius, 0.6 if density == 0 else 0.15, -1, cv2.LINE_8, 8)
-        cv2.circle(amounts[1], middle, radius, density * np.log(10), -1, cv2.LINE_8, 8)
+    for xy, density in zip(centres, dab, strict=True):
+        add_disc(amounts[0], xy, 4 / mpp, 0.6 if density == 0 else 0.15)
+        add_disc(amounts[1], xy, 4 / mpp, density * np.log(10))
     for x, y in rng.uniform((0, 0), (width, height), (round(size_um[0] * size_um[1] / 12_000), 2)):
         cv2.circle(amounts[2], (round(x), round(y)), round(30 / mpp), 0.35 * np.log(10), -1)
-    blue, brown, other = (cv2.GaussianBlur(one, (0, 0), 0.3 / mpp)[..., None] for one in amounts)
-    unit = [
-        np.asarray(each) / np.linalg.norm(each) for each in (TEXTBOOK[0], DAB, third or TEXTBOOK[0])
-    ]
-    density = (0.15 + blue) * unit[0] + brown * unit[1] + (other * unit[2] if third else 0)
-    return paint(np.maximum(density + rng.normal(0, 0.02, density.shape), 0)), centres, dab
+    unit = np.divide(third, np.linalg.norm(third)) if third else np.zeros(3)
+    stains = HAEMATOXYLIN, BROWN, unit
+    return mix_stains(amounts, stains, 0.3 / mpp, 0.15 * HAEMATOXYLIN, rng), centres, dab
 
 
 def turn_collagen_brown(pixels: np.ndarray, mpp: float) -> np.ndarray:

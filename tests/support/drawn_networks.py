@@ -13,7 +13,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-RADIUS_PX, BLUR_PX, SIDE = 6.6, 2.5, 256
+RADIUS_PX, BLUR_PX = 6.6, 2.5
 HALF = 10  # half the side of a kernel
 
 
@@ -22,7 +22,7 @@ class Drawing:
     channels last.
     """
 
-    def __init__(self, channels_first: bool, side: int | str = SIDE, valid: bool = False):
+    def __init__(self, channels_first: bool, side: int | str = 256, valid: bool = False):
         shape = ["batch", 3, side, side] if channels_first else ["batch", side, side, 3]
         self.input = helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)
         self.nodes, self.weights, self.outputs, self.pad = [], [], [], 0 if valid else HALF
@@ -32,26 +32,20 @@ class Drawing:
         )
 
     def add(self, operator: str, inputs: list, **attributes) -> str:
-        name = f"v{len(self.nodes)}"
-        names = []
+        name, names = f"v{len(self.nodes)}", []
         for each in inputs:
+            names.append(each if isinstance(each, str) else f"w{len(self.weights)}")
             if not isinstance(each, str):
-                self.weights.append(
-                    numpy_helper.from_array(np.asarray(each, np.float32), f"w{len(self.weights)}")
-                )
-            names.append(each if isinstance(each, str) else self.weights[-1].name)
+                weight = numpy_helper.from_array(np.asarray(each, np.float32), names[-1])
+                self.weights.append(weight)
         self.nodes.append(helper.make_node(operator, names, [name], **attributes))
         return name
 
     def filter(self, kernel: np.ndarray, stride: int = 1) -> str:
         """Add a convolution of the darkness, which is the mean over channels of 1 - value."""
         weights = np.repeat(-kernel[None, None] / 3, 3, 1)
-        return self.add(
-            "Conv",
-            [self.pixels, weights, [kernel.sum()]],
-            pads=[self.pad] * 4,
-            strides=[stride] * 2,
-        )
+        how = {"pads": [self.pad] * 4, "strides": [stride] * 2}
+        return self.add("Conv", [self.pixels, weights, [kernel.sum()]], **how)
 
     def linear(self, value: str, factor: float, offset: float) -> str:
         return self.add("Add", [self.add("Mul", [value, factor]), offset])
@@ -60,9 +54,8 @@ class Drawing:
         if not self.channels_first:
             value = self.add("Transpose", [value], perm=[0, 2, 3, 1])
         self.nodes.append(helper.make_node("Identity", [value], [name]))
-        self.outputs.append(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", "c", "h", "w"])
-        )
+        sides = ["b", "c", "h", "w"]
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sides))
 
     def save(self, path: Path) -> Path:
         graph = helper.make_graph(self.nodes, "drawn", [self.input], self.outputs, self.weights)
@@ -78,40 +71,31 @@ GAUSS /= GAUSS.sum()
 
 
 def draw_stardist(
-    path: Path,
-    n_rays: int = 16,
-    side: int | str = SIDE,
-    classes: bool = True,
-    radius_px: float = RADIUS_PX,
+    path: Path, side: int | str = 256, classes: bool = True, radius_px: float = RADIUS_PX
 ) -> Path:
     """Write a StarDist network: channels last, maps at every second pixel, and round outlines."""
     net = Drawing(channels_first=False, side=side)
     dark = net.filter(GAUSS, stride=2)
     net.give("prob", net.add("Clip", [net.linear(dark, 1.2, 0.14), 0.0, 1.0]))
-    rays = np.zeros((n_rays, 1, 1, 1)), np.full(n_rays, radius_px)
+    rays = np.zeros((16, 1, 1, 1)), np.full(16, radius_px)
     net.give("dist", net.add("Conv", [dark, *rays]))
-    if classes:
-        net.give(
-            "prob_class", classify(net, dark, level=0.52)
-        )  # read at nuclei's centres, the darkest part
+    if classes:  # read at nuclei's centres, the darkest part
+        net.give("prob_class", classify(net, dark, level=0.52))
     return net.save(path)
 
 
-def draw_hover(
-    path: Path, side: int | str = SIDE, names: tuple[str, str, str] = ("np", "hv", "tp")
-) -> Path:
+def draw_hover(path: Path, names: tuple[str, str, str] = ("np", "hv", "tp")) -> Path:
     """Write a HoVer-Net: logits without the border of the window; positions are slopes of the
     blurred darkness.
     """
-    net = Drawing(channels_first=True, side=side, valid=True)
+    net = Drawing(channels_first=True, valid=True)
     dark = net.filter(GAUSS)
     nucleus = net.linear(dark, 40, -12)
     net.give(names[2], net.add("Log", [classify(net, dark)]))
     net.give(names[0], net.add("Concat", [net.linear(nucleus, -1, 0), nucleus], axis=1))
     slopes = [net.filter(axis * GAUSS) for axis in (-x, -y)]
-    net.give(
-        names[1], net.add("Clip", [net.linear(net.add("Concat", slopes, axis=1), 4, 0), -1.0, 1.0])
-    )
+    slopes = net.linear(net.add("Concat", slopes, axis=1), 4, 0)
+    net.give(names[1], net.add("Clip", [slopes, -1.0, 1.0]))
     return net.save(path)
 
 
@@ -126,14 +110,9 @@ def draw_hovernext(path: Path) -> Path:
     """
     net = Drawing(channels_first=True)
     dark = net.filter(GAUSS)
-    parts = net.linear(dark, -60, 18), net.linear(dark, 60, -22), net.linear(dark, 0, 0)
-    maps = (
-        net.linear(dark, 0, 0),
-        net.linear(dark, 0, 0),
-        *parts,
-        net.add("Log", [classify(net, dark)]),
-    )
-    net.give("output", net.add("Concat", list(maps), axis=1))
+    lines = [(0, 0), (0, 0), (-60, 18), (60, -22), (0, 0)]
+    maps = [*(net.linear(dark, *line) for line in lines), net.add("Log", [classify(net, dark)])]
+    net.give("output", net.add("Concat", maps, axis=1))
     return net.save(path)
 
 
@@ -176,20 +155,20 @@ def draw_instanseg(path: Path) -> Path:
     return path
 
 
-def draw_distance(path: Path, side: int | str = SIDE) -> Path:
+def draw_distance(path: Path) -> Path:
     """Write a U-Net whose distance map is the blurred darkness."""
-    net = Drawing(channels_first=True, side=side)
+    net = Drawing(channels_first=True)
     dark = net.filter(GAUSS)
     net.give("distance", dark)
     net.give("classes", classify(net, dark))
     return net.save(path)
 
 
-def draw_boundary(path: Path, side: int | str = SIDE) -> Path:
+def draw_boundary(path: Path) -> Path:
     """Write a U-Net whose boundary map is high where the darkness is between that of nuclei and of
     the background.
     """
-    net = Drawing(channels_first=True, side=side)
+    net = Drawing(channels_first=True)
     dark = net.filter(GAUSS)
     boundary = net.add("Abs", [net.linear(dark, 25, -8.5)])
     edge = net.add("Clip", [net.linear(boundary, -1, 1), 0.0, 1.0])
@@ -200,6 +179,5 @@ def draw_boundary(path: Path, side: int | str = SIDE) -> Path:
 def classify(net: Drawing, dark: str, level: float = 0.405) -> str:
     """(B, 3, h, w) probabilities of background, nuclei darker than ``level``, and paler nuclei."""
     background, very = net.linear(dark, -60, 18), net.linear(dark, 60, -60 * level)
-    return net.add(
-        "Softmax", [net.add("Concat", [background, very, net.linear(dark, 0, 0)], axis=1)], axis=1
-    )
+    maps = net.add("Concat", [background, very, net.linear(dark, 0, 0)], axis=1)
+    return net.add("Softmax", [maps], axis=1)

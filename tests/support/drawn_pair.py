@@ -12,16 +12,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from drawn import ArraySlide, paint
+from drawn_ihc import BROWN, EOSIN, HAEMATOXYLIN
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.types import SlideInfo
 from muse_pipeline.demo.field import smooth_noise
-from muse_pipeline.inference.stains import DAB, split_stains
+from muse_pipeline.inference.stains import split_stains
 from muse_pipeline.registration.transform import Transform
 from muse_pipeline.store.store import Store
-from muse_pipeline.tissue.stain import TEXTBOOK
 
-HAEMATOXYLIN, EOSIN, BROWN = (stain / np.linalg.norm(stain) for stain in (*TEXTBOOK, DAB))
 NUCLEI_PER_MM2 = 4500
 N_COARSE_PX = 512  # side of the maps that decide where tissue and nuclei lie
 
@@ -131,67 +130,37 @@ def _draw_maps(
     return inside.astype(np.float32), crowd, (0.32 + 0.08 * weave).clip(0.1, 0.6).astype(np.float32)
 
 
-def stain_he(amounts: np.ndarray, seed: int = 1) -> np.ndarray:
+def stain_he(amounts: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8: haematoxylin in all nuclei, eosin elsewhere."""
     blue = 0.95 * (amounts[..., 0] + amounts[..., 1]) + 0.05 * amounts[..., 2]
-    return _photograph([(blue, HAEMATOXYLIN), (1.2 * amounts[..., 2], EOSIN)], seed)
+    return _photograph([(blue, HAEMATOXYLIN), (1.2 * amounts[..., 2], EOSIN)], 1)
 
 
-def stain_ihc(amounts: np.ndarray, seed: int = 2) -> np.ndarray:
+def stain_ihc(amounts: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8: brown in nuclei with the marker, pale haematoxylin in other nuclei, little
     stain elsewhere.
     """
     blue = 0.6 * amounts[..., 0] + 0.25 * amounts[..., 1] + 0.25 * amounts[..., 2]
-    return _photograph(
-        [(blue, HAEMATOXYLIN), (1.3 * amounts[..., 1] + 0.03 * amounts[..., 2], BROWN)], seed
-    )
+    brown = 1.3 * amounts[..., 1] + 0.03 * amounts[..., 2]
+    return _photograph([(blue, HAEMATOXYLIN), (brown, BROWN)], 2)
 
 
 def _photograph(stained: list[tuple[np.ndarray, np.ndarray]], seed: int) -> np.ndarray:
-    """Pixels with camera grain, computed in strips because a section can be large."""
-    grain = np.random.default_rng(seed).normal(0, 2, (512, 1024, 1))
+    """Pixels with camera grain."""
     height, width = stained[0][0].shape
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, len(grain)):
-        rows = slice(top, min(top + len(grain), height))
-        light = paint(
-            sum(amount[rows][..., None] * stain for amount, stain in stained) + 0.02
-        ).astype(np.float32)
-        noise = np.tile(grain, (1, -(-width // grain.shape[1]), 1))[: len(light), :width]
-        pixels[rows] = np.clip(light + noise, 0, 255)
-    return pixels
-
-
-def warp_picture(
-    picture: np.ndarray, mpp: float, warp: Warp, partner_mpp: float, outside: float
-) -> np.ndarray:
-    """A picture (h, w, C) at ``mpp`` warped onto the partner's glass at ``partner_mpp``, with
-    ``outside`` around it.
-    """
-    size_um = np.array(picture.shape[1::-1]) * mpp
-    width, height = np.ceil(warp.partner_size_um(size_um) / partner_mpp).astype(int)
-    result = np.empty((height, width, picture.shape[2]), picture.dtype)
-    side = 2048  # side of a part; OpenCV limits pictures to 32,767 px
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            part = result[top : top + side, left : left + side]
-            y, x = np.mgrid[top : top + part.shape[0], left : left + part.shape[1]] + 0.5
-            at = warp.to_slide(np.stack([x, y], -1) * partner_mpp, size_um) / mpp - 0.5
-            low = np.maximum(np.floor(at.min((0, 1))).astype(int) - 2, 0)
-            high = np.ceil(at.max((0, 1))).astype(int) + 3
-            under = picture[low[1] : max(high[1], 0), low[0] : max(high[0], 0)]
-            if under.size:
-                column, row = np.moveaxis((at - low).astype(np.float32), -1, 0)
-                border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": [outside] * 4}
-                part[:] = cv2.remap(under, column, row, cv2.INTER_LINEAR, **border)
-            else:
-                part[:] = outside
-    return result
+    light = paint(sum(amount[..., None] * stain for amount, stain in stained) + 0.02)
+    grain = np.random.default_rng(seed).normal(0, 2, (512, 1024, 1))
+    grain = np.tile(grain, (-(-height // 512), -(-width // 1024), 1))[:height, :width]
+    return np.clip(light + grain, 0, 255).astype(np.uint8)
 
 
 def draw_partner(section: Section, warp: Warp, partner_mpp: float) -> np.ndarray:
     """(h, w, 3) uint8: the section with the second stain on its own glass."""
-    return stain_ihc(warp_picture(section.amounts, section.mpp, warp, partner_mpp, 0.0))
+    width, height = np.ceil(warp.partner_size_um(section.size_um) / partner_mpp).astype(int)
+    y, x = np.mgrid[:height, :width] + 0.5
+    at = warp.to_slide(np.stack([x, y], -1) * partner_mpp, section.size_um) / section.mpp - 0.5
+    column, row = np.moveaxis(at.astype(np.float32), -1, 0)
+    return stain_ihc(cv2.remap(section.amounts, column, row, cv2.INTER_LINEAR, borderValue=0))
 
 
 def open_drawn(pixels: np.ndarray, mpp: float, slide_id: str) -> tuple[ArraySlide, SlideInfo]:
@@ -200,18 +169,16 @@ def open_drawn(pixels: np.ndarray, mpp: float, slide_id: str) -> tuple[ArraySlid
     return slide, slide.info((mpp, mpp), slide_id)
 
 
-def errors_um(transform: Transform, section: Section, warp: Warp, n: int = 5000) -> np.ndarray:
-    """Errors of ``transform``, in um on the partner, at up to ``n`` points of the tissue."""
-    partner_um = np.random.default_rng(0).uniform(0, 1, (20 * n, 2)) * warp.partner_size_um(
-        section.size_um
-    )
+def errors_um(transform: Transform, section: Section, warp: Warp) -> np.ndarray:
+    """Errors of ``transform``, in um on the partner, at up to 5,000 points of the tissue."""
+    partner_um = np.random.default_rng(0).uniform(0, 1, (100_000, 2))
+    partner_um *= warp.partner_size_um(section.size_um)
     slide_um = warp.to_slide(partner_um, section.size_um)
     at = np.floor(slide_um / section.mpp).astype(int)
     inside = ((at >= 0) & (at < section.amounts.shape[1::-1])).all(1)
     column, row = at[inside].T
-    is_tissue = section.amounts[row, column, 2] > 0.05
-    found = transform.to_partner(slide_um[inside][is_tissue][:n])
-    return np.linalg.norm(found - partner_um[inside][is_tissue][:n], axis=1)
+    some = np.flatnonzero(inside)[section.amounts[row, column, 2] > 0.05][:5000]
+    return np.linalg.norm(transform.to_partner(slide_um[some]) - partner_um[some], axis=1)
 
 
 def brown_nuclei(store: Store, section: Section) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ training_data: drawn textures
 """
 
 
-def draw_patches(folder: Path, n_images: int = 6, side_px: int = 64) -> Path:
+def draw_patches(folder: Path) -> Path:
     """Write training/ and validation/ with a folder per class, masks/ of the validation patches,
     and ``mil.yaml``.
     """
@@ -41,13 +41,11 @@ def draw_patches(folder: Path, n_images: int = 6, side_px: int = 64) -> Path:
         for label, name in enumerate(("Stroma", "Tumour")):
             for kind in (folder / split, folder / "masks"):
                 (kind / name).mkdir(parents=True, exist_ok=True)
-            for index in range(n_images):
+            for index in range(6):
                 seed = start + 2 * index + label
-                mask = draw_blobs(side_px, seed) if label else np.zeros((side_px, side_px), bool)
-                file = f"{split}-{seed}.png"
-                cv2.imwrite(
-                    str(folder / split / name / file), draw_texture(mask, MPP, seed)[..., ::-1]
-                )
-                cv2.imwrite(str(folder / "masks" / name / file), mask.astype(np.uint8))
+                mask = draw_blobs(64, seed) if label else np.zeros((64, 64), bool)
+                file, pixels = f"{name}/{split}-{seed}.png", draw_texture(mask, MPP, seed)
+                cv2.imwrite(str(folder / split / file), pixels[..., ::-1])
+                cv2.imwrite(str(folder / "masks" / file), mask.astype(np.uint8))
     (folder / "mil.yaml").write_text(CONFIG)
     return folder

@@ -33,9 +33,8 @@ def draw_texture(tumour: np.ndarray, mpp: float, seed: int) -> np.ndarray:
         xy = rng.random((n, 2)) * (width, height)
         for x, y in xy[tumour[xy[:, 1].astype(int), xy[:, 0].astype(int)] == is_tumour]:
             centre = int(x * 16), int(y * 16)
-            cv2.circle(
-                picture, centre, max(round(4.0 / mpp * 16), 8), DARK, -1, cv2.LINE_AA, shift=4
-            )
+            radius = max(round(4.0 / mpp * 16), 8)
+            cv2.circle(picture, centre, radius, DARK, -1, cv2.LINE_AA, shift=4)
     noise = rng.normal(0, 5, picture.shape)
     return np.clip(picture + noise, 0, 255).astype(np.uint8)
 
@@ -43,33 +42,28 @@ def draw_texture(tumour: np.ndarray, mpp: float, seed: int) -> np.ndarray:
 def draw_blobs(size_px: int, seed: int) -> np.ndarray:
     """(size_px, size_px) bool: smooth random areas that cover about half of the square."""
     rng = np.random.default_rng(seed)
-    field = cv2.GaussianBlur(
-        rng.normal(size=(size_px, size_px)).astype(np.float32), (0, 0), size_px / 8
-    )
+    noise = rng.normal(size=(size_px, size_px)).astype(np.float32)
+    field = cv2.GaussianBlur(noise, (0, 0), size_px / 8)
     return field > np.median(field)
 
 
-def fit_network(
-    backbone: str = "muse_compact_16", n_steps: int = 60, seed: int = 0
-) -> RegionNetwork:
+def fit_network() -> RegionNetwork:
     """A network fitted on one thread to pixel labels of synthetic textures."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    network = RegionNetwork(backbone, len(CLASSES))
+    network = RegionNetwork("muse_compact_16", len(CLASSES))
     masks = np.stack([draw_blobs(160, seed) for seed in range(24)])
     pictures = np.stack([draw_texture(mask, MPP, 100 + seed) for seed, mask in enumerate(masks)])
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
     target = torch.nn.functional.avg_pool2d(torch.from_numpy(masks).float()[:, None], 4)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
-    order = torch.Generator().manual_seed(seed)
-    for _ in range(n_steps):
+    order = torch.Generator().manual_seed(0)
+    for _ in range(60):
         batch = torch.randint(len(pixels), (6,), generator=order)
         maps = network(pixels[batch], IDENTITY)
-        loss = sum(
-            torch.nn.functional.binary_cross_entropy(each, target[batch])
-            for each in (*maps.sides, maps.fused)
-        )
+        entropy = torch.nn.functional.binary_cross_entropy
+        loss = sum(entropy(each, target[batch]) for each in (*maps.sides, maps.fused))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -83,7 +77,6 @@ def save_drawn_model(
     """Save a checkpoint with pictures next to it, as a training run does, and return the
     checkpoint's path.
     """
-    settings = {"input_px": 384, "halo_px": 64, **export}
     model = RegionModel(
         name="drawn",
         mpp=MPP,
@@ -91,12 +84,10 @@ def save_drawn_model(
         classes=CLASSES,
         licence="CC0-1.0",
         training_data="drawn textures",
-        export=RegionExport(**settings),
+        export=RegionExport(**{"input_px": 384, "halo_px": 64, **export}),
     )
-    save_checkpoint(
-        folder / "checkpoint.pt",
-        region_checkpoint(network, model, {"config": {}, "colour": {}}),
-    )
+    checkpoint = region_checkpoint(network, model, {"config": {}, "colour": {}})
+    save_checkpoint(folder / "checkpoint.pt", checkpoint)
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     for number in range(3):
@@ -134,8 +125,4 @@ def draw_slide(tumour: np.ndarray, seed: int) -> np.ndarray:
     """
     scale, margin = round(MPP / SLIDE_MPP), round(GLASS_UM / SLIDE_MPP)
     tissue = draw_texture(tumour.repeat(scale, 0).repeat(scale, 1), SLIDE_MPP, seed)
-    slide = np.full(
-        (tissue.shape[0] + 2 * margin, tissue.shape[1] + 2 * margin, 3), GLASS, np.uint8
-    )
-    slide[margin:-margin, margin:-margin] = tissue
-    return slide
+    return cv2.copyMakeBorder(tissue, *[margin] * 4, cv2.BORDER_CONSTANT, value=GLASS)

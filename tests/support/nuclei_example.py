@@ -69,7 +69,7 @@ def write_table(
 def write_example(path, nuclei, batch=50_000):
     positive_od = 0.2 if nuclei.dab_od.size else None
     optional = OptionalColumns(embedding_dim=nuclei.embedding.shape[1], positive_od=positive_od)
-    return write_table(path, nuclei, optional=optional, batch=batch)
+    return write_table(path, nuclei, CLASSES, optional=optional, batch=batch)
 
 
 def slide_info(bounds=None):

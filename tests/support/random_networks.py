@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-SIDE_PX = 256
 OUTPUTS = {  # number of channels of each output
     "stardist": {"prob": 1, "dist": 32, "prob_class": 4},
     "hover": {"np": 2, "hv": 2, "tp": 4},
@@ -29,28 +28,23 @@ class RandomNetwork(torch.nn.Module):
         super().__init__()
         self.channels = list(OUTPUTS[kind].values())
         self.first = torch.nn.Conv2d(3, 16, 15, padding=7, padding_mode="replicate")
-        self.second = torch.nn.Conv2d(
-            16, sum(self.channels), 9, padding=4, padding_mode="replicate"
-        )
+        n_maps = sum(self.channels)
+        self.second = torch.nn.Conv2d(16, n_maps, 9, padding=4, padding_mode="replicate")
         self.means = [12.0 if name == "dist" else 0.0 for name in OUTPUTS[kind]]
 
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """The maps of windows (B, 3, h, w)."""
         maps = self.second(torch.relu(self.first(pixels)))
         maps = 2 * (maps - maps.mean((2, 3), keepdim=True)) / maps.std((2, 3), keepdim=True)
-        return [
-            part + mean
-            for part, mean in zip(torch.split(maps, self.channels, 1), self.means, strict=True)
-        ]
+        parts = zip(maps.split(self.channels, 1), self.means, strict=True)
+        return [part + mean for part, mean in parts]
 
 
 def write_random_network(kind: str, path: Path) -> Path:
     """Write a network as ONNX."""
     torch.manual_seed(0)
-    network, pixels = RandomNetwork(kind).eval(), torch.rand(1, 3, SIDE_PX, SIDE_PX)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network, (pixels,), str(path), output_names=list(OUTPUTS[kind]), dynamo=False
-        )
+    network, pixels = RandomNetwork(kind).eval(), torch.rand(1, 3, 256, 256)
+    how = {"output_names": list(OUTPUTS[kind]), "dynamo": False}
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():
+        torch.onnx.export(network, (pixels,), str(path), **how)
     return path
