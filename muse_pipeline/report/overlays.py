@@ -140,7 +140,8 @@ def draw_density(
     The ``mask`` (h, w) of the tissue and the picture ``backdrop`` (h, w, 3), each of any size, show
     the whole slide.
     """
-    um_per_px = max(grid.size_um) / LONG_SIDE_PX
+    # A cell of the grid is never larger than the picture.
+    um_per_px = max(*grid.size_um, CELL_UM) / LONG_SIDE_PX
     size = tuple(max(1, round(extent / um_per_px)) for extent in grid.size_um)
     how = cv2.INTER_AREA if backdrop.shape[1] > size[0] else cv2.INTER_CUBIC
     backdrop = cv2.resize(backdrop, size, interpolation=how)

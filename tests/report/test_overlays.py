@@ -4,13 +4,14 @@ from finished_slide import CLASSES, MPP, draw_tissue, write_slide
 from PIL import Image
 
 from muse_pipeline.inference.card import NucleusClass
-from muse_pipeline.report.density import Field
+from muse_pipeline.report.density import Field, count_nuclei
 from muse_pipeline.report.overlays import (
     CAPTION_PX,
     ENLARGEMENT,
     INK,
     STRIP_PX,
     add_strip,
+    draw_density,
     draw_field,
     draw_outlines,
     nice_length,
@@ -110,3 +111,11 @@ def test_scale_bar_is_as_long_as_it_states():
     row = np.asarray(canvas)[100 + STRIP_PX // 2, :300]
     bar = np.flatnonzero((row < 60).all(-1) & (np.arange(300) <= 12 + 200))
     assert abs(np.ptp(bar) + 1 - 50 / 0.25) <= 1
+
+
+def test_a_map_of_density_enlarges_no_cell_beyond_its_width(tmp_path):
+    """The map of a picture of 5 um would otherwise be cut from one of 46,000 px."""
+    grid, mask = count_nuclei([], (10, 10), (0.5, 0.5), 1), np.ones((1, 1), bool)
+    backdrop = np.full((10, 10, 3), 200, np.uint8)
+    draw_density(grid, mask, backdrop, tmp_path / "density.png", [], (0.5, 0.5))
+    assert Image.open(tmp_path / "density.png").size == (70, 70 + STRIP_PX)
