@@ -16,37 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-
-
-def find_chromium() -> str | None:
-    """Path of the browser's program; None if it is not installed."""
-    return next(filter(None, map(shutil.which, NAMES)), None)
+from debian import install
 
 
-def require_chromium() -> str:
-    """Path of the browser's program, which is installed if needed; the test is skipped if that
-    fails.
+def require(package: str, *programs: str) -> str:
+    """Path of the first of these programs of a package, which is installed if needed; the test is
+    skipped if that fails.
     """
-    if find_chromium() is None:
-        _install("chromium")
-    return find_chromium()
-
-
-def _install(package: str) -> None:
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        pytest.skip(f"no {package}; as root: apt-get install {package}")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update"],
-        f"apt-get install -y --no-install-recommends {package}".split(),
-    ):
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if run.returncode:
-            pytest.skip(
-                f"no {package}: {' '.join(command)}: {(run.stderr or run.stdout).strip()[-300:]}"
-            )
+    reason = "" if any(map(shutil.which, programs)) else install(package)
+    if reason:
+        pytest.skip(f"no {package}; {reason}")
+    return next(filter(None, map(shutil.which, programs)))
 
 
 @contextmanager
@@ -55,11 +35,10 @@ def launched_chromium() -> Iterator:
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed (extra `dev`)"
     )
-    program = require_chromium()
+    program = require("chromium", "chromium", "chromium-browser", "google-chrome")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(
-            executable_path=program, args=["--no-sandbox"]
-        )  # root cannot use the sandbox
+        # root cannot use the sandbox
+        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -74,11 +53,12 @@ class Firefox:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         (folder / "user.js").write_text(f'user_pref("marionette.port", {port});\n')
-        command = f"firefox-esr --headless --no-remote --marionette --profile {folder}".split()
-        environment = {**os.environ, "HOME": str(folder)}
+        command = f"firefox-esr --headless --no-remote --marionette --profile {folder}"
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(
-            [*command, *["--width", "1400", "--height", "900"]], env=environment, **quiet
+            f"{command} --width 1400 --height 900".split(),
+            env={**os.environ, "HOME": str(folder)},
+            **quiet,
         )
         self._socket = _connect(port)
         self._receive()
@@ -120,8 +100,7 @@ def _connect(port: int) -> socket.socket:
 @contextmanager
 def launched_firefox() -> Iterator[Firefox]:
     """A headless Firefox."""
-    if shutil.which("firefox-esr") is None:
-        _install("firefox-esr")
+    require("firefox-esr", "firefox-esr")
     with tempfile.TemporaryDirectory() as folder:
         browser = Firefox(Path(folder))
         try:

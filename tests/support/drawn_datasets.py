@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -47,27 +46,21 @@ def write_picture(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = draw_nuclei(SIZE, XY, RADIUS_PX)
     if path.suffix == ".tif":
-        opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)
-        tifffile.imwrite(
-            path,
-            np.concatenate([pixels, opaque], 2),
-            photometric="rgb",
-            extrasamples=["unassalpha"],
-        )
+        opaque = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA)
+        tifffile.imwrite(path, opaque, photometric="rgb", extrasamples=["unassalpha"])
     else:
         cv2.imwrite(str(path), pixels[..., ::-1])
 
 
-def draw_pannuke(folder: Path, organs: tuple[str, ...] = ("Breast", "Colon")) -> None:
-    """Write three folds with one patch per organ; the patch of the last organ has no nuclei."""
-    channels = np.zeros((len(organs), SIZE[1], SIZE[0], 6))
-    mask = draw_mask()
+def draw_pannuke(folder: Path) -> None:
+    """Write three folds with a patch of breast, and one of colon without nuclei; pairs of nuclei
+    share a number.
+    """
+    channels, mask = np.zeros((2, SIZE[1], SIZE[0], 6)), draw_mask()
     for index, channel in enumerate(CHANNELS):
-        channels[:-1, ..., channel] += np.where(
-            mask == index + 1, 10 * (index // 2) + 1, 0
-        )  # pairs share a number
+        channels[0, ..., channel] += (mask == index + 1) * (10 * (index // 2) + 1)
     channels[..., 5] = (channels[..., :5] == 0).all(-1)
-    pixels = np.stack([draw_nuclei(SIZE, XY, RADIUS_PX)] * len(organs)).astype(float)
+    pixels = np.stack([draw_nuclei(SIZE, XY, RADIUS_PX)] * 2).astype(float)
     pixels[-1] = 230.0
     for fold in ("fold1", "fold2", "fold3"):
         pictures, masks = (
@@ -76,7 +69,7 @@ def draw_pannuke(folder: Path, organs: tuple[str, ...] = ("Breast", "Colon")) ->
         pictures.mkdir(parents=True)
         masks.mkdir(parents=True)
         np.save(pictures / "images.npy", pixels)
-        np.save(pictures / "types.npy", np.array(organs))
+        np.save(pictures / "types.npy", np.array(["Breast", "Colon"]))
         np.save(masks / "masks.npy", channels)
 
 
@@ -85,24 +78,17 @@ def draw_lizard(folder: Path) -> None:
     rows = {"consep_1": 1, "glas_2": 2, "crag_3": 3, "pannuke_4": 3}
     labels = folder / "Lizard_Labels/Labels"
     labels.mkdir(parents=True)
-    order = np.array(
-        [4, 1, 6, 2, 5, 3]
-    )  # unsorted ids of the nuclei, which also serve as class numbers
+    # Unsorted ids of the nuclei, which also serve as class numbers.
+    order = np.array([4, 1, 6, 2, 5, 3])
     for index, name in enumerate(rows):
         write_picture(folder / f"Lizard_Images{1 + index % 2}/{name}.png")
         write_picture(folder / f"Overlay/{name}.png")
-        content = {
-            "inst_map": draw_mask(),
-            "id": order[:, None],
-            "class": order[:, None].astype(np.uint8),
-        }
-        savemat(
-            labels / f"{name}.mat", {**content, "bbox": np.zeros((6, 4)), "centroid": XY[order - 1]}
-        )
-    with (folder / "Lizard_Labels/info.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [("Filename", "Source", "Split"), *((name, name[:-2], n) for name, n in rows.items())]
-        )
+        ids = order[:, None]
+        content = {"inst_map": draw_mask(), "id": ids, "class": ids.astype(np.uint8)}
+        content |= {"bbox": np.zeros((6, 4)), "centroid": XY[order - 1]}
+        savemat(labels / f"{name}.mat", content)
+    lines = ["Filename,Source,Split", *(f"{name},{name[:-2]},{n}" for name, n in rows.items())]
+    (folder / "Lizard_Labels/info.csv").write_text("\n".join(lines) + "\n")
 
 
 def draw_puma(folder: Path) -> None:
@@ -111,9 +97,8 @@ def draw_puma(folder: Path) -> None:
         write_picture(folder / f"01_training_dataset_tif_ROIs/{name}.tif")
         labels = folder / "01_training_dataset_geojson_nuclei"
         labels.mkdir(exist_ok=True)
-        outlines = [
-            (disc(*xy, RADIUS_PX), f"nuclei_{word}") for xy, word in zip(XY, WORDS, strict=True)
-        ]
+        nuclei = zip(XY, WORDS, strict=True)
+        outlines = [(disc(*xy, RADIUS_PX), f"nuclei_{word}") for xy, word in nuclei]
         (labels / f"{name}_nuclei.geojson").write_text(geojson(*outlines))
 
 
@@ -124,19 +109,11 @@ def draw_ocelot(folder: Path) -> None:
         write_picture(top / "images" / split / f"cell/{number:03}.jpg")
         labels = top / "annotations" / split / "cell"
         labels.mkdir(parents=True)
-        lines = (
-            [f"{int(x)},{int(y)},{1 + index % 2}" for index, (x, y) in enumerate(XY)]
-            if split != "test"
-            else []
-        )
+        lines = [f"{int(x)},{int(y)},{1 + index % 2}" for index, (x, y) in enumerate(XY)]
+        lines = [] if split == "test" else lines
         (labels / f"{number:03}.csv").write_text("\n".join(lines))
-        slide = f"TCGA-AB-000{number}-01Z-00-DX1"
-        pairs[f"{number:03}"] = {
-            "slide_name": slide,
-            "organ": "kidney",
-            "mpp_x": 0.5,
-            "cell": {"resized_mpp_x": 0.2},
-        }
+        pair = {"slide_name": f"TCGA-AB-000{number}-01Z-00-DX1", "organ": "kidney", "mpp_x": 0.5}
+        pairs[f"{number:03}"] = pair | {"cell": {"resized_mpp_x": 0.2}}
     (top / "metadata.json").write_text(json.dumps({"sample_pairs": pairs}))
 
 

@@ -29,16 +29,13 @@ def draw_nuclei(
     nearest, _ = cKDTree(xy).query(np.stack([x, y], -1))
     share = np.clip(radius_px + 0.5 - nearest, 0, 1)[..., None]
     grain = np.random.default_rng(0).normal(0, 3, (size_px[1], size_px[0], 3))
-    return np.clip(
-        np.array(GROUND) * (1 - share) + np.array(NUCLEUS) * share + grain, 0, 255
-    ).astype(np.uint8)
+    pixels = np.array(GROUND) * (1 - share) + np.array(NUCLEUS) * share + grain
+    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def grid_xy(size_px: tuple[int, int], step_px: int = 40, first_px: int = 20) -> np.ndarray:
     """(N, 2) pixel centres on a regular grid."""
-    x, y = np.meshgrid(
-        np.arange(first_px, size_px[0] - 10, step_px), np.arange(first_px, size_px[1] - 10, step_px)
-    )
+    x, y = np.meshgrid(*[np.arange(first_px, side - 10, step_px) for side in size_px])
     return np.stack([x.ravel(), y.ravel()], 1) + 0.5
 
 
@@ -50,19 +47,15 @@ def make_source(
         (folder / kind).mkdir(parents=True, exist_ok=True)
     size = (120, 90)
     cv2.imwrite(str(folder / "images/P.png"), draw_nuclei(size, grid_xy(size))[..., ::-1])
-    (folder / "labels" / name).write_bytes(
-        content.encode() if isinstance(content, str) else content
-    )
-    return PictureSource(
-        folder / "labels", form, images=folder / "images", **{"mpp": 0.5, **settings}
-    )
+    content = content.encode() if isinstance(content, str) else content
+    (folder / "labels" / name).write_bytes(content)
+    settings = {"images": folder / "images", "mpp": 0.5, **settings}
+    return PictureSource(folder / "labels", form, **settings)
 
 
-def read(
-    *sources: LabelSource, mpp: float = 0.5, n_rays: int = 8, **settings
-) -> list[LabelledImage]:
+def read(*sources: LabelSource, mpp: float = 0.5, **settings) -> list[LabelledImage]:
     """The images of ``sources``, read for a model with the classes Dark and Pale."""
-    return read_labelled_images(sources, CLASSES, mpp, n_rays, **settings)
+    return read_labelled_images(sources, CLASSES, mpp, 8, **settings)
 
 
 def pixels_at_nuclei(image: LabelledImage) -> np.ndarray:
@@ -70,11 +63,11 @@ def pixels_at_nuclei(image: LabelledImage) -> np.ndarray:
     return image.pixels[tuple(np.floor(image.nuclei.xy).astype(int).T[::-1])]
 
 
-def disc(x: float, y: float, radius: float = RADIUS_PX, n: int = 32) -> dict:
+def disc(x: float, y: float, radius: float = RADIUS_PX) -> dict:
     """A disc as a GeoJSON polygon."""
-    angles = 2 * np.pi * np.arange(n + 1) / n
+    angles = 2 * np.pi * np.arange(32) / 32
     ring = np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], 1).tolist()
-    return {"type": "Polygon", "coordinates": [[*ring[:-1], ring[0]]]}
+    return {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
 
 
 def box(left: float, top: float, right: float, bottom: float) -> dict:
@@ -88,23 +81,13 @@ def point(x: float, y: float) -> dict:
     return {"type": "Point", "coordinates": [x, y]}
 
 
-def geojson(*features: tuple[dict, str | None], kind: str = "annotation") -> str:
+def geojson(*areas: tuple[dict, str | None]) -> str:
     """A FeatureCollection with a feature for each (geometry, class name or None), as QuPath writes
     it.
     """
-    return json.dumps(
-        {
-            "type": "FeatureCollection",
-            "features": [
-                {
-                    "type": "Feature",
-                    "geometry": geometry,
-                    "properties": {
-                        "objectType": kind,
-                        **({"classification": {"name": word}} if word else {}),
-                    },
-                }
-                for geometry, word in features
-            ],
-        }
-    )
+    features = []
+    for geometry, word in areas:
+        properties = {"objectType": "annotation"}
+        properties |= {"classification": {"name": word}} if word else {}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    return json.dumps({"type": "FeatureCollection", "features": features})

@@ -13,13 +13,8 @@ import cv2
 import numpy as np
 
 CLASSES = ("Lymphocyte", "Tumour")
-GLASS, GROUND, DARK, PALE, FAINT = (
-    (244, 244, 244),
-    (228, 176, 208),
-    (88, 52, 128),
-    (158, 104, 176),
-    (205, 150, 195),
-)
+GLASS, GROUND = (244, 244, 244), (228, 176, 208)
+DARK, PALE, FAINT = (88, 52, 128), (158, 104, 176), (205, 150, 195)
 DIRT, DIRT_UM = (80, 64, 100), 2.1
 SPACING_UM, JITTER_UM, RADIUS_UM = 15.0, 2.5, (3.0, 3.6)
 LONG = (1.5, 0.68)  # axes relative to those of a round nucleus
@@ -63,14 +58,8 @@ def draw_other_tissue(
     for centre, kind, faint in zip(xy, label, is_faint, strict=True):
         _press(image, centre, ((1, 1), LONG)[kind], FAINT if faint else DARK, mpp, rng)
     for centre in xy[rng.random(len(xy)) < 0.25]:  # dirt between the rows of nuclei
-        cv2.circle(
-            image,
-            tuple((centre + SPACING_UM / 2 / mpp).astype(int)),
-            round(DIRT_UM / mpp),
-            DIRT,
-            -1,
-            cv2.LINE_AA,
-        )
+        middle = tuple((centre + SPACING_UM / 2 / mpp).astype(int))
+        cv2.circle(image, middle, round(DIRT_UM / mpp), DIRT, -1, cv2.LINE_AA)
     return DrawnTissue(_photograph(image, mpp, rng), xy, label)
 
 
@@ -79,10 +68,8 @@ def _jitter_lattice(
 ) -> np.ndarray:
     """(N, 2) px: lattice positions with jitter."""
     step = SPACING_UM / mpp
-    axes = [
-        np.arange(margin_px + step / 2, side - margin_px - step / 2 + 1e-6, step)
-        for side in size_px
-    ]
+    first = margin_px + step / 2
+    axes = [np.arange(first, side - first + 1e-6, step) for side in size_px]
     xy = np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)
     return xy + rng.uniform(-JITTER_UM, JITTER_UM, xy.shape) / mpp
 

@@ -27,12 +27,8 @@ SCHEDULE = {
     "clip": 0.1,
     "log_every": 7,
 }
-MANY = {
-    "steps": 150,
-    "clip": 1e-3,
-    "accumulate": 2,
-    "warmup": 0.5,
-}  # by setting, for ``other_value``
+# by setting, for ``other_value``
+MANY = {"steps": 150, "clip": 1e-3, "accumulate": 2, "warmup": 0.5}
 REPORTS = {
     "schedule.save_every": "files alone: tests/training/test_resume.py",
     "schedule.log_every": "files alone: tests/training/test_loop.py",
@@ -58,15 +54,13 @@ def numbers_in(value, name="", kind=""):
     """
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            yield from numbers_in(
-                getattr(value, field.name), f"{name}.{field.name}".strip("."), str(field.type)
-            )
+            dotted = f"{name}.{field.name}".strip(".")
+            yield from numbers_in(getattr(value, field.name), dotted, str(field.type))
     elif isinstance(value, tuple):
         for index, one in enumerate(value):
             yield from numbers_in(one, f"{name}.{index}")
-    elif not isinstance(value, bool) and (
-        isinstance(value, int | float)
-        or (value is None and any(one in kind for one in ("int", "float")))
+    elif (isinstance(value, int | float) and not isinstance(value, bool)) or (
+        value is None and ("int" in kind or "float" in kind)
     ):
         yield name, value
 
@@ -102,9 +96,8 @@ def parts_of_step(stage, read):
     data = read[stage.name] = read.get(stage.name) or stage.read(lambda line: None)
     batches = stage.batches(data, torch.device("cpu"))
     first = STEP * schedule.accumulate
-    drawn = [
-        stage.finish_batch(batches(number)) for number in range(first, first + schedule.accumulate)
-    ]
+    numbers = range(first, first + schedule.accumulate)
+    drawn = [stage.finish_batch(batches(number)) for number in numbers]
     yield from tensors_in(drawn, "batch")
     torch.manual_seed(stage.config.seed)
     method = stage.build(data).train()
@@ -122,21 +115,16 @@ def parts_of_step(stage, read):
 def first_difference(one, other):
     """Name of the first part in which two steps differ; None if they are identical bit for bit."""
     for (name, first), (other_name, second) in zip(one, other, strict=False):
-        if (
-            name != other_name
-            or first.shape != second.shape
-            or not torch.allclose(first, second, 0, 0, equal_nan=True)
-        ):
+        same = name == other_name and first.shape == second.shape
+        if not same or not torch.allclose(first, second, 0, 0, equal_nan=True):
             return name
     return None
 
 
 BLUR = {
     "augmentation.blur": 1.0,
-    "augmentation.blur_um": (
-        {"augmentation.blur": 1.0},
-        0.3,
-    ),  # does not change the width of the kernel
+    # does not change the width of the kernel
+    "augmentation.blur_um": ({"augmentation.blur": 1.0}, 0.3),
 }
 IN_VIEWS = {
     **BLUR,
@@ -175,13 +163,8 @@ class Kind:
     """
 
     def __init__(self, values, parts, trained, others, inert, section=""):
-        self.values, self.parts, self.trained, self.others, self._kept = (
-            values,
-            parts,
-            trained.split(),
-            others,
-            {},
-        )
+        self.values, self.parts, self.others, self._kept = values, parts, others, {}
+        self.trained = tuple(trained.split())
         config = parse_config(values, RECIPES[values["method"]].Config, values["method"])
         inert = {**REPORTS, **inert}
         self.names = [
@@ -210,17 +193,16 @@ class Kind:
             base = with_setting(base, setting, value)
         if (key := repr(before)) not in self._kept:
             read = {}
-            self._kept[key] = list(self.parts(recipe.stages(base, folder), read)), read
-            assert (
-                first_difference(self._kept[key][0], self.parts(recipe.stages(base, folder), {}))
-                is None
-            )
+            parts = list(self.parts(recipe.stages(base, folder), read))
+            again = self.parts(recipe.stages(base, folder), {})
+            assert first_difference(parts, again) is None
+            self._kept[key] = parts, read
         kept, read = self._kept[key]
         other = other_value(name, dict(numbers_in(base))[name]) if other is None else other
         changed = base
         for setting, value in other.items() if isinstance(other, dict) else [(name, other)]:
             changed = with_setting(changed, setting, value)
-        read = dict(read) if name.startswith(tuple(self.trained)) else {}
+        read = dict(read) if name.startswith(self.trained) else {}
         return first_difference(kept, self.parts(recipe.stages(changed, folder), read))
 
 
@@ -232,7 +214,6 @@ def keep_untrained(stage, path=None):
     data = stage.read(lambda line: None)
     path = path or stage.result
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(
-        3
-    )  # the same weights in any order of tests; with this seed, the teacher marks some pixels
+    # The same weights in any order of tests; with this seed, the teacher marks some pixels.
+    torch.manual_seed(3)
     save_checkpoint(path, stage.checkpoint(data, stage.build(data)))

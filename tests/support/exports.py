@@ -16,8 +16,6 @@ def single_window_size(module: str) -> Iterator[None]:
     as long.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            f"muse_pipeline.export.{module}.trace_windows",
-            lambda *graph: trace_windows(*graph[:3], False),
-        )
+        name = f"muse_pipeline.export.{module}.trace_windows"
+        patch.setattr(name, lambda *graph: trace_windows(*graph[:3], False))
         yield

@@ -55,9 +55,9 @@ class TiledSlide:
 AREA_MM2, STORE = 0.6, "image-500nm.zarr"
 
 
-def take_to_store(folder: Path, mpp: float, area_mm2: float = AREA_MM2) -> Path:
+def take_to_store(folder: Path, mpp: float) -> Path:
     """Draw a slide, run the steps up to `tile`, and return the folder of their files."""
-    assert main(["demo-slide", str(folder), "--area-mm2", str(area_mm2), "--mpp", str(mpp)]) == 0
+    assert main(f"demo-slide {folder} --area-mm2 {AREA_MM2} --mpp {mpp}".split()) == 0
     return tile_slide(folder, folder / "demo.svs")
 
 
@@ -71,9 +71,8 @@ def take_half_to_store(fine: Path, folder: Path) -> Path:
     with OpenSlide(fine / "demo.svs") as slide:
         pixels = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
         mpp = 2 * float(slide.properties["openslide.mpp-x"])
-    write_pyramid(
-        folder / "demo.svs", shrink(pixels, 2), factors=(4, 16), mpp=mpp, compression="jpeg"
-    )
+    how = {"factors": (4, 16), "mpp": mpp, "compression": "jpeg"}
+    write_pyramid(folder / "demo.svs", shrink(pixels, 2), **how)
     truth = pandas.read_csv(fine / "truth.csv")
     truth[["x", "y"]] /= 2
     truth.to_csv(folder / "truth.csv", index=False)

@@ -15,7 +15,7 @@ CPU = Options(accelerator="cpu")
 DARK, PALE, GROUND = (90, 60, 130), (150, 110, 180), (235, 190, 215)
 
 
-def draw_labelled_folder(folder: Path, n_pictures: int = 3, side: int = 160) -> Path:
+def draw_labelled_folder(folder: Path, n_pictures: int = 3) -> Path:
     """Write pictures of dark and pale nuclei on a pink background, with labels as text: row,
     column, class.
     """
@@ -23,16 +23,13 @@ def draw_labelled_folder(folder: Path, n_pictures: int = 3, side: int = 160) -> 
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for index in range(n_pictures):
-        picture = np.full((side, side, 3), GROUND, np.uint8)
+        picture = np.full((160, 160, 3), GROUND, np.uint8)
         lines = []
-        for row, column in (
-            np.indices((6, 6)).reshape(2, -1).T * 26 + generator.integers(8, 18, (36, 2))
-        ).tolist():
-            dark = bool(generator.integers(2))
-            cv2.circle(
-                picture, (column, row), 5 if dark else 8, DARK if dark else PALE, -1, cv2.LINE_AA
-            )
-            lines.append(f"{row} {column} {1 if dark else 2}")
+        positions = np.indices((6, 6)).reshape(2, -1).T * 26 + generator.integers(8, 18, (36, 2))
+        for row, column in positions.tolist():
+            label, radius, color = (1, 5, DARK) if generator.integers(2) else (2, 8, PALE)
+            cv2.circle(picture, (column, row), radius, color, -1, cv2.LINE_AA)
+            lines.append(f"{row} {column} {label}")
         noisy = np.clip(picture + generator.normal(0, 4, picture.shape), 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"images/P{index}.png"), noisy[..., ::-1])
         (folder / f"labels/P{index}_points.txt").write_text("\n".join(lines) + "\n")
@@ -57,22 +54,16 @@ colour: {colour}
 window_px: 96
 batch: 2
 schedule: {{ steps: {steps}, save_every: 5, log_every: 1, learning_rate: 0.005 }}
-export: {{ input_px: 192, halo_px: 32, capacity: {capacity}, threshold: {threshold} }}
+export: {{ input_px: 192, halo_px: 32, capacity: {capacity}, threshold: 0.3 }}
 licence: CC0-1.0
 training_data: drawn discs
 """
 
 
 def write_config(
-    folder: Path,
-    steps: int = 10,
-    colour: str = "identity",
-    capacity: int = 200,
-    threshold: float = 0.3,
+    folder: Path, steps: int = 10, colour: str = "identity", capacity: int = 200
 ) -> Path:
     """Write ``tiny.yaml`` next to the folders of pictures and labels."""
     path = folder / "tiny.yaml"
-    path.write_text(
-        CONFIG.format(steps=steps, colour=colour, capacity=capacity, threshold=threshold)
-    )
+    path.write_text(CONFIG.format(steps=steps, colour=colour, capacity=capacity))
     return path

@@ -160,8 +160,8 @@ def pretrain_changed(**settings) -> None:
     pretrain(load_muse_config(path), Path("run"), CPU)
 
 
-def drawn_info(mpp: float = 0.5) -> SlideInfo:
-    return ArraySlide([np.full((795, 955, 3), 200, np.uint8)]).info((mpp, mpp))
+def drawn_info() -> SlideInfo:
+    return ArraySlide([np.full((795, 955, 3), 200, np.uint8)]).info((0.5, 0.5))
 
 
 def read_region_of_interest() -> None:

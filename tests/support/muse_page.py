@@ -96,13 +96,12 @@ def count_same(csv_path: Path, nuclei_path: Path) -> tuple[int, int, int, int]:
     with csv_path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     theirs = pq.read_table(nuclei_path, columns=["x", "y", "class"]).to_pydict()
-    tables = [
-        (
-            np.array([[float(row["x"]), float(row["y"])] for row in rows]),
-            [row["class"] for row in rows],
-        ),
-        (np.column_stack([theirs["x"], theirs["y"]]), theirs["class"]),
-    ]
+    own_xy = np.array([[float(row["x"]), float(row["y"])] for row in rows])
+    own, other = (
+        (own_xy, [row["class"] for row in rows]),
+        np.column_stack([theirs["x"], theirs["y"]]),
+    )
+    tables = [own, (other, theirs["class"])]
     same = []
     for (xy, classes), (other_xy, other_classes) in (tables, tables[::-1]):
         distance, nearest = cKDTree(other_xy).query(xy)

@@ -52,9 +52,8 @@ def correct(
     """
     features = json.loads(gzip.decompress((results / "nuclei.geojson.gz").read_bytes()))["features"]
     tissue = read_json(results / "tissue.geojson")["features"]
-    centre = np.array(
-        [shapely.geometry.shape(one["geometry"]).centroid.coords[0] for one in features]
-    )
+    shapes = [shapely.geometry.shape(one["geometry"]) for one in features]
+    centre = np.array([shape.centroid.coords[0] for shape in shapes])
     is_true, is_found = _within(xy, rectangle), _within(centre, rectangle)
     distance, nearest = cKDTree(xy).query(centre)
     kept, seen, n_reclassified = [], set(), 0
@@ -69,35 +68,21 @@ def correct(
             feature["properties"]["classification"] = {"name": names[truth], "color": [200, 0, 0]}
         kept.append(feature)
     missed = np.array([i for i in np.flatnonzero(is_true) if i not in seen], int)
-    added = [
-        _points(xy[missed[::2]], names[missed[::2]], name)
-        for name in sorted(set(names[missed[::2]]))
-    ]
+    points, of = xy[missed[::2]], names[missed[::2]]
+    added = [_annotation(shapely.MultiPoint(points[of == name]), name) for name in sorted(set(of))]
     added += [_annotation(shapely.Point(xy[i]).buffer(3.3 / mpp), names[i]) for i in missed[1::2]]
     region = _annotation(shapely.box(*rectangle), "Region*")
-    exported.write_text(
-        json.dumps(
-            {"type": "FeatureCollection", "features": [*tissue, *kept, *added, region]}, indent=1
-        )
-    )
-    return Corrections(n_reclassified, len(features) - len(kept), len(missed))
+    features = [*tissue, *kept, *added, region]
+    exported.write_text(json.dumps({"type": "FeatureCollection", "features": features}, indent=1))
+    return Corrections(n_reclassified, len(shapes) - len(kept), len(missed))
 
 
 def _within(xy: np.ndarray, rectangle: tuple[float, float, float, float]) -> np.ndarray:
     return ((xy > rectangle[:2]) & (xy < rectangle[2:])).all(1)
 
 
-def _points(xy: np.ndarray, names: np.ndarray, name: str) -> dict[str, Any]:
-    return _annotation(shapely.MultiPoint(xy[names == name]), name)
-
-
 def _annotation(geometry: shapely.Geometry, name: str) -> dict[str, Any]:
-    properties = {
-        "objectType": "annotation",
-        "classification": {"name": name, "color": [200, 0, 0]},
-    }
-    return {
-        "type": "Feature",
-        "geometry": json.loads(shapely.to_geojson(geometry)),
-        "properties": properties,
-    }
+    classification = {"name": name, "color": [200, 0, 0]}
+    properties = {"objectType": "annotation", "classification": classification}
+    shape = json.loads(shapely.to_geojson(geometry))
+    return {"type": "Feature", "geometry": shape, "properties": properties}

@@ -25,21 +25,12 @@ def write_result(
     nuclei = Nuclei(
         xy, Frame.LEVEL0, np.full((len(xy), 32), 3.0), label, np.linspace(0.9, 0.5, len(xy))
     )
-    provenance = {
-        "slide_id": slide_id,
-        "fingerprint": "ab",
-        "slide_mpp": MPP,
-        "bounds": bounds,
-        "model": {"name": "drawn", "sha256": "cd"},
-        "card": {
-            "classes": [{"name": name, "color": [0, 0, 0]} for name in CLASSES],
-            "threshold": 0.4,
-        },
-        **output,
-    }
+    classes = [{"name": name, "color": [0, 0, 0]} for name in CLASSES]
+    card = {"classes": classes, "threshold": 0.4}
+    facts = {"slide_id": slide_id, "fingerprint": "ab", "bounds": bounds, "card": card, **output}
     path = folder / slide_id / "nuclei.parquet"
     nuclei.prob = np.eye(2, dtype=np.float32)[nuclei.label]
-    write_table(path, nuclei, CLASSES, MPP, **provenance)
+    write_table(path, nuclei, CLASSES, MPP, **facts)
     if size_px:
         write_json(path.with_name("slide.json"), {"size_px": size_px})
     return path

@@ -47,23 +47,18 @@ def write_pyramid(
     options = {"tile": (256, 256), "photometric": "rgb", "compression": compression}
     if compression == "deflate":
         options["compressionargs"] = {"level": 0}  # fast, as noise cannot be compressed
-    resolution = (
-        {}
-        if mpp is None or ome
-        else {"resolution": (1e4 / mpp,) * 2, "resolutionunit": "CENTIMETER"}
-    )
-    sizes = {f"PhysicalSize{axis}": mpp for axis in "XY"} | {
-        f"PhysicalSize{axis}Unit": "µm" for axis in "XY"
-    }
+    about = {"description": description}
+    if ome:
+        metadata = {"axes": "YXS"}
+        for axis in "XY" if mpp else "":
+            metadata |= {f"PhysicalSize{axis}": mpp, f"PhysicalSize{axis}Unit": "µm"}
+        about |= {"subifds": len(factors), "metadata": metadata}
+    else:
+        about |= {"metadata": None}
+        if mpp:
+            about |= {"resolution": (1e4 / mpp,) * 2, "resolutionunit": "CENTIMETER"}
     with tifffile.TiffWriter(path, ome=ome) as tiff:
-        tiff.write(
-            image,
-            subifds=len(factors) if ome else None,
-            metadata={"axes": "YXS", **(sizes if mpp else {})} if ome else None,
-            description=description,
-            **options,
-            **resolution,
-        )
+        tiff.write(image, **about, **options)
         for factor in factors:
             tiff.write(shrink(image, factor), subfiletype=1, metadata=None, **options)
 
@@ -92,32 +87,20 @@ def write_leica(
     """Write a slide with scanner bounds in Leica's format: ``image`` lies at ``corner_px`` of a
     larger glass.
     """
-    mpp = np.broadcast_to(mpp, 2)
-    size = image.shape[1::-1]
-    glass = np.add(size, np.multiply(corner_px, 2))
-    positions = {"glass": glass, "tissue": size, "corner": corner_px}
-    positions_nm = {
-        name: np.rint(np.multiply(px, mpp * 1000)).astype(int) for name, px in positions.items()
-    }
+    mpp, size, corner = np.broadcast_to(mpp, 2), np.array(image.shape[1::-1]), np.array(corner_px)
+    positions = {"glass": size + 2 * corner, "tissue": size, "corner": corner}
+    nm = {name: np.rint(px * (mpp * 1000)).astype(int) for name, px in positions.items()}
     levels = "".join(
         f'<dimension sizeX="{size[0] // factor}" sizeY="{size[1] // factor}" ifd="{i}" r="{i}"/>'
         for i, factor in enumerate((1, *factors))
     )
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         for i, factor in enumerate((1, *factors)):
-            tiff.write(
-                shrink(image, factor),
-                tile=(256, 256),
-                photometric="rgb",
-                compression="deflate",
-                metadata=None,
-                description=(
-                    LEICA.format(size=size, levels=levels, **positions_nm) if i == 0 else None
-                ),
-                subfiletype=int(i > 0),
-                resolution=tuple(1e4 / mpp / factor),
-                resolutionunit="CENTIMETER",
-            )
+            text = None if i else LEICA.format(size=size, levels=levels, **nm)
+            about = {"description": text, "subfiletype": int(i > 0), "metadata": None}
+            about |= {"resolution": tuple(1e4 / mpp / factor), "resolutionunit": "CENTIMETER"}
+            how = {"tile": (256, 256), "photometric": "rgb", "compression": "deflate"}
+            tiff.write(shrink(image, factor), **about, **how)
 
 
 def write_ventana(path: Path, image: np.ndarray) -> None:
@@ -154,8 +137,8 @@ def spoil_tile(path: Path, page: int, tile: int) -> None:
     path.write_bytes(content)
 
 
-def write_czi(path, image, pixel_um=0.5, corner=(70, -30), scenes=1):
-    """Write a mosaic of tiles with its upper left at ``corner``; further scenes are copies below
+def write_czi(path, image, pixel_um=0.5, scenes=1):
+    """Write a mosaic of tiles with its upper left at (70, -30); further scenes are copies below
     the first one.
     """
     with create_czi(str(path)) as document:
@@ -163,6 +146,6 @@ def write_czi(path, image, pixel_um=0.5, corner=(70, -30), scenes=1):
             for y in range(0, image.shape[0], 256):
                 for x in range(0, image.shape[1], 256):
                     tile = np.ascontiguousarray(image[y : y + 256, x : x + 256, ::-1])
-                    at = corner[0] + x, corner[1] + y + scene * (image.shape[0] + 100)
+                    at = 70 + x, y - 30 + scene * (image.shape[0] + 100)
                     document.write(tile, location=at, scene=scene)
         document.write_metadata("slide", scale_x=pixel_um * 1e-6, scale_y=pixel_um * 1e-6)

@@ -14,11 +14,12 @@ import shutil
 import socket
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from debian import install
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 PACKAGES = ("slurm-wlm", "munge")
@@ -108,13 +109,10 @@ class Slurm:
     def start_node(self, node: str) -> None:
         """Start the daemon of a node, and wait until the controller can use it."""
         self._daemon(node, "slurmd", "-D", "-N", node)
-        self.call(
-            "scontrol", "update", f"NodeName={node}", "State=RESUME"
-        )  # the node may have been marked as down
-        self._wait(
-            lambda: self.call("sinfo", "-h", "-n", node, "-o", "%t") in ("idle", "mix"),
-            f"{node} never came up",
-        )
+        # The node may have been marked as down.
+        self.call("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        state = "sinfo", "-h", "-n", node, "-o", "%t"
+        self._wait(lambda: self.call(*state) in ("idle", "mix"), f"{node} never came up")
 
     def node_of(self, job: str) -> str:
         """Name of the node that a job runs on."""
@@ -154,10 +152,9 @@ class Slurm:
 
     def granted(self, job: str) -> tuple[int, int]:
         """Cores and MB of memory that a job was given."""
-        resources = re.search(
-            r"TRES=cpu=(\d+),mem=(\d+)M", self.call("scontrol", "show", "job", job)
-        )
-        return int(resources[1]), int(resources[2])
+        facts = self.call("scontrol", "show", "job", job)
+        cores, megabytes = re.search(r"TRES=cpu=(\d+),mem=(\d+)M", facts).groups()
+        return int(cores), int(megabytes)
 
     def call(self, *command: str) -> str:
         """Run a Slurm command and return what it prints."""
@@ -180,18 +177,11 @@ class Slurm:
         (self.folder / "gres.conf").write_text(
             f"NodeName={','.join(NODES)} Name=gpu File=/dev/null\n", encoding="ascii"
         )
-        self._lead_steps_here()
-        self._write_script(
-            "note-gpu", f'echo "$SLURM_JOB_ID $CUDA_VISIBLE_DEVICES" >> {self.folder}/gpus'
-        )
-
-    def _lead_steps_here(self) -> None:
-        """Wrap `srun` to set SLURM_CONF, which the executor plugin clears, so that `srun` would
-        only search /etc.
-        """
-        self._write_script(
-            "srun", f'SLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"'
-        )
+        # The executor plugin clears SLURM_CONF, so that `srun` would only search /etc.
+        wrapped = f'SLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"'
+        self._write_script("srun", wrapped)
+        gpu = "$SLURM_JOB_ID $CUDA_VISIBLE_DEVICES"
+        self._write_script("note-gpu", f'echo "{gpu}" >> {self.folder}/gpus')
 
     def _write_script(self, name: str, text: str) -> None:
         script = self.folder / "bin" / name
@@ -203,64 +193,39 @@ class Slurm:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
-        location = f"{self.folder}/munge"
-        files = [f"--socket={location}.socket", f"--key-file={key}", f"--log-file={location}.log"]
-        state = [f"--pid-file={location}.pid", f"--seed-file={location}.seed"]
-        self._daemon("munged", "munged", "--foreground", "--force", *files, *state)
-        self._wait(Path(f"{location}.socket").is_socket, "munge did not start")
+        files = {"socket": "socket", "key-file": "key", "log-file": "log"}
+        files |= {"pid-file": "pid", "seed-file": "seed"}
+        options = [f"--{name}={self.folder}/munge.{end}" for name, end in files.items()]
+        self._daemon("munged", "munged", "--foreground", "--force", *options)
+        self._wait((self.folder / "munge.socket").is_socket, "munge did not start")
 
     def _daemon(self, name: str, *command: str) -> None:
+        # A session of its own, so that a Ctrl-C in pytest does not end the daemon before its jobs.
+        how = {"env": self.environment, "start_new_session": True, "stderr": subprocess.STDOUT}
         with (self.folder / f"{name}.out").open("w", encoding="utf-8") as output:
-            # The daemon has its own session, so that a Ctrl-C in pytest does not end it before its
-            # jobs.
-            process = subprocess.Popen(
-                command,
-                env=self.environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.processes[name] = process
+            self.processes[name] = subprocess.Popen(command, stdout=output, **how)
 
     def _wait(self, ready, complaint: str) -> None:
         deadline = time.monotonic() + DEADLINE_S
         while not ready():
             dead = [name for name, process in self.processes.items() if process.poll() is not None]
             if dead or time.monotonic() > deadline:
-                output = "; ".join(
-                    (self.folder / f"{name}.out").read_text("utf-8", "replace").strip()
-                    for name in dead
-                )
-                output += self.call("sinfo", "-N", "-h", "-o", "%N %t %E")
-                raise NoSlurmError(
-                    f"{complaint} in {self.folder}{f': {output[-300:]}' if output else ''}"
-                )
+                outputs = [(self.folder / f"{name}.out").read_text("utf-8") for name in dead]
+                outputs.append(self.call("sinfo", "-N", "-h", "-o", "%N %t %E"))
+                raise NoSlurmError(f"{complaint} in {self.folder}: {'; '.join(outputs)[-300:]}")
             time.sleep(0.2)
 
 
 def _require_programs() -> None:
     os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
-    if not missing:
-        return
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise NoSlurmError(
-            f"{', '.join(missing)} not found; as root: apt-get install {' '.join(PACKAGES)}"
-        )
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = [*["apt-get", "install", "-y", "--no-install-recommends"], *PACKAGES]
-    for command in (["apt-get", "update"], install):
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if run.returncode:
-            raise NoSlurmError(f"{' '.join(command)}: {(run.stderr or run.stdout).strip()[-300:]}")
+    if missing and (reason := install(*PACKAGES)):
+        raise NoSlurmError(f"{', '.join(missing)} not found; {reason}")
 
 
 def _free_ports(n_ports: int) -> list[int]:
     sockets = [socket.socket() for _ in range(n_ports)]
-    try:
+    with ExitStack() as opened:
         for each in sockets:
-            each.bind(("127.0.0.1", 0))
+            opened.enter_context(each).bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

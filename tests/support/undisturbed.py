@@ -8,27 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SLIDE = "S"
-TIMESTAMP = (  # in folders that Snakemake wrote, unless it was killed meanwhile
-    ".snakemake_timestamp"
-)
+# in folders that Snakemake wrote, unless it was killed meanwhile
+TIMESTAMP = ".snakemake_timestamp"
 # All results of a slide except logs and ledgers, which contain times.
-RESULTS = (
-    *(
-        "slide.json",
-        "tissue.npz",
-        "tissue.geojson",
-        "colour.json",
-        "shards/1-of-2.parquet",
-        "shards/2-of-2.parquet",
-    ),
-    *(
-        "nuclei.parquet",
-        "nuclei.geojson.gz",
-        "nuclei.provenance.json",
-        "summary.json",
-        "density.png",
-    ),
-)
+RESULTS = [
+    "slide.json",
+    "tissue.npz",
+    "tissue.geojson",
+    "colour.json",
+    "shards/1-of-2.parquet",
+    "shards/2-of-2.parquet",
+    "nuclei.parquet",
+    "nuclei.geojson.gz",
+    "nuclei.provenance.json",
+    "summary.json",
+    "density.png",
+]
 
 
 @dataclass(frozen=True)
@@ -45,15 +40,10 @@ def read_results(folder: Path) -> dict[str, bytes]:
     result is missing.
     """
     results = folder / "results" / SLIDE
-    image = [
-        path
-        for path in results.glob("image-*.zarr/**/*")
-        if path.is_file() and path.name != TIMESTAMP
-    ]
-    return {
-        str(path.relative_to(results)): path.read_bytes()
-        for path in [*(results / name for name in RESULTS), *image]
-    }
+    image = [path for path in results.glob("image-*.zarr/**/*") if path.is_file()]
+    files = [*(results / name for name in RESULTS), *image]
+    files = [path for path in files if path.name != TIMESTAMP]
+    return {str(path.relative_to(results)): path.read_bytes() for path in files}
 
 
 def assert_as_undisturbed(folder: Path, undisturbed: Undisturbed) -> None:

@@ -38,19 +38,11 @@ def draw_stained_slide(path: Path, size_px: int = 1400, n_nuclei: int = 500, see
     image = np.full((size_px, size_px, 3), 244, np.uint8)
     middle, radius = size_px // 2, size_px * 0.42
     cv2.circle(image, (middle, middle), int(radius), (226, 170, 205), -1)
-    angle, reach = (
-        rng.uniform(0, 2 * np.pi, n_nuclei),
-        radius * 0.95 * np.sqrt(rng.uniform(size=n_nuclei)),
-    )
-    xy = np.stack([middle + reach * np.cos(angle), middle + reach * np.sin(angle)], 1)
-    for x, y in xy:
-        axes = rng.uniform(6, 10, 2)
-        cv2.ellipse(
-            image,
-            ((float(x), float(y)), tuple(2 * axes), float(rng.uniform(0, 180))),
-            (92, 50, 130),
-            -1,
-        )
+    angle = rng.uniform(0, 2 * np.pi, n_nuclei)
+    reach = radius * 0.95 * np.sqrt(rng.uniform(size=n_nuclei))
+    for xy in (middle + reach * [np.cos(angle), np.sin(angle)]).T.tolist():
+        axes = tuple(2 * rng.uniform(6, 10, 2))
+        cv2.ellipse(image, (xy, axes, rng.uniform(0, 180)), (92, 50, 130), -1)
     grain = rng.normal(0, 6, (*image.shape[:2], 1))
     image = np.clip(cv2.GaussianBlur(image, (0, 0), 1.2) + grain, 0, 255).astype(np.uint8)
     write_pyramid(path, image)
@@ -87,10 +79,9 @@ def snakemake_command(*arguments: str, cores: int | None = 2) -> list[str]:
     """The command that a user types in the cohort's folder, without ``--cores`` if ``cores`` is
     None.
     """
-    program = (
-        f"{sys.executable} -m snakemake --snakefile {SNAKEFILE} --configfile config.yaml".split()
-    )
-    return [*program, *([] if cores is None else ["--cores", str(cores)]), *arguments]
+    program = f"{sys.executable} -m snakemake --snakefile {SNAKEFILE} --configfile config.yaml"
+    program += "" if cores is None else f" --cores {cores}"
+    return [*program.split(), *arguments]
 
 
 @cache
@@ -98,9 +89,8 @@ def start_forkserver() -> BaseContext:
     """The context of processes that are forked from one that has imported `preloaded_snakemake`."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["preloaded_snakemake"])
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # a module that is not found would be skipped silently
+    # A module that is not found would be skipped silently.
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         forkserver.ensure_running()
     return forks
@@ -135,19 +125,9 @@ def run_snakemake(
 
 def planned_jobs(output: str) -> dict[str, int]:
     """Rule -> number of jobs, from the table that Snakemake prints before it starts."""
-    lines = iter(output.splitlines())
-    for line in lines:
-        if line.startswith("job ") and line.split() == ["job", "count"]:
-            break
-    next(lines, None)
-    jobs = {}
-    for line in lines:
-        if not line.strip():
-            break
-        rule, count = line.split()
-        jobs[rule] = int(count)
-    jobs.pop("total", None)
-    return jobs
+    table = re.search(r"^job +count\n[- ]+\n((?:\w+ +\d+\n)+)", output, re.MULTILINE)
+    rows = [line.split() for line in table[1].splitlines()] if table else []
+    return {rule: int(count) for rule, count in rows if rule != "total"}
 
 
 def inputs_of(output: str, rule: str) -> list[str]:
@@ -158,13 +138,8 @@ def inputs_of(output: str, rule: str) -> list[str]:
 
 def kill_when(reached: Callable[[], bool], folder: Path) -> None:
     """Start the workflow, and kill it and its jobs when ``reached`` returns True."""
-    process = subprocess.Popen(
-        snakemake_command(),
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(snakemake_command(), cwd=folder, start_new_session=True, **quiet)
     while not reached() and process.poll() is None:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
