@@ -95,9 +95,9 @@ def unit(folder: Path) -> Path:
     return write_unit(labelled.draw_labelled_folder(folder))
 
 
-def toy(method: str, images: Path, path: Path, steps: int = 6) -> Path:
+def toy(images: Path, path: Path, steps: int = 6) -> Path:
     schedule = f"{{steps: {steps}, learning_rate: 0.01, save_every: 2, log_every: 1}}"
-    path.write_text(f"method: {method}\nname: toy\nimages: {images}\nschedule: {schedule}\n")
+    path.write_text(f"method: toy_sum\nname: toy\nimages: {images}\nschedule: {schedule}\n")
     return path
 
 

@@ -12,19 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from toy_gan import N_RAYS, ToyGanConfig, read_corners, toy_checkpoint
 
+from muse_pipeline.core.pictures import list_pictures, read_rgb
+from muse_pipeline.inference.card import ColourReference, NucleusClass
+from muse_pipeline.methods.detector.config import DetectorConfig, ExportSettings
+from muse_pipeline.methods.detector.stage import describe_detector
 from muse_pipeline.models.detector import NucleusDetector
 from muse_pipeline.training.checkpoint import Checkpoint
-from muse_pipeline.training.method import Method, WeightedSum
+from muse_pipeline.training.method import Method, Schedule, WeightedSum
 from muse_pipeline.training.recipe import RECIPES, Recipe, Stage, TrainingStage
 from muse_pipeline.training.run import Inputs, Log
 
+SIDE_PX, N_RAYS = 64, 8
+
 
 @dataclass(frozen=True)
-class ToySumConfig(ToyGanConfig):
+class ToySumConfig:
     """Settings."""
 
+    name: str
+    images: Path
+    schedule: Schedule
+    seed: int = 0
+    precision: str = "32-true"
     method: str = "toy_sum"
 
 
@@ -67,8 +77,10 @@ class ToySumStage(TrainingStage[ToySumConfig, Tensor]):
         return Inputs((self.config,))
 
     def read(self, log: Log) -> Tensor:
-        """The pictures."""
-        return read_corners(self.config.images)
+        """The upper left corner (N, 3, S, S) of each picture."""
+        paths = list_pictures(self.config.images)
+        pixels = [read_rgb(path, "")[:SIDE_PX, :SIDE_PX].copy() for path in paths]
+        return torch.stack([torch.from_numpy(one).permute(2, 0, 1).float() for one in pixels])
 
     def build(self, data: Tensor) -> WeightedSum:
         """Both methods on one network."""
@@ -88,7 +100,25 @@ class ToySumStage(TrainingStage[ToySumConfig, Tensor]):
 
     def checkpoint(self, data: Tensor, method: WeightedSum) -> Checkpoint:
         """A checkpoint with the network as a detector."""
-        return toy_checkpoint(self.config, method.trained())
+        network = method.trained()
+        settings = DetectorConfig(
+            name=self.config.name,
+            backbone="muse_compact_16",
+            mpp=0.5,
+            classes=(NucleusClass("Nucleus", (128, 64, 192)),),
+            sources=(),
+            schedule=self.config.schedule,
+            licence="CC0-1.0",
+            training_data="drawn discs",
+            n_rays=N_RAYS,
+            colour="identity",
+            export=ExportSettings(input_px=192, capacity=200),
+        )
+        return Checkpoint(
+            network.backbone.state_dict(),
+            network.head.state_dict(),
+            describe_detector(settings, ColourReference(method="identity")),
+        )
 
 
 @RECIPES.register("toy_sum")
