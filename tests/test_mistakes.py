@@ -14,6 +14,7 @@ from pathlib import Path
 
 import mistake_makers
 import pytest
+import shapely
 import yaml
 
 from muse_pipeline.core.errors import MuseError
@@ -33,12 +34,13 @@ def find(name: str):
 
 class Loader(yaml.SafeLoader):
     """YAML with ``!path``, ``!find`` (an object by its name), ``!default`` (a class, called),
-    ``!tuple`` and ``!picture`` (a white PNG of this width and height).
+    ``!shape`` (by its text), ``!tuple`` and ``!picture`` (a white PNG of this width and height).
     """
 
 
 Loader.add_constructor("!path", lambda loader, node: Path(node.value))
 Loader.add_constructor("!find", lambda loader, node: find(node.value))
+Loader.add_constructor("!shape", lambda loader, node: shapely.from_wkt(node.value))
 Loader.add_constructor("!default", lambda loader, node: find(node.value)())
 Loader.add_constructor(
     "!tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))

@@ -23,12 +23,12 @@ from drawn_networks import (
     draw_hover,
     draw_hovernext,
     draw_instanseg,
+    draw_random,
     draw_stardist,
 )
 from drawn_tissue import CLASSES, draw_labelled_tissue
 from inference_slides import open_tiled, tile_slide
 from qupath_check import check_geojson
-from random_networks import OUTPUTS, write_random_network
 from scipy.spatial import cKDTree
 from slide_files import write_pyramid
 
@@ -363,6 +363,17 @@ def test_a_window_is_scaled_without_regard_to_the_others_of_its_batch(name):
     assert np.array_equal(SCALINGS[name](pixels), np.concatenate(alone))
 
 
+# number of channels of each output of a network for three classes
+OUTPUTS = {
+    "stardist": {"prob": 1, "dist": 32, "prob_class": 4},
+    "hover": {"np": 2, "hv": 2, "tp": 4},
+    "cellvit": {"nuclei_binary_map": 2, "hv_map": 2, "nuclei_type_map": 4},
+    "hovernext": {"output": 9},
+    "distance": {"classes": 4, "distance": 1},
+    "boundary": {"maps": 5},
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WORDS)
 def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data):
@@ -374,7 +385,7 @@ def test_qupath_reads_the_outlines_of_odd_maps(kind, muse, tmp_path, shared_data
     muse.ok(f"import-model {draw(tmp_path / 'network')}", *words)
     if kind in OUTPUTS:
         card = read_card(model)
-        network = onnx.load(write_random_network(kind, tmp_path / "network"))
+        network = onnx.load(draw_random(tmp_path / "network", OUTPUTS[kind]))
         classes = tuple(replace(NUCLEUS, name=name) for name in "ABC")
         shape = [size.dim_value for size in network.graph.input[0].type.tensor_type.shape.dim]
         sizes = {"stride_px": 1, "margin_px": 0, "n_rays": 32}

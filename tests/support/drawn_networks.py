@@ -181,3 +181,16 @@ def classify(net: Drawing, dark: str, level: float = 0.405) -> str:
     background, very = net.linear(dark, -60, 18), net.linear(dark, 60, -60 * level)
     maps = net.add("Concat", [background, very, net.linear(dark, 0, 0)], axis=1)
     return net.add("Softmax", [maps], axis=1)
+
+
+def draw_random(path: Path, outputs: dict[str, int]) -> Path:
+    """Write a network with random weights, whose ``outputs`` have this number of channels each:
+    rays around 12, and other maps around 0.
+    """
+    net, rng = Drawing(channels_first=True), np.random.default_rng(0)
+    for name, n in outputs.items():
+        weights = rng.normal(size=(n, 3, *x.shape))
+        weights -= weights.mean((2, 3), keepdims=True)
+        maps = [net.pixels, weights, np.full(n, 12.0 if name == "dist" else 0.0)]
+        net.give(name, net.add("Conv", maps, pads=[HALF] * 4))
+    return net.save(path)
