@@ -7,13 +7,27 @@ import gzip
 import json
 from types import SimpleNamespace
 
-import awkward_cohort
 import h5py
 import numpy as np
 import oracle
 import pandas as pd
 import pytest
 import shapely
+from awkward_cohort import (
+    BLURRED_PX,
+    CORE_UM,
+    CORES,
+    EXPAND_UM,
+    INTENSITIES,
+    N_PATIENTS,
+    PITCH_UM,
+    SUBTRACT,
+    run_cohort,
+    run_microarray,
+    run_sheet,
+    write_areas,
+    write_patients,
+)
 from scipy import sparse
 
 from muse_pipeline.cli.main import main
@@ -24,9 +38,8 @@ SCORED = {"dab_od": "", "cytoplasm_dab_mean": "cytoplasm_", "membrane_dab_mean":
 
 @pytest.fixture(scope="module")
 def folder(once, tiled_slide):
-    return once(
-        "awkward", lambda folder: awkward_cohort.run_cohort(folder, tiled_slide.folder / "demo.svs")
-    )
+    demo = tiled_slide.folder / "demo.svs"
+    return once("awkward", lambda folder: run_cohort(folder, demo))
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +49,8 @@ def slides(folder):
 
 @pytest.fixture(scope="module")
 def microarray(once, tiled_slide):
-    return (
-        once(
-            "awkward-tma",
-            lambda folder: awkward_cohort.run_microarray(folder, tiled_slide.folder / "demo.svs"),
-        )
-        / "tma/T"
-    )
+    demo = tiled_slide.folder / "demo.svs"
+    return once("awkward-tma", lambda folder: run_microarray(folder, demo)) / "tma/T"
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +58,10 @@ def patients(once):
     """A folder of results of many patients, compared by the sheet's own column of patients."""
 
     def fill(folder):
-        results, sheet = awkward_cohort.write_patients(folder), str(folder / "slides.tsv")
-        words = ["statistics", str(results), "--group", "grade", "--patient", "case"]
-        assert main([*words, "--sheet", sheet, "-o", str(folder / "statistics.tsv")]) == 0
-        assert (
-            main(
-                [
-                    "step",
-                    "anndata",
-                    str(results),
-                    "--sheet",
-                    sheet,
-                    "-o",
-                    str(folder / "cohort.h5ad"),
-                ]
-            )
-            == 0
-        )
+        results, sheet = write_patients(folder), f"--sheet {folder}/slides.tsv"
+        groups = f"--group grade --patient case -o {folder}/statistics.tsv"
+        assert main(f"statistics {results} {sheet} {groups}".split()) == 0
+        assert main(f"step anndata {results} {sheet} -o {folder}/cohort.h5ad".split()) == 0
 
     return once("awkward-patients", fill)
 
@@ -161,12 +156,12 @@ def test_artefacts_and_what_totals_leave_out(slides, folder):
         inside = shapely.contains_xy(area, slide.xy)
         np.testing.assert_array_equal(inside, slide.table["quality"] == kind)
         assert float(row[f"{kind}_mm2"]) == pytest.approx(slide.tissue_mm2(area), rel=0.08)
-    corner = slide.offset_px + np.array([awkward_cohort.BLURRED_PX + 200, 800])
+    corner = slide.offset_px + np.array([BLURRED_PX + 200, 800])
     blurred = shapely.box(*corner * slide.mpp, *slide.size_um)
     assert not artefacts["ink"].intersects(blurred) and artefacts["blurred"].intersects(
         blurred
     )  # the ink crosses it
-    out = slide.left_out(awkward_cohort.SUBTRACT)
+    out = slide.left_out(SUBTRACT)
     assert int(row["nuclei_left_out"]) == out.sum() > 50
     assert int(row["nuclei_in_artefacts"]) == slide.table["quality"].notna().sum() > out.sum()
     median = np.quantile(slide.table["area_um2"][~out], 0.5, method="lower")
@@ -177,13 +172,11 @@ def test_artefacts_and_what_totals_leave_out(slides, folder):
 def test_counts_and_densities(slides, folder, name):
     slide, row = slides[name], read_rows(folder / "results/cohort.tsv")[name]
     artefacts = slide.artefacts()
-    mm2 = slide.tissue_mm2(
-        without=[artefacts[kind] for kind in awkward_cohort.SUBTRACT if kind in artefacts]
-    )
+    mm2 = slide.tissue_mm2(without=[artefacts[kind] for kind in SUBTRACT if kind in artefacts])
     assert float(row["tissue_mm2"]) == pytest.approx(mm2, rel=0.01)
     assert_counts(
         row,
-        oracle.counts(slide, ~slide.left_out(awkward_cohort.SUBTRACT), float(row["tissue_mm2"])),
+        oracle.counts(slide, ~slide.left_out(SUBTRACT), float(row["tissue_mm2"])),
     )
 
 
@@ -196,10 +189,8 @@ def test_annotations_of_a_roi(slides, folder):
         assert rows[name]["class"] == word
         assert float(rows[name]["area_mm2"]) == pytest.approx(area.area / 1e6, rel=1e-4)
         mm2 = float(rows[name]["tissue_mm2"])
-        assert mm2 == pytest.approx(
-            slide.tissue_mm2(area, map(artefacts.get, awkward_cohort.SUBTRACT)), rel=5e-3
-        )
-        inside = shapely.contains_xy(area, slide.xy) & ~slide.left_out(awkward_cohort.SUBTRACT)
+        assert mm2 == pytest.approx(slide.tissue_mm2(area, map(artefacts.get, SUBTRACT)), rel=5e-3)
+        inside = shapely.contains_xy(area, slide.xy) & ~slide.left_out(SUBTRACT)
         assert_counts(rows[name], oracle.counts(slide, inside, mm2))
 
 
@@ -236,24 +227,14 @@ def test_positive_nuclei_and_scores(slides, folder):
     pixels = oracle.Pixels(slide, [oracle.HAEMATOXYLIN, oracle.DAB])
     od = [pixels.mean(outline, 1) for outline in slide.outlines]
     assert_close(slide.table["dab_od"], od, atol=0.008, rtol=0.01, most=0.12)
-    np.testing.assert_array_equal(
-        slide.table["positive"], slide.table["dab_od"] >= awkward_cohort.INTENSITIES[0]
-    )
+    np.testing.assert_array_equal(slide.table["positive"], slide.table["dab_od"] >= INTENSITIES[0])
     places = {f"_in_{name}": slide.table["region"] == name for name in ("Tumor", "Other")}
     places[""] = np.ones(len(od), bool)
     for place, chosen in places.items():
         for column, prefix in SCORED.items():
-            expected = oracle.scores(
-                slide.table[column].to_numpy()[chosen], awkward_cohort.INTENSITIES, prefix
-            )
-            assert_counts(
-                row,
-                {
-                    f"{name}{place}": value
-                    for name, value in expected.items()
-                    if f"{name}{place}" in row
-                },
-            )
+            expected = oracle.scores(slide.table[column].to_numpy()[chosen], INTENSITIES, prefix)
+            placed = {f"{name}{place}": value for name, value in expected.items()}
+            assert_counts(row, {name: placed[name] for name in placed.keys() & row.keys()})
             assert place or 0 < expected[f"{prefix}h_score"] < 300
 
 
@@ -265,11 +246,11 @@ def test_cells(slides, name):
     assert_close(table["nucleus_cell_ratio"], table["area_um2"] / shapely.area(cells), rtol=1e-5)
     differences = []
     for index in range(0, len(table), 8):
-        left, top, right, bottom = slide.outlines[index].buffer(awkward_cohort.EXPAND_UM + 1).bounds
+        left, top, right, bottom = slide.outlines[index].buffer(EXPAND_UM + 1).bounds
         points = np.stack(
             np.meshgrid(np.arange(left, right, 0.5), np.arange(top, bottom, 0.5)), -1
         ).reshape(-1, 2)
-        expected = oracle.is_in_cell(slide, index, points, awkward_cohort.EXPAND_UM)
+        expected = oracle.is_in_cell(slide, index, points, EXPAND_UM)
         cell = shapely.contains_xy(cells[index], points)
         differences.append(((expected & ~cell).sum(), (cell & ~expected).sum(), expected.sum()))
     missing, excess, total = np.transpose(differences)
@@ -294,7 +275,7 @@ def test_cytoplasm_and_membranes(slides, name):
         for i in some:
             nucleus, cell = (np.array(slide.table[rays][i]) for rays in ("rays", "cell_rays"))
             shares = []
-            for step in np.arange(0, awkward_cohort.EXPAND_UM):
+            for step in np.arange(0, EXPAND_UM):
                 inner = np.maximum(np.minimum(nucleus + step, cell - 1), nucleus)
                 outer = np.minimum(inner + 1, cell)
                 zone = oracle.ring(slide.xy[i], outer) - oracle.ring(slide.xy[i], inner)
@@ -331,9 +312,7 @@ def test_csv_and_geojson_have_the_nuclei_of_the_table(slides, name):
     assert_close(measured["h_mean"], slide.table["h_mean"], atol=1e-4)
     assert_close(measured["Detection probability"], slide.table["score"], atol=1e-3)
     if "In artefact" in measured:
-        np.testing.assert_array_equal(
-            measured["In artefact"], slide.left_out(awkward_cohort.SUBTRACT)
-        )
+        np.testing.assert_array_equal(measured["In artefact"], slide.left_out(SUBTRACT))
 
 
 def test_shards_and_threads_change_no_byte(folder, tmp_path):
@@ -342,7 +321,7 @@ def test_shards_and_threads_change_no_byte(folder, tmp_path):
         (tmp_path / name).symlink_to(folder / name)
     sheet = tmp_path / "slides.tsv"
     sheet.write_text("\n".join([header, rows[0], rows[2]]) + "\n")
-    results = awkward_cohort.run_sheet(sheet, tmp_path / "results", shards=3, threads=2)
+    results = run_sheet(sheet, tmp_path / "results", shards=3, threads=2)
     tables = "nuclei.parquet", "nuclei.geojson.gz", "nuclei.csv.gz", "nuclei.h5ad", "summary.json"
     for name in (
         "S1/artefacts.geojson",
@@ -391,19 +370,11 @@ def test_cores_of_a_microarray(microarray):
         oracle.core_name(row, column): (row, column) for row in range(27) for column in range(2)
     }
     assert set(shapes) == set(names) == set(rows) - {""}
-    corner = (
-        np.array([0.3, 0.5]) * awkward_cohort.PITCH_UM
-        + slide.offset_px * slide.mpp
-        + awkward_cohort.CORE_UM
-    )
+    corner = np.array([0.3, 0.5]) * PITCH_UM + slide.offset_px * slide.mpp + CORE_UM
     for name, (row, column) in names.items():
         missing, shape = shapes[name]
-        assert (
-            missing
-            == ((row, column) not in awkward_cohort.CORES)
-            == (rows[name]["status"] == "missing")
-        )
-        centre = corner + np.array([column, row]) * awkward_cohort.PITCH_UM
+        assert missing == ((row, column) not in CORES) == (rows[name]["status"] == "missing")
+        centre = corner + np.array([column, row]) * PITCH_UM
         assert np.linalg.norm(np.array(shape.centroid.coords[0]) - centre) < (60 if missing else 12)
         assert (slide.tissue_mm2(shape) < 0.1 * shape.area / 1e6) == missing
         if not missing:
@@ -438,12 +409,11 @@ def test_genes_count_for_the_nearest_nucleus(slides, tmp_path):
         {"barcode": spots, "pxl_row_in_fullres": row, "pxl_col_in_fullres": column}
     )
     table.to_parquet(bins / "spatial/tissue_positions.parquet")
-    (bins / "spatial/scalefactors_json.json").write_text(
-        json.dumps({"microns_per_pixel": slide.mpp.mean()})
-    )
-    output = str(tmp_path / "bins.h5ad")
-    words = ["--visium-hd", str(tmp_path), "--expand-um", "2.5", "-o", output]
-    assert main(["bins", str(slide.folder), *words]) == 0
+    scale = json.dumps({"microns_per_pixel": slide.mpp.mean()})
+    (bins / "spatial/scalefactors_json.json").write_text(scale)
+    output = tmp_path / "bins.h5ad"
+    words = f"bins {slide.folder} --visium-hd {tmp_path} --expand-um 2.5 -o {output}"
+    assert main(words.split()) == 0
     with h5py.File(output) as file:
         parts = [file[f"X/{name}"][:] for name in ("data", "indices", "indptr")]
         reported = sparse.csr_matrix(tuple(parts), shape=tuple(file["X"].attrs["shape"])).toarray()
@@ -477,7 +447,7 @@ def truth(slides, folder, tmp_path_factory):
         [shape for _, _, shape in areas], lambda xy: xy / slide.mpp - slide.offset_px
     )
     rings = [[list(shape.exterior.coords)[:-1]] for shape in drawn]
-    awkward_cohort.write_areas(
+    write_areas(
         path, [(word, name, ring) for (word, name, _), ring in zip(areas, rings, strict=True)]
     )
     true = np.array([shape for _, _, shape in areas])
@@ -488,17 +458,8 @@ def truth(slides, folder, tmp_path_factory):
 
 def test_evaluation(slides, truth, tmp_path):
     slide, output = slides["S1"], tmp_path / "scores.json"
-    words = [
-        "--truth",
-        str(truth.path),
-        "--radius-um",
-        "2.5",
-        "--score",
-        "0.5",
-        "--json",
-        str(output),
-    ]
-    assert main(["evaluate", str(slide.folder), *words, "--repeats", "20"]) == 0
+    words = f"--truth {truth.path} --radius-um 2.5 --score 0.5 --json {output} --repeats 20"
+    assert main(f"evaluate {slide.folder} {words}".split()) == 0
     scores = json.loads(output.read_text())
     chosen = (slide.table["score"] >= 0.5).to_numpy()
     xy, table = slide.xy[chosen], slide.table[chosen]
@@ -543,9 +504,7 @@ def test_statistics_of_many_patients(patients):
     means = values.groupby(cases).mean()
     grade = pd.Series(grades, cases).groupby(level=0).first()
     reported = pd.read_csv(patients / "statistics.patients.tsv", sep="\t", index_col="patient")
-    assert (
-        len(reported) == awkward_cohort.N_PATIENTS - 1 and reported.loc["case 0", "n_slides"] == 3
-    )
+    assert len(reported) == N_PATIENTS - 1 and reported.loc["case 0", "n_slides"] == 3
     np.testing.assert_array_equal(reported["group"], grade[reported.index])
     rows = pd.read_csv(patients / "statistics.tsv", sep="\t", index_col="measure")
     assert set(rows.index) == set(means)

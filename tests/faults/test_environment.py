@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 from undisturbed import SLIDE, assert_as_undisturbed
-from workflow_runs import find_steps, run_snakemake, snakemake_command
+from workflow_runs import run_snakemake, snakemake_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -47,25 +46,6 @@ def test_read_only_then_full_then_large_enough(mount, untouched, undisturbed):
     run = run_snakemake(untouched)
     assert run.returncode == 0, run.stdout
     assert_as_undisturbed(untouched, undisturbed)
-
-
-def test_after_a_kill_the_same_command_goes_on(finished, undisturbed):
-    forget(finished, "shards/1-of-2.parquet", "nuclei.parquet")
-    process = subprocess.Popen(
-        snakemake_command(),
-        cwd=finished,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while not find_steps(process):
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    run = run_snakemake(finished)
-    assert run.returncode == 0, run.stdout
-    assert_as_undisturbed(finished, undisturbed)
 
 
 def test_wrong_clocks_cost_time_but_no_byte(finished, undisturbed):
