@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from scipy.spatial import cKDTree
+from viewer_tab import Window
 
 WEB = Path(__file__).parents[2] / "web"
 SAME_PX = 1.0  # distance up to which two positions are those of one nucleus
@@ -33,26 +34,12 @@ def build_page() -> Path:
     return WEB / "muse.html"
 
 
-class Page:
-    """The page in a tab, with the errors and requests so far; ``workers`` limits the number of its
-    workers.
-    """
+class Page(Window):
+    """The page in a tab; ``workers`` limits the number of its workers."""
 
     def __init__(self, browser, html: Path, workers: int = 2):
-        self.context = browser.new_context(
-            viewport={"width": 1400, "height": 900}, accept_downloads=True
-        )
-        cores = (
-            f"Object.defineProperty(navigator, 'hardwareConcurrency', {{ get: () => {workers} }})"
-        )
-        self.context.add_init_script(cores)
-        self.page, self.errors, self.requests = self.context.new_page(), [], []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on(
-            "console", lambda line: self.errors.append(line.text) if line.type == "error" else None
-        )
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(html.as_uri())
+        cores = f"navigator, 'hardwareConcurrency', {{ get: () => {workers} }}"
+        super().__init__(browser, html.as_uri(), script=f"Object.defineProperty({cores})")
 
     def open(self, path: Path, mpp: float | None = None) -> str:
         """Open a file; returns what the page says instead of showing it, "" if it shows it."""
@@ -79,14 +66,6 @@ class Page:
             self.page.click(f"#save-{kind}")
         download.value.save_as(path)
         return path
-
-    def until(self, expression: str) -> None:
-        """Wait until an expression is true, by polling, as in ``viewer_tab.Tab``."""
-        for _ in range(6000):
-            if self.page.evaluate(expression):
-                return
-            self.page.wait_for_timeout(50)
-        raise TimeoutError(f"not within five minutes: {expression}")
 
 
 def count_same(csv_path: Path, nuclei_path: Path) -> tuple[int, int, int, int]:

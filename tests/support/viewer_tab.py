@@ -39,37 +39,48 @@ LEVEL0_UM = 0.25  # um per screen px at which a screen px shows one level-0 px
 CENTRE = (1536, 1024)  # the centre of the slide, in QuPath px
 
 
-class Tab:
-    """A page of the viewer, with a record of its requests and errors."""
+class Window:
+    """A page in a browser, with a record of its requests and errors; ``script`` runs before it."""
 
-    def __init__(self, browser, viewer, fragment="", width=1400):
+    wrong = ("pageerror",)
+
+    def __init__(self, browser, url, width=1400, script=""):
         self.context = browser.new_context(
             viewport={"width": width, "height": 900}, accept_downloads=True
         )
-        self.page = self.context.new_page()
-        self.requests, self.errors = [], []
+        self.context.add_init_script(script)
+        self.page, self.requests, self.errors = self.context.new_page(), [], []
         self.page.on("request", lambda request: self.requests.append(request.url))
-        for event in ("pageerror", "requestfailed", "dialog"):
+        for event in self.wrong:
             self.page.on(event, lambda what: self.errors.append(str(what)))
         self.page.on(
             "console", lambda line: self.errors.append(line.text) if line.type == "error" else None
         )
-        self.page.goto((viewer / "index.html").as_uri() + fragment)
-        self.wait()
-
-    def wait(self):
-        """Wait until the whole view is drawn."""
-        self.until(READY)
+        self.page.goto(url)
 
     def until(self, expression):
         """Wait until an expression is true, by polling: the page's security policy forbids
         Playwright's own wait.
         """
-        for _ in range(1200):
+        for _ in range(6000):
             if self.page.evaluate(expression):
                 return
             self.page.wait_for_timeout(50)
-        raise TimeoutError(f"not within a minute: {expression}")
+        raise TimeoutError(f"not within five minutes: {expression}")
+
+
+class Tab(Window):
+    """A page of the viewer."""
+
+    wrong = ("pageerror", "requestfailed", "dialog")
+
+    def __init__(self, browser, viewer, fragment="", width=1400):
+        super().__init__(browser, (viewer / "index.html").as_uri() + fragment, width)
+        self.wait()
+
+    def wait(self):
+        """Wait until the whole view is drawn."""
+        self.until(READY)
 
     def pixels(self):
         """(h, w, 3) int: a screenshot of the stage."""
