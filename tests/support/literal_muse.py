@@ -5,6 +5,7 @@ at a time.
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -15,27 +16,33 @@ from muse_pipeline.methods.muse.method import DistillationLevel, MusePretraining
 from muse_pipeline.models.base import Backbone, Features
 
 
-def literal_losses(
+def literal_values(
     method: MusePretraining, batch: ViewBatch, temperature: float
-) -> dict[str, Tensor]:
-    """Each loss and the weighted sum, for a method in double precision and evaluation mode.
+) -> dict[str, Tensor | float]:
+    """Each loss, the weighted sum, and the logged gauges of nuclei.
 
     Args:
         method: the method after ``.double().eval()``.
         batch: a batch of at least two sets.
         temperature: the temperature of the teacher.
     """
-    teachers, students = (
-        features_of_views(method.teacher, batch)[:2],
-        features_of_views(method.backbone, batch),
-    )
-    nucleus = literal_nucleus_loss(
-        literal_nuclei(method.nucleus, teachers, students, batch, temperature)
-    )
+    teachers = features_of_views(method.teacher, batch)[:2]
+    students = features_of_views(method.backbone, batch)
+    nuclei = literal_nuclei(method.nucleus, teachers, students, batch, temperature)
+    nucleus, settings = literal_nucleus_loss(nuclei), method.settings
     image = literal_image_loss(method.image, teachers, students, temperature)
-    settings = method.settings
     loss = settings.nucleus_weight * nucleus + settings.image_weight * image
-    return {"nucleus": nucleus, "image": image, "loss": loss}
+    entropies = [-sum(p * math.log(p) for p in one.target.tolist() if p > 0) for one in nuclei]
+    unit = torch.stack([one.vector / one.vector.norm() for one in nuclei]).detach()
+    deviations = [column.std().item() for column in unit.T]
+    return {
+        "nucleus": nucleus,
+        "image": image,
+        "loss": loss,
+        "shared_nuclei": len(nuclei) / (batch.shared.shape[0] * batch.shared.shape[1]),
+        "entropy_nucleus": sum(entropies) / len(entropies) / math.log(settings.n_prototypes),
+        "spread": sum(deviations) / len(deviations) * math.sqrt(unit.shape[1]),
+    }
 
 
 class SharedNucleus(NamedTuple):
@@ -62,13 +69,8 @@ def literal_nuclei(
     """
     found, pairs = [], view_pairs(len(students))
     for teacher in (0, 1):
-        rows = [
-            (number, b, m)
-            for number, (one, _) in enumerate(pairs)
-            for b in range(len(batch.shared[number]))
-            for m in torch.nonzero(batch.shared[number, b]).flatten()
-            if one == teacher
-        ]
+        shared = torch.nonzero(batch.shared).tolist()
+        rows = [(number, b, m) for number, b, m in shared if pairs[number][0] == teacher]
         vectors = [
             read_bilinear(teachers[teacher][b].dense[0], batch.teacher_xy[n, b, m])
             for n, b, m in rows
@@ -90,25 +92,6 @@ def literal_nucleus_loss(nuclei: list[SharedNucleus]) -> Tensor:
         for number in sorted({one.pair for one in nuclei})
     ]
     return sum(sum(losses) / len(losses) for losses in pairs) / len(pairs)
-
-
-def literal_gauges(
-    method: MusePretraining, batch: ViewBatch, temperature: float
-) -> dict[str, float]:
-    """The logged gauges of nuclei; the arguments are those of ``literal_losses``."""
-    teachers, students = (
-        features_of_views(method.teacher, batch)[:2],
-        features_of_views(method.backbone, batch),
-    )
-    nuclei = literal_nuclei(method.nucleus, teachers, students, batch, temperature)
-    entropies = [-sum(p * math.log(p) for p in one.target.tolist() if p > 0) for one in nuclei]
-    unit = torch.stack([one.vector / one.vector.norm() for one in nuclei])
-    deviations = [column.std().item() for column in unit.T]
-    return {
-        "shared_nuclei": len(nuclei) / (batch.shared.shape[0] * batch.shared.shape[1]),
-        "entropy_nucleus": sum(entropies) / len(entropies) / math.log(method.settings.n_prototypes),
-        "spread": sum(deviations) / len(deviations) * math.sqrt(unit.shape[1]),
-    }
 
 
 def literal_image_loss(
@@ -169,9 +152,7 @@ def view_pairs(n_views: int) -> list[tuple[int, int]]:
     """Every (teacher's view, student's view): each of the two global views with every other view of
     the set.
     """
-    return [
-        (teacher, student) for teacher in (0, 1) for student in range(n_views) if student != teacher
-    ]
+    return [pair for pair in product((0, 1), range(n_views)) if pair[0] != pair[1]]
 
 
 def features_of_views(backbone: Backbone, batch: ViewBatch) -> list[list[Features]]:
