@@ -6,7 +6,6 @@ import numpy as np
 import shapely
 
 from muse_pipeline.evaluation.detection import (
-    PanopticCounts,
     count_panoptic,
     jaccard_areas,
     jaccard_ratio,
@@ -55,30 +54,26 @@ def test_a_label_picture_is_not_held_several_times():
     assert peak < 2 * picture.nbytes  # 16 times as much if not processed in strips
 
 
+TRUE = shapely.box([0], 0, [10], 10)
+
+
+def count(overlaps, found, true, n_classes=1, judged=True):
+    judged = np.full(len(found), judged)
+    return count_panoptic(overlaps, np.array(found, int), np.array(true, int), n_classes, judged)
+
+
 def test_half_an_overlap_is_none_and_other_classes_are_not_matched():
-    true = shapely.box([0], 0, [10], 10)
-    half = count_panoptic(
-        overlap_polygons(shapely.box([0], 0, [5], 10), true, (1, 1)),
-        np.array([0]),
-        np.array([0]),
-        1,
-        np.ones(1, bool),
-    )
+    half = count(overlap_polygons(shapely.box([0], 0, [5], 10), TRUE, (1, 1)), [0], [0])
     assert half.values.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
-    other = count_panoptic(
-        overlap_polygons(true, true, (1, 1)), np.array([1]), np.array([0]), 2, np.ones(1, bool)
-    )
+    other = count(overlap_polygons(TRUE, TRUE, (1, 1)), [1], [0], 2)
     assert other.values.tolist() == [[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
 
 
 def test_unknown_classes_and_positions_that_are_not_judged():
-    true = shapely.box([0], 0, [10], 10)
-    unknown = count_panoptic(
-        overlap_polygons(true, true, (1, 1)), np.array([0]), np.array([-1]), 1, np.ones(1, bool)
-    )
+    unknown = count(overlap_polygons(TRUE, TRUE, (1, 1)), [0], [-1])
     assert unknown.values.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
-    beside = overlap_polygons(shapely.box([50], 0, [60], 10), true, (1, 1))
-    unjudged = count_panoptic(beside, np.array([0]), np.array([0]), 1, np.zeros(1, bool))
+    beside = overlap_polygons(shapely.box([50], 0, [60], 10), TRUE, (1, 1))
+    unjudged = count(beside, [0], [0], judged=False)
     assert unjudged.values.tolist() == [[0, 0, 0, 1], [0, 0, 0, 1]]
     assert jaccard_areas(beside, np.zeros(1, bool)).tolist() == [0, 100]
     assert jaccard_areas(beside).tolist() == [0, 200]
@@ -87,7 +82,5 @@ def test_unknown_classes_and_positions_that_are_not_judged():
 def test_nothing_there():
     nothing = np.zeros(0, object)
     overlaps = overlap_polygons(nothing, nothing, (1, 1))
-    counts = count_panoptic(overlaps, np.zeros(0, int), np.zeros(0, int), 1, np.zeros(0, bool))
-    assert isinstance(counts, PanopticCounts)
-    assert np.isnan(counts.quality).all()
+    assert np.isnan(count(overlaps, [], []).quality).all()
     assert jaccard_ratio(jaccard_areas(overlaps)) == 1

@@ -12,57 +12,23 @@ import struct
 import zipfile
 from collections.abc import Callable
 from itertools import pairwise
+from typing import NamedTuple
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
 ODD_NUMBERS = (0, 1, 2, 7, 255, 65_535, 65_536, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 ODD_VALUES = (
-    *(
-        None,
-        True,
-        -1,
-        0,
-        1e308,
-        float("inf"),
-        float("nan"),
-        10**30,
-        "",
-        "x",
-        "../../escaped",
-        "\u0000",
-        "a\nb",
-        "-rf",
-    ),
+    None,
+    True,
+    *(-1, 0, 1e308, float("inf"), float("nan"), 10**30),
+    *("", "x", "../../escaped", "\u0000", "a\nb", "-rf"),
     *([], {}, [[]], [None], {"a": {"b": []}}, "9" * 5000, ["x"] * 3, "é\u202e\U0001f4a9"),
 )
 ODD_CELLS = (
-    *(
-        "../../escaped",
-        "/escaped",
-        "..",
-        ".",
-        "-rf",
-        "--output",
-        "'; touch escaped; '",
-        '"',
-        "a\nb",
-        "a\tb",
-        "\x00",
-    ),
-    *(
-        "$(touch escaped)",
-        "`touch escaped`",
-        "é\u202e",
-        "x" * 5000,
-        "",
-        " ",
-        "NaN",
-        "1e400",
-        "-1",
-        "{slide}",
-        "CON",
-        "a/b",
-    ),
+    *["../../escaped", "/escaped", "..", ".", "-rf", "--output"],
+    *("'; touch escaped; '", '"', "a\nb", "a\tb", "\x00", "$(touch escaped)", "`touch escaped`"),
+    *("é\u202e", "x" * 5000, "", " "),
+    *["NaN", "1e400", "-1", "{slide}", "CON", "a/b"],
 )
 
 
@@ -140,7 +106,7 @@ def lie_in_tags(content: bytes, rng: random.Random) -> bytes:
             offset, width = entry.array
             _put(changed, offset, width, rng.choice((*ODD_NUMBERS, len(content) - 1)))
         elif kind == "count":
-            _put(changed, entry.count_at, entry.word, rng.choice(ODD_NUMBERS))
+            _put(changed, entry.at + 4, entry.word, rng.choice(ODD_NUMBERS))
         elif kind == "type":
             _put(changed, entry.at + 2, 2, rng.choice((0, 1, 2, 5, 11, 13, 18, 99)))
         else:
@@ -152,12 +118,8 @@ def loop_directories(content: bytes, rng: random.Random) -> bytes:
     """Make the chain of TIFF directories return to an earlier one, or lead into the pixels."""
     changed = bytearray(content)
     directories = tiff_directories(content)
-    targets = [directory.at for directory in directories] + [
-        8,
-        16,
-        len(content) // 2,
-        len(content) + 100,
-    ]
+    targets = [directory.at for directory in directories]
+    targets += [8, 16, len(content) // 2, len(content) + 100]
     if directories:
         last = rng.choice(directories)
         _put(changed, last.next_at, last.word, rng.choice(targets))
@@ -180,17 +142,23 @@ def swell_picture(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-class _Entry:
+class _Entry(NamedTuple):
     """Positions of the parts of a tag."""
 
-    def __init__(self, at: int, word: int, array: tuple[int, int] | None):
-        self.at, self.word, self.array = at, word, array
-        self.count_at, self.value_at = at + 4, at + 4 + word
+    at: int
+    word: int
+    array: tuple[int, int] | None
+
+    @property
+    def value_at(self) -> int:
+        return self.at + 4 + self.word
 
 
-class _Directory:
-    def __init__(self, at: int, word: int, entries: list[_Entry], next_at: int):
-        self.at, self.word, self.entries, self.next_at = at, word, entries, next_at
+class _Directory(NamedTuple):
+    at: int
+    word: int
+    entries: list[_Entry]
+    next_at: int
 
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -215,15 +183,9 @@ def tiff_directories(content: bytes) -> list[_Directory]:
             outside = SIZES.get(kind, 1) * count > word
             entries.append(_Entry(here, word, (value, SIZES.get(kind, 1)) if outside else None))
             if tag == 330:  # the tag of sub-directories
-                positions = (
-                    [value]
-                    if not outside
-                    else [
-                        int.from_bytes(content[value + i * word :][:word], "little")
-                        for i in range(min(count, 8))
-                    ]
-                )
-                waiting += positions
+                starts = [value + i * word for i in range(min(count, 8))] if outside else []
+                waiting += [int.from_bytes(content[at:][:word], "little") for at in starts]
+                waiting += [] if outside else [value]
         next_at = at + head + n * (4 + 2 * word)
         found.append(_Directory(at, word, entries, next_at))
         waiting.append(int.from_bytes(content[next_at : next_at + word], "little"))
@@ -268,13 +230,9 @@ def odd_json(content: bytes, rng: random.Random) -> bytes:
 
 
 def _odd_within(value: object, rng: random.Random) -> object:
-    keys = (
-        list(value)
-        if isinstance(value, dict)
-        else list(range(len(value)))
-        if isinstance(value, list)
-        else []
-    )
+    keys = list(value) if isinstance(value, dict) else []
+    if isinstance(value, list):
+        keys = list(range(len(value)))
     if not keys or rng.random() < 0.15:
         return rng.choice(ODD_VALUES)
     key = rng.choice(keys)
@@ -316,31 +274,15 @@ def odd_yaml(content: bytes, rng: random.Random) -> bytes:
     lines = content.decode().splitlines()
     row = rng.randrange(len(lines))
     name, colon, _ = lines[row].partition(":")
-    odd = rng.choice(
-        (
-            "",
-            "[",
-            "{}",
-            "-1",
-            "1e999",
-            "!!python/object/apply:os.system ['touch escaped']",
-            "*a",
-            "null",
-            "é",
-        )
-    )
+    attack = "!!python/object/apply:os.system ['touch escaped']"
+    odd = rng.choice(("", "[", "{}", "-1", "1e999", attack, "*a", "null", "é"))
     laughs = "\n".join(
         f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]"
         for a, b in zip("abcdefgh", "bcdefghi", strict=True)
     )
+    line = lines[row]
     lines[row] = rng.choice(
-        (
-            f"{name}{colon} {odd}",
-            f"  {lines[row]}",
-            f"\t{lines[row]}",
-            f"{name}x{colon} 1",
-            lines[row] * 2,
-        )
+        (f"{name}{colon} {odd}", "  " + line, "\t" + line, f"{name}x{colon} 1", line * 2)
     )
     if rng.random() < 0.2:
         lines.append(f"a: &a [x, x]\n{laughs}")
@@ -354,19 +296,9 @@ def odd_archive(content: bytes, rng: random.Random) -> bytes:
     """Remove an array of an .npz, or replace it by garbage or by a header that declares a terabyte
     or more.
     """
-    promise = (
-        b"\x93NUMPY\x01\x00v\x00"
-        + str(
-            {
-                "descr": rng.choice(("|b1", "<f8", "|O", "<U9")),
-                "fortran_order": False,
-                "shape": (1 << 20, 1 << 20),
-            }
-        )
-        .encode()
-        .ljust(117)
-        + b"\n"
-    )
+    kind = rng.choice(("|b1", "<f8", "|O", "<U9"))
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': (1048576, 1048576)}}"
+    promise = b"\x93NUMPY\x01\x00v\x00" + header.encode().ljust(117) + b"\n"
     result = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(content)) as old,

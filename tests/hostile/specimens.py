@@ -40,157 +40,81 @@ class Specimen:
 
     name: str
     file: str
-    commands: tuple[tuple[str, ...], ...]
+    commands: tuple[str, ...]
     mutations: tuple[Mutation, ...]
     tree: tuple[str, ...] = ()
 
 
-INSPECT = (
-    "step",
-    "inspect",
-    "{file}",
-    "--slide-id",
-    "S",
-    "--output",
-    "{out}/slide.json",
-    "--ledger",
-    "{out}/l.json",
+INSPECT = "step inspect {file} --slide-id S --output {out}/slide.json --ledger {out}/l.json"
+TISSUE = (
+    "step tissue {here}/slide.tif --info {here}/S/slide.json --mask {out}/tissue.npz"
+    " --picture {out}/tissue.png --outline {out}/tissue.geojson --colour {out}/colour.json"
+    " --ledger {out}/l.json"
 )
-TISSUE_OUT = (
-    *("--mask", "{out}/tissue.npz", "--picture", "{out}/tissue.png"),
-    *(
-        "--outline",
-        "{out}/tissue.geojson",
-        "--colour",
-        "{out}/colour.json",
-        "--ledger",
-        "{out}/l.json",
-    ),
+TILE = (
+    "step tile {here}/slide.tif --info {here}/S/slide.json --tissue {here}/S/tissue.npz"
+    " --mpp 0.5 --output {out}/image-500nm.zarr --ledger {out}/l.json"
 )
-TILE_OUT = ("--mpp", "0.5", "--output", "{out}/image-500nm.zarr", "--ledger", "{out}/l.json")
-SLIDE, INFO, TISSUE, COLOUR = "slide.tif", "S/slide.json", "S/tissue.npz", "S/colour.json"
+DETECT = (
+    "step detect {here}/S/image-500nm.zarr --colour {here}/S/colour.json"
+    " --output {out}/1.parquet --ledger {out}/l.json"
+)
+STITCH = (
+    "step stitch {here}/S/shards/1-of-1.parquet --info {here}/S/slide.json"
+    " --tissue {here}/S/tissue.npz --output {out}/nuclei.parquet"
+)
+GEOJSON = (
+    "step geojson {here}/S/nuclei.parquet --info {here}/S/slide.json"
+    " --output {out}/nuclei.geojson.gz"
+)
+OVERLAY = "step overlay {here}/S --ledger {out}/l.json"
+EVALUATE = "evaluate {here}/S/nuclei.parquet --truth {file} --json {out}/scores.json"
+MODEL = "step model {file} --resolved {out}/model.json"
+REPORT = "report {here}/. --slides {file} --output {out}/r.html --table {out}/c.tsv"
+CHECK = "sheet --check {file} --resolved {out}/sheet.json"
+IMPORT = "step import-checkpoint {file} -o {out}/c.pt"
+
+SLIDE, INFO, MASK, COLOUR = "slide.tif", "S/slide.json", "S/tissue.npz", "S/colour.json"
 STORE, SHARD, NUCLEI = "S/image-500nm.zarr", "S/shards/1-of-1.parquet", "S/nuclei.parquet"
-
-
-def at(name: str) -> str:
-    """The path of a copied file in a command line: ``{here}/`` and its name."""
-    return f"{{here}}/{name}"
-
-
-TISSUE_RUN = [*f"step tissue {at(SLIDE)} --info {at(INFO)}".split(), *TISSUE_OUT]
-TILE_RUN = [*f"step tile {at(SLIDE)} --info {at(INFO)} --tissue {at(TISSUE)}".split(), *TILE_OUT]
-DETECT_RUN = [
-    *f"step detect {at(STORE)} --colour {at(COLOUR)} --output".split(),
-    "{out}/1.parquet",
-    "--ledger",
-    "{out}/l.json",
-]
-STITCH_RUN = [
-    *f"step stitch {at(SHARD)} --info {at(INFO)} --tissue {at(TISSUE)} --output".split(),
-    "{out}/nuclei.parquet",
-]
-GEOJSON_RUN = [
-    *f"step geojson {at(NUCLEI)} --info {at(INFO)} --output".split(),
-    "{out}/nuclei.geojson.gz",
-]
-EVALUATE = ("evaluate", at(NUCLEI), "--truth", "{file}", "--json", "{out}/scores.json")
+TO_DETECT = STORE, COLOUR
+TIFF, JSON, BINARY = mutations.TIFF, mutations.JSON, mutations.BINARY
+PICTURE, TABLE, ANY_BYTES = mutations.PICTURE, mutations.TABLE, mutations.ANY_BYTES
 
 SPECIMENS = (
-    Specimen("pyramid", SLIDE, (INSPECT, TISSUE_RUN, TILE_RUN), mutations.TIFF, (INFO, TISSUE)),
-    Specimen("jpeg slide", "jpeg.svs", (INSPECT,), mutations.TIFF),
-    Specimen("OME-TIFF", "slide.ome.tif", (INSPECT,), (mutations.bomb_in_xml, *mutations.TIFF)),
-    Specimen("plain TIFF", "plain.tif", (INSPECT,), mutations.TIFF),
-    Specimen("PNG", "picture.png", ((*INSPECT, "--mpp", "0.5"),), mutations.PICTURE),
-    Specimen("JPEG", "picture.jpg", ((*INSPECT, "--mpp", "0.5"),), mutations.PICTURE),
-    Specimen("preflight", "jpeg2.svs", (("preflight", "{file}"),), mutations.TIFF),
+    Specimen("pyramid", SLIDE, (INSPECT, TISSUE, TILE), TIFF, (INFO, MASK)),
+    Specimen("jpeg slide", "jpeg.svs", (INSPECT,), TIFF),
+    Specimen("OME-TIFF", "slide.ome.tif", (INSPECT,), (mutations.bomb_in_xml, *TIFF)),
+    Specimen("plain TIFF", "plain.tif", (INSPECT,), TIFF),
+    Specimen("PNG", "picture.png", (INSPECT + " --mpp 0.5",), PICTURE),
+    Specimen("JPEG", "picture.jpg", (INSPECT + " --mpp 0.5",), PICTURE),
+    Specimen("preflight", "jpeg2.svs", ("preflight {file}",), TIFF),
     Specimen(
-        "slide.json",
-        INFO,
-        (TISSUE_RUN, TILE_RUN, STITCH_RUN, GEOJSON_RUN),
-        mutations.JSON,
-        (SLIDE, TISSUE, SHARD, NUCLEI),
+        "slide.json", INFO, (TISSUE, TILE, STITCH, GEOJSON), JSON, (SLIDE, MASK, SHARD, NUCLEI)
     ),
-    Specimen(
-        "ROI", "roi.geojson", ((*TISSUE_RUN, "--roi", "{file}"),), mutations.JSON, (SLIDE, INFO)
-    ),
-    Specimen("tissue.npz", TISSUE, (TILE_RUN, STITCH_RUN), mutations.ARCHIVE, (SLIDE, INFO, SHARD)),
-    Specimen("colour.json", COLOUR, (DETECT_RUN,), mutations.JSON, (STORE,)),
-    Specimen(
-        "store's attributes", f"{STORE}/zarr.json", (DETECT_RUN,), mutations.JSON, (STORE, COLOUR)
-    ),
-    Specimen(
-        "array's metadata", f"{STORE}/0/zarr.json", (DETECT_RUN,), mutations.JSON, (STORE, COLOUR)
-    ),
+    Specimen("ROI", "roi.geojson", (TISSUE + " --roi {file}",), JSON, (SLIDE, INFO)),
+    Specimen("tissue.npz", MASK, (TILE, STITCH), mutations.ARCHIVE, (SLIDE, INFO, SHARD)),
+    Specimen("colour.json", COLOUR, (DETECT,), JSON, (STORE,)),
+    Specimen("store's attributes", "S/image-500nm.zarr/zarr.json", (DETECT,), JSON, TO_DETECT),
+    Specimen("array's metadata", "S/image-500nm.zarr/0/zarr.json", (DETECT,), JSON, TO_DETECT),
     Specimen(
         "tissue label",
-        f"{STORE}/labels/tissue/0/zarr.json",
-        (DETECT_RUN,),
-        mutations.JSON,
-        (STORE, COLOUR),
+        "S/image-500nm.zarr/labels/tissue/0/zarr.json",
+        (DETECT,),
+        JSON,
+        TO_DETECT,
     ),
-    Specimen(
-        "image's shard", f"{STORE}/0/c/0/0/0", (DETECT_RUN,), mutations.ANY_BYTES, (STORE, COLOUR)
-    ),
-    Specimen(
-        "ONNX",
-        "model.onnx",
-        (
-            ("step", "model", "{file}", "--resolved", "{out}/model.json"),
-            (*DETECT_RUN, "--model", "{file}"),
-        ),
-        mutations.BINARY,
-        (STORE, COLOUR),
-    ),
-    Specimen("shard", SHARD, (STITCH_RUN,), mutations.BINARY, (INFO, TISSUE)),
-    Specimen("nuclei.parquet", NUCLEI, (GEOJSON_RUN,), mutations.BINARY, (INFO,)),
-    Specimen(
-        "results of a slide",
-        NUCLEI,
-        ([*f"step overlay {at('S')} --ledger".split(), "{out}/l.json"],),
-        mutations.BINARY,
-        ("S",),
-    ),
-    Specimen("labels, GeoJSON", "truth.geojson", (EVALUATE,), mutations.JSON, (NUCLEI,)),
-    Specimen("labels, table", "truth.tsv", (EVALUATE,), mutations.TABLE, (NUCLEI,)),
-    Specimen("labels, mask", "truth.png", (EVALUATE,), mutations.PICTURE, (NUCLEI,)),
-    Specimen(
-        "sheet",
-        "slides.tsv",
-        (("sheet", "--check", "{file}", "--resolved", "{out}/sheet.json"),),
-        mutations.TABLE,
-        (SLIDE,),
-    ),
-    Specimen(
-        "report's sheet",
-        "sheet.json",
-        (
-            (
-                "report",
-                at("."),
-                "--slides",
-                "{file}",
-                "--output",
-                "{out}/r.html",
-                "--table",
-                "{out}/c.tsv",
-            ),
-        ),
-        mutations.JSON,
-        ("S",),
-    ),
-    Specimen(
-        "training run",
-        "train/tiny.yaml",
-        (("step", "model", "{file}", "--resolved", "{out}/model.json"),),
-        mutations.YAML,
-        ("train",),
-    ),
-    Specimen(
-        "checkpoint",
-        "model.pt",
-        (("step", "import-checkpoint", "{file}", "-o", "{out}/c.pt"),),
-        mutations.ANY_BYTES,
-    ),
+    Specimen("image's shard", "S/image-500nm.zarr/0/c/0/0/0", (DETECT,), ANY_BYTES, TO_DETECT),
+    Specimen("ONNX", "model.onnx", (MODEL, DETECT + " --model {file}"), BINARY, TO_DETECT),
+    Specimen("shard", SHARD, (STITCH,), BINARY, (INFO, MASK)),
+    Specimen("nuclei.parquet", NUCLEI, (GEOJSON,), BINARY, (INFO,)),
+    Specimen("results of a slide", NUCLEI, (OVERLAY,), BINARY, ("S",)),
+    Specimen("labels, GeoJSON", "truth.geojson", (EVALUATE,), JSON, (NUCLEI,)),
+    Specimen("labels, table", "truth.tsv", (EVALUATE,), TABLE, (NUCLEI,)),
+    Specimen("labels, mask", "truth.png", (EVALUATE,), PICTURE, (NUCLEI,)),
+    Specimen("sheet", "slides.tsv", (CHECK,), TABLE, (SLIDE,)),
+    Specimen("report's sheet", "sheet.json", (REPORT,), JSON, ("S",)),
+    Specimen("training run", "train/tiny.yaml", (MODEL,), mutations.YAML, ("train",)),
+    Specimen("checkpoint", "model.pt", (IMPORT,), ANY_BYTES),
 )
 
 
@@ -208,21 +132,15 @@ def make_specimens(folder: Path) -> Path:
     )
     for name in ("picture.png", "picture.jpg"):
         cv2.imwrite(str(folder / name), image[..., ::-1])
-    out, here = str(folder / "S"), str(folder)
-    inspect = INSPECT[:-2]
-    for command in (
-        inspect,
-        TISSUE_RUN[:-2],
-        TILE_RUN[:-2],
-        DETECT_RUN[:-2],
-        STITCH_RUN,
-        GEOJSON_RUN,
-    ):
-        arguments = [word.format(out=out, here=here, file=folder / SLIDE) for word in command]
-        if arguments[1] == "detect":
-            arguments[arguments.index("--output") + 1] = str(folder / SHARD)
-        assert main(arguments) == 0, arguments
-    assert main(["step", "overlay", out]) == 0
+    for command in (INSPECT, TISSUE, TILE, DETECT, STITCH, GEOJSON):
+        words = command.removesuffix(" --ledger {out}/l.json")
+        words = words.replace("{out}/1.parquet", "{here}/" + SHARD)
+        words = [
+            word.format(out=folder / "S", here=folder, file=folder / SLIDE)
+            for word in words.split()
+        ]
+        assert main(words) == 0, words
+    assert main(["step", "overlay", str(folder / "S")]) == 0
     shutil.copy(find_model("compact"), folder / "model.onnx")
     shutil.copy(BUILT_IN / "compact.pt", folder / "model.pt")
     _write_labels(folder)

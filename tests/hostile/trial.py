@@ -134,7 +134,7 @@ def try_one(
     victim.unlink()
     victim.write_bytes(content)
     arguments = [
-        word.format(file=victim, here=here, out=out) for word in specimen.commands[command]
+        word.format(file=victim, here=here, out=out) for word in specimen.commands[command].split()
     ]
     before = {path for path in trial.parent.rglob("*") if out not in path.parents}
     answer, verb = worker.run(arguments), arguments[arguments[0] == "step"]
