@@ -22,13 +22,10 @@ def stitch(tiled_slide):
     def run(output: Path, shards: list[Path], *more: str) -> Path:
         folder = tiled_slide.folder
         words = (
-            f"--info {folder / 'slide.json'} --tissue {folder / 'tissue.npz'} --output {output}"
+            f"--info {folder}/slide.json --tissue {folder}/tissue.npz --output {output}"
+            f" --store {folder}/image-500nm.zarr --colour {folder}/colour.json"
         ).split()
-        words += [
-            *f"--store {folder / 'image-500nm.zarr'} --colour {folder / 'colour.json'}".split(),
-            *more,
-        ]
-        assert main(list(map(str, ["step", "stitch", *shards, *words]))) == 0
+        assert main(["step", "stitch", *map(str, shards), *words, *more]) == 0
         return output
 
     return run

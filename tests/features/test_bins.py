@@ -26,12 +26,8 @@ def slide(tmp_path_factory):
     """(folder, nuclei, mpp of level 0, size in px) of a slide."""
     folder = write_slide(tmp_path_factory.mktemp("results"), "S1", draw_tissue((512, 512), 80))
     info = read_json(folder / "slide.json")
-    return (
-        folder,
-        muse_pipeline.read_nuclei(folder / "nuclei.parquet"),
-        info["mpp"][0],
-        info["size_px"],
-    )
+    nuclei = muse_pipeline.read_nuclei(folder / "nuclei.parquet")
+    return folder, nuclei, info["mpp"][0], info["size_px"]
 
 
 def draw_spots(slide, step_um=2.0):
@@ -50,7 +46,16 @@ def draw_spots(slide, step_um=2.0):
 
 
 def write_visium_hd(
-    folder, slide, *, barcodes=None, depth=1, moved_um=0.0, bin_um=2, names=GENES, types=None
+    folder,
+    slide,
+    *,
+    prefix="",
+    depth=1,
+    moved_um=0.0,
+    bin_um=2,
+    names=GENES,
+    types=None,
+    scale=None,
 ):
     """Write ``binned_outputs`` with bins of ``bin_um``, and an empty folder for bins of 16 um."""
     xy_um, counts = draw_spots(slide, bin_um)
@@ -65,15 +70,13 @@ def write_visium_hd(
         for name in ("data", "indices", "indptr"):
             group[name] = getattr(matrix, name)
         group["shape"], group["barcodes"] = matrix.shape, spots.astype("S")
-        group["features/name"], group["features/id"] = (
-            np.array(names, "S"),
-            np.array(["E1", "E2", "E3"], "S"),
-        )
+        group["features/name"] = np.array(names, "S")
+        group["features/id"] = np.array(["E1", "E2", "E3"], "S")
         if types:
             group["features/feature_type"] = np.array(types, "S")
     x, y = (xy_um / slide[2]).T
     table = {
-        "barcode": spots if barcodes is None else barcodes,
+        "barcode": np.char.add(prefix, spots),
         "pxl_row_in_fullres": y,
         "pxl_col_in_fullres": x,
     }
@@ -81,7 +84,7 @@ def write_visium_hd(
         bins / "spatial/tissue_positions.parquet"
     )
     (bins / "spatial/scalefactors_json.json").write_text(
-        json.dumps({"microns_per_pixel": slide[2]})
+        json.dumps({"microns_per_pixel": slide[2] if scale is None else scale})
     )
     return folder
 
@@ -116,37 +119,48 @@ def read_bins(path):
         return counts, file["var/_index"].asstr()[:].tolist()
 
 
-def expected_counts(slide):
-    _, nuclei, mpp, _ = slide
-    xy_um, counts = draw_spots(slide)
-    inside = shapely.intersects(
-        nuclei.geometry.to_numpy()[:, None], shapely.points(xy_um / mpp)[None]
-    )
-    return inside @ counts
-
-
-def are_alone(slide):
-    """(N,) bool: True for nuclei whose outlines meet no other."""
+def require_counts(slide, path, of_genes=slice(None)):
+    """Require the genes, and the counts of all nuclei whose outlines meet no other."""
+    counts, genes = read_bins(path)
+    assert genes == np.array(GENES)[of_genes].tolist()
     outlines = slide[1].geometry.to_numpy()
-    return shapely.intersects(outlines[:, None], outlines[None]).sum(1) == 1
-
-
-@pytest.mark.parametrize("assay", ["visium", "xenium"])
-def test_counts_of_each_nucleus_are_those_of_the_positions_in_it(slide, tmp_path, muse, assay):
-    output = tmp_path / "bins.h5ad"
-    if assay == "visium":
-        given = ["--visium-hd", write_visium_hd(tmp_path / "binned_outputs", slide)]
-    else:
-        transcripts, matrix = write_xenium(tmp_path / "outs", slide)
-        given = f"--xenium {transcripts} --transform {matrix}".split()
-    status, shown, printed = muse(f"bins {slide[0]}", *given, "--expand-um", "0", "-o", output)
-    assert (status, printed) == (0, "")
-    counts, genes = read_bins(output)
-    assert genes == GENES
-    alone = are_alone(slide)
+    alone = shapely.intersects(outlines[:, None], outlines[None]).sum(1) == 1
     assert alone.sum() > 20
-    np.testing.assert_array_equal(counts[alone], expected_counts(slide)[alone])
-    assert "100.0% of the counts" in shown
+    xy_um, expected = draw_spots(slide)
+    inside = shapely.intersects(outlines[alone, None], shapely.points(xy_um / slide[2])[None])
+    np.testing.assert_array_equal(counts[alone], (inside @ expected)[:, of_genes])
+
+
+@pytest.fixture
+def run(slide, tmp_path, muse):
+    """A function that runs `muse bins`; it returns the status, stdout and stderr."""
+    return lambda *given: muse(f"bins {slide[0]} -o {tmp_path / 'a.h5ad'}", *given)
+
+
+@pytest.fixture
+def visium(slide, tmp_path):
+    """A function that draws bins, and returns the words that name them."""
+    return lambda **how: ("--visium-hd", write_visium_hd(tmp_path / "bins", slide, **how))
+
+
+@pytest.fixture
+def xenium(slide, tmp_path):
+    """The transcripts and their alignment."""
+    return write_xenium(tmp_path / "outs", slide)
+
+
+def words_of(transcripts, matrix):
+    return "--xenium", transcripts, "--transform", matrix
+
+
+def test_counts_of_each_nucleus_are_those_of_the_positions_in_it(
+    slide, tmp_path, run, visium, xenium
+):
+    for given in (visium(), words_of(*xenium)):
+        status, shown, printed = run(*given, "--expand-um", "0")
+        assert (status, printed) == (0, "")
+        require_counts(slide, tmp_path / "a.h5ad")
+        assert "100.0% of the counts" in shown
 
 
 SIDE = 1024  # of the slide, px
@@ -168,37 +182,29 @@ def turn(bins, orientation):
     table.to_parquet(bins)
 
 
-def test_too_few_counts_are_named(slide, tmp_path, muse):
-    folder = write_visium_hd(tmp_path / "binned_outputs", slide)
-    status, shown, printed = muse(f"bins {slide[0]} --visium-hd {folder} -o {tmp_path / 'a.h5ad'}")
+def test_too_few_counts_are_named(run, visium):
+    status, shown, printed = run(*visium())
     assert (status, printed) == (0, "") and "too few counts to judge the alignment" in shown
 
 
+BESIDE = "times the counts of positions displaced by 20 um"
+
+
 @pytest.mark.parametrize(
-    "wrong, message",
-    [
-        ("none", ""),
-        ("3 um", ""),
-        ("20 um", "times the counts of positions displaced by 20 um"),
-        *((name, name) for name in TURNED),
-    ],
+    "moved_um, message", [(0, ""), (3, ""), (20, BESIDE), *((0, name) for name in TURNED)]
 )
-def test_a_wrong_alignment_replaces_no_file(slide, tmp_path, muse, wrong, message):
-    moved_um = float(wrong.removesuffix(" um")) if wrong.endswith(" um") else 0.0
-    folder, output = (
-        write_visium_hd(tmp_path / "binned_outputs", slide, depth=100, moved_um=moved_um),
-        tmp_path / "a.h5ad",
-    )
-    if wrong in TURNED:
-        turn(folder / "square_002um/spatial/tissue_positions.parquet", wrong)
-    status, shown, printed = muse(f"bins {slide[0]} --visium-hd {folder} -o {output}")
-    assert (status, printed.count("\n")) == (int(bool(message)), int(bool(message)))
-    assert printed.startswith(f"muse bins: {folder}" if message else "") and message in printed
+def test_a_wrong_alignment_replaces_no_file(tmp_path, run, visium, moved_um, message):
+    given, output = visium(depth=100, moved_um=moved_um), tmp_path / "a.h5ad"
+    if message in TURNED:
+        turn(given[1] / "square_002um/spatial/tissue_positions.parquet", message)
+    status, shown, printed = run(*given)
+    assert status == printed.count("\n") == bool(message)
+    assert printed.startswith(f"muse bins: {given[1]}" if message else "") and message in printed
     assert shown.startswith(str(output))  # a first file is written
     assert "too few counts" not in shown
     output.write_text("an earlier file")
-    status, shown, printed = muse(f"bins {slide[0]} --visium-hd {folder} -o {output}")
-    assert status == int(bool(message))
+    status, shown, printed = run(*given)
+    assert status == bool(message)
     if message:
         assert (output.read_text(), shown) == ("an earlier file", "")
         assert f"{output} exists and was kept" in printed
@@ -206,31 +212,12 @@ def test_a_wrong_alignment_replaces_no_file(slide, tmp_path, muse, wrong, messag
         assert read_bins(output)[1] == GENES
 
 
-OTHER_KINDS = [
-    "Antibody Capture",
-    "CRISPR Guide Capture",
-    "Custom",
-    "Negative Control Probe",
-    "Deprecated Codeword",
-]
-
-
-@pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_features_of_other_types_are_no_genes(slide, tmp_path, muse, kind):
-    types = ["Gene Expression", kind, "Gene Expression"]
-    folder, output = (
-        write_visium_hd(tmp_path / "binned_outputs", slide, types=types),
-        tmp_path / "a.h5ad",
-    )
-    status, shown, printed = muse(f"bins {slide[0]} --visium-hd {folder} --expand-um 0 -o {output}")
-    assert (status, printed) == (
-        0,
-        "",
-    ) and "2 genes from bins of 2 um (left out: 1 feature of other kinds)" in shown
-    counts, genes = read_bins(output)
-    assert genes == ["CD3D", "VIM"]
-    alone = are_alone(slide)
-    np.testing.assert_array_equal(counts[alone], expected_counts(slide)[alone][:, [0, 2]])
+def test_features_of_other_types_are_no_genes(slide, tmp_path, run, visium):
+    types = ["Gene Expression", "Antibody Capture", "Gene Expression"]
+    status, shown, printed = run(*visium(types=types), "--expand-um", "0")
+    assert (status, printed) == (0, "")
+    assert "2 genes from bins of 2 um (left out: 1 feature of other kinds)" in shown
+    require_counts(slide, tmp_path / "a.h5ad", [0, 2])
 
 
 @pytest.mark.parametrize(
@@ -240,18 +227,16 @@ def test_features_of_other_types_are_no_genes(slide, tmp_path, muse, kind):
         (["TBCE", "TBCE", "TBCE_E2"], ["TBCE_E1", "TBCE_E2", "TBCE_E2_2"]),
     ],
 )
-def test_genes_with_equal_names_are_told_apart_by_their_ids(slide, tmp_path, muse, names, expected):
-    folder = write_visium_hd(tmp_path / "binned_outputs", slide, names=names)
-    status, _, printed = muse(f"bins {slide[0]} --visium-hd {folder} -o {tmp_path / 'a.h5ad'}")
+def test_genes_with_equal_names_are_told_apart_by_their_ids(tmp_path, run, visium, names, expected):
+    status, _, printed = run(*visium(names=names))
     assert status == 0 and "TBCE is the name of several genes, written as NAME_ID" in printed
     assert read_bins(tmp_path / "a.h5ad")[1] == expected
 
 
-def test_bins_larger_than_nuclei_are_named(slide, tmp_path, muse):
-    folder = write_visium_hd(tmp_path / "binned_outputs", slide, bin_um=8)
-    status, shown, printed = muse(f"bins {slide[0]} --visium-hd {folder} -o {tmp_path / 'a.h5ad'}")
+def test_bins_larger_than_nuclei_are_named(run, visium):
+    status, shown, printed = run(*visium(bin_um=8))
     assert status == 0 and "from bins of 8 um;" in shown
-    assert f"{folder / 'square_008um'}: its bins of 8 um are larger than most nuclei" in printed
+    assert "square_008um: its bins of 8 um are larger than most nuclei" in printed
 
 
 @pytest.mark.parametrize(
@@ -267,122 +252,60 @@ def test_bins_larger_than_nuclei_are_named(slide, tmp_path, muse):
     ],
     ids=str,
 )
-def test_controls_of_xenium_are_no_genes(slide, tmp_path, muse, control):
-    transcripts, matrix = write_xenium(tmp_path / "outs", slide)
+def test_controls_of_xenium_are_no_genes(slide, tmp_path, run, xenium, control):
     is_text = not any(isinstance(value, bytes) for value in control.values())
     genes = {"codeword_category": "custom_gene", "is_gene": True}
-    table = pd.read_parquet(transcripts)
+    table = pd.read_parquet(xenium[0])
     table = pd.concat([table.assign(**genes), table.iloc[:500].assign(**{**genes, **control})])
     for name in ("feature_name", "codeword_category"):
         table[name] = table[name].map(
             lambda value: value if is_text or isinstance(value, bytes) else value.encode()
         )
-    table.to_parquet(transcripts)
-    output = tmp_path / "a.h5ad"
-    words = f"--xenium {transcripts} --transform {matrix} --expand-um 0 -o {output}".split()
-    muse.ok(f"bins {slide[0]}", *words)
-    counts, found = read_bins(output)
-    alone = are_alone(slide)
-    assert found == GENES
-    np.testing.assert_array_equal(counts[alone], expected_counts(slide)[alone])
+    table.to_parquet(xenium[0])
+    assert run(*words_of(*xenium), "--expand-um", "0")[0] == 0
+    require_counts(slide, tmp_path / "a.h5ad")
+
+
+def require_sentence(answer, message, folder):
+    status, _, printed = answer
+    assert status == 2 and message in printed
+    assert not (folder / "a.h5ad").exists()
 
 
 @pytest.mark.parametrize(
-    "case, message",
+    "wrong, message",
     [
-        (
-            "another folder",
-            "is not a folder of Visium HD bins ([Errno 2] No such file or directory: ",
-        ),
-        ("another run", "has no position of bin 's_002um_00000-1'"),
-        ("another slide", "positions lie outside the slide's tissue"),
-        ("no transform", "give its alignment as --transform"),
+        ({"prefix": "other-"}, "has no position of bin 's_002um_00000-1'"),
+        ({"scale": 0}, "scalefactors_json.json: microns_per_pixel is 0, not a positive number"),
+        ({"scale": "fine"}, "microns_per_pixel is 'fine', not a positive number"),
+        ({"scale": 0.5}, "times as large as on the slide; correct the um per px of the slide"),
     ],
 )
-def test_a_mistake_is_one_sentence(slide, tmp_path, muse, case, message):
-    if case == "another folder":
-        given = ["--visium-hd", tmp_path]
-    elif case == "another run":
-        barcodes = [f"other-{i}" for i in range(len(draw_spots(slide)[0]))]
-        given = [
-            "--visium-hd",
-            write_visium_hd(tmp_path / "binned_outputs", slide, barcodes=barcodes),
-        ]
-    else:
-        transcripts, matrix = write_xenium(tmp_path / "outs", slide)
-        matrix.write_text(f"{slide[2] / 0.2125} 0 90000 0 {slide[2] / 0.2125} 90000 0 0 1")
-        given = [
-            "--xenium",
-            transcripts,
-            *(["--transform", matrix] if case == "another slide" else []),
-        ]
-    printed = muse.fails(f"bins {slide[0]}", *given, "-o", tmp_path / "bins.h5ad")
-    assert message in printed
-    assert not (tmp_path / "bins.h5ad").exists()
+def test_bins_are_checked(tmp_path, run, visium, wrong, message):
+    require_sentence(run(*visium(**wrong)), message, tmp_path)
+    message = "is not a folder of Visium HD bins ([Errno 2] No such file or directory: "
+    require_sentence(run("--visium-hd", tmp_path), message, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "value, message",
+    "changed, matrix, message",
     [
-        (0, "scalefactors_json.json: microns_per_pixel is 0, not a positive number of um"),
-        ("fine", "microns_per_pixel is 'fine', not a positive number"),
-        (
-            0.5,
-            (
-                "the tissue is 2 times as large as on the slide; correct the um per px of the slide"
-                " (0.25) or of"
-            ),
-        ),
+        ({}, "1.2 0 90000 0 1.2 90000 0 0 1", "positions lie outside the slide's tissue"),
+        ({}, "1.2,0,nan\n0,1.2,3\n0,0,1", "the matrix contains nan"),
+        ({}, "2.4,0,0\n0,2.4,0\n0,0,1", "the tissue is 2.04 times as large as on the slide"),
+        ({"qv": np.nan}, "", "has no counts, or all are of controls or below Q20"),
+        ({"x_location": np.nan}, "", "a transcript has no x_location or y_location"),
+        ({"y_location": "1"}, "", "column y_location has "),
     ],
 )
-def test_the_scale_of_the_bins_is_checked(slide, tmp_path, muse, value, message):
-    folder = write_visium_hd(tmp_path / "binned_outputs", slide)
-    (folder / "square_002um/spatial/scalefactors_json.json").write_text(
-        json.dumps({"microns_per_pixel": value})
-    )
-    assert message in muse.fails(
-        f"bins {slide[0]} --visium-hd {folder} -o {tmp_path / 'bins.h5ad'}"
-    )
-    assert not (tmp_path / "bins.h5ad").exists()
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (
-            lambda table: table.assign(qv=np.nan),
-            "has no counts, or all are of controls or below Q20",
-        ),
-        (
-            lambda table: table.assign(x_location=np.nan),
-            "a transcript has no x_location or y_location",
-        ),
-        (lambda table: table.assign(y_location="1"), "column y_location has "),
-        (
-            lambda table: table.assign(x_location=table["x_location"] - 5000),
-            "lie outside the slide's tissue",
-        ),
-    ],
-)
-def test_a_table_of_transcripts_is_checked(slide, tmp_path, muse, change, message):
-    transcripts, matrix = write_xenium(tmp_path / "outs", slide)
-    change(pd.read_parquet(transcripts)).to_parquet(transcripts)
-    words = f"--xenium {transcripts} --transform {matrix} -o {tmp_path / 'bins.h5ad'}".split()
-    assert message in muse.fails(f"bins {slide[0]}", *words)
-    assert not (tmp_path / "bins.h5ad").exists()
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("1.2,0,nan\n0,1.2,3\n0,0,1", "the matrix contains nan"),
-        ("2.4,0,0\n0,2.4,0\n0,0,1", "the tissue is 2.04 times as large as on the slide"),
-    ],
-)
-def test_an_alignment_is_checked(slide, tmp_path, muse, text, message):
-    transcripts, matrix = write_xenium(tmp_path / "outs", slide)
-    matrix.write_text(text)
-    assert message in muse.fails(f"bins {slide[0]} --xenium {transcripts} --transform {matrix}")
+def test_transcripts_and_their_alignment_are_checked(
+    tmp_path, run, xenium, changed, matrix, message
+):
+    pd.read_parquet(xenium[0]).assign(**changed).to_parquet(xenium[0])
+    if matrix:
+        xenium[1].write_text(matrix)
+    require_sentence(run(*words_of(*xenium)), message, tmp_path)
+    require_sentence(run("--xenium", xenium[0]), "give its alignment as --transform", tmp_path)
 
 
 def test_a_position_beside_a_nucleus_belongs_to_the_nearest_among_those_within_reach():

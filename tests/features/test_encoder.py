@@ -51,10 +51,8 @@ def folder(tiled_slide, table_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "drawn"
     shutil.copytree(tiled_slide.folder, folder)
     shutil.copy(table_file, folder / "nuclei.parquet")
-    network, model = (
-        draw_encoder(folder.parent / "network.onnx"),
-        str(folder.parent / "linear.onnx"),
-    )
+    network = draw_encoder(folder.parent / "network.onnx")
+    model = str(folder.parent / "linear.onnx")
     assert main(["import-model", network, *WORDS, "-o", model]) == 0
     assert main(f"embed {folder} --model {model}".split()) == 0
     return folder
@@ -85,10 +83,8 @@ def test_windows_and_threads_leave_no_trace(folder, vectors, tiled_slide):
 
 
 def test_a_graph_may_fix_the_number_of_tiles(folder, vectors):
-    network, model = (
-        draw_encoder(folder.parent / "network.onnx", batch=3),
-        str(folder.parent / "threes.onnx"),
-    )
+    network = draw_encoder(folder.parent / "network.onnx", batch=3)
+    model = folder.parent / "threes.onnx"
     assert main(["import-model", network, *WORDS, *f"--outputs vector -o {model}".split()]) == 0
     assert main(f"embed {folder} --model {model}".split()) == 0
     threes = pandas.read_parquet(folder / "embeddings-threes.parquet")
@@ -100,24 +96,17 @@ def test_a_graph_may_fix_the_number_of_tiles(folder, vectors):
 @pytest.mark.parametrize(
     "drawing, words, message",
     [
-        (
-            {"pooled": False},
-            [],
-            "output 'maps' has shape [16, 5, 1, 1] for 16 tiles; an encoder gives a vector",
-        ),
-        ({"weights": WEIGHTS * np.nan}, [], "returns NaN, or values above 65,504"),
-        (
-            {"pixels": TensorProto.UINT8},
-            [],
-            "takes pixels in uint8, from 0 to 255; give --scaling none",
-        ),
-        ({}, ["--outputs", "tokens"], "in one of vector, maps; correct --outputs"),
-        ({}, ["--input-px", "64"], "takes only windows of 31 px"),
+        ({"pooled": False}, "", "output 'maps' has shape [16, 5, 1, 1] for 16 tiles; an encoder"),
+        ({"weights": WEIGHTS * np.nan}, "", "returns NaN, or values above 65,504"),
+        ({"pixels": TensorProto.UINT8}, "", "takes pixels in uint8, from 0 to 255; give --scaling"),
+        ({}, "--outputs tokens", "in one of vector, maps; correct --outputs"),
+        ({}, "--input-px 64", "takes only windows of 31 px"),
     ],
 )
 def test_what_is_no_encoder_is_one_sentence(drawing, words, message, tmp_path, capsys):
     network = draw_encoder(tmp_path / "network.onnx", **drawing)
-    assert main(["import-model", network, *WORDS, *words, "-o", str(tmp_path / "model.onnx")]) == 2
+    words = f"{words} -o {tmp_path / 'model.onnx'}".split()
+    assert main(["import-model", network, *WORDS, *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "model.onnx").exists()
 

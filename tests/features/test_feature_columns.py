@@ -8,10 +8,9 @@ import numpy as np
 import pandas
 import pytest
 
-from muse_pipeline.core.files import read_json
 from muse_pipeline.features.catalogue import features_of
 from muse_pipeline.features.neighbours import measure_neighbours, with_surroundings
-from muse_pipeline.nuclei.parquet import nuclei_schema, read_nuclei, read_provenance
+from muse_pipeline.nuclei.parquet import nuclei_schema, read_nuclei
 
 CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
 
@@ -61,14 +60,6 @@ def test_surroundings_hold_all_that_is_near_and_no_more_than_is_needed(table_fil
         n_before += len(nuclei)
         assert {tuple(xy) for xy in others.xy} == {tuple(xy) for xy in whole.xy[inside]}
     assert n_before == len(whole)
-
-
-def test_the_table_names_its_features_and_their_stains(table_file, tiled_slide):
-    said = read_provenance(table_file).to_dict()["features"]
-    fit = read_json(tiled_slide.folder / "colour.json")["macenko"]
-    assert said["set"] == "all" and said["mpp"] == 0.5 and said["n_without_pixels"] == 0
-    assert said["stains"]["source"] == "slide"
-    np.testing.assert_allclose(said["stains"]["vectors"], fit["stains"])
 
 
 def test_every_feature_is_in_the_documentation():

@@ -20,6 +20,7 @@ from nuclei_example import PROVENANCE, draw_nuclei, write_example
 from muse_pipeline import read_cohort
 from muse_pipeline.cli.main import main
 from muse_pipeline.features.catalogue import FIRST_COLUMNS, features_of
+from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.qupath.write import nucleus_ids
 
 CLASSES = ("Lymphocyte", "Epithelial", "Stroma")
@@ -27,12 +28,9 @@ FEATURES = [each.name for each in (*FIRST_COLUMNS, *features_of("all", CLASSES))
 
 
 @pytest.fixture(scope="module")
-def ids(table, table_file, tiled_slide):
-    from muse_pipeline.nuclei.parquet import read_provenance
-
-    return nucleus_ids(
-        read_provenance(table_file).run_name, table["x"].to_numpy(), table["y"].to_numpy()
-    ).astype(str)
+def ids(table, table_file):
+    xy = (table[name].to_numpy() for name in "xy")
+    return nucleus_ids(read_provenance(table_file).run_name, *xy).astype(str)
 
 
 def read_obs(group, as_text):
@@ -96,10 +94,8 @@ def test_names_and_slides_that_spatialdata_would_reject(
     monkeypatch.setitem(PROVENANCE, "slide_mpp", [0.25, 0.25])
     nuclei = replace(draw_nuclei(n_nuclei), prob=np.full((n_nuclei, len(ODD)), 0.2))
     table = str(write_example(tmp_path / "nuclei.parquet", nuclei))
-    output, store = (
-        tmp_path / "slide.spatialdata.zarr",
-        str(tiled_slide.folder / "image-500nm.zarr"),
-    )
+    output = tmp_path / "slide.spatialdata.zarr"
+    store = str(tiled_slide.folder / "image-500nm.zarr")
     assert main(["step", "spatialdata", table, "--store", store, "-o", str(output)]) == 0
     root = zarr.open_group(output, mode="r")
     frame = root["tables/table"]
@@ -123,30 +119,18 @@ def test_names_and_slides_that_spatialdata_would_reject(
     h5py = pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed")
     assert main(["step", "anndata", table, "-o", str(tmp_path / "nuclei.h5ad")]) == 0
     with h5py.File(tmp_path / "nuclei.h5ad") as file:
-        assert all(
-            isinstance(file["obs"][key], h5py.Dataset) and file["obs"][key].shape == (n_nuclei,)
-            for key in KEYS
-        )
+        assert [file["obs"][key].shape for key in KEYS] == [(n_nuclei,)] * len(KEYS)
     if find_spec("anndata"):
-        assert (
-            list(
-                import_module("anndata")
-                .read_h5ad(tmp_path / "nuclei.h5ad")
-                .obs.filter(like="prob_")
-            )
-            == KEYS
-        )
+        found = import_module("anndata").read_h5ad(tmp_path / "nuclei.h5ad")
+        assert list(found.obs.filter(like="prob_")) == KEYS
 
 
 def test_a_folder_that_is_moved_with_its_store_keeps_its_image(folder, tiled_slide, tmp_path):
     shutil.copytree(folder, tmp_path / "elsewhere", symlinks=True)
-    image = zarr.open_group(tmp_path / "elsewhere/slide.spatialdata.zarr", mode="r")[
-        "images/slide/0"
-    ]
-    assert (
-        image.shape[:0:-1] == tiled_slide.store.size_px
-        and image[:, 1000:1200, 1000:1200].min() < 200
-    )
+    root = zarr.open_group(tmp_path / "elsewhere/slide.spatialdata.zarr", mode="r")
+    image = root["images/slide/0"]
+    assert image.shape[:0:-1] == tiled_slide.store.size_px
+    assert image[:, 1000:1200, 1000:1200].min() < 200
 
 
 def test_a_cohort_is_one_table_that_is_read_when_it_is_asked_for(

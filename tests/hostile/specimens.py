@@ -13,8 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
+from drawn_shapes import feature, write_features
 from labelled import draw_labelled_folder
 from labelled import write_config as write_training_config
+from shapely.geometry import Point, box
 from slide_files import write_pyramid
 from workflow_runs import draw_stained_slide
 
@@ -149,24 +151,9 @@ def make_specimens(folder: Path) -> Path:
 
 
 def _write_labels(folder: Path) -> None:
-    square = [[100, 100], [700, 100], [700, 700], [100, 700], [100, 100]]
-    shapes = {
-        "roi.geojson": [("Polygon", [square], "ROI")],
-        "truth.geojson": [("Point", [200 + 9 * i, 300], "Tumour") for i in range(9)],
-    }
-    for name, objects in shapes.items():
-        features = [
-            {
-                "type": "Feature",
-                "geometry": {"type": kind, "coordinates": where},
-                "properties": {
-                    "objectType": "annotation",
-                    "classification": {"name": called, "color": [1, 2, 3]},
-                },
-            }
-            for kind, where, called in objects
-        ]
-        (folder / name).write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    write_features(folder / "roi.geojson", feature(box(100, 100, 700, 700), "ROI"))
+    points = [feature(Point(200 + 9 * i, 300), "Tumour") for i in range(9)]
+    write_features(folder / "truth.geojson", *points)
     (folder / "truth.tsv").write_text(
         "x\ty\tclass\n" + "".join(f"{200 + 9 * i}\t300\tTumour\n" for i in range(9))
     )

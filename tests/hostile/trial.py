@@ -44,7 +44,6 @@ class Outcome:
     verb: str
     status: int | None
     defect: str
-    output: str = ""
 
 
 class Worker:
@@ -136,25 +135,18 @@ def try_one(
     arguments = [
         word.format(file=victim, here=here, out=out) for word in specimen.commands[command].split()
     ]
-    before = {path for path in trial.parent.rglob("*") if out not in path.parents}
+
+    def list_others() -> set[Path]:
+        return {path for path in trial.parent.rglob("*") if out not in path.parents}
+
+    before = list_others()
     answer, verb = worker.run(arguments), arguments[arguments[0] == "step"]
-    changed = sorted(
-        str(path)
-        for path in {path for path in trial.parent.rglob("*") if out not in path.parents} ^ before
-        if verb not in {"overlay", "report"}
-        or here not in path.parents  # these verbs write to the results
-    )
+    # these verbs write to the results
+    spared = here if verb in {"overlay", "report"} else None
+    changed = sorted(str(path) for path in list_others() ^ before if spared not in path.parents)
     left = [path.name for path in out.rglob("*") if path.is_file()]
     defect = judge(verb, answer, left, changed)
-    return Outcome(
-        specimen.name,
-        spoil.__name__,
-        number,
-        arguments[0],
-        answer["status"],
-        defect,
-        answer["output"].strip()[-300:],
-    )
+    return Outcome(specimen.name, spoil.__name__, number, verb, answer["status"], defect)
 
 
 def judge(verb: str, answer: dict, left: list[str], changed: list[str]) -> str:
@@ -201,13 +193,7 @@ def main() -> None:
         for outcome in try_mutations(Path(folder), args.n, args.start):
             ends["defect" if outcome.defect else "read" if outcome.status == 0 else "rejected"] += 1
             if outcome.defect:
-                print(
-                    outcome.number,
-                    outcome.specimen,
-                    outcome.mutation,
-                    f"{outcome.verb}: {outcome.defect}\n",
-                    flush=True,
-                )
+                print(*vars(outcome).values(), flush=True)
     print(f"{ends.total()} mutations in {time.monotonic() - started:.0f} s: {dict(ends)}")
     sys.exit(bool(ends["defect"]))
 

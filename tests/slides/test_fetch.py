@@ -20,7 +20,7 @@ from muse_pipeline.pipeline import Models, plan_slides
 from muse_pipeline.settings import RunSettings
 from muse_pipeline.slides import remote
 from muse_pipeline.slides.base import open_slide
-from muse_pipeline.slides.remote import SlideUrl, explain
+from muse_pipeline.slides.remote import SlideUrl
 from muse_pipeline.slides.signature import slide_file
 
 pytest.importorskip("aiohttp", reason="the extra `remote` is not installed")
@@ -58,14 +58,8 @@ def test_a_slide_arrives_whole(muse, tmp_path, slide_bytes, pyramid_path, way):
     assert (status, printed, errors) == (0, f"{shown}: {len(slide_bytes):,} bytes\n", "")
     assert slide_file(tmp_path / "copy") == tmp_path / "copy/a b.tif"
     assert (tmp_path / "copy/a b.tif").read_bytes() == slide_bytes
-    assert (
-        muse(
-            f"step inspect {tmp_path / 'copy'} --slide-id S --source {shown} --output "
-            f"{tmp_path / '1.json'}"
-        )[0]
-        == 0
-    )
-    assert muse(f"step inspect {pyramid_path} --slide-id S --output {tmp_path / '2.json'}")[0] == 0
+    muse.ok(f"step inspect {tmp_path}/copy --slide-id S --source {shown} -o {tmp_path}/1.json")
+    muse.ok(f"step inspect {pyramid_path} --slide-id S -o {tmp_path}/2.json")
     ours, local = (json.loads((tmp_path / name).read_text()) for name in ("1.json", "2.json"))
     assert ours == {**local, "path": shown}
     assert not [
@@ -114,10 +108,8 @@ def require_failure(answer, folder, url, sentence):
         ("http://ann:geheim@127.0.0.1:1/a.tif", "Connection refused"),
         ("glacier://geheim@vault/a.tif", "unknown protocol"),
         ("https://host/", "has no file name"),
-        (
-            "http:///a.tif?sig=geheim",
-            "cannot be fetched: InvalidUrl",
-        ),  # the message of aiohttp has the full URL
+        # the message of aiohttp has the full URL
+        ("http:///a.tif?sig=geheim", "cannot be fetched: InvalidUrl"),
     ],
 )
 def test_urls_that_lead_nowhere(muse, tmp_path, url, sentence):
@@ -139,27 +131,11 @@ def test_a_missing_package_is_named_with_its_extra(muse, tmp_path, monkeypatch, 
     require_failure(answer, tmp_path, url, r"is not installed.*the extra `remote`")
 
 
-def test_an_older_copy_stays_until_the_new_one_is_whole(tmp_path, slide_bytes):
-    with serve({"/a.tif": Served(slide_bytes), "/b.tif": Served(b"", status=404)}) as host:
-        remote.fetch_slide(SlideUrl(f"{host}/a.tif"), tmp_path / "copy")
-        with pytest.raises(SlideError):
-            remote.fetch_slide(SlideUrl(f"{host}/b.tif"), tmp_path / "copy")
-    assert slide_file(tmp_path / "copy").read_bytes() == slide_bytes
-
-
 def test_a_slide_of_many_files_comes_with_all(tmp_path):
     system = fsspec.filesystem("memory")
-    files = {
-        "a.mrxs": b"1",
-        "a/Slidedat.ini": b"2",
-        "a/Data0.dat": b"3",
-        "b.mrxs": b"4",
-        "s/1.dcm": b"5",
-        "s/2.dcm": b"6",
-    }
     try:
-        for name, content in files.items():
-            system.pipe(f"/cohort/{name}", content)
+        for name in ["a.mrxs", "a/Slidedat.ini", "a/Data0.dat", "b.mrxs", "s/1.dcm", "s/2.dcm"]:
+            system.pipe(f"/cohort/{name}", b"1")
         assert remote.fetch_slide(SlideUrl("memory://cohort/a.mrxs"), tmp_path / "mirax") == 3
         assert remote.fetch_slide(SlideUrl("memory://cohort/s/2.dcm"), tmp_path / "dicom") == 2
     finally:
@@ -167,12 +143,6 @@ def test_a_slide_of_many_files_comes_with_all(tmp_path):
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     mirax = {"mirax/a.mrxs", "mirax/a/Slidedat.ini", "mirax/a/Data0.dat", "mirax/source.json"}
     assert found == mirax | {"dicom/1.dcm", "dicom/2.dcm", "dicom/source.json"}
-
-
-def test_words_of_other_packages_are_not_shown():
-    """They may contain credentials."""
-    reason = "RuntimeError; check the URL and the network"
-    assert explain(RuntimeError("no login for geheim")) == (reason, True)
 
 
 def test_a_key_cannot_lead_out_of_the_copy(tmp_path):
@@ -213,24 +183,18 @@ def test_a_copy_of_another_slide_is_rejected(muse, tmp_path, slide_bytes):
 
 def test_readers_state_how_a_url_is_opened(muse, tmp_path):
     for query in ("sig=geheim", f"sig={'geheim' * 100}"):  # the second is too long for a file name
-        url, output = f"https://ann:geheim@host/a.tif?{query}", tmp_path / "o.json"
-        assert muse(f"step inspect {url} --slide-id S --output {output}")[::2] == (
-            2,
-            (
-                "muse step inspect: https://host/a.tif: is a URL, not a path; copy it here first"
-                " with"
-                " `muse step fetch`\n"
-            ),
+        url = f"https://ann:geheim@host/a.tif?{query}"
+        assert muse.fails(f"step inspect {url} --slide-id S -o {tmp_path}/o.json") == (
+            "muse step inspect: https://host/a.tif: is a URL, not a path; copy it here first with"
+            " `muse step fetch`\n"
         )
 
 
 def test_without_snakemake_a_slide_is_fetched_and_its_copy_goes(tmp_path):
     steps = []
     with serve({"/a.tif": Served(b"no slide")}) as host:
-        row, models = (
-            SheetRow("S", SlideUrl(f"{host}/a.tif?{KEY}")),
-            Models(Predictor(find_model("compact"))),
-        )
+        row = SheetRow("S", SlideUrl(f"{host}/a.tif?{KEY}"))
+        models = Models(Predictor(find_model("compact")))
         settings = RunSettings({"output": str(tmp_path)})
         records = plan_slides([row], models, settings).records("S")
         assert "is not a slide" in run_logged(row, records, models, settings, steps.append)[0]

@@ -7,13 +7,12 @@ import pytest
 from PIL import Image
 from slide_files import write_pyramid
 
-from muse_pipeline.core.errors import MppError, SlideError
-from muse_pipeline.core.types import Bounds, SlideInfo
+from muse_pipeline.core.errors import MppError
 from muse_pipeline.slides.inspect import inspect_slide, read_info
 from muse_pipeline.slides.signature import BLOCK_BYTES, fingerprint_file
 
 
-def test_drawn_pyramid(pyramid_path):
+def test_drawn_pyramid(pyramid_path, ome_path):
     info = inspect_slide(pyramid_path, "drawn")
     assert (info.reader, info.vendor, info.mpp, info.mpp_source) == (
         "openslide",
@@ -26,16 +25,13 @@ def test_drawn_pyramid(pyramid_path):
     assert info.level_downsamples == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
     assert info.bounds is None
     assert info.warnings == ()
-
-
-def test_drawn_ome_tiff(ome_path):
-    info = inspect_slide(ome_path, "drawn")
-    assert (info.reader, info.mpp, info.mpp_source) == (
+    ome = inspect_slide(ome_path, "drawn")
+    assert (ome.reader, ome.mpp, ome.mpp_source) == (
         "tiffslide",
         (0.5, 0.5),
         "OME-XML PhysicalSizeX",
     )
-    assert info.level_downsamples == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
+    assert ome.level_downsamples == info.level_downsamples
 
 
 def test_ome_xml_of_a_file_whose_levels_are_pages(tmp_path, gradient):
@@ -70,31 +66,6 @@ def test_a_missing_mpp_is_rejected_with_the_way_to_give_it(tmp_path, gradient):
     assert inspect_slide(path, "picture", mpp=0.5).mpp == (0.5, 0.5)
 
 
-def test_bounds_are_reported_and_not_subtracted(tmp_path, gradient):
-    """Only MIRAX and Leica slides have bounds, so OpenSlide's properties are simulated."""
-    from muse_pipeline.slides.openslide import _read_bounds
-
-    values = {"x": "137", "y": "291", "width": "600", "height": "400"}
-    assert _read_bounds({f"openslide.bounds-{k}": v for k, v in values.items()}) == Bounds(
-        137, 291, 600, 400
-    )
-    assert _read_bounds({"openslide.bounds-x": "137"}) is None
-
-
-def test_black_background_is_named(tmp_path):
-    path = tmp_path / "dark.png"
-    Image.fromarray(np.full((50, 50, 3), 3, np.uint8)).save(path)
-    assert "fluorescence" in inspect_slide(path, "dark", mpp=0.5).warnings[0]
-
-
-def test_there_and_back(tmp_path, pyramid_path):
-    info = inspect_slide(pyramid_path, "drawn")
-    path = tmp_path / "slide.json"
-    path.write_text(json.dumps(info.to_dict()))
-    assert read_info(path) == info
-    assert isinstance(info, SlideInfo)
-
-
 def test_the_fingerprint_follows_the_content(tmp_path):
     content = bytearray(np.random.default_rng(0).bytes(4 * BLOCK_BYTES))
     path, copy = tmp_path / "a.svs", tmp_path / "b.svs"
@@ -126,19 +97,9 @@ def test_the_fingerprint_of_a_mirax_slide_covers_its_folder(tmp_path):
 
 def test_the_command(muse, tmp_path, pyramid_path):
     output, ledger = tmp_path / "out/slide.json", tmp_path / "ledger.json"
-    arguments = (
-        "step",
-        "inspect",
-        pyramid_path,
-        "--slide-id",
-        "a slide",
-        "--output",
-        output,
-        "--ledger",
-        ledger,
-    )
-    assert muse(*arguments)[0] == 0
-    assert read_info(output).slide_id == "a slide"
+    words = f"step inspect {pyramid_path} --output {output} --ledger {ledger} --slide-id"
+    muse.ok(words, "a slide")
+    assert read_info(output) == inspect_slide(pyramid_path, "a slide")
     assert json.loads(ledger.read_text())["status"] == "ok"
     assert muse(f"step inspect {tmp_path / 'nowhere.svs'} --output {output}")[::2] == (
         2,
@@ -149,11 +110,8 @@ def test_the_command(muse, tmp_path, pyramid_path):
 def test_the_command_prints_what_it_finds(muse, tmp_path):
     write_pyramid(tmp_path / "black.tif", np.zeros((400, 500, 3), np.uint8), mpp=0.25)
     status, shown, _ = muse(f"step inspect {tmp_path / 'black.tif'}")
-    assert (status, shown.splitlines()[0], sorted(tmp_path.iterdir())) == (
-        0,
-        "black",
-        [tmp_path / "black.tif"],
-    )
+    assert (status, shown.splitlines()[0]) == (0, "black")
+    assert [path.name for path in tmp_path.iterdir()] == ["black.tif"]
     facts = dict(line.split(maxsplit=1) for line in shown.splitlines()[1:])
     assert facts["size"] == "500 x 400 px, 0.125 x 0.1 mm"
     assert facts["mpp"] == "0.25 um per pixel (TIFF resolution tags)"
@@ -164,24 +122,13 @@ def test_the_command_prints_what_it_finds(muse, tmp_path):
     assert facts["warning"].startswith("100% of the slide is black")
 
 
+DICOM, HAMAMATSU = ("openslide", "dicom"), ("openslide", "hamamatsu")
 REAL = {
     "wsi-cmu-small-region/CMU-1-Small-Region.svs": ("openslide", "aperio", (2220, 2967), 0.499, 1),
     "wsi-openslide-crops/OS-1-detail.ome.tif": ("tiffslide", "ome-tiff", (1101, 1101), 0.2271, 1),
     "wsi-openslide-crops/OS-2-ndpi.ome.tif": ("tiffslide", "ome-tiff", (2202, 2202), 0.2271, 1),
-    "wsi-dicom-camelyon/camelyon_jpeg_tiled_full.dcm": (
-        "openslide",
-        "dicom",
-        (1152, 700),
-        28.969,
-        1,
-    ),
-    "wsi-ndpi-fluorescence/test3-DAPI-2-(387).ndpi": (
-        "openslide",
-        "hamamatsu",
-        (3968, 4864),
-        0.22818,
-        7,
-    ),
+    "wsi-dicom-camelyon/camelyon_jpeg_tiled_full.dcm": (*DICOM, (1152, 700), 28.969, 1),
+    "wsi-ndpi-fluorescence/test3-DAPI-2-(387).ndpi": (*HAMAMATSU, (3968, 4864), 0.22818, 7),
 }
 
 
@@ -195,13 +142,3 @@ def test_real_slides(shared_data, name):
     assert info.level_downsamples == tuple((float(2**k), float(2**k)) for k in range(n_levels))
     words = {"dicom": "implausible", "hamamatsu": "fluorescence"}.get(vendor)
     assert all(words in warning for warning in info.warnings) if words else not info.warnings
-
-
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
-def test_real_slide_cut_off(shared_data, tmp_path, kept):
-    """Truncated files are rejected, and missing tiles are never read as pixels."""
-    content = (shared_data / "wsi-cmu-small-region/CMU-1-Small-Region.svs").read_bytes()
-    path = tmp_path / "cut.svs"
-    path.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(SlideError, match="truncated"):
-        inspect_slide(path, "cut")

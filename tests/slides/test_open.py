@@ -39,30 +39,19 @@ def test_the_reader_that_has_the_levels_is_taken(tmp_path, gradient):
 
 
 def test_downsamples_forgive_the_pixel_that_was_cut_off():
-    assert exact_downsamples([(1001, 803), (500, 401), (250, 201)]) == (
-        (1.0, 1.0),
-        (2.0, 2.0),
-        (4.0, 4.0),
-    )
+    sizes = (1001, 803), (500, 401), (250, 201)
+    assert exact_downsamples(sizes) == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
     assert exact_downsamples([(1000, 1000), (400, 800)]) == ((1.0, 1.0), (2.5, 1.25))
-    assert exact_downsamples([(1473, 1503), (47, 46)]) == (
-        (1.0, 1.0),
-        (32.0, 32.0),
-    )  # the axes alone give 31 and 33
-    assert exact_downsamples([(100_003, 90_001), (6250, 5625)]) == ((1.0, 1.0), (16.0, 16.0))
-    assert exact_downsamples([(1000, 600), (15, 9)])[1] == (
-        64.0,
-        64.0,
-    )  # 63 to 71 are possible, and 67 is nearest
+    # the axes alone give 31 and 33
+    assert exact_downsamples([(1473, 1503), (47, 46)])[1] == (32.0, 32.0)
+    # 63 to 71 are possible, and 67 is nearest
+    assert exact_downsamples([(1000, 600), (15, 9)])[1] == (64.0, 64.0)
 
 
 def test_a_level_padded_to_whole_tiles_has_the_stated_downsample():
-    sizes = (
-        (102_400, 89_600),
-        (51_200, 44_800),
-        (12_800, 11_264),
-    )  # the last height is 11,200 px and 64 px of padding
-    assert _read_downsamples((1.0, 2.0, 8.0), sizes) == ((1.0, 1.0), (2.0, 2.0), (8.0, 8.0))
+    # the last height is 11,200 px and 64 px of padding
+    sizes = (102_400, 89_600), (51_200, 44_800), (12_800, 11_264)
+    assert _read_downsamples((1.0, 2.0, 8.0), sizes)[1:] == ((2.0, 2.0), (8.0, 8.0))
 
 
 @pytest.mark.parametrize(
@@ -117,23 +106,6 @@ def test_a_fourth_sample_is_what_the_file_states_it_is(tmp_path, kind, expected,
     np.testing.assert_allclose(found[5, 5].astype(int), expected, atol=1)
 
 
-def test_jpeg_jpeg_2000_and_16_bit_tiff(tmp_path, gradient):
-    Image.fromarray(gradient).save(tmp_path / "picture.jpg", quality=95)
-    name, pixels = read_whole(tmp_path / "picture.jpg")
-    assert name == "image"
-    assert abs(pixels.astype(int) - gradient).mean() < 2
-    Image.fromarray(gradient[:50]).save(tmp_path / "picture.jp2")
-    np.testing.assert_array_equal(read_whole(tmp_path / "picture.jp2")[1], gradient[:50])
-    deep = gradient.astype(np.uint16) * 257
-    for planar in ("contig", "separate"):
-        stored = deep if planar == "contig" else np.moveaxis(deep, -1, 0)
-        path = tmp_path / f"{planar}.tif"
-        tifffile.imwrite(path, stored, photometric="rgb", planarconfig=planar)
-        name, pixels = read_whole(path)
-        assert name == "image"
-        np.testing.assert_array_equal(pixels, gradient)
-
-
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_cameras_use_some_of_16_bits(tmp_path, bits):
     """All values are in the lower bits; without a rule for these, pictures of 12 bits would be
@@ -156,19 +128,15 @@ def test_cameras_use_some_of_16_bits(tmp_path, bits):
     (tmp_path / "a.jp2").write_bytes(
         jpeg2k_encode(deep, level=0, codecformat="jp2", bitspersample=max(bits, 9))
     )
-    for path in (
-        tmp_path / name for name in (*files, "tiled.ome.tif", "coded.tif", "a.png", "a.jp2")
-    ):
-        _, pixels = read_whole(path)
+    for name in (*files, "tiled.ome.tif", "coded.tif", "a.png", "a.jp2"):
+        _, pixels = read_whole(tmp_path / name)
         pixels[3, 4] = picture[3, 4]
-        np.testing.assert_array_equal(pixels, picture, str(path))
+        np.testing.assert_array_equal(pixels, picture, name)
 
 
 def test_a_stated_number_of_bits_is_believed(tmp_path):
-    faint = (
-        draw_gradient(300, 200).astype(np.uint16) << 4
-    ) // 5 * 4 + 300  # of 12 bits, none is above 3,600
-    faint = faint.clip(max=1000) + 800  # of 11 bits
+    # of 11 bits
+    faint = draw_gradient(300, 200).astype(np.uint16) * 4 + 800
     assert [used_bits(faint, stated) for stated in (10, 12, 14)] == [12, 12, 14]
     tifffile.imwrite(
         tmp_path / "a.ome.tif",
@@ -201,9 +169,15 @@ def test_dark_pixels_of_16_bits_are_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "suffix, options", [(".bmp", {}), (".webp", {"lossless": True}), (".WEBP", {"quality": 95})]
+    "suffix, options",
+    [
+        (".bmp", {}),
+        (".webp", {"lossless": True}),
+        (".WEBP", {"quality": 95}),
+        (".jpg", {"quality": 95}),
+    ],
 )
-def test_bmp_and_webp(tmp_path, gradient, suffix, options):
+def test_bmp_webp_and_jpeg(tmp_path, gradient, suffix, options):
     Image.fromarray(gradient).save(tmp_path / f"a{suffix}", **options)
     name, pixels = read_whole(tmp_path / f"a{suffix}")
     assert name == "image" and abs(pixels.astype(int) - gradient).mean() < (
@@ -343,13 +317,9 @@ def test_the_pixel_size_and_the_name_of_pictures_of_ome_tiff(tmp_path):
         (SLIDE, of_slide),
     )
     pages_of(tmp_path / "c.ome.tif", (LABEL, of_slide), (SLIDE, {**of_slide, **TILES}))
-    for name, shape, n_warnings in (
-        ("a", SLIDE.shape, 0),
-        ("b", SLIDE.shape, 0),
-        ("c", SLIDE.shape, 1),
-    ):
+    for name, n_warnings in (("a", 0), ("b", 0), ("c", 1)):
         with open_slide(tmp_path / f"{name}.ome.tif") as slide:
-            assert slide.properties.level_sizes_px[0] == shape[1::-1]
+            assert slide.properties.level_sizes_px[0] == (256, 240)
             assert slide.properties.mpp_candidates[0].mpp == (0.5, 0.5)
             assert len(slide.properties.warnings) == n_warnings
 
@@ -440,23 +410,16 @@ def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling,
 
     with tifffile.TiffWriter(path) as tiff:
         for level, pixels in enumerate((SLIDE[:128, :256], LEVEL[:64, :128])[:n_levels]):
-            tiles = [
-                np.ascontiguousarray(part)
-                for half in np.split(pixels, 2)
-                for part in np.split(half, 2, 1)
-            ]
-            how = {
-                "shape": pixels.shape,
-                "dtype": np.uint8,
-                "tile": tiles[0].shape[:2],
-                "compression": "jpeg",
-            }
+            halves = [half for part in np.split(pixels, 2) for half in np.split(part, 2, 1)]
             tiff.write(
-                map(encoded, tiles),
+                map(encoded, halves),
+                shape=pixels.shape,
+                dtype=np.uint8,
+                tile=halves[0].shape[:2],
+                compression="jpeg",
                 photometric="rgb",
-                subfiletype=level and 1,
+                subfiletype=level,
                 metadata=None,
-                **how,
             )
     content = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
@@ -469,28 +432,20 @@ def test_jpeg_data_whose_colours_are_not_those_of_the_tag(tmp_path, subsampling,
     assert is_right == (is_jfif or subsampling > 0)  # no other sign exists
 
 
-@pytest.mark.parametrize("opacity", [0, 1, 128, 254, 255])
+@pytest.mark.parametrize("opacity", [0, 128, 255])
 @pytest.mark.parametrize("n_levels", [1, 2])
 def test_a_constant_fourth_sample_hides_nothing(tmp_path, opacity, n_levels):
     pages = [
-        (np.dstack([one, np.full(one.shape[:2], opacity, np.uint8)]), TILES)
+        np.dstack([one, np.full(one.shape[:2], opacity, np.uint8)])
         for one in (SLIDE, LEVEL)[:n_levels]
     ]
-    pages_of(
-        tmp_path / "a.tif", *((one, how | {"extrasamples": ["UNSPECIFIED"]}) for one, how in pages)
-    )
-    np.testing.assert_array_equal(read_whole(tmp_path / "a.tif")[1], SLIDE)
-    pages_of(
-        tmp_path / "c.tif", *((one, how | {"extrasamples": ["UNASSALPHA"]}) for one, how in pages)
-    )
-    np.testing.assert_array_equal(read_whole(tmp_path / "c.tif")[1], SLIDE)
-    for suffix in (".png", ".bmp", ".webp"):
-        Image.fromarray(pages[0][0]).save(
-            tmp_path / f"d{suffix}", **({"lossless": True} if suffix == ".webp" else {})
-        )
-        found = read_whole(tmp_path / f"d{suffix}")[1]
-        if opacity or suffix != ".webp":  # WebP does not keep the colours of what is transparent
-            np.testing.assert_array_equal(found, SLIDE)
+    for kind in ("UNASSALPHA", "UNSPECIFIED"):
+        pages_of(tmp_path / "a.tif", *((one, TILES | {"extrasamples": [kind]}) for one in pages))
+        np.testing.assert_array_equal(read_whole(tmp_path / "a.tif")[1], SLIDE)
+    # WebP does not keep the colours of what is transparent
+    for suffix in (".png", ".bmp", ".webp")[: 3 if opacity else 2]:
+        Image.fromarray(pages[0]).save(tmp_path / f"d{suffix}", lossless=True)
+        np.testing.assert_array_equal(read_whole(tmp_path / f"d{suffix}")[1], SLIDE)
     content = bytearray((tmp_path / "a.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         for page in tiff.pages:

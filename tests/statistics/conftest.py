@@ -21,12 +21,12 @@ QUALITY = {
     "model_sha256": "",
     "asked": ["blurred"],
     "subtract": ["blurred"],
+    "area_mm2": {"blurred": 0.1, "ink": 0.3},
 }
 SIZES = {
     "nuclear_size": {"median_area_um2": 30.0, "mean_class_probability": 0.9},
     "class_sizes": {"by_class": {}},
 }
-QUALITY["area_mm2"] = {"blurred": 0.1, "ink": 0.3}
 REGIONS = {
     "source": "drawn",
     "status": "ok",
@@ -49,16 +49,7 @@ def results(tmp_path):
         slide, patient = f"s{number}", f"P{number // 2 if number < 2 else number}"
         write_slide(tmp_path / slide, 50 + 20 * (group == "b"), random)
         lines.append(f"{slide}\tslides.tsv\t{patient}\t{group}")
-        rows.append(
-            {
-                "slide_id": slide,
-                "path": "/x.svs",
-                "mpp": None,
-                "patient": patient,
-                "shards": 1,
-                "label": group,
-            }
-        )
+        rows.append({"slide_id": slide, "path": "/x.svs", "patient": patient, "label": group})
     (tmp_path / "slides.tsv").write_text("\n".join(lines) + "\n")
     (tmp_path / "sheet.json").write_text(json.dumps(rows))
     return tmp_path
@@ -94,34 +85,28 @@ def write_slide(
     folder.mkdir(exist_ok=True)
     card = {"classes": [{"name": name, "color": [1, 2, 3]} for name in CLASSES]}
     card["organs"] = {"Lymphocyte": ["breast"], "Epithelial": ["breast", "colon"]}
-    provenance = {"slide_id": folder.name, "fingerprint": folder.name, "card": card} | (
-        doubts or {}
-    )
+    provenance = {"slide_id": folder.name, "fingerprint": folder.name, "card": card}
+    provenance |= doubts or {}
     nuclei = Nuclei(
         random.uniform(0, 99, (20, 2)), Frame.LEVEL0, rays=np.ones((20, 4)), label=np.arange(20) % 2
     )
     nuclei.prob = np.ones((20, 2), np.float32)
     if is_ihc:  # a quarter of the nuclei is positive
         nuclei.dab_od = np.where(np.arange(20) % 4 == 0, 0.5, 0.1)[:, None]
-        provenance["appearance"] = {
-            "verdict": "other stain",
-            "reasons": ["immunohistochemistry, as stated"],
-        }
+        reasons = ["immunohistochemistry, as stated"]
+        provenance["appearance"] = {"verdict": "other stain", "reasons": reasons}
     columns = dict.fromkeys(SHAPE_COLUMNS, random.normal(area_um2, 1, 20))
     in_tumour = np.arange(20) < 10
     columns |= {"region": np.where(in_tumour, 0, 1).astype(np.int32), "region_prob": np.ones(20)}
-    columns["border_distance_um"] = np.where(in_tumour, -1, 1) * np.where(
-        np.arange(20) % 10 < 5, 20, 400
-    )
+    distance = np.where(np.arange(20) % 10 < 5, 20, 400)
+    columns["border_distance_um"] = np.where(in_tumour, -distance, distance)
     columns["neighbours_tissue_edge_um"] = np.full(20, 500.0)
     columns["neighbours_fraction_Lymphocyte"] = np.where(np.arange(20) % 2 == 0, 0.25, 0.75)
     columns["neighbours_fraction_Epithelial"] = 1 - columns["neighbours_fraction_Lymphocyte"]
     features = [name for name in columns if name.startswith("neighbours")]
     regions = [one["name"] for one in REGIONS["classes"]]
-    provenance["regions"], more = (
-        REGIONS | (of_regions or {}),
-        {"regions": regions, "features": features},
-    )
+    provenance["regions"] = REGIONS | (of_regions or {})
+    more = {"regions": regions, "features": features}
     if is_ihc:
         provenance["positive_od"] = more["positive_od"] = 0.2
     if n_flagged is not None:
@@ -129,12 +114,7 @@ def write_slide(
         more["artefacts"] = ["blurred", "ink"]
         columns["quality"] = np.where(np.arange(20) < n_flagged, 0, 1).astype(np.int32)
         columns["area_um2"] = np.where(np.arange(20) < n_flagged, 1e6, columns["area_um2"])
-    with NucleiWriter(
-        folder / "nuclei.parquet",
-        CLASSES,
-        drawn_provenance(**provenance),
-        4,
-        OptionalColumns(**more),
-    ) as writer:
+    path, provenance = folder / "nuclei.parquet", drawn_provenance(**provenance)
+    with NucleiWriter(path, CLASSES, provenance, 4, OptionalColumns(**more)) as writer:
         writer.write(nuclei, shapely.box(0, 0, np.arange(1, 21), 1), columns)
     np.savez(folder / "tissue.npz", area_mm2=0.5)

@@ -4,6 +4,7 @@ differences.
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,47 +19,25 @@ from muse_pipeline.statistics.comparison import (
     mean_by_patient,
 )
 
-N_PATIENTS, N_SLIDES, N_NUCLEI = 24, 3, 100
+N_PATIENTS, N_SLIDES = 24, 3
 SECOND = np.arange(N_PATIENTS) % 2 == 1
 
 
 def draw_cohorts(n_cohorts: int, difference: float, seed: int) -> np.ndarray:
-    """Values (cohorts, patients, slides, nuclei), which are correlated within slides and within
-    patients.
-    """
+    """Values (slides, cohorts), which are correlated within patients."""
     random = np.random.default_rng(seed)
-    shape = (n_cohorts, N_PATIENTS, N_SLIDES, N_NUCLEI)
-    patient = random.normal(0, 0.5, (*shape[:2], 1, 1)) + difference * SECOND[:, None, None]
-    return (
-        patient
-        + random.normal(0, 0.3, (*shape[:3], 1))
-        + random.normal(0, 1, shape).astype(np.float32)
-    )
-
-
-def by_patient(cohorts: np.ndarray) -> np.ndarray:
-    """Means by patient (patients, cohorts); each cohort is treated as one measure."""
-    patients = [f"P{number:02d}" for number in range(N_PATIENTS) for _ in range(N_SLIDES)]
-    values, names = mean_by_patient(cohorts.mean(3).reshape(len(cohorts), -1).T, patients)
-    assert names == sorted(set(patients))
-    return values
-
-
-def test_null_cohorts_are_rejected_as_often_as_promised_by_patient_and_not_by_nucleus():
-    rejected_by_patient, rejected_by_nucleus = [], []
-    for part in range(4):
-        cohorts = draw_cohorts(500, 0, seed=part)
-        rejected_by_patient.append(compare_groups(by_patient(cohorts), SECOND, 999, 1).p < 0.05)
-        first, second = (cohorts[:, chosen].reshape(500, -1) for chosen in (~SECOND, SECOND))
-        rejected_by_nucleus.append(stats.ttest_ind(second, first, axis=1).pvalue < 0.05)
-    assert 0.035 <= np.mean(rejected_by_patient) <= 0.065
-    assert np.mean(rejected_by_nucleus) > 0.2
+    patient = random.normal(0, 0.5, (N_PATIENTS, 1, n_cohorts)) + difference * SECOND[:, None, None]
+    values = patient + random.normal(0, 0.3, (N_PATIENTS, N_SLIDES, n_cohorts))
+    return values.reshape(-1, n_cohorts)
 
 
 def test_a_planted_difference_is_found_with_an_interval_around_it():
-    found = compare_groups(by_patient(draw_cohorts(300, 1.0, seed=9)), SECOND, 999, 500)
+    patients = [f"P{number:02d}" for number in range(N_PATIENTS) for _ in range(N_SLIDES)]
+    values, names = mean_by_patient(draw_cohorts(300, 1.0, seed=9), patients)
+    assert names == sorted(set(patients))
+    found = compare_groups(values, SECOND, 999, 500)
     assert (found.p < 0.05).mean() > 0.9
-    true = 1.0 / np.sqrt(0.5**2 + 0.3**2 / N_SLIDES + 1 / (N_SLIDES * N_NUCLEI))
+    true = 1.0 / np.sqrt(0.5**2 + 0.3**2 / N_SLIDES)
     assert np.median(found.effect) == pytest.approx(true, rel=0.1)
     assert ((found.low <= true) & (true <= found.high)).mean() > 0.85
 
@@ -78,13 +57,7 @@ def test_three_groups_are_compared_pair_by_pair():
 @pytest.mark.filterwarnings("ignore:.*missing value")
 def test_patients_called_na_are_not_one_patient(results):
     sheet = results / "slides.tsv"
-    sheet.write_text(
-        sheet.read_text()
-        .replace("P2", "NA")
-        .replace("P3", "NA")
-        .replace("P4", "NA")
-        .replace("P5", "NaN")
-    )
+    sheet.write_text(re.sub("P[234]", "NA", sheet.read_text()).replace("P5", "NaN"))
     rows = [row.to_dict() for row in read_sheet(sheet)]
     (results / "sheet.json").write_text(json.dumps(rows))
     patients = read_groups(results, sheet, "label", "patient")[1]
@@ -97,6 +70,15 @@ def test_patients_called_na_are_not_one_patient(results):
     assert list(read_groups(results, sheet, "label", "patient")[0]) == ["s2", "s3", "s4", "s5"]
 
 
+def compare(results, capsys, *words):
+    """What `muse statistics` prints, and its rows by measure."""
+    command = f"statistics {results} --sheet {results}/slides.tsv --group label".split()
+    assert main([*command, "-o", str(results / "statistics.tsv"), *words]) == 0
+    with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
+        rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
+    return capsys.readouterr().out, rows
+
+
 def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_asked_for(
     results, write_doubtful, capsys
 ):
@@ -107,55 +89,36 @@ def test_doubtful_slides_and_counts_of_classes_are_left_out_unless_they_are_aske
     rows += [f"{name}\tslides.tsv\t{name}\tb\t" for name in ("s6", "s7")]
     (results / "slides.tsv").write_text("\n".join(rows) + "\n")
 
-    def compare(*words):
-        command = f"statistics {results} --sheet {results / 'slides.tsv'} --group label".split()
-        assert main([*command, "-o", str(results / "statistics.tsv"), *words]) == 0
-        with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
-            rows = {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
-        return (
-            capsys.readouterr().out,
-            {name: int(row["n_second"]) for name, row in rows.items()},
-            rows,
-        )
-
-    text, n, rows = compare()
+    text, rows = compare(results, capsys)
+    n = {name: int(row["n_second"]) for name, row in rows.items()}
     assert "7 slides of 6 patients" in text and "1 slide left out: doubtful scale" in text
     assert "without a value" not in text
     assert "classes of 1 slide left out: doubtful classes" in text
     assert "* classes: accuracy not measured in kidney (1 slide" in text
     assert float(rows["median_area_um2"]["mean_second"]) < 100
-    assert [n[name] for name in ("nuclei_per_mm2", "median_area_um2", "percent_Lymphocyte")] == [
-        4,
-        4,
-        3,
-    ]
+    assert n["nuclei_per_mm2"] == n["median_area_um2"] == 4
+    assert n["percent_Lymphocyte"] == 3
     assert n["mixing_Lymphocyte_with_Epithelial"] == n["median_neighbours_fraction_Epithelial"] == 3
     assert n["nuclei_per_mm2_in_tumour_Lymphocyte"] == 3
-    text, n, _ = compare("--include-doubtful", "scale")
+    text, rows = compare(results, capsys, "--include-doubtful", "scale")
     assert "8 slides of 7 patients" in text and "1 slide marked: doubtful scale\n" in text
     assert "classes of 1 slide left out: doubtful classes" in text
-    assert [n[name] for name in ("nuclei_per_mm2", "percent_Lymphocyte")] == [5, 4]
+    assert (rows["nuclei_per_mm2"]["n_second"], rows["percent_Lymphocyte"]["n_second"]) == (
+        "5",
+        "4",
+    )
 
 
 def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(
     results, write_doubtful, capsys
 ):
-    write = f"statistics {results} --sheet {results / 'slides.tsv'} --group label".split()
-
-    def compare(names):
-        for name in names:
-            write_doubtful(name, 50, is_ihc=True)
-        assert main([*write, "-o", str(results / "statistics.tsv")]) == 0
-        with (results / "statistics.tsv").open(encoding="utf-8", newline="") as file:
-            return {row["measure"]: row for row in csv.DictReader(file, dialect="excel-tab")}
-
-    mixed = compare(["s5"])
-    assert (
-        "1 slide left out: other stain" in capsys.readouterr().out
-        and "percent_positive" not in mixed
-    )
-    of_ihc = compare([f"s{number}" for number in range(6)])
-    assert "left out" not in capsys.readouterr().out
+    write_doubtful("s5", 50, is_ihc=True)
+    text, mixed = compare(results, capsys)
+    assert "1 slide left out: other stain" in text and "percent_positive" not in mixed
+    for number in range(5):
+        write_doubtful(f"s{number}", 50, is_ihc=True)
+    text, of_ihc = compare(results, capsys)
+    assert "left out" not in text
     assert float(of_ihc["percent_positive"]["mean_first"]) == 25
     assert not any("Lymphocyte" in name or "Epithelial" in name for name in of_ihc)
 
@@ -163,8 +126,8 @@ def test_slides_of_immunohistochemistry_are_compared_only_with_each_other(
 def test_groups_without_sound_slides_are_rejected_with_the_reason(results, write_doubtful, capsys):
     for name in ("s3", "s4", "s5"):
         write_doubtful(name, 900, nuclear_size="too large")
-    words = f"--group label -o {results / 'statistics.tsv'}".split()
-    assert main([*f"statistics {results} --sheet {results / 'slides.tsv'}".split(), *words]) == 2
+    words = f"--sheet {results}/slides.tsv --group label -o {results}/statistics.tsv"
+    assert main(f"statistics {results} {words}".split()) == 2
     message = (
         "give slides of at least two groups (3 slides left out: doubtful scale; include_doubtful"
         " keeps"

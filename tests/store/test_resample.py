@@ -37,22 +37,6 @@ def test_rectangles_agree_wherever_they_are_cut(mpp):
         np.testing.assert_array_equal(reader.read((x, y), (w, h)), whole[y : y + h, x : x + w])
 
 
-@pytest.mark.parametrize("mpp", [(0.25, 0.25), (0.2527, 0.2527), (0.31, 0.26), (0.503, 0.503)])
-def test_ramp_stays_within_one_grey_level(mpp):
-    slide = draw(
-        lambda x, y: np.stack([20 + x / 2, 20 + y / 2, 20 + (x + y) / 4], -1),
-        (800, 700),
-        mpp,
-        oversampling=1,
-    )
-    reader = AreaReader(slide, slide.info(mpp), 0.5)
-    width, height = reader.size_px
-    got = reader.read((0, 0), (width - 1, height - 1)).astype(float)
-    x, y = np.meshgrid((np.arange(width - 1) + 0.5) * 0.5, (np.arange(height - 1) + 0.5) * 0.5)
-    expected = np.stack([20 + x / 2, 20 + y / 2, 20 + (x + y) / 4], -1)
-    assert np.abs(got - expected).max() <= 1.0
-
-
 @pytest.mark.parametrize("mpp", [(0.7, 0.7), (1.0, 0.6)])
 def test_a_coarser_slide_is_interpolated_between_its_pixels(mpp):
     """The last pixels of the slide are not compared, because the outermost pixels are repeated at
@@ -83,16 +67,6 @@ def test_a_coarser_slide_is_interpolated_between_its_pixels(mpp):
         ((0.503, 0.503), []),
         ((0.9, 0.9), []),
     ],
-    ids=[
-        "1-2-4",
-        "aperio-1-4-16",
-        "odd-size",
-        "ratio-2.5",
-        "read-at-4",
-        "anisotropic",
-        "near-1",
-        "enlarged",
-    ],
 )
 def test_discs_stay_where_they_are(mpp, level_sizes):
     rng = np.random.default_rng(1)
@@ -105,22 +79,16 @@ def test_discs_stay_where_they_are(mpp, level_sizes):
     dark = 255.0 - reader.read((0, 0), reader.size_px).mean(-1)
     y, x = np.mgrid[: dark.shape[0], : dark.shape[1]] + 0.5
     for cell, centre_um in zip(cells, centres_um, strict=True):
-        (left, top), (right, bottom) = (
-            (cell * pitch / 0.5).astype(int),
-            ((cell + 1) * pitch / 0.5).astype(int),
-        )
+        (left, top), (right, bottom) = ((at * pitch / 0.5).astype(int) for at in (cell, cell + 1))
         part = slice(top, bottom), slice(left, right)
-        found = (
-            np.array([(x[part] * dark[part]).sum(), (y[part] * dark[part]).sum()])
-            / dark[part].sum()
-        )
+        found = [np.average(axis[part], weights=dark[part]) for axis in (x, y)]
         assert np.abs(found - centre_um / 0.5).max() < 0.1
 
 
 def test_the_coarsest_level_that_is_fine_enough_is_read():
-    levels = [np.zeros((n, n, 3), np.uint8) for n in (1600, 400, 100)]
+    pictures = [np.zeros((n, n, 3), np.uint8) for n in (1600, 400, 100)]
     for slide_mpp in ((0.25, 0.25), (0.25, 0.24), (0.24, 0.25)):
-        info = ArraySlide(levels).info(slide_mpp)
+        info = ArraySlide(pictures).info(slide_mpp)
         assert [choose_level(info, mpp) for mpp in (0.25, 0.5, 0.9999, 1.0, 3.9, 4.0)] == [
             0,
             0,
@@ -134,15 +102,11 @@ def test_the_coarsest_level_that_is_fine_enough_is_read():
 def test_a_slide_too_coarse_is_rejected_with_both_numbers():
     slide = ArraySlide([np.zeros((9, 9, 3), np.uint8)])
     assert choose_level(slide.info((1.0, 1.0)), 0.5) == 0
+    assert choose_level(slide.info((0.6, 0.6)), 0.5) == 0
+    with pytest.raises(MppError, match=r"0\.6 um/px, too coarse"):
+        choose_level(slide.info((0.6, 0.6)), 0.5, enlarge=False)
     with pytest.raises(MppError, match=r"1\.01 um/px.*0\.5 um/px"):
         choose_level(slide.info((1.01, 0.5)), 0.5)
-
-
-def test_labels_are_of_pixels_that_a_scanner_saw():
-    info = ArraySlide([np.zeros((9, 9, 3), np.uint8)]).info((0.6, 0.6))
-    assert choose_level(info, 0.5) == 0
-    with pytest.raises(MppError, match=r"0\.6 um/px, too coarse"):
-        choose_level(info, 0.5, enlarge=False)
 
 
 def test_a_slide_that_is_enlarged_is_warned_of():
@@ -159,9 +123,5 @@ def test_white_beyond_the_end():
     reader = AreaReader(slide, slide.info((0.2527, 0.2527)), 0.5)
     assert reader.size_px == (51, 51)
     pixels = reader.read((40, 40), (20, 20))
-    assert (
-        (pixels[:11, :11] == 0).all()
-        and (pixels[11:] == 255).all()
-        and (pixels[:, 11:] == 255).all()
-    )
+    assert (pixels[:11, :11] == 0).all() and (pixels == 0).sum() == 3 * 11 * 11
     assert (reader.read((60, 0), (5, 5)) == 255).all()

@@ -94,11 +94,6 @@ def mentions_brown(pixels, mpp=MPP):
     return BROWN_SHARE in str(verdict.reasons)
 
 
-def test_pigment_on_a_fiftieth_of_the_tissue_is_mentioned():
-    nuclei = draw_cells(0, False, BROWN, 0.3 * EOSIN)
-    assert mentions_brown(add_pigment(nuclei, MPP)) and not mentions_brown(nuclei)
-
-
 @pytest.mark.parametrize(
     "name, mpp", [("brca-m2c/images", 0.5), ("camelyon16-patches/tumor", 0.25)]
 )
@@ -159,23 +154,11 @@ def test_no_picture_of_h_and_e_is_immunohistochemistry(shared_data, name, most):
         ("wsi-openslide-crops/OS-2-ndpi.ome.tif", True),
     ],
 )
-def test_slides_and_parts_of_them(shared_data, name, expected):
-    """The parts of OS-2 (Ki-67) have 10 to 40 % positive nuclei; paler parts are diluted in optical
-    density.
-    """
+def test_whole_slides(shared_data, name, expected):
+    """OS-2 (Ki-67) has 10 to 40 % positive nuclei."""
     info = inspect_slide(shared_data / name, "slide")
     with open_slide(shared_data / name, info.reader) as slide:
         pixels = slide.read_region((0, 0), 0, info.size_px)
-    side = round(136 / info.mpp[0])
-    corners = [
-        (x, y)
-        for x in range(0, info.size_px[0] - side, side)
-        for y in range(0, info.size_px[1] - side, side)
-    ]
-    parts = [pixels[y : y + side, x : x + side] for x, y in corners]
-    parts += [(255 * (parts[0] / 255.0) ** power).astype(np.uint8) for power in (0.3, 0.6)]
-    # a corner of OS-2 has ten nuclei, of which one is brown
-    assert sum(is_ihc(part, info.mpp[0]) != expected for part in parts) <= int(expected)
     assert is_ihc(pixels, info.mpp[0]) == expected
 
 

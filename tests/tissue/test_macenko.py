@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from muse_pipeline.tissue.stain import fit_macenko
 
@@ -10,19 +9,14 @@ HAEMATOXYLIN, EOSIN = np.array([0.62, 0.70, 0.35]), np.array([0.15, 0.85, 0.50])
 STAINS = np.stack([HAEMATOXYLIN / np.linalg.norm(HAEMATOXYLIN), EOSIN / np.linalg.norm(EOSIN)])
 
 
-def mix(n=20_000, haematoxylin=2.0, eosin=1.0, seed=0):
+def mix(n=20_000):
     """(n, 3) uint8: 50 % stroma, 30 % nuclei and 20 % glass, with camera noise of one grey
     level.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     kind = rng.choice(3, n, p=[0.5, 0.3, 0.2])
-    amount = np.stack(
-        [
-            rng.uniform(0.3, 1, n) * haematoxylin * (kind == 1),
-            rng.uniform(0.3, 1, n) * eosin * (kind < 2),
-        ],
-        1,
-    )
+    amount = rng.uniform(0.3, 1, (2, n)).T * (2.0, 1.0)
+    amount *= np.stack([kind == 1, kind < 2], 1)
     amount[kind == 1, 1] *= rng.uniform(0, 0.5, (kind == 1).sum())
     pixels = 256 * np.exp(-amount @ STAINS) - 1 + rng.normal(0, 1, (n, 3))
     return pixels.round().clip(0, 255).astype(np.uint8)
@@ -37,12 +31,6 @@ def test_mixed_stains_are_found_haematoxylin_first():
     assert degrees_between(fit.stains, STAINS).max() < 3
     np.testing.assert_allclose(np.linalg.norm(fit.stains, axis=1), 1)
     np.testing.assert_allclose(fit.strong, [1.95, 0.98], rtol=0.1)
-
-
-def test_concentrations_scale_with_the_stain():
-    pale, strong = fit_macenko(mix()), fit_macenko(mix(haematoxylin=3.0))
-    assert strong.strong[0] / pale.strong[0] == pytest.approx(1.5, rel=0.05)
-    assert degrees_between(pale.stains, strong.stains).max() < 2
 
 
 @pytest.mark.parametrize(
@@ -70,13 +58,3 @@ def test_ink_and_dirt_do_not_move_the_stains(dirt):
 )
 def test_what_is_not_h_and_e_is_rejected(pixels):
     assert fit_macenko(pixels) is None
-
-
-def test_real_pictures_of_three_sources_have_plausible_stains(shared_data):
-    names = sorted((shared_data / "brca-m2c/images").rglob("*.png"))[::20]
-    names += sorted((shared_data / "camelyon16-patches").rglob("*.png"))[::10]
-    names += sorted((shared_data / "nucls-cc0/images").glob("*"))[:3]
-    for name in names:
-        fit = fit_macenko(np.asarray(Image.open(name).convert("RGB")).reshape(-1, 3)[::5])
-        assert fit is not None, name
-        assert fit.stains[0, 0] > fit.stains[1, 0] + 0.1

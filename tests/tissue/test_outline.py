@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import shapely
 from drawn import ArraySlide
+from drawn_shapes import feature
 from PIL import Image
 from qupath_check import check_geojson
 from shapely.geometry import box
@@ -56,29 +57,20 @@ def test_outline_is_valid_and_covers_the_mask_exactly():
 def test_geojson_is_one_locked_annotation_counted_from_the_bounds(tmp_path):
     _, info = slide_and_info(Bounds(64, 32, 800, 700))
     write_outline(tmp_path / "t.geojson", trace_outline(holed_mask(), info), info)
-    [feature] = read_json(tmp_path / "t.geojson")["features"]
-    assert feature["properties"] == {
+    [found] = read_json(tmp_path / "t.geojson")["features"]
+    assert found["properties"] == {
         "objectType": "annotation",
         "name": "Tissue",
         "color": [0, 150, 60],
         "isLocked": True,
     }
-    shape = shapely.from_geojson(json.dumps(feature["geometry"]))
-    assert shape.is_valid and shape.bounds == (
-        80 - 64,
-        80 - 32,
-        800,
-        700,
-    )  # clipped to the bounds of QuPath's image
+    shape = shapely.from_geojson(json.dumps(found["geometry"]))
+    # clipped to the bounds of QuPath's image
+    assert shape.is_valid and shape.bounds == (80 - 64, 80 - 32, 800, 700)
+    assert read_roi(tmp_path / "t.geojson", info).equals(trace_outline(holed_mask(), info))
     first = (tmp_path / "t.geojson").read_bytes()
     write_outline(tmp_path / "t.geojson", trace_outline(holed_mask(), info), info)
     assert (tmp_path / "t.geojson").read_bytes() == first
-
-
-def test_what_we_write_we_read_as_a_roi(tmp_path):
-    _, info = slide_and_info(Bounds(64, 32, 800, 700))
-    write_outline(tmp_path / "t.geojson", trace_outline(holed_mask(), info), info)
-    assert read_roi(tmp_path / "t.geojson", info).equals(trace_outline(holed_mask(), info))
 
 
 def test_an_outline_of_one_part_is_a_polygon(tmp_path):
@@ -90,9 +82,9 @@ def test_an_outline_of_one_part_is_a_polygon(tmp_path):
         kept[rows, :25] = tissue.mask[rows, :25]
         kept[40:, :3] = rows == slice(None)
         write_outline(tmp_path / "t.geojson", trace_outline(replace(tissue, mask=kept), info), info)
-        [feature] = read_json(tmp_path / "t.geojson")["features"]
-        assert feature["geometry"]["type"] == kind
-        assert len(feature["geometry"]["coordinates"]) == 2  # an outline and a hole, or two parts
+        [found] = read_json(tmp_path / "t.geojson")["features"]
+        assert found["geometry"]["type"] == kind
+        assert len(found["geometry"]["coordinates"]) == 2  # an outline and a hole, or two parts
         verdict = check_geojson(tmp_path / "t.geojson")
         assert verdict.is_good and verdict.n_by_type == {"annotation": 1}
 
@@ -134,15 +126,20 @@ def test_picture_is_small_and_in_proportion_and_shows_the_outline(tmp_path):
     np.testing.assert_allclose(found, np.array([800, 1200, 160, 240]) * scale, atol=3)
 
 
-def feature_of(*shapes):
-    features = [
-        {"type": "Feature", "geometry": json.loads(shapely.to_geojson(shape)), "properties": {}}
-        for shape in shapes
-    ]
-    return {"type": "FeatureCollection", "features": features}
-
-
 SQUARE = json.loads(shapely.to_geojson(box(10, 10, 50, 60)))
+
+
+@pytest.fixture
+def read(tmp_path):
+    """A function that writes objects, or other content, and reads the region of interest."""
+
+    def run(content, bounds=None):
+        if isinstance(content, list):
+            content = {"type": "FeatureCollection", "features": content}
+        (tmp_path / "roi.geojson").write_text(json.dumps(content), encoding="utf-8-sig")
+        return read_roi(tmp_path / "roi.geojson", slide_and_info(bounds)[1])
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -150,96 +147,60 @@ SQUARE = json.loads(shapely.to_geojson(box(10, 10, 50, 60)))
     [
         (SQUARE, 2000),
         ({"type": "Feature", "geometry": SQUARE, "properties": {"objectType": "annotation"}}, 2000),
-        (feature_of(box(10, 10, 50, 60), box(40, 10, 90, 60)), 4000),
+        ([feature(box(10, 10, 50, 60)), feature(box(40, 10, 90, 60))], 4000),
         (
-            feature_of(
-                shapely.MultiPolygon([box(0, 0, 9, 9), box(20, 0, 29, 9)]), shapely.Point(3, 4)
-            ),
+            [
+                feature(shapely.MultiPolygon([box(0, 0, 9, 9), box(20, 0, 29, 9)])),
+                feature(shapely.Point(3, 4)),
+            ],
             162,
         ),
     ],
 )
-def test_every_form_that_qupath_writes_is_read(tmp_path, content, area):
-    _, info = slide_and_info(Bounds(100, 200, 700, 500))
-    (tmp_path / "roi.geojson").write_text(json.dumps(content), encoding="utf-8-sig")
-    roi = read_roi(tmp_path / "roi.geojson", info)
+def test_every_form_that_qupath_writes_is_read(read, content, area):
+    roi = read(content, Bounds(100, 200, 700, 500))
     assert roi.area == pytest.approx(area) and roi.bounds[0] >= 100 and roi.bounds[1] >= 200
 
 
-def test_nuclei_and_ignored_areas_are_no_region_of_interest(tmp_path):
+def test_nuclei_and_ignored_areas_are_no_region_of_interest(read):
     """An export of all objects contains nuclei and ignored areas in addition to the region of
     interest.
     """
-    _, info = slide_and_info()
-    boxes = box(0, 0, 50, 40), box(40, 0, 90, 40), box(60, 60, 70, 70)
-    area, hole, nucleus = feature_of(*boxes)["features"]
-    hole["properties"] = {
-        "objectType": "annotation",
-        "classification": {"name": "Ignore*", "color": [180, 180, 180]},
-    }
-    nucleus["properties"] = {"objectType": "detection"}
+    area, hole = feature(box(0, 0, 50, 40)), feature(box(40, 0, 90, 40), "Ignore*")
+    nucleus = feature(box(60, 60, 70, 70), None, "detection")
     named = {**hole, "properties": {"classification": {"names": ["Ignore*"]}}}
     older = {**nucleus, "properties": {"object_type": "cell"}}
-    for features, expected in (
-        ([area, hole, nucleus], 1600),
-        ([area, nucleus], 2000),
-        ([area, named, older], 1600),
-    ):
-        (tmp_path / "roi.geojson").write_text(
-            json.dumps({"type": "FeatureCollection", "features": features})
-        )
-        assert read_roi(tmp_path / "roi.geojson", info).area == expected
-    for feature in (hole, nucleus):
-        (tmp_path / "roi.geojson").write_text(json.dumps(feature))
+    assert read([area, hole, nucleus]).area == read([area, named, older]).area == 1600
+    assert read([area, nucleus]).area == 2000
+    for alone in (hole, nucleus):
         with pytest.raises(GeoJSONError, match="holds no polygon"):
-            read_roi(tmp_path / "roi.geojson", info)
+            read(alone)
 
 
-def annotation(shape, class_name=None, plane=None, **properties):
-    [feature] = feature_of(shape)["features"]
-    feature["geometry"] |= {"plane": plane} if plane else {}
-    feature["properties"] = {"objectType": "annotation", **properties}
-    if class_name:
-        feature["properties"]["classification"] = {
-            "names": class_name.split(": "),
-            "color": [1, 2, 3],
-        }
-    return feature
+HIGHER = feature(box(0, 0, 300, 300))
+HIGHER["geometry"]["plane"] = {"c": -1, "z": 1, "t": 0}
 
 
 @pytest.mark.parametrize(
     "others, warning",
     [
-        ([annotation(shapely.LineString([(0, 0), (9, 9)]))], "left out 1 line"),
-        (
-            [annotation(box(0, 0, 300, 300), plane={"c": -1, "z": 1, "t": 0})],
-            "left out 1 object on a plane above 0",
-        ),
-        (
-            [annotation(shapely.Polygon())],
-            "left out 1 empty object",
-        ),  # as QuPath 0.4 and 0.5 write it
+        ([feature(shapely.LineString([(0, 0), (9, 9)]))], "left out 1 line"),
+        ([HIGHER], "left out 1 object on a plane above 0"),
+        # as QuPath 0.4 and 0.5 write it
+        ([feature(shapely.Polygon())], "left out 1 empty object"),
         (
             [{"type": "Feature", "geometry": None, "properties": {}}],
             "left out 1 object without a shape",
         ),
         (
-            [
-                annotation(box(0, 0, 300, 300), objectType=kind)
-                for kind in ("tile", "cell", "detection")
-            ],
+            [feature(box(0, 0, 300, 300), None, kind) for kind in ("tile", "cell", "detection")],
             None,
         ),
     ],
 )
-def test_what_is_no_area_is_left_out(tmp_path, others, warning):
-    _, info = slide_and_info()
-    features = [*others, annotation(box(10, 10, 50, 60))]
-    (tmp_path / "roi.geojson").write_text(
-        json.dumps({"type": "FeatureCollection", "features": features})
-    )
+def test_what_is_no_area_is_left_out(tmp_path, read, others, warning):
     with warnings.catch_warnings(record=True, action="always", category=LeftOutWarning) as caught:
-        assert read_roi(tmp_path / "roi.geojson", info).area == 2000
+        assert read([*others, feature(box(10, 10, 50, 60))]).area == 2000
     assert [str(one.message) for one in caught] == (
         [f"{tmp_path / 'roi.geojson'}: {warning}"] if warning else []
     )
@@ -255,11 +216,10 @@ def test_what_is_no_area_is_left_out(tmp_path, others, warning):
         ("Tumor", 2000),
     ],
 )
-def test_areas_of_a_class_derived_from_ignore_are_taken_out(tmp_path, class_name, area):
-    _, info = slide_and_info()
-    features = [annotation(box(10, 10, 50, 60)), annotation(box(10, 50, 50, 60), class_name)]
-    (tmp_path / "roi.geojson").write_text(json.dumps(features))
-    assert read_roi(tmp_path / "roi.geojson", info).area == area
+def test_areas_of_a_class_derived_from_ignore_are_taken_out(read, class_name, area):
+    derived = feature(box(10, 50, 50, 60))
+    derived["properties"]["classification"] = {"names": class_name.split(": ")}
+    assert read([feature(box(10, 10, 50, 60)), derived]).area == area
 
 
 def test_gzip_and_zip_are_read_by_their_content(tmp_path):
@@ -296,16 +256,9 @@ def test_gzip_and_zip_are_read_by_their_content(tmp_path):
 SPIKED = [[0, 0], [50, 0], [90, 0], [50, 0], [50, 50], [0, 50], [0, 0]]
 
 
-@pytest.mark.parametrize(
-    "geometry",
-    [
-        {"type": "Polygon", "coordinates": [SPIKED]},
-        {"type": "MultiPolygon", "coordinates": [[SPIKED]]},
-    ],
-)
-def test_a_spike_is_removed(tmp_path, geometry):
-    (tmp_path / "roi.geojson").write_text(json.dumps(geometry))
-    assert read_roi(tmp_path / "roi.geojson", slide_and_info()[1]).equals(box(0, 0, 50, 50))
+def test_a_spike_is_removed(read):
+    for kind, rings in (("Polygon", [SPIKED]), ("MultiPolygon", [[SPIKED]])):
+        assert read({"type": kind, "coordinates": rings}).equals(box(0, 0, 50, 50))
 
 
 def test_a_tile_that_spoils_all_of_a_small_slide_costs_the_picture_its_detail_alone(tmp_path):
