@@ -99,17 +99,10 @@ def test_the_example_of_the_readme_finds_them(whole, drawn, tmp_path, monkeypatc
     assert_geodataframe_equal(names["nuclei"], whole)
 
 
-def test_columns_and_attributes(whole, slide):
+def test_a_class_is_that_of_the_largest_probability(whole, slide):
     assert list(whole["class"].cat.categories) == ["Lymphocyte", "Epithelial", "Stroma"]
     prob = whole[[f"prob_{name}" for name in whole["class"].cat.categories]].to_numpy()
     np.testing.assert_array_equal(whole["class"].cat.codes, prob.argmax(1))
-    np.testing.assert_allclose(whole.geometry.area * MPP**2, whole.area_um2, rtol=0.05)
-    assert whole.crs is None
-    assert {name: whole.attrs[name] for name in ("slide_id", "mpp", "model")} == {
-        "slide_id": "demo",
-        "mpp": [MPP, MPP],
-        "model": "compact",
-    }
     assert whole.attrs["provenance"]["fingerprint"] == slide.info.fingerprint
     assert whole.attrs["provenance"]["refiner_sha256"] == sha256_of(MODEL)
 

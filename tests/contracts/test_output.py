@@ -34,28 +34,23 @@ def slide(tmp_path_factory) -> FinishedSlide:
     draw_stained_slide(folder / "a.tif", size_px=500, n_nuclei=60)
     switches = {output.switch.name: True for output in OUTPUTS if output.switch}
     settings = RunSettings({**switches, "output": str(folder / "results")})
-    row, models = (
-        SheetRow("a", str(folder / "a.tif")),
-        Models(Predictor(path), embedder=Embedder(path)),
-    )
-    run_slide(row, plan_slides([row], models, settings).records(row.slide_id), models, settings)
+    models = Models(Predictor(path), embedder=Embedder(path))
+    run(folder, models, settings)
     return FinishedSlide(SlideFiles(folder / "results/a"), settings, embedder=models.embedder)
 
 
+def run(folder: Path, models: Models, settings: RunSettings) -> None:
+    row = SheetRow("a", str(folder / "a.tif"))
+    run_slide(row, plan_slides([row], models, settings).records("a"), models, settings)
+
+
 def files_of(output, slide: FinishedSlide) -> list[Path]:
-    return [
-        slide.files.folder / name.rstrip("/")
-        for name in output.file_names(slide.embedder.card.name)
-    ]
+    names = output.file_names(slide.embedder.card.name)
+    return [slide.files.folder / name.rstrip("/") for name in names]
 
 
 def contents(paths: list[Path]) -> dict[Path, bytes]:
-    files = [
-        file
-        for path in paths
-        for file in ([path] if path.is_file() else path.rglob("*"))
-        if file.is_file()
-    ]
+    files = {file for path in paths for file in [path, *path.rglob("*")] if file.is_file()}
     return {file: file.read_bytes() for file in files}
 
 
@@ -80,29 +75,19 @@ def test_every_file_is_written_again_with_the_same_bytes(output, slide):
     assert before and all(path.exists() for path in paths)
     if output.step == "stitch":  # it is written with the table of nuclei
         return
-    for path in [
-        path for pattern in output.removed_patterns() for path in slide.files.folder.glob(pattern)
-    ]:
-        remove(path)
+    for pattern in output.removed_patterns():
+        for path in list(slide.files.folder.glob(pattern)):
+            remove(path)
     assert not contents(paths)  # so that no file of earlier nuclei is left
     output.write(slide)
     assert contents(paths) == before
 
 
 def test_files_that_are_not_requested_are_not_written(slide, tmp_path):
-    row, settings = (
-        SheetRow("a", str(slide.files.folder.parents[1] / "a.tif")),
-        RunSettings({"output": str(tmp_path)}),
-    )
+    settings = RunSettings({"output": str(tmp_path)})
     models = Models(Predictor(find_model("compact")))
-    run_slide(row, plan_slides([row], models, settings).records(row.slide_id), models, settings)
-    requested = [output for output in OUTPUTS if output.is_requested(settings)]
-    written = {path.name for output in requested for path in files_of(output, slide)}
-    others = {
-        path.name
-        for output in OUTPUTS
-        if output not in requested
-        for path in files_of(output, slide)
-    }
+    run(slide.files.folder.parents[1], models, settings)
     found = {path.name for path in (tmp_path / "a").iterdir()}
-    assert written <= found and not others & found
+    for output in OUTPUTS:
+        names = {path.name for path in files_of(output, slide)}
+        assert names & found == (names if output.is_requested(settings) else set()), output.name

@@ -24,20 +24,14 @@ class ArraySlide:
         self.levels, self.corrupt = list(levels), list(corrupt)
         self.n_pixels_read = 0
         height, width = levels[0].shape[:2]
-        self.downsamples = [
-            (width / level.shape[1], height / level.shape[0]) for level in self.levels
-        ]
+        sides = [level.shape[:2] for level in self.levels]
+        self.downsamples = [(width / columns, height / rows) for rows, columns in sides]
 
     def read_region(self, xy_level0, level, size):
         downsample = self.downsamples[level]
-        covered = [(xy_level0[i], xy_level0[i] + size[i] * downsample[i]) for i in range(2)]
+        end = np.add(xy_level0, np.multiply(size, downsample))
         for x, y, width, height in self.corrupt:
-            if (
-                covered[0][0] < x + width
-                and covered[0][1] > x
-                and covered[1][0] < y + height
-                and covered[1][1] > y
-            ):
+            if (np.less(xy_level0, (x + width, y + height)) & (end > (x, y))).all():
                 raise SlideError(f"{self.path}: pixels at {xy_level0} cannot be decoded")
         self.n_pixels_read += size[0] * size[1]
         left, top = (round(xy_level0[i] / downsample[i]) for i in range(2))
@@ -97,10 +91,8 @@ def discs(xy_um: np.ndarray, radius_um: float, colour=(90, 40, 120), background=
     def colour_at(x, y):
         inside = np.zeros(x.shape, bool)
         for cx, cy in xy_um:
-            columns, rows = _near(x[0], cx, radius_um), _near(y[:, 0], cy, radius_um)
-            inside[rows, columns] |= (x[rows, columns] - cx) ** 2 + (
-                y[rows, columns] - cy
-            ) ** 2 < radius_um**2
+            near = _near(y[:, 0], cy, radius_um), _near(x[0], cx, radius_um)
+            inside[near] |= np.hypot(x[near] - cx, y[near] - cy) < radius_um
         return np.where(inside[..., None], np.float32(colour), np.float32(background))
 
     return colour_at
