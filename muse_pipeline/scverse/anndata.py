@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from muse_pipeline.core.environment import link_folder
 from muse_pipeline.core.files import complete_file
-from muse_pipeline.nuclei.arrow import bytes_to_arrow
+from muse_pipeline.nuclei.arrow import bytes_to_arrow, to_numpy
 from muse_pipeline.nuclei.parquet import open_nuclei
 from muse_pipeline.scverse.elements import Elements, NucleiTable, class_colors, keys_of, open_hdf5
 from muse_pipeline.store.store import PYRAMID, open_store
@@ -124,7 +124,7 @@ def _write_rows(
         values = {
             "ids": elements.to_ids(batch.ids),
             **{f"codes {name}": batch.codes(name) for name in table.categories},
-            **{f"number {name}": batch.numbers(name) for name in table.numbers},
+            **{f"number {name}": to_numpy(batch.rows[name]) for name in table.numbers},
             "X": batch.values,
             "spatial": xy * table.um_per_px,
             "spatial_px": xy,
@@ -170,13 +170,8 @@ def write_spatialdata(
     ):
         root = zarr.create_group(partial, zarr_format=3)
         root.attrs["spatialdata_attrs"] = {"version": "0.2"}
-        _link_image(
-            root.create_group(f"images/{IMAGE}"),
-            partial / "images" / IMAGE,
-            image.path,
-            output,
-            image.mpp,
-        )
+        group, folder = root.create_group(f"images/{IMAGE}"), partial / "images" / IMAGE
+        _link_image(group, folder, image.path, output, image.mpp)
         if table.n_nuclei:  # SpatialData does not allow shapes without rows
             outlines = root.create_group(f"shapes/{OUTLINES}")
             to_um = _to_global(("x", "y"), table.um_per_px.tolist())
@@ -234,12 +229,9 @@ def _write_outlines(table: NucleiTable, path: Path) -> None:
         "field_name": INSTANCE_KEY,
         "pandas_type": "unicode",
         "numpy_type": "object",
+        "metadata": None,
     }
-    pandas = {
-        "index_columns": [INSTANCE_KEY],
-        "column_indexes": [],
-        "columns": [{**index, "metadata": None}],
-    }
+    pandas = {"index_columns": [INSTANCE_KEY], "column_indexes": [], "columns": [index]}
     schema = pa.schema([("geometry", pa.binary()), (INSTANCE_KEY, pa.string())])
     schema = schema.with_metadata({b"geo": geo, b"pandas": json.dumps(pandas).encode()})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:

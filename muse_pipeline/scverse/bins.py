@@ -60,18 +60,20 @@ MOST_COMPARED = 200_000  # maximum number of positions that are compared
 LEAST_COMPARED = 2_500  # minimum number of counts of displaced positions in nuclei
 LEAST_EXCHANGED = 500  # the same for other orientations, since chance does not reach LEAST_GAIN
 LEAST_GAIN = 1.2  # minimum ratio between the counts in nuclei in another orientation and as given
-# The other orientations of a picture: whether x and y are exchanged, and which are mirrored then.
+# The other orientations of a picture: whether x and y are exchanged, and whether x and y are
+# mirrored then.
 ORIENTATIONS = {
-    "x and y exchanged": (True, (False, False)),
-    "x mirrored": (False, (True, False)),
-    "y mirrored": (False, (False, True)),
-    "both mirrored (a turn by 180 degrees)": (False, (True, True)),
-    "x and y exchanged, then x mirrored (a turn by 90 degrees clockwise)": (True, (True, False)),
+    "x and y exchanged": (True, False, False),
+    "x mirrored": (False, True, False),
+    "y mirrored": (False, False, True),
+    "both mirrored (a turn by 180 degrees)": (False, True, True),
+    "x and y exchanged, then x mirrored (a turn by 90 degrees clockwise)": (True, True, False),
     "x and y exchanged, then y mirrored (a turn by 90 degrees counterclockwise)": (
         True,
-        (False, True),
+        False,
+        True,
     ),
-    "x and y exchanged, then both mirrored": (True, (True, True)),
+    "x and y exchanged, then both mirrored": (True, True, True),
 }
 MOST_SCALE = 1.1  # largest ratio between lengths of the same tissue on the slide and in the assay
 STEPS = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)])
@@ -299,14 +301,13 @@ def count_in_nuclei(
                 axis=0,
             )
         ]
-        n_used = counts[used].sum(1).A1
         exchanged = to_px(xy_um[used, ::-1]) * info.mpp
-        compared[: len(STEPS)] += count_displaced(tree, um[used], MOVED_UM, n_used)
         size_um = np.multiply(info.size_px, info.mpp)
-        for index, (is_exchanged, mirrored) in enumerate(ORIENTATIONS.values(), len(STEPS)):
+        places = [um[used] + step for step in steps_um]
+        for is_exchanged, *mirrored in ORIENTATIONS.values():
             turned = exchanged if is_exchanged else um[used]
-            turned = np.where(mirrored, size_um - turned, turned)
-            compared[index : index + 1] += count_displaced(tree, turned, 0, n_used, STEPS[:1])
+            places.append(np.where(mirrored, size_um - turned, turned))
+        compared += [count_inside(tree, xy, counts[used].sum(1).A1) for xy in places]
     return CountsInNuclei(
         total, float(total.sum()) / n_counts, n_inside / n_all, *_find_doubt(*compared)
     )
@@ -377,18 +378,10 @@ def _require_on_tissue(
     return n_all, n_counts
 
 
-def count_displaced(
-    tree: shapely.STRtree,
-    xy: ndarray,
-    step_size: float | ndarray,
-    counts: ndarray,
-    steps: ndarray = STEPS,
-) -> ndarray:
-    """Sums of ``counts`` (N,) of the positions (N, 2) in outlines, displaced by each of ``steps``
-    of ``step_size``.
-    """
-    inside = [tree.query(shapely.points(xy + step * step_size), "intersects")[0] for step in steps]
-    return np.array([counts[np.unique(spot)].sum() for spot in inside])
+def count_inside(tree: shapely.STRtree, xy: ndarray, counts: ndarray) -> float:
+    """Sum of ``counts`` (N,) of those of the positions (N, 2) that lie in outlines."""
+    spot, _ = tree.query(shapely.points(xy), "intersects")
+    return counts[np.unique(spot)].sum()
 
 
 def _assign(tree: shapely.STRtree, xy: ndarray, reach: float) -> tuple[ndarray, ndarray]:

@@ -268,10 +268,6 @@ class Batch:
             .astype(np.int8)
         )
 
-    def numbers(self, name: str) -> ndarray:
-        """(N,) values of a numeric column of ``obs``."""
-        return to_numpy(self.rows[name])
-
     @property
     def embedding(self) -> ndarray:
         """(N, D) embeddings: float32, or float16 from a file of embeddings."""

@@ -8,7 +8,7 @@ accepts the file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import floor
@@ -228,6 +228,20 @@ def overlap(
         level.append(slice(first, last))
         region.append(slice(first - start, last - start))
     return tuple(level), tuple(region)
+
+
+def walk_tiles(
+    rows: slice, columns: slice, tile_px: tuple[int, int]
+) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
+    """Yield the row and column of each tile of (width, height) ``tile_px`` that a region of a level
+    touches, and their overlap: (rows, columns) within the tile and within the region.
+    """
+    (width, height), extent = tile_px, (columns.stop - columns.start, rows.stop - rows.start)
+    for row in range(rows.start // height, -(-rows.stop // height)):
+        for column in range(columns.start // width, -(-columns.stop // width)):
+            corner = columns.start - column * width, rows.start - row * height
+            if meeting := overlap(corner, extent, tile_px):
+                yield row, column, *meeting
 
 
 def alpha_of(extra_samples: Iterable[Enum], pixels: ndarray | None) -> Alpha:

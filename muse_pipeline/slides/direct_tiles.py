@@ -26,7 +26,7 @@ from numpy import ndarray
 
 from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.errors import SlideError
-from muse_pipeline.slides.base import WHITE, overlap, white_canvas
+from muse_pipeline.slides.base import WHITE, overlap, walk_tiles, white_canvas
 from muse_pipeline.slides.tiff_pictures import complaints_of_tifffile, name_of
 
 if TYPE_CHECKING:
@@ -138,14 +138,9 @@ class DirectTiles:
         target = canvas[inside]
         if target.shape != canvas.shape:  # otherwise, tiles cover the whole canvas
             canvas.fill(WHITE)
-        extent = target.shape[1::-1]
-        width, height = index.tile_px
         try:
-            for row in range(rows.start // height, -(-rows.stop // height)):
-                for column in range(columns.start // width, -(-columns.stop // width)):
-                    corner = columns.start - column * width, rows.start - row * height
-                    of_tile, of_target = overlap(corner, extent, index.tile_px)
-                    target[of_target] = self._tile(level, row, column)[of_tile]
+            for row, column, of_tile, of_target in walk_tiles(rows, columns, index.tile_px):
+                target[of_target] = self._tile(level, row, column)[of_tile]
         except (ValueError, RuntimeError, OSError):  # not in the file, or damaged
             return None
         return canvas

@@ -143,26 +143,17 @@ def choose_mpp(
     if given is not None:
         side = require_mpp(given)
         chosen = MppCandidate((side, side), GIVEN)
-        of_power = (
-            _disagreement_with_power(chosen, estimate, GIVEN_BESIDE_POWER)
-            if best == estimate
-            else ()
-        )
-        return (
-            chosen.mpp,
-            chosen.source,
-            (*_doubts(chosen), *_disagreement(chosen, best), *of_power),
-        )
-    if best is None:
+        doubts = _disagreement(chosen, best)
+        if best == estimate:
+            doubts += _disagreement_with_power(chosen, estimate, GIVEN_BESIDE_POWER)
+    elif best is not None:
+        chosen, doubts = best, _disagreement_with_power(best, estimate, BESIDE_POWER)
+    else:
         raise MppError(
             "the file does not state the size of a pixel; give um per pixel in the sheet's mpp"
             " column or with --mpp (in Python: mpp=)"
         )
-    return (
-        best.mpp,
-        best.source,
-        (*_doubts(best), *_disagreement_with_power(best, estimate, BESIDE_POWER)),
-    )
+    return chosen.mpp, chosen.source, (*_doubts(chosen), *doubts)
 
 
 def require_possible(mpp: tuple[float, float], source: str, size_px: tuple[int, int]) -> None:
@@ -252,12 +243,11 @@ def _disagreement_with_power(
     """A warning if an mpp, relative to the estimate from the objective, lies outside ``limits``."""
     if estimate is None or limits[0] <= chosen.mpp[0] / estimate.mpp[0] <= limits[1]:
         return ()
-    return (
-        (
-            f"{DOUBT}{chosen.mpp[0]:.4g} um ({chosen.source}), does not suit the {estimate.source}"
-            f" in the file, with which pixels have about {estimate.mpp[0]:.4g} um: check it"
-        ),
+    doubt = (
+        f"{DOUBT}{chosen.mpp[0]:.4g} um ({chosen.source}), does not suit the {estimate.source}"
+        f" in the file, with which pixels have about {estimate.mpp[0]:.4g} um: check it"
     )
+    return (doubt,)
 
 
 def is_of_scanner(source: str) -> bool:

@@ -26,7 +26,7 @@ from muse_pipeline.inference.stitch import clip_to_slide
 from muse_pipeline.nuclei.parquet import open_nuclei, parse_outlines, read_nuclei, read_provenance
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.qupath.write import nucleus_ids
-from muse_pipeline.scverse.bins import MOVED_UM, count_displaced
+from muse_pipeline.scverse.bins import MOVED_UM, STEPS, count_inside
 from muse_pipeline.slides.inspect import read_info
 from muse_pipeline.steps.table import open_image
 from muse_pipeline.store.store import open_store
@@ -135,7 +135,8 @@ def _doubt_positions(path: Path, xy: np.ndarray, nuclei: Path, info: SlideInfo) 
     with open_nuclei(nuclei) as file:
         tree = shapely.STRtree(parse_outlines(file.read(["geometry"])["geometry"].to_numpy()))
     if len(tree) and len(xy) >= LEAST_COMPARED:
-        on, *beside = count_displaced(tree, xy, MOVED_UM / np.array(info.mpp), np.ones(len(xy)))
+        steps_px = STEPS * (MOVED_UM / np.array(info.mpp))
+        on, *beside = (count_inside(tree, xy + step, np.ones(len(xy))) for step in steps_px)
         if on <= LEAST_EXCESS * np.mean(beside):
             warnings.warn(
                 f"{path}: only {on:,.0f} of {len(xy):,} nuclei lie on nuclei of the run, hardly"

@@ -21,6 +21,7 @@ from muse_pipeline.core.coords import work_size_px
 from muse_pipeline.core.errors import MppError
 from muse_pipeline.core.types import Slide, SlideInfo
 from muse_pipeline.slides.base import WHITE
+from muse_pipeline.tissue.overview import coarsest_level
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -222,9 +223,4 @@ def choose_level(info: SlideInfo, mpp: float, *, enlarge: bool = True) -> int:
             f" {mpp:g} um/px; correct a wrong mpp in the sheet, leave out the slide, or use a model"
             " for coarser slides"
         )
-    fine = [
-        level
-        for level, downsample in enumerate(info.level_downsamples)
-        if max(info.mpp[0] * downsample[0], info.mpp[1] * downsample[1]) <= mpp * SAME_MPP
-    ]
-    return max(fine, key=lambda level: info.level_downsamples[level][0], default=0)
+    return coarsest_level(info, mpp * SAME_MPP)

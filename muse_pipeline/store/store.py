@@ -7,7 +7,7 @@ absent and read as white. Any OME-Zarr 0.5 viewer can open the folder, unless it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from numpy import ndarray
 from muse_pipeline.core.errors import StoreError
 from muse_pipeline.core.files import read_json
 from muse_pipeline.core.text import one_line
+from muse_pipeline.slides.base import overlap, walk_tiles
 from muse_pipeline.store.zarr_files import (
     CODECS,
     LOSSLESS,
@@ -219,8 +220,13 @@ class Store:
             [int(value) * self._rest for value in pair] for pair in (xy, size)
         )
         planes = np.full((len(range(3)[channels]), height, width), BACKGROUND, np.uint8)
-        for inside, of_chunk in self._parts((x, y), (width, height)):
-            planes[:, *inside] = of_chunk[channels]
+        level_px = tuple(-(-side // self._level) for side in self._full_px)
+        if meeting := overlap((x, y), (width, height), level_px):
+            (rows, columns), inside = meeting
+            chunk_px = self._chunk_px, self._chunk_px
+            for row, column, of_chunk, of_part in walk_tiles(rows, columns, chunk_px):
+                if (chunk := self._require_chunk(row, column)) is not None:
+                    planes[:, *inside][:, *of_part] = chunk[channels, *of_chunk]
         if self._rest == 1:
             return planes
         return np.stack(
@@ -230,35 +236,15 @@ class Store:
             ]
         )
 
-    def _parts(
-        self, xy: tuple[int, int], size: tuple[int, int]
-    ) -> Iterator[tuple[tuple[slice, slice], ndarray]]:
-        """Yield the part of a box in each chunk, as slices of the box and (3, h, w) uint8, in
-        pixels of the level.
-        """
-        (x, y), (width, height) = xy, size
-        level_px = [-(-side // self._level) for side in self._full_px]
-        left, right = max(x, 0), min(x + width, level_px[0])
-        top, bottom = max(y, 0), min(y + height, level_px[1])
-        if left >= right or top >= bottom:
-            return
-        for row in range(top // self._chunk_px, -(-bottom // self._chunk_px)):
-            for column in range(left // self._chunk_px, -(-right // self._chunk_px)):
-                try:
-                    planes = self._read_chunk(row, column)
-                except (ValueError, OSError, RuntimeError) as error:
-                    raise StoreError(
-                        f"{self.path}: chunk ({row}, {column}) is damaged ({error}); run `muse"
-                        " step tile` again"
-                    ) from error
-                if planes is None:
-                    continue
-                corner_x = column * self._chunk_px
-                corner_y = row * self._chunk_px
-                rows = slice(max(top, corner_y), min(bottom, corner_y + self._chunk_px))
-                columns = slice(max(left, corner_x), min(right, corner_x + self._chunk_px))
-                inside = _moved(rows, y), _moved(columns, x)
-                yield inside, planes[:, _moved(rows, corner_y), _moved(columns, corner_x)]
+    def _require_chunk(self, row: int, column: int) -> ndarray | None:
+        """A chunk of the level, (3, h, w) uint8, or None if it is absent."""
+        try:
+            return self._read_chunk(row, column)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise StoreError(
+                f"{self.path}: chunk ({row}, {column}) is damaged ({error}); run `muse step tile`"
+                " again"
+            ) from error
 
     def require_lossless(self) -> None:
         """Reject a store with lossy compression, which is only for pretraining."""
@@ -322,10 +308,6 @@ def continue_axis(start: int, n: int, side: int) -> ndarray:
     pixel, period = np.arange(start, start + n), min(PERIOD_PX, side)
     after = side - period + (pixel - side) % period
     return np.where(pixel < 0, pixel % period, np.where(pixel < side, pixel, after))
-
-
-def _moved(pixels: slice, origin: int) -> slice:
-    return slice(pixels.start - origin, pixels.stop - origin)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

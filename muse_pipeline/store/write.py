@@ -123,10 +123,7 @@ def tissue_on_lattice(tissue: TissueMask, mpp: float, size_px: tuple[int, int]) 
     """Mask (h, w) bool of the area where nuclei are kept; a pixel has a side of
     ``tissue_pixel_px(mpp)`` work px.
     """
-    side_px = tissue_pixel_px(mpp)
-    return touched_cells(
-        _beyond(tissue.dilated), tissue.mask_mpp, side_px * mpp, _grid_shape(size_px, side_px)
-    )
+    return _touched_squares(tissue.dilated, tissue.mask_mpp, tissue_pixel_px(mpp), mpp, size_px)
 
 
 def chunks_with_tissue(
@@ -134,9 +131,7 @@ def chunks_with_tissue(
 ) -> ndarray:
     """(rows, columns) bool: the chunks that touch tissue dilated by ``margin_um``."""
     dilated = dilate(tissue.mask, tissue.mask_mpp, margin_um)
-    return touched_cells(
-        _beyond(dilated), tissue.mask_mpp, CHUNK_PX * mpp, _grid_shape(size_px, CHUNK_PX)
-    )
+    return _touched_squares(dilated, tissue.mask_mpp, CHUNK_PX, mpp, size_px)
 
 
 def chunks_within(low_xy: ndarray, high_xy: ndarray, shape: tuple[int, int]) -> ndarray:
@@ -150,9 +145,14 @@ def chunks_within(low_xy: ndarray, high_xy: ndarray, shape: tuple[int, int]) -> 
     return touched
 
 
-def _beyond(mask: ndarray) -> ndarray:
-    """The mask with its last row and column repeated once (as in ``KeptArea.contains``)."""
-    return np.pad(mask, ((0, 1), (0, 1)), "edge")
+def _touched_squares(
+    mask: ndarray, mask_mpp: ndarray, side_px: int, mpp: float, size_px: tuple[int, int]
+) -> ndarray:
+    """(rows, columns) bool: the squares of ``side_px`` work px that touch the mask, whose last row
+    and column are repeated once (as in ``KeptArea.contains``).
+    """
+    beyond = np.pad(mask, ((0, 1), (0, 1)), "edge")
+    return touched_cells(beyond, mask_mpp, side_px * mpp, _grid_shape(size_px, side_px))
 
 
 def chunks_by_shard(chunks: ndarray) -> list[Chunk]:

@@ -29,6 +29,7 @@ from numpy import ndarray
 
 from muse_pipeline.core.environment import read_at
 from muse_pipeline.core.files import read_json
+from muse_pipeline.slides.base import walk_tiles
 
 METADATA = "zarr.json"
 SIDE_PX = 1024  # side of a plane's chunks
@@ -158,21 +159,13 @@ class Plane:
         bottom = self.shape[0] if bottom is None else bottom
         right = self.shape[1] if right is None else right
         pixels = np.zeros((bottom - top, right - left), np.uint8)
-        side = self._side
-        for row in range(top // side, -(-bottom // side)):
-            for column in range(left // side, -(-right // side)):
-                file = self._chunks / f"{row}/{column}"
-                y = row * side
-                x = column * side
-                if file.is_file():
-                    chunk = np.frombuffer(Zstd().decode(file.read_bytes()), np.uint8).reshape(
-                        side, side
-                    )
-                    part = chunk[max(top - y, 0) : bottom - y, max(left - x, 0) : right - x]
-                    first_y, first_x = max(y - top, 0), max(x - left, 0)
-                    pixels[first_y : first_y + part.shape[0], first_x : first_x + part.shape[1]] = (
-                        part
-                    )
+        chunk_px = self._side, self._side
+        walk = walk_tiles(slice(top, bottom), slice(left, right), chunk_px)
+        for row, column, of_chunk, of_box in walk:
+            file = self._chunks / f"{row}/{column}"
+            if file.is_file():
+                chunk = np.frombuffer(Zstd().decode(file.read_bytes()), np.uint8)
+                pixels[of_box] = chunk.reshape(chunk_px)[of_chunk]
         return pixels
 
 

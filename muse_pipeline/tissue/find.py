@@ -74,8 +74,7 @@ def find_tissue(slide: Slide, info: SlideInfo, roi: BaseGeometry | None = None) 
         min(max(side - (n - 1), 0), 1) for side, n in zip(size, mask.shape[::-1], strict=True)
     )
     rows = mask[:, :-1].sum(1) + across * mask[:, -1]
-    n_pixels = float(rows[:-1].sum() + down * rows[-1])
-    area_mm2 = round(float(n_pixels * np.prod(overview.mpp) / 1e6), 6)
+    area_mm2 = _to_mm2(float(rows[:-1].sum() + down * rows[-1]) * np.prod(overview.mpp))
     of_slide = {"fingerprint": info.fingerprint, "slide_mpp": tuple(info.mpp)}
     tissue = TissueMask(mask, overview.mpp, None, area_mm2, **of_slide, unscanned=unscanned)
     on_slide = FoundTissue(tissue, overview, (*overview.warnings, *warnings, *of_mask))
@@ -114,7 +113,7 @@ def limit_tissue(on_slide: FoundTissue, info: SlideInfo, roi: BaseGeometry) -> F
     whole = on_slide.tissue
     area = roi.intersection(shapely.box(0, 0, *info.size_px))
     inside = roi_coverage(area, whole.mask.shape, whole.mask_mpp / np.array(info.mpp)) * whole.mask
-    area_mm2 = round(float(inside.sum() * np.prod(whole.mask_mpp) / 1e6), 6)
+    area_mm2 = _to_mm2(inside.sum() * np.prod(whole.mask_mpp))
     warnings = on_slide.warnings
     if not inside.any() and not whole.is_empty:
         warnings = (*warnings, "no tissue within the region of interest")
@@ -205,8 +204,11 @@ def measure_annotation(area: RoiArea, tissue: TissueMask, info: SlideInfo) -> Ro
         float((part * tissue.mask[strip]).sum(dtype=float)) for strip, part in strips_of_it
     )
     areas_um2 = area.shape.area * np.prod(info.mpp), covered * np.prod(tissue.mask_mpp)
-    areas_mm2 = (round(float(um2) / 1e6, 6) for um2 in areas_um2)
-    return RoiAnnotation(area.name, area.class_name, area.shape, *areas_mm2)
+    return RoiAnnotation(area.name, area.class_name, area.shape, *map(_to_mm2, areas_um2))
+
+
+def _to_mm2(um2: float) -> float:
+    return round(float(um2 / 1e6), 6)
 
 
 def _cover_strips(

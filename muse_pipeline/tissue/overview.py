@@ -110,16 +110,23 @@ def _halve(pixels: range, least: int) -> list[range]:
     return [range(pixels.start, middle), range(middle, pixels.stop)]
 
 
+def coarsest_level(info: SlideInfo, most_um: float) -> int:
+    """The coarsest level whose pixels measure at most ``most_um`` in both directions, or else level
+    0.
+    """
+    fine = [
+        level
+        for level, downsample in enumerate(info.level_downsamples)
+        if max(np.multiply(info.mpp, downsample)) <= most_um
+    ]
+    return max(fine, key=lambda level: info.level_downsamples[level][0], default=0)
+
+
 def choose_overview_level(info: SlideInfo, target_um: float) -> tuple[int, tuple[int, int]]:
     """The coarsest level fine enough for ``target_um``, and how many of its pixels (x, y) make one
     of that size.
     """
-    fine = [
-        level
-        for level, d in enumerate(info.level_downsamples)
-        if max(np.multiply(info.mpp, d)) <= target_um * 1.25
-    ]
-    level = max(fine, key=lambda level: info.level_downsamples[level][0], default=0)
+    level = coarsest_level(info, target_um * 1.25)
     level_mpp = np.multiply(info.mpp, info.level_downsamples[level])
     x, y = np.maximum(np.round(target_um / level_mpp), 1).astype(int)
     return level, (int(x), int(y))
@@ -133,21 +140,13 @@ def _read_block(
 
     A pixel of the overview measures ``sides`` (x, y) pixels of the level.
     """
-    first = [round(pixels.start * side) for pixels, side in zip(block, sides, strict=True)]
-    whole = [
-        round(pixels.stop * side) - at for pixels, side, at in zip(block, sides, first, strict=True)
-    ]
-    there = [
-        min(n, end - at)
-        for n, end, at in zip(whole, info.level_sizes_px[level], first, strict=True)
-    ]
-    corner = tuple(
-        round(at * d) for at, d in zip(first, info.level_downsamples[level], strict=True)
-    )
-    pixels = slide.read_region(corner, level, tuple(there))
-    pixels = cv2.copyMakeBorder(
-        pixels, 0, whole[1] - there[1], 0, whole[0] - there[0], cv2.BORDER_REPLICATE
-    )
+    starts, stops = zip(*((pixels.start, pixels.stop) for pixels in block), strict=True)
+    first, last = (np.rint(np.multiply(ends, sides)).astype(int) for ends in (starts, stops))
+    end = np.minimum(last, info.level_sizes_px[level])
+    corner = np.rint(first * info.level_downsamples[level]).astype(int)
+    pixels = slide.read_region(tuple(corner.tolist()), level, tuple((end - first).tolist()))
+    beyond_x, beyond_y = (last - end).tolist()
+    pixels = cv2.copyMakeBorder(pixels, 0, beyond_y, 0, beyond_x, cv2.BORDER_REPLICATE)
     return cv2.resize(pixels, (len(block[0]), len(block[1])), interpolation=cv2.INTER_AREA)
 
 

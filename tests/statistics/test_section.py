@@ -10,7 +10,6 @@ import pandas
 from muse_pipeline.cli.main import main
 from muse_pipeline.report.html import render
 from muse_pipeline.report.page import SHOWN, read_statistics
-from muse_pipeline.report.plots import group_color
 
 
 def compare(results, group="label"):
@@ -76,12 +75,6 @@ def test_groups_without_values_of_two_patients_are_not_tested(results):
     words = "".join(section_of(output).itertext())
     assert "No measure is tested" in words
     assert "measures differ at" not in words and "no p can be" not in words
-
-
-def test_groups_have_the_same_colours_in_the_section_and_in_the_plots(results):
-    page = draw(compare(results))
-    found = re.findall(r'<i style="background:(#\w+)"></i><bdi>(\w)</bdi>', page)
-    assert found == [(group_color(["a", "b"], name), name) for name in "ab"]
 
 
 def test_names_of_groups_stay_text(results):

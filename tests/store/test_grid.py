@@ -73,9 +73,14 @@ def test_windows_of_a_batch_share_a_part():
         GRID.part(np.array([0]), tissue, 16, 16),
         GRID.part(np.array([5]), tissue, 16, 16),
     )
-    # both have a halo of 32 px, but end at the corner of the lattice
     assert (first, second) == (WindowPart(32, 32, 96, 80), WindowPart(0, 0, 80, 80))
     assert GRID.part(np.array([0, 5]), tissue, 16, 16) == WindowPart(0, 0, 128, 112)
+
+
+def test_a_part_ends_with_the_lattice():
+    tissue = np.zeros((44, 63), bool)
+    tissue[43, 62] = True
+    assert GRID.part(np.array([11]), tissue, 16, 16) == WindowPart(224, 176, 48, 48)
 
 
 def test_an_offset_moves_every_core():

@@ -228,29 +228,27 @@ def test_gzip_and_zip_are_read_by_their_content(tmp_path):
     for name in ("roi.geojson.gz", "roi.geojson"):
         (tmp_path / name).write_bytes(gzip.compress(text))
         assert read_roi(tmp_path / name, info).area == 2000
-    (tmp_path / "cut.gz").write_bytes(gzip.compress(text)[:-20])
-    with pytest.raises(GeoJSONError, match="cannot be read"):
-        read_roi(tmp_path / "cut.gz", info)
-    for names, problem in (
-        (["roi.geojson"], None),
-        (["ROI.GeoJSON", "__MACOSX/._ROI.GeoJSON", "readme.txt"], None),  # as macOS packs it
-        (
-            ["a.geojson", "b.json"],
-            r"the zip contains 2 GeoJSON files \(a.geojson, b.json\), expected one",
-        ),
-        (["readme.txt"], r"the zip contains no \.geojson or \.json file"),
-    ):
-        with zipfile.ZipFile(tmp_path / "roi.zip", "w") as archive:
+    path = tmp_path / "roi.zip"
+
+    def write_zip(*names):
+        with zipfile.ZipFile(path, "w") as archive:
             for name in names:
                 archive.writestr(name, b"\0" if "MACOSX" in name else text)
-        if problem is None:
-            assert read_roi(tmp_path / "roi.zip", info).area == 2000
-        else:
-            with pytest.raises(GeoJSONError, match=problem):
-                read_roi(tmp_path / "roi.zip", info)
-    (tmp_path / "roi.zip").write_bytes((tmp_path / "roi.zip").read_bytes()[:-30])
-    with pytest.raises(GeoJSONError, match="cannot be read"):
-        read_roi(tmp_path / "roi.zip", info)
+
+    # as macOS packs it
+    write_zip("ROI.GeoJSON", "__MACOSX/._ROI.GeoJSON", "readme.txt")
+    assert read_roi(path, info).area == 2000
+    for names, problem in (
+        (["a.geojson", "b.json"], r"2 GeoJSON files \(a.geojson, b.json\), expected one"),
+        (["readme.txt"], r"the zip contains no \.geojson or \.json file"),
+    ):
+        write_zip(*names)
+        with pytest.raises(GeoJSONError, match=problem):
+            read_roi(path, info)
+    for content in (path.read_bytes()[:-30], gzip.compress(text)[:-20]):
+        path.write_bytes(content)
+        with pytest.raises(GeoJSONError, match="cannot be read"):
+            read_roi(path, info)
 
 
 SPIKED = [[0, 0], [50, 0], [90, 0], [50, 0], [50, 50], [0, 50], [0, 0]]
