@@ -3,18 +3,6 @@
 import numpy as np
 
 from muse_pipeline.evaluation.bootstrap import percentile_interval, resample_sums
-from muse_pipeline.evaluation.detection import DetectionCounts
-
-GOOD, BAD = np.array([[10, 0, 0], [10, 0, 0]]), np.array([[0, 10, 10], [0, 10, 10]])
-
-
-def test_slides_of_one_patient_are_drawn_together():
-    together, apart = (
-        DetectionCounts(resample_sums(np.stack([GOOD, BAD]), patients, repeats=200))
-        for patients in (["p", "p"], ["p", "q"])
-    )
-    assert np.allclose(together.f1, 50) and np.allclose(together.mean_class_f1, 50)
-    assert set(apart.f1[:, 0].round(6)) == {0, 50, 100}
 
 
 def test_sums_are_of_as_many_patients_as_there_are():

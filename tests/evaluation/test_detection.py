@@ -9,11 +9,6 @@ from muse_pipeline.evaluation.detection import match_nuclei
 from muse_pipeline.nuclei.table import Nuclei
 
 
-def test_unknown_classes_count_for_detection_alone():
-    true, found = Nuclei([(0, 0)], Frame.WORK, label=[-1]), Nuclei([(0, 0)], Frame.WORK, label=[0])
-    assert match_nuclei(found, true, 1, 0.5).counts.values.tolist() == [[1, 0, 0], [0, 0, 0]]
-
-
 def test_a_prediction_on_a_nucleus_of_unknown_class_is_not_wrong_but_one_beside_it_is():
     true = Nuclei([(0, 0)], Frame.WORK, label=[-1])
     found = Nuclei([(0, 0), (50, 0)], Frame.WORK, label=[0, 0])

@@ -58,14 +58,6 @@ def test_to_a_model_of_one_class_every_class_of_the_truth_is_that(table, drawn):
     assert truth.outlines is not None
 
 
-def test_class_names_of_qupath_are_those_of_the_model(table, drawn):
-    classes, words = ("Lymphocyte", "Epithelial", "Stroma"), ("Tumor", "Immune cells", "stroma")
-    table.write_text("x,y,class\n" + "".join(f"{9 * i},9,{word}\n" for i, word in enumerate(words)))
-    write_features(drawn, *(feature(Point(9 * i, 9), word) for i, word in enumerate(words)))
-    for path in (table, drawn):
-        assert read_truth(path, classes, MPP).nuclei.label.tolist() == [1, 0, 2]
-
-
 def test_points_and_polygons_of_geojson_with_their_region(drawn):
     square = feature(box(10, 10, 20, 20), "a", "detection")
     write_features(

@@ -32,17 +32,6 @@ def test_outside_it_is_white(store, xy, n_inside):
     assert (pixels == 90).all(2).sum() == 64 - (pixels == 255).all(2).sum() == n_inside
 
 
-@pytest.mark.parametrize("mpp", [0.5, 2.0, 3.0])
-@pytest.mark.parametrize(
-    "xy, size", [((500, 90), (120, 40)), ((-30, -20), (50, 900)), ((0, 0), (1, 1))]
-)
-def test_planes_are_the_channels_of_the_same_pixels(ramp, mpp, xy, size):
-    store = ramp[0].at(mpp)
-    planes = store.read_planes(xy, size)
-    assert planes.flags.c_contiguous
-    np.testing.assert_array_equal(np.moveaxis(planes, 0, -1), store.read(xy, size))
-
-
 @pytest.mark.parametrize("mpp", [0.5, 4.0])
 def test_beyond_its_edges_its_outermost_pixels_can_repeat(ramp, mpp):
     store = ramp[0].at(mpp)

@@ -4,10 +4,8 @@ import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
-from shapely.geometry import Point
 
 from muse_pipeline.tissue.components import Components, drop_small
-from muse_pipeline.tissue.find import roi_coverage
 from muse_pipeline.tissue.overview import ROWS
 
 
@@ -42,11 +40,3 @@ def test_a_crop_over_many_strips_counts_whole():
         and drop_small(mask, 10, connectivity=4).sum() == 2 * ROWS
     )
     assert drop_small(mask, 40, connectivity=4, keep_at_border=True)[:5, 30].all()
-
-
-def test_a_roi_is_the_same_whether_its_rows_are_few_or_many():
-    disc = Point(400, 700).buffer(350)
-    whole = roi_coverage(disc, (90, 60), np.array([16.0, 16.0]))
-    assert whole.sum() * 256 == pytest.approx(disc.area, rel=1e-4)
-    row = roi_coverage(disc, (44, 60), np.array([16.0, 16.0]))
-    np.testing.assert_array_equal(whole[:44], row)
