@@ -71,3 +71,17 @@ def test_a_mask_of_another_slide_or_mpp_is_rejected(tmp_path):
         TissueMask.load(tmp_path / "a.npz", replace(info, fingerprint="0"))
     with pytest.raises(StoreError, match="um/px"):
         TissueMask.load(tmp_path / "a.npz", replace(info, mpp=(0.25, 0.25)))
+
+
+def test_everything_that_results_depend_on_is_in_the_checksum():
+    """The checksum tells areas of regions and images that were made within another ROI."""
+    mask, half = np.ones((4, 4), bool), np.eye(4, dtype=bool)
+    roi = box(0, 0, 8, 8)
+    kinds = [
+        TissueMask(mask, np.array([2.0, 2.0]), roi, 0.1),
+        TissueMask(mask, np.array([2.0, 2.0]), box(0, 0, 8, 9), 0.1),
+        TissueMask(mask, np.array([2.0, 3.0]), roi, 0.1),
+        TissueMask(half, np.array([2.0, 2.0]), roi, 0.1),
+        TissueMask(mask, np.array([2.0, 2.0]), roi, 0.1, unscanned=half),
+    ]
+    assert len({tissue.sha256 for tissue in kinds}) == len(kinds)
