@@ -7,13 +7,14 @@ that is out of focus. A tissue microarray has 27 rows.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
+import shapely
 import yaml
 from drawn_ihc import BROWN, HAEMATOXYLIN, mix_stains
+from drawn_shapes import feature, write_features
 from nuclei_example import write_table
 from openslide import OpenSlide
 from slide_files import write_leica
@@ -91,13 +92,11 @@ def write_areas(path: Path, areas: list[tuple[str | None, str | None, list]]) ->
     """Write annotations (class, name, rings) as QuPath does; positions count from the corner of the
     bounds.
     """
-    features = []
-    for word, name, rings in areas:
-        properties = {"objectType": "annotation"} | ({"name": name} if name else {})
-        properties |= {"classification": {"name": word}} if word else {}
-        geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]] for ring in rings]}
-        features.append({"type": "Feature", "properties": properties, "geometry": geometry})
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    names = [{"name": name} if name else {} for _, name, _ in areas]
+    shapes = [shapely.Polygon(ring, holes) for _, _, (ring, *holes) in areas]
+    words = [word for word, _, _ in areas]
+    drawn = zip(shapes, words, names, strict=True)
+    write_features(path, *[feature(shape, word, **name) for shape, word, name in drawn])
 
 
 def write_stained(folder: Path) -> None:

@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from drawn_labels import box, geojson
+import shapely
+from drawn_shapes import feature, write_features
 from labelled import draw_labelled_folder
 from pretraining import MPP, draw_slide, write_config
 
@@ -39,8 +40,7 @@ def draw_paired_slide(folder: Path) -> dict:
     draw_slide(folder)
     shutil.copytree(folder / "image-500nm.zarr", folder / "partner.zarr")
     xy = read_nuclei(folder / "proposals.parquet").xy
-    squares = [(box(x - 5, y - 5, x + 5, y + 5), None) for x, y in xy]
-    (folder / "nuclei.geojson").write_text(geojson(*squares))
+    write_features(folder / "nuclei.geojson", *map(feature, shapely.box(*(xy - 5).T, *(xy + 5).T)))
     return {
         "store": str(folder / "image-500nm.zarr"),
         "proposals": str(folder / "proposals.parquet"),

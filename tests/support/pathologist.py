@@ -12,10 +12,10 @@ import gzip
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
+from drawn_shapes import feature, write_features
 from scipy.spatial import cKDTree
 
 from muse_pipeline.core.files import read_json
@@ -57,32 +57,24 @@ def correct(
     is_true, is_found = _within(xy, rectangle), _within(centre, rectangle)
     distance, nearest = cKDTree(xy).query(centre)
     kept, seen, n_reclassified = [], set(), 0
-    for feature, corrected, far, truth in zip(
+    for found, corrected, far, truth in zip(
         features, is_found, distance * mpp > SAME_UM, nearest, strict=True
     ):
         if corrected and (far or truth in seen):
             continue
         if corrected:
             seen.add(truth)
-            n_reclassified += feature["properties"]["classification"]["name"] != names[truth]
-            feature["properties"]["classification"] = {"name": names[truth], "color": [200, 0, 0]}
-        kept.append(feature)
+            n_reclassified += found["properties"]["classification"]["name"] != names[truth]
+            found["properties"]["classification"] = {"name": names[truth], "color": [200, 0, 0]}
+        kept.append(found)
     missed = np.array([i for i in np.flatnonzero(is_true) if i not in seen], int)
     points, of = xy[missed[::2]], names[missed[::2]]
-    added = [_annotation(shapely.MultiPoint(points[of == name]), name) for name in sorted(set(of))]
-    added += [_annotation(shapely.Point(xy[i]).buffer(3.3 / mpp), names[i]) for i in missed[1::2]]
-    region = _annotation(shapely.box(*rectangle), "Region*")
-    features = [*tissue, *kept, *added, region]
-    exported.write_text(json.dumps({"type": "FeatureCollection", "features": features}, indent=1))
+    added = [feature(shapely.MultiPoint(points[of == name]), name) for name in sorted(set(of))]
+    added += [feature(shapely.Point(xy[i]).buffer(3.3 / mpp), names[i]) for i in missed[1::2]]
+    region = feature(shapely.box(*rectangle), "Region*")
+    write_features(exported, *tissue, *kept, *added, region)
     return Corrections(n_reclassified, len(shapes) - len(kept), len(missed))
 
 
 def _within(xy: np.ndarray, rectangle: tuple[float, float, float, float]) -> np.ndarray:
     return ((xy > rectangle[:2]) & (xy < rectangle[2:])).all(1)
-
-
-def _annotation(geometry: shapely.Geometry, name: str) -> dict[str, Any]:
-    classification = {"name": name, "color": [200, 0, 0]}
-    properties = {"objectType": "annotation", "classification": classification}
-    shape = json.loads(shapely.to_geojson(geometry))
-    return {"type": "Feature", "geometry": shape, "properties": properties}
