@@ -150,15 +150,11 @@ def test_a_full_disk_of_temporary_files_is_named(mount, tmp_path):
     assert contents(tmp_path) == {}
 
 
-def test_other_failures_keep_their_words(tmp_path):
+def test_an_exceeded_quota_is_named_and_other_failures_keep_their_words(tmp_path):
+    """Only the message is tested, because the tests cannot set up a quota."""
+    quota = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+    words = r"quota exceeded\); make room"
+    with pytest.raises(OutputError, match=words), complete_file(tmp_path / "a"):
+        raise quota
     with pytest.raises(RuntimeError, match="a defect"), complete_file(tmp_path / "a"):
         raise RuntimeError("a defect")
-
-
-def test_an_exceeded_quota_is_named(tmp_path):
-    """Only the message is tested, because the tests cannot set up a quota."""
-    with (
-        pytest.raises(OutputError, match=r"quota exceeded\); make room"),
-        complete_file(tmp_path / "a"),
-    ):
-        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
