@@ -54,16 +54,16 @@ colour: {colour}
 window_px: 96
 batch: 2
 schedule: {{ steps: {steps}, save_every: 5, log_every: 1, learning_rate: 0.005 }}
-export: {{ input_px: 192, halo_px: 32, capacity: {capacity}, threshold: 0.3 }}
+export: {{ input_px: 192, halo_px: 32, capacity: {capacity}, threshold: {threshold} }}
 licence: CC0-1.0
 training_data: drawn discs
 """
 
 
 def write_config(
-    folder: Path, steps: int = 10, colour: str = "identity", capacity: int = 200
+    folder: Path, steps=10, colour="identity", capacity=200, threshold: float = 0.3
 ) -> Path:
     """Write ``tiny.yaml`` next to the folders of pictures and labels."""
-    path = folder / "tiny.yaml"
-    path.write_text(CONFIG.format(steps=steps, colour=colour, capacity=capacity))
+    path, values = folder / "tiny.yaml", {"steps": steps, "colour": colour, "capacity": capacity}
+    path.write_text(CONFIG.format(threshold=threshold, **values))
     return path
