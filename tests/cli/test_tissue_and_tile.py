@@ -16,6 +16,8 @@ from muse_pipeline.store.store import open_store
 from muse_pipeline.tissue.mask import TissueMask
 
 CENTRES_UM = np.array([[150.0, 130.0], [380.3, 210.2], [255.7, 300.4]])
+RING = [[400, 400], [800, 400], [800, 700], [400, 700], [400, 400]]
+SQUARE = {"type": "Polygon", "coordinates": [RING]}
 
 
 @pytest.fixture(scope="module")
@@ -83,17 +85,8 @@ def test_what_of_a_roi_is_left_out_is_printed_once_and_recorded(
     muse, slide_path, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    square = {
-        "type": "Polygon",
-        "coordinates": [[[400, 400], [800, 400], [800, 700], [400, 700], [400, 400]]],
-    }
-    (tmp_path / "roi.geojson").write_text(
-        json.dumps([square, {"type": "Point", "coordinates": [1, 1]}])
-    )
-    assert run_steps(muse, slide_path, tmp_path, roi="roi.geojson")[0] == 0
-    assert read_json(tmp_path / "tissue-ledger.json")["warnings"] == [
-        "roi.geojson: left out 1 point"
-    ]
+    point = {"type": "Point", "coordinates": [1, 1]}
+    (tmp_path / "roi.geojson").write_text(json.dumps([SQUARE, point]))
     status, _, printed = muse(f"run {slide_path} --roi roi.geojson --output out")
     assert (
         status == 0
@@ -104,11 +97,7 @@ def test_what_of_a_roi_is_left_out_is_printed_once_and_recorded(
 
 
 def test_a_roi_limits_what_is_stored(muse, slide_path, tmp_path):
-    square = {
-        "type": "Polygon",
-        "coordinates": [[[400, 400], [800, 400], [800, 700], [400, 700], [400, 400]]],
-    }
-    (tmp_path / "roi.geojson").write_text(json.dumps(square))
+    (tmp_path / "roi.geojson").write_text(json.dumps(SQUARE))
     assert run_steps(muse, slide_path, tmp_path, roi=tmp_path / "roi.geojson")[0] == 0
     tissue = TissueMask.load(tmp_path / "tissue.npz")
     assert tissue.area_mm2 == pytest.approx(0.1 * 0.075, rel=0.01)

@@ -474,33 +474,17 @@ def test_slides_are_added_to_a_sheet_whose_rows_stay(folder, muse, end):
     )
 
 
-def test_words_for_a_missing_value_are_empty_cells(folder):
-    rows = "NA\ta.svs\tNA\tNA\tNone\nB\tb.svs\tNone\t#N/A\tNULL\nC\tb.svs\tP3\t\tx\n"
-    path = write(folder / "slides.tsv", f"slide_id\tpath\tpatient\tmpp\tlabel\n{rows}")
-    with pytest.warns(LeftOutWarning) as warned:
-        found = read_sheet(path)
-    assert [(row.slide_id, row.patient, row.mpp, row.label) for row in found] == [
-        ("NA", None, None, "None"),
-        ("B", None, None, None),
-        ("C", "P3", None, "x"),
-    ]
-    assert len(warned) == 1
-    assert "read as a missing value: 'NA' in column 'patient' (rows: 1), 'NA' in column" in str(
-        warned[0].message
-    )
-
-
-def test_words_for_an_unknown_patient_are_empty_cells_and_some_are_labels(folder):
+def test_words_for_a_missing_value_are_empty_cells_and_some_are_labels(folder):
     words = ("unknown", "-", "?", "Missing", "NONE", "na", "P-1")
-    rows = "".join(f"s{n}\ta.svs\t{word}\t{word}\t-\n" for n, word in enumerate(words))
-    path = write(folder / "slides.tsv", f"slide_id\tpath\tpatient\tlabel\ter\n{rows}")
+    rows = "".join(f"s{n}\ta.svs\t{word}\t{word}\t-\t#N/A\n" for n, word in enumerate(words))
+    path = write(folder / "slides.tsv", f"slide_id\tpath\tpatient\tlabel\ter\tmpp\n{rows}")
     with pytest.warns(
         LeftOutWarning, match=r"missing value: 'unknown' in column 'patient' \(rows: 1\)"
     ):
         found = read_sheet(path)
     assert [row.patient for row in found] == [*[None] * 6, "P-1"]
     assert [row.label for row in found] == ["unknown", None, None, *words[3:]]
-    assert {row.own["er"] for row in found} == {"-"}
+    assert {(row.own["er"], row.mpp) for row in found} == {("-", None)}
 
 
 def test_patients_that_differ_in_case_alone_are_warned_of(folder):

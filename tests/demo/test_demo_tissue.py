@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from muse_pipeline.demo.field import PERIOD_UM, Texture, Window, plan_layout, smooth_noise
-from muse_pipeline.demo.tissue import STAMP_UM, cells_in
+from muse_pipeline.demo.field import PERIOD_UM, Texture, Window, plan_layout
+from muse_pipeline.demo.tissue import cells_in
 from muse_pipeline.demo.write import is_blank, paint_block
 
 
@@ -52,22 +52,6 @@ def test_truth_at_three_pixel_sizes_is_one(tissue, corner):
         assert np.array_equal(cells["stamp"], first["stamp"])
 
 
-def test_a_stamp_is_drawn_at_its_position_with_its_axes(tissue):
-    for cell in tissue.cells[:60]:
-        x, y, window = 15.03, 14.96, Window(0, 0, STAMP_UM, (240, 240))
-        shape = cell["angle"], cell["mirror"], cell["scale"]
-        (row, column), pressed = tissue.stamps.press(cell["stamp"], x, y, *shape, window)
-        rows, columns = np.nonzero(pressed[..., 0] > 127)
-        centre = np.array([columns.mean() + column + 0.5, rows.mean() + row + 0.5]) * STAMP_UM
-        np.testing.assert_allclose(centre, [x, y], atol=1.0)
-        area = np.pi * np.prod(tissue.stamps.axes_um[cell["stamp"]] * cell["scale"])
-        assert len(rows) * STAMP_UM**2 == pytest.approx(area, rel=0.25)
-        along = np.array([np.cos(cell["angle"]), np.sin(cell["angle"])])
-        offsets = np.stack([columns + column + 0.5, rows + row + 0.5], -1) * STAMP_UM - [x, y]
-        if np.ptp(tissue.stamps.axes_um[cell["stamp"]]) > 2:
-            assert np.ptp(offsets @ along) > np.ptp(offsets @ (along[::-1] * [-1, 1]))
-
-
 def test_cells_keep_clear_of_each_other(tissue):
     tree = cKDTree(np.mod(tissue.cells["xy_um"], PERIOD_UM), boxsize=PERIOD_UM)
     assert len(tree.data) > 20_000
@@ -103,13 +87,3 @@ def test_blank_windows_are_glass(tissue):
     assert is_blank(tissue, window)
     pixels = paint_block(tissue, window)
     assert 238 < pixels.mean() < 248 and pixels.std() < 3
-
-
-def test_textures_repeat_without_a_seam():
-    texture = Texture(smooth_noise(64, 16, np.random.default_rng(0)), 0.5)
-    window = Window(-3.3, 29.9, 0.31, (120, 50))
-    once, again = texture.view(window), texture.view(window.moved(32.0, -64.0))
-    np.testing.assert_allclose(once, again, atol=1e-4)
-    x, y = np.broadcast_arrays(*window.centres())
-    np.testing.assert_allclose(once, texture.at(x, y), atol=0.12)
-    assert np.abs(np.diff(once, axis=1)).max() < 0.5

@@ -115,12 +115,6 @@ def test_small_cohorts_carry_their_pictures_and_large_ones_link_to_them(
     assert "with%20gaps/overlays/1.png" in linked.addresses
 
 
-def test_same_results_same_page(slides, page_path, tmp_path):
-    again = page_path.with_name("again.html")
-    write_page(slides, again, threads=3)
-    assert again.read_bytes() == page_path.read_bytes()
-
-
 def test_provenance_is_yaml(slides, page_path):
     (good,) = (slide for slide in slides if slide.slide_id == "good")
     changes = {

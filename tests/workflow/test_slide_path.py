@@ -102,20 +102,6 @@ def test_step_by_step_the_bytes_are_the_same(slide, whole, tmp_path):
     assert results(tmp_path / "S") == results(whole)
 
 
-def test_the_jobs_of_the_workflow_give_the_same_bytes_and_ledgers(slide, whole, tmp_path):
-    folder = tmp_path / "S"
-    (detect,) = (command for command in step_commands(slide, folder) if command[1] == "detect")
-    image = f"step image {slide} --slide-id S --output {folder}".split()
-    nuclei = f"step nuclei {folder / 'shards/1-of-1.parquet'} --output {folder}".split()
-    for command in (image, detect, nuclei):
-        assert main(command) == 0, command
-    assert results(folder) == results(whole)
-    assert {path.name for path in (folder / "ledger").iterdir()} >= {
-        "tile-image-500nm.zarr.json",
-        "overlay.json",
-    }
-
-
 def test_new_nuclei_replace_outdated_files_and_keep_proposals(whole, tmp_path):
     folder = tmp_path / "S"
     folder.mkdir()

@@ -2,8 +2,6 @@
 shows.
 """
 
-import gzip
-import json
 import os
 import re
 import shutil
@@ -11,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from qupath_check import check_geojson
 from workflow_runs import (
     SNAKEFILE,
     draw_stained_slide,
@@ -206,31 +203,6 @@ def test_where_snakemake_remembers_nothing_other_settings_run_again_and_the_same
         f"\n  tissue.npz is newer than the results made from it: 1 slide ({IDS[1]})\n" in run.stdout
     )
     assert planned_jobs(run.stdout) == {"image": 1, "detect": 1, "nuclei": 2, "report": 1, "all": 1}
-
-
-def test_results_of_muse_run_are_results_of_the_workflow(muse, tmp_path):
-    draw_stained_slide(tmp_path / "a.tif", size_px=500, n_nuclei=60)
-    enlarge(tmp_path / "a.tif")
-    settings = {"frame": "openslide", "csv": True, "measurements": ["h_mean"], "max_features": 40}
-    write_config(tmp_path, **settings)
-    options = "--config", tmp_path / "config.yaml"
-    muse.ok(f"run {tmp_path / 'a.tif'} -o {tmp_path / 'results'}", *options)
-    assert (tmp_path / "results/a/nuclei.part-001.geojson.gz").is_file()
-    write_sheet(tmp_path / "slides.tsv", [{"slide_id": "a", "path": "a.tif"}])
-    assert planned_jobs(run_snakemake(tmp_path, "--dry-run").stdout) == {"report": 1, "all": 1}
-    run = run_snakemake(tmp_path, "--dry-run", "--config", "mode=label-free")
-    assert planned_jobs(run.stdout)["nuclei"] == 1
-    assert re.search(
-        r"  model compact \(\w{8}\) -> label_free \(\w{8}\): 1 slide \(a\)", run.stdout
-    )
-
-
-def test_the_geojson_is_what_qupath_reads(first_run):
-    folder, _ = first_run
-    path = folder / "results" / IDS[0] / "nuclei.geojson.gz"
-    assert check_geojson(path).is_good
-    features = json.loads(gzip.decompress(path.read_bytes()))["features"]
-    assert len(features) > 150  # of 300, many of which touch
 
 
 def test_without_snakemake_the_bytes_are_the_same(first_run, slides, tmp_path, muse):
