@@ -95,66 +95,44 @@ def _seconds(command: list[str]) -> float:
 
 
 BAD_INPUT = {
-    "preflight": ["{noise}", "--model", "no-such-name"],
-    "qupath-script": ["--config", "{missing}", "--output", "{out}"],
-    "step fetch": ["{missing}", "--output", "{out}"],
-    "step inspect": ["{noise}", "--output", "{out}"],
-    "step tissue": [
-        *["{noise}", "--info", "{missing}", "--mask", "{out}"],
-        *["--picture", "{out}", "--outline", "{out}", "--colour", "{out}"],
-    ],
-    "register": ["{noise}", "{missing}", "-o", "{out}"],
-    "step tile": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
-    "step import-checkpoint": ["{noise}", "-o", "{out}"],
-    "import-model": [
-        "{noise}",
-        *["--kind", "hover", "--mpp", "0.5", "--scaling", "unit", "-o"],
-        "{out}",
-    ],
-    "step pretrain-config": [
-        "{missing}",
-        "--sheet",
-        "{missing}",
-        "--results",
-        "{missing}",
-        "-o",
-        "{out}",
-    ],
-    "pretrain": ["{missing}", "-o", "{out}"],
-    "finetune": ["{missing}", "-o", "{out}"],
-    "train": ["{missing}", "-o", "{out}"],
-    "psm": ["{missing}", "-o", "{out}"],
-    "export": ["{missing}", "-o", "{out}"],
-    "step model": ["{noise}", "--resolved", "{out}"],
-    "step proposer": ["no-such-name", "--resolved", "{out}"],
-    "card": ["{noise}", "--temperature", "1.5", "-o", "{out}"],
-    "regions": ["{missing}", "--model", "{noise}", "--output", "{out}"],
-    "step propose": [
-        "{missing}",
-        "--colour",
-        "{missing}",
-        "--info",
-        "{missing}",
-        "--output",
-        "{out}",
-    ],
-    "step detect": ["{missing}", "--colour", "{missing}", "--output", "{out}"],
-    "step stitch": ["{noise}", "--info", "{missing}", "--tissue", "{missing}", "--output", "{out}"],
-    "embed": ["{missing}", "--model", "{noise}"],
-    "step geojson": ["{noise}", "--info", "{missing}", "--output", "{out}"],
-    "step anndata": ["{noise}", "-o", "{out}"],
-    "bins": ["{missing}", "--visium-hd", "{missing}", "-o", "{out}"],
-    "step spatialdata": ["{noise}", "--store", "{missing}", "-o", "{out}"],
-    "statistics": ["{missing}", "--sheet", "{missing}", "--group", "label", "-o", "{out}"],
-    "step overlay": ["{missing}"],
-    "report": ["{missing}", "--slides", "{missing}", "--output", "{out}", "--table", "{out}"],
-    "view": ["{missing}"],
-    "run": ["{noise}", "-o", "{out}", "--model", "no-such-name"],
-    "evaluate": ["{noise}", "--truth", "{missing}"],
-    "sheet": ["{missing}", "--output", "{out}"],
-    "workflow": ["{out}", "--slides", "{missing}"],
-    "demo-slide": ["{out}", "--area-mm2", "-1"],
-    "synthesize": ["pictures", "--generator", "{missing}", "--output", "{out}"],
+    "preflight": "{noise} --model no-such-name",
+    "qupath-script": "--config {missing} --output {out}",
+    "step fetch": "{missing} --output {out}",
+    "step inspect": "{noise} --output {out}",
+    "step tissue": "{noise} --info {missing} --mask {out} --picture {out} --outline {out} "
+    "--colour {out}",
+    "register": "{noise} {missing} -o {out}",
+    "step tile": "{noise} --info {missing} --tissue {missing} --output {out}",
+    "step import-checkpoint": "{noise} -o {out}",
+    "import-model": "{noise} --kind hover --mpp 0.5 --scaling unit -o {out}",
+    "step pretrain-config": "{missing} --sheet {missing} --results {missing} -o {out}",
+    "pretrain": "{missing} -o {out}",
+    "finetune": "{missing} -o {out}",
+    "train": "{missing} -o {out}",
+    "psm": "{missing} -o {out}",
+    "export": "{missing} -o {out}",
+    "step model": "{noise} --resolved {out}",
+    "step proposer": "no-such-name --resolved {out}",
+    "card": "{noise} --temperature 1.5 -o {out}",
+    "regions": "{missing} --model {noise} --output {out}",
+    "step propose": "{missing} --colour {missing} --info {missing} --output {out}",
+    "step detect": "{missing} --colour {missing} --output {out}",
+    "step stitch": "{noise} --info {missing} --tissue {missing} --output {out}",
+    "embed": "{missing} --model {noise}",
+    "step geojson": "{noise} --info {missing} --output {out}",
+    "step anndata": "{noise} -o {out}",
+    "bins": "{missing} --visium-hd {missing} -o {out}",
+    "step spatialdata": "{noise} --store {missing} -o {out}",
+    "statistics": "{missing} --sheet {missing} --group label -o {out}",
+    "step overlay": "{missing}",
+    "report": "{missing} --slides {missing} --output {out} --table {out}",
+    "view": "{missing}",
+    "run": "{noise} -o {out} --model no-such-name",
+    "evaluate": "{noise} --truth {missing}",
+    "sheet": "{missing} --output {out}",
+    "workflow": "{out} --slides {missing}",
+    "demo-slide": "{out} --area-mm2 -1",
+    "synthesize": "pictures --generator {missing} --output {out}",
 }
 JOINED = {
     "step image",
@@ -175,7 +153,7 @@ def test_a_name_that_no_file_can_have_costs_one_sentence(verb, muse, tmp_path):
     name = tmp_path / ("a" * 300)
     words = [
         argument.format(noise=name, missing=name, out=tmp_path / "out")
-        for argument in BAD_INPUT[verb]
+        for argument in BAD_INPUT[verb].split()
     ]
     errors = muse.fails(*verb.split(), *words)
     assert errors.startswith(f"muse {verb}: ")
@@ -190,7 +168,7 @@ def test_bad_input_costs_one_sentence(verb, muse, tmp_path):
     }
     positions["noise"].write_bytes(bytes(range(256)) * 4)
     errors = muse.fails(
-        *verb.split(), *(argument.format(**positions) for argument in BAD_INPUT[verb])
+        *verb.split(), *(argument.format(**positions) for argument in BAD_INPUT[verb].split())
     )
     assert errors.startswith(f"muse {verb}: ")
     assert errors.count("\n") == 1

@@ -18,15 +18,11 @@ IMAGE = Job("image", {"mpp": 0.5}, writes=["slide.json", "image.zarr"], steps=["
 REGIONS = Job("regions", {"regions": "none"}, ["image.zarr"], ["regions.json"])
 DETECT = Job("detect-1-of-1", {"model": "compact"}, ["image.zarr"], ["shards/1-of-1.parquet"])
 NUCLEI = Job(
-    **{"rule": "nuclei", "settings": {"mpp": 0.5, "model": "compact", "csv": False}},
-    **{
-        "reads": ["slide.json", "regions.json", "shards/1-of-1.parquet"],
-        "writes": ["nuclei.parquet", "overlays"],
-    },
-    **{
-        "steps": ["stitch", "overlay"],
-        "removes": ["nuclei.parquet", "nuclei.csv.gz", "overlays/[0-9].png"],
-    },
+    *("nuclei", {"mpp": 0.5, "model": "compact", "csv": False}),
+    reads=["slide.json", "regions.json", "shards/1-of-1.parquet"],
+    writes=["nuclei.parquet", "overlays"],
+    steps=["stitch", "overlay"],
+    removes=["nuclei.parquet", "nuclei.csv.gz", "overlays/[0-9].png"],
 )
 EMBED = Job("embed", {}, ["nuclei.parquet", "image.zarr"], ["embeddings.parquet"])
 JOBS = [IMAGE, REGIONS, DETECT, NUCLEI, EMBED]
@@ -201,13 +197,8 @@ def test_a_job_that_was_stopped_midway_leaves_nothing_that_an_earlier_request_ex
 
 
 def test_jobs_that_begin_remove_what_they_replace_and_nothing_of_the_users(finished):
-    for name in (
-        "nuclei.csv.gz",
-        "nuclei.qpdata",
-        "overlays/1.png",
-        "overlays/mine.png",
-        "ledger/overlay.json",
-    ):
+    names = "nuclei.csv.gz nuclei.qpdata overlays/1.png overlays/mine.png ledger/overlay.json"
+    for name in names.split():
         (finished / name).parent.mkdir(exist_ok=True)
         (finished / name).touch()
     Records(finished, with_settings("nuclei", csv=True)).begin()

@@ -134,8 +134,6 @@ MPP = [
     "UM_per_pixel",
     "Microns_per_pixel",
     "mpp_um",
-]
-MPP += [
     "pixel_size",
     "Pixel Size",
     "pixelSize_um",
@@ -268,20 +266,11 @@ def test_a_folder_of_slides(tmp_path):
 
 
 def test_files_that_are_left_out_are_named(tmp_path, muse):
-    for name in (
-        "a.tif",
-        "b.btf",
-        "c.qptiff",
-        "d.kfb",
-        "e.isyntax",
-        "f.vsi",
-        "g.jp2",
-        "M.mrxs",
-        "M/Data0.dat",
-        "n.txt",
-        "o.zarr/.zgroup",
-        "o.zarr/0/1.2",
-    ):
+    names = (
+        "a.tif b.btf c.qptiff d.kfb e.isyntax f.vsi g.jp2 M.mrxs M/Data0.dat n.txt o.zarr/.zgroup "
+        "o.zarr/0/1.2"
+    )
+    for name in names.split():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(SheetError, match=r"o\.zarr: is an OME-Zarr folder"):

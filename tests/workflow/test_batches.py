@@ -91,14 +91,6 @@ def test_small_slides_are_one_job_and_a_broken_one_costs_itself_alone(drawn, fir
     assert not list((drawn / "results/logs/batches").glob("*.done"))
 
 
-def test_only_the_broken_slide_is_run_again(drawn, first_run):
-    before = identities(drawn, "a", "b", "large")
-    again = run_snakemake(drawn)
-    assert planned_jobs(again.stdout) == {"small_slides": 1, **REPORT}
-    assert identities(drawn, "a", "b", "large") == before
-    assert "(1 of 1)" in again.stdout and again.returncode == 1
-
-
 def test_the_bytes_are_those_of_the_rules_and_of_muse_run(drawn, first_run, muse, tmp_path):
     by_rules = run_snakemake(
         drawn, "--config", "output=by_rules", "--", "by_rules/a/nuclei.parquet"

@@ -98,27 +98,6 @@ def test_a_finished_slide_gets_what_it_lacks(cohort, tmp_path):
     assert read_json(tmp_path / "s1/ledger/embed.json")["status"] == "ok"
 
 
-def test_files_of_earlier_nuclei_are_not_kept(cohort, tmp_path):
-    pytest.importorskip("h5py", reason="h5py, the extra `spatial`, is not installed")
-    run = [
-        "run",
-        str(cohort / "s1.tif"),
-        "-o",
-        str(tmp_path),
-        "--no-viewer",
-        "--mpp",
-        "0.5",
-        "--model",
-        "compact-fp32",
-    ]
-    run += ["--features", "all"]
-    of_slide = tmp_path / "s1/embeddings-compact.parquet", tmp_path / "s1/nuclei.h5ad"
-    assert main([*run, "--anndata", "--embedding"]) == 0
-    assert (tmp_path / "cohort.h5ad").is_file() and all(path.is_file() for path in of_slide)
-    assert main([*run[:-1], "basic", "--model", "label_free"]) == 0
-    assert not any(path.exists() for path in (tmp_path / "cohort.h5ad", *of_slide))
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_workflow_gives_the_tables_of_muse_run_and_compares_the_groups(cohort):

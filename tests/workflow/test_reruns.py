@@ -33,25 +33,11 @@ from muse_pipeline.inference.model import find_model, name_model
 
 SCHEMA = SNAKEFILE.parent / "schemas/config.schema.yaml"
 SETTINGS = {"proposals": {"method": "haematoxylin"}}
-ROWS = [  # the shards of slide b do not depend on the config
-    {
-        "slide_id": "a",
-        "path": "a.tif",
-        "mpp": "",
-        "roi": "",
-        "shards": "",
-        "patient": "",
-        "split": "",
-    },
-    {
-        "slide_id": "b",
-        "path": "b.tif",
-        "mpp": "",
-        "roi": "",
-        "shards": "2",
-        "patient": "",
-        "split": "",
-    },
+EMPTY = dict.fromkeys(("mpp", "roi", "shards", "patient", "split"), "")
+# the shards of slide b do not depend on the config
+ROWS = [
+    {"slide_id": "a", "path": "a.tif", **EMPTY},
+    {"slide_id": "b", "path": "b.tif", **EMPTY, "shards": "2"},
 ]
 
 # Rule -> number of jobs if a step is repeated for both slides; the jobs that depend on the step are

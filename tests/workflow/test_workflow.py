@@ -205,25 +205,6 @@ def test_where_snakemake_remembers_nothing_other_settings_run_again_and_the_same
     assert planned_jobs(run.stdout) == {"image": 1, "detect": 1, "nuclei": 2, "report": 1, "all": 1}
 
 
-def test_without_snakemake_the_bytes_are_the_same(first_run, slides, tmp_path, muse):
-    folder, _ = first_run
-    (config := tmp_path / "config.yaml").write_text("shards: 3")
-    paths = slides / f"{IDS[0]}.tif", slides / "broken.svs"
-    status, _, errors = muse("run", *paths, "-o", tmp_path, "--config", config)
-    assert (status, "1 of 2 slides failed (broken)" in errors) == (2, True)
-    for name in (
-        "nuclei.geojson.gz",
-        "nuclei.parquet",
-        "tissue.npz",
-        "colour.json",
-        "summary.json",
-        "viewer/slide.js",
-    ):
-        found, expected = tmp_path / IDS[0] / name, folder / "results" / IDS[0] / name
-        assert found.read_bytes() == expected.read_bytes(), name
-    assert "broken.svs: is not a slide" in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
 def test_effective_settings_are_written_down(finished):
     settings = (finished / "results/run_config.yaml").read_text(encoding="utf-8")
     assert "model: compact" in settings
