@@ -220,6 +220,9 @@ def test_the_page_marks_or_withholds_numbers_where_they_stand(cohort):
                 assert ("<abbr" in cell) == (verdicts[quantity] == MARK), (finding, quantity)
             if quantity != "nuclei" and quantity in verdicts:
                 assert ("number share" in cell) == (verdicts[quantity] != OUT), (finding, quantity)
+        # Immunohistochemistry has no classes, and H&E no positive nuclei.
+        withheld = lymphocyte + epithelial if "positive" in verdicts else positive
+        assert ">–<" in withheld, finding
         if verdicts["nuclei"] == OUT:
             assert f'<span class="pill red">{RULES[finding].word}</span>' in row_of[name]
         card = text.split(f"<h3><bdi>{name}</bdi></h3>")[1].split("</article>")[0]
