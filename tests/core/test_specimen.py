@@ -6,59 +6,37 @@ import pytest
 
 from muse_pipeline.core.specimen import ORGANS, describe_organ_fault, name_organ, name_stain
 
+# Words for each organ, separated by "; ".
 SYNONYMS = {
-    "breast": (
-        "Breast",
-        "left breast",
-        "breast cancer",
-        "BRCA",
-        "TCGA-BRCA",
-        "Mamma",
-        "Mammakarzinom",
-        "mamma-ca re.",
-    ),
-    "colon": (
-        "COAD",
-        "READ",
-        "tcga_coad",
-        "Colon, rectum",
-        "sigmoid colon",
-        "Kolonkarzinom",
-        "Dickdarmkrebs",
-        "CRC",
-    ),
-    "lung": ("LUAD", "LUSC", "Lunge links", "NSCLC", "lung adenocarcinoma"),
-    "lymph node": (
-        "Lymph_node",
-        "lymph nodes",
-        "Lymphknoten",
-        "Nodus lymphaticus",
-        "axillary sentinel node",
-    ),
-    "oesophagus": ("esophagus", "Ösophagus", "Œsophagus", "ESCA"),
-    "kidney": ("KIRC", "Niere", "Nierenzellkarzinom", "renal cell carcinoma"),
-    "bone marrow": ("Bone marrow", "Knochenmark"),
-    "uterus": ("Corpus uteri", "UCEC"),
-    "cervix": ("Cervix uteri", "uterine cervix", "CESC"),
-    "": ("", "unknown", "N/A", "?", "unbekannt"),
+    "breast": "Breast; left breast; breast cancer; BRCA; TCGA-BRCA; Mamma; "
+    "Mammakarzinom; mamma-ca re.",
+    "colon": "COAD; READ; tcga_coad; Colon, rectum; sigmoid colon; "
+    "Kolonkarzinom; Dickdarmkrebs; CRC",
+    "lung": "LUAD; LUSC; Lunge links; NSCLC; lung adenocarcinoma",
+    "lymph node": "Lymph_node; lymph nodes; Lymphknoten; Nodus lymphaticus; axillary sentinel node",
+    "oesophagus": "esophagus; Ösophagus; Œsophagus; ESCA",
+    "kidney": "KIRC; Niere; Nierenzellkarzinom; renal cell carcinoma",
+    "bone marrow": "Bone marrow; Knochenmark",
+    "uterus": "Corpus uteri; UCEC",
+    "cervix": "Cervix uteri; uterine cervix; CESC",
+    "": "; unknown; N/A; ?; unbekannt",
     # Neither organ may be the tissue's: its classes are validated in neither.
-    "lymph node breast": ("lymph node, breast",),
-    "breast metastasis in the liver": ("breast metastasis in the liver",),
-    "brest": ("brest",),
+    "lymph node breast": "lymph node, breast",
+    "breast metastasis in the liver": "breast metastasis in the liver",
+    "brest": "brest",
 }
 
 
 @pytest.mark.parametrize("organ", SYNONYMS)
 def test_an_organ_is_known_by_its_synonyms(organ):
-    assert {word: name_organ(word) for word in SYNONYMS[organ]} == dict.fromkeys(
-        SYNONYMS[organ], organ
-    )
+    for word in SYNONYMS[organ].split("; "):
+        assert name_organ(word) == organ, word
 
 
 @pytest.mark.parametrize("organ", SYNONYMS)
 def test_a_word_that_is_no_organ_is_a_fault(organ):
     is_organ = organ in ORGANS or not organ or "metasta" in organ
-    for word in SYNONYMS[organ]:
+    for word in SYNONYMS[organ].split("; "):
         assert bool(describe_organ_fault(word)) != is_organ
 
 
@@ -92,22 +70,13 @@ def test_every_project_of_tcga_has_an_organ():
 @pytest.mark.parametrize(
     "stain, words",
     [
-        ("H&E", ("HE", "h&e", "H+E", "H and E", "Hematoxylin & Eosin", "haematoxylin-eosin")),
-        (
-            "IHC",
-            (
-                "ihc",
-                "Ki-67",
-                "KI67",
-                "MIB-1",
-                "H-DAB",
-                "Immunohistochemistry",
-            ),
-        ),
-        ("IHC of membranes", ("HER2", "Her-2/neu", "CD3", "CK5/6", "PD-L1", "E-cadherin", "EGFR")),
-        ("unknown", ("unknown", "", "?", "n/a")),
-        (None, ("PAS", "Masson", "trichrome", "Giemsa")),
+        ("H&E", "HE; h&e; H+E; H and E; Hematoxylin & Eosin; haematoxylin-eosin"),
+        ("IHC", "ihc; Ki-67; KI67; MIB-1; H-DAB; Immunohistochemistry"),
+        ("IHC of membranes", "HER2; Her-2/neu; CD3; CK5/6; PD-L1; E-cadherin; EGFR"),
+        ("unknown", "unknown; ; ?; n/a"),
+        (None, "PAS; Masson; trichrome; Giemsa"),
     ],
 )
 def test_a_stain_is_known_by_its_synonyms(stain, words):
-    assert {word: name_stain(word) for word in words} == dict.fromkeys(words, stain)
+    for word in words.split("; "):
+        assert name_stain(word) == stain, word
