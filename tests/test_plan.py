@@ -244,3 +244,12 @@ def test_small_slides_are_divided_among_the_cores(slide, monkeypatch, n_slides, 
     batches = plan.batches(plan.slides)
     assert [len(batch) for batch in batches.values()] == sizes
     assert sorted(slide for batch in batches.values() for slide in batch) == sorted(plan.slides)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"extra_mpps": [1.0]}, {"regions": "nuclei"}, {"proposals": {"method": "otsu"}}],
+)
+def test_there_are_no_batches_if_other_rules_read_files_of_single_steps(slide, settings):
+    plan = WorkflowPlan(CONFIG | settings, {f"s{n}": row(slide) for n in range(4)}, MODEL)
+    assert plan.batches(plan.slides) == {}
