@@ -11,7 +11,7 @@ import shapely
 from nuclei_example import CLASSES, COLOURS, MPP, PROVENANCE, draw_nuclei, slide_info, write_example
 from qupath_check import check_geojson
 
-from muse_pipeline.core.errors import ArgumentError, GeoJSONError, NucleiError
+from muse_pipeline.core.errors import ArgumentError, NucleiError
 from muse_pipeline.geodataframe import read_nuclei, write_geojson
 from muse_pipeline.nuclei import parquet
 from muse_pipeline.nuclei.table import Nuclei
@@ -160,7 +160,6 @@ def with_geometry(nuclei, geometry):
 
 
 DAMAGE = {
-    "column score is missing": lambda nuclei: nuclei.drop(columns="score"),
     "column class, eccentricity is missing": lambda nuclei: nuclei.drop(
         columns=["eccentricity", "class"]
     ),
@@ -181,10 +180,3 @@ def test_what_cannot_be_written_is_rejected(nuclei, tmp_path, message):
     with pytest.raises(ArgumentError, match=message):
         write_geojson(DAMAGE[message](nuclei), tmp_path / "nuclei.geojson")
     assert not (tmp_path / "nuclei.geojson").exists()
-
-
-def test_names_and_frames_are_those_of_the_pipeline(nuclei, tmp_path):
-    with pytest.raises(GeoJSONError, match=r"choose such a name"):
-        write_geojson(nuclei, tmp_path / "nuclei.json")
-    with pytest.raises(GeoJSONError, match="frame 'level0' is unknown"):
-        write_geojson(nuclei, tmp_path / "nuclei.geojson", frame="level0")

@@ -470,14 +470,9 @@ def test_a_slide_that_is_soft_in_most_places_keeps_its_nuclei_in_the_totals():
     assert describe(0.0, (), mpp=0.55) == ([], [], coarse)
 
 
-def test_glands_that_look_like_ink_stay_in_the_totals(tmp_path):
-    from muse_pipeline.cli.main import main
-
+def test_glands_that_look_like_ink_stay_in_the_totals(muse, tmp_path):
     Image.fromarray(draw_rings()).save(tmp_path / "rings.png")
-    words = (
-        f"run {tmp_path / 'rings.png'} --mpp 0.5 -o {tmp_path} --features none --no-viewer".split()
-    )
-    assert main(list(map(str, words))) == 0
+    muse.ok(f"run {tmp_path / 'rings.png'} --mpp 0.5 -o {tmp_path} --features none --no-viewer")
     row, table = (
         read_row(tmp_path),
         pq.read_table(tmp_path / "rings/nuclei.parquet", columns=["quality"]),
@@ -488,11 +483,10 @@ def test_glands_that_look_like_ink_stay_in_the_totals(tmp_path):
     assert "of the nuclei lie in artefacts (ink) and are in the totals" in row["warnings"]
 
 
-def test_a_slide_too_coarse_to_judge_focus_states_it_on_its_card_and_in_the_table(slide, tmp_path):
-    from muse_pipeline.cli.main import main
-
-    words = f"run {slide} --mpp 0.62 -o {tmp_path} --features none --no-viewer".split()
-    assert main(list(map(str, words))) == 0
+def test_a_slide_too_coarse_to_judge_focus_states_it_on_its_card_and_in_the_table(
+    slide, muse, tmp_path
+):
+    muse.ok(f"run {slide} --mpp 0.62 -o {tmp_path} --features none --no-viewer")
     row, report = read_row(tmp_path), (tmp_path / "report.html").read_text(encoding="utf-8")
     assert row["blurred_mm2"] == "" and float(row["ink_mm2"]) > 0
     assert "focus is not judged in slides coarser than 0.525 um per pixel" in row["warnings"]

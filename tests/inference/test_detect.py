@@ -19,7 +19,6 @@ from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import ModelError, StoreError
 from muse_pipeline.core.provenance import NamedFile
 from muse_pipeline.core.types import Bounds
-from muse_pipeline.evaluation.detection import match_nuclei
 from muse_pipeline.evaluation.truth import read_truth
 from muse_pipeline.inference.detect import (
     ModelFinder,
@@ -39,17 +38,10 @@ from muse_pipeline.store.zarr_files import ShardFiles
 from muse_pipeline.tissue.stain import IDENTITY
 
 
-def test_most_drawn_nuclei_are_found(tiled_slide, whole):
+def test_most_drawn_nuclei_are_found_and_not_shifted(tiled_slide, whole):
     """No model was trained on synthetic slides, so this only shows that positions and scale are
     right throughout.
     """
-    classes = [one.name for one in tiled_slide.predictor.card.classes]
-    truth = read_truth(tiled_slide.folder / "truth.csv", classes, (0.25, 0.25)).nuclei
-    counts = match_nuclei(read_nuclei(whole), truth, len(classes), tiled_slide.info.mpp).counts
-    assert counts.scores(classes)["detection"] > 60
-
-
-def test_found_positions_are_not_shifted(tiled_slide, whole):
     truth = read_truth(
         tiled_slide.folder / "truth.csv", ["Lymphocyte", "Epithelial", "Stroma"], (0.25, 0.25)
     ).nuclei
@@ -58,6 +50,7 @@ def test_found_positions_are_not_shifted(tiled_slide, whole):
     close = distance * 0.25 < 2
     shift_um = (found.xy - truth.xy[nearest])[close].mean(0) * 0.25
     assert np.abs(shift_um).max() < 0.2
+    assert len(set(nearest[close])) > 0.6 * len(truth)
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +96,8 @@ def test_outlines_are_cut_at_the_scanners_bounds_and_nowhere_else(tiled_slide, w
         name for name in before.column_names if name not in {"rays", "geometry", *SHAPE_COLUMNS}
     ]
     assert after.select(same) == before.select(same)  # including x and y, from which ids are made
-    rings = rays_to_rings(
-        read_nuclei(tmp_path / "nuclei.parquet").xy,
-        read_nuclei(tmp_path / "nuclei.parquet").rays,
-        info.mpp,
-    )
+    found = read_nuclei(tmp_path / "nuclei.parquet")
+    rings = rays_to_rings(found.xy, found.rays, info.mpp)
     assert shapely.equals(rings_to_polygons(rings)[0], new).all()  # rays end on the outlines
 
 
@@ -170,13 +160,10 @@ def test_looking_at_tissue_alone_changes_hardly_anything(tiled_slide, whole, tmp
         assert (distance * tiled_slide.info.mpp[0] <= 0.5).mean() >= 0.995
 
 
-def test_no_nucleus_is_there_twice(tiled_slide, whole):
-    pairs = cKDTree(read_nuclei(whole).xy * tiled_slide.info.mpp[0]).query_pairs(1.0)
-    assert not pairs
-
-
-def test_nuclei_lie_in_tissue(tiled_slide, whole):
-    assert tiled_slide.tissue.kept.contains(read_nuclei(whole).xy, tiled_slide.info.mpp).all()
+def test_nuclei_lie_in_tissue_and_none_is_there_twice(tiled_slide, whole):
+    xy, mpp = read_nuclei(whole).xy, tiled_slide.info.mpp
+    assert tiled_slide.tissue.kept.contains(xy, mpp).all()
+    assert not cKDTree(xy * mpp[0]).query_pairs(1.0)
 
 
 def test_batches_that_touch_a_rectangle_are_run_whole(tiled_slide, tmp_path):

@@ -56,6 +56,7 @@ WORDS = {
 }
 MARGIN_PX = 60
 COMMON = ["--mpp", "0.5", "--scaling", "unit"]
+DISTANCE = ["--kind", "distance", *COMMON, "--classes", *CLASSES]
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +285,7 @@ def test_the_reason_why_a_network_does_not_open_is_whole(change, reason, muse, t
     network = onnx.load(draw_distance(tmp_path / "network.onnx"))
     change(network)
     (tmp_path / "network.onnx").write_bytes(network.SerializeToString())
-    words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
+    words = (*DISTANCE, "-o", tmp_path / "m.onnx")
     errors = muse.fails(f"import-model {tmp_path / 'network.onnx'}", *words)
     assert reason in errors
     assert "onnxruntime_src" not in errors and "[ONNXRuntimeError]" not in errors
@@ -295,7 +296,7 @@ def test_weights_in_a_file_beside_the_network_are_copied(muse, tmp_path):
     weights = dict(save_as_external_data=True, location="weights.data", size_threshold=0)
     onnx.save_model(network, tmp_path / "parts.onnx", **weights)
     assert (tmp_path / "weights.data").is_file()
-    words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "models/m.onnx")
+    words = (*DISTANCE, "-o", tmp_path / "models/m.onnx")
     status, _, errors = muse(f"import-model {tmp_path / 'parts.onnx'}", *words)
     (tmp_path / "weights.data").unlink()
     assert (status, errors) == (0, "") and Predictor(
@@ -306,7 +307,7 @@ def test_weights_in_a_file_beside_the_network_are_copied(muse, tmp_path):
 def test_an_import_without_the_package_onnx_is_one_sentence(muse, tmp_path, monkeypatch):
     network = draw_distance(tmp_path / "network.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    words = ("--kind", "distance", *COMMON, "--classes", *CLASSES, "-o", tmp_path / "m.onnx")
+    words = (*DISTANCE, "-o", tmp_path / "m.onnx")
     assert "install the extra `onnx`" in muse.fails(f"import-model {network}", *words)
 
 

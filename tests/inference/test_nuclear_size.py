@@ -54,9 +54,7 @@ def of_classes(**sizes):
         ({"Stroma": (300, 44)}, ""),  # cells that were not trained on, such as hepatocytes
         ({"Stroma": (300, 48)}, "large"),
         ({"Lymphocyte": (50, 9.4), "Epithelial": (150, 16.6), "Stroma": (100, 9.9)}, "small"),
-        ({"Lymphocyte": (50, 40), "Epithelial": (150, 80), "Stroma": (100, 40)}, "large"),
         ({"Lymphocyte": (14, 24), "Epithelial": (150, 94), "Stroma": (100, 47)}, "large"),
-        ({"Epithelial": (300, 80)}, "large"),
     ],
 )
 def test_nuclei_of_all_classes_are_compared_with_training(classes, size):
@@ -152,7 +150,6 @@ def test_one_class_has_no_probability():
     "area, probability, n, is_doubted",
     [
         (24.0, 0.91, 1000, False),
-        (18.0, 0.73, 1000, False),  # lymphocytes of a different organ
         (29.0, 0.92, 1000, False),
         (
             35.0,

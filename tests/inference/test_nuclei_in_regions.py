@@ -2,7 +2,6 @@
 failed.
 """
 
-import dataclasses
 import gzip
 import json
 import shutil
@@ -15,22 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 from drawn_regions import SLIDE_MPP
+from drawn_shapes import feature, write_features
 from qupath_check import check_geojson
-from region_slides import read_polygons
+from region_slides import read_region
 
 from muse_pipeline import read_nuclei
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import LeftOutWarning
 from muse_pipeline.core.files import read_json, read_tsv, write_json
-from muse_pipeline.inference.predictor import RegionPredictor
-from muse_pipeline.inference.region_files import write_regions
 from muse_pipeline.inference.region_lookup import MARGIN_UM
-from muse_pipeline.inference.region_maps import map_slide
 from muse_pipeline.nuclei.parquet import read_provenance
 from muse_pipeline.qupath.regions import read_areas, read_class_areas
 from muse_pipeline.slides.inspect import read_info
-from muse_pipeline.store.store import open_store
-from muse_pipeline.tissue.stain import IDENTITY
 
 COLUMNS = ["region", "region_prob", "border_distance_um"]
 
@@ -92,19 +87,6 @@ def test_a_failed_model_costs_the_regions_alone(drawn_slide, shards, nuclei, tmp
     assert json.loads(pq.read_metadata(output).metadata[b"muse"])["regions"]["status"] == "failed"
     info, geojson = str(drawn_slide.folder / "slide.json"), str(tmp_path / "nuclei.geojson")
     assert main(f"step geojson {output} --info {info} --output {geojson}".split()) == 0
-
-
-def test_a_slide_of_one_class_has_no_border(drawn_slide, region_model, shards, tmp_path):
-    image = open_store(drawn_slide.store)
-    found = map_slide(image, RegionPredictor(region_model), IDENTITY)
-    only_stroma = np.where(np.arange(2)[:, None, None] == 0, found.prob.max(0), 0).astype(np.uint8)
-    info = read_info(drawn_slide.folder / "slide.json")
-    write_regions(dataclasses.replace(found, prob=only_stroma), image, info, tmp_path)
-    output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(tmp_path))
-    table = pandas.read_parquet(output, columns=COLUMNS)
-    assert set(table["region"].dropna()) == {"Stroma"} and table["border_distance_um"].isna().all()
-    mm2 = {one.name: one.area_mm2 for one in read_provenance(output).regions.classes}
-    assert mm2["Tumour"] == 0 < mm2["Stroma"]
 
 
 def test_regions_of_another_slide_are_rejected(drawn_slide, shards, found, tmp_path, capsys):
@@ -181,12 +163,7 @@ def test_nuclei_of_a_class_that_their_region_does_not_have(
     folder = results / "drawn"
     output = stitch(drawn_slide, shards, folder / "nuclei.parquet", "--regions", str(of_epithelium))
     table = pandas.read_parquet(output)
-    epithelium = shapely.union_all(
-        [shape for name, shape in read_polygons(of_epithelium) if name == "Epithelium"]
-    )
-    other = shapely.union_all(
-        [shape for name, shape in read_polygons(of_epithelium) if name == "Other"]
-    )
+    epithelium, other = (read_region(of_epithelium, name) for name in ("Epithelium", "Other"))
     border = shapely.intersection(shapely.boundary(epithelium), shapely.boundary(other))
     inside, outside = (
         shapely.contains_xy(each, table["x"], table["y"]) for each in (epithelium, other)
@@ -244,23 +221,7 @@ def test_a_slide_without_a_border_is_far_from_it(drawn_slide, shards, of_epithel
     """The whole slide is mapped as other tissue."""
     folder = tmp_path / "regions"
     shutil.copytree(of_epithelium, folder)
-    areas = read_json(folder / "regions.geojson")
-    areas["features"] = [
-        {
-            **each,
-            "properties": {
-                **each["properties"],
-                "classification": {"name": "Other", "color": [1, 2, 3]},
-            },
-        }
-        for each in areas["features"][:1]
-    ]
-    side = {
-        "type": "Polygon",
-        "coordinates": [[[0, 0], [9999, 0], [9999, 9999], [0, 9999], [0, 0]]],
-    }
-    areas["features"][0]["geometry"] = side
-    (folder / "regions.geojson").write_text(json.dumps(areas))
+    draw_areas(folder / "regions.geojson", {"Other": shapely.box(0, 0, 9999, 9999)})
     output = stitch(drawn_slide, shards, tmp_path / "nuclei.parquet", "--regions", str(folder))
     table = pandas.read_parquet(output)
     assert table["border_distance_um"].isna().all() and set(table["region"]) == {"Other"}
@@ -270,19 +231,7 @@ def test_a_slide_without_a_border_is_far_from_it(drawn_slide, shards, of_epithel
 
 
 def draw_areas(path: Path, areas: dict[str, shapely.Geometry]) -> Path:
-    features = [
-        {
-            "type": "Feature",
-            "geometry": json.loads(shapely.to_geojson(shape)),
-            "properties": {
-                "objectType": "annotation",
-                "classification": {"name": name, "color": [9, 8, 7]},
-            },
-        }
-        for name, shape in areas.items()
-    ]
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    return path
+    return write_features(path, *[feature(shape, name) for name, shape in areas.items()])
 
 
 def test_areas_of_one_class_have_the_border_of_the_slide_alone(drawn_slide, shards, tmp_path):
@@ -303,15 +252,12 @@ def test_ignored_areas_and_further_planes_are_no_part_of_drawn_areas(drawn_slide
         {"Tumour": outer, "Ignore*: Positive": ignored, "Far": outer, "Late": outer},
     )
     content = read_json(path)
-    for feature, plane in zip(
-        content["features"][2:], ({"z": 1, "t": 0}, {"z": 0, "t": 2}), strict=True
-    ):
-        feature["geometry"]["plane"] = {"c": -1, **plane}
-    line = json.loads(shapely.to_geojson(shapely.LineString([(0, 0), (9, 9)])))
-    content["features"] += [{**content["features"][0], "geometry": line}]
+    for number, plane in ((2, {"z": 1, "t": 0}), (3, {"z": 0, "t": 2})):
+        content["features"][number]["geometry"]["plane"] = {"c": -1, **plane}
+    content["features"] += [feature(shapely.LineString([(0, 0), (9, 9)]), "Tumour")]
     path.write_text(json.dumps(content))
     with pytest.warns(LeftOutWarning, match="out 2 objects"):
         (area,) = read_class_areas(path, info)
         assert read_areas(path).equals(area.shape)
-    assert (area.class_name, area.color) == ("Tumour", (9, 8, 7))
+    assert (area.class_name, area.color) == ("Tumour", (1, 2, 3))
     assert area.shape.equals(outer - ignored)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 import pytest
 import shapely
-from region_slides import checksums, read_polygons
+from region_slides import checksums, read_polygons, read_region
 
 from muse_pipeline.cli.main import main
 from muse_pipeline.core.files import read_json
@@ -124,7 +124,7 @@ def nuclei(tiled_slide, shards, mapped, tmp_path_factory):
 def test_the_border_is_that_of_epithelium(tiled_slide, mapped, nuclei):
     table, mpp = pandas.read_parquet(nuclei), tiled_slide.info.mpp[0]
     polygons = read_polygons(mapped)
-    epithelium = shapely.union_all([shape for name, shape in polygons if name == "Epithelium"])
+    epithelium = read_region(mapped, "Epithelium")
     others = shapely.union_all([shape for name, shape in polygons if name != "Epithelium"])
     border = shapely.intersection(shapely.boundary(epithelium), shapely.boundary(others))
     distance = shapely.distance(shapely.points(table["x"], table["y"]), border) * mpp
@@ -175,9 +175,7 @@ def test_glands_of_a_biopsy_that_no_model_has_read(shared_data, muse, tmp_path):
     )
     write_png(tmp_path / "biopsy.png", picture)
     muse.ok(f"run {tmp_path / 'biopsy.png'} --mpp 1 --regions nuclei -o {tmp_path / 'out'}")
-    found = shapely.union_all(
-        [shape for name, shape in read_polygons(tmp_path / "out/biopsy") if name == "Epithelium"]
-    )
+    found = read_region(tmp_path / "out/biopsy", "Epithelium")
     true = cv2.imread(str(folder / f"regions/{COLON}.png"), cv2.IMREAD_GRAYSCALE) > 0
     y, x = np.mgrid[: true.shape[0], : true.shape[1]] + 0.5
     inside = shapely.contains_xy(found, *(np.stack((x, y), -1) * UM_PER_PX).T).T

@@ -26,11 +26,6 @@ from muse_pipeline.nuclei.parquet import read_nuclei
 OTHERS = [name for name in (*RUNTIMES, *TORCH) if name != "cpu"]
 
 
-def test_the_cpu_starts_everywhere():
-    assert not find_fault("cpu")
-    assert Predictor(find_model("compact-fp32")).provider == "cpu"
-
-
 @pytest.mark.parametrize("provider", OTHERS)
 def test_a_provider_that_is_not_there_is_rejected_with_what_to_install(provider):
     if not providers._lacks(provider):

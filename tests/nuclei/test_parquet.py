@@ -28,25 +28,19 @@ from muse_pipeline.nuclei.shape import measure_shapes
 from muse_pipeline.nuclei.table import COLUMNS
 
 
-def test_round_trip(tmp_path):
-    nuclei = draw_nuclei(1000)
-    write_example(tmp_path / "nuclei.parquet", nuclei)
-    back = read_nuclei(tmp_path / "nuclei.parquet")
-    assert back.frame is Frame.LEVEL0
-    assert all(np.array_equal(getattr(back, name), getattr(nuclei, name)) for name in COLUMNS)
-
-
 def test_every_column_is_explained():
     text = (Path(__file__).parents[2] / "docs/guide/outputs.md").read_text(encoding="utf-8")
     columns = nuclei_schema(["<class>"], 32, OptionalColumns(embedding_dim=8, clusters=True)).names
     assert [name for name in columns if f"`{name}`" not in text] == []
 
 
-def test_embeddings_come_back_where_a_model_gave_them_and_stay_out_of_the_csv(tmp_path):
+def test_columns_come_back_and_embeddings_stay_out_of_the_csv(tmp_path):
     nuclei = draw_nuclei(50)
     nuclei.embedding = np.random.default_rng(1).normal(size=(50, 12)).astype(np.float32)
     table = write_example(tmp_path / "nuclei.parquet", nuclei, batch=20)
-    np.testing.assert_array_equal(read_nuclei(table).embedding, nuclei.embedding)
+    back = read_nuclei(table)
+    assert back.frame is Frame.LEVEL0
+    assert all(np.array_equal(getattr(back, name), getattr(nuclei, name)) for name in COLUMNS)
     write_csv(table, tmp_path / "nuclei.csv.gz")
     assert "embedding" not in pd.read_csv(tmp_path / "nuclei.csv.gz").columns
 
@@ -113,7 +107,6 @@ def test_geopandas_reads_it(tmp_path):
     assert frame.geometry.is_valid.all() and (frame.geom_type == "Polygon").all()
     named = frame["class"].astype(object).where(frame["class"].notna(), None).tolist()
     assert named == [CLASSES[label] if label >= 0 else None for label in nuclei.label]
-    assert np.allclose(frame["area_um2"], frame.geometry.area * 0.25 * 0.25, rtol=0.05)
     geo = pq.ParquetFile(tmp_path / "nuclei.parquet").metadata.metadata[b"geo"]
     assert b'"version": "1.1.0"' in geo and b'"crs": null' in geo
     assert (

@@ -3,13 +3,13 @@
 import numpy as np
 
 from muse_pipeline.core.types import Frame
-from muse_pipeline.nuclei.pairs import SAME_UM, SLACK_UM, SeamResolver, report_window
+from muse_pipeline.nuclei.pairs import SeamResolver, report_window
 from muse_pipeline.nuclei.table import Nuclei
 from muse_pipeline.store.grid import WindowGrid
 
 MPP = 0.5
 GRID = WindowGrid((768, 768), input_px=320, halo_px=32)  # 3 x 3 cores of 256 px
-SLACK_PX, SAME_PX = SLACK_UM / MPP, SAME_UM / MPP
+SAME_PX = 2.0 / MPP
 
 
 def resolve(true_xy, jitter=0.0, missed_by=(), seed=0, n_parts=1):
@@ -42,15 +42,9 @@ def numbers_of(xy, window, n_parts=1):
 
 
 def test_a_nucleus_on_a_seam_is_one_nucleus_however_the_windows_position_it():
+    on_seams, in_corners = [(256, 100), (100, 256), (512, 600)], [(256, 256), (512, 256)]
     for seed in range(50):
-        assert (
-            len(resolve([(256, 100), (100, 256), (512, 600)], jitter=SAME_PX / 3, seed=seed)) == 3
-        )
-
-
-def test_a_nucleus_in_the_corner_of_four_cores_is_one_nucleus():
-    for seed in range(50):
-        assert len(resolve([(256, 256), (512, 256)], jitter=SAME_PX / 3, seed=seed)) == 2
+        assert len(resolve(on_seams + in_corners, jitter=SAME_PX / 3, seed=seed)) == 5
 
 
 def test_two_nuclei_further_apart_than_the_radius_stay_two():
@@ -80,18 +74,20 @@ def test_a_report_that_contains_a_window_takes_no_other_of_it():
 
 
 def test_a_report_beyond_its_own_core_counts_only_if_the_neighbour_confirms_it():
-    # (250, 100) is in the core of window 0; window 1 reports it too, because it is within SLACK_PX
+    # (250, 100) is in the core of window 0; window 1 reports it too, because it is within 4 um
     # of window 1.
     assert len(resolve([(250.0, 100.0)])) == 1
     assert len(resolve([(250.0, 100.0)], missed_by={(0, 0)})) == 0
     assert len(resolve([(250.0, 100.0)], missed_by={(0, 1)})) == 1
 
 
-def test_the_report_deeper_inside_its_core_stays():
+def test_the_report_deeper_inside_its_core_stays_and_further_ones_are_others():
     found = resolve([(257.0, 100.0)])
     assert found.xy.tolist() == [[257, 100]]
-    xy = np.array([(254.0, 100.0), (256.5, 100.0)])  # 2 px and 0.5 px inside their cores
-    assert np.concatenate(list(numbers_of(xy, np.array([0, 1])))).tolist() == [0]
+    # the first is 2 px inside its core; reports further apart than 2 um are of different nuclei
+    for x, kept in ((256.5, [0]), (257.9, [0]), (258.1, [0, 1])):
+        xy = np.array([(254.0, 100.0), (x, 100.0)])
+        assert np.concatenate(list(numbers_of(xy, np.array([0, 1])))).tolist() == kept
 
 
 def test_reports_of_two_neighbours_do_not_confirm_each_other_against_the_owner():

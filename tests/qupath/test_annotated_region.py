@@ -1,8 +1,8 @@
 """Which objects belong to the class with a given name, such as Region or Ignore."""
 
-import json
-
 import pytest
+import shapely
+from drawn_shapes import feature, write_features
 
 from muse_pipeline.qupath.parse import is_called
 from muse_pipeline.qupath.read import read_geojson
@@ -14,18 +14,10 @@ from muse_pipeline.qupath.regions import are_called
     [(["Region"], [False, True, False]), (["None"], [False] * 3), ([], [False] * 3)],
 )
 def test_what_has_no_class_is_not_called_none(tmp_path, words, called):
-    square = {"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]]]}
-    classes = ({"name": "a", "color": [0, 0, 0]}, {"name": "Region*", "color": [0, 0, 0]}, None)
-    features = [
-        {
-            "type": "Feature",
-            "geometry": square,
-            "properties": {"objectType": "detection", "classification": one},
-        }
-        for one in classes
-    ]
-    path = tmp_path / "a.geojson"
-    path.write_text(json.dumps(features))
+    square = shapely.box(0, 0, 9, 9)
+    features = [feature(square, name, "detection") for name in ("a", "Region*", None)]
+    features[2]["properties"]["classification"] = None
+    path = write_features(tmp_path / "a.geojson", *features)
     assert are_called(read_geojson(path), words).tolist() == called
 
 

@@ -114,13 +114,10 @@ def test_a_zip_as_qupath_exports_it(tmp_path):
 
 def test_of_a_cell_the_nucleus_is_read(tmp_path):
     """A cell in QuPath has two outlines: that of the cell and that of the nucleus."""
-    cell, nucleus = (
-        {"type": "Polygon", "coordinates": [[[0, 0], [side, 0], [side, side], [0, side], [0, 0]]]}
-        for side in (20, 8)
-    )
+    cell = ring((0, 0), (20, 0), (20, 20), (0, 20))
     path = write(
         tmp_path / "a.geojson",
-        {"geometry": cell, "nucleusGeometry": nucleus, "properties": {"objectType": "cell"}},
+        {"geometry": cell, "nucleusGeometry": SQUARE, "properties": {"objectType": "cell"}},
         {
             "geometry": cell,
             "properties": {"objectType": "cell", "classification": {"names": "Tumour"}},
@@ -132,9 +129,8 @@ def test_of_a_cell_the_nucleus_is_read(tmp_path):
 
 
 def test_an_outline_that_cannot_be_built(tmp_path):
-    square = {"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]]]}
     unclosed = {"type": "Polygon", "coordinates": [[[0, 0], [8, 0], [8, 8]]]}
-    path = write(tmp_path / "a.geojson", {"geometry": square}, {"geometry": unclosed})
+    path = write(tmp_path / "a.geojson", {"geometry": SQUARE}, {"geometry": unclosed})
     with pytest.raises(GeoJSONError, match="feature 2"):
         read_geojson(path)
     large = {

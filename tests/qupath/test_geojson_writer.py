@@ -145,9 +145,6 @@ def test_parts_hold_the_whole(table, tmp_path, monkeypatch):
         == []
     )
     assert list(tmp_path.glob("nuclei.part-*")) == []
-    names = write_geojson(table, slide_info(), tmp_path / "odd.geojson.gz", max_features=335)
-    parts = [len(read_lines(tmp_path / name)) for name in names["parts"]]
-    assert sum(parts) == 1000 and max(parts) <= 335
 
 
 def test_parts_of_other_names_stay(table, tmp_path):

@@ -22,23 +22,25 @@ TUMOUR_PX2, OTHER_PX2, IGNORED_PX2 = (
     560_000,
     90_000,
 )  # areas of annotations in most files
+REST_PX2 = TUMOUR_PX2 - IGNORED_PX2
+BOTH_PX2 = REST_PX2 + OTHER_PX2
 NOTHING = r"holds no polygon for a region of interest \(found: {}\)"
 # File name -> area of its region of interest in px2, or the error.
 AREAS = {
-    "ann.geojson": TUMOUR_PX2 - IGNORED_PX2 + OTHER_PX2,
-    "ann.geojson.gz": TUMOUR_PX2 - IGNORED_PX2 + OTHER_PX2,
-    "ann.zip": TUMOUR_PX2 - IGNORED_PX2 + OTHER_PX2,
-    "ann_fc.geojson": TUMOUR_PX2 - IGNORED_PX2 + OTHER_PX2,
-    "ann_fc_pretty.geojson": TUMOUR_PX2 - IGNORED_PX2 + OTHER_PX2,
+    "ann.geojson": BOTH_PX2,
+    "ann.geojson.gz": BOTH_PX2,
+    "ann.zip": BOTH_PX2,
+    "ann_fc.geojson": BOTH_PX2,
+    "ann_fc_pretty.geojson": BOTH_PX2,
     "crossing.geojson": 180_000,
     "empty.geojson": TUMOUR_PX2,
     "feature_gson.json": TUMOUR_PX2,
     "hier_gson.geojson": TUMOUR_PX2,
-    "ignore_derived.geojson": TUMOUR_PX2 - IGNORED_PX2,
-    "ignore_name.geojson": TUMOUR_PX2 - IGNORED_PX2,
-    "mixed_fc.geojson": TUMOUR_PX2 - IGNORED_PX2,
+    "ignore_derived.geojson": REST_PX2,
+    "ignore_name.geojson": REST_PX2,
+    "mixed_fc.geojson": REST_PX2,
     "nested.geojson": TUMOUR_PX2,
-    "onlydetclass_ignore_inside.geojson": TUMOUR_PX2 - IGNORED_PX2,
+    "onlydetclass_ignore_inside.geojson": REST_PX2,
     "outside.geojson": 90_000,
     "partly_outside.geojson": 2_250_000,
     "roi_gson.json": 983_837,

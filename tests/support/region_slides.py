@@ -92,6 +92,11 @@ def checksums(folder: Path) -> dict[str, str]:
     }
 
 
+def read_region(folder: Path, class_name: str) -> shapely.Geometry:
+    """The union of the outlines of a class."""
+    return shapely.union_all([shape for name, shape in read_polygons(folder) if name == class_name])
+
+
 def read_polygons(folder: Path) -> list[tuple[str, shapely.Geometry]]:
     """Class and outline in level-0 px of every feature of ``regions.geojson``."""
     features = read_json(folder / "regions.geojson")["features"]
