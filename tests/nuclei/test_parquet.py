@@ -54,11 +54,11 @@ def test_bytes_do_not_depend_on_the_batches(tmp_path):
 
 def test_row_groups_and_batches_are_full(tmp_path, monkeypatch):
     monkeypatch.setattr("muse_pipeline.nuclei.parquet.ROW_GROUP", 128)
-    write_example(tmp_path / "nuclei.parquet", draw_nuclei(300), batch=50)
-    groups = pq.ParquetFile(tmp_path / "nuclei.parquet").metadata
+    table = write_example(tmp_path / "nuclei.parquet", draw_nuclei(300), batch=50)
+    groups = pq.ParquetFile(table).metadata
     assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [128, 128, 44]
-    assert [len(part) for part in iterate_rows(tmp_path / "nuclei.parquet", 90)] == [90, 90, 90, 30]
-    assert [len(part) for part in iterate_rows(tmp_path / "nuclei.parquet", 150, ["y", "x"])] == [
+    assert [len(part) for part in iterate_rows(table, 90)] == [90, 90, 90, 30]
+    assert [len(part) for part in iterate_rows(table, 150, ["y", "x"])] == [
         150,
         150,
     ]
@@ -101,13 +101,13 @@ def test_positions_that_are_no_numbers_lie_in_no_rectangle(tmp_path, monkeypatch
 
 def test_geopandas_reads_it(tmp_path):
     nuclei = draw_nuclei(200)
-    write_example(tmp_path / "nuclei.parquet", nuclei)
-    frame = geopandas.read_parquet(tmp_path / "nuclei.parquet")
+    table = write_example(tmp_path / "nuclei.parquet", nuclei)
+    frame = geopandas.read_parquet(table)
     assert frame.crs is None and len(frame) == 200
     assert frame.geometry.is_valid.all() and (frame.geom_type == "Polygon").all()
     named = frame["class"].astype(object).where(frame["class"].notna(), None).tolist()
     assert named == [CLASSES[label] if label >= 0 else None for label in nuclei.label]
-    geo = pq.ParquetFile(tmp_path / "nuclei.parquet").metadata.metadata[b"geo"]
+    geo = pq.ParquetFile(table).metadata.metadata[b"geo"]
     assert b'"version": "1.1.0"' in geo and b'"crs": null' in geo
     assert (
         frame.total_bounds.tolist()
@@ -117,21 +117,21 @@ def test_geopandas_reads_it(tmp_path):
 
 def test_provenance_counts_nuclei(tmp_path):
     nuclei = draw_nuclei(200)
-    write_example(tmp_path / "nuclei.parquet", nuclei)
-    provenance = read_provenance(tmp_path / "nuclei.parquet")
+    table = write_example(tmp_path / "nuclei.parquet", nuclei)
+    provenance = read_provenance(table)
     counts = {name: int((nuclei.label == label).sum()) for label, name in enumerate(CLASSES)}
     expected = {**PROVENANCE, "n_nuclei": 200, "n_by_class": counts}
     assert provenance.to_dict() == expected
     provenance.to_dict()["card"]["classes"].clear()
-    assert read_provenance(tmp_path / "nuclei.parquet").to_dict() == expected
+    assert read_provenance(table).to_dict() == expected
 
 
 def test_a_slide_without_nuclei(tmp_path):
-    write_example(tmp_path / "nuclei.parquet", draw_nuclei(0))
-    nuclei = read_nuclei(tmp_path / "nuclei.parquet")
+    table = write_example(tmp_path / "nuclei.parquet", draw_nuclei(0))
+    nuclei = read_nuclei(table)
     assert len(nuclei) == 0 and nuclei.rays.shape == (0, 32) and nuclei.prob.shape == (0, 3)
-    assert geopandas.read_parquet(tmp_path / "nuclei.parquet").empty
-    write_csv(tmp_path / "nuclei.parquet", tmp_path / "nuclei.csv.gz")
+    assert geopandas.read_parquet(table).empty
+    write_csv(table, tmp_path / "nuclei.csv.gz")
     assert pd.read_csv(tmp_path / "nuclei.csv.gz").empty
 
 

@@ -74,10 +74,16 @@ def read_lines(path):
     return [json.loads(line.removesuffix(",")) for line in lines]
 
 
-def test_every_line_is_a_strict_feature(table, tmp_path):
-    write_geojson(table, slide_info(), tmp_path / "nuclei.geojson.gz")
-    features = read_lines(tmp_path / "nuclei.geojson.gz")
+def write_and_read(nuclei, folder, **settings):
+    """The features of a file with these nuclei."""
+    table = write_example(folder / "nuclei.parquet", nuclei)
+    write_geojson(table, slide_info(), folder / "nuclei.geojson.gz", **settings)
+    return read_lines(folder / "nuclei.geojson.gz")
+
+
+def test_every_line_is_a_strict_feature(tmp_path):
     nuclei = draw_nuclei(1000)
+    features = write_and_read(nuclei, tmp_path)
     validator = jsonschema.Draft202012Validator(FEATURE)
     assert all(validator.is_valid(feature) for feature in features)
     assert len(features) == len({feature["id"] for feature in features}) == 1000
@@ -178,9 +184,7 @@ def test_a_slide_without_nuclei(tmp_path):
 def test_only_finite_measurements(tmp_path):
     nuclei = draw_nuclei(3)
     nuclei.score[:] = [np.nan, 0.5, np.inf]
-    write_example(tmp_path / "nuclei.parquet", nuclei)
-    write_geojson(tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz")
-    features = read_lines(tmp_path / "nuclei.geojson.gz")
+    features = write_and_read(nuclei, tmp_path)
     counts = [len(feature["properties"]["measurements"]) for feature in features]
     assert counts == [2, 3, 2]
 
@@ -188,9 +192,7 @@ def test_only_finite_measurements(tmp_path):
 def test_ids_follow_from_slide_model_and_centroid(tmp_path):
     nuclei = draw_nuclei(4)
     nuclei.xy[:] = [[10, 20.004], [10, 20], [300, 400], [10, 20]]
-    write_example(tmp_path / "nuclei.parquet", nuclei)
-    write_geojson(tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz")
-    ids = [uuid.UUID(feature["id"]) for feature in read_lines(tmp_path / "nuclei.geojson.gz")]
+    ids = [uuid.UUID(feature["id"]) for feature in write_and_read(nuclei, tmp_path)]
     assert len(set(ids)) == 4  # nuclei with equal centroids get different ids
     run = uuid.uuid5(uuid.UUID("6a1c7f0e-52f4-5b0a-9d0e-2f6c1a3b8e47"), f"slide-1|{'ab' * 32}")
     assert ids[2] == uuid.uuid5(run, f"{30_000:012d}{40_000:012d}{0:012d}")
@@ -199,26 +201,15 @@ def test_ids_follow_from_slide_model_and_centroid(tmp_path):
 def test_class_names_are_escaped(tmp_path, monkeypatch):
     classes = [{"name": 'Zelle "µ"\\', "color": [1, 2, 3]}]
     monkeypatch.setitem(PROVENANCE, "card", {"classes": classes})
-    write_example(tmp_path / "nuclei.parquet", draw_nuclei(50))
-    write_geojson(tmp_path / "nuclei.parquet", slide_info(), tmp_path / "nuclei.geojson.gz")
-    found = [
-        feature["properties"].get("classification")
-        for feature in read_lines(tmp_path / "nuclei.geojson.gz")
-    ]
+    features = write_and_read(draw_nuclei(50), tmp_path)
+    found = [feature["properties"].get("classification") for feature in features]
     assert found == [classes[0] if label == 0 else None for label in draw_nuclei(50).label]
 
 
 def test_names_of_measurements_are_escaped(tmp_path, monkeypatch):
     monkeypatch.setattr(nuclei_example, "CLASSES", ('Zelle "µ"\\', "b", "c"))
     column = f"prob_{nuclei_example.CLASSES[0]}"
-    write_example(tmp_path / "nuclei.parquet", draw_nuclei(3))
-    write_geojson(
-        tmp_path / "nuclei.parquet",
-        slide_info(),
-        tmp_path / "nuclei.geojson.gz",
-        measurements=[column],
-    )
-    for feature in read_lines(tmp_path / "nuclei.geojson.gz"):
+    for feature in write_and_read(draw_nuclei(3), tmp_path, measurements=[column]):
         assert column in feature["properties"]["measurements"]
 
 
