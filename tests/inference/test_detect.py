@@ -12,10 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from PIL import Image
 from scipy.spatial import cKDTree
 
-from muse_pipeline.cli.main import main
 from muse_pipeline.core.errors import ModelError, StoreError
 from muse_pipeline.core.provenance import NamedFile
 from muse_pipeline.core.types import Bounds
@@ -99,26 +97,6 @@ def test_outlines_are_cut_at_the_scanners_bounds_and_nowhere_else(tiled_slide, w
     found = read_nuclei(tmp_path / "nuclei.parquet")
     rings = rays_to_rings(found.xy, found.rays, info.mpp)
     assert shapely.equals(rings_to_polygons(rings)[0], new).all()  # rays end on the outlines
-
-
-def test_outlines_end_where_a_picture_ends(tiled_slide, whole, tmp_path):
-    xy = read_nuclei(whole).xy
-    x, y = xy[cKDTree(xy).query(xy, k=50)[0][:, -1].argmin()].astype(int) - (
-        500,
-        400,
-    )  # around the densest position
-    crop = Image.open(tiled_slide.folder / "demo.svs").crop((x, y, x + 1000, y + 800))
-    crop.save(tmp_path / "crop.png")
-    assert main(f"run {tmp_path / 'crop.png'} --mpp 0.25 --output {tmp_path / 'out'}".split()) == 0
-    table = pq.read_table(tmp_path / "out/crop/nuclei.parquet")
-    outlines, rays = (
-        shapely.from_wkb(table["geometry"].to_numpy()),
-        np.stack(table["rays"].to_numpy()),
-    )
-    touching = (shapely.bounds(outlines) == (0, 0, 1000, 800)).any(1)
-    assert len(outlines) > 20 and touching.sum() >= 3
-    assert not crossing(outlines, (0, 0, 1000, 800)).any()
-    assert survive_qupath(outlines).all() and (rays >= 0).all()
 
 
 @pytest.mark.parametrize("any_size", [True, False])
