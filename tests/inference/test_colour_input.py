@@ -18,6 +18,13 @@ from muse_pipeline.tissue.stain import IDENTITY, MacenkoFit, fit_macenko, stain_
 FIT = {"stains": [[0.6, 0.7, 0.4], [0.1, 0.8, 0.6]], "strong": [1.5, 1.2]}
 
 
+def test_a_slide_without_a_fit_keeps_its_colours(tmp_path):
+    (tmp_path / "colour.json").write_text('{"macenko": null}')
+    reference = ColourReference("macenko", tuple(map(tuple, FIT["stains"])), tuple(FIT["strong"]))
+    colour = colour_of_fit(reference, read_colour(tmp_path / "colour.json").macenko)
+    np.testing.assert_array_equal(colour, np.eye(3, 4))
+
+
 def test_the_stains_of_another_slide_are_rejected(tmp_path):
     (tmp_path / "colour.json").write_text(json.dumps({"macenko": FIT, "fingerprint": "a"}))
     assert read_colour(tmp_path / "colour.json", "a").fingerprint == "a"
@@ -39,6 +46,14 @@ def test_a_share_goes_that_far_from_the_slides_own_colours():
     np.testing.assert_array_equal(
         maps[1], stain_map(FIT["stains"], FIT["strong"], reference.stains, reference.strong)
     )
+
+
+REFERENCE = ColourReference("macenko", ((0.60, 0.72, 0.34), (0.29, 0.80, 0.52)), (1.4, 1.0))
+
+
+def test_colours_of_other_stains_stay_as_they_are():
+    violet = MacenkoFit(np.array([[0.65, 0.70, 0.29], [0.45, 0.85, 0.20]]), np.array([0.8, 2.5]))
+    assert np.array_equal(colour_of_fit(REFERENCE, violet), IDENTITY)
 
 
 @pytest.mark.parametrize(
