@@ -56,6 +56,20 @@ def test_another_picture_of_the_slide_keeps_weights_and_range():
     assert fitted(picture(np.zeros((2, 2)), np.ones((2, 2)))).min() == 0
 
 
+def test_a_block_below_its_range_lowers_no_other():
+    """The blocks are red and green; their ranges in the sample are 0.2 to 0.6."""
+
+    class TwoBlocks(Toy):
+        def read_activations(self, pixels):
+            cells = nn.functional.avg_pool2d(pixels[:, :2] / 255, 4)
+            blocks = [cells[:, :1].requires_grad_(), cells[:, 1:].requires_grad_()]
+            return sum(block.mean((1, 2, 3)) for block in blocks), blocks
+
+    ramp, same = np.array([[0.2, 0.6], [0.2, 0.6]]), np.ones((2, 2))
+    fitted = ActivationMap(TwoBlocks(), [picture(ramp, ramp)])
+    assert np.allclose(fitted(picture(0 * same, 0.6 * same)), (0 + 1) / 2, atol=1e-6)
+
+
 def test_several_pictures_share_their_mean_weights():
     one, other = (picture(np.zeros((2, 2)), np.full((2, 2), level)) for level in (0.2, 0.6))
     assert np.allclose(ActivationMap(Toy(), [one, other]).weights[0], [0.5, -0.2], atol=1e-6)
