@@ -374,6 +374,16 @@ def test_a_step_of_the_discriminators_is_that_of_the_formula(tmp_path, losses):
         torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
 
 
+def test_the_discriminators_judge_accumulated_batches_in_order(tmp_path):
+    training, batch, _ = make_training(tmp_path, ("logistic", "least squares"))
+    for masks in (batch.masks, -batch.masks):
+        training.losses(batch._replace(masks=masks), "generator", 0.0)
+    for rendered, _ in list(training._outputs):
+        expected = training.picture_discriminator(to_unit(rendered)).mean()
+        found = training.losses(batch, "discriminator", 0.0)["rendered_score"]
+        torch.testing.assert_close(found, expected)
+
+
 def test_pictures_are_normalised_by_their_own_stains(tmp_path):
     folder = draw_tissue(tmp_path, 2)
     for name, factor in (("P0", 0.9), ("P1", 1.6)):
