@@ -105,8 +105,9 @@ def test_gdal_reads_it_back(table, tmp_path):
 
 
 def test_bounds_shift_exactly_and_ids_stay(table, tmp_path):
-    info = slide_info(bounds=(137, 291, 40_000, 40_000))
-    write_geojson(table, info, tmp_path / "a.geojson.gz", frame="openslide")
+    info = slide_info(bounds=(137, 291, 30_000, 20_000))
+    whole = write_geojson(table, info, tmp_path / "a.geojson.gz", frame="openslide")
+    assert whole["offset_px"] == [0, 0] and whole["size_px"] == list(info.size_px)
     sidecar = write_geojson(table, info, tmp_path / "b.geojson.gz", frame="qupath")
     assert sidecar["offset_px"] == [137, 291]
     assert sidecar["size_px"] == [info.bounds.width, info.bounds.height]
