@@ -12,8 +12,8 @@ from pathlib import Path
 
 TOP = Path(__file__).parents[1]
 BUDGETS = {
-    "tokens of muse_pipeline": (366_000, 335_000),
-    "tokens of tests": (400_000, 350_000),
+    "tokens of muse_pipeline": (365_600, 335_000),
+    "tokens of tests": (382_000, 350_000),
     "tokens of experiments and benchmarks": (54_000, 55_000),
     "lines of more than 100 columns": (0, 0),
     "verbs": (24, 24),
